@@ -1,0 +1,41 @@
+# One command each: the virtual environment is made, and remade when a lock file changes, by itself.
+PYTHON ?= python3
+VENV   := .venv
+BIN    := $(VENV)/bin
+
+.PHONY: run test lint bench lock clean
+.DEFAULT_GOAL := run
+
+$(VENV)/.installed: requirements-dev.lock pyproject.toml
+	@$(PYTHON) -c 'import sys; sys.exit("custody needs Python 3.11 or newer; name one: make PYTHON=python3.12") if sys.version_info < (3, 11) else None'
+	@# Debian's bare python3 has no ensurepip: then the pip that is there fills the environment.
+	@$(PYTHON) -m venv --clear $(VENV) >/dev/null 2>&1 \
+	  || { $(PYTHON) -m venv --clear --without-pip $(VENV) && $(PYTHON) -m pip --python $(BIN)/python --quiet install pip; }
+	@echo "installing the locked dependencies into $(VENV)"
+	@$(BIN)/python -m pip --quiet --disable-pip-version-check install --require-hashes --requirement requirements-dev.lock
+	@$(BIN)/python -m pip --quiet --disable-pip-version-check install --no-deps --no-build-isolation --editable .
+	@touch $@
+
+run: $(VENV)/.installed
+	@exec $(BIN)/custody dev
+
+test: $(VENV)/.installed
+	@exec $(BIN)/python -m tests
+
+lint: $(VENV)/.installed
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	$(BIN)/mypy
+
+bench: $(VENV)/.installed
+	@exec $(BIN)/python -m tests.bench
+
+lock: $(VENV)/.installed
+	$(BIN)/uv pip compile pyproject.toml --upgrade --universal --python-version 3.11 --generate-hashes \
+	  --no-emit-index-url --no-annotate --no-header --quiet --output-file requirements.lock
+	$(BIN)/uv pip compile pyproject.toml --upgrade --universal --python-version 3.11 --generate-hashes \
+	  --extra dev --group test --group lint --group build \
+	  --no-emit-index-url --no-annotate --no-header --quiet --output-file requirements-dev.lock
+
+clean:
+	rm -rf $(VENV) dist .coverage* .hypothesis .mypy_cache .pytest_cache .ruff_cache

@@ -1,0 +1,1 @@
+"""The key custody daemon."""

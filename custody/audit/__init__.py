@@ -1,0 +1,1 @@
+"""The audit trail: one committed row per action."""

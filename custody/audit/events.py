@@ -1,0 +1,52 @@
+"""What an audit row says."""
+
+import secrets
+import time
+import uuid
+from dataclasses import dataclass
+from enum import StrEnum
+
+
+class Action(StrEnum):
+    """The actions of users, as the column ``action`` names them."""
+
+    INIT = "init"
+    FETCH = "fetch"
+    FAILED_FETCH = "failed_fetch"
+    ROTATE = "rotate"
+    RECOVERY_SET = "recovery_set"
+    RECOVERY_CLEAR = "recovery_clear"
+    ZK_ENABLE = "zk_enable"
+    ZK_DISABLE = "zk_disable"
+
+
+@dataclass(frozen=True, slots=True)
+class Event:
+    """One audit row.
+
+    Args:
+        id: of the action: a second try to record the same action adds no second row.
+        user_id: whose vault.
+        ip_address: of the client, or None.
+        user_agent: of the client, or None.
+        action: what was asked.
+        context: a short fixed phrase, or None where the action says it all.
+        status: the HTTP status that is sent.
+    """
+
+    id: str
+    user_id: str
+    ip_address: str | None
+    user_agent: str | None
+    action: Action
+    context: str | None
+    status: int
+
+
+def event_id() -> str:
+    """Return a time-ordered id (UUID version 7, RFC 9562, section 5.7)."""
+    milliseconds = time.time_ns() // 1_000_000
+    random = secrets.randbits(74)
+    value = milliseconds << 80 | 0x7 << 76 | (random >> 62) << 64
+    value |= 0b10 << 62 | (random & ((1 << 62) - 1))
+    return str(uuid.UUID(int=value))

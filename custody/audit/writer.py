@@ -1,0 +1,24 @@
+"""Writes audit rows, inside the transaction of what they record."""
+
+from custody.audit.events import Event
+from custody.db.engine import Connection
+from custody.db.queries import query
+
+
+async def write(connection: Connection, event: Event) -> None:
+    """Add one audit row; it counts from the commit of the transaction on.
+
+    Args:
+        connection: a transaction in the scope of the event's user.
+        event: what to record.
+    """
+    await connection.execute(
+        query("insert_audit"),
+        event.id,
+        event.user_id,
+        event.action,
+        event.ip_address,
+        event.user_agent,
+        event.context,
+        event.status,
+    )

@@ -1,0 +1,173 @@
+"""Bearer tokens: from an Authorization header to the user whose token it carries.
+
+PyJWT checks the signature; everything it is lax about is checked here before it sees the token.
+Nothing of a token ever gets into a message.
+"""
+
+import math
+import re
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import jwt
+
+from custody.auth.jwks import JwksCache, VerificationKey, decode_base64url, decode_object
+
+_MAX_LENGTH = 8192  # characters of header value
+_MAX_SUBJECT = 255  # characters
+_TYPES = frozenset({"jwt", "at+jwt", "application/at+jwt"})
+# RFC 9110 section 11.4 and RFC 7515 section 7.1; 86 characters are the 64 bytes of RFC 8032.
+_BEARER = re.compile(
+    r"(?i:bearer) +(?P<token>(?P<header>[\w-]+)\.(?P<payload>[\w-]+)\.(?P<signature>[\w-]{86}))",
+    re.ASCII,
+)
+_JWS = jwt.PyJWS(algorithms=["EdDSA"])
+
+
+class InvalidToken(Exception):
+    """The token proves nothing; the message is a fixed reason, for the debug log."""
+
+
+@dataclass(frozen=True, slots=True)
+class Principal:
+    """The user a request is made for; user_id has 1 to 255 characters and no NUL."""
+
+    user_id: str
+
+
+class TokenVerifier:
+    """Verifies the access tokens of one issuer, made for one audience.
+
+    Args:
+        jwks: the issuer's keys.
+        issuer: what `iss` must equal.
+        audience: what `aud` must equal or contain.
+        leeway: seconds by which the issuer's clock may differ from ours.
+        now: seconds since 1970.
+
+    Source: RFC 7519 section 7.2, RFC 8725 section 3.
+    """
+
+    def __init__(
+        self,
+        *,
+        jwks: JwksCache,
+        issuer: str,
+        audience: str,
+        leeway: float = 30,
+        now: Callable[[], float] = time.time,
+    ) -> None:
+        self._jwks = jwks
+        self._issuer = issuer
+        self._audience = audience
+        self._leeway = leeway
+        self._now = now
+
+    async def verify(self, authorization: str | None) -> Principal:
+        """Tell whose token this is.
+
+        Args:
+            authorization: the header's value, at most 8192 characters; None where there is none.
+
+        Raises:
+            InvalidToken: there is no token, or one that is to be refused.
+            IssuerUnavailable: there are no keys to judge it by.
+        """
+        token, header, claims = _parsed(authorization)
+        # Not trusted before the signature is: checked first so that a token which is refused
+        # anyway, as an expired one is, costs no fetch and no curve arithmetic.
+        kid = _checked_header(header)
+        self._check_addressing(claims)
+        self._check_times(claims)
+        subject = _checked_subject(claims)
+        key = await self._jwks.key_for(kid)
+        if key is None:
+            raise InvalidToken("no such key")
+        _check_signature(token, key)
+        return Principal(subject)
+
+    def _check_addressing(self, claims: dict[str, object]) -> None:
+        if claims.get("iss") != self._issuer:
+            raise InvalidToken("another issuer")
+        audience = claims.get("aud")
+        audiences = audience if isinstance(audience, list) else [audience]
+        if not all(isinstance(one, str) for one in audiences) or self._audience not in audiences:
+            raise InvalidToken("another audience")
+
+    def _check_times(self, claims: dict[str, object]) -> None:
+        now = self._now()
+        if "exp" not in claims:
+            raise InvalidToken("no exp")
+        if _seconds(claims["exp"]) <= now - self._leeway:
+            raise InvalidToken("expired")
+        for name in ("nbf", "iat"):
+            if name in claims and _seconds(claims[name]) > now + self._leeway:
+                raise InvalidToken("not valid yet")
+
+
+def _parsed(authorization: str | None) -> tuple[str, dict[str, object], dict[str, object]]:
+    if authorization is None:
+        raise InvalidToken("no Authorization header")
+    if len(authorization) > _MAX_LENGTH:
+        raise InvalidToken("too long")
+    match = _BEARER.fullmatch(authorization)
+    if match is None:
+        raise InvalidToken("not a bearer token of three segments")
+    try:
+        # A second spelling of one signature would be a second token: all three are canonical.
+        decode_base64url(match["signature"])
+        header = decode_object(decode_base64url(match["header"]))
+        claims = decode_object(decode_base64url(match["payload"]))
+    except ValueError:
+        # Without its cause: a decoder's error holds the text it failed on.
+        raise InvalidToken("malformed segment") from None
+    return match["token"], header, claims
+
+
+def _checked_header(header: dict[str, object]) -> str | None:
+    # RFC 8725 section 3.1: the algorithm is ours to say. jku, jwk, x5u and x5c are never read.
+    if header.get("alg") != "EdDSA":
+        raise InvalidToken("another algorithm")
+    # RFC 7515 section 4.1.11 and RFC 7797: no extension is understood.
+    if "crit" in header or "b64" in header:
+        raise InvalidToken("an extension that is not understood")
+    # RFC 8725 section 3.11: an ID token, logout token, ... is no access token.
+    token_type = header.get("typ", "JWT")
+    if not isinstance(token_type, str) or token_type.lower() not in _TYPES:
+        raise InvalidToken("another type of token")
+    kid = header.get("kid")
+    if "kid" in header and not isinstance(kid, str):
+        raise InvalidToken("kid is not a string")
+    return kid if isinstance(kid, str) else None
+
+
+def _checked_subject(claims: dict[str, object]) -> str:
+    subject = claims.get("sub")
+    if not isinstance(subject, str) or not 0 < len(subject) <= _MAX_SUBJECT or "\0" in subject:
+        raise InvalidToken("sub is no user id")
+    try:
+        # JSON can spell a lone surrogate; UTF-8, and so the database, can't.
+        subject.encode()
+    except UnicodeEncodeError:
+        raise InvalidToken("sub is no user id") from None
+    return subject
+
+
+def _seconds(value: object) -> float:
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        raise InvalidToken("a time is not a number")
+    try:
+        seconds = float(value)
+    except OverflowError:
+        seconds = math.inf
+    if not math.isfinite(seconds):
+        raise InvalidToken("a time is out of range")
+    return seconds
+
+
+def _check_signature(token: str, key: VerificationKey) -> None:
+    try:
+        _JWS.decode_complete(token, key.key, algorithms=["EdDSA"])
+    except jwt.PyJWTError:
+        raise InvalidToken("wrong signature") from None

@@ -1,0 +1,43 @@
+"""The command line: one file per noun."""
+
+import sys
+
+import click
+
+from custody.cli.config import config
+from custody.cli.dev import dev
+from custody.cli.doctor import doctor
+from custody.cli.migrate import migrate
+from custody.cli.openapi import openapi
+from custody.cli.serve import serve
+from custody.cli.token import token
+from custody.cli.users import users
+from custody.cli.verdict import exit_code_of
+
+__all__ = ["main"]
+
+
+@click.group(context_settings={"help_option_names": ["-h", "--help"]})
+@click.version_option(package_name="custody")
+def cli() -> None:
+    """Keep users' master keys, wrapped.
+
+    Settings are variables with the prefix CUSTODY_; see docs/reference/settings.md.
+    Exit codes: 0 done, 1 a finding or failure, 2 usage, 69 a dependency is down, 78 configuration.
+    """
+
+
+for command in (serve, dev, token, migrate, users, doctor, config, openapi):
+    cli.add_command(command)
+
+
+def main() -> None:
+    """Run the command line; every failure that we know ends in one line and its exit code."""
+    try:
+        sys.exit(cli(prog_name="custody"))
+    except Exception as error:
+        code = exit_code_of(error)
+        if code is None:
+            raise
+        click.echo(f"custody: {error}", err=True)
+        sys.exit(code)

@@ -1,0 +1,26 @@
+"""What a known failure means for the exit code (sysexits.h, where it has a name for it)."""
+
+from custody.auth.development import NoIssuer
+from custody.db.embedded import EmbeddedError
+from custody.db.owner import OwnerError, OwnerRefused, OwnerUnreachable
+from custody.http.listeners import ListenError
+from custody.settings import ConfigurationError
+
+FINDING = 1
+UNAVAILABLE = 69
+CONFIGURATION = 78
+
+_CODES: tuple[tuple[type[Exception], int], ...] = (
+    (ConfigurationError, CONFIGURATION),
+    (OwnerRefused, CONFIGURATION),
+    (OwnerUnreachable, UNAVAILABLE),
+    (OwnerError, FINDING),
+    (ListenError, FINDING),
+    (EmbeddedError, FINDING),
+    (NoIssuer, FINDING),
+)
+
+
+def exit_code_of(error: Exception) -> int | None:
+    """Return the exit code of a failure whose message is for the operator, or None."""
+    return next((code for kind, code in _CODES if isinstance(error, kind)), None)

@@ -1,0 +1,1 @@
+"""The database: engine, scopes, queries, migrations, and the embedded PostgreSQL."""

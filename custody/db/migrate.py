@@ -1,0 +1,126 @@
+"""Migrations: ``sql/migrations/NNNN_verb_object.sql``, in order, once, under an advisory lock."""
+
+import hashlib
+from dataclasses import dataclass
+from pathlib import Path
+
+import asyncpg
+
+from custody.db.engine import Connection, Dsn
+from custody.db.owner import OwnerError, OwnerRefused, first_line, owner_connection
+from custody.db.queries import folder
+
+# Any fixed number that no one else locks: the first eight bytes of SHA-256("custody migrate").
+_LOCK = int.from_bytes(hashlib.sha256(b"custody migrate").digest()[:8], "big", signed=True)
+_LOCK_TIMEOUT_SECONDS = 60
+_FILE_TIMEOUT_SECONDS = 3600.0
+
+_CREATE_HISTORY = """
+DO $$ BEGIN
+    IF to_regnamespace('auth') IS NULL THEN CREATE SCHEMA auth; END IF;
+END $$;
+CREATE TABLE IF NOT EXISTS auth.custody_migrations (
+    name TEXT PRIMARY KEY, sha256 TEXT NOT NULL, applied_at TIMESTAMPTZ NOT NULL DEFAULT now()
+);
+"""
+
+
+class MigrationError(OwnerError):
+    """The database was left as the last whole migration left it. The message names the cure."""
+
+
+@dataclass(frozen=True, slots=True)
+class Migration:
+    """One file of ``sql/migrations``."""
+
+    name: str
+    sql: str
+
+    @property
+    def sha256(self) -> str:
+        """The checksum that the database keeps of it."""
+        return hashlib.sha256(self.sql.encode()).hexdigest()
+
+
+def migrations(source: Path | None = None) -> tuple[Migration, ...]:
+    """Return all migrations in order.
+
+    Args:
+        source: a folder with them, or None for the project's own.
+    """
+    files = sorted((source or folder() / "migrations").glob("[0-9]*.sql"))
+    return tuple(Migration(file.stem, file.read_text("utf-8")) for file in files)
+
+
+async def migrate(owner: Dsn, source: Path | None = None) -> tuple[str, ...]:
+    """Bring the database up to date; each file in a transaction of its own.
+
+    Args:
+        owner: URL of the role that owns the schema.
+        source: a folder with migrations, or None for the project's own.
+
+    Returns:
+        The names of the migrations that were applied now.
+
+    Raises:
+        OwnerError: a file failed, was changed after it had been applied, or another migration
+            has been running for a minute.
+    """
+    async with owner_connection(owner) as connection:
+        await _lock(connection)
+        return await _apply_missing(connection, migrations(source))
+
+
+async def _lock(connection: Connection) -> None:
+    await connection.execute(f"SET lock_timeout = '{_LOCK_TIMEOUT_SECONDS}s'")
+    try:
+        await connection.execute("SELECT pg_advisory_lock($1)", _LOCK)
+    except asyncpg.LockNotAvailableError:
+        raise MigrationError(
+            f"another migration has been running for {_LOCK_TIMEOUT_SECONDS} s; wait for it to end"
+        ) from None
+
+
+async def _apply_missing(connection: Connection, wanted: tuple[Migration, ...]) -> tuple[str, ...]:
+    try:
+        await connection.execute(_CREATE_HISTORY)
+        rows = await connection.fetch("SELECT name, sha256 FROM auth.custody_migrations")
+    except asyncpg.PostgresError as error:
+        raise _failure("the migration history", error) from None
+    known = {row["name"]: row["sha256"] for row in rows}
+    for migration in wanted:
+        if known.get(migration.name, migration.sha256) != migration.sha256:
+            raise MigrationError(
+                f"{migration.name} was changed after it had been applied: restore the file, and "
+                "put the change into a new migration"
+            )
+    missing = [migration for migration in wanted if migration.name not in known]
+    for migration in missing:
+        await _apply(connection, migration)
+    return tuple(migration.name for migration in missing)
+
+
+async def _apply(connection: Connection, migration: Migration) -> None:
+    try:
+        async with connection.transaction():
+            await connection.execute(migration.sql, timeout=_FILE_TIMEOUT_SECONDS)
+            await connection.execute(
+                "INSERT INTO auth.custody_migrations (name, sha256) VALUES ($1, $2)",
+                migration.name,
+                migration.sha256,
+            )
+    except asyncpg.PostgresError as error:
+        raise _failure(migration.name, error) from None
+    except TimeoutError:
+        raise MigrationError(f"{migration.name} ran for more than an hour") from None
+
+
+def _failure(name: str, error: asyncpg.PostgresError) -> OwnerError:
+    # Not the error's detail: for a broken CHECK it is the whole row.
+    hint = getattr(error, "hint", None)
+    if isinstance(error, asyncpg.InsufficientPrivilegeError):
+        hint = hint or "run it as the owner of the schema auth and its tables"
+        return OwnerRefused(f"{name}: {first_line(error)}. {hint}")
+    if isinstance(error, asyncpg.LockNotAvailableError):
+        hint = "stop what uses the tables (the service that custody replaces, too), then try again"
+    return MigrationError(f"{name}: {first_line(error)}" + (f". {hint}" if hint else ""))

@@ -1,0 +1,50 @@
+"""The connection of the schema's owner: for migrations and for erasing users, never for serving."""
+
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+
+import asyncpg
+
+from custody.db.engine import CONNECT_TIMEOUT_SECONDS, Connection, Dsn
+
+
+class OwnerError(Exception):
+    """What the owner asked for was not done. The message names the cure."""
+
+
+class OwnerUnreachable(OwnerError):
+    """The database can't be reached."""
+
+
+class OwnerRefused(OwnerError):
+    """The database refuses this role."""
+
+
+@asynccontextmanager
+async def owner_connection(owner: Dsn) -> AsyncIterator[Connection]:
+    """Connect as the owner for the length of the block.
+
+    Raises:
+        OwnerUnreachable: the database is down, or went away.
+        OwnerRefused: it refuses the role's password.
+    """
+    try:
+        connection = await asyncpg.connect(owner.url, timeout=CONNECT_TIMEOUT_SECONDS)
+    except asyncpg.InvalidAuthorizationSpecificationError as error:
+        raise OwnerRefused(f"CUSTODY_OWNER_DATABASE_URL: {first_line(error)}") from None
+    except (OSError, asyncpg.PostgresError, asyncpg.InterfaceError, ValueError) as error:
+        raise OwnerUnreachable(
+            f"no connection to the database of CUSTODY_OWNER_DATABASE_URL: {first_line(error)}"
+        ) from None
+    try:
+        yield connection
+    except (OSError, asyncpg.InterfaceError, asyncpg.PostgresConnectionError) as error:
+        raise OwnerUnreachable(f"the database went away: {type(error).__name__}") from None
+    finally:
+        connection.terminate()  # a lock that is held goes with the session
+
+
+def first_line(error: BaseException) -> str:
+    """Return an error's message without its detail, which may be a whole row."""
+    message = getattr(error, "message", None) or str(error) or type(error).__name__
+    return str(message).splitlines()[0]

@@ -1,0 +1,50 @@
+"""Whether the database keeps its promises for the role that we are: asked before serving.
+
+The question is one statement (``sql/queries/list_posture_problems.sql``) over the catalog: what
+is really in force, not what a migration once meant to do.
+"""
+
+import asyncio
+from dataclasses import dataclass
+from typing import Literal
+
+from sqlalchemy.ext.asyncio import AsyncEngine
+
+from custody.db.errors import DatabaseError
+from custody.db.queries import query
+from custody.db.scope import connection
+
+CHECK_TIMEOUT_SECONDS = 5.0
+
+
+@dataclass(frozen=True, slots=True)
+class PostureProblem:
+    """An unsafe state of the database.
+
+    Args:
+        part: ``schema`` or ``roles``.
+        message: what is wrong and the cure, in one line.
+    """
+
+    part: str
+    message: str
+
+
+async def find_problems(
+    engine: AsyncEngine, duty: Literal["custody_app", "custody_rewrap"]
+) -> tuple[PostureProblem, ...]:
+    """Ask the database what is unsafe in its schema or in our role.
+
+    Args:
+        engine: connections of the role to judge.
+        duty: the runtime role that it must be, or be a member of.
+
+    Raises:
+        DatabaseError: the database can't be asked now.
+    """
+    try:
+        async with asyncio.timeout(CHECK_TIMEOUT_SECONDS), connection(engine) as held:
+            rows = await held.fetch(query("list_posture_problems"), duty)
+    except TimeoutError:
+        raise DatabaseError("the database did not answer in time") from None
+    return tuple(PostureProblem(row["part"], row["problem"]) for row in rows)

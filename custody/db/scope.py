@@ -1,0 +1,113 @@
+"""The one way to a user's rows: a short transaction in the user's scope, with a deadline.
+
+Every exit is one of three: committed, rolled back, or the connection is thrown away. A statement
+that was interrupted leaves its connection in an unknown state, so such a one never goes back to
+the pool (SQLAlchemy issues 12077 and 12099).
+"""
+
+import asyncio
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from typing import cast
+
+import asyncpg
+from sqlalchemy import exc
+from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
+
+from custody.db.engine import Connection
+from custody.db.errors import Busy, DatabaseError, Refused
+from custody.db.queries import query
+from custody.deadline import Deadline
+
+# The database gives up this much earlier than we do, so that the word of a commit made at the
+# last moment still reaches us: a client is not told 503 for a change that was made.
+_COMMIT_MARGIN_SECONDS = 0.25
+_ROLLBACK_TIMEOUT_SECONDS = 1.0
+
+
+@asynccontextmanager
+async def user_transaction(
+    engine: AsyncEngine, user_id: str, deadline: Deadline
+) -> AsyncIterator[Connection]:
+    """Open a transaction that sees only one user's rows, and commit it at the end of the block.
+
+    Args:
+        engine: connections of the role custody_app.
+        user_id: whose rows; set with ``set_config(…, true)``, so it ends with the transaction.
+        deadline: of the request. A transaction that wrote an audit row and is not committed by
+            then never commits: the database itself checks it inside COMMIT.
+
+    Raises:
+        Busy: no free connection, or a locked row.
+        Refused: a missing privilege.
+        DatabaseError: down, frozen, or out of time.
+    """
+    async with connection(engine) as held:
+        try:
+            async with asyncio.timeout_at(deadline.at):
+                await held.execute("BEGIN")
+                left = deadline.remaining() - _COMMIT_MARGIN_SECONDS
+                milliseconds = str(max(1, int(left * 1000)))
+                await held.execute(query("open_scope"), user_id, left, milliseconds)
+                yield held
+                await held.execute("COMMIT")
+        except TimeoutError:
+            held.terminate()
+            raise DatabaseError("the database did not answer in time") from None
+
+
+@asynccontextmanager
+async def connection(engine: AsyncEngine) -> AsyncIterator[Connection]:
+    """Borrow a connection; what goes wrong on it comes out as a :class:`DatabaseError`."""
+    borrowed = await _checkout(engine)
+    try:
+        raw = await borrowed.get_raw_connection()
+        held = cast("Connection", raw.driver_connection)
+        try:
+            yield held
+        except Exception as error:
+            await _roll_back(held)
+            if isinstance(error, asyncpg.PostgresError | asyncpg.InterfaceError | OSError):
+                # "from None": a PostgreSQL error may quote the failing row.
+                raise _translate(error) from None
+            raise
+        except BaseException:
+            held.terminate()
+            raise
+    finally:
+        await asyncio.shield(_give_back(borrowed))
+
+
+async def _checkout(engine: AsyncEngine) -> AsyncConnection:
+    try:
+        return await engine.connect()
+    except exc.TimeoutError:
+        raise Busy("no database connection became free in time") from None
+    except (exc.SQLAlchemyError, asyncpg.PostgresError, OSError) as error:
+        raise DatabaseError(f"no connection to the database: {type(error).__name__}") from None
+
+
+async def _roll_back(held: Connection) -> None:
+    try:
+        async with asyncio.timeout(_ROLLBACK_TIMEOUT_SECONDS):
+            if held.is_in_transaction():
+                await held.execute("ROLLBACK")
+    except (asyncpg.PostgresError, asyncpg.InterfaceError, OSError):
+        held.terminate()
+
+
+async def _give_back(borrowed: AsyncConnection) -> None:
+    raw = await borrowed.get_raw_connection()
+    held = cast("Connection", raw.driver_connection)
+    if held.is_closed() or held.is_in_transaction():
+        held.terminate()
+        await borrowed.invalidate()
+    await borrowed.close()
+
+
+def _translate(error: Exception) -> DatabaseError:
+    if isinstance(error, asyncpg.LockNotAvailableError | asyncpg.DeadlockDetectedError):
+        return Busy("the user's row is locked by someone else")
+    if isinstance(error, asyncpg.InsufficientPrivilegeError):
+        return Refused("the database role lacks a privilege; run: custody doctor")
+    return DatabaseError(f"the database failed: {type(error).__name__}")

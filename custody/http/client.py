@@ -1,0 +1,72 @@
+"""Where a request came from, as far as that can be believed."""
+
+import ipaddress
+from collections.abc import Sequence
+from typing import TypeAlias
+
+from aiohttp import web
+
+USER_AGENT_LENGTH = 512
+UNIX = "unix"
+
+Address: TypeAlias = ipaddress.IPv4Address | ipaddress.IPv6Address
+Network: TypeAlias = ipaddress.IPv4Network | ipaddress.IPv6Network
+
+
+class TrustedProxies:
+    """The hops whose X-Forwarded-For is believed.
+
+    Args:
+        names: addresses, CIDR networks, or ``unix`` for whoever connects by a unix socket.
+    """
+
+    def __init__(self, names: Sequence[str]) -> None:
+        self._unix = UNIX in names
+        self._networks: tuple[Network, ...] = tuple(
+            ipaddress.ip_network(name) for name in names if name != UNIX
+        )
+
+    def client_address(self, request: web.Request) -> str | None:
+        """Return the client's address.
+
+        It is the peer's, or, behind trusted proxies, the first hop from the right of
+        X-Forwarded-For that is not one of them. A hop that is no address ends the search at the
+        last trusted one: what stands left of it was written by no one we trust.
+        """
+        address = parse_address(request.remote or "")
+        if not self._trusts(address):
+            return str(address) if address else None
+        header = ",".join(request.headers.getall("X-Forwarded-For", ()))
+        for hop in reversed(header.split(",")):
+            next_address = parse_address(hop.strip())
+            if next_address is None:
+                break
+            address = next_address
+            if not self._trusts(address):
+                break
+        return str(address) if address else None
+
+    def _trusts(self, address: Address | None) -> bool:
+        if address is None:
+            return self._unix
+        return any(address in network for network in self._networks)
+
+
+def parse_address(text: str) -> Address | None:
+    """Return a plain IP address, or None; an IPv4 address mapped into IPv6 becomes IPv4."""
+    if "%" in text:  # a zone id is any text
+        return None
+    try:
+        address = ipaddress.ip_address(text)
+    except ValueError:
+        return None
+    mapped = address.ipv4_mapped if isinstance(address, ipaddress.IPv6Address) else None
+    return mapped or address
+
+
+def user_agent(request: web.Request) -> str | None:
+    """Return the user agent as the database can store it: valid UTF-8, at most 512 characters."""
+    value = request.headers.get("User-Agent")
+    if not value:
+        return None
+    return value.encode("utf-8", "replace").decode("utf-8").replace("\0", "")[:USER_AGENT_LENGTH]

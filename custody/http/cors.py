@@ -1,0 +1,55 @@
+"""Cross-origin requests of browsers (the Fetch standard's CORS protocol)."""
+
+from collections.abc import Sequence
+
+from aiohttp import hdrs, web
+
+_ALLOW_HEADERS = "Authorization, Content-Type, If-Match"
+_EXPOSE_HEADERS = "ETag, Retry-After"
+_MAX_AGE_SECONDS = "600"
+
+
+class Cors:
+    """Which origins may call the vault from a browser.
+
+    Args:
+        origins: exact origins; none by default, so that no page can call the vault.
+    """
+
+    def __init__(self, origins: Sequence[str]) -> None:
+        self._origins = frozenset(origins)
+
+    def mark(self, request: web.BaseRequest, response: web.StreamResponse) -> None:
+        """Tell the browser whether the page may read the answer."""
+        if not self._origins:
+            return
+        response.headers[hdrs.VARY] = "Origin"
+        origin = request.headers.get(hdrs.ORIGIN)
+        if origin in self._origins:
+            response.headers[hdrs.ACCESS_CONTROL_ALLOW_ORIGIN] = origin
+            response.headers[hdrs.ACCESS_CONTROL_ALLOW_CREDENTIALS] = "true"
+            response.headers[hdrs.ACCESS_CONTROL_EXPOSE_HEADERS] = _EXPOSE_HEADERS
+
+    def preflight(self, request: web.Request, methods: Sequence[str]) -> web.Response:
+        """Answer a preflight.
+
+        Args:
+            request: the OPTIONS request.
+            methods: what the path takes.
+
+        Raises:
+            web.HTTPMethodNotAllowed: it is no preflight, or of an origin that is not allowed.
+        """
+        if (
+            request.headers.get(hdrs.ORIGIN) not in self._origins
+            or hdrs.ACCESS_CONTROL_REQUEST_METHOD not in request.headers
+        ):
+            raise web.HTTPMethodNotAllowed(request.method, list(methods))
+        return web.Response(
+            status=204,
+            headers={
+                hdrs.ACCESS_CONTROL_ALLOW_METHODS: ", ".join(methods),
+                hdrs.ACCESS_CONTROL_ALLOW_HEADERS: _ALLOW_HEADERS,
+                hdrs.ACCESS_CONTROL_MAX_AGE: _MAX_AGE_SECONDS,
+            },
+        )

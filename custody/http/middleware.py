@@ -1,0 +1,129 @@
+"""What every request passes: an id, a place, one error mapping, one log line, safe headers."""
+
+import re
+import time
+import uuid
+from collections.abc import Awaitable, Callable
+from http import HTTPStatus
+
+import structlog
+from aiohttp import hdrs, web
+
+from custody.http import problems
+from custody.http.cors import Cors
+from custody.http.problems import Problem
+from custody.ops.metrics import Metrics
+from custody.vault.errors import VaultError
+
+MAX_IN_FLIGHT = 1000
+
+_REQUEST_ID = re.compile(r"[A-Za-z0-9._-]{1,64}", re.ASCII)
+_NAMELESS = "none"
+
+REQUEST_ID: web.RequestKey[str] = web.RequestKey("request_id", str)
+ROUTE: web.RequestKey[str] = web.RequestKey("route", str)
+
+Next = Callable[[web.Request], Awaitable[web.StreamResponse]]
+
+log = structlog.get_logger()
+
+
+class Outermost:
+    """The middleware around everything.
+
+    Args:
+        cors: marks answers for browsers.
+        metrics: counts answers.
+    """
+
+    def __init__(self, cors: Cors, metrics: Metrics) -> None:
+        self._cors = cors
+        self._metrics = metrics
+        self._in_flight = 0
+
+    def install(self, app: web.Application) -> None:
+        """Put it around an application."""
+        app.middlewares.append(self.handle)
+        app.on_response_prepare.append(self.prepare)
+
+    @web.middleware
+    async def handle(self, request: web.Request, handler: Next) -> web.StreamResponse:
+        """Answer a request: nothing but a response, or a cancellation, leaves this method."""
+        began = time.perf_counter()
+        request[REQUEST_ID] = _request_id(request)
+        self._in_flight += 1
+        try:
+            with structlog.contextvars.bound_contextvars(request_id=request[REQUEST_ID]):
+                response, code = await self._answer(request, handler)
+                self._count(request, response.status, code, time.perf_counter() - began)
+                return response
+        finally:
+            self._in_flight -= 1
+
+    async def prepare(self, request: web.Request, response: web.StreamResponse) -> None:
+        """Give every answer its safe headers."""
+        protect(response, request.get(REQUEST_ID) or _request_id(request))
+        self._cors.mark(request, response)
+
+    async def _answer(self, request: web.Request, handler: Next) -> tuple[web.StreamResponse, str]:
+        try:
+            if self._in_flight > MAX_IN_FLIGHT:
+                raise problems.unavailable("OVERLOADED", "Too many requests are being answered.")
+            return await handler(request), "OK"
+        except Problem as error:
+            problem = error
+        except VaultError as error:
+            problem = problems.of_vault(error)
+        except web.HTTPException as error:
+            problem = problems.of_http(error)
+        except Exception as error:  # noqa: BLE001 - the one place where unknown becomes opaque
+            log.error("internal_error", **describe(error))  # noqa: TRY400
+            problem = problems.internal()
+        return problem.response(), problem.code
+
+    def _count(self, request: web.Request, status: int, code: str, seconds: float) -> None:
+        route = request.get(ROUTE, _NAMELESS)
+        self._metrics.answered(route, status, code, seconds)
+        # An unauthenticated caller chooses how many of these there are: not above debug level.
+        quiet = status == HTTPStatus.UNAUTHORIZED or route == _NAMELESS
+        (log.debug if quiet else log.info)(
+            "request",
+            method=request.method if route != _NAMELESS else None,
+            route=route,
+            status=status,
+            code=code,
+            milliseconds=round(seconds * 1000, 2),
+        )
+
+
+def protect(response: web.StreamResponse, request_id: str) -> None:
+    """Set the headers that every answer has."""
+    response.headers[hdrs.CACHE_CONTROL] = "no-store"
+    response.headers["X-Content-Type-Options"] = "nosniff"
+    response.headers["X-Request-Id"] = request_id
+    response.headers[hdrs.SERVER] = "custody"
+
+
+def describe(error: BaseException) -> dict[str, object]:
+    """Describe an unexpected error for the log: its type and where, but not its text.
+
+    The text of a library's exception may quote what it choked on.
+    """
+    places = []
+    trace = error.__traceback__
+    while trace is not None:
+        code = trace.tb_frame.f_code
+        places.append(f"{code.co_filename.rpartition('/')[2]}:{trace.tb_lineno} {code.co_name}")
+        trace = trace.tb_next
+    return {"error": type(error).__name__, "places": places}
+
+
+def new_request_id() -> str:
+    """Return a fresh request id."""
+    return uuid.uuid4().hex
+
+
+def _request_id(request: web.BaseRequest) -> str:
+    """Take the id that a proxy in front has given, if it is a plain one."""
+    given = request.headers.get("X-Request-Id", "")
+    return given if _REQUEST_ID.fullmatch(given) else new_request_id()

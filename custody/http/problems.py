@@ -1,0 +1,116 @@
+"""Problems (RFC 9457): the only mapping from an error to what a client sees."""
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from http import HTTPStatus
+
+from aiohttp import web
+
+from custody.vault.errors import VaultError
+
+MEDIA_TYPE = "application/problem+json"
+_RETRY_AFTER_SECONDS = "2"
+
+
+@dataclass(slots=True)
+class Problem(Exception):
+    """An answer that is an error.
+
+    Args:
+        status: HTTP status.
+        code: stable, upper case; what a client decides by.
+        detail: one sentence for a developer; holds nothing that the client sent.
+        headers: to send along.
+    """
+
+    status: int
+    code: str
+    detail: str
+    headers: Mapping[str, str] = field(default_factory=dict)
+
+    def __str__(self) -> str:
+        return f"{self.status} {self.code}"
+
+    def response(self) -> web.Response:
+        """Return the HTTP answer."""
+        title = HTTPStatus(self.status).phrase
+        body = {
+            "type": "about:blank",
+            "title": title,
+            "status": self.status,
+            "detail": self.detail,
+            "code": self.code,
+            "error": title,
+        }
+        return web.Response(
+            status=self.status,
+            body=json.dumps(body).encode(),
+            content_type=MEDIA_TYPE,
+            headers=self.headers,
+        )
+
+
+def bad_request(detail: str) -> Problem:
+    """Return a 400: the client must change the request."""
+    return Problem(400, "BAD_REQUEST", detail)
+
+
+def unauthorized(detail: str, *, had_token: bool) -> Problem:
+    """Return a 401 with its challenge (RFC 6750, section 3)."""
+    challenge = 'Bearer error="invalid_token"' if had_token else "Bearer"
+    return Problem(401, "UNAUTHORIZED", detail, {"WWW-Authenticate": challenge})
+
+
+def payload_too_large(limit: int) -> Problem:
+    """Return a 413."""
+    return Problem(413, "PAYLOAD_TOO_LARGE", f"A body may have {limit} bytes at most.")
+
+
+def unsupported_media_type() -> Problem:
+    """Return a 415."""
+    return Problem(
+        415, "UNSUPPORTED_MEDIA_TYPE", "The body must be application/json in UTF-8, uncompressed."
+    )
+
+
+def rate_limited(seconds: int) -> Problem:
+    """Return a 429.
+
+    Args:
+        seconds: until the next request will be taken.
+    """
+    return Problem(
+        429, "RATE_LIMITED", "Too many requests of this user.", {"Retry-After": str(seconds)}
+    )
+
+
+def unavailable(code: str, detail: str) -> Problem:
+    """Return a 503 that may be retried."""
+    return Problem(503, code, detail, {"Retry-After": _RETRY_AFTER_SECONDS})
+
+
+def internal() -> Problem:
+    """Return the opaque 500: what went wrong is in the log, under the request's id."""
+    return Problem(500, "INTERNAL", "Something went wrong here; the log knows it by X-Request-Id.")
+
+
+def of_vault(error: VaultError) -> Problem:
+    """Return what a refusal or failure of the vault looks like."""
+    detail = (type(error).__doc__ or "").strip()
+    if error.status == HTTPStatus.SERVICE_UNAVAILABLE:
+        return unavailable(error.code, detail)
+    return Problem(error.status, error.code, detail)
+
+
+def of_http(error: web.HTTPException) -> Problem:
+    """Return what an error of the HTTP machinery looks like."""
+    if isinstance(error, web.HTTPMethodNotAllowed):
+        allow = ", ".join(sorted(error.allowed_methods))
+        detail = f"This path takes {allow}."
+        return Problem(405, "METHOD_NOT_ALLOWED", detail, {"Allow": allow})
+    if isinstance(error, web.HTTPNotFound):
+        return Problem(404, "NOT_FOUND", "There is nothing at this path.")
+    if error.status < HTTPStatus.INTERNAL_SERVER_ERROR:
+        return bad_request("The request is not one that this server understands.")
+    return internal()

@@ -1,0 +1,138 @@
+"""The table of routes: what the daemon serves and what the OpenAPI document says."""
+
+from dataclasses import dataclass
+from typing import Any
+
+from pydantic import TypeAdapter
+
+from custody.http import handlers
+from custody.http.handlers import Handler
+from custody.http.payloads import (
+    RECOVERY_WRAP_BODY,
+    ZERO_KNOWLEDGE_BODY,
+    MasterKeyAnswer,
+    OkAnswer,
+    RecoveryBlobAnswer,
+    StatusAnswer,
+    ZeroKnowledgeAnswer,
+)
+
+BASE_PATH = "/api/v1/me/encryption-vault"
+
+KEY_ANSWER: TypeAdapter[Any] = TypeAdapter(MasterKeyAnswer | RecoveryBlobAnswer)
+
+
+@dataclass(frozen=True, slots=True)
+class Route:
+    """One route.
+
+    Args:
+        method: HTTP method.
+        path: below the base path.
+        handler: makes the vault call.
+        summary: one line for the document.
+        answer: the type of the JSON of a 200.
+        body: the type of the JSON that is read, or None where a body is ignored.
+        takes_if_match: whether the precondition is honoured.
+        has_etag: whether the answer carries the generation.
+        refusals: codes of the state table, with their status.
+    """
+
+    method: str
+    path: str
+    handler: Handler
+    summary: str
+    answer: TypeAdapter[Any]
+    body: TypeAdapter[Any] | None = None
+    takes_if_match: bool = False
+    has_etag: bool = False
+    refusals: tuple[tuple[int, str], ...] = ()
+
+    @property
+    def name(self) -> str:
+        """The operation's name in documents, logs and metrics."""
+        return self.handler.__name__
+
+
+_UNKNOWN = (404, "USER_UNKNOWN")
+_NO_VAULT = (404, "VAULT_NOT_INITIALISED")
+_STALE = (412, "STALE_GENERATION")
+_UNWRAP = (500, "UNWRAP_FAILED")
+_KEK = (503, "KEK_UNAVAILABLE")
+_AUDIT = (503, "AUDIT_UNAVAILABLE")
+
+ROUTES = (
+    Route(
+        method="GET",
+        path="/status",
+        handler=handlers.get_status,
+        summary="What there is, without unlocking it; leaves no audit row",
+        answer=TypeAdapter(StatusAnswer),
+    ),
+    Route(
+        method="POST",
+        path="/init",
+        handler=handlers.init,
+        summary="The master key; made if there is none yet. Idempotent",
+        answer=KEY_ANSWER,
+        has_etag=True,
+        refusals=(_UNKNOWN, _UNWRAP, _KEK, _AUDIT),
+    ),
+    Route(
+        method="GET",
+        path="/key",
+        handler=handlers.get_key,
+        summary="The master key, or in zero-knowledge mode the recovery wrap",
+        answer=KEY_ANSWER,
+        has_etag=True,
+        refusals=(_UNKNOWN, _NO_VAULT, _UNWRAP, _KEK, _AUDIT),
+    ),
+    Route(
+        method="POST",
+        path="/rotate",
+        handler=handlers.rotate,
+        summary="A fresh master key replaces the old one for good, and removes the recovery wrap",
+        answer=TypeAdapter(MasterKeyAnswer),
+        takes_if_match=True,
+        has_etag=True,
+        refusals=(_UNKNOWN, (409, "ZK_ROTATE_FORBIDDEN"), _STALE, _KEK, _AUDIT),
+    ),
+    Route(
+        method="POST",
+        path="/recovery-wrap",
+        handler=handlers.set_recovery_wrap,
+        summary="Store or replace the recovery wrap that the client built",
+        answer=TypeAdapter(OkAnswer),
+        body=RECOVERY_WRAP_BODY,
+        takes_if_match=True,
+        refusals=(_UNKNOWN, _NO_VAULT, _STALE, _AUDIT),
+    ),
+    Route(
+        method="DELETE",
+        path="/recovery-wrap",
+        handler=handlers.clear_recovery_wrap,
+        summary="Remove the recovery wrap",
+        answer=TypeAdapter(OkAnswer),
+        takes_if_match=True,
+        refusals=(_UNKNOWN, _NO_VAULT, (409, "ZK_ACTIVE"), _STALE, _AUDIT),
+    ),
+    Route(
+        method="POST",
+        path="/zero-knowledge",
+        handler=handlers.set_zero_knowledge,
+        summary="Turn zero-knowledge mode on, or off by handing back the master key",
+        answer=TypeAdapter(ZeroKnowledgeAnswer),
+        body=ZERO_KNOWLEDGE_BODY,
+        takes_if_match=True,
+        refusals=(
+            (400, "RECOVERY_WRAP_MISSING"),
+            _UNKNOWN,
+            _NO_VAULT,
+            (409, "MASTER_KEY_MISMATCH"),
+            _STALE,
+            _UNWRAP,
+            _KEK,
+            _AUDIT,
+        ),
+    ),
+)

@@ -1,0 +1,184 @@
+"""The aiohttp application of the vault, and the server that speaks HTTP for it."""
+
+from collections.abc import Awaitable, Callable
+from typing import Any
+
+import structlog
+from aiohttp import hdrs, web
+
+from custody.audit.events import event_id
+from custody.auth.jwks import IssuerUnavailable
+from custody.auth.tokens import InvalidToken, TokenVerifier
+from custody.deadline import Deadline
+from custody.http import problems
+from custody.http.body import read_json
+from custody.http.client import TrustedProxies, user_agent
+from custody.http.cors import Cors
+from custody.http.middleware import ROUTE, Outermost, new_request_id, protect
+from custody.http.preconditions import parse_if_match
+from custody.http.rate import RateLimit
+from custody.http.routes import BASE_PATH, ROUTES, Route
+from custody.ops.health import Health
+from custody.ops.metrics import Metrics
+from custody.vault.model import Caller
+from custody.vault.service import VaultService
+
+REQUEST_SECONDS = 10.0
+# Also how long the headers of a request may take: aiohttp has no other limit for them.
+KEEPALIVE_SECONDS = 50.0
+# Longer than any request may take, so a stop cuts none off.
+DRAIN_SECONDS = 20.0
+
+log = structlog.get_logger()
+
+
+class Frontend:
+    """Turns a request into a use case: who, from where, until when, with which body.
+
+    Args:
+        vault: the use cases.
+        verifier: of tokens.
+        health: shuts the routes while the database is not safe.
+        proxies: whose X-Forwarded-For is believed.
+        limit: requests a second and user.
+    """
+
+    def __init__(
+        self,
+        *,
+        vault: VaultService,
+        verifier: TokenVerifier,
+        health: Health,
+        proxies: TrustedProxies,
+        limit: RateLimit,
+    ) -> None:
+        self._vault = vault
+        self._verifier = verifier
+        self._health = health
+        self._proxies = proxies
+        self._limit = limit
+
+    def handler(self, route: Route) -> Callable[[web.Request], Awaitable[web.Response]]:
+        """Return the aiohttp handler of a route."""
+
+        async def handle(request: web.Request) -> web.Response:
+            request[ROUTE] = route.name
+            caller = await self._caller(request, route)
+            body = None
+            if route.body is not None:
+                body = await read_json(request, route.body, caller.deadline)
+            if not self._health.database_is_safe:
+                raise problems.unavailable(
+                    "DATABASE_UNAVAILABLE", "The database can't be used now: try again later."
+                )
+            answer = await route.handler(self._vault, caller, body)
+            response = web.Response(
+                body=answer.body.model_dump_json(by_alias=True).encode(),
+                content_type="application/json",
+            )
+            if answer.generation is not None:
+                response.headers[hdrs.ETAG] = f'"{answer.generation}"'
+            return response
+
+        return handle
+
+    async def _caller(self, request: web.Request, route: Route) -> Caller:
+        """Say who asks; a request that fails here never reaches the database."""
+        deadline = Deadline.after(REQUEST_SECONDS)
+        tokens = request.headers.getall(hdrs.AUTHORIZATION, [])
+        try:
+            if len(tokens) > 1:
+                raise InvalidToken("more than one Authorization header")
+            principal = await self._verifier.verify(tokens[0] if tokens else None)
+        except InvalidToken as error:
+            log.debug("token_refused", reason=str(error))
+            raise problems.unauthorized(
+                "A valid access token is needed.", had_token=bool(tokens)
+            ) from None
+        except IssuerUnavailable:
+            raise problems.unavailable(
+                "ISSUER_UNAVAILABLE", "Tokens can't be checked now: the issuer's keys are missing."
+            ) from None
+        if seconds := self._limit.seconds_to_wait(principal.user_id):
+            raise problems.rate_limited(seconds)
+        return Caller(
+            user_id=principal.user_id,
+            event_id=event_id(),
+            ip_address=self._proxies.client_address(request),
+            user_agent=user_agent(request),
+            deadline=deadline,
+            if_match=parse_if_match(request) if route.takes_if_match else None,
+        )
+
+
+def build_application(frontend: Frontend, cors: Cors, metrics: Metrics) -> web.Application:
+    """Return the application that serves the vault's routes."""
+    app = web.Application()
+    Outermost(cors, metrics).install(app)
+    methods: dict[str, list[str]] = {}
+    for route in ROUTES:
+        methods.setdefault(route.path, []).append(route.method)
+        # add_route, not add_get: HEAD must not read a key.
+        app.router.add_route(route.method, BASE_PATH + route.path, frontend.handler(route))
+    for path, taken in methods.items():
+        app.router.add_route(hdrs.METH_OPTIONS, BASE_PATH + path, _preflight(cors, taken))
+    return app
+
+
+def _preflight(cors: Cors, methods: list[str]) -> Callable[[web.Request], Awaitable[web.Response]]:
+    async def handle(request: web.Request) -> web.Response:
+        return cors.preflight(request, methods)
+
+    return handle
+
+
+class Runner(web.AppRunner):
+    """Runs an application on a server that answers unreadable HTTP as a problem, too.
+
+    aiohttp would answer it in plain text and log what it could not read, which may be a token.
+    """
+
+    def __init__(self, app: web.Application) -> None:
+        self._options: dict[str, Any] = {
+            "keepalive_timeout": KEEPALIVE_SECONDS,
+            "access_log": None,
+        }
+        super().__init__(app, shutdown_timeout=DRAIN_SECONDS, **self._options)
+
+    async def _make_server(self) -> web.Server:
+        made = await super()._make_server()
+        return _Server(made.request_handler, request_factory=made.request_factory, **self._options)
+
+
+class _Server(web.Server):
+    def __call__(self) -> web.RequestHandler:
+        return _Protocol(self, loop=self._loop, **self._kwargs)
+
+
+class _Protocol(web.RequestHandler):
+    def handle_error(
+        self,
+        request: web.BaseRequest,
+        status: int = 500,
+        exc: BaseException | None = None,
+        message: str | None = None,
+    ) -> web.StreamResponse:
+        """Answer what never became a request; the reason's text would quote it."""
+        del message
+        log.debug("unreadable_request", error=type(exc).__name__)
+        if request.writer is not None and request.writer.output_size > 0:
+            raise ConnectionError("an answer is under way already")
+        if status < 500:  # noqa: PLR2004
+            problem = problems.bad_request("This is not HTTP/1.1 as this server reads it.")
+        else:
+            problem = problems.internal()
+        response = problem.response()
+        protect(response, new_request_id())
+        response.force_close()
+        return response
+
+    def log_exception(self, *args: Any, **kwargs: Any) -> None:
+        """Log that something broke on a connection, without what aiohttp would quote."""
+        del args
+        error = kwargs.get("exc_info")
+        log.warning("connection_error", error=type(error).__name__)

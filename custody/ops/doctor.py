@@ -1,0 +1,206 @@
+"""Examines what is configured, without changing anything."""
+
+import asyncio
+import ipaddress
+import secrets
+from collections.abc import Mapping
+from dataclasses import dataclass
+from enum import StrEnum
+from pathlib import Path
+from urllib.parse import urlsplit
+
+import aiohttp
+from sqlalchemy.ext.asyncio import AsyncEngine
+
+from custody.auth.jwks import JwksError, file_source, http_source, parse_jwks
+from custody.db.engine import Dsn, create_engine
+from custody.db.errors import DatabaseError
+from custody.db.posture import find_problems
+from custody.settings import ConfigurationError, Settings, load, unknown_variables
+from custody.vault.fingerprints import compare
+from kek_backends.base import MASTER_KEY_SIZE
+from kek_backends.errors import KekError, Misconfigured
+from kek_backends.keyring import Keyring
+from kek_backends.loader import load_keyring
+
+_OTHERS = 0o077
+_TIMEOUT_SECONDS = 10.0
+
+
+class Verdict(StrEnum):
+    """What an examination found."""
+
+    OK = "ok"
+    FINDING = "finding"
+    DOWN = "down"
+    UNSEEN = "unseen"
+
+
+@dataclass(frozen=True, slots=True)
+class Finding:
+    """One result.
+
+    Args:
+        part: what was examined.
+        verdict: how it is.
+        message: in one line; for a finding with its cure.
+    """
+
+    part: str
+    verdict: Verdict
+    message: str
+
+
+async def examine(environ: Mapping[str, str]) -> list[Finding]:
+    """Examine everything that the variables configure.
+
+    Args:
+        environ: the variables of the process.
+    """
+    try:
+        settings = load(environ)
+    except ConfigurationError as error:
+        return [Finding("settings", Verdict.FINDING, str(error))]
+    findings = _examine_settings(settings, environ)
+    findings += await _examine_issuer(settings)
+    keyring: Keyring | None = None
+    try:
+        keyring = load_keyring(
+            settings.kek, settings.old_keks, environ=environ, development=settings.development
+        )
+    except Misconfigured as error:
+        findings.append(Finding("kek", Verdict.FINDING, str(error)))
+    else:
+        findings += await _examine_keks(keyring)
+    return findings + await _examine_database(settings, keyring)
+
+
+def _examine_settings(settings: Settings, environ: Mapping[str, str]) -> list[Finding]:
+    findings = [
+        Finding("settings", Verdict.FINDING, f"{name} is no setting: is it misspelt?")
+        for name in unknown_variables(environ)
+    ]
+    if settings.jwt_issuer is None:
+        message = "CUSTODY_JWT_ISSUER must be set: what a token's iss must be"
+        findings.append(Finding("settings", Verdict.FINDING, message))
+    if settings.owner_database_url is not None and not settings.development:
+        findings.append(
+            Finding(
+                "settings",
+                Verdict.FINDING,
+                "CUSTODY_OWNER_DATABASE_URL is set here; the daemon needs no owner: give it to "
+                "custody migrate alone",
+            )
+        )
+    for name, value in environ.items():
+        if name.endswith("_FILE") and (name.startswith("CUSTODY_") or name.endswith("KEK_FILE")):
+            findings += _examine_file(name, Path(value))
+    return findings or [Finding("settings", Verdict.OK, f"{settings.env} mode")]
+
+
+def _examine_file(name: str, path: Path) -> list[Finding]:
+    if name == "CUSTODY_JWKS_FILE":
+        return []
+    try:
+        mode = path.stat().st_mode
+    except OSError as error:
+        return [Finding("settings", Verdict.FINDING, f"{name} names {path}: {error.strerror}")]
+    if mode & _OTHERS:
+        message = f"{name} names {path}, which others may use; run: chmod 600 {path}"
+        return [Finding("settings", Verdict.FINDING, message)]
+    return []
+
+
+async def _examine_issuer(settings: Settings) -> list[Finding]:
+    if settings.jwks_file is None and settings.jwks_url is None:
+        message = "set CUSTODY_JWKS_URL or CUSTODY_JWKS_FILE: where the issuer's keys are"
+        return [Finding("jwks", Verdict.FINDING, message)]
+    findings = []
+    if settings.jwks_url and not _is_safe(settings.jwks_url):
+        message = f"{settings.jwks_url} is plain http: whoever is on the way can forge tokens"
+        findings.append(Finding("jwks", Verdict.FINDING, message))
+    try:
+        if settings.jwks_file is not None:
+            document = await file_source(settings.jwks_file)()
+        else:
+            async with aiohttp.ClientSession() as session:
+                document = await http_source(session, settings.jwks_url or "")()
+    except JwksError as error:
+        verdict = Verdict.FINDING if settings.jwks_file else Verdict.DOWN
+        return [*findings, Finding("jwks", verdict, str(error))]
+    try:
+        keys = parse_jwks(document)
+    except JwksError as error:
+        return [*findings, Finding("jwks", Verdict.FINDING, str(error))]
+    return [*findings, Finding("jwks", Verdict.OK, f"{len(keys)} usable keys")]
+
+
+def _is_safe(url: str) -> bool:
+    parts = urlsplit(url)
+    host = parts.hostname or ""
+    if parts.scheme == "https" or host == "localhost":
+        return True
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return False
+
+
+async def _examine_keks(keyring: Keyring) -> list[Finding]:
+    findings = []
+    for backend in keyring:
+        part = f"kek {backend.uri.text}"
+        probe = secrets.token_bytes(MASTER_KEY_SIZE)
+        try:
+            async with asyncio.timeout(_TIMEOUT_SECONDS):
+                wrap = await backend.wrap("custody-doctor", probe)
+                same = await backend.unwrap("custody-doctor", wrap) == probe
+        except (KekError, TimeoutError) as error:
+            message = str(error) or "no answer in time"
+            findings.append(Finding(part, Verdict.DOWN, message))
+            continue
+        if same:
+            use = "wraps and unwraps" if backend is keyring.active else "unwraps (decrypt-only)"
+            findings.append(Finding(part, Verdict.OK, f"{use}; kek_id {backend.kek_id}"))
+        else:
+            findings.append(
+                Finding(part, Verdict.FINDING, "unwraps to another key than it wrapped")
+            )
+    return findings
+
+
+async def _examine_database(settings: Settings, keyring: Keyring | None) -> list[Finding]:
+    if settings.database_url is None:
+        message = "CUSTODY_DATABASE_URL is not set: database, roles and fingerprints were not seen"
+        return [Finding("database", Verdict.UNSEEN, message)]
+    engine = create_engine(Dsn(settings.database_url.get_secret_value()), pool_size=1)
+    try:
+        problems = await find_problems(engine, "custody_app")
+        if problems:
+            return [Finding(p.part, Verdict.FINDING, p.message) for p in problems]
+        findings = [Finding("database", Verdict.OK, "schema and role keep their promises")]
+        if keyring is not None:
+            findings += await _examine_fingerprints(engine, keyring)
+    except DatabaseError as error:
+        return [Finding("database", Verdict.DOWN, str(error))]
+    finally:
+        await engine.dispose()
+    return findings
+
+
+async def _examine_fingerprints(engine: AsyncEngine, keyring: Keyring) -> list[Finding]:
+    findings = []
+    for backend in keyring:
+        part = f"kek {backend.uri.text}"
+        try:
+            recorded = await compare(engine, backend)
+        except Misconfigured as error:
+            findings.append(Finding(part, Verdict.FINDING, str(error)))
+            continue
+        if recorded:
+            message = f"its fingerprint is the one recorded for {backend.kek_id}"
+            findings.append(Finding(part, Verdict.OK, message))
+        else:
+            message = f"no fingerprint is recorded for {backend.kek_id} yet; the next boot does it"
+            findings.append(Finding(part, Verdict.UNSEEN, message))
+    return findings

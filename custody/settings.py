@@ -1,0 +1,243 @@
+"""Settings: the only reader of environment variables and of the files that they name."""
+
+import ipaddress
+import os
+import re
+import tomllib
+from collections.abc import Mapping
+from enum import StrEnum
+from pathlib import Path
+from typing import Annotated, Any, Self
+
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    SecretStr,
+    ValidationError,
+    model_validator,
+)
+
+PREFIX = "CUSTODY_"
+_MAX_FILE_SIZE = 64 * 1024
+_MAX_PORT = 65535
+
+
+class ConfigurationError(Exception):
+    """The configuration can't be used. The message is one line that names the cure."""
+
+
+class Environment(StrEnum):
+    """Where the daemon runs."""
+
+    PRODUCTION = "production"
+    DEVELOPMENT = "development"
+
+
+class LogFormat(StrEnum):
+    """How a log line looks."""
+
+    JSON = "json"
+    TEXT = "text"
+
+
+class LogLevel(StrEnum):
+    """The least level that is logged."""
+
+    DEBUG = "debug"
+    INFO = "info"
+    WARNING = "warning"
+    ERROR = "error"
+
+
+def _split(value: object) -> object:
+    return tuple(re.split(r"[\s,]+", value.strip())) if isinstance(value, str) else value
+
+
+def _no_empty(values: tuple[str, ...]) -> tuple[str, ...]:
+    return tuple(value for value in values if value)
+
+
+def _check_listen(value: str) -> str:
+    if value.startswith("unix:"):
+        if not value.removeprefix("unix:").startswith("/"):
+            raise ValueError("write unix:/absolute/path")
+        return value
+    host, colon, port = value.rpartition(":")
+    if not (colon and host and port.isascii() and port.isdigit() and int(port) <= _MAX_PORT):
+        raise ValueError("write host:port, [address]:port or unix:/path")
+    return value
+
+
+def _check_origins(values: tuple[str, ...]) -> tuple[str, ...]:
+    for value in values:
+        if not re.fullmatch(r"https?://[A-Za-z0-9.\-\[\]:]+", value):
+            raise ValueError("an origin is scheme://host[:port] without a path, never *")
+    return values
+
+
+def _check_proxies(values: tuple[str, ...]) -> tuple[str, ...]:
+    for value in values:
+        if value == "unix":
+            continue
+        try:
+            ipaddress.ip_network(value)
+        except ValueError:
+            raise ValueError(
+                "write addresses or CIDR networks (host bits zero), or unix for a local socket"
+            ) from None
+    return values
+
+
+def _check_database_url(value: SecretStr) -> SecretStr:
+    url = value.get_secret_value().strip().replace("postgresql+asyncpg://", "postgresql://", 1)
+    if not url.startswith(("postgresql://", "postgres://")):
+        raise ValueError("write postgresql://role:password@host:5432/database")
+    return SecretStr(url)
+
+
+Words = Annotated[tuple[str, ...], BeforeValidator(_split), AfterValidator(_no_empty)]
+Listen = Annotated[str, AfterValidator(_check_listen)]
+DatabaseUrl = Annotated[SecretStr, AfterValidator(_check_database_url)]
+
+
+class Settings(BaseModel):
+    """All settings, frozen. Each is the variable ``CUSTODY_NAME``, or ``CUSTODY_NAME_FILE``.
+
+    A variable wins over the TOML file that ``CUSTODY_CONFIG`` names.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid", hide_input_in_errors=True)
+
+    env: Environment = Field(
+        Environment.PRODUCTION, description="production refuses every unsafe state"
+    )
+    listen: Listen = Field("127.0.0.1:3001", description="host:port or unix:/path of the vault")
+    admin_listen: Listen = Field(
+        "127.0.0.1:3002", description="host:port or unix:/path of /livez, /readyz and /metrics"
+    )
+    database_url: DatabaseUrl | None = Field(
+        None, description="PostgreSQL, as a login role that is custody_app or a member of it"
+    )
+    owner_database_url: DatabaseUrl | None = Field(
+        None, description="PostgreSQL, as the owner of the schema: migrate and users erase only"
+    )
+    kek: str = Field("env:MANA_AUTH_KEK", description="URI of the active KEK, which wraps new keys")
+    old_keks: Words = Field((), description="URIs of decrypt-only KEKs")
+    jwks_url: str | None = Field(
+        None,
+        pattern=r"^https?://[^\s@]+$",
+        description="the issuer's JWKS, for example https://HOST/api/auth/jwks",
+    )
+    jwks_file: Path | None = Field(None, description="the issuer's JWKS as a file")
+    jwt_issuer: str | None = Field(None, min_length=1, description="what a token's iss must be")
+    jwt_audience: str = Field("mana", min_length=1, description="what a token's aud must contain")
+    trusted_proxies: Annotated[Words, AfterValidator(_check_proxies)] = Field(
+        (), description="addresses or CIDR networks whose X-Forwarded-For is believed"
+    )
+    cors_origins: Annotated[Words, AfterValidator(_check_origins)] = Field(
+        (), description="origins of browsers that may call the vault"
+    )
+    rate_limit: int = Field(
+        0, ge=0, le=1_000_000, description="requests a second and user; 0 is no limit"
+    )
+    tls_cert: Path | None = Field(None, description="PEM file: certificate and its chain")
+    tls_key: Path | None = Field(None, description="PEM file: the certificate's private key")
+    log_level: LogLevel = Field(LogLevel.INFO, description="debug, info, warning or error")
+    log_format: LogFormat = Field(LogFormat.JSON, description="json or text")
+
+    @model_validator(mode="after")
+    def _pairs(self) -> Self:
+        if self.jwks_url and self.jwks_file:
+            raise ValueError("CUSTODY_JWKS_URL and CUSTODY_JWKS_FILE are both set; unset one")
+        if (self.tls_cert is None) != (self.tls_key is None):
+            raise ValueError("CUSTODY_TLS_CERT and CUSTODY_TLS_KEY go together; set both")
+        return self
+
+    @property
+    def development(self) -> bool:
+        """Whether unsafe conveniences are allowed."""
+        return self.env is Environment.DEVELOPMENT
+
+
+def load(environ: Mapping[str, str] | None = None) -> Settings:
+    """Read all settings.
+
+    Args:
+        environ: the variables; None reads those of the process.
+
+    Raises:
+        ConfigurationError: naming the setting and the cure, never a value that may be secret.
+    """
+    environ = os.environ if environ is None else environ
+    values = _from_toml(environ) | _from_variables(environ)
+    try:
+        return Settings(**values)
+    except ValidationError as error:
+        raise ConfigurationError(_explain(error)) from None
+
+
+def unknown_variables(environ: Mapping[str, str]) -> tuple[str, ...]:
+    """Return variables that start like a setting and are none: most likely misspelt."""
+    names = {f"{PREFIX}{name}".upper() for name in Settings.model_fields}
+    known = names | {f"{name}_FILE" for name in names} | {f"{PREFIX}CONFIG"}
+    return tuple(sorted(n for n in environ if n.startswith(PREFIX) and n not in known))
+
+
+def _from_variables(environ: Mapping[str, str]) -> dict[str, Any]:
+    values: dict[str, Any] = {}
+    for name in Settings.model_fields:
+        variable = f"{PREFIX}{name.upper()}"
+        value, file = environ.get(variable), environ.get(f"{variable}_FILE")
+        if value and file:
+            raise ConfigurationError(f"{variable} and {variable}_FILE are both set; unset one")
+        if file:
+            value = _read(Path(file), f"{variable}_FILE").strip()
+        if value:
+            values[name] = value
+    return values
+
+
+def _from_toml(environ: Mapping[str, str]) -> dict[str, Any]:
+    path = environ.get(f"{PREFIX}CONFIG")
+    if not path:
+        return {}
+    try:
+        values = tomllib.loads(_read(Path(path), f"{PREFIX}CONFIG"))
+    except tomllib.TOMLDecodeError as error:
+        raise ConfigurationError(f"{PREFIX}CONFIG: {path} is not TOML: {error}") from None
+    for name in values:
+        if name not in Settings.model_fields:
+            raise ConfigurationError(
+                f"{PREFIX}CONFIG: {path} has an unknown name {name!r}; known: "
+                + ", ".join(Settings.model_fields)
+            )
+    return values
+
+
+def _read(path: Path, variable: str) -> str:
+    try:
+        with path.open("rb") as stream:
+            text = stream.read(_MAX_FILE_SIZE + 1)
+    except OSError as error:
+        raise ConfigurationError(f"{variable} names {path}: {error.strerror}") from None
+    if len(text) > _MAX_FILE_SIZE:
+        raise ConfigurationError(f"{variable} names {path}: larger than {_MAX_FILE_SIZE} bytes")
+    try:
+        return text.decode()
+    except UnicodeDecodeError:
+        raise ConfigurationError(f"{variable} names {path}: not UTF-8 text") from None
+
+
+def _explain(error: ValidationError) -> str:
+    """Say what is wrong without a value: pydantic's messages for our types hold none."""
+    lines = []
+    for item in error.errors(include_url=False, include_input=False, include_context=False):
+        message = item["msg"].removeprefix("Value error, ")
+        field = str(item["loc"][0]) if item["loc"] else None
+        name = f"{PREFIX}{field.upper()}: " if field else ""
+        what = Settings.model_fields[field].description if field in Settings.model_fields else None
+        lines.append(f"{name}{message}" + (f" ({what})" if what else ""))
+    return "; ".join(lines)

@@ -1,0 +1,1 @@
+"""The vault: one use case per route, and the rules of a user's master key."""

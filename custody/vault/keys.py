@@ -1,0 +1,106 @@
+"""Master keys: minted, wrapped and opened through the keyring, never with a transaction open."""
+
+import asyncio
+import secrets
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, field
+
+import structlog
+
+from custody.vault.errors import KekNotConfigured, KekUnavailable, UnwrapFailed
+from custody.vault.key_check import is_master_key, key_check_value
+from custody.vault.model import Caller
+from kek_backends.base import MASTER_KEY_SIZE, Wrap
+from kek_backends.errors import KekError, Tampered, UnknownKek
+from kek_backends.keyring import Keyring
+
+KEK_TIMEOUT_SECONDS = 5.0
+
+log = structlog.get_logger()
+
+
+@dataclass(frozen=True, slots=True)
+class WrappedKey:
+    """A master key with all that its row will say about it."""
+
+    key: bytes = field(repr=False)
+    wrap: Wrap
+    key_check: str = field(repr=False)
+
+    @property
+    def columns(self) -> tuple[str, str, int, str, str]:
+        """The columns wrapped_mk, wrap_iv, format_version, kek_id, key_check."""
+        wrap = self.wrap
+        return (wrap.wrapped_mk, wrap.wrap_iv, wrap.format_version, wrap.kek_id, self.key_check)
+
+
+class MasterKeys:
+    """Mints, wraps and opens users' master keys.
+
+    Args:
+        keyring: the KEKs.
+    """
+
+    def __init__(self, keyring: Keyring) -> None:
+        self._keyring = keyring
+
+    async def mint(self, caller: Caller) -> WrappedKey:
+        """Make a fresh random master key and wrap it for the caller.
+
+        Raises:
+            KekUnavailable: the active KEK can't wrap now.
+        """
+        return await self.wrap(caller, secrets.token_bytes(MASTER_KEY_SIZE))
+
+    async def wrap(self, caller: Caller, key: bytes) -> WrappedKey:
+        """Wrap the caller's master key of 32 bytes under the active KEK.
+
+        Raises:
+            KekUnavailable: the active KEK can't wrap now.
+        """
+        async with _kek_errors(caller, self._keyring.active.kek_id):
+            wrap = await self._keyring.wrap(caller.user_id, key)
+        return WrappedKey(key=key, wrap=wrap, key_check=key_check_value(caller.user_id, key))
+
+    async def open(self, caller: Caller, wrap: Wrap, key_check: str | None) -> bytes:
+        """Unwrap the caller's master key.
+
+        Args:
+            caller: whose key, by the verified token.
+            wrap: of the caller's row.
+            key_check: the row's key check value, where it has one.
+
+        Raises:
+            UnwrapFailed: the wrap does not open for this user, or opens to another key than the
+                one the key check value was made of. An alarm: somebody touched the row.
+            KekUnavailable: the row's KEK can't be used now, or is not configured.
+        """
+        async with _kek_errors(caller, wrap.kek_id):
+            key = await self._keyring.unwrap(caller.user_id, wrap)
+            if key_check is not None and not is_master_key(caller.user_id, key, key_check):
+                raise Tampered("the wrap opens to another key than this user's")
+        return key
+
+
+@asynccontextmanager
+async def _kek_errors(caller: Caller, kek_id: str) -> AsyncIterator[None]:
+    """Hold KEK calls to their deadline, and turn their errors into ours."""
+    try:
+        async with asyncio.timeout_at(caller.deadline.within(KEK_TIMEOUT_SECONDS).at):
+            yield
+    # Errors are logged without their traceback, whose frames hold the key.
+    except Tampered as error:
+        log.error(  # noqa: TRY400
+            "unwrap_failed", user_id=caller.user_id, kek_id=kek_id, reason=str(error)
+        )
+        raise UnwrapFailed from None
+    except UnknownKek as error:
+        log.error(  # noqa: TRY400
+            "kek_not_configured", user_id=caller.user_id, kek_id=kek_id, reason=str(error)
+        )
+        raise KekNotConfigured from None
+    except (KekError, TimeoutError) as error:
+        reason = str(error) or "no answer in time"
+        log.warning("kek_unavailable", user_id=caller.user_id, kek_id=kek_id, reason=reason)
+        raise KekUnavailable from None

@@ -1,0 +1,156 @@
+"""Rows of the vault: read in the user's scope, changed together with their audit row."""
+
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from typing import cast
+
+import asyncpg
+from sqlalchemy.ext.asyncio import AsyncEngine
+
+from custody.audit.events import Action, Event
+from custody.audit.writer import write
+from custody.db.engine import Connection
+from custody.db.errors import Busy, DatabaseError
+from custody.db.queries import query
+from custody.db.scope import user_transaction
+from custody.vault.errors import AuditUnavailable, DatabaseUnavailable, Overloaded, UserUnknown
+from custody.vault.model import Caller, Vault
+
+OK = 200
+
+
+class VaultRows:
+    """The rows of ``auth.encryption_vaults``, one user at a time.
+
+    Args:
+        engine: connections of the role custody_app.
+    """
+
+    def __init__(self, engine: AsyncEngine) -> None:
+        self._engine = engine
+
+    async def read(self, caller: Caller) -> Vault | None:
+        """Read the caller's row.
+
+        Returns:
+            The vault, or None when the user has none.
+
+        Raises:
+            UserUnknown: there is no vault, and someone else's auth.users does not know the user.
+            DatabaseUnavailable, Overloaded: try again later.
+        """
+        async with self._transaction(caller) as connection:
+            row = await connection.fetchrow(query("read_vault"), caller.user_id)
+            if row is not None:
+                return Vault.from_row(row)
+            known = await connection.fetchval(query("find_user"), caller.user_id)
+        if not known:
+            raise UserUnknown
+        return None
+
+    async def create(self, caller: Caller, event: Event, *columns: str | int | None) -> int | None:
+        """Insert the user's first vault and its audit row.
+
+        Args:
+            caller: whose vault.
+            event: what to record with it.
+            columns: the parameters of ``insert_vault.sql`` after the user id.
+
+        Returns:
+            The generation, or None when a vault came into being meanwhile: nothing was written.
+        """
+        async with self._transaction(caller) as connection:
+            await connection.execute(query("add_user"), caller.user_id)
+            try:
+                return await _change(connection, event, "insert_vault", caller.user_id, *columns)
+            except asyncpg.ForeignKeyViolationError:
+                # The account was deleted after we had seen it.
+                raise UserUnknown from None
+
+    async def store(
+        self, caller: Caller, event: Event, statement: str, vault: Vault, *columns: str | int | None
+    ) -> int | None:
+        """Change the caller's row and write its audit row, in one transaction.
+
+        Args:
+            caller: whose vault.
+            event: what to record with it.
+            statement: name of a guarded UPDATE in ``sql/queries``.
+            vault: the row as it was read: its row version is the guard.
+            columns: the statement's parameters after user id and row version.
+
+        Returns:
+            The generation, or None when someone else changed the row meanwhile: nothing was
+            written, the caller reads the row again.
+        """
+        async with self._transaction(caller) as connection:
+            return await _change(
+                connection, event, statement, caller.user_id, vault.row_version, *columns
+            )
+
+    async def record(self, caller: Caller, event: Event) -> None:
+        """Write an audit row alone.
+
+        Raises:
+            AuditUnavailable: it could not be committed, so the action must not be carried out.
+        """
+        try:
+            async with user_transaction(self._engine, caller.user_id, caller.deadline) as held:
+                await write(held, event)
+        except DatabaseError as error:
+            raise AuditUnavailable from error
+
+    async def record_with_key_check(
+        self, caller: Caller, event: Event, vault: Vault, key_check: str
+    ) -> None:
+        """Write an audit row, and the key check value of a row that has none yet.
+
+        Raises:
+            AuditUnavailable: it could not be committed, so the key must not leave.
+        """
+        try:
+            async with user_transaction(self._engine, caller.user_id, caller.deadline) as held:
+                await write(held, event)
+                # No row count to check: where the row was changed or is locked meanwhile, the
+                # next fetch records the value.
+                await held.execute(
+                    query("record_key_check"), caller.user_id, vault.row_version, key_check
+                )
+        except DatabaseError as error:
+            raise AuditUnavailable from error
+
+    @asynccontextmanager
+    async def _transaction(self, caller: Caller) -> AsyncIterator[Connection]:
+        try:
+            async with user_transaction(self._engine, caller.user_id, caller.deadline) as held:
+                yield held
+        except Busy as error:
+            raise Overloaded from error
+        except DatabaseError as error:
+            raise DatabaseUnavailable from error
+
+
+def event(caller: Caller, action: Action, context: str | None, status: int = OK) -> Event:
+    """Return the audit row of the caller's action."""
+    return Event(
+        id=caller.event_id,
+        user_id=caller.user_id,
+        ip_address=caller.ip_address,
+        user_agent=caller.user_agent,
+        action=action,
+        context=context,
+        status=status,
+    )
+
+
+async def _change(
+    connection: Connection, event: Event, statement: str, *parameters: str | int | None
+) -> int | None:
+    generation = await connection.fetchval(query(statement), *parameters)
+    if generation is None:
+        return None
+    try:
+        await write(connection, event)
+    except asyncpg.InsufficientPrivilegeError as error:
+        raise AuditUnavailable from error
+    return cast("int", generation)

@@ -1,0 +1,277 @@
+"""The use cases, one method each. They decide on the row as it was read and change it guarded.
+
+Where another writer was faster, the row is read and judged again: nothing is ever overwritten
+unseen, and no interleaving ends in an error.
+"""
+
+import asyncio
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from weakref import WeakValueDictionary
+
+import structlog
+
+from custody.audit.events import Action
+from custody.vault.errors import (
+    AuditUnavailable,
+    DatabaseUnavailable,
+    KeyNotInitialised,
+    MasterKeyMismatch,
+    Overloaded,
+    RecoveryWrapMissing,
+    StaleGeneration,
+    UnwrapFailed,
+    UserUnknown,
+    VaultError,
+    VaultNotInitialised,
+    ZkActive,
+    ZkRotateForbidden,
+)
+from custody.vault.key_check import is_master_key, key_check_value
+from custody.vault.keys import MasterKeys
+from custody.vault.model import Caller, MasterKey, RecoveryBlob, RecoveryWrap, Status, Vault
+from custody.vault.rows import VaultRows, event
+
+# What a use case leaves of the deadline so that its failure can still be recorded.
+_AUDIT_RESERVE_SECONDS = 3.0
+_INTERNAL_STATUS = 500
+
+log = structlog.get_logger()
+
+
+class VaultService:
+    """What a user can do with the own vault.
+
+    Args:
+        rows: the database side.
+        keys: the KEK side.
+    """
+
+    def __init__(self, rows: VaultRows, keys: MasterKeys) -> None:
+        self._rows = rows
+        self._keys = keys
+        # One change per user at a time in this process, so that a user whose row is locked holds
+        # one connection and not all of them. Correctness does not depend on it.
+        self._turns: WeakValueDictionary[str, asyncio.Lock] = WeakValueDictionary()
+
+    async def status(self, caller: Caller) -> Status:
+        """Say what there is, without unwrapping and without an audit row."""
+        try:
+            vault = await self._rows.read(caller)
+        except UserUnknown:
+            vault = None
+        if vault is None:
+            return Status(
+                vault_exists=False,
+                has_recovery_wrap=False,
+                zero_knowledge=False,
+                recovery_set_at=None,
+            )
+        return Status(
+            vault_exists=True,
+            has_recovery_wrap=vault.recovery is not None,
+            zero_knowledge=vault.zero_knowledge,
+            recovery_set_at=vault.recovery_set_at,
+        )
+
+    async def fetch(self, caller: Caller) -> MasterKey | RecoveryBlob:
+        """Hand out the master key, or in zero-knowledge mode the recovery wrap."""
+        async with self._audited(caller, Action.FAILED_FETCH):
+            vault = await self._rows.read(caller)
+            if vault is None:
+                raise KeyNotInitialised
+            return await self._hand_out(
+                caller, vault, Action.FETCH, context=None, zk_context="zk-recovery-blob"
+            )
+
+    async def init(self, caller: Caller) -> MasterKey | RecoveryBlob:
+        """Mint the user's first master key, or hand out what there is."""
+        async with self._audited(caller, Action.INIT), self._turn(caller):
+            async for vault in self._attempts(caller):
+                if vault is not None:
+                    return await self._hand_out(
+                        caller,
+                        vault,
+                        Action.INIT,
+                        context="already-exists",
+                        zk_context="already-exists-zk",
+                    )
+                if made := await self._create(caller, Action.INIT, "created"):
+                    return made
+            raise Overloaded
+
+    async def rotate(self, caller: Caller) -> MasterKey:
+        """Replace the master key for good; without a vault, act as init."""
+        async with self._audited(caller, Action.ROTATE), self._turn(caller):
+            fresh = None
+            async for vault in self._attempts(caller):
+                if vault is None:
+                    if made := await self._create(caller, Action.ROTATE, "init-on-rotate"):
+                        return made
+                    continue
+                if vault.zero_knowledge:
+                    raise ZkRotateForbidden
+                fresh = fresh or await self._keys.mint(caller)
+                done = event(caller, Action.ROTATE, None)
+                generation = await self._rows.store(
+                    caller, done, "rotate_vault", vault, *fresh.columns
+                )
+                if generation is not None:
+                    wrap = fresh.wrap
+                    return MasterKey(fresh.key, generation, wrap.format_version, wrap.kek_id)
+            raise Overloaded
+
+    async def set_recovery(self, caller: Caller, recovery: RecoveryWrap) -> None:
+        """Store or replace the recovery wrap that the client built."""
+        async with self._audited(caller, Action.RECOVERY_SET), self._turn(caller):
+            async for vault in self._attempts(caller):
+                if vault is None:
+                    raise VaultNotInitialised
+                done = event(caller, Action.RECOVERY_SET, None)
+                if await self._rows.store(
+                    caller, done, "set_recovery", vault, recovery.wrapped_mk, recovery.iv
+                ):
+                    return
+            raise Overloaded
+
+    async def clear_recovery(self, caller: Caller) -> None:
+        """Remove the recovery wrap; where there is none, do nothing."""
+        action = Action.RECOVERY_CLEAR
+        async with self._audited(caller, action), self._turn(caller):
+            async for vault in self._attempts(caller):
+                if vault is None:
+                    raise VaultNotInitialised
+                if vault.zero_knowledge:
+                    raise ZkActive
+                if vault.recovery is None:
+                    await self._rows.record(caller, event(caller, action, "no-recovery-wrap"))
+                    return
+                done = event(caller, action, None)
+                if await self._rows.store(caller, done, "clear_recovery", vault):
+                    return
+            raise Overloaded
+
+    async def enable_zero_knowledge(self, caller: Caller) -> None:
+        """Forget the server's wrap; only the recovery wrap is left."""
+        action = Action.ZK_ENABLE
+        async with self._audited(caller, action), self._turn(caller):
+            async for vault in self._attempts(caller):
+                if vault is None:
+                    raise VaultNotInitialised
+                if vault.zero_knowledge:
+                    await self._rows.record(caller, event(caller, action, "already-enabled"))
+                    return
+                if vault.recovery is None:
+                    raise RecoveryWrapMissing
+                key_check = vault.key_check
+                if key_check is None and vault.wrap is not None:
+                    # The last moment at which the server holds the key: without its key check
+                    # value any 32 bytes could replace it when the mode is turned off.
+                    key = await self._keys.open(caller, vault.wrap, None)
+                    key_check = key_check_value(caller.user_id, key)
+                done = event(caller, action, None)
+                if await self._rows.store(caller, done, "enable_zero_knowledge", vault, key_check):
+                    return
+            raise Overloaded
+
+    async def disable_zero_knowledge(self, caller: Caller, key: bytes) -> None:
+        """Keep the key that the client hands back, if it is this user's.
+
+        Args:
+            caller: whose vault.
+            key: 32 bytes.
+        """
+        action = Action.ZK_DISABLE
+        async with self._audited(caller, action), self._turn(caller):
+            async for vault in self._attempts(caller):
+                if vault is None:
+                    raise VaultNotInitialised
+                if not vault.zero_knowledge:
+                    await self._rows.record(caller, event(caller, action, "already-disabled"))
+                    return
+                if vault.key_check is None:
+                    context = "unverified-master-key"
+                elif is_master_key(caller.user_id, key, vault.key_check):
+                    context = None
+                else:
+                    raise MasterKeyMismatch
+                wrapped = await self._keys.wrap(caller, key)
+                done = event(caller, action, context)
+                if await self._rows.store(
+                    caller, done, "disable_zero_knowledge", vault, *wrapped.columns
+                ):
+                    return
+            raise Overloaded
+
+    async def _hand_out(
+        self, caller: Caller, vault: Vault, action: Action, *, context: str | None, zk_context: str
+    ) -> MasterKey | RecoveryBlob:
+        """Return what opens the vault, after its audit row is committed."""
+        if vault.zero_knowledge and vault.recovery is not None:
+            await self._rows.record(caller, event(caller, action, zk_context))
+            return RecoveryBlob(vault.recovery, vault.generation)
+        if vault.wrap is None:
+            raise UnwrapFailed
+        key = await self._keys.open(caller, vault.wrap, vault.key_check)
+        done = event(caller, action, context)
+        if vault.key_check is None:
+            key_check = key_check_value(caller.user_id, key)
+            await self._rows.record_with_key_check(caller, done, vault, key_check)
+        else:
+            await self._rows.record(caller, done)
+        return MasterKey(key, vault.generation, vault.wrap.format_version, vault.wrap.kek_id)
+
+    async def _create(self, caller: Caller, action: Action, context: str) -> MasterKey | None:
+        fresh = await self._keys.mint(caller)
+        generation = await self._rows.create(caller, event(caller, action, context), *fresh.columns)
+        if generation is None:
+            return None
+        return MasterKey(fresh.key, generation, fresh.wrap.format_version, fresh.wrap.kek_id)
+
+    async def _attempts(self, caller: Caller) -> AsyncIterator[Vault | None]:
+        """Yield the row, again after each lost race, until too little time is left."""
+        while caller.deadline.remaining() > _AUDIT_RESERVE_SECONDS:
+            vault = await self._rows.read(caller)
+            generation = None if vault is None else vault.generation
+            if caller.if_match is not None and not caller.if_match.allows(generation):
+                raise StaleGeneration
+            yield vault
+
+    @asynccontextmanager
+    async def _turn(self, caller: Caller) -> AsyncIterator[None]:
+        """Wait for the caller's earlier changes to end."""
+        lock = self._turns.setdefault(caller.user_id, asyncio.Lock())
+        try:
+            async with asyncio.timeout_at(caller.deadline.at - _AUDIT_RESERVE_SECONDS):
+                await lock.acquire()
+        except TimeoutError:
+            raise Overloaded from None
+        try:
+            yield
+        finally:
+            lock.release()
+
+    @asynccontextmanager
+    async def _audited(self, caller: Caller, failure: Action) -> AsyncIterator[None]:
+        """Record a refusal or failure in a transaction of its own, which commits.
+
+        Raises:
+            AuditUnavailable: instead of the refusal, when that can't be recorded.
+        """
+        try:
+            yield
+        except (UserUnknown, AuditUnavailable):
+            # No action of a known user; or there is nowhere to record anything.
+            raise
+        except DatabaseUnavailable as error:
+            try:
+                await self._rows.record(caller, event(caller, failure, error.context, error.status))
+            except AuditUnavailable:
+                log.warning("failure_not_audited", action=failure, context=error.context)
+            raise
+        except VaultError as error:
+            await self._rows.record(caller, event(caller, failure, error.context, error.status))
+            raise
+        except Exception:
+            await self._rows.record(caller, event(caller, failure, "internal", _INTERNAL_STATUS))
+            raise

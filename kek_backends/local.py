@@ -1,0 +1,106 @@
+"""KEKs whose 32 bytes are in this process: what the ``env`` backend and its like share."""
+
+import base64
+import binascii
+import hashlib
+import hmac
+
+from kek_backends import aead
+from kek_backends.base import FORMAT_BOUND, FORMAT_UNBOUND, KekBackend, Wrap
+from kek_backends.errors import Misconfigured, Tampered
+from kek_backends.uri import KekUri
+
+ZERO_KEY = bytes(aead.KEY_SIZE)
+
+_FINGERPRINT_LABEL = b"custody kek fingerprint v1"
+
+
+class LocalKek(KekBackend):
+    """A KEK held in memory. Wraps are format 2; format 1 is read for ever and never written.
+
+    Args:
+        uri: where the key came from.
+        kek_id: the stamp for new wraps.
+        key: 32 bytes.
+        development: True only in development mode: the all-zero key is refused otherwise.
+
+    Raises:
+        Misconfigured: the key is all zero, outside development.
+    """
+
+    def __init__(self, *, uri: KekUri, kek_id: str, key: bytes, development: bool) -> None:
+        if len(key) != aead.KEY_SIZE:
+            raise ValueError(f"a local KEK has {aead.KEY_SIZE} bytes")
+        if hmac.compare_digest(key, ZERO_KEY) and not development:
+            raise Misconfigured(
+                f"KEK {uri.text}: the all-zero key protects nothing; make a real one with: "
+                "openssl rand -base64 32"
+            )
+        self._uri = uri
+        self._kek_id = kek_id
+        self._key = key
+
+    @property
+    def uri(self) -> KekUri:
+        """The URI this backend was built from."""
+        return self._uri
+
+    @property
+    def kek_id(self) -> str:
+        """The stamp that new wraps carry."""
+        return self._kek_id
+
+    @property
+    def fingerprint(self) -> str:
+        """HMAC-SHA-256 of a fixed label under the key, in hex: one-way, and the same everywhere."""
+        return hmac.new(self._key, _FINGERPRINT_LABEL, hashlib.sha256).hexdigest()
+
+    async def _wrap(self, user_id: str, master_key: bytes) -> Wrap:
+        nonce = aead.xaes_nonce()
+        aad = aead.associated_data(user_id, self._kek_id)
+        ciphertext = aead.xaes_encrypt(self._key, nonce, master_key, aad)
+        return Wrap(
+            wrapped_mk=base64.b64encode(ciphertext).decode(),
+            wrap_iv=base64.b64encode(nonce).decode(),
+            format_version=FORMAT_BOUND,
+            kek_id=self._kek_id,
+        )
+
+    async def _unwrap(self, user_id: str, wrap: Wrap) -> bytes:
+        ciphertext, nonce = _decode(wrap.wrapped_mk), _decode(wrap.wrap_iv)
+        if wrap.format_version == FORMAT_UNBOUND:
+            return aead.gcm_decrypt(self._key, nonce, ciphertext)
+        if wrap.format_version == FORMAT_BOUND:
+            aad = aead.associated_data(user_id, wrap.kek_id)
+            return aead.xaes_decrypt(self._key, nonce, ciphertext, aad)
+        raise Tampered(f"{self._uri.text}: no such wrap format: {wrap.format_version}")
+
+
+def parse_key(uri: KekUri, text: str) -> bytes:
+    """Read a KEK from its text form.
+
+    Args:
+        uri: for the message.
+        text: standard base64 of 32 bytes; white space around it is ignored.
+
+    Raises:
+        Misconfigured: it is anything else. The message never holds the text.
+    """
+    try:
+        key = base64.b64decode(text.strip(), validate=True)
+    except (binascii.Error, ValueError):
+        key = b""
+    if len(key) != aead.KEY_SIZE:
+        # "from None" by construction: an exception's context could show the text.
+        raise Misconfigured(
+            f"KEK {uri.text}: what is there is not base64 of {aead.KEY_SIZE} bytes; "
+            "make one with: openssl rand -base64 32"
+        )
+    return key
+
+
+def _decode(text: str) -> bytes:
+    try:
+        return base64.b64decode(text, validate=True)
+    except (binascii.Error, ValueError):
+        raise Tampered("the row's wrap is not base64") from None

@@ -1,0 +1,118 @@
+"""An HTTP client for tests: short calls, full answers, every secret remembered for the search."""
+
+import json
+from collections.abc import AsyncIterator, Mapping
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import aiohttp
+
+from tests.leaks import remember
+from tests.servers import Daemon
+
+_SECRET_FIELDS = ("masterKey", "recoveryWrappedMk")
+
+
+@dataclass(frozen=True)
+class Answer:
+    """An answer, read whole."""
+
+    status: int
+    headers: Mapping[str, str]
+    body: bytes
+
+    @property
+    def json(self) -> Any:
+        """The body as JSON."""
+        return json.loads(self.body)
+
+    @property
+    def code(self) -> str | None:
+        """The problem's code, or None."""
+        value = self.json.get("code")
+        return None if value is None else str(value)
+
+
+class Client:
+    """One user's device."""
+
+    def __init__(self, daemon: Daemon, session: aiohttp.ClientSession, user: str) -> None:
+        self.daemon = daemon
+        self.user = user
+        self._session = session
+        self._token = remember(daemon.issuer.token(user))
+
+    async def call(
+        self,
+        method: str,
+        path: str,
+        body: Any = None,
+        *,
+        data: bytes | None = None,
+        if_match: str | None = None,
+        headers: Mapping[str, str] | None = None,
+    ) -> Answer:
+        """Call a route as the browser client does: with Content-Type, bodiless or not."""
+        sent = {"Authorization": f"Bearer {self._token}", "Content-Type": "application/json"}
+        if if_match is not None:
+            sent["If-Match"] = if_match
+        sent |= headers or {}
+        if body is not None:
+            data = json.dumps(body).encode()
+            if isinstance(body, dict):
+                for name in _SECRET_FIELDS:
+                    if isinstance(body.get(name), str):
+                        remember(body[name])
+        async with self._session.request(
+            method, self.daemon.base + path, data=data, headers=sent
+        ) as response:
+            answer = Answer(response.status, dict(response.headers), await response.read())
+        if answer.status == 200:
+            for name in _SECRET_FIELDS:
+                if isinstance(answer.json.get(name), str):
+                    remember(answer.json[name])
+        return answer
+
+    async def status(self) -> Answer:
+        """GET /status."""
+        return await self.call("GET", "/status")
+
+    async def key(self) -> Answer:
+        """GET /key."""
+        return await self.call("GET", "/key")
+
+    async def init(self) -> Answer:
+        """POST /init."""
+        return await self.call("POST", "/init")
+
+    async def rotate(self, if_match: str | None = None) -> Answer:
+        """POST /rotate."""
+        return await self.call("POST", "/rotate", if_match=if_match)
+
+    async def set_recovery(self, wrapped: str, iv: str, if_match: str | None = None) -> Answer:
+        """POST /recovery-wrap."""
+        body = {"recoveryWrappedMk": wrapped, "recoveryIv": iv}
+        return await self.call("POST", "/recovery-wrap", body, if_match=if_match)
+
+    async def clear_recovery(self, if_match: str | None = None) -> Answer:
+        """DELETE /recovery-wrap."""
+        return await self.call("DELETE", "/recovery-wrap", if_match=if_match)
+
+    async def enable_zk(self, if_match: str | None = None) -> Answer:
+        """POST /zero-knowledge, on."""
+        return await self.call("POST", "/zero-knowledge", {"enable": True}, if_match=if_match)
+
+    async def disable_zk(self, master_key: str, if_match: str | None = None) -> Answer:
+        """POST /zero-knowledge, off."""
+        body = {"enable": False, "masterKey": master_key}
+        return await self.call("POST", "/zero-knowledge", body, if_match=if_match)
+
+
+@asynccontextmanager
+async def client_session() -> AsyncIterator[aiohttp.ClientSession]:
+    """Open a session without a limit on connections."""
+    connector = aiohttp.TCPConnector(limit=0)
+    timeout = aiohttp.ClientTimeout(total=60)
+    async with aiohttp.ClientSession(connector=connector, timeout=timeout) as session:
+        yield session

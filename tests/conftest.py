@@ -1,0 +1,69 @@
+"""Fixtures that more than one folder of tests uses."""
+
+import os
+from collections.abc import AsyncIterator, Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+from custody.db.embedded import EmbeddedPostgres
+from custody.ops.logging import configure
+from custody.settings import LogFormat, LogLevel
+from tests import leaks
+from tests.client import Client, client_session
+from tests.servers import Daemon, Database, daemon_here, new_database, postgres_server
+from tests.tokens import Issuer
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _debug_log() -> Iterator[None]:
+    """Log at debug level into the folder that the search for secrets reads."""
+    path = leaks.LOGS / f"process-{os.getpid()}.log"
+    with path.open("a", encoding="utf-8") as stream:
+        configure(LogLevel.DEBUG, LogFormat.JSON, stream)
+        yield
+
+
+@pytest.fixture(scope="session")
+def postgres() -> Iterator[EmbeddedPostgres]:
+    """A PostgreSQL for this test process, with a migrated template database."""
+    with postgres_server() as server:
+        yield server
+
+
+@pytest.fixture
+async def database(postgres: EmbeddedPostgres) -> AsyncIterator[Database]:
+    """A fresh migrated database."""
+    async with new_database(postgres) as made:
+        yield made
+
+
+@pytest.fixture(scope="session")
+def issuer() -> Issuer:
+    """A token issuer."""
+    return Issuer()
+
+
+@pytest.fixture
+async def daemon(database: Database, issuer: Issuer, tmp_path: Path) -> AsyncIterator[Daemon]:
+    """A daemon in this process on a fresh database."""
+    async with daemon_here(database, issuer, tmp_path) as running:
+        yield running
+
+
+@pytest.fixture
+async def device(daemon: Daemon) -> AsyncIterator[Callable[[str], Client]]:
+    """Makes devices: ``device("alice")`` is a client with alice's token."""
+    async with client_session() as session:
+        yield lambda user: Client(daemon, session, user)
+
+
+def pytest_sessionfinish(session: pytest.Session) -> None:
+    """Search all logs of the run for secrets, once, when every worker is done."""
+    if hasattr(session.config, "workerinput"):
+        return
+    count, size, found = leaks.search()
+    print(f"\nsecrets in logs: {len(found)} lines with one of {count} secrets in {size} bytes")  # noqa: T201
+    if found:
+        print("\n".join(found[:20]))  # noqa: T201
+        session.exitstatus = pytest.ExitCode.TESTS_FAILED

@@ -1,0 +1,251 @@
+"""The embedded PostgreSQL starts, ends, and starts again, whatever happened in between."""
+
+import asyncio
+import os
+import signal
+import socket
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from custody.db import embedded
+from custody.db.embedded import EmbeddedError, EmbeddedPostgres
+from custody.db.server_user import choose_user
+from tests.db.embedded_server import (
+    REPOSITORY,
+    alive,
+    needs_proc,
+    open_folder,
+    pid_of,
+    query,
+    wait_until,
+)
+
+
+@pytest.fixture
+def folder() -> Iterator[Path]:
+    with open_folder() as path:
+        yield path
+
+
+def test_the_second_start_finds_the_data_and_the_passwords(folder: Path) -> None:
+    server = EmbeddedPostgres(folder / "a" / "pg")
+    with pytest.raises(EmbeddedError, match=r"call start\(\) first"):
+        server.url("postgres")
+    with pytest.raises(EmbeddedError, match=r"call start\(\) first"):
+        _ = server.bin
+    server.stop()  # nothing to stop
+    with server:
+        query(server, "CREATE TABLE kept AS SELECT 42 AS answer", "custody_owner")
+        words = (server.folder / "pgpass").read_text()
+        pid = pid_of(server)
+        assert query(server, "SHOW fsync") == query(server, "SHOW full_page_writes") == "on"
+    assert not alive(pid)
+    server.stop()
+    with EmbeddedPostgres(folder / "a" / "pg", durable=False) as again:
+        assert query(again, "SELECT answer FROM kept", "custody_owner") == "42"
+        assert (again.folder / "pgpass").read_text() == words
+        assert query(again, "SHOW fsync") == query(again, "SHOW synchronous_commit") == "off"
+
+
+def test_a_first_start_that_was_interrupted_begins_again(folder: Path) -> None:
+    place = folder / "pg"
+    (place / "data.new" / "base").mkdir(parents=True)
+    (place / "data.new" / "PG_VERSION").write_text("18\n")
+    (place / "pwfile").write_text("old\n")
+    with EmbeddedPostgres(place, durable=False) as server:
+        assert query(server, "SELECT 1", "custody_owner") == "1"
+    assert not (place / "data.new").exists()
+    assert not (place / "pwfile").exists()
+
+
+def test_a_sigkill_of_the_postmaster_does_not_stop_the_next_start(folder: Path) -> None:
+    server = EmbeddedPostgres(folder / "pg")
+    server.start()
+    try:
+        query(server, "CREATE TABLE kept AS SELECT 42 AS answer", "custody_owner")
+        os.kill(pid_of(server), signal.SIGKILL)
+        assert (server.folder / "data" / "postmaster.pid").exists()
+        with EmbeddedPostgres(folder / "pg") as again:
+            assert query(again, "SELECT answer FROM kept", "custody_owner") == "42"
+    finally:
+        server.stop()
+
+
+@needs_proc
+def test_a_stale_pid_that_is_another_process_by_now_does_not_stop_the_start(folder: Path) -> None:
+    with EmbeddedPostgres(folder / "pg", durable=False) as server:
+        pid_file = server.folder / "data" / "postmaster.pid"
+        lines = pid_file.read_text().split("\n", 1)
+    user = choose_user()
+    other = user.spawn(["/bin/sleep", "60"], stdin=subprocess.DEVNULL, output=subprocess.DEVNULL)
+    try:
+        pid_file.write_text(f"{other.pid}\n{lines[1]}")
+        with EmbeddedPostgres(folder / "pg", durable=False) as again:
+            assert query(again, "SELECT 1") == "1"
+        assert other.poll() is None
+    finally:
+        other.kill()
+        other.wait()
+
+
+def test_a_live_server_on_the_folder_is_refused_and_unharmed(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("custody.db.server_lock._LOCK_SECONDS", 0.2)
+    with EmbeddedPostgres(folder / "pg", durable=False) as server:
+        pid = pid_of(server)
+        for second in (server, EmbeddedPostgres(folder / "pg", durable=False)):
+            with pytest.raises(EmbeddedError, match=rf"already running \(pid {pid}\): stop it or"):
+                second.start()
+        assert query(server, "SELECT 1") == "1"
+
+
+@needs_proc
+def test_a_server_started_by_hand_is_refused_too(folder: Path) -> None:
+    with EmbeddedPostgres(folder / "pg", durable=False) as server:
+        data, bin_folder = server.folder / "data", server.bin
+    command = [str(bin_folder / "postgres"), "-D", str(data), "-k", ""]
+    by_hand = choose_user().spawn(
+        [*command, "-c", f"port={embedded._free_port()}"],
+        stdin=subprocess.DEVNULL,
+        output=subprocess.DEVNULL,
+    )
+    try:
+        wait_until(lambda: "ready" in _text(data / "postmaster.pid"))
+        with pytest.raises(EmbeddedError, match=rf"already running \(pid {by_hand.pid}\)"):
+            EmbeddedPostgres(folder / "pg", durable=False).start()
+        assert by_hand.poll() is None
+    finally:
+        by_hand.send_signal(signal.SIGINT)
+        by_hand.wait(30)
+
+
+def _text(path: Path) -> str:
+    return path.read_text() if path.exists() else ""
+
+
+def test_a_port_lost_to_somebody_else_is_replaced(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        lost = taken.getsockname()[1]
+        ports = iter([lost, lost, embedded._free_port()])
+        monkeypatch.setattr(embedded, "_free_port", lambda: next(ports))
+        with EmbeddedPostgres(folder / "pg", durable=False) as server:
+            assert server.port != lost
+            assert query(server, "SELECT 1") == "1"
+        monkeypatch.setattr(embedded, "_free_port", lambda: lost)
+        with pytest.raises(EmbeddedError, match="no port"):
+            server.start()
+
+
+def test_it_outlives_the_thread_that_started_it(folder: Path) -> None:
+    server = EmbeddedPostgres(folder / "pg", durable=False)
+    thread = threading.Thread(target=server.start)
+    thread.start()
+    thread.join()
+    try:
+        time.sleep(0.3)
+        assert query(server, "SELECT 1") == "1"
+    finally:
+        server.stop()
+
+
+async def test_it_starts_and_stops_beside_a_running_loop(folder: Path) -> None:
+    server = EmbeddedPostgres(folder / "pg", durable=False)
+    await asyncio.to_thread(server.start)
+    try:
+        await asyncio.to_thread(server.grant_logins)
+        assert await asyncio.to_thread(query, server, "SELECT 1", "custody_rewrap") == "1"
+    finally:
+        await asyncio.to_thread(server.stop)
+
+
+def test_a_server_that_does_not_stop_is_killed(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(embedded, "_STOP_SECONDS", 0.2)
+    monkeypatch.setattr(embedded, "_QUIT_SECONDS", 1)
+    server = EmbeddedPostgres(folder / "pg", durable=False)
+    server.start()
+    pid = pid_of(server)
+    os.kill(pid, signal.SIGSTOP)
+    server.stop()
+    assert not alive(pid)
+
+
+def test_logins_that_cannot_be_granted_are_explained_without_a_secret(folder: Path) -> None:
+    with EmbeddedPostgres(folder / "pg", durable=False) as server:
+        query(server, "ALTER SYSTEM SET default_transaction_read_only = on")
+        query(server, "SELECT pg_reload_conf()")
+        wait_until(lambda: query(server, "SHOW default_transaction_read_only") == "on")
+        with pytest.raises(EmbeddedError, match=r"read-only transaction.*postgres\.log") as caught:
+            server.grant_logins()
+        words = [line.split(":")[4] for line in _text(server.folder / "pgpass").splitlines()]
+        shown = str(caught.value) + _text(server.folder / "postgres.log")
+        assert not [word for word in words if word in shown]
+    with pytest.raises(EmbeddedError, match=r"call start\(\) first"):
+        server.grant_logins()
+
+
+DAEMON = """
+import sys, time
+from pathlib import Path
+from custody.db.embedded import EmbeddedPostgres
+server = EmbeddedPostgres(Path(sys.argv[1]), durable=False)
+server.start()
+server.grant_logins()
+try:
+    print((server.folder / "data" / "postmaster.pid").read_text().split()[0], flush=True)
+    time.sleep(60)
+except KeyboardInterrupt:
+    server.grant_logins()  # the server is still there
+    server.stop()
+    print("stopped", flush=True)
+"""
+
+
+def test_it_dies_with_a_daemon_that_was_killed(folder: Path) -> None:
+    with _daemon(folder / "pg") as daemon:
+        pid = _first_pid(daemon)
+        assert alive(pid)
+        daemon.kill()
+        daemon.wait()
+        # At once, without a pause: the next start waits for the old server to be gone.
+        with EmbeddedPostgres(folder / "pg", durable=False) as server:
+            assert query(server, "SELECT 1", "custody_app") == "1"
+            assert not alive(pid)
+
+
+def test_a_ctrl_c_ends_the_daemon_first(folder: Path) -> None:
+    with _daemon(folder / "pg") as daemon:
+        pid = _first_pid(daemon)
+        os.killpg(daemon.pid, signal.SIGINT)  # what a terminal does
+        output, _ = daemon.communicate(timeout=30)
+        assert "stopped" in output
+        assert daemon.returncode == 0
+        assert not alive(pid)
+
+
+def _daemon(place: Path) -> subprocess.Popen[str]:
+    return subprocess.Popen(
+        [sys.executable, "-c", DAEMON, str(place)],
+        cwd=REPOSITORY,
+        stdout=subprocess.PIPE,
+        text=True,
+        process_group=0,
+    )
+
+
+def _first_pid(daemon: subprocess.Popen[str]) -> int:
+    assert daemon.stdout is not None
+    for line in daemon.stdout:
+        if line.strip().isdecimal():
+            return int(line)
+    raise AssertionError("the daemon ended")

@@ -1,0 +1,273 @@
+"""Real servers for tests: a PostgreSQL per test process, daemons in this process or beside it."""
+
+import asyncio
+import os
+import secrets
+import shutil
+import socket
+import subprocess
+import sys
+import tempfile
+import time
+import urllib.request
+from collections.abc import AsyncIterator, Iterator
+from contextlib import asynccontextmanager, contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import asyncpg
+
+from custody.app import running
+from custody.db.embedded import EmbeddedPostgres
+from custody.db.engine import Dsn
+from custody.db.migrate import migrate
+from custody.settings import load
+from tests.leaks import LOGS, remember
+from tests.tokens import Issuer
+
+TEMPLATE = "custody_template"
+ROOT = Path(__file__).resolve().parent.parent
+
+
+@dataclass(frozen=True)
+class Database:
+    """A database of its own, cloned from the migrated template.
+
+    Connect as postgres (superuser), custody_owner, custody_app or custody_rewrap.
+    """
+
+    server: EmbeddedPostgres
+    name: str
+
+    def url(self, role: str) -> str:
+        """Return the URL of a role."""
+        return self.server.url(role, self.name)
+
+    @asynccontextmanager
+    async def connect(self, role: str = "postgres") -> AsyncIterator["asyncpg.Connection[Any]"]:
+        """Connect as a role for the length of the block."""
+        connection = await asyncpg.connect(self.url(role))
+        try:
+            yield connection
+        finally:
+            await connection.close()
+
+    async def fetch(self, sql: str, *parameters: Any) -> list[Any]:
+        """Ask as superuser, past row-level security."""
+        async with self.connect() as connection:
+            return list(await connection.fetch(sql, *parameters))
+
+    async def value(self, sql: str, *parameters: Any) -> Any:
+        """Ask for one value as superuser."""
+        async with self.connect() as connection:
+            return await connection.fetchval(sql, *parameters)
+
+    async def execute(self, sql: str, *parameters: Any) -> None:
+        """Run as superuser."""
+        async with self.connect() as connection:
+            await connection.execute(sql, *parameters)
+
+    async def audit(self, user_id: str) -> list[tuple[str, str | None, int]]:
+        """Return a user's audit rows in order: action, context, status."""
+        rows = await self.fetch(
+            "SELECT action, context, status FROM auth.encryption_vault_audit"
+            " WHERE user_id = $1 ORDER BY created_at, id",
+            user_id,
+        )
+        return [(row["action"], row["context"], row["status"]) for row in rows]
+
+    def psql(
+        self, role: str, *arguments: str, text: str | None = None
+    ) -> subprocess.CompletedProcess[str]:
+        """Run psql as a role; the password travels in a file."""
+        password_file = self.server.folder / "pgpass"
+        return subprocess.run(
+            [
+                str(self.server.bin / "psql"),
+                "-X",
+                "-v",
+                "ON_ERROR_STOP=1",
+                "-h",
+                "127.0.0.1",
+                "-p",
+                str(self.server.port),
+                "-U",
+                role,
+                "-d",
+                self.name,
+                *arguments,
+            ],
+            input=text,
+            capture_output=True,
+            text=True,
+            timeout=60,
+            check=False,
+            env={"PGPASSFILE": str(password_file), "PATH": os.environ["PATH"]},
+        )
+
+
+@contextmanager
+def postgres_server() -> Iterator[EmbeddedPostgres]:
+    """Run a PostgreSQL whose template database is migrated."""
+    # Not pytest's tmp_path: under root the server's own user could not reach it.
+    parent = Path(tempfile.mkdtemp(prefix="custody-test-"))
+    parent.chmod(0o755)
+    try:
+        with EmbeddedPostgres(parent / "pg", durable=False) as server:
+            asyncio.run(_make_template(server))
+            server.grant_logins()
+            yield server
+            shutil.copy(server.folder / "postgres.log", LOGS / f"postgres-{os.getpid()}.log")
+    finally:
+        shutil.rmtree(parent, ignore_errors=True)
+
+
+async def _make_template(server: EmbeddedPostgres) -> None:
+    admin = await asyncpg.connect(server.url("postgres", "postgres"))
+    await admin.execute(f"CREATE DATABASE {TEMPLATE} OWNER custody_owner")
+    await admin.close()
+    await migrate(Dsn(server.url("custody_owner", TEMPLATE)))
+
+
+@asynccontextmanager
+async def new_database(
+    server: EmbeddedPostgres, template: str = TEMPLATE
+) -> AsyncIterator[Database]:
+    """Clone a database for the length of the block."""
+    name = f"test_{secrets.token_hex(6)}"
+    admin = await asyncpg.connect(server.url("postgres", "postgres"))
+    await admin.execute(f"CREATE DATABASE {name} TEMPLATE {template} OWNER custody_owner")
+    try:
+        yield Database(server, name)
+    finally:
+        await admin.execute(f"DROP DATABASE IF EXISTS {name} WITH (FORCE)")
+        await admin.close()
+
+
+@dataclass(frozen=True)
+class Daemon:
+    """A running daemon and all that a test needs to talk to it."""
+
+    base: str
+    admin: str
+    issuer: Issuer
+    database: Database
+    process: "subprocess.Popen[bytes] | None" = None
+    log: Path | None = None
+    settings: dict[str, str] = field(default_factory=dict)
+
+
+def settings_for(
+    database: Database, issuer: Issuer, folder: Path, **overrides: str
+) -> dict[str, str]:
+    """Return the variables of a production daemon on a database of tests.
+
+    Overrides are settings without their prefix, or with ``raw_`` in front for other variables.
+    """
+    jwks = folder / "jwks.json"
+    jwks.write_bytes(issuer.jwks())
+    kek = "TUlEREFZUyBIRUFSVEJFQVQgT0YgQSBURVNUIEtFSyE="
+    values = {
+        "CUSTODY_DATABASE_URL": database.url("custody_app"),
+        "CUSTODY_JWKS_FILE": str(jwks),
+        "CUSTODY_JWT_ISSUER": issuer.url,
+        "CUSTODY_LISTEN": "127.0.0.1:0",
+        "CUSTODY_ADMIN_LISTEN": "127.0.0.1:0",
+        "CUSTODY_LOG_LEVEL": "debug",
+        "MANA_AUTH_KEK": kek,
+    }
+    for name, value in overrides.items():
+        raw = name.startswith("raw_")
+        values[name.removeprefix("raw_") if raw else f"CUSTODY_{name}"] = value
+    remember(values["MANA_AUTH_KEK"])
+    return {name: value for name, value in values.items() if value}
+
+
+@asynccontextmanager
+async def daemon_here(
+    database: Database, issuer: Issuer, folder: Path, **overrides: str
+) -> AsyncIterator[Daemon]:
+    """Run the daemon in this process for the length of the block."""
+    environ = settings_for(database, issuer, folder, **overrides)
+    async with running(load(environ), environ) as (addresses, _watch):
+        yield Daemon(
+            base=f"{addresses.vault}/api/v1/me/encryption-vault",
+            admin=addresses.admin,
+            issuer=issuer,
+            database=database,
+            settings=environ,
+        )
+
+
+def free_port() -> int:
+    """Return a TCP port on loopback that was free a moment ago."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
+@contextmanager
+def daemon_beside(
+    database: Database, issuer: Issuer, folder: Path, *, ready: bool = True, **overrides: str
+) -> Iterator[Daemon]:
+    """Run ``custody serve`` as a process of its own for the length of the block.
+
+    Args:
+        ready: whether to wait for /readyz to say 200 (else only for /livez).
+    """
+    port, admin_port = free_port(), free_port()
+    overrides = {
+        "LISTEN": f"127.0.0.1:{port}",
+        "ADMIN_LISTEN": f"127.0.0.1:{admin_port}",
+        **overrides,
+    }
+    environ = settings_for(database, issuer, folder, **overrides)
+    log = LOGS / f"daemon-{os.getpid()}-{secrets.token_hex(4)}.log"
+    with log.open("wb") as stream:
+        process = subprocess.Popen(
+            [sys.executable, "-m", "custody", "serve"],
+            env={"PATH": os.environ["PATH"], **coverage_environ(), **environ},
+            stdout=stream,
+            stderr=stream,
+            cwd=ROOT,
+        )
+    admin = f"http://127.0.0.1:{admin_port}"
+    try:
+        wait_for(f"{admin}/{'readyz' if ready else 'livez'}", process, log)
+        yield Daemon(
+            base=f"http://127.0.0.1:{port}/api/v1/me/encryption-vault",
+            admin=admin,
+            issuer=issuer,
+            database=database,
+            process=process,
+            log=log,
+            settings=environ,
+        )
+    finally:
+        process.terminate()
+        try:
+            process.wait(40)
+        except subprocess.TimeoutExpired:
+            process.kill()
+            process.wait()
+
+
+def coverage_environ() -> dict[str, str]:
+    """Return the variables by which a child process takes part in the coverage measurement."""
+    return {name: value for name, value in os.environ.items() if name.startswith("COVERAGE_")}
+
+
+def wait_for(url: str, process: "subprocess.Popen[bytes]", log: Path, seconds: float = 30) -> None:
+    """Wait until a URL answers 200."""
+    until = time.monotonic() + seconds
+    while time.monotonic() < until:
+        if process.poll() is not None:
+            raise AssertionError(f"the daemon ended with {process.returncode}: {log.read_text()}")
+        try:
+            with urllib.request.urlopen(url, timeout=2) as answer:
+                if answer.status == 200:
+                    return
+        except OSError:
+            time.sleep(0.05)
+    raise AssertionError(f"{url} did not answer 200 within {seconds} s: {log.read_text()}")
