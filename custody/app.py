@@ -12,7 +12,9 @@ import aiohttp
 import structlog
 from aiohttp import web
 
-from custody.auth.jwks import JwksCache, JwksError, file_source, http_source
+from custody.auth.jwk import JwksError
+from custody.auth.jwks import JwksCache
+from custody.auth.sources import file_source, http_source
 from custody.auth.tokens import TokenVerifier
 from custody.db.engine import Dsn, create_engine
 from custody.http.admin import build_admin

@@ -12,7 +12,9 @@ from dataclasses import dataclass
 
 import jwt
 
-from custody.auth.jwks import JwksCache, VerificationKey, decode_base64url, decode_object
+from custody.auth.jwk import VerificationKey, decode_base64url
+from custody.auth.jwks import JwksCache
+from custody.strict_json import decode_object
 
 _MAX_LENGTH = 8192  # characters of header value
 _MAX_SUBJECT = 255  # characters

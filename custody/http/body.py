@@ -1,8 +1,7 @@
 """Reads a JSON body: bounded in size and time, and strict."""
 
 import asyncio
-import json
-from typing import Any, NoReturn, TypeVar
+from typing import TypeVar
 
 from aiohttp import ClientPayloadError, web
 from aiohttp.http_exceptions import HttpProcessingError
@@ -10,6 +9,7 @@ from pydantic import TypeAdapter, ValidationError
 
 from custody.deadline import Deadline
 from custody.http import problems
+from custody.strict_json import decode_object
 
 MAX_BODY_BYTES = 16 * 1024
 
@@ -64,26 +64,11 @@ async def _read(request: web.Request, deadline: Deadline) -> bytes:
     return bytes(body)
 
 
-def _parse(body: bytes) -> Any:
+def _parse(body: bytes) -> dict[str, object]:
     try:
-        return json.loads(
-            body.decode(), object_pairs_hook=_no_duplicates, parse_constant=_no_constant
-        )
-    except (ValueError, RecursionError):
-        # UnicodeDecodeError, JSONDecodeError and our own are ValueErrors; their text would quote
-        # the body, so it goes no further.
-        raise problems.bad_request("The body is not JSON in UTF-8.") from None
-
-
-def _no_duplicates(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    members = dict(pairs)
-    if len(members) != len(pairs):
-        raise ValueError
-    return members
-
-
-def _no_constant(_name: str) -> NoReturn:
-    raise ValueError
+        return decode_object(body)
+    except ValueError:
+        raise problems.bad_request("The body is not a JSON object in UTF-8.") from None
 
 
 def _explain(error: ValidationError) -> str:

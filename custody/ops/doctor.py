@@ -12,7 +12,8 @@ from urllib.parse import urlsplit
 import aiohttp
 from sqlalchemy.ext.asyncio import AsyncEngine
 
-from custody.auth.jwks import JwksError, file_source, http_source, parse_jwks
+from custody.auth.jwk import JwksError, parse_jwks
+from custody.auth.sources import file_source, http_source
 from custody.db.engine import Dsn, create_engine
 from custody.db.errors import DatabaseError
 from custody.db.posture import find_problems

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from custody.db.embedded import EmbeddedPostgres
-from custody.db.server_user import choose_user
+from custody.db.embedded.user import choose_user
 from tests.db.embedded_server import needs_proc, needs_root, open_folder, pid_of, query
 
 

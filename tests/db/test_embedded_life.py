@@ -13,9 +13,8 @@ from pathlib import Path
 
 import pytest
 
-from custody.db import embedded
-from custody.db.embedded import EmbeddedError, EmbeddedPostgres
-from custody.db.server_user import choose_user
+from custody.db.embedded import EmbeddedError, EmbeddedPostgres, server
+from custody.db.embedded.user import choose_user
 from tests.db.embedded_server import (
     REPOSITORY,
     alive,
@@ -97,7 +96,7 @@ def test_a_stale_pid_that_is_another_process_by_now_does_not_stop_the_start(fold
 def test_a_live_server_on_the_folder_is_refused_and_unharmed(
     folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("custody.db.server_lock._LOCK_SECONDS", 0.2)
+    monkeypatch.setattr("custody.db.embedded.lock._LOCK_SECONDS", 0.2)
     with EmbeddedPostgres(folder / "pg", durable=False) as server:
         pid = pid_of(server)
         for second in (server, EmbeddedPostgres(folder / "pg", durable=False)):
@@ -112,7 +111,7 @@ def test_a_server_started_by_hand_is_refused_too(folder: Path) -> None:
         data, bin_folder = server.folder / "data", server.bin
     command = [str(bin_folder / "postgres"), "-D", str(data), "-k", ""]
     by_hand = choose_user().spawn(
-        [*command, "-c", f"port={embedded._free_port()}"],
+        [*command, "-c", f"port={server._free_port()}"],
         stdin=subprocess.DEVNULL,
         output=subprocess.DEVNULL,
     )
@@ -135,12 +134,12 @@ def test_a_port_lost_to_somebody_else_is_replaced(
 ) -> None:
     with socket.create_server(("127.0.0.1", 0)) as taken:
         lost = taken.getsockname()[1]
-        ports = iter([lost, lost, embedded._free_port()])
-        monkeypatch.setattr(embedded, "_free_port", lambda: next(ports))
+        ports = iter([lost, lost, server._free_port()])
+        monkeypatch.setattr(server, "_free_port", lambda: next(ports))
         with EmbeddedPostgres(folder / "pg", durable=False) as server:
             assert server.port != lost
             assert query(server, "SELECT 1") == "1"
-        monkeypatch.setattr(embedded, "_free_port", lambda: lost)
+        monkeypatch.setattr(server, "_free_port", lambda: lost)
         with pytest.raises(EmbeddedError, match="no port"):
             server.start()
 
@@ -170,8 +169,8 @@ async def test_it_starts_and_stops_beside_a_running_loop(folder: Path) -> None:
 def test_a_server_that_does_not_stop_is_killed(
     folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(embedded, "_STOP_SECONDS", 0.2)
-    monkeypatch.setattr(embedded, "_QUIT_SECONDS", 1)
+    monkeypatch.setattr(server, "_STOP_SECONDS", 0.2)
+    monkeypatch.setattr(server, "_QUIT_SECONDS", 1)
     server = EmbeddedPostgres(folder / "pg", durable=False)
     server.start()
     pid = pid_of(server)

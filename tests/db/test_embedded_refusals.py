@@ -8,9 +8,9 @@ from pathlib import Path
 
 import pytest
 
-from custody.db import binaries, server_user
-from custody.db.embedded import EmbeddedError, EmbeddedPostgres
-from custody.db.server_user import ServerUser, choose_user
+from custody.db.embedded import EmbeddedError, EmbeddedPostgres, binaries
+from custody.db.embedded import user as server_user
+from custody.db.embedded.user import ServerUser, choose_user
 from tests.db.embedded_server import REPOSITORY, needs_root, open_folder, query
 
 

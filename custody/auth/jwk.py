@@ -1,0 +1,99 @@
+"""Reads the issuer's public keys out of a JWKS document (RFC 7517)."""
+
+import base64
+from collections import Counter
+from dataclasses import dataclass
+
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
+
+from custody.strict_json import decode_object
+
+_P = 2**255 - 19
+_Y8 = 0x05FC536D880238B13933C6D305ACDFD5F098EFF289F4C345B027B2C28F95E826  # a point of order 8
+_LOW_ORDER_Y = frozenset({0, 1, _P - 1, _Y8, _P - _Y8})
+
+
+class JwksError(Exception):
+    """A JWKS could not be fetched, read or used; the message is fit for an operator and a log."""
+
+
+@dataclass(frozen=True, slots=True)
+class VerificationKey:
+    """A public key that tokens are verified with, and the name the issuer gave it."""
+
+    kid: str | None
+    key: Ed25519PublicKey
+
+
+def decode_base64url(text: str) -> bytes:
+    """Decode canonical base64url without padding (RFC 7515 section 2).
+
+    Raises:
+        ValueError: another alphabet, padding, or bits set that carry nothing.
+    """
+    decoded = base64.urlsafe_b64decode(text + "=" * (-len(text) % 4))
+    if base64.urlsafe_b64encode(decoded).rstrip(b"=") != text.encode():
+        raise ValueError("not canonical base64url")
+    return decoded
+
+
+def parse_jwks(document: bytes) -> tuple[VerificationKey, ...]:
+    """Read the Ed25519 keys for signatures out of a JWKS; keys of other kinds are skipped.
+
+    Two keys under one kid (or two without) are both left out: which one is meant can't be told.
+
+    Args:
+        document: the JSON text, at most some hundred kilobytes.
+
+    Raises:
+        JwksError: it is not a JWKS, has a private key in it, or no usable key.
+
+    Source: RFC 7517 sections 4 and 5, RFC 8037 section 2, RFC 9864 section 2.2.
+    """
+    try:
+        jwks = decode_object(document).get("keys")
+    except ValueError:
+        raise JwksError("is not a JSON object; check that it is the issuer's JWKS") from None
+    if not isinstance(jwks, list):
+        raise JwksError('has no list "keys"; check that it is the issuer\'s JWKS')
+    members = [jwk for jwk in jwks if isinstance(jwk, dict)]
+    if any("d" in jwk for jwk in members):
+        raise JwksError("publishes a private key; have the issuer replace that key now")
+    keys = [key for key in map(_verification_key, members) if key is not None]
+    count = Counter(key.kid for key in keys)
+    usable = tuple(key for key in keys if count[key.kid] == 1)
+    if not usable:
+        raise JwksError(
+            "has no usable Ed25519 key; have the issuer sign with EdDSA, each key with its own kid"
+        )
+    return usable
+
+
+def _verification_key(jwk: dict[str, object]) -> VerificationKey | None:
+    kid, x, key_ops = jwk.get("kid"), jwk.get("x"), jwk.get("key_ops", ["verify"])
+    if (
+        jwk.get("kty") != "OKP"
+        or jwk.get("crv") != "Ed25519"
+        or jwk.get("use", "sig") != "sig"
+        or jwk.get("alg", "EdDSA") not in ("EdDSA", "Ed25519")
+        or not (isinstance(key_ops, list) and "verify" in key_ops)
+        or not ("kid" not in jwk or isinstance(kid, str))
+        or not isinstance(x, str)
+    ):
+        return None
+    try:
+        point = decode_base64url(x)
+    except ValueError:
+        return None
+    if len(point) != 32 or _is_weak(point):  # noqa: PLR2004 - RFC 8032 section 5.1.5
+        return None
+    return VerificationKey(
+        kid if isinstance(kid, str) else None, Ed25519PublicKey.from_public_bytes(point)
+    )
+
+
+def _is_weak(point: bytes) -> bool:
+    # RFC 8032 section 5.1.3 wants y < p, which OpenSSL does not check. Under a point of low
+    # order anyone can sign. The sign of x is masked off: either one has the same order.
+    y = int.from_bytes(point, "little") & (2**255 - 1)
+    return y >= _P or y in _LOW_ORDER_Y
