@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 
-from custody.db.embedded import EmbeddedError, EmbeddedPostgres, server
+from custody.db.embedded import EmbeddedError, EmbeddedPostgres
 from custody.db.embedded.user import choose_user
 from tests.db.embedded_server import (
     REPOSITORY,
@@ -111,7 +111,7 @@ def test_a_server_started_by_hand_is_refused_too(folder: Path) -> None:
         data, bin_folder = server.folder / "data", server.bin
     command = [str(bin_folder / "postgres"), "-D", str(data), "-k", ""]
     by_hand = choose_user().spawn(
-        [*command, "-c", f"port={server._free_port()}"],
+        [*command, "-c", f"port={server_module._free_port()}"],
         stdin=subprocess.DEVNULL,
         output=subprocess.DEVNULL,
     )
@@ -134,12 +134,12 @@ def test_a_port_lost_to_somebody_else_is_replaced(
 ) -> None:
     with socket.create_server(("127.0.0.1", 0)) as taken:
         lost = taken.getsockname()[1]
-        ports = iter([lost, lost, server._free_port()])
-        monkeypatch.setattr(server, "_free_port", lambda: next(ports))
+        ports = iter([lost, lost, server_module._free_port()])
+        monkeypatch.setattr(server_module, "_free_port", lambda: next(ports))
         with EmbeddedPostgres(folder / "pg", durable=False) as server:
             assert server.port != lost
             assert query(server, "SELECT 1") == "1"
-        monkeypatch.setattr(server, "_free_port", lambda: lost)
+        monkeypatch.setattr(server_module, "_free_port", lambda: lost)
         with pytest.raises(EmbeddedError, match="no port"):
             server.start()
 
@@ -169,8 +169,8 @@ async def test_it_starts_and_stops_beside_a_running_loop(folder: Path) -> None:
 def test_a_server_that_does_not_stop_is_killed(
     folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(server, "_STOP_SECONDS", 0.2)
-    monkeypatch.setattr(server, "_QUIT_SECONDS", 1)
+    monkeypatch.setattr(server_module, "_STOP_SECONDS", 0.2)
+    monkeypatch.setattr(server_module, "_QUIT_SECONDS", 1)
     server = EmbeddedPostgres(folder / "pg", durable=False)
     server.start()
     pid = pid_of(server)
