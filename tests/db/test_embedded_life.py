@@ -14,6 +14,7 @@ from pathlib import Path
 import pytest
 
 from custody.db.embedded import EmbeddedError, EmbeddedPostgres
+from custody.db.embedded import server as server_module
 from custody.db.embedded.user import choose_user
 from tests.db.embedded_server import (
     REPOSITORY,
