@@ -23,6 +23,8 @@ from pydantic import (
 PREFIX = "CUSTODY_"
 _MAX_FILE_SIZE = 64 * 1024
 _MAX_PORT = 65535
+_HOST = r"(?:[A-Za-z0-9._-]*|\[[0-9a-fA-F:.]+\])(?::\d{1,5})?"
+_HOSTS = re.compile(rf"{_HOST}(?:,{_HOST})*")
 
 
 class ConfigurationError(Exception):
@@ -95,6 +97,9 @@ def _check_database_url(value: SecretStr) -> SecretStr:
     url = value.get_secret_value().strip().replace("postgresql+asyncpg://", "postgresql://", 1)
     if not url.startswith(("postgresql://", "postgres://")):
         raise ValueError("write postgresql://role:password@host:5432/database")
+    hosts = url.partition("://")[2].partition("/")[0].partition("?")[0].rpartition("@")[2]
+    if not _HOSTS.fullmatch(hosts):
+        raise ValueError("percent-encode special characters of the password (/ is %2F, @ is %40)")
     return SecretStr(url)
 
 

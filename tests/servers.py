@@ -115,7 +115,7 @@ def postgres_server() -> Iterator[EmbeddedPostgres]:
     parent.chmod(0o755)
     try:
         with EmbeddedPostgres(parent / "pg", durable=False) as server:
-            asyncio.run(_make_template(server))
+            asyncio.run(make_template(server))
             server.grant_logins()
             yield server
             shutil.copy(server.folder / "postgres.log", LOGS / f"postgres-{os.getpid()}.log")
@@ -123,7 +123,8 @@ def postgres_server() -> Iterator[EmbeddedPostgres]:
         shutil.rmtree(parent, ignore_errors=True)
 
 
-async def _make_template(server: EmbeddedPostgres) -> None:
+async def make_template(server: EmbeddedPostgres) -> None:
+    """Make the migrated database that all others are cloned from."""
     admin = await asyncpg.connect(server.url("postgres", "postgres"))
     await admin.execute(f"CREATE DATABASE {TEMPLATE} OWNER custody_owner")
     await admin.close()

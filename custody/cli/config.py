@@ -2,7 +2,7 @@
 
 import json
 from typing import Any
-from urllib.parse import urlsplit, urlunsplit
+from urllib.parse import urlsplit
 
 import click
 from pydantic import SecretStr
@@ -44,4 +44,4 @@ def redact(url: str) -> str:
     user, at, hosts = parts.netloc.rpartition("@")
     name, colon, _password = user.partition(":")
     netloc = f"{name}{':***' if colon else ''}{at}{hosts}"
-    return urlunsplit((parts.scheme, netloc, parts.path, "***" if parts.query else "", ""))
+    return f"{parts.scheme}://{netloc}{parts.path}{'?***' if parts.query else ''}"

@@ -13,6 +13,8 @@ Connection: TypeAlias = "asyncpg.Connection[Any]"
 POOL_SIZE = 16
 CONNECT_TIMEOUT_SECONDS = 3.0
 CHECKOUT_TIMEOUT_SECONDS = 3.0
+# Callers are bound by their own deadlines; this bounds what the pool itself asks a new connection.
+STATEMENT_TIMEOUT_SECONDS = 10.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,6 +42,7 @@ def create_engine(dsn: Dsn, *, pool_size: int = POOL_SIZE) -> AsyncEngine:
         return await asyncpg.connect(
             dsn.url,
             timeout=CONNECT_TIMEOUT_SECONDS,
+            command_timeout=STATEMENT_TIMEOUT_SECONDS,
             server_settings={"application_name": "custody"},
         )
 

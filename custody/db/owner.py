@@ -32,10 +32,13 @@ async def owner_connection(owner: Dsn) -> AsyncIterator[Connection]:
         connection = await asyncpg.connect(owner.url, timeout=CONNECT_TIMEOUT_SECONDS)
     except asyncpg.InvalidAuthorizationSpecificationError as error:
         raise OwnerRefused(f"CUSTODY_OWNER_DATABASE_URL: {first_line(error)}") from None
-    except (OSError, asyncpg.PostgresError, asyncpg.InterfaceError, ValueError) as error:
+    except (OSError, asyncpg.PostgresError) as error:
         raise OwnerUnreachable(
             f"no connection to the database of CUSTODY_OWNER_DATABASE_URL: {first_line(error)}"
         ) from None
+    except (asyncpg.InterfaceError, ValueError):
+        # Their text may quote the URL.
+        raise OwnerRefused("CUSTODY_OWNER_DATABASE_URL: the URL can't be used as it is") from None
     try:
         yield connection
     except (OSError, asyncpg.InterfaceError, asyncpg.PostgresConnectionError) as error:

@@ -24,6 +24,10 @@ from custody.deadline import Deadline
 _COMMIT_MARGIN_SECONDS = 0.25
 _ROLLBACK_TIMEOUT_SECONDS = 1.0
 
+# After one of these nobody knows what state the connection is in. The internal error is what
+# asyncpg raises when the server has ended the session while nobody was using it.
+_CONNECTION_ERRORS = (asyncpg.InterfaceError, asyncpg.InternalClientError, OSError)
+
 
 @asynccontextmanager
 async def user_transaction(
@@ -42,32 +46,57 @@ async def user_transaction(
         Refused: a missing privilege.
         DatabaseError: down, frozen, or out of time.
     """
-    async with connection(engine) as held:
+    if deadline.remaining() <= _COMMIT_MARGIN_SECONDS:
+        raise DatabaseError("no time is left")
+    async with connection(engine, deadline.at) as held:
         try:
             async with asyncio.timeout_at(deadline.at):
                 await held.execute("BEGIN")
-                left = deadline.remaining() - _COMMIT_MARGIN_SECONDS
-                milliseconds = str(max(1, int(left * 1000)))
-                await held.execute(query("open_scope"), user_id, left, milliseconds)
+                await _open_scope(held, user_id, deadline)
                 yield held
-                await held.execute("COMMIT")
+                if await held.execute("COMMIT") != "COMMIT":
+                    raise DatabaseError("the transaction was rolled back")
         except TimeoutError:
             held.terminate()
             raise DatabaseError("the database did not answer in time") from None
 
 
+async def _open_scope(held: Connection, user_id: str, deadline: Deadline) -> None:
+    """Set whose rows the transaction sees, and until when it may commit.
+
+    The database counts the seconds left from when it runs the statement. Where that took longer
+    than the margin, its deadline could lie after ours: then it is set anew.
+    """
+    while True:
+        before = deadline.remaining()
+        left = before - _COMMIT_MARGIN_SECONDS
+        if left <= 0:
+            raise DatabaseError("no time is left")
+        await held.execute(query("open_scope"), user_id, left, str(int(left * 1000) or 1))
+        if before - deadline.remaining() < _COMMIT_MARGIN_SECONDS:
+            return
+
+
 @asynccontextmanager
-async def connection(engine: AsyncEngine) -> AsyncIterator[Connection]:
-    """Borrow a connection; what goes wrong on it comes out as a :class:`DatabaseError`."""
-    borrowed = await _checkout(engine)
+async def connection(engine: AsyncEngine, until: float | None = None) -> AsyncIterator[Connection]:
+    """Borrow a connection; what goes wrong on it comes out as a :class:`DatabaseError`.
+
+    Args:
+        engine: connections of a runtime role.
+        until: how long to wait for one, as ``loop.time()`` counts; None: the pool's own limits.
+    """
+    borrowed = await _checkout(engine, until)
     try:
         raw = await borrowed.get_raw_connection()
         held = cast("Connection", raw.driver_connection)
         try:
             yield held
+        except _CONNECTION_ERRORS as error:
+            held.terminate()
+            raise DatabaseError(f"the database failed: {type(error).__name__}") from None
         except Exception as error:
             await _roll_back(held)
-            if isinstance(error, asyncpg.PostgresError | asyncpg.InterfaceError | OSError):
+            if isinstance(error, asyncpg.PostgresError):
                 # "from None": a PostgreSQL error may quote the failing row.
                 raise _translate(error) from None
             raise
@@ -78,21 +107,28 @@ async def connection(engine: AsyncEngine) -> AsyncIterator[Connection]:
         await asyncio.shield(_give_back(borrowed))
 
 
-async def _checkout(engine: AsyncEngine) -> AsyncConnection:
+async def _checkout(engine: AsyncEngine, until: float | None) -> AsyncConnection:
     try:
-        return await engine.connect()
+        async with asyncio.timeout_at(until):
+            return await engine.connect()
     except exc.TimeoutError:
         raise Busy("no database connection became free in time") from None
-    except (exc.SQLAlchemyError, asyncpg.PostgresError, OSError) as error:
+    except (
+        exc.SQLAlchemyError,
+        asyncpg.PostgresError,
+        *_CONNECTION_ERRORS,
+        ValueError,
+    ) as error:
+        # Only the type: the text may quote the URL.
         raise DatabaseError(f"no connection to the database: {type(error).__name__}") from None
 
 
 async def _roll_back(held: Connection) -> None:
     try:
         async with asyncio.timeout(_ROLLBACK_TIMEOUT_SECONDS):
-            if held.is_in_transaction():
+            if not held.is_closed() and held.is_in_transaction():
                 await held.execute("ROLLBACK")
-    except (asyncpg.PostgresError, asyncpg.InterfaceError, OSError):
+    except (asyncpg.PostgresError, *_CONNECTION_ERRORS):
         held.terminate()
 
 

@@ -33,8 +33,9 @@ class TrustedProxies:
         X-Forwarded-For that is not one of them. A hop that is no address ends the search at the
         last trusted one: what stands left of it was written by no one we trust.
         """
-        address = parse_address(request.remote or "")
-        if not self._trusts(address):
+        peer = request.remote or ""  # empty where it came by a unix socket
+        address = parse_address(peer)
+        if not (self._trusts(address) if peer else self._unix):
             return str(address) if address else None
         header = ",".join(request.headers.getall("X-Forwarded-For", ()))
         for hop in reversed(header.split(",")):
@@ -47,9 +48,7 @@ class TrustedProxies:
         return str(address) if address else None
 
     def _trusts(self, address: Address | None) -> bool:
-        if address is None:
-            return self._unix
-        return any(address in network for network in self._networks)
+        return address is not None and any(address in network for network in self._networks)
 
 
 def parse_address(text: str) -> Address | None:

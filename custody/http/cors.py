@@ -19,6 +19,11 @@ class Cors:
     def __init__(self, origins: Sequence[str]) -> None:
         self._origins = frozenset(origins)
 
+    @property
+    def enabled(self) -> bool:
+        """Whether any origin may call."""
+        return bool(self._origins)
+
     def mark(self, request: web.BaseRequest, response: web.StreamResponse) -> None:
         """Tell the browser whether the page may read the answer."""
         if not self._origins:

@@ -120,7 +120,7 @@ def build_application(frontend: Frontend, cors: Cors, metrics: Metrics) -> web.A
         methods.setdefault(route.path, []).append(route.method)
         # add_route, not add_get: HEAD must not read a key.
         app.router.add_route(route.method, BASE_PATH + route.path, frontend.handler(route))
-    for path, taken in methods.items():
+    for path, taken in methods.items() if cors.enabled else ():
         app.router.add_route(hdrs.METH_OPTIONS, BASE_PATH + path, _preflight(cors, taken))
     return app
 
@@ -142,12 +142,22 @@ class Runner(web.AppRunner):
         self._options: dict[str, Any] = {
             "keepalive_timeout": KEEPALIVE_SECONDS,
             "access_log": None,
+            # No route reads a compressed body, and where none is read it may be anything.
+            "auto_decompress": False,
         }
         super().__init__(app, shutdown_timeout=DRAIN_SECONDS, **self._options)
 
     async def _make_server(self) -> web.Server:
         made = await super()._make_server()
-        return _Server(made.request_handler, request_factory=made.request_factory, **self._options)
+
+        async def handle(request: web.BaseRequest) -> web.StreamResponse:
+            try:
+                return await made.request_handler(request)
+            except web.HTTPException as error:
+                # Of an Expect that aiohttp does not know: it looks at that before any middleware.
+                return problems.of_http(error).response()
+
+        return _Server(handle, request_factory=made.request_factory, **self._options)
 
 
 class _Server(web.Server):
