@@ -6,17 +6,18 @@ import signal
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import aiohttp
 import structlog
 from aiohttp import web
+from yarl import URL
 
 from custody.auth.jwk import JwksError
 from custody.auth.jwks import JwksCache
 from custody.auth.sources import file_source, http_source
 from custody.auth.tokens import TokenVerifier
-from custody.db.engine import Dsn, create_engine
+from custody.db.engine import RESERVED_CONNECTIONS, Dsn, create_engine
 from custody.http.admin import build_admin
 from custody.http.client import TrustedProxies
 from custody.http.cors import Cors
@@ -64,6 +65,7 @@ async def serve(
     """
     stop = asyncio.Event()
     loop = asyncio.get_running_loop()
+    loop.set_exception_handler(_log_stray_error)
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, stop.set)
     async with running(settings, environ) as (addresses, watch):
@@ -102,12 +104,14 @@ async def running(
     cors = Cors(settings.cors_origins)
     async with contextlib.AsyncExitStack() as stack:
         jwks = await _open_jwks(settings, stack)
-        engine = create_engine(Dsn(database_url.get_secret_value()))
+        dsn = Dsn(database_url.get_secret_value())
+        engine, reserve = create_engine(dsn), create_engine(dsn, pool_size=RESERVED_CONNECTIONS)
         stack.push_async_callback(engine.dispose)
+        stack.push_async_callback(reserve.dispose)
         health = Health(engine, keyring, jwks)
         await health.judge()
         frontend = Frontend(
-            vault=VaultService(VaultRows(engine), MasterKeys(keyring)),
+            vault=VaultService(VaultRows(engine, reserve), MasterKeys(keyring)),
             verifier=TokenVerifier(jwks=jwks, issuer=issuer, audience=settings.jwt_audience),
             health=health,
             proxies=TrustedProxies(settings.trusted_proxies),
@@ -155,11 +159,23 @@ async def _open_jwks(settings: Settings, stack: contextlib.AsyncExitStack) -> Jw
             f"example {issuer.rstrip('/')}/api/auth/jwks"
         )
     session = await stack.enter_async_context(aiohttp.ClientSession())
-    jwks = JwksCache(fetch=http_source(session, settings.jwks_url), source=settings.jwks_url)
+    # What is logged of the URL has no password or query.
+    name = str(URL(settings.jwks_url).with_user(None).with_query(None))
+    jwks = JwksCache(fetch=http_source(session, settings.jwks_url), source=name)
     stack.push_async_callback(jwks.close)
     with contextlib.suppress(JwksError):  # logged by the cache; requests try again
         await jwks.refresh()
     return jwks
+
+
+def _log_stray_error(_loop: asyncio.AbstractEventLoop, context: dict[str, Any]) -> None:
+    """Log what nobody waited for, by type: asyncio would show its text and its task's arguments."""
+    error = context.get("exception")
+    # A connection that was thrown away leaves such an error behind: nothing is wrong then.
+    expected = type(error).__module__.startswith("asyncpg.") or isinstance(error, OSError)
+    (log.debug if expected else log.error)(
+        "stray_error", what=context["message"], error=type(error).__name__
+    )
 
 
 async def _show_document(_request: web.Request) -> web.Response:

@@ -5,7 +5,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Self
 
-from kek_backends.errors import KekError, Tampered, Transient
+from kek_backends.errors import KekError, Misconfigured, Tampered, Transient
 from kek_backends.uri import KekUri
 
 MASTER_KEY_SIZE = 32
@@ -86,11 +86,15 @@ class KekBackend(ABC):
         """
         _check_size(master_key)
         try:
-            return await self._wrap(user_id, master_key)
+            wrap = await self._wrap(user_id, master_key)
         except KekError:
             raise
         except Exception as error:  # noqa: BLE001 - the SDK's exception may hold plaintext
             raise Transient(f"{self.uri.text}: {type(error).__name__} while wrapping") from None
+        if not self.holds(wrap.kek_id) or wrap.format_version != FORMAT_BOUND:
+            # Stored, it could never be opened again, or by another user too.
+            raise Misconfigured(f"{self.uri.text}: the backend made a wrap that is not its own")
+        return wrap
 
     async def unwrap(self, user_id: str, wrap: Wrap) -> bytes:
         """Unwrap a user's master key.

@@ -53,7 +53,8 @@ class EnvKek(LocalKek):
 
 
 def _read(uri: KekUri, environ: Mapping[str, str]) -> str | None:
-    value, file = environ.get(uri.path), environ.get(f"{uri.path}_FILE")
+    # An empty variable is an unset one, as it is for settings.
+    value, file = environ.get(uri.path) or None, environ.get(f"{uri.path}_FILE") or None
     if value is not None and file is not None:
         raise Misconfigured(
             f"KEK {uri.text}: both {uri.path} and {uri.path}_FILE are set; unset one"

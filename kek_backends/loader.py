@@ -27,7 +27,13 @@ def load(text: str, *, environ: Mapping[str, str], development: bool) -> KekBack
     if uri.scheme not in found.names:
         known = ", ".join(sorted(found.names)) or "none: reinstall custody"
         raise Misconfigured(f"KEK {uri.text}: no backend is named {uri.scheme!r}; known: {known}")
-    backend = found[uri.scheme].load()
+    try:
+        backend = found[uri.scheme].load()
+    except (ImportError, AttributeError) as error:
+        raise Misconfigured(
+            f"KEK {uri.text}: {found[uri.scheme].value} can't be loaded ({type(error).__name__}); "
+            "reinstall the package that has it, with what it needs"
+        ) from None
     if not (isinstance(backend, type) and issubclass(backend, KekBackend)):
         raise Misconfigured(f"KEK {uri.text}: {found[uri.scheme].value} is not a KekBackend")
     return backend.from_uri(uri, environ=environ, development=development)

@@ -2,7 +2,12 @@
 
 from custody.audit.events import Event
 from custody.db.engine import Connection
+from custody.db.errors import DatabaseError
 from custody.db.queries import query
+
+
+class NotRecorded(DatabaseError):
+    """There is no row: a trigger or rule swallowed it, or the action was recorded before."""
 
 
 async def write(connection: Connection, event: Event) -> None:
@@ -11,8 +16,11 @@ async def write(connection: Connection, event: Event) -> None:
     Args:
         connection: a transaction in the scope of the event's user.
         event: what to record.
+
+    Raises:
+        NotRecorded: the database took the statement, and no row.
     """
-    await connection.execute(
+    done = await connection.execute(
         query("insert_audit"),
         event.id,
         event.user_id,
@@ -22,3 +30,5 @@ async def write(connection: Connection, event: Event) -> None:
         event.context,
         event.status,
     )
+    if done != "INSERT 0 1":
+        raise NotRecorded

@@ -50,19 +50,30 @@ class DevelopmentIssuer:
 
     @classmethod
     def create(cls, folder: Path) -> "DevelopmentIssuer":
-        """Read the issuer of a folder, or make one there."""
+        """Read the issuer of a folder, or make both.
+
+        Raises:
+            NoIssuer: the folder can't be written to, or the key in it is damaged.
+        """
         path = folder / "issuer.pem"
-        if not path.exists():
-            path.touch(_PRIVATE)
-            path.write_bytes(
-                Ed25519PrivateKey.generate().private_bytes(
-                    serialization.Encoding.PEM,
-                    serialization.PrivateFormat.PKCS8,
-                    serialization.NoEncryption(),
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+            if not path.exists():
+                path.touch(_PRIVATE)
+                path.write_bytes(
+                    Ed25519PrivateKey.generate().private_bytes(
+                        serialization.Encoding.PEM,
+                        serialization.PrivateFormat.PKCS8,
+                        serialization.NoEncryption(),
+                    )
                 )
-            )
-        issuer = cls.open(folder)
-        (folder / "jwks.json").write_text(json.dumps(issuer.jwks()), "utf-8")
+            issuer = cls.open(folder)
+            (folder / "jwks.json").write_text(json.dumps(issuer.jwks()), "utf-8")
+        except OSError as error:
+            raise NoIssuer(
+                f"can't use {folder} ({error.strerror}): name a folder that you may write to with "
+                "--data"
+            ) from None
         return issuer
 
     def token(self, sub: str, *, audience: str, lifetime: int) -> str:

@@ -19,10 +19,17 @@ class JwksError(Exception):
 
 @dataclass(frozen=True, slots=True)
 class VerificationKey:
-    """A public key that tokens are verified with, and the name the issuer gave it."""
+    """A public key that tokens are verified with.
+
+    Args:
+        kid: the name that the issuer gave it.
+        key: the key.
+        alone: whether its JWKS had no other key, of any kind: then a token need not name it.
+    """
 
     kid: str | None
     key: Ed25519PublicKey
+    alone: bool = False
 
 
 def decode_base64url(text: str) -> bytes:
@@ -59,7 +66,8 @@ def parse_jwks(document: bytes) -> tuple[VerificationKey, ...]:
     members = [jwk for jwk in jwks if isinstance(jwk, dict)]
     if any("d" in jwk for jwk in members):
         raise JwksError("publishes a private key; have the issuer replace that key now")
-    keys = [key for key in map(_verification_key, members) if key is not None]
+    alone = len(jwks) == 1
+    keys = [key for key in (_verification_key(jwk, alone=alone) for jwk in members) if key]
     count = Counter(key.kid for key in keys)
     usable = tuple(key for key in keys if count[key.kid] == 1)
     if not usable:
@@ -69,7 +77,7 @@ def parse_jwks(document: bytes) -> tuple[VerificationKey, ...]:
     return usable
 
 
-def _verification_key(jwk: dict[str, object]) -> VerificationKey | None:
+def _verification_key(jwk: dict[str, object], *, alone: bool) -> VerificationKey | None:
     kid, x, key_ops = jwk.get("kid"), jwk.get("x"), jwk.get("key_ops", ["verify"])
     if (
         jwk.get("kty") != "OKP"
@@ -87,9 +95,8 @@ def _verification_key(jwk: dict[str, object]) -> VerificationKey | None:
         return None
     if len(point) != 32 or _is_weak(point):  # noqa: PLR2004 - RFC 8032 section 5.1.5
         return None
-    return VerificationKey(
-        kid if isinstance(kid, str) else None, Ed25519PublicKey.from_public_bytes(point)
-    )
+    public_key = Ed25519PublicKey.from_public_bytes(point)
+    return VerificationKey(kid if isinstance(kid, str) else None, public_key, alone)
 
 
 def _is_weak(point: bytes) -> bool:

@@ -102,7 +102,7 @@ class JwksCache:
 
     def _find(self, kid: str | None) -> VerificationKey | None:
         if kid is None:
-            return next(iter(self._keys.values())) if len(self._keys) == 1 else None
+            return next((key for key in self._keys.values() if key.alone), None)
         return self._keys.get(kid)
 
     def _usable(self) -> bool:

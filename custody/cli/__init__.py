@@ -7,12 +7,12 @@ import click
 from custody.cli.config import config
 from custody.cli.dev import dev
 from custody.cli.doctor import doctor
+from custody.cli.exit_codes import exit_code_of
 from custody.cli.migrate import migrate
 from custody.cli.openapi import openapi
 from custody.cli.serve import serve
 from custody.cli.token import token
 from custody.cli.users import users
-from custody.cli.verdict import exit_code_of
 
 __all__ = ["main"]
 

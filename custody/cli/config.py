@@ -23,7 +23,9 @@ def config(as_json: bool) -> None:
         click.echo(json.dumps(values, indent=2))
         return
     for name, value in values.items():
-        click.echo(f"{name}={' '.join(value) if isinstance(value, list) else value or ''}")
+        click.echo(
+            f"{name}={' '.join(value) if isinstance(value, list) else '' if value is None else value}"
+        )
 
 
 def _show(value: Any) -> Any:
@@ -41,6 +43,9 @@ def _show(value: Any) -> Any:
 def redact(url: str) -> str:
     """Return a database URL without its password and without its query, which may hold one."""
     parts = urlsplit(url)
+    if "@" in url and "@" not in parts.netloc:
+        # A password with a special character that was not percent-encoded.
+        return f"{parts.scheme}://***"
     user, at, hosts = parts.netloc.rpartition("@")
     name, colon, _password = user.partition(":")
     netloc = f"{name}{':***' if colon else ''}{at}{hosts}"

@@ -7,6 +7,7 @@ import sys
 from pathlib import Path
 
 import click
+import structlog
 
 from custody import app
 from custody.auth.development import ISSUER, DevelopmentIssuer
@@ -21,6 +22,22 @@ from custody.settings import Settings, load
 DEFAULT_FOLDER = Path(".custody-dev")
 _TOKEN_LIFETIME_SECONDS = 24 * 60 * 60
 _SUBJECT = "alice"
+# Decided here and nowhere else: a shell that is set up for a real daemon must neither break the
+# printed tokens nor lead to its database.
+_OWN_VARIABLES = {
+    f"CUSTODY_{name}{suffix}"
+    for name in (
+        "DATABASE_URL",
+        "OWNER_DATABASE_URL",
+        "REWRAP_DATABASE_URL",
+        "JWT_ISSUER",
+        "JWKS_FILE",
+        "JWKS_URL",
+    )
+    for suffix in ("", "_FILE")
+}
+
+log = structlog.get_logger()
 
 
 @click.command()
@@ -34,20 +51,21 @@ _SUBJECT = "alice"
 def dev(data: Path) -> None:
     """Run the daemon for development, with nothing to configure.
 
-    Starts a PostgreSQL of its own, migrates it, and makes a token issuer. Settings given as
-    variables are honoured. Never for real users' keys.
+    Starts a PostgreSQL of its own, migrates it, and makes a token issuer. Other settings given
+    as variables are honoured. Never for real users' keys.
     """
-    data.mkdir(parents=True, exist_ok=True)
     issuer = DevelopmentIssuer.create(data)
-    environ = {
-        "CUSTODY_ENV": "development",
-        "CUSTODY_LOG_FORMAT": "text",
-        "CUSTODY_JWT_ISSUER": ISSUER,
-        "CUSTODY_JWKS_FILE": str(data / "jwks.json"),
-    } | dict(os.environ)
+    replaced = sorted(_OWN_VARIABLES & os.environ.keys())
+    environ = {"CUSTODY_ENV": "development", "CUSTODY_LOG_FORMAT": "text"} | {
+        name: value for name, value in os.environ.items() if name not in replaced
+    }
+    environ["CUSTODY_JWT_ISSUER"] = ISSUER
+    environ["CUSTODY_JWKS_FILE"] = str(data / "jwks.json")
     first = load(environ)
     configure(first.log_level, first.log_format)
     harden()
+    if replaced:
+        log.warning("ignored_variables", names=replaced, reason="custody dev uses its own")
     with EmbeddedPostgres(data) as postgres:
         asyncio.run(migrate(Dsn(postgres.url("custody_owner"))))
         postgres.grant_logins()
@@ -70,6 +88,7 @@ def _banner(
     data: Path,
     token: str,
 ) -> str:
+    curl = f"{_curl(addresses, settings)} -X POST -H 'Authorization: Bearer {token}'"
     return f"""
 custody is running, for development only.
 
@@ -84,11 +103,30 @@ A token of the user {_SUBJECT}, for a day:
 
 Paste this to get {_SUBJECT}'s master key:
 
-curl -X POST -H 'Authorization: Bearer {token}' {addresses.vault}{BASE_PATH}/init
+{curl} {_origin(addresses)}{BASE_PATH}/init
 
-Another user's token: {shlex.quote(sys.argv[0])} token --sub NAME{_data_option(data)}
+Another user's token: {_command()} token --sub NAME{_data_option(data)}
 Ctrl-C stops all of it; the data stays.
 """
+
+
+def _curl(addresses: app.Addresses, settings: Settings) -> str:
+    if addresses.vault.startswith("unix:"):
+        return f"curl --unix-socket {shlex.quote(addresses.vault.removeprefix('unix:'))}"
+    if settings.tls_cert is not None:
+        return f"curl --cacert {shlex.quote(str(settings.tls_cert.resolve()))}"
+    return "curl"
+
+
+def _origin(addresses: app.Addresses) -> str:
+    return "http://localhost" if addresses.vault.startswith("unix:") else addresses.vault
+
+
+def _command() -> str:
+    """Return the words by which a shell starts this program again."""
+    if Path(sys.argv[0]).name == "__main__.py":
+        return f"{shlex.quote(sys.executable)} -m custody"
+    return shlex.quote(sys.argv[0])
 
 
 def _data_option(data: Path) -> str:

@@ -7,7 +7,7 @@ import os
 
 import click
 
-from custody.cli.verdict import FINDING, UNAVAILABLE
+from custody.cli.exit_codes import FINDING, UNAVAILABLE
 from custody.ops.doctor import Finding, Verdict, examine
 
 _SIGNS = {

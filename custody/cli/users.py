@@ -5,7 +5,7 @@ import json
 
 import click
 
-from custody.cli.verdict import FINDING
+from custody.cli.exit_codes import FINDING
 from custody.db.engine import Dsn
 from custody.db.erase import Erased, erase_user
 from custody.settings import ConfigurationError, load

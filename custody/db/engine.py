@@ -8,9 +8,12 @@ from sqlalchemy import event
 from sqlalchemy.exc import DisconnectionError
 from sqlalchemy.ext.asyncio import AsyncEngine, create_async_engine
 
+from custody.db.errors import Refused
+
 Connection: TypeAlias = "asyncpg.Connection[Any]"
 
 POOL_SIZE = 16
+RESERVED_CONNECTIONS = 2
 CONNECT_TIMEOUT_SECONDS = 3.0
 CHECKOUT_TIMEOUT_SECONDS = 3.0
 # Callers are bound by their own deadlines; this bounds what the pool itself asks a new connection.
@@ -39,12 +42,19 @@ def create_engine(dsn: Dsn, *, pool_size: int = POOL_SIZE) -> AsyncEngine:
     """
 
     async def connect() -> Connection:
-        return await asyncpg.connect(
-            dsn.url,
-            timeout=CONNECT_TIMEOUT_SECONDS,
-            command_timeout=STATEMENT_TIMEOUT_SECONDS,
-            server_settings={"application_name": "custody"},
-        )
+        try:
+            return await asyncpg.connect(
+                dsn.url,
+                timeout=CONNECT_TIMEOUT_SECONDS,
+                command_timeout=STATEMENT_TIMEOUT_SECONDS,
+                server_settings={"application_name": "custody"},
+            )
+        except (
+            asyncpg.InvalidAuthorizationSpecificationError,
+            asyncpg.InvalidCatalogNameError,
+        ) as e:
+            # Waiting would not help: it is up, and this URL is not one for it.
+            raise Refused(f"CUSTODY_DATABASE_URL: {e.message}; correct the URL") from None
 
     engine = create_async_engine(
         "postgresql+asyncpg://",

@@ -17,7 +17,7 @@ class OwnerUnreachable(OwnerError):
 
 
 class OwnerRefused(OwnerError):
-    """The database refuses this role."""
+    """The database refuses this role, or its URL is wrong."""
 
 
 @asynccontextmanager
@@ -26,11 +26,15 @@ async def owner_connection(owner: Dsn) -> AsyncIterator[Connection]:
 
     Raises:
         OwnerUnreachable: the database is down, or went away.
-        OwnerRefused: it refuses the role's password.
+        OwnerRefused: it refuses the role or its password, or the URL is wrong.
     """
     try:
         connection = await asyncpg.connect(owner.url, timeout=CONNECT_TIMEOUT_SECONDS)
-    except asyncpg.InvalidAuthorizationSpecificationError as error:
+    except (
+        asyncpg.InvalidAuthorizationSpecificationError,
+        asyncpg.InvalidCatalogNameError,
+        asyncpg.InsufficientPrivilegeError,
+    ) as error:
         raise OwnerRefused(f"CUSTODY_OWNER_DATABASE_URL: {first_line(error)}") from None
     except (OSError, asyncpg.PostgresError) as error:
         raise OwnerUnreachable(

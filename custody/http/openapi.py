@@ -48,7 +48,7 @@ _IF_MATCH = {
     "in": "header",
     "required": False,
     "description": "Only if the vault still has this generation; * is any existing vault",
-    "schema": {"type": "string", "pattern": r'^(\*|"[0-9]{1,9}")$'},
+    "schema": {"type": "string", "pattern": r'^(\*|"[0-9]{1,18}")$'},
 }
 
 

@@ -16,7 +16,7 @@ from pydantic import (
 )
 from pydantic.alias_generators import to_camel
 
-from custody.vault.model import MasterKey, RecoveryBlob, Status
+from custody.vault.model import MasterKey, RecoveryBlob, RecoveryWrap, Status
 from kek_backends.base import MASTER_KEY_SIZE
 
 _LAST_OF_TWO_BYTES = "[AEIMQUYcgkosw048]="
@@ -42,9 +42,6 @@ def _boolean(value: object) -> object:
     return value
 
 
-RECOVERY_WRAP_SIZE = MASTER_KEY_SIZE + 16
-RECOVERY_IV_SIZE = 12
-
 _Base64MasterKey = Annotated[str, Field(pattern=_canonical(MASTER_KEY_SIZE))]
 MasterKeyBytes = Annotated[_Base64MasterKey, AfterValidator(base64.b64decode)]
 
@@ -63,12 +60,12 @@ class RecoveryWrapBody(_Body):
     """The master key, wrapped by the client under the key of its recovery code."""
 
     recovery_wrapped_mk: str = Field(
-        pattern=_canonical(RECOVERY_WRAP_SIZE),
+        pattern=_canonical(RecoveryWrap.WRAPPED_SIZE),
         description="48 bytes in base64: AES-256-GCM of the master key, tag appended",
         repr=False,
     )
     recovery_iv: str = Field(
-        pattern=_canonical(RECOVERY_IV_SIZE), description="12 bytes in base64", repr=False
+        pattern=_canonical(RecoveryWrap.IV_SIZE), description="12 bytes in base64", repr=False
     )
 
 

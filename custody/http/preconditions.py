@@ -9,7 +9,9 @@ from custody.vault.model import IfMatch
 
 # RFC 9110, section 8.8.3: entity-tag = [ "W/" ] DQUOTE *etagc DQUOTE
 _ENTITY_TAG = r'(?:W/)?"[\x21\x23-\x7e\x80-\uffff]*"'
-_LIST = re.compile(rf"(?:[ \t]*,)*[ \t]*{_ENTITY_TAG}(?:[ \t]*,[ \t]*(?:{_ENTITY_TAG})?)*[ \t]*")
+# Linear: a blank or comma can be matched in one way only (RFC 9110, section 5.6.1, lists may have
+# empty elements).
+_LIST = re.compile(rf"[ \t,]*{_ENTITY_TAG}(?:[ \t]*,[ \t,]*{_ENTITY_TAG})*[ \t,]*")
 _TAG = re.compile(_ENTITY_TAG)
 
 

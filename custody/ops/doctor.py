@@ -93,10 +93,15 @@ def _examine_settings(settings: Settings, environ: Mapping[str, str]) -> list[Fi
                 "custody migrate alone",
             )
         )
+    keys = {f"{uri.partition(':')[2].partition('?')[0]}_FILE" for uri in _kek_uris(settings)}
     for name, value in environ.items():
-        if name.endswith("_FILE") and (name.startswith("CUSTODY_") or name.endswith("KEK_FILE")):
+        if value and name.endswith("_FILE") and (name.startswith("CUSTODY_") or name in keys):
             findings += _examine_file(name, Path(value))
     return findings or [Finding("settings", Verdict.OK, f"{settings.env} mode")]
+
+
+def _kek_uris(settings: Settings) -> tuple[str, ...]:
+    return (settings.kek, *settings.old_keks)
 
 
 def _examine_file(name: str, path: Path) -> list[Finding]:

@@ -6,7 +6,7 @@ import structlog
 from sqlalchemy.ext.asyncio import AsyncEngine
 
 from custody.auth.jwks import JwksCache
-from custody.db.errors import DatabaseError
+from custody.db.errors import DatabaseError, Refused
 from custody.db.posture import PostureProblem, find_problems
 from custody.settings import ConfigurationError
 from custody.vault.fingerprints import confirm
@@ -15,6 +15,7 @@ from kek_backends.keyring import Keyring
 
 _RETRY_SECONDS = 1.0
 _AGAIN_SECONDS = 10.0
+_CONFIRM_SECONDS = 30.0
 
 log = structlog.get_logger()
 
@@ -67,12 +68,15 @@ class Health:
         try:
             self._problems = await find_problems(self._engine, "custody_app")
             if not self._problems and not self._fingerprints_confirmed:
-                await confirm(self._engine, self._keyring)
+                async with asyncio.timeout(_CONFIRM_SECONDS):
+                    await confirm(self._engine, self._keyring)
                 self._fingerprints_confirmed = True
-        except DatabaseError as error:
+        except Refused as error:
+            raise ConfigurationError(str(error)) from None
+        except (DatabaseError, TimeoutError) as error:
             if self._database is None or self._database == "not reached yet":
-                log.warning("database_unavailable", reason=str(error))
-            self._database = str(error)
+                log.warning("database_unavailable", reason=str(error) or type(error).__name__)
+            self._database = str(error) or "the database did not answer in time"
             return
         except Misconfigured as error:
             raise ConfigurationError(str(error)) from None

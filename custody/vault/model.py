@@ -1,12 +1,13 @@
 """The values of the vault: frozen, and silent about secrets in their repr."""
 
+from base64 import b64decode
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from datetime import datetime
-from typing import Any, Self
+from typing import Any, ClassVar, Self
 
 from custody.deadline import Deadline
-from kek_backends.base import Wrap
+from kek_backends.base import MASTER_KEY_SIZE, Wrap
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,11 +50,29 @@ class Caller:
 
 @dataclass(frozen=True, slots=True)
 class RecoveryWrap:
-    """The master key as the client wrapped it, under a key that the server never sees."""
+    """The master key as the client wrapped it, under a key that the server never sees.
+
+    Args:
+        wrapped_mk: 48 bytes in base64: 32 and the tag of AES-256-GCM.
+        iv: 12 bytes in base64.
+        format_version: 1.
+    """
+
+    WRAPPED_SIZE: ClassVar[int] = MASTER_KEY_SIZE + 16
+    IV_SIZE: ClassVar[int] = 12
 
     wrapped_mk: str = field(repr=False)
     iv: str = field(repr=False)
     format_version: int = 1
+
+    @property
+    def is_well_formed(self) -> bool:
+        """Whether it can be a wrap at all: the service that custody replaces stored anything."""
+        try:
+            sizes = [len(b64decode(text, validate=True)) for text in (self.wrapped_mk, self.iv)]
+        except ValueError:
+            return False
+        return sizes == [self.WRAPPED_SIZE, self.IV_SIZE]
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,7 +80,6 @@ class Vault:
     """A user's row.
 
     Args:
-        user_id: whose it is.
         wrap: the server's wrap, or None in zero-knowledge mode.
         recovery: the recovery wrap, where the client has set one.
         recovery_set_at: when.
@@ -71,7 +89,6 @@ class Vault:
         row_version: grows with every change of the row.
     """
 
-    user_id: str
     wrap: Wrap | None
     recovery: RecoveryWrap | None
     recovery_set_at: datetime | None
@@ -91,7 +108,6 @@ class Vault:
                 row["recovery_wrapped_mk"], row["recovery_iv"], row["recovery_format_version"]
             )
         return cls(
-            user_id=row["user_id"],
             wrap=wrap,
             recovery=recovery,
             recovery_set_at=row["recovery_set_at"],

@@ -8,7 +8,7 @@ import asyncpg
 from sqlalchemy.ext.asyncio import AsyncEngine
 
 from custody.audit.events import Action, Event
-from custody.audit.writer import write
+from custody.audit.writer import NotRecorded, write
 from custody.db.engine import Connection
 from custody.db.errors import Busy, DatabaseError
 from custody.db.queries import query
@@ -24,10 +24,13 @@ class VaultRows:
 
     Args:
         engine: connections of the role custody_app.
+        reserve: a few more, kept for the audit rows of refusals and failures: one that came of a
+            full pool must not get lost in it.
     """
 
-    def __init__(self, engine: AsyncEngine) -> None:
+    def __init__(self, engine: AsyncEngine, reserve: AsyncEngine) -> None:
         self._engine = engine
+        self._reserve = reserve
 
     async def read(self, caller: Caller) -> Vault | None:
         """Read the caller's row.
@@ -88,34 +91,44 @@ class VaultRows:
                 connection, event, statement, caller.user_id, vault.row_version, *columns
             )
 
-    async def record(self, caller: Caller, event: Event) -> None:
-        """Write an audit row alone.
+    async def record(
+        self,
+        caller: Caller,
+        event: Event,
+        vault: Vault | None = None,
+        key_check: str | None = None,
+    ) -> None:
+        """Write an audit row, and with it the key check value of a row that has none yet.
+
+        Args:
+            caller: whose action.
+            event: what to record.
+            vault: the row as it was read, where it needs a key check value.
+            key_check: that value.
 
         Raises:
-            AuditUnavailable: it could not be committed, so the action must not be carried out.
+            AuditUnavailable: it could not be committed, so no key may leave.
         """
         try:
             async with user_transaction(self._engine, caller.user_id, caller.deadline) as held:
                 await write(held, event)
+                if vault is not None:
+                    # No row count to check: where the row was changed or is locked meanwhile, the
+                    # next fetch records the value.
+                    parameters = caller.user_id, vault.row_version, key_check
+                    await held.execute(query("record_key_check"), *parameters)
         except DatabaseError as error:
             raise AuditUnavailable from error
 
-    async def record_with_key_check(
-        self, caller: Caller, event: Event, vault: Vault, key_check: str
-    ) -> None:
-        """Write an audit row, and the key check value of a row that has none yet.
+    async def record_failure(self, caller: Caller, event: Event) -> None:
+        """Write the audit row of a refusal or failure, over a connection kept for that.
 
         Raises:
-            AuditUnavailable: it could not be committed, so the key must not leave.
+            AuditUnavailable: it could not be committed.
         """
         try:
-            async with user_transaction(self._engine, caller.user_id, caller.deadline) as held:
+            async with user_transaction(self._reserve, caller.user_id, caller.deadline) as held:
                 await write(held, event)
-                # No row count to check: where the row was changed or is locked meanwhile, the
-                # next fetch records the value.
-                await held.execute(
-                    query("record_key_check"), caller.user_id, vault.row_version, key_check
-                )
         except DatabaseError as error:
             raise AuditUnavailable from error
 
@@ -151,6 +164,6 @@ async def _change(
         return None
     try:
         await write(connection, event)
-    except asyncpg.InsufficientPrivilegeError as error:
+    except (asyncpg.InsufficientPrivilegeError, NotRecorded) as error:
         raise AuditUnavailable from error
     return cast("int", generation)

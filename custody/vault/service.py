@@ -14,7 +14,6 @@ import structlog
 from custody.audit.events import Action
 from custody.vault.errors import (
     AuditUnavailable,
-    DatabaseUnavailable,
     KeyNotInitialised,
     MasterKeyMismatch,
     Overloaded,
@@ -141,7 +140,7 @@ class VaultService:
             async for vault in self._attempts(caller):
                 if vault is None:
                     raise VaultNotInitialised
-                if vault.zero_knowledge:
+                if vault.zero_knowledge or vault.wrap is None:
                     raise ZkActive
                 if vault.recovery is None:
                     await self._rows.record(caller, event(caller, action, "no-recovery-wrap"))
@@ -161,7 +160,7 @@ class VaultService:
                 if vault.zero_knowledge:
                     await self._rows.record(caller, event(caller, action, "already-enabled"))
                     return
-                if vault.recovery is None:
+                if vault.recovery is None or not vault.recovery.is_well_formed:
                     raise RecoveryWrapMissing
                 key_check = vault.key_check
                 if key_check is None and vault.wrap is not None:
@@ -215,8 +214,7 @@ class VaultService:
         key = await self._keys.open(caller, vault.wrap, vault.key_check)
         done = event(caller, action, context)
         if vault.key_check is None:
-            key_check = key_check_value(caller.user_id, key)
-            await self._rows.record_with_key_check(caller, done, vault, key_check)
+            await self._rows.record(caller, done, vault, key_check_value(caller.user_id, key))
         else:
             await self._rows.record(caller, done)
         return MasterKey(key, vault.generation, vault.wrap.format_version, vault.wrap.kek_id)
@@ -256,22 +254,22 @@ class VaultService:
         """Record a refusal or failure in a transaction of its own, which commits.
 
         Raises:
-            AuditUnavailable: instead of the refusal, when that can't be recorded.
+            AuditUnavailable: instead of a refusal that can't be recorded. A failure stays what it
+                is: nothing was done, and its cause says more.
         """
         try:
             yield
         except (UserUnknown, AuditUnavailable):
             # No action of a known user; or there is nowhere to record anything.
             raise
-        except DatabaseUnavailable as error:
+        except Exception as error:
+            context, status = "internal", _INTERNAL_STATUS
+            if isinstance(error, VaultError):
+                context, status = error.context, error.status
             try:
-                await self._rows.record(caller, event(caller, failure, error.context, error.status))
+                await self._rows.record_failure(caller, event(caller, failure, context, status))
             except AuditUnavailable:
-                log.warning("failure_not_audited", action=failure, context=error.context)
-            raise
-        except VaultError as error:
-            await self._rows.record(caller, event(caller, failure, error.context, error.status))
-            raise
-        except Exception:
-            await self._rows.record(caller, event(caller, failure, "internal", _INTERNAL_STATUS))
+                log.warning("failure_not_audited", action=failure, context=context)
+                if status < _INTERNAL_STATUS:
+                    raise
             raise

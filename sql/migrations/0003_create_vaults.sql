@@ -102,7 +102,7 @@ CREATE POLICY encryption_vaults_rewrap_write ON auth.encryption_vaults
 
 REVOKE ALL ON auth.encryption_vaults FROM PUBLIC, custody_app, custody_rewrap;
 GRANT SELECT ON auth.encryption_vaults TO custody_app;
-GRANT INSERT (user_id, wrapped_mk, wrap_iv, format_version, kek_id, key_check)
+GRANT INSERT (user_id, wrapped_mk, wrap_iv, format_version, kek_id, key_check, generation)
     ON auth.encryption_vaults TO custody_app;
 GRANT UPDATE (wrapped_mk, wrap_iv, format_version, kek_id, recovery_wrapped_mk, recovery_iv,
               recovery_format_version, recovery_set_at, zero_knowledge, rotated_at, generation,

@@ -34,7 +34,9 @@ BEGIN
         SELECT vault.user_id, vault.wrapped_mk, vault.wrap_iv, vault.format_version
         FROM auth.encryption_vaults AS vault
         WHERE vault.kek_id = wanted AND vault.wrapped_mk IS NOT NULL
-        LIMIT 16;
+        -- Not the first ones: damage may lie in one place.
+        ORDER BY random()
+        LIMIT 64;
     PERFORM set_config('custody.sampled_kek_id', '', true);
 END
 $$;

@@ -1,0 +1,200 @@
+"""The documents name what the code has: settings, codes, audit vocabulary, commands, files."""
+
+import ast
+import re
+from collections.abc import Iterator
+from pathlib import Path
+
+import click
+import pytest
+
+from custody.audit.events import Action
+from custody.cli import cli
+from custody.http.openapi import document
+from custody.settings import PREFIX, Settings
+from custody.vault import errors
+from custody.vault.errors import VaultError
+
+ROOT = Path(__file__).resolve().parents[2]
+DOCS = ROOT / "docs"
+PAGES = sorted([*DOCS.rglob("*.md"), ROOT / "README.md", ROOT / "CHANGELOG.md"])
+TEXTS = [*PAGES, ROOT / ".env.example"]
+
+# Names that say no thing of ours: the prefix itself, and "each setting" in general.
+_PLACEHOLDERS = {"CUSTODY_NAME_FILE"}
+_CODE_ROW = r"(?m)^\| \d{3} \| `([A-Z_]+)` \|"
+_AUDIT_ROW = r"(?m)^\| (.+?) \| (.+?) \| (\d{3}) \|"
+_LINK = re.compile(r"(?<!!)\[[^\]]*\]\(([^)\s]+)\)")
+_FENCE = re.compile(r"^```.*?^```", re.DOTALL | re.MULTILINE)
+
+
+def _read(path: Path | str) -> str:
+    return (ROOT / path).read_text("utf-8")
+
+
+def _variables() -> set[str]:
+    return {f"{PREFIX}{name}".upper() for name in Settings.model_fields} | {f"{PREFIX}CONFIG"}
+
+
+def _problem_codes() -> set[str]:
+    """Every code that a client can be sent: what OpenAPI says, and what no route can say."""
+    found = {error.code for error in _vault_errors()}
+    for operations in document()["paths"].values():
+        for operation in operations.values():
+            for status, response in operation["responses"].items():
+                if status != "200":
+                    found |= set(response["description"].split(", "))
+    return found | set(_strings("custody/http", r"[A-Z]+(?:_[A-Z]+)*", inside="Problem"))
+
+
+def _vault_errors() -> list[type[VaultError]]:
+    return [
+        value
+        for value in vars(errors).values()
+        if isinstance(value, type) and issubclass(value, VaultError) and value is not VaultError
+    ]
+
+
+def _contexts() -> set[str]:
+    """Every phrase that the code can write into the column context."""
+    phrases = r"[a-z]+(?:-[a-z]+)+|created|internal"
+    return {error.context for error in _vault_errors()} | set(
+        _strings("custody/vault/service.py", phrases)
+    )
+
+
+def _strings(place: str, pattern: str, inside: str | None = None) -> Iterator[str]:
+    """Yield the string literals below a place, docstrings aside, that match a pattern.
+
+    Args:
+        place: a file or folder, from the root.
+        pattern: of the whole literal.
+        inside: only literals that are arguments of a call of this name.
+    """
+    path = ROOT / place
+    for file in sorted(path.rglob("*.py")) if path.is_dir() else [path]:
+        for node in ast.walk(ast.parse(file.read_text("utf-8"))):
+            if inside is not None and not (
+                isinstance(node, ast.Call)
+                and isinstance(node.func, ast.Name)
+                and node.func.id == inside
+            ):
+                continue
+            inner = ast.walk(node) if inside is not None else (node,)
+            for one in inner:
+                if (
+                    isinstance(one, ast.Constant)
+                    and isinstance(one.value, str)
+                    and re.fullmatch(pattern, one.value)
+                ):
+                    yield one.value
+
+
+def _commands(group: click.Command = cli, path: str = "custody") -> Iterator[str]:
+    if not isinstance(group, click.Group):
+        yield path
+        return
+    for name, command in group.commands.items():
+        yield from _commands(command, f"{path} {name}")
+
+
+def _anchors(page: Path) -> set[str]:
+    """The anchors of a page's headings, as they are made on the page's usual places."""
+    headings = re.findall(r"(?m)^#{1,6} +(.+?) *$", _FENCE.sub("", page.read_text("utf-8")))
+    return {re.sub(r"[^\w\- ]", "", heading.lower()).replace(" ", "-") for heading in headings}
+
+
+@pytest.mark.parametrize("variable", sorted(_variables()))
+def test_every_setting_is_in_the_reference_and_the_example(variable: str) -> None:
+    assert f"| `{variable}` |" in _read("docs/reference/settings.md")
+    assert re.search(rf"(?m)^#?{variable}=", _read(".env.example"))
+
+
+@pytest.mark.parametrize("name", Settings.model_fields)
+def test_the_reference_has_the_default_in_force(name: str) -> None:
+    default = Settings().model_dump(mode="json")[name]
+    shown = re.search(
+        rf"(?m)^\| `{PREFIX}{name.upper()}` \| (.+?) \|", _read("docs/reference/settings.md")
+    )
+    assert shown is not None
+    assert shown[1] == ("none" if default in (None, []) else f"`{default}`")
+
+
+@pytest.mark.parametrize("text", TEXTS, ids=lambda path: path.name)
+def test_no_page_names_an_unknown_setting(text: Path) -> None:
+    known = _variables()
+    known |= {f"{name}_FILE" for name in known} | _PLACEHOLDERS
+    named = set(re.findall(rf"\b{PREFIX}[A-Z_]*[A-Z]\b", text.read_text("utf-8")))
+    assert named <= known
+
+
+def test_the_reference_has_the_problem_codes_of_the_code() -> None:
+    assert set(re.findall(_CODE_ROW, _read("docs/reference/routes.md"))) == _problem_codes()
+
+
+@pytest.mark.parametrize("action", list(Action))
+def test_every_audit_action_is_described(action: Action) -> None:
+    assert f"\n| `{action}` |" in _read("docs/security.md")
+
+
+@pytest.mark.parametrize("context", sorted(_contexts()))
+def test_every_audit_context_is_described(context: str) -> None:
+    assert f"`{context}`" in _read("docs/security.md")
+
+
+def test_the_audit_table_names_what_the_code_has() -> None:
+    for action, context, _status in re.findall(_AUDIT_ROW, _read("docs/security.md")):
+        assert set(re.findall(r"`([a-z_]+)`", action)) <= set(Action)
+        assert set(re.findall(r"`([a-z-]+)`", context)) <= _contexts()
+
+
+@pytest.mark.parametrize("error", _vault_errors(), ids=lambda error: error.__name__)
+def test_the_audit_table_has_the_status_that_is_sent(error: type[VaultError]) -> None:
+    rows = re.findall(_AUDIT_ROW, _read("docs/security.md"))
+    statuses = {int(status) for _, contexts, status in rows if f"`{error.context}`" in contexts}
+    # no-recovery-wrap is also the phrase of a removal that had nothing to do.
+    assert statuses <= {error.status, 200}
+
+
+@pytest.mark.parametrize("command", list(_commands()))
+def test_every_command_is_in_the_reference(command: str) -> None:
+    page = _read("docs/reference/cli.md")
+    assert f"\n## {command}\n" in page
+    assert f"\n$ {command} --help\n" in page
+
+
+@pytest.mark.parametrize("command", list(_commands()))
+def test_the_reference_shows_the_help_in_force(command: str) -> None:
+    words = command.split()[1:]
+    found: click.Command = cli
+    for word in words:
+        assert isinstance(found, click.Group)
+        found = found.commands[word]
+    shown = re.search(rf"(?ms)^\$ {command} --help\n(.*?)^```", _read("docs/reference/cli.md"))
+    assert shown is not None
+    options = {option for parameter in found.params for option in parameter.opts if "-" in option}
+    assert all(option in shown[1] for option in options)
+    assert " ".join((found.help or "").split()) in " ".join(shown[1].split())
+
+
+@pytest.mark.parametrize("migration", sorted((ROOT / "sql/migrations").glob("*.sql")))
+def test_every_migration_is_in_the_reference(migration: Path) -> None:
+    assert f"\n| `{migration.stem}` |" in _read("docs/reference/schema.md")
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda path: str(path.relative_to(ROOT)))
+def test_links_lead_somewhere(page: Path) -> None:
+    for link in _LINK.findall(_FENCE.sub("", page.read_text("utf-8"))):
+        if re.match(r"[a-z]+:", link):
+            continue
+        path, _, anchor = link.partition("#")
+        target = (page.parent / path).resolve() if path else page
+        assert target.exists(), link
+        assert not anchor or anchor in _anchors(target), link
+
+
+def test_decisions_are_short_and_listed() -> None:
+    listed = _read("docs/adr/README.md")
+    for decision in sorted((DOCS / "adr").glob("[0-9]*.md")):
+        assert decision.name in listed
+        assert len(decision.read_text("utf-8").splitlines()) <= 40

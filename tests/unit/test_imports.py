@@ -1,0 +1,141 @@
+"""The directions of import, over the source itself."""
+
+import ast
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.servers import ROOT
+
+FILES = sorted(
+    path.relative_to(ROOT)
+    for package in ("custody", "kek_backends")
+    for path in (ROOT / package).rglob("*.py")
+)
+
+
+def imports(path: Path) -> Iterator[str]:
+    """Yield the dotted name of everything that a file imports, wherever in it."""
+    for node in ast.walk(ast.parse((ROOT / path).read_text("utf-8"))):
+        if isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            assert node.level == 0, f"{path}: imports are absolute"
+            # "from custody import app" is an import of custody.app.
+            yield from (f"{node.module}.{alias.name}" for alias in node.names)
+
+
+def within(name: str, *packages: str) -> bool:
+    return any(name == package or name.startswith(f"{package}.") for package in packages)
+
+
+def module_of(path: Path) -> str:
+    parts = path.with_suffix("").parts
+    return ".".join(parts[:-1] if parts[-1] == "__init__" else parts)
+
+
+def offenders(importers: tuple[str, ...], *imported: str, but: tuple[str, ...] = ()) -> list[str]:
+    """Return who of the importers (prefixes of modules) imports what it must not."""
+    return [
+        f"{path} imports {name}"
+        for path in FILES
+        if within(module_of(path), *importers) and not within(module_of(path), *but)
+        for name in imports(path)
+        if within(name, *imported)
+    ]
+
+
+EVERYTHING = ("custody", "kek_backends")
+
+# who → must not import → but these may
+FORBIDDEN: dict[str, tuple[tuple[str, ...], tuple[str, ...], tuple[str, ...]]] = {
+    "kek_backends stands alone": (("kek_backends",), ("custody",), ()),
+    "the vault's side knows no HTTP server": (
+        ("custody.vault", "custody.rewrap", "custody.audit", "custody.db", "kek_backends"),
+        ("aiohttp", "custody.http"),
+        (),
+    ),
+    "the vault's side knows no composition": (
+        ("custody.vault", "custody.rewrap", "custody.audit", "custody.db", "custody.auth"),
+        ("custody.app", "custody.cli", "custody.ops", "custody.http"),
+        (),
+    ),
+    "the database knows nothing of what it keeps": (
+        ("custody.db",),
+        ("custody.vault", "custody.rewrap", "custody.audit", "custody.auth", "kek_backends"),
+        (),
+    ),
+    "tokens know neither vault nor database": (
+        ("custody.auth",),
+        ("custody.vault", "custody.db", "custody.audit", "kek_backends", "aiohttp.web"),
+        (),
+    ),
+    "http reaches the database through the vault": (
+        ("custody.http",),
+        ("custody.db", "custody.rewrap", "custody.audit.writer", "kek_backends"),
+        ("custody.http.payloads",),  # the size of a master key
+    ),
+    "only the command line runs the command line": (
+        EVERYTHING,
+        ("custody.cli",),
+        ("custody.cli", "custody.__main__"),
+    ),
+    "only the command line runs the application": (EVERYTHING, ("custody.app",), ("custody.cli",)),
+    "hvac stays in its backend": (EVERYTHING, ("hvac",), ("kek_backends.vault_transit",)),
+    "boto3 stays in its backend": (
+        EVERYTHING,
+        ("boto3", "botocore"),
+        ("kek_backends.aws_kms",),
+    ),
+    "the driver stays in the database package": (
+        EVERYTHING,
+        ("asyncpg", "psycopg"),
+        ("custody.db", "custody.vault.rows"),  # rows: two of its error types, inside a transaction
+    ),
+    "SQLAlchemy is a pool, and only that": (
+        EVERYTHING,
+        ("sqlalchemy",),
+        (
+            "custody.db",
+            # These name the type AsyncEngine in signatures, and call nothing of it.
+            "custody.vault.rows",
+            "custody.vault.fingerprints",
+            "custody.ops",
+            "custody.rewrap",
+            "custody.app",
+        ),
+    ),
+    "product code knows no tests": (EVERYTHING, ("tests", "pytest"), ("kek_backends.testing",)),
+}
+
+
+@pytest.mark.parametrize("rule", FORBIDDEN)
+def test_direction(rule: str) -> None:
+    importers, imported, but = FORBIDDEN[rule]
+    assert offenders(importers, *imported, but=but) == []
+
+
+def test_sdks_are_imported_lazily() -> None:
+    """A host without an extra still boots: nothing at module level imports an SDK."""
+    found = []
+    for path in FILES:
+        tree = ast.parse((ROOT / path).read_text("utf-8"))
+        for node in tree.body:
+            names = []
+            if isinstance(node, ast.Import):
+                names = [alias.name for alias in node.names]
+            elif isinstance(node, ast.ImportFrom):
+                names = [node.module or ""]
+            found += [f"{path}: {n}" for n in names if within(n, "hvac", "boto3", "botocore")]
+    assert found == []
+
+
+def test_rules_see_what_is_there() -> None:
+    """The rules' names exist: a renamed package would make a rule empty."""
+    modules = {module_of(path) for path in FILES}
+    for name in ("custody.vault", "custody.http", "custody.db", "custody.auth", "custody.audit"):
+        assert name in modules
+    assert offenders(("custody.vault",), "custody.db") != []
+    assert offenders(("custody.http",), "aiohttp.web") != []
+    assert offenders(("custody.cli",), "custody.app") != []

@@ -1,0 +1,265 @@
+"""Settings: variables, files, TOML, their precedence, and no secret in any message."""
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+from pydantic import SecretStr, ValidationError
+
+from custody.settings import ConfigurationError, Settings, load, unknown_variables
+
+URL = "postgresql://custody_app:hunter2-is-the-password@db.example:5432/custody"
+NEEDLE = "hunter2"
+
+# setting → what is written as a variable, in TOML, and what it means
+GOOD: dict[str, tuple[str, str, Any]] = {
+    "env": ("development", '"development"', "development"),
+    "listen": ("[::1]:3001", '"[::1]:3001"', "[::1]:3001"),
+    "admin_listen": ("unix:/run/admin", '"unix:/run/admin"', "unix:/run/admin"),
+    "database_url": (URL, f'"{URL}"', SecretStr(URL)),
+    "owner_database_url": (URL, f'"{URL}"', SecretStr(URL)),
+    "rewrap_database_url": (URL, f'"{URL}"', SecretStr(URL)),
+    "kek": ("vault:transit/mana", '"vault:transit/mana"', "vault:transit/mana"),
+    "old_keks": ("env:A, env:B  env:C", '["env:A", "env:B", "env:C"]', ("env:A", "env:B", "env:C")),
+    "jwks_url": ("https://a.example/jwks", '"https://a.example/jwks"', "https://a.example/jwks"),
+    "jwks_file": ("/etc/jwks.json", '"/etc/jwks.json"', Path("/etc/jwks.json")),
+    "jwt_issuer": ("https://a.example", '"https://a.example"', "https://a.example"),
+    "jwt_audience": ("other", '"other"', "other"),
+    "trusted_proxies": (
+        "10.0.0.0/8 ::1,unix",
+        '["10.0.0.0/8", "::1", "unix"]',
+        ("10.0.0.0/8", "::1", "unix"),
+    ),
+    "cors_origins": (
+        "https://a.example,http://localhost:5173",
+        '"https://a.example http://localhost:5173"',
+        ("https://a.example", "http://localhost:5173"),
+    ),
+    "rate_limit": ("50", "50", 50),
+    "rewrap_interval": ("3600", "3600", 3600),
+    "tls_cert": ("/etc/cert.pem", '"/etc/cert.pem"', Path("/etc/cert.pem")),
+    "tls_key": ("/etc/key.pem", '"/etc/key.pem"', Path("/etc/key.pem")),
+    "log_level": ("warning", '"warning"', "warning"),
+    "log_format": ("text", '"text"', "text"),
+    "workers": ("4", "4", 4),
+}
+BAD: dict[str, tuple[str, ...]] = {
+    "env": ("test", "Production"),
+    "listen": ("3001", "localhost", ":3001", "a:b", "a:65536", "a:-1", "a:\u0661", "unix:run"),
+    "admin_listen": ("3002", "unix:"),
+    "database_url": (f"mysql://{NEEDLE}@a/b", NEEDLE, f"host=a password={NEEDLE}"),
+    "owner_database_url": (f"http://u:{NEEDLE}@a/b",),
+    "rewrap_database_url": (f"http://u:{NEEDLE}@a/b",),
+    "jwks_url": (f"https://user:{NEEDLE}@a.example/jwks", "a.example/jwks", "file:///etc/passwd"),
+    "trusted_proxies": ("10.0.0.1/8", "proxy.example", "10.0.0.0/33", "127.0.0.1 *"),
+    "cors_origins": ("*", "https://a.example/", "a.example", "null", "https://a.example *"),
+    "rate_limit": ("-1", "1.5", "many", "1000001", "nan"),
+    "rewrap_interval": ("-1", "soon"),
+    "log_level": ("trace", "INFO "),
+    "log_format": ("xml",),
+    "workers": ("-1", "many"),
+}
+NAMES = sorted(Settings.model_fields)
+PARTNERS = {"tls_cert": "tls_key", "tls_key": "tls_cert"}
+
+
+def variables(name: str, value: str, suffix: str = "") -> dict[str, str]:
+    """The variable of a setting, with what it can't be without."""
+    made = {f"CUSTODY_{name.upper()}{suffix}": value}
+    if partner := PARTNERS.get(name):
+        made[f"CUSTODY_{partner.upper()}"] = "/else"
+    return made
+
+
+def toml(folder: Path, text: str) -> dict[str, str]:
+    path = folder / "custody.toml"
+    path.write_text(text, encoding="utf-8")
+    return {"CUSTODY_CONFIG": str(path)}
+
+
+def refusal(environ: dict[str, str]) -> str:
+    with pytest.raises(ConfigurationError) as error:
+        load(environ)
+    message = str(error.value)
+    # pytest names the folder after the case.
+    assert NEEDLE not in message.replace(environ.get("CUSTODY_CONFIG", "\n"), "")
+    assert "\n" not in message
+    assert error.value.__cause__ is None
+    return message
+
+
+def test_every_setting_has_a_case() -> None:
+    assert set(Settings.model_fields) <= set(GOOD)
+
+
+def test_defaults() -> None:
+    settings = load({})
+    assert settings.env == "production"
+    assert not settings.development
+    assert (settings.listen, settings.admin_listen) == ("127.0.0.1:3001", "127.0.0.1:3002")
+    assert (settings.kek, settings.old_keks) == ("env:MANA_AUTH_KEK", ())
+    assert (settings.jwt_audience, settings.rate_limit) == ("mana", 0)
+    assert (settings.cors_origins, settings.trusted_proxies) == ((), ())
+    assert (settings.log_level, settings.log_format) == ("info", "json")
+    for name in ("database_url", "owner_database_url", "jwks_url", "jwks_file", "jwt_issuer"):
+        assert getattr(settings, name) is None
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_variable(name: str) -> None:
+    text, _, meaning = GOOD[name]
+    assert getattr(load(variables(name, text)), name) == meaning
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_file(tmp_path: Path, name: str) -> None:
+    text, _, meaning = GOOD[name]
+    path = tmp_path / "value"
+    path.write_text(f" {text}\n", encoding="utf-8")
+    assert getattr(load(variables(name, str(path), "_FILE")), name) == meaning
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_toml(tmp_path: Path, name: str) -> None:
+    _, written, meaning = GOOD[name]
+    text = f"{name} = {written}\n"
+    if partner := PARTNERS.get(name):
+        text += f'{partner} = "/else"\n'
+    assert getattr(load(toml(tmp_path, text)), name) == meaning
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_both_variable_and_file(tmp_path: Path, name: str) -> None:
+    path = tmp_path / "value"
+    path.write_text(GOOD[name][0], encoding="utf-8")
+    both = variables(name, GOOD[name][0]) | variables(name, str(path), "_FILE")
+    message = refusal(both)
+    assert f"CUSTODY_{name.upper()} and CUSTODY_{name.upper()}_FILE" in message
+
+
+@pytest.mark.parametrize(
+    ("name", "value"), [(name, value) for name in NAMES for value in BAD.get(name, ())]
+)
+def test_bad_value(tmp_path: Path, name: str, value: str) -> None:
+    for environ in (
+        {f"CUSTODY_{name.upper()}": value},
+        toml(tmp_path, f'{name} = "{value}"'),
+    ):
+        message = refusal(environ)
+        assert f"CUSTODY_{name.upper()}" in message
+        # It says what is wrong and what to write, and never what was written.
+        assert len(message) > len(name) + 20
+
+
+@pytest.mark.parametrize("name", ["database_url", "old_keks", "cors_origins", "kek", "listen"])
+@pytest.mark.parametrize("written", ["1", "true", "[1, 2]", "{a = 1}", "1979-05-27"])
+def test_toml_of_another_type(tmp_path: Path, name: str, written: str) -> None:
+    assert f"CUSTODY_{name.upper()}" in refusal(toml(tmp_path, f"{name} = {written}"))
+
+
+def test_variable_wins_over_toml(tmp_path: Path) -> None:
+    config = toml(tmp_path, 'jwt_audience = "of the file"\nrate_limit = 7')
+    settings = load(config | {"CUSTODY_JWT_AUDIENCE": "of the variable"})
+    assert (settings.jwt_audience, settings.rate_limit) == ("of the variable", 7)
+    path = tmp_path / "value"
+    path.write_text("of the variable's file", encoding="utf-8")
+    settings = load(config | {"CUSTODY_JWT_AUDIENCE_FILE": str(path)})
+    assert settings.jwt_audience == "of the variable's file"
+
+
+def test_empty_variable_is_not_set(tmp_path: Path) -> None:
+    config = toml(tmp_path, 'jwt_audience = "of the file"')
+    empty = {"CUSTODY_JWT_AUDIENCE": "", "CUSTODY_DATABASE_URL": "", "CUSTODY_KEK_FILE": ""}
+    settings = load(config | empty)
+    assert settings.jwt_audience == "of the file"
+    assert settings.database_url is None
+    assert settings.kek == "env:MANA_AUTH_KEK"
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        f'databaseurl = "{URL}"',
+        f'DATABASE_URL = "{URL}"',
+        f'custody_database_url = "{URL}"',
+        f'[custody]\ndatabase_url = "{URL}"',
+        f'"" = "{URL}"',
+        f'model_config = "{URL}"',
+        f'development = "{URL}"',
+    ],
+)
+def test_unknown_name_in_toml(tmp_path: Path, text: str) -> None:
+    message = refusal(toml(tmp_path, text))
+    assert "unknown name" in message
+    assert "database_url" in message  # what there is
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        f"database_url = {URL}",
+        f'database_url = "{URL}',
+        f'database_url = "{URL}"\ndatabase_url = "{URL}"',
+        f"= {NEEDLE}",
+        NEEDLE,
+    ],
+)
+def test_broken_toml(tmp_path: Path, text: str) -> None:
+    assert "is not TOML" in refusal(toml(tmp_path, text))
+
+
+def test_unreadable_files(tmp_path: Path) -> None:
+    (tmp_path / "latin").write_bytes(b"\xff\xfe" + NEEDLE.encode())
+    (tmp_path / "large").write_bytes(NEEDLE.encode() * 20_000)
+    for variable in ("CUSTODY_CONFIG", "CUSTODY_DATABASE_URL_FILE"):
+        for name in ("latin", "large", "missing", "."):
+            message = refusal({variable: str(tmp_path / name)})
+            assert message.startswith(f"{variable} names {tmp_path}")
+
+
+def test_pairs() -> None:
+    assert "go together" in refusal({"CUSTODY_TLS_CERT": "/cert"})
+    assert "go together" in refusal({"CUSTODY_TLS_KEY": "/key"})
+    both = {"CUSTODY_JWKS_URL": "https://a.example/jwks", "CUSTODY_JWKS_FILE": "/jwks"}
+    assert "both set" in refusal(both)
+
+
+def test_all_faults_at_once() -> None:
+    message = refusal({"CUSTODY_LISTEN": "x", "CUSTODY_RATE_LIMIT": "y", "CUSTODY_ENV": "z"})
+    for name in ("CUSTODY_LISTEN", "CUSTODY_RATE_LIMIT", "CUSTODY_ENV"):
+        assert name in message
+
+
+def test_misspelt_variables() -> None:
+    good = {f"CUSTODY_{name.upper()}{suffix}": "x" for name in NAMES for suffix in ("", "_FILE")}
+    others = {"PATH": "x", "CUSTODYX": "x", "CUSTODY_CONFIG": "x"}
+    assert unknown_variables(good | others) == ()
+    bad = {"CUSTODY_DATABSE_URL": NEEDLE, "CUSTODY_": "x", "CUSTODY_CONFIG_FILE": "x"}
+    assert unknown_variables(good | others | bad) == tuple(sorted(bad))
+
+
+@pytest.mark.parametrize("scheme", ["postgresql", "postgres", "postgresql+asyncpg"])
+def test_database_url_as_the_driver_reads_it(scheme: str) -> None:
+    settings = load({"CUSTODY_DATABASE_URL": f" {scheme}://u:p@h/d\n"})
+    assert settings.database_url is not None
+    url = settings.database_url.get_secret_value()
+    assert url in {"postgresql://u:p@h/d", "postgres://u:p@h/d"}
+
+
+def test_secrets_are_not_shown() -> None:
+    settings = load({"CUSTODY_DATABASE_URL": URL, "CUSTODY_OWNER_DATABASE_URL": URL})
+    shown = (
+        repr(settings),
+        str(settings),
+        str(settings.model_dump()),
+        settings.model_dump_json(),
+        repr(settings.database_url),
+    )
+    for text in shown:
+        assert NEEDLE not in text
+
+
+def test_frozen() -> None:
+    settings = load({})
+    with pytest.raises(ValidationError):
+        settings.rate_limit = 5  # type: ignore[misc]
