@@ -23,9 +23,8 @@ def config(as_json: bool) -> None:
         click.echo(json.dumps(values, indent=2))
         return
     for name, value in values.items():
-        click.echo(
-            f"{name}={' '.join(value) if isinstance(value, list) else '' if value is None else value}"
-        )
+        shown = "" if value is None else value
+        click.echo(f"{name}={' '.join(shown) if isinstance(shown, list) else shown}")
 
 
 def _show(value: Any) -> Any:

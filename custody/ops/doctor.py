@@ -15,7 +15,7 @@ from sqlalchemy.ext.asyncio import AsyncEngine
 from custody.auth.jwk import JwksError, parse_jwks
 from custody.auth.sources import file_source, http_source
 from custody.db.engine import Dsn, create_engine
-from custody.db.errors import DatabaseError
+from custody.db.errors import DatabaseError, Refused
 from custody.db.posture import find_problems
 from custody.settings import ConfigurationError, Settings, load, unknown_variables
 from custody.vault.fingerprints import compare
@@ -187,6 +187,8 @@ async def _examine_database(settings: Settings, keyring: Keyring | None) -> list
         findings = [Finding("database", Verdict.OK, "schema and role keep their promises")]
         if keyring is not None:
             findings += await _examine_fingerprints(engine, keyring)
+    except Refused as error:
+        return [Finding("database", Verdict.FINDING, str(error))]
     except DatabaseError as error:
         return [Finding("database", Verdict.DOWN, str(error))]
     finally:

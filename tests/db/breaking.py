@@ -1,0 +1,68 @@
+"""Breaks a PostgreSQL of a test's own: stops it dead, kills it, starts it again where it was."""
+
+import os
+import signal
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+
+import pytest
+
+from custody.db.embedded import EmbeddedPostgres
+from custody.db.embedded import server as embedded
+from tests.db.embedded_server import pid_of, query
+
+
+def processes(server: EmbeddedPostgres) -> list[int]:
+    """Return the postmaster and its children."""
+    postmaster = pid_of(server)
+    found = [postmaster]
+    for stat in Path("/proc").glob("[0-9]*/stat"):
+        with suppress(OSError):
+            pid, _, rest = stat.read_text().partition(" (")
+            if int(rest.rpartition(") ")[2].split()[1]) == postmaster:
+                found.append(int(pid))
+    return found
+
+
+def signal_all(server: EmbeddedPostgres, number: signal.Signals) -> None:
+    """Signal every process, the postmaster first, so that it makes no more of them."""
+    for pid in processes(server):
+        with suppress(ProcessLookupError):
+            os.kill(pid, number)
+
+
+def freeze(server: EmbeddedPostgres) -> None:
+    """Stop every process where it stands; connections stay open and nobody answers."""
+    signal_all(server, signal.SIGSTOP)
+
+
+def thaw(server: EmbeddedPostgres) -> None:
+    """Let a frozen server go on."""
+    signal_all(server, signal.SIGCONT)
+
+
+@contextmanager
+def frozen(server: EmbeddedPostgres) -> Iterator[None]:
+    """Freeze the server for the length of the block."""
+    freeze(server)
+    try:
+        yield
+    finally:
+        thaw(server)
+
+
+def kill(server: EmbeddedPostgres) -> int:
+    """Kill every process, as a power cut does; returns the port it had."""
+    query(server, "CHECKPOINT")  # a server of tests does not write through at commit
+    port = server.port
+    signal_all(server, signal.SIGKILL)
+    server.stop()
+    return port
+
+
+def start_again(server: EmbeddedPostgres, port: int) -> None:
+    """Start a server that has ended, on the port where clients look for it."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(embedded, "_free_port", lambda: port)
+        server.start()

@@ -1,0 +1,164 @@
+"""A database as the service that custody replaces makes it, filled with rows that it wrote."""
+
+import json
+from dataclasses import dataclass
+from typing import Any
+
+from tests.servers import ROOT, Database
+
+VECTORS: dict[str, Any] = json.loads((ROOT / "tests/vectors/format1-rows.json").read_text())
+KEK: str = VECTORS["kek_base64"]
+ROWS: list[dict[str, Any]] = VECTORS["rows"]
+
+_USERS = """
+CREATE TABLE auth.users (
+    id TEXT PRIMARY KEY,
+    name TEXT NOT NULL,
+    email TEXT NOT NULL UNIQUE,
+    email_verified BOOLEAN NOT NULL DEFAULT false,
+    image TEXT,
+    created_at TIMESTAMPTZ NOT NULL DEFAULT now(),
+    updated_at TIMESTAMPTZ NOT NULL DEFAULT now(),
+    role TEXT NOT NULL DEFAULT 'user',
+    tier TEXT NOT NULL DEFAULT 'public',
+    deleted_at TIMESTAMPTZ,
+    kind TEXT NOT NULL DEFAULT 'human',
+    two_factor_enabled BOOLEAN
+);
+"""
+
+_VAULTS = """
+CREATE TABLE auth.encryption_vaults (
+    user_id TEXT PRIMARY KEY REFERENCES auth.users(id) ON DELETE CASCADE,
+    wrapped_mk TEXT,
+    wrap_iv TEXT,
+    format_version SMALLINT NOT NULL DEFAULT 1,
+    kek_id TEXT NOT NULL DEFAULT 'env-v1',
+    recovery_wrapped_mk TEXT,
+    recovery_iv TEXT,
+    recovery_format_version SMALLINT NOT NULL DEFAULT 1,
+    recovery_set_at TIMESTAMPTZ,
+    zero_knowledge BOOLEAN NOT NULL DEFAULT false,
+    created_at TIMESTAMPTZ NOT NULL DEFAULT now(),
+    rotated_at TIMESTAMPTZ
+);
+ALTER TABLE auth.encryption_vaults
+    ADD CONSTRAINT encryption_vaults_has_wrap
+        CHECK (wrapped_mk IS NOT NULL OR recovery_wrapped_mk IS NOT NULL),
+    ADD CONSTRAINT encryption_vaults_wrap_iv_pair
+        CHECK ((wrapped_mk IS NULL) = (wrap_iv IS NULL)),
+    ADD CONSTRAINT encryption_vaults_zk_consistency
+        CHECK (NOT zero_knowledge OR (wrapped_mk IS NULL AND recovery_wrapped_mk IS NOT NULL));
+"""
+
+# From before recovery wraps and zero-knowledge mode.
+_OLDER_VAULTS = """
+CREATE TABLE auth.encryption_vaults (
+    user_id TEXT PRIMARY KEY REFERENCES auth.users(id) ON DELETE CASCADE,
+    wrapped_mk TEXT NOT NULL,
+    wrap_iv TEXT NOT NULL,
+    format_version SMALLINT NOT NULL DEFAULT 1,
+    kek_id TEXT NOT NULL DEFAULT 'env-v1',
+    created_at TIMESTAMPTZ NOT NULL DEFAULT now(),
+    rotated_at TIMESTAMPTZ
+);
+"""
+
+_REST = """
+CREATE INDEX encryption_vaults_user_id_idx ON auth.encryption_vaults (user_id);
+CREATE TABLE auth.encryption_vault_audit (
+    id TEXT PRIMARY KEY,
+    user_id TEXT NOT NULL REFERENCES auth.users(id) ON DELETE CASCADE,
+    action TEXT NOT NULL,
+    ip_address TEXT,
+    user_agent TEXT,
+    context TEXT,
+    status INTEGER NOT NULL,
+    created_at TIMESTAMPTZ NOT NULL DEFAULT now()
+);
+CREATE INDEX encryption_vault_audit_user_id_idx ON auth.encryption_vault_audit (user_id);
+CREATE INDEX encryption_vault_audit_created_at_idx ON auth.encryption_vault_audit (created_at);
+ALTER TABLE auth.encryption_vaults ENABLE ROW LEVEL SECURITY;
+ALTER TABLE auth.encryption_vaults FORCE ROW LEVEL SECURITY;
+CREATE POLICY encryption_vaults_user_isolation ON auth.encryption_vaults
+    USING (user_id = current_setting('app.current_user_id', true))
+    WITH CHECK (user_id = current_setting('app.current_user_id', true));
+ALTER TABLE auth.encryption_vault_audit ENABLE ROW LEVEL SECURITY;
+ALTER TABLE auth.encryption_vault_audit FORCE ROW LEVEL SECURITY;
+CREATE POLICY encryption_vault_audit_user_isolation ON auth.encryption_vault_audit
+    USING (user_id = current_setting('app.current_user_id', true))
+    WITH CHECK (user_id = current_setting('app.current_user_id', true));
+"""
+
+_WRAPS = ("wrapped_mk", "wrap_iv", "format_version", "kek_id")
+_RECOVERY = ("recovery_wrapped_mk", "recovery_iv", "recovery_format_version", "zero_knowledge")
+
+
+@dataclass(frozen=True)
+class OldService:
+    """The database and what is in it.
+
+    Args:
+        database: not migrated yet.
+        rows: of the vectors, those that fit its form.
+        audit: all audit rows, as they were written.
+    """
+
+    database: Database
+    rows: list[dict[str, Any]]
+    audit: list[Any]
+
+
+async def build(database: Database, role: str, *, older: bool = False) -> OldService:
+    """Make the old service's tables as a role, and fill them.
+
+    Args:
+        database: an empty database that belongs to the role.
+        role: custody_owner, or postgres for a service that ran as superuser.
+        older: the form from before recovery wraps.
+    """
+    rows = [row for row in ROWS if not (older and row["wrapped_mk"] is None)]
+    columns = _WRAPS if older else (*_WRAPS, *_RECOVERY)
+    async with database.connect(role) as connection:
+        await connection.execute("CREATE SCHEMA auth")
+        await connection.execute(_USERS + (_OLDER_VAULTS if older else _VAULTS) + _REST)
+        users = [row["user_id"] for row in rows] + ["no-vault"]
+        for user in users:
+            await connection.execute(
+                "INSERT INTO auth.users (id, name, email) VALUES ($1, 'Name', $2)",
+                user,
+                f"{user}@example.org",
+            )
+        for number, row in enumerate(rows):
+            user = row["user_id"]
+            await connection.execute("SELECT set_config('app.current_user_id', $1, false)", user)
+            places = ", ".join(f"${at + 2}" for at in range(len(columns)))
+            await connection.execute(
+                f"INSERT INTO auth.encryption_vaults (user_id, {', '.join(columns)})"  # noqa: S608
+                f" VALUES ($1, {places})",
+                user,
+                *(row[column] for column in columns),
+            )
+            await connection.execute(
+                "INSERT INTO auth.encryption_vault_audit"
+                " (id, user_id, action, ip_address, user_agent, context, status, created_at)"
+                " VALUES ($1, $2, 'init', '192.0.2.1', 'Firefox', $3, 200,"
+                " '2025-01-02T03:04:05Z')",
+                f"cuid-{number:04}",
+                user,
+                None if number % 2 else "created",
+            )
+    if not older:
+        await database.execute(
+            "UPDATE auth.encryption_vaults SET recovery_set_at = '2025-02-03T04:05:06Z'"
+            " WHERE recovery_wrapped_mk IS NOT NULL"
+        )
+    return OldService(database, rows, await audit_rows(database))
+
+
+async def audit_rows(database: Database) -> list[Any]:
+    """Return all audit rows of the old service, whole."""
+    return await database.fetch(
+        "SELECT id, user_id, action, ip_address, user_agent, context, status, created_at"
+        " FROM auth.encryption_vault_audit WHERE id LIKE 'cuid-%' ORDER BY id"
+    )

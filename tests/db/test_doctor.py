@@ -1,0 +1,222 @@
+"""``custody doctor``, ``custody config``, ``custody openapi`` and ``custody token``."""
+
+import asyncio
+import base64
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from custody.auth.development import DevelopmentIssuer
+from custody.cli.config import redact
+from custody.ops.doctor import Verdict, examine
+from tests.db.command import custody
+from tests.servers import Database, daemon_here, free_port, settings_for
+from tests.tokens import Issuer
+
+OTHER = base64.b64encode(b"\x22" * 32).decode()
+
+
+async def findings(environ: dict[str, str]) -> list[tuple[str, Verdict, str]]:
+    found = await examine(environ)
+    assert all(len(finding.message.splitlines()) == 1 for finding in found)
+    return [(finding.part, finding.verdict, finding.message) for finding in found]
+
+
+@pytest.fixture
+async def environ(database: Database, issuer: Issuer, tmp_path: Path) -> dict[str, str]:
+    """The settings of a daemon that has run once."""
+    async with daemon_here(database, issuer, tmp_path) as daemon:
+        return dict(daemon.settings)
+
+
+async def test_healthy(environ: dict[str, str]) -> None:
+    found = await findings(environ)
+    assert {verdict for _, verdict, _ in found} == {Verdict.OK}
+    assert [part for part, _, _ in found] == [
+        "settings",
+        "jwks",
+        "kek env:MANA_AUTH_KEK",
+        "database",
+        "kek env:MANA_AUTH_KEK",
+    ]
+    done = await asyncio.to_thread(custody, environ, "doctor")
+    assert (done.code, done.err) == (0, "")
+    assert "ok      database: schema and role keep their promises" in done.out
+
+
+async def test_changes_nothing(database: Database, issuer: Issuer, tmp_path: Path) -> None:
+    """Before the first boot: no fingerprint is recorded by looking."""
+    environ = settings_for(database, issuer, tmp_path)
+    found = await findings(environ)
+    assert found[-1][1:] == (
+        Verdict.UNSEEN,
+        "no fingerprint is recorded for env-v1 yet; the next boot does it",
+    )
+    assert await database.value("SELECT count(*) FROM auth.encryption_keks") == 0
+    assert (await asyncio.to_thread(custody, environ, "doctor")).code == 0
+
+
+async def test_finding_of_the_database(environ: dict[str, str], database: Database) -> None:
+    await database.execute("ALTER TABLE auth.encryption_vaults NO FORCE ROW LEVEL SECURITY")
+    done = await asyncio.to_thread(custody, environ, "doctor", "--json")
+    found: list[dict[str, Any]] = json.loads(done.out)
+    assert done.code == 1
+    assert [finding for finding in found if finding["verdict"] == "finding"] == [
+        {
+            "part": "schema",
+            "verdict": "finding",
+            "message": "row-level security is not enabled and forced on auth.encryption_vaults; "
+            "run: ALTER TABLE auth.encryption_vaults ENABLE ROW LEVEL SECURITY, "
+            "FORCE ROW LEVEL SECURITY",
+        }
+    ]
+
+
+async def test_database_that_is_down(environ: dict[str, str]) -> None:
+    url = f"postgresql://custody_app:secretsecret@127.0.0.1:{free_port()}/custody"
+    environ["CUSTODY_DATABASE_URL"] = url
+    assert (await findings(environ))[-1][:2] == ("database", Verdict.DOWN)
+    done = await asyncio.to_thread(custody, environ, "doctor")
+    assert done.code == 69
+    assert "DOWN    database: " in done.out
+    assert "secretsecret" not in done.out + done.err
+
+
+async def test_role_of_another_duty(environ: dict[str, str], database: Database) -> None:
+    environ["CUSTODY_DATABASE_URL"] = database.url("custody_rewrap")
+    part, verdict, message = (await findings(environ))[-1]
+    assert (part, verdict) == ("roles", Verdict.FINDING)
+    assert "the role custody_rewrap is not custody_app nor a member of it" in message
+
+
+async def test_other_key_than_recorded(environ: dict[str, str]) -> None:
+    environ["MANA_AUTH_KEK"] = OTHER
+    part, verdict, message = (await findings(environ))[-1]
+    assert (part, verdict) == ("kek env:MANA_AUTH_KEK", Verdict.FINDING)
+    assert "stands for other key material" in message
+
+
+async def test_kek_that_is_not_configured(environ: dict[str, str]) -> None:
+    del environ["MANA_AUTH_KEK"]
+    found = await findings(environ)
+    assert [part for part, verdict, _ in found if verdict is Verdict.FINDING] == ["kek"]
+    assert found[-1][:2] == ("database", Verdict.OK)  # what can be seen is still looked at
+
+
+async def test_nothing_is_configured() -> None:
+    found = await findings({})
+    assert [(part, verdict) for part, verdict, _ in found] == [
+        ("settings", Verdict.FINDING),
+        ("jwks", Verdict.FINDING),
+        ("kek", Verdict.FINDING),
+        ("database", Verdict.UNSEEN),
+    ]
+
+
+async def test_settings_that_cannot_be_read() -> None:
+    found = await findings({"CUSTODY_LISTEN": "nowhere"})
+    assert len(found) == 1
+    assert found[0][:2] == ("settings", Verdict.FINDING)
+
+
+async def test_hygiene_of_settings(environ: dict[str, str], tmp_path: Path) -> None:
+    kek = tmp_path / "kek"
+    kek.write_text(environ.pop("MANA_AUTH_KEK"))
+    kek.chmod(0o640)
+    environ |= {
+        "MANA_AUTH_KEK_FILE": str(kek),
+        "CUSTODY_LISTNE": "x",
+        "CUSTODY_OWNER_DATABASE_URL": "postgresql://owner:x@h/d",
+    }
+    messages = [m for _, verdict, m in await findings(environ) if verdict is Verdict.FINDING]
+    assert messages == [
+        "CUSTODY_LISTNE is no setting: is it misspelt?",
+        (
+            "CUSTODY_OWNER_DATABASE_URL is set here; the daemon needs no owner: give it to custody "
+            "migrate alone"
+        ),
+        f"MANA_AUTH_KEK_FILE names {kek}, which others may use; run: chmod 600 {kek}",
+    ]
+
+
+async def test_issuer(environ: dict[str, str], tmp_path: Path) -> None:
+    del environ["CUSTODY_JWKS_FILE"]
+    url = f"http://127.0.0.1:{free_port()}/jwks"
+    found = await findings(environ | {"CUSTODY_JWKS_URL": url})
+    assert [verdict for part, verdict, _ in found if part == "jwks"] == [Verdict.DOWN]
+    found = await findings(environ | {"CUSTODY_JWKS_URL": "http://issuer.invalid/jwks"})
+    verdicts = [verdict for part, verdict, _ in found if part == "jwks"]
+    assert verdicts == [Verdict.FINDING, Verdict.DOWN]
+    empty = tmp_path / "empty.json"
+    empty.write_text('{"keys": []}')
+    found = await findings(environ | {"CUSTODY_JWKS_FILE": str(empty)})
+    assert [verdict for part, verdict, _ in found if part == "jwks"] == [Verdict.FINDING]
+
+
+@pytest.mark.parametrize(
+    ("url", "shown"),
+    [
+        ("postgresql://custody_app:s3cret@h:5432/d", "postgresql://custody_app:***@h:5432/d"),
+        ("postgresql://custody_app@h/d", "postgresql://custody_app@h/d"),
+        ("postgresql://h/d", "postgresql://h/d"),
+        ("postgresql://u:s3cret@a:1,b:2/d", "postgresql://u:***@a:1,b:2/d"),
+        ("postgresql://u@h/d?password=s3cret", "postgresql://u@h/d?***"),
+        ("postgresql://u:1/s3cret@h/d", "postgresql://***"),
+        ("postgresql://u:1?s3cret@h/d", "postgresql://***"),
+        ("postgresql://u:s3cret#s3cret@h/d", "postgresql://***"),
+        ("postgresql://u:s3cret@s3cret@h/d", "postgresql://u:***@h/d"),
+        ("postgresql:///d?host=/run/pg&password=s3@cret", "postgresql://***"),
+    ],
+)
+def test_redaction(url: str, shown: str) -> None:
+    assert redact(url) == shown
+
+
+def test_config_shows_no_password(tmp_path: Path) -> None:
+    file = tmp_path / "custody.toml"
+    file.write_text('cors_origins = ["https://a.example"]\nrate_limit = 5\n')
+    environ = {
+        "CUSTODY_CONFIG": str(file),
+        "CUSTODY_DATABASE_URL": "postgresql://custody_app:hunter2@h/d?sslpassword=hunter2",
+        "CUSTODY_OWNER_DATABASE_URL": "postgresql://owner:hunter2@h/d",
+        "CUSTODY_RATE_LIMIT": "7",
+        "MANA_AUTH_KEK": OTHER,
+    }
+    plain = custody(environ, "config")
+    assert (plain.code, plain.err) == (0, "")
+    assert "CUSTODY_DATABASE_URL=postgresql://custody_app:***@h/d?***\n" in plain.out
+    assert "CUSTODY_RATE_LIMIT=7\n" in plain.out
+    shown = json.loads(custody(environ, "config", "--json").out)
+    assert shown["CUSTODY_OWNER_DATABASE_URL"] == "postgresql://owner:***@h/d"
+    assert shown["CUSTODY_CORS_ORIGINS"] == ["https://a.example"]
+    assert shown["CUSTODY_KEK"] == "env:MANA_AUTH_KEK"
+    for secret in ("hunter2", OTHER):
+        assert secret not in plain.out + json.dumps(shown)
+
+
+def test_config_that_is_wrong(tmp_path: Path) -> None:
+    done = custody({"CUSTODY_LISTEN": "nowhere"}, "config")
+    assert (done.code, done.out) == (78, "")
+    assert done.complaint.startswith("CUSTODY_LISTEN: write host:port")
+    assert custody({}, "config", "--nonsense").code == 2
+
+
+def test_openapi() -> None:
+    done = custody({}, "openapi")
+    document = json.loads(done.out)
+    assert (done.code, done.err) == (0, "")
+    assert document["openapi"].startswith("3.1")
+    assert len(document["paths"]) == 6
+
+
+def test_token(tmp_path: Path) -> None:
+    done = custody({}, "token", "--sub", "alice", "--data", str(tmp_path))
+    assert done.code != 0
+    assert "custody dev" in done.complaint
+    DevelopmentIssuer.create(tmp_path)
+    made = custody({}, "token", "--sub", "alice", "--data", str(tmp_path), "--json")
+    assert (made.code, made.err) == (0, "")
+    assert json.loads(made.out)["sub"] == "alice"
+    assert json.loads(made.out)["token"].count(".") == 2

@@ -1,0 +1,92 @@
+"""``custody users erase``."""
+
+import asyncio
+import json
+
+import pytest
+
+from custody.db.embedded import EmbeddedPostgres
+from custody.db.engine import Dsn
+from custody.db.migrate import migrate
+from tests.client import Client, client_session
+from tests.db.command import Done, custody
+from tests.db.old_service import build
+from tests.servers import Daemon, Database, free_port, new_database
+
+
+async def erase(database: Database, *arguments: str, role: str = "custody_owner") -> Done:
+    environ = {"CUSTODY_OWNER_DATABASE_URL": database.url(role)}
+    return await asyncio.to_thread(custody, environ, "users", "erase", *arguments)
+
+
+async def vaults(database: Database) -> list[str]:
+    rows = await database.fetch("SELECT user_id FROM auth.encryption_vaults ORDER BY 1")
+    return [row["user_id"] for row in rows]
+
+
+async def users(database: Database) -> list[str]:
+    return [row["id"] for row in await database.fetch("SELECT id FROM auth.users ORDER BY 1")]
+
+
+async def test_from_a_table_of_our_own(daemon: Daemon) -> None:
+    database = daemon.database
+    async with client_session() as session:
+        for user in ("alice", "bob"):
+            assert (await Client(daemon, session, user).init()).status == 200
+        done = await erase(database, "alice")
+        assert (done.code, done.out) == (2, "")
+        assert "add --yes" in done.err
+        assert await vaults(database) == ["alice", "bob"]
+
+        done = await erase(database, "alice", "--yes")
+        assert (done.code, done.err) == (0, "")
+        assert done.out == "the vault was removed; the user was removed\n"
+        assert await vaults(database) == await users(database) == ["bob"]
+        assert await database.audit("alice") == [("init", "created", 200)]
+
+        done = await erase(database, "alice", "--yes", "--json")
+        assert (done.code, json.loads(done.out)) == (1, {"vault": False, "user": False})
+        # Who comes back gets another key; nothing of the old one is left.
+        assert (await Client(daemon, session, "alice").key()).code == "VAULT_NOT_INITIALISED"
+        assert (await Client(daemon, session, "alice").init()).status == 200
+
+
+async def test_from_someone_elses_table(postgres: EmbeddedPostgres) -> None:
+    async with new_database(postgres, "template0") as database:
+        old = await build(database, "custody_owner")
+        await migrate(Dsn(database.url("custody_owner")))
+        before = await users(database)
+        done = await erase(database, "vec-003", "--yes", "--json")
+        assert (done.code, json.loads(done.out)) == (0, {"vault": True, "user": False})
+        assert len(await vaults(database)) == len(old.rows) - 1
+        assert await users(database) == before
+        assert len(await database.audit("vec-003")) == 1
+        done = await erase(database, "vec-003", "--yes")
+        assert (done.code, done.out) == (1, "there was no vault; auth.users was left as it is\n")
+
+
+@pytest.mark.parametrize("user", ["' OR true --", "", "%", "nobody"])
+async def test_unknown_user(daemon: Daemon, user: str) -> None:
+    async with client_session() as session:
+        assert (await Client(daemon, session, "alice").init()).status == 200
+    done = await erase(daemon.database, user, "--yes")
+    assert (done.code, await vaults(daemon.database)) == (1, ["alice"])
+
+
+async def test_by_a_role_that_is_not_the_owner(daemon: Daemon) -> None:
+    async with client_session() as session:
+        assert (await Client(daemon, session, "alice").init()).status == 200
+    done = await erase(daemon.database, "alice", "--yes", role="custody_app")
+    assert done.code == 78
+    assert "CUSTODY_OWNER_DATABASE_URL must be the owner of the schema" in done.complaint
+    assert await vaults(daemon.database) == ["alice"]
+
+
+def test_without_a_database() -> None:
+    done = custody({}, "users", "erase", "alice", "--yes")
+    assert done.code == 78
+    assert "CUSTODY_OWNER_DATABASE_URL must be set" in done.complaint
+    url = f"postgresql://x:secretsecret@127.0.0.1:{free_port()}/x"
+    done = custody({"CUSTODY_OWNER_DATABASE_URL": url}, "users", "erase", "alice", "--yes")
+    assert done.code == 69
+    assert "secretsecret" not in done.err

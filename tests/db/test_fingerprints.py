@@ -1,0 +1,153 @@
+"""A kek_id can never come to mean other key material."""
+
+import asyncio
+import base64
+from pathlib import Path
+
+import pytest
+
+from custody.db.embedded import EmbeddedPostgres
+from custody.db.engine import Dsn
+from custody.db.migrate import migrate
+from custody.settings import ConfigurationError
+from tests.client import Client, client_session
+from tests.db.command import custody
+from tests.db.old_service import KEK, ROWS, build
+from tests.servers import Database, daemon_here, new_database, settings_for
+from tests.tokens import Issuer
+
+OTHER = base64.b64encode(b"\x11" * 32).decode()
+RECORDED = "SELECT kek_id, fingerprint FROM auth.encryption_keks ORDER BY kek_id"
+
+
+async def boot(
+    database: Database, issuer: Issuer, folder: Path, kek: str, **overrides: str
+) -> None:
+    async with daemon_here(database, issuer, folder, raw_MANA_AUTH_KEK=kek, **overrides):
+        pass
+
+
+async def recorded(database: Database) -> dict[str, str]:
+    return {row["kek_id"]: row["fingerprint"] for row in await database.fetch(RECORDED)}
+
+
+async def test_first_boot_records_and_another_key_is_refused(
+    database: Database, issuer: Issuer, tmp_path: Path
+) -> None:
+    await boot(database, issuer, tmp_path, KEK)
+    first = await recorded(database)
+    assert list(first) == ["env-v1"]
+    assert KEK not in str(first)
+    with pytest.raises(ConfigurationError) as caught:
+        await boot(database, issuer, tmp_path, OTHER)
+    assert str(caught.value) == (
+        "KEK env:MANA_AUTH_KEK: the kek_id env-v1 stands for other key material; restore that "
+        "key, or name the new one with ?id=NEW_ID and list the old one in CUSTODY_OLD_KEKS"
+    )
+    assert await recorded(database) == first
+    await boot(database, issuer, tmp_path, KEK)
+    # The cure of the message, as it is written.
+    cured = {"KEK": "env:NEW?id=env-v2", "OLD_KEKS": "env:MANA_AUTH_KEK", "raw_NEW": OTHER}
+    await boot(database, issuer, tmp_path, KEK, **cured)
+    both = await recorded(database)
+    assert sorted(both) == ["env-v1", "env-v2"]
+    assert both["env-v1"] == first["env-v1"]
+    # An old KEK is held against its fingerprint as well.
+    swapped = {"KEK": "env:NEW?id=env-v2", "OLD_KEKS": "env:MANA_AUTH_KEK", "raw_NEW": KEK}
+    with pytest.raises(ConfigurationError, match="stands for other key material"):
+        await boot(database, issuer, tmp_path, OTHER, **swapped)
+
+
+async def test_command_refuses_another_key(
+    database: Database, issuer: Issuer, tmp_path: Path
+) -> None:
+    await boot(database, issuer, tmp_path, KEK)
+    environ = settings_for(database, issuer, tmp_path, raw_MANA_AUTH_KEK=OTHER)
+    done = await asyncio.to_thread(custody, environ, "serve")
+    assert done.code == 78
+    assert "the kek_id env-v1 stands for other key material" in done.complaint
+    assert OTHER not in done.err
+
+
+async def old_rows(postgres: EmbeddedPostgres, database: Database) -> None:
+    await build(database, "custody_owner")
+    await migrate(Dsn(database.url("custody_owner")))
+
+
+async def test_wrong_key_at_the_first_boot_locks_nobody_out(
+    postgres: EmbeddedPostgres, issuer: Issuer, tmp_path: Path
+) -> None:
+    async with new_database(postgres, "template0") as database:
+        await old_rows(postgres, database)
+        for _ in range(2):
+            with pytest.raises(ConfigurationError, match=r"opens none of the \d+ rows"):
+                await boot(database, issuer, tmp_path, OTHER)
+            assert await recorded(database) == {}
+        await boot(database, issuer, tmp_path, KEK)
+        assert list(await recorded(database)) == ["env-v1"]
+
+
+async def test_key_for_another_kek_id_needs_no_row(
+    postgres: EmbeddedPostgres, issuer: Issuer, tmp_path: Path
+) -> None:
+    async with new_database(postgres, "template0") as database:
+        await old_rows(postgres, database)
+        new = {"KEK": "env:NEW?id=env-v2", "OLD_KEKS": "env:MANA_AUTH_KEK", "raw_NEW": OTHER}
+        await boot(database, issuer, tmp_path, KEK, **new)
+        assert sorted(await recorded(database)) == ["env-v1", "env-v2"]
+
+
+async def test_zero_knowledge_rows_prove_nothing(
+    postgres: EmbeddedPostgres, issuer: Issuer, tmp_path: Path
+) -> None:
+    async with new_database(postgres, "template0") as database:
+        await old_rows(postgres, database)
+        await database.execute("DELETE FROM auth.encryption_vaults WHERE NOT zero_knowledge")
+        await boot(database, issuer, tmp_path, OTHER)
+        assert list(await recorded(database)) == ["env-v1"]
+
+
+async def test_tampered_rows_among_good_ones_do_not_block(
+    postgres: EmbeddedPostgres, issuer: Issuer, tmp_path: Path
+) -> None:
+    async with new_database(postgres, "template0") as database:
+        await old_rows(postgres, database)
+        await database.execute(
+            "UPDATE auth.encryption_vaults SET wrapped_mk = CASE user_id"
+            " WHEN 'vec-000' THEN 'not base64' WHEN 'vec-001' THEN '' ELSE"
+            " overlay(wrapped_mk PLACING 'AAAA' FROM 9) END WHERE user_id < 'vec-005'"
+        )
+        await boot(database, issuer, tmp_path, KEK)
+        assert list(await recorded(database)) == ["env-v1"]
+
+
+async def test_format_2_rows_prove_a_key_too(
+    database: Database, issuer: Issuer, tmp_path: Path
+) -> None:
+    async with daemon_here(database, issuer, tmp_path) as daemon, client_session() as session:
+        key = (await Client(daemon, session, "alice").init()).json
+    await database.execute("DELETE FROM auth.encryption_keks")
+    with pytest.raises(ConfigurationError, match="opens none of the 1 rows tried"):
+        await boot(database, issuer, tmp_path, OTHER)
+    async with daemon_here(database, issuer, tmp_path) as daemon, client_session() as session:
+        assert (await Client(daemon, session, "alice").key()).json == key
+
+
+async def test_two_instances_with_different_keys(
+    database: Database, issuer: Issuer, tmp_path: Path
+) -> None:
+    """On an empty database whoever is first is right, and the other one ends."""
+    folders = [tmp_path / str(number) for number in range(6)]
+    for folder in folders:
+        folder.mkdir()
+    ends = await asyncio.gather(
+        *(boot(database, issuer, folder, (KEK, OTHER)[n % 2]) for n, folder in enumerate(folders)),
+        return_exceptions=True,
+    )
+    assert len(await recorded(database)) == 1
+    refused = [isinstance(end, ConfigurationError) for end in ends]
+    assert refused in ([True, False] * 3, [False, True] * 3)
+
+
+async def test_vectors_are_what_the_tests_think() -> None:
+    assert [row["zero_knowledge"] for row in ROWS] == [False] * 18 + [True] * 6

@@ -1,0 +1,258 @@
+"""Migrations: once, in order, one at a time, all or nothing, and by psql alone."""
+
+import asyncio
+import shutil
+from collections.abc import AsyncIterator, Iterator
+from pathlib import Path
+
+import pytest
+
+from custody.db import migrate as module
+from custody.db.embedded import EmbeddedPostgres
+from custody.db.engine import Dsn
+from custody.db.migrate import MigrationError, migrate, migrations
+from custody.db.owner import OwnerRefused
+from custody.db.queries import folder as sql_folder
+from tests.client import Client, client_session
+from tests.db.command import custody
+from tests.db.embedded_server import open_folder
+from tests.servers import Database, daemon_here, free_port, new_database
+from tests.tokens import Issuer
+
+NAMES = [migration.name for migration in migrations()]
+HISTORY = "SELECT name FROM auth.custody_migrations ORDER BY name"
+
+
+@pytest.fixture
+async def empty(postgres: EmbeddedPostgres) -> AsyncIterator[Database]:
+    """A database that was never migrated."""
+    async with new_database(postgres, "template0") as made:
+        yield made
+
+
+def owner(database: Database) -> Dsn:
+    return Dsn(database.url("custody_owner"))
+
+
+async def history(database: Database) -> list[str]:
+    return [row["name"] for row in await database.fetch(HISTORY)]
+
+
+def test_names_are_ordered() -> None:
+    assert [name.split("_")[0] for name in NAMES] == [f"{n + 1:04}" for n in range(len(NAMES))]
+
+
+async def test_fresh_database_then_nothing_left_to_do(empty: Database) -> None:
+    assert list(await migrate(owner(empty))) == NAMES
+    assert await history(empty) == NAMES
+    assert await migrate(owner(empty)) == ()
+
+
+async def test_two_at_once_share_the_work(empty: Database) -> None:
+    both = await asyncio.gather(*(migrate(owner(empty)) for _ in range(2)))
+    assert sorted(map(len, both)) == [0, len(NAMES)]
+    assert await history(empty) == NAMES
+
+
+async def test_waits_for_another_and_says_so_in_the_end(
+    empty: Database, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(module, "_LOCK_TIMEOUT_SECONDS", 1)
+    async with empty.connect("custody_owner") as other:
+        await other.execute("SELECT pg_advisory_lock($1)", module._LOCK)
+        with pytest.raises(MigrationError, match="another migration has been running for 1 s"):
+            await migrate(owner(empty))
+    assert await empty.value("SELECT to_regnamespace('auth')") is None
+
+
+async def test_lock_of_a_table_in_use_times_out(
+    empty: Database, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    await migrate(owner(empty))
+    await empty.execute("DELETE FROM auth.custody_migrations WHERE name LIKE '0003%'")
+    monkeypatch.setattr(module, "_LOCK_TIMEOUT_SECONDS", 1)
+    async with empty.connect() as other, other.transaction():
+        await other.execute("LOCK TABLE auth.encryption_vaults IN SHARE MODE")
+        with pytest.raises(MigrationError, match="stop what uses the tables"):
+            await migrate(owner(empty))
+    assert await migrate(owner(empty)) == ("0003_create_vaults",)
+
+
+async def test_lock_ends_with_the_migration(empty: Database) -> None:
+    await migrate(owner(empty))
+    assert await empty.value("SELECT count(*) FROM pg_locks WHERE locktype = 'advisory'") == 0
+
+
+async def test_changed_file_is_refused(empty: Database, tmp_path: Path) -> None:
+    source = copy_of_migrations(tmp_path)
+    await migrate(owner(empty), source)
+    changed = source / "0002_create_users.sql"
+    changed.write_text(changed.read_text() + "-- a comment\n")
+    (source / "0099_add_thing.sql").write_text("CREATE TABLE auth.thing ();")
+    with pytest.raises(MigrationError, match="0002_create_users was changed after"):
+        await migrate(owner(empty), source)
+    assert await empty.value("SELECT to_regclass('auth.thing')") is None
+
+
+async def test_failing_file_leaves_the_earlier_ones(empty: Database, tmp_path: Path) -> None:
+    source = copy_of_migrations(tmp_path)
+    bad = source / "0003_create_vaults.sql"
+    good_text = bad.read_text()
+    bad.write_text("CREATE TABLE auth.half (); SELECT 1 / 0;")
+    with pytest.raises(MigrationError, match="0003_create_vaults: division by zero"):
+        await migrate(owner(empty), source)
+    assert await history(empty) == NAMES[:2]
+    assert await empty.value("SELECT to_regclass('auth.half')") is None
+    bad.write_text(good_text)
+    assert list(await migrate(owner(empty), source)) == NAMES[2:]
+
+
+async def test_message_of_a_failure_shows_no_row(empty: Database, tmp_path: Path) -> None:
+    source = tmp_path / "migrations"
+    source.mkdir()
+    (source / "0001_a.sql").write_text(
+        "CREATE TABLE auth.t (wrap TEXT CHECK (length(wrap) < 3));"
+        "INSERT INTO auth.t VALUES ('a wrapped key');"
+    )
+    with pytest.raises(MigrationError) as caught:
+        await migrate(owner(empty), source)
+    assert "violates check constraint" in str(caught.value)
+    assert "a wrapped key" not in str(caught.value)
+
+
+async def test_files_run_by_psql_alone_and_again(
+    empty: Database, issuer: Issuer, tmp_path: Path
+) -> None:
+    folder = sql_folder() / "migrations"
+    for _ in range(2):
+        for name in NAMES:
+            done = empty.psql("custody_owner", "-1", "-f", str(folder / f"{name}.sql"))
+            assert done.returncode == 0, done.stderr
+    async with daemon_here(empty, issuer, tmp_path) as daemon, client_session() as session:
+        first = await Client(daemon, session, "alice").init()
+        assert first.status == 200
+    for name in NAMES:
+        assert empty.psql("custody_owner", "-f", str(folder / f"{name}.sql")).returncode == 0
+    assert list(await migrate(owner(empty))) == NAMES
+    async with daemon_here(empty, issuer, tmp_path) as daemon, client_session() as session:
+        assert (await Client(daemon, session, "alice").key()).json == first.json
+
+
+async def test_same_schema_by_psql_and_by_migrate(
+    postgres: EmbeddedPostgres, empty: Database
+) -> None:
+    folder = sql_folder() / "migrations"
+    for name in NAMES:
+        assert empty.psql("custody_owner", "-f", str(folder / f"{name}.sql")).returncode == 0
+    async with new_database(postgres) as migrated:
+        assert await shape(empty) == await shape(migrated)
+
+
+async def shape(database: Database) -> list[str]:
+    rows = await database.fetch(
+        "SELECT a.attrelid::regclass::text || ' ' || attname || ' ' || atttypid::regtype"
+        " || ' ' || attnotnull || ' ' || coalesce(attacl::text, '') AS line FROM pg_attribute a"
+        " JOIN pg_class c ON c.oid = a.attrelid WHERE relnamespace = 'auth'::regnamespace"
+        " AND relname NOT LIKE 'custody_migrations%' AND attnum > 0"
+        " UNION ALL SELECT relname || coalesce(relacl::text, '') || relrowsecurity FROM pg_class"
+        " WHERE relnamespace = 'auth'::regnamespace AND relname NOT LIKE 'custody_migrations%'"
+        " UNION ALL SELECT policyname || roles::text || coalesce(qual, '') FROM pg_policies"
+        " ORDER BY 1"
+    )
+    return [row["line"] for row in rows]
+
+
+def copy_of_migrations(folder: Path) -> Path:
+    return Path(shutil.copytree(sql_folder() / "migrations", folder / "migrations"))
+
+
+async def test_without_the_right_to_make_roles(
+    postgres: EmbeddedPostgres, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """On a server of its own kind: roles belong to the whole cluster, so they get other names."""
+    source = copy_of_migrations(tmp_path)
+    file = source / "0001_create_roles.sql"
+    file.write_text(
+        file.read_text()
+        .replace("'custody_app', 'custody_rewrap'", "'absent_app', 'absent_rewrap'")
+        .replace("TO custody_app, custody_rewrap", "TO absent_app, absent_rewrap")
+    )
+    async with new_database(postgres, "template0") as empty:
+        await empty.execute("CREATE ROLE plain_owner LOGIN PASSWORD 'x'")
+        try:
+            await empty.execute(f"ALTER DATABASE {empty.name} OWNER TO plain_owner")
+            url = f"postgresql://plain_owner:x@127.0.0.1:{postgres.port}/{empty.name}"
+            with pytest.raises(OwnerRefused) as caught:
+                await migrate(Dsn(url), source)
+            assert "the role absent_app is missing and plain_owner may not make it" in str(
+                caught.value
+            )
+            assert "CREATE ROLE custody_app NOLOGIN; CREATE ROLE custody_rewrap NOLOGIN;" in str(
+                caught.value
+            )
+            assert "\n" not in str(caught.value)
+            # With the roles there, an owner without CREATEROLE can do all of it.
+            assert list(await migrate(Dsn(url))) == NAMES
+        finally:
+            await empty.execute("DROP OWNED BY plain_owner")
+            await empty.execute(f"ALTER DATABASE {empty.name} OWNER TO postgres")
+            await empty.execute("DROP ROLE plain_owner")
+
+
+@pytest.fixture
+def fresh_cluster() -> Iterator[EmbeddedPostgres]:
+    """A server on which nobody has made the runtime roles."""
+    with open_folder() as folder, EmbeddedPostgres(folder / "pg", durable=False) as server:
+        yield server
+
+
+def test_command_without_roles_nor_the_right_to_make_them(fresh_cluster: EmbeddedPostgres) -> None:
+    database = Database(fresh_cluster, "custody")
+    done = database.psql("postgres", "-c", "ALTER ROLE custody_owner NOCREATEROLE")
+    assert done.returncode == 0, done.stderr
+    environ = {"CUSTODY_OWNER_DATABASE_URL": database.url("custody_owner")}
+    refused = custody(environ, "migrate")
+    assert refused.code == 78
+    assert "As an administrator run: CREATE ROLE custody_app NOLOGIN;" in refused.complaint
+    sql = refused.complaint.partition("run: ")[2]
+    assert database.psql("postgres", "-c", sql).returncode == 0
+    assert custody(environ, "migrate").code == 0
+
+
+def test_command(postgres: EmbeddedPostgres, empty: Database) -> None:
+    environ = {"CUSTODY_OWNER_DATABASE_URL": empty.url("custody_owner")}
+    first = custody(environ, "migrate", "--json")
+    assert (first.code, first.out) == (0, '{"applied": ["' + '", "'.join(NAMES) + '"]}\n')
+    again = custody(environ, "migrate")
+    assert (again.code, again.out, again.err) == (0, "the database is up to date\n", "")
+
+
+@pytest.mark.parametrize(
+    ("change", "code", "phrase"),
+    [
+        (("custody_owner:", "custody_owner:wrong"), 78, "password authentication failed"),
+        (("custody_owner:", "nobody_here:"), 78, "password authentication failed"),
+        (("/test_", "/absent_"), 78, "does not exist"),
+        (("PORT", "CLOSED"), 69, "no connection to the database"),
+        (("PORT", ":port"), 78, "CUSTODY_OWNER_DATABASE_URL"),
+    ],
+    ids=["wrong password", "wrong role", "no such database", "down", "unreadable"],
+)
+def test_command_that_cannot_connect(
+    database: Database, change: tuple[str, str], code: int, phrase: str
+) -> None:
+    old, new = (
+        part.replace("PORT", f":{database.server.port}").replace("CLOSED", f":{free_port()}")
+        for part in change
+    )
+    url = database.url("custody_owner").replace(old, new, 1)
+    done = custody({"CUSTODY_OWNER_DATABASE_URL": url}, "migrate")
+    assert done.code == code
+    assert phrase in done.complaint
+    assert url.split(":")[2].split("@")[0] not in done.err
+
+
+def test_command_without_a_url() -> None:
+    done = custody({}, "migrate")
+    assert (done.code, done.out) == (78, "")
+    assert "CUSTODY_OWNER_DATABASE_URL must be set" in done.complaint

@@ -1,0 +1,405 @@
+"""Every unsafe state of the database is named in one line, with a cure that cures it."""
+
+import re
+import secrets
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+
+import pytest
+
+from custody.db.embedded import EmbeddedPostgres
+from custody.db.engine import Dsn, create_engine
+from custody.db.posture import PostureProblem, find_problems
+from custody.db.queries import folder
+from tests.servers import Database, new_database
+
+AGAIN = "sql/migrations again by psql"
+MIGRATE = f"run: custody migrate, or {AGAIN}"
+POLICIES = {
+    "encryption_vaults": (
+        "encryption_vaults_own_row",
+        "encryption_vaults_rewrap_read",
+        "encryption_vaults_rewrap_write",
+        "encryption_vaults_kek_sample",
+    ),
+    "encryption_vault_audit": ("encryption_vault_audit_own_row", "encryption_vault_audit_rewrap"),
+    "users": ("users_own_row",),
+}
+SCOPED = tuple(POLICIES)
+
+
+@asynccontextmanager
+async def login(database: Database, duty: str = "custody_app") -> AsyncIterator[tuple[str, str]]:
+    """Make a login role that is a plain member of a runtime role; yields its name and its URL."""
+    name = f"login_{secrets.token_hex(4)}"
+    await database.execute(f"CREATE ROLE {name} LOGIN PASSWORD 'x'")
+    await database.execute(f"GRANT {duty} TO {name}")
+    try:
+        yield name, f"postgresql://{name}:x@127.0.0.1:{database.server.port}/{database.name}"
+    finally:
+        for role in (f"{name}_up", name):
+            if await database.value("SELECT to_regrole($1)", role) is not None:
+                await database.execute(f"ALTER DATABASE {database.name} OWNER TO custody_owner")
+                await database.execute(f"REASSIGN OWNED BY {role} TO custody_owner")
+                await database.execute(f"DROP OWNED BY {role}")
+                await database.execute(f"DROP ROLE {role}")
+
+
+async def problems_of(url: str, duty: str = "custody_app") -> tuple[PostureProblem, ...]:
+    engine = create_engine(Dsn(url), pool_size=1)
+    try:
+        return await find_problems(engine, duty)  # type: ignore[arg-type]
+    finally:
+        await engine.dispose()
+
+
+def migrate_by_psql(database: Database) -> None:
+    for file in sorted((folder() / "migrations").glob("*.sql")):
+        done = database.psql("custody_owner", "-f", str(file))
+        assert done.returncode == 0, done.stderr
+
+
+async def cure(database: Database, problem: PostureProblem) -> None:
+    """Do what the message says."""
+    if AGAIN in problem.message or "again by psql" in problem.message:
+        migrate_by_psql(database)
+    elif "run REVOKE on one" in problem.message:
+        role = problem.message.split()[2]
+        await database.execute(f"REVOKE custody_rewrap FROM {role}")
+    else:
+        await database.execute(problem.message.rpartition("run: ")[2])
+
+
+# name → SQL that makes it unsafe, the part, the whole message
+CURABLE: dict[str, tuple[str, str, str]] = {
+    "bypassrls": (
+        "ALTER ROLE {role} BYPASSRLS",
+        "roles",
+        "the role {role} skips row-level security; run: ALTER ROLE {role} NOBYPASSRLS",
+    ),
+    "bypassrls of a group": (
+        "CREATE ROLE {role}_up BYPASSRLS; GRANT {role}_up TO {role}",
+        "roles",
+        "the role {role}_up skips row-level security; run: ALTER ROLE {role}_up NOBYPASSRLS",
+    ),
+    "createrole": (
+        "ALTER ROLE {role} CREATEROLE",
+        "roles",
+        "the role {role} may make roles; run: ALTER ROLE {role} NOCREATEROLE",
+    ),
+    "both duties": (
+        "GRANT custody_rewrap TO {role}",
+        "roles",
+        (
+            "the role {role} is a member of both runtime roles; one login role per duty: "
+            "run REVOKE on one"
+        ),
+    ),
+    "not a member": (
+        "REVOKE custody_app FROM {role}",
+        "roles",
+        "the role {role} is not custody_app nor a member of it; run: GRANT custody_app TO {role}",
+    ),
+    "no right to read": (
+        "REVOKE SELECT ON auth.encryption_vaults FROM custody_app",
+        "roles",
+        (
+            "the role {role} may not SELECT auth.encryption_vaults: a right of custody_app is "
+            f"missing, or not inherited; run {AGAIN}"
+        ),
+    ),
+    "no right to audit": (
+        "REVOKE ALL ON auth.encryption_vault_audit FROM custody_app",
+        "roles",
+        (
+            "the role {role} may not INSERT auth.encryption_vault_audit: a right of custody_app is "
+            f"missing, or not inherited; run {AGAIN}"
+        ),
+    ),
+    "no right to use the schema": (
+        "REVOKE USAGE ON SCHEMA auth FROM custody_app",
+        "roles",
+        f"the role {{role}} may not use the schema auth; run {AGAIN}",
+    ),
+    "no right to sample": (
+        "REVOKE EXECUTE ON FUNCTION auth.custody_sample_wraps FROM custody_app",
+        "roles",
+        f"the role {{role}} may not run auth.custody_sample_wraps; run {AGAIN}",
+    ),
+    "policy of others": (
+        'CREATE POLICY "theirs; --" ON auth.encryption_vaults FOR SELECT USING (true)',
+        "schema",
+        (
+            "the policy theirs; -- on auth.encryption_vaults is not ours and opens rows; "
+            'run: DROP POLICY "theirs; --" ON auth.encryption_vaults'
+        ),
+    ),
+    "policy of others on the audit": (
+        "CREATE POLICY theirs ON auth.encryption_vault_audit TO custody_rewrap USING (true)",
+        "schema",
+        (
+            "the policy theirs on auth.encryption_vault_audit is not ours and opens rows; "
+            "run: DROP POLICY theirs ON auth.encryption_vault_audit"
+        ),
+    ),
+    "policy of others on users": (
+        "CREATE POLICY theirs ON auth.users USING (true)",
+        "schema",
+        (
+            "the policy theirs on auth.users is not ours and opens rows; "
+            "run: DROP POLICY theirs ON auth.users"
+        ),
+    ),
+    "function missing": (
+        "DROP FUNCTION auth.custody_sample_wraps",
+        "schema",
+        f"the function auth.custody_sample_wraps is missing; {MIGRATE}",
+    ),
+}
+for _table in SCOPED:
+    for _how in ("NO FORCE", "DISABLE"):
+        CURABLE[f"{_table} {_how}"] = (
+            f"ALTER TABLE auth.{_table} {_how} ROW LEVEL SECURITY",
+            "schema",
+            (
+                f"row-level security is not enabled and forced on auth.{_table}; run: ALTER TABLE "
+                f"auth.{_table} ENABLE ROW LEVEL SECURITY, FORCE ROW LEVEL SECURITY"
+            ),
+        )
+    for _policy in POLICIES[_table]:
+        CURABLE[f"{_policy} missing"] = (
+            f"DROP POLICY {_policy} ON auth.{_table}",
+            "schema",
+            f"the policy {_policy} is missing or was changed; run {AGAIN}",
+        )
+        _clause = "WITH CHECK" if _policy == "encryption_vault_audit_rewrap" else "USING"
+        CURABLE[f"{_policy} changed"] = (
+            f"ALTER POLICY {_policy} ON auth.{_table} {_clause} (1 = 1)",
+            "schema",
+            f"the policy {_policy} is missing or was changed; run {AGAIN}",
+        )
+        _role = "custody_rewrap" if _policy.endswith("own_row") else "PUBLIC"
+        CURABLE[f"{_policy} of {_role}"] = (
+            f"ALTER POLICY {_policy} ON auth.{_table} TO {_role}",
+            "schema",
+            (
+                f"the policy {_policy} is given to another role than its own; run {AGAIN}, "
+                "as the owner"
+            ),
+        )
+CURABLE["own_row open to write"] = (
+    "ALTER POLICY encryption_vaults_own_row ON auth.encryption_vaults WITH CHECK (true)",
+    "schema",
+    f"the policy encryption_vaults_own_row is missing or was changed; run {AGAIN}",
+)
+CURABLE["own_row restrictive"] = (
+    (
+        "DROP POLICY users_own_row ON auth.users;"
+        "CREATE POLICY users_own_row ON auth.users AS RESTRICTIVE"
+        " USING (id = nullif(current_setting('app.current_user_id', true), ''))"
+        " WITH CHECK (id = nullif(current_setting('app.current_user_id', true), ''))"
+    ),
+    "schema",
+    f"the policy users_own_row is missing or was changed; run {AGAIN}",
+)
+CURABLE["kek_sample of another owner"] = (
+    "ALTER POLICY encryption_vaults_kek_sample ON auth.encryption_vaults TO postgres",
+    "schema",
+    (
+        "the policy encryption_vaults_kek_sample is given to another role than its own; "
+        f"run {AGAIN}, as the owner"
+    ),
+)
+for _check in ("has_wrap", "wrap_iv_pair", "zk_consistency"):
+    CURABLE[f"{_check} missing"] = (
+        f"ALTER TABLE auth.encryption_vaults DROP CONSTRAINT encryption_vaults_{_check}",
+        "schema",
+        (
+            f"the constraint encryption_vaults_{_check} is missing; "
+            "run sql/migrations/0003_create_vaults.sql again by psql"
+        ),
+    )
+CURABLE["constraint not validated"] = (
+    (
+        "ALTER TABLE auth.encryption_vaults DROP CONSTRAINT encryption_vaults_has_wrap;"
+        "ALTER TABLE auth.encryption_vaults ADD CONSTRAINT encryption_vaults_has_wrap"
+        " CHECK (wrapped_mk IS NOT NULL OR recovery_wrapped_mk IS NOT NULL) NOT VALID"
+    ),
+    "schema",
+    (
+        "the constraint encryption_vaults_has_wrap is missing; "
+        "run sql/migrations/0003_create_vaults.sql again by psql"
+    ),
+)
+for _table, _trigger in (
+    ("encryption_vaults", "encryption_vaults_row_version"),
+    ("encryption_vault_audit", "encryption_vault_audit_deadline"),
+):
+    for _how in (
+        "DROP TRIGGER {trigger} ON auth.{table}",
+        "ALTER TABLE auth.{table} DISABLE TRIGGER {trigger}",
+        "ALTER TABLE auth.{table} ENABLE REPLICA TRIGGER {trigger}",
+    ):
+        CURABLE[f"{_trigger} {_how.partition('auth')[0]}"] = (
+            _how.format(table=_table, trigger=_trigger),
+            "schema",
+            f"the trigger {_trigger} is missing or disabled; run {AGAIN}",
+        )
+for _table, _column in (
+    ("encryption_vaults", "row_version"),
+    ("encryption_vaults", "key_check"),
+    ("encryption_vaults", "quarantine_reason"),
+):
+    CURABLE[f"{_column} missing"] = (
+        f"ALTER TABLE auth.{_table} DROP COLUMN {_column}",
+        "schema",
+        f"auth.{_table} has no column {_column}; {MIGRATE}",
+    )
+for _table in ("encryption_keks", "encryption_vault_audit", "encryption_vaults"):
+    CURABLE[f"{_table} missing"] = (
+        f"DROP TABLE auth.{_table}",
+        "schema",
+        f"auth.{_table} is missing; {MIGRATE}",
+    )
+for _table, _rights in (
+    ("encryption_vault_audit", ("UPDATE", "DELETE", "TRUNCATE", "UPDATE (status)")),
+    ("encryption_vaults", ("DELETE", "TRUNCATE")),
+    ("encryption_keks", ("UPDATE", "DELETE", "TRUNCATE", "UPDATE (fingerprint)")),
+):
+    for _right in _rights:
+        for _grantee in ("{role}", "custody_app", "PUBLIC"):
+            _word = _right.partition(" ")[0]
+            CURABLE[f"{_right} of {_table} to {_grantee}"] = (
+                f"GRANT {_right} ON auth.{_table} TO {_grantee}",
+                "roles",
+                (
+                    f"the role {{role}} may {_word} auth.{_table}; run: REVOKE {_word} ON "
+                    f"auth.{_table} FROM custody_app, custody_rewrap, PUBLIC, {{role}}"
+                ),
+            )
+
+
+async def test_migrated_database_is_safe(database: Database) -> None:
+    for duty in ("custody_app", "custody_rewrap"):
+        assert await problems_of(database.url(duty), duty) == ()
+        async with login(database, duty) as (_role, url):
+            assert await problems_of(url, duty) == ()
+
+
+async def test_foreign_table_of_users_is_not_ours_to_judge(database: Database) -> None:
+    await database.execute(
+        "COMMENT ON TABLE auth.users IS NULL;"
+        "DROP POLICY users_own_row ON auth.users;"
+        "ALTER TABLE auth.users DISABLE ROW LEVEL SECURITY"
+    )
+    assert await problems_of(database.url("custody_app")) == ()
+
+
+@pytest.mark.parametrize("name", CURABLE)
+async def test_problem_and_its_cure(database: Database, name: str) -> None:
+    sql, part, message = CURABLE[name]
+    async with login(database) as (role, url):
+        await database.execute(sql.format(role=role))
+        found = await problems_of(url)
+        assert [(problem.part, problem.message) for problem in found] == [
+            (part, message.format(role=role))
+        ]
+        await cure(database, found[0])
+        assert await problems_of(url) == ()
+
+
+UNCURABLE: dict[str, tuple[str, str]] = {
+    "superuser": (
+        "ALTER ROLE {role} SUPERUSER",
+        (
+            "the role {role} is superuser or may take such a role on; "
+            "connect as a plain member of custody_app"
+        ),
+    ),
+    "member of a superuser": (
+        "CREATE ROLE {role}_up SUPERUSER; GRANT {role}_up TO {role} WITH INHERIT FALSE",
+        (
+            "the role {role} is superuser or may take such a role on; "
+            "connect as a plain member of custody_app"
+        ),
+    ),
+    "right of a group not inherited": (
+        (
+            "CREATE ROLE {role}_up; GRANT {role}_up TO {role} WITH INHERIT FALSE;"
+            "GRANT DELETE ON auth.encryption_vault_audit TO {role}_up"
+        ),
+        (
+            "the role {role} may DELETE auth.encryption_vault_audit; run: REVOKE DELETE ON "
+            "auth.encryption_vault_audit FROM custody_app, custody_rewrap, PUBLIC, {role}"
+        ),
+    ),
+    "duty not inherited": (
+        "GRANT custody_app TO {role} WITH INHERIT FALSE",
+        (
+            "the role {role} may not SELECT auth.encryption_vaults: a right of custody_app is "
+            f"missing, or not inherited; run {AGAIN}"
+        ),
+    ),
+    "owns a table": (
+        "ALTER TABLE auth.encryption_vaults OWNER TO {role}",
+        (
+            "the role {role} owns auth.encryption_vaults; a runtime role owns nothing: "
+            "change the owner"
+        ),
+    ),
+    "owns a table by a group": (
+        (
+            "CREATE ROLE {role}_up; GRANT {role}_up TO {role};"
+            "ALTER TABLE auth.encryption_vault_audit OWNER TO {role}_up"
+        ),
+        (
+            "the role {role} owns auth.encryption_vault_audit; a runtime role owns nothing: "
+            "change the owner"
+        ),
+    ),
+    "owns the schema": (
+        "ALTER SCHEMA auth OWNER TO {role}",
+        "the role {role} owns the schema auth; a runtime role owns nothing: change the owner",
+    ),
+    "owns a function": (
+        "ALTER FUNCTION auth.custody_count_row_version OWNER TO {role}",
+        (
+            "the role {role} owns the function auth.custody_count_row_version; a runtime role owns "
+            "nothing: change the owner"
+        ),
+    ),
+    "owns the database": (
+        "ALTER DATABASE {database} OWNER TO {role}",
+        "the role {role} owns the database; a runtime role owns nothing: change the owner",
+    ),
+    "users missing": (
+        "DROP TABLE auth.users CASCADE",
+        f"auth.users is missing; {MIGRATE}",
+    ),
+    "wrap column missing": (
+        "ALTER TABLE auth.encryption_vaults DROP COLUMN wrapped_mk CASCADE",
+        f"auth.encryption_vaults has no column wrapped_mk; {MIGRATE}",
+    ),
+    "audit column missing": (
+        "ALTER TABLE auth.encryption_vault_audit DROP COLUMN context",
+        f"auth.encryption_vault_audit has no column context; {MIGRATE}",
+    ),
+}
+
+
+@pytest.mark.parametrize("name", UNCURABLE)
+async def test_problem_among_what_follows_from_it(database: Database, name: str) -> None:
+    sql, message = UNCURABLE[name]
+    async with login(database) as (role, url):
+        await database.execute(sql.format(role=role, database=database.name))
+        found = [problem.message for problem in await problems_of(url)]
+        assert message.format(role=role) in found
+        assert not any(re.search(r"[\r\n]", line) for line in found)
+
+
+async def test_database_without_the_schema(postgres: EmbeddedPostgres) -> None:
+    async with new_database(postgres, "template0") as empty:
+        found = await problems_of(empty.url("custody_app"))
+        missing = {problem.message for problem in found}
+    for table in ("users", "encryption_vaults", "encryption_vault_audit", "encryption_keks"):
+        assert f"auth.{table} is missing; {MIGRATE}" in missing

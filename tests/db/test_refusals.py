@@ -1,0 +1,258 @@
+"""What ``custody serve`` refuses to start with, and what a daemon does when its database turns."""
+
+import asyncio
+import base64
+from collections.abc import Awaitable, Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from custody.app import running
+from custody.db.embedded import EmbeddedPostgres
+from custody.ops import health
+from custody.settings import ConfigurationError, load
+from tests.client import Client, client_session
+from tests.db.breaking import kill, start_again
+from tests.db.command import custody
+from tests.db.old_service import KEK
+from tests.servers import (
+    Daemon,
+    Database,
+    daemon_beside,
+    daemon_here,
+    free_port,
+    new_database,
+    postgres_server,
+    settings_for,
+)
+from tests.tokens import Issuer
+
+ZERO = base64.b64encode(bytes(32)).decode()
+
+UNSAFE = {
+    "no force": (
+        "ALTER TABLE auth.encryption_vaults NO FORCE ROW LEVEL SECURITY",
+        "row-level security is not enabled and forced on auth.encryption_vaults; run: ALTER",
+    ),
+    "policy": (
+        "DROP POLICY encryption_vault_audit_own_row ON auth.encryption_vault_audit",
+        "the policy encryption_vault_audit_own_row is missing or was changed; run sql/migrations",
+    ),
+    "trigger": (
+        "ALTER TABLE auth.encryption_vault_audit DISABLE TRIGGER ALL",
+        "the trigger encryption_vault_audit_deadline is missing or disabled; run sql/migrations",
+    ),
+    "grant": (
+        "GRANT DELETE ON auth.encryption_vault_audit TO PUBLIC",
+        "may DELETE auth.encryption_vault_audit; run: REVOKE DELETE",
+    ),
+    "column": (
+        "ALTER TABLE auth.encryption_vaults DROP COLUMN key_check",
+        "auth.encryption_vaults has no column key_check; run: custody migrate",
+    ),
+}
+
+
+@pytest.mark.parametrize("name", UNSAFE)
+async def test_unsafe_database(
+    database: Database, issuer: Issuer, tmp_path: Path, name: str
+) -> None:
+    sql, message = UNSAFE[name]
+    await database.execute(sql)
+    done = await asyncio.to_thread(custody, settings_for(database, issuer, tmp_path), "serve")
+    assert done.code == 78
+    assert message in done.complaint
+    assert done.out == ""
+
+
+@pytest.mark.parametrize("role", ["postgres", "custody_owner", "custody_rewrap"])
+async def test_unsafe_role(database: Database, issuer: Issuer, tmp_path: Path, role: str) -> None:
+    url = database.url(role)
+    environ = settings_for(database, issuer, tmp_path, DATABASE_URL=url)
+    done = await asyncio.to_thread(custody, environ, "serve")
+    assert done.code == 78
+    assert f"the role {role} is " in done.complaint
+    assert url.split(":")[2].split("@")[0] not in done.err
+
+
+async def test_database_that_was_never_migrated(
+    postgres: EmbeddedPostgres, issuer: Issuer, tmp_path: Path
+) -> None:
+    async with new_database(postgres, "template0") as empty:
+        done = await asyncio.to_thread(custody, settings_for(empty, issuer, tmp_path), "serve")
+    assert done.code == 78
+    assert "auth.encryption_vaults is missing; run: custody migrate" in done.complaint
+
+
+CONFIGURATION: dict[str, tuple[dict[str, str], str]] = {
+    "zero KEK": ({"raw_MANA_AUTH_KEK": ZERO}, "the all-zero key protects nothing; make a real one"),
+    "no KEK": ({"raw_MANA_AUTH_KEK": ""}, "neither MANA_AUTH_KEK nor MANA_AUTH_KEK_FILE is set"),
+    "both": ({"raw_MANA_AUTH_KEK_FILE": "/kek"}, "both MANA_AUTH_KEK and MANA_AUTH_KEK_FILE are"),
+    "bad base64": ({"raw_MANA_AUTH_KEK": "correct horse battery"}, "is not base64 of 32 bytes"),
+    "short": ({"raw_MANA_AUTH_KEK": "c2hvcnQgc2VjcmV0"}, "is not base64 of 32 bytes"),
+    "scheme": ({"KEK": "pgp:KEY"}, "no backend is named 'pgp'; known: "),
+    "no URI": ({"KEK": "MANA_AUTH_KEK"}, "is not a KEK URI: write scheme:name"),
+    "one kek_id": (
+        {"OLD_KEKS": "env:OTHER_KEK", "raw_OTHER_KEK": KEK},
+        "KEK env:OTHER_KEK and KEK env:MANA_AUTH_KEK share the kek_id env-v1",
+    ),
+    "no JWKS": ({"JWKS_FILE": ""}, "CUSTODY_JWKS_URL or CUSTODY_JWKS_FILE must be set"),
+    "no issuer": ({"JWT_ISSUER": ""}, "CUSTODY_JWT_ISSUER must be set"),
+    "no database": ({"DATABASE_URL": ""}, "CUSTODY_DATABASE_URL must be set"),
+    "database URL": (
+        {"DATABASE_URL": "mysql://custody_app:hunter2hunter2@h/d"},
+        "CUSTODY_DATABASE_URL: write postgresql://role:password@host:5432/database",
+    ),
+    "password with a slash": (
+        {"DATABASE_URL": "postgresql://custody_app:hunter2/hunter2@h/d"},
+        "CUSTODY_DATABASE_URL: ",
+    ),
+    "JWKS file": ({"JWKS_FILE": "/nowhere/jwks.json"}, "CUSTODY_JWKS_FILE: "),
+}
+SECRETS = ("correct horse", "c2hvcnQgc2VjcmV0", "hunter2", KEK, ZERO)
+
+
+@pytest.mark.parametrize("name", CONFIGURATION)
+async def test_configuration(database: Database, issuer: Issuer, tmp_path: Path, name: str) -> None:
+    overrides, message = CONFIGURATION[name]
+    environ = settings_for(database, issuer, tmp_path, **overrides)
+    done = await asyncio.to_thread(custody, environ, "serve")
+    assert done.code == 78
+    assert message in done.complaint
+    assert not any(secret in done.err for secret in SECRETS)
+
+
+# ── while serving ─────────────────────────────────────────────────────────────
+
+
+@pytest.fixture
+def quick(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Health judges several times a second."""
+    monkeypatch.setattr(health, "_AGAIN_SECONDS", 0.1)
+    monkeypatch.setattr(health, "_RETRY_SECONDS", 0.1)
+
+
+async def readiness(daemon: Daemon) -> tuple[int, dict[str, str]]:
+    async with client_session() as session, session.get(f"{daemon.admin}/readyz") as response:
+        return response.status, (await response.json())["parts"]
+
+
+async def becomes(status: int, ask: Callable[[], Awaitable[tuple[int, Any]]]) -> Any:
+    async with asyncio.timeout(10):
+        while True:
+            found, parts = await ask()
+            if found == status:
+                return parts
+            await asyncio.sleep(0.05)
+
+
+async def test_database_that_turns_unsafe_shuts_the_routes(
+    database: Database, issuer: Issuer, tmp_path: Path, quick: None
+) -> None:
+    async with daemon_here(database, issuer, tmp_path) as daemon, client_session() as session:
+        alice = Client(daemon, session, "alice")
+        key = (await alice.init()).json
+        for sql, cure, part, phrase in (
+            (
+                "ALTER TABLE auth.encryption_vaults NO FORCE ROW LEVEL SECURITY",
+                "ALTER TABLE auth.encryption_vaults FORCE ROW LEVEL SECURITY",
+                "schema",
+                "forced on auth.encryption_vaults",
+            ),
+            (
+                "GRANT TRUNCATE ON auth.encryption_vault_audit TO custody_app",
+                "REVOKE TRUNCATE ON auth.encryption_vault_audit FROM custody_app",
+                "roles",
+                "may TRUNCATE auth.encryption_vault_audit",
+            ),
+        ):
+            await database.execute(sql)
+            parts = await becomes(503, lambda: readiness(daemon))
+            assert phrase in parts.pop(part)
+            assert set(parts.values()) == {"ok"}
+            for answer in (await alice.key(), await alice.rotate(), await alice.status()):
+                assert (answer.status, answer.code) == (503, "DATABASE_UNAVAILABLE")
+                assert answer.headers["Retry-After"]
+            await database.execute(cure)
+            await becomes(200, lambda: readiness(daemon))
+            assert (await alice.key()).json == key
+
+
+@pytest.fixture
+def own_server() -> Iterator[EmbeddedPostgres]:
+    """A PostgreSQL for one test, which kills it; its template serves as the database."""
+    with postgres_server() as server:
+        yield server
+
+
+async def test_database_that_is_down_at_boot(
+    own_server: EmbeddedPostgres, issuer: Issuer, tmp_path: Path, quick: None
+) -> None:
+    database = Database(own_server, "custody_template")
+    environ = settings_for(database, issuer, tmp_path)
+    port = await asyncio.to_thread(kill, own_server)
+    async with running(load(environ), environ) as (addresses, _watch), client_session() as session:
+        base = f"{addresses.vault}/api/v1/me/encryption-vault"
+        daemon = Daemon(base=base, admin=addresses.admin, issuer=issuer, database=database)
+        async with session.get(f"{daemon.admin}/livez") as response:
+            assert response.status == 200
+        status, parts = await readiness(daemon)
+        assert status == 503
+        assert "no connection to the database" in parts["database"]
+        assert parts["jwks"] == "ok"
+        alice = Client(daemon, session, "alice")
+        assert (await alice.init()).code == "DATABASE_UNAVAILABLE"
+        async with session.get(f"{daemon.base}/status") as response:
+            assert response.status == 401
+        await asyncio.to_thread(start_again, own_server, port)
+        await becomes(200, lambda: readiness(daemon))
+        assert (await alice.init()).status == 200
+
+
+async def test_database_that_comes_up_unsafe(
+    own_server: EmbeddedPostgres, issuer: Issuer, tmp_path: Path
+) -> None:
+    database = Database(own_server, "custody_template")
+    await database.execute("ALTER TABLE auth.encryption_vaults NO FORCE ROW LEVEL SECURITY")
+    with_server = settings_for(database, issuer, tmp_path)
+    port = await asyncio.to_thread(kill, own_server)
+
+    def run() -> tuple[int, str]:
+        overrides = {"DATABASE_URL": with_server["CUSTODY_DATABASE_URL"]}
+        here = _Down(own_server, database.name)
+        with daemon_beside(here, issuer, tmp_path, ready=False, **overrides) as daemon:
+            assert daemon.process is not None
+            assert daemon.log is not None
+            assert daemon.process.poll() is None
+            start_again(own_server, port)
+            return daemon.process.wait(15), daemon.log.read_text()
+
+    code, log = await asyncio.to_thread(run)
+    assert code == 78
+    complaints = [line for line in log.splitlines() if not line.startswith("{")]
+    assert len(complaints) == 1
+    assert "row-level security is not enabled and forced on auth.encryption_vaults" in complaints[0]
+
+
+class _Down(Database):
+    """A database of a server that is down has no URL of its own."""
+
+    def url(self, role: str) -> str:
+        return f"postgresql://{role}@127.0.0.1:{free_port()}/{self.name}"
+
+
+async def test_wrong_key_on_a_database_that_was_down(
+    own_server: EmbeddedPostgres, issuer: Issuer, tmp_path: Path, quick: None
+) -> None:
+    database = Database(own_server, "custody_template")
+    async with daemon_here(database, issuer, tmp_path):
+        pass
+    environ = settings_for(database, issuer, tmp_path, raw_MANA_AUTH_KEK=KEK)
+    port = await asyncio.to_thread(kill, own_server)
+    async with running(load(environ), environ) as (_addresses, watch):
+        assert not watch.done()
+        await asyncio.to_thread(start_again, own_server, port)
+        with pytest.raises(ConfigurationError, match="stands for other key material"):
+            async with asyncio.timeout(10):
+                await watch

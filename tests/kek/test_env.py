@@ -1,0 +1,132 @@
+"""``env:NAME``: every source, every refusal, and the development fallback."""
+
+import base64
+from pathlib import Path
+
+import pytest
+from structlog.testing import capture_logs
+
+from kek_backends.base import KekBackend
+from kek_backends.errors import Misconfigured
+from kek_backends.loader import load
+
+KEY = bytes(range(32))
+TEXT = base64.b64encode(KEY).decode()
+
+
+def env(uri: str = "env:KEK", *, development: bool = False, **environ: str) -> KekBackend:
+    return load(uri, environ=environ, development=development)
+
+
+async def opens_the_same(first: KekBackend, second: KekBackend) -> bool:
+    wrap = await first.wrap("alice", b"k" * 32)
+    return await second.unwrap("alice", wrap) == b"k" * 32
+
+
+@pytest.mark.parametrize("text", [TEXT, f"  {TEXT}\n", f"{TEXT}\r\n"])
+async def test_variable_and_file_are_one_key(tmp_path: Path, text: str) -> None:
+    file = tmp_path / "kek"
+    file.write_text(text)
+    by_variable, by_file = env(KEK=text), env(KEK_FILE=str(file))
+    assert by_variable.fingerprint == by_file.fingerprint == env(KEK=TEXT).fingerprint
+    assert by_variable.kek_id == "env-v1"
+    assert await opens_the_same(by_variable, by_file)
+
+
+def test_id_of_the_uri() -> None:
+    backend = env("env:KEK?id=env-v2", KEK=TEXT)
+    assert (backend.kek_id, backend.uri.text) == ("env-v2", "env:KEK?id=env-v2")
+
+
+def refusal(uri: str = "env:KEK", *, development: bool = False, **environ: str) -> str:
+    with pytest.raises(Misconfigured) as caught:
+        env(uri, development=development, **environ)
+    message = str(caught.value)
+    assert message.startswith(f"KEK {uri}: ")
+    assert len(message.splitlines()) == 1
+    assert caught.value.__cause__ is None
+    assert caught.value.__context__ is None or caught.value.__suppress_context__
+    return message
+
+
+def test_nothing_is_set() -> None:
+    assert "neither KEK nor KEK_FILE is set; make a key with: openssl rand" in refusal()
+
+
+def test_both_are_set() -> None:
+    assert "both KEK and KEK_FILE are set; unset one" in refusal(KEK=TEXT, KEK_FILE="/nowhere")
+
+
+def test_empty_is_not_set() -> None:
+    assert env(KEK=TEXT, KEK_FILE="").kek_id == "env-v1"
+    assert "neither KEK nor KEK_FILE is set" in refusal(KEK="", KEK_FILE="")
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "password",
+        TEXT[:-1],
+        TEXT[:-4],
+        TEXT + "AAAA",
+        base64.b64encode(bytes(31)).decode(),
+        base64.b64encode(bytes(33)).decode(),
+        KEY.hex(),
+        base64.urlsafe_b64encode(b"\xff" * 32).decode(),
+        f"{TEXT[:20]}\n{TEXT[20:]}",
+        f"'{TEXT}'",
+        "ä" + TEXT,
+        TEXT + "\0",
+    ],
+)
+@pytest.mark.parametrize("development", [True, False])
+def test_not_base64_of_32_bytes(tmp_path: Path, text: str, development: bool) -> None:
+    file = tmp_path / "kek"
+    file.write_text(text)
+    for message in (
+        refusal(KEK=text, development=development),
+        refusal(KEK_FILE=str(file), development=development),
+    ):
+        assert "is not base64 of 32 bytes; make one with: openssl rand -base64 32" in message
+        assert text not in message
+
+
+@pytest.mark.parametrize("path", ["/nowhere/kek", "/"])
+def test_file_that_cannot_be_read(path: str) -> None:
+    message = refusal(KEK_FILE=path)
+    assert "KEK_FILE names" in message
+
+
+def test_file_is_not_read_without_bound(tmp_path: Path) -> None:
+    assert "is not base64" in refusal(KEK_FILE="/dev/zero")
+
+
+def test_all_zero_key_is_refused_in_production() -> None:
+    zero = base64.b64encode(bytes(32)).decode()
+    assert "the all-zero key protects nothing" in refusal(KEK=zero)
+    assert env(KEK=zero, development=True).kek_id == "env-v1"
+
+
+def test_development_falls_back_to_zero_bytes_loudly() -> None:
+    with capture_logs() as logs:
+        backend = env(development=True)
+    zero = base64.b64encode(bytes(32)).decode()
+    assert backend.fingerprint == env(KEK=zero, development=True).fingerprint
+    assert [(line["event"], line["log_level"]) for line in logs] == [("zero_kek", "warning")]
+    assert "NO KEK IS SET" in logs[0]["warning"]
+
+
+def test_development_warns_of_nothing_with_a_key() -> None:
+    with capture_logs() as logs:
+        env(KEK=TEXT, development=True)
+    assert logs == []
+
+
+@pytest.mark.parametrize("name", ["1K", "A-B", "A B", "ä", "A/B", "A="])
+def test_not_the_name_of_a_variable(name: str) -> None:
+    assert "is not the name of a variable" in refusal(f"env:{name}")
+
+
+def test_only_the_given_variables_are_read(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("KEK", TEXT)
+    assert "neither KEK nor" in refusal()
