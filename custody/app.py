@@ -19,7 +19,7 @@ from custody.auth.sources import file_source, http_source
 from custody.auth.tokens import TokenVerifier
 from custody.db.engine import RESERVED_CONNECTIONS, Dsn, create_engine
 from custody.http.admin import build_admin
-from custody.http.client import TrustedProxies
+from custody.http.client_address import TrustedProxies
 from custody.http.cors import Cors
 from custody.http.listeners import listen, tls_context
 from custody.http.openapi import document
@@ -117,7 +117,7 @@ async def running(
             proxies=TrustedProxies(settings.trusted_proxies),
             limit=RateLimit(settings.rate_limit),
         )
-        app = build_application(frontend, cors, metrics)
+        app = build_application(frontend, cors, metrics, health)
         if settings.development:
             app.router.add_get("/openapi.json", _show_document)
         admin_runner = await _set_up(

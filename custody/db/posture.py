@@ -1,7 +1,7 @@
 """Whether the database keeps its promises for the role that we are: asked before serving.
 
-The question is one statement (``sql/queries/list_posture_problems.sql``) over the catalog: what
-is really in force, not what a migration once meant to do.
+Two statements over the catalog say what is really in force: ``list_schema_problems.sql`` and
+``list_role_problems.sql`` in ``sql/queries``.
 """
 
 import asyncio
@@ -22,7 +22,8 @@ class PostureProblem:
     """An unsafe state of the database.
 
     Args:
-        part: ``schema`` or ``roles``.
+        part: ``schema`` or ``roles``, which are unsafe; or ``audit``, whose rows can't be written,
+            so that the routes answer 503 by themselves.
         message: what is wrong and the cure, in one line.
     """
 
@@ -44,7 +45,11 @@ async def find_problems(
     """
     try:
         async with asyncio.timeout(CHECK_TIMEOUT_SECONDS), connection(engine) as held:
-            rows = await held.fetch(query("list_posture_problems"), duty)
+            schema = await held.fetch(query("list_schema_problems"))
+            roles = await held.fetch(query("list_role_problems"), duty)
     except TimeoutError:
         raise DatabaseError("the database did not answer in time") from None
-    return tuple(PostureProblem(row["part"], row["problem"]) for row in rows)
+    return (
+        *(PostureProblem("schema", row["problem"]) for row in schema),
+        *(PostureProblem(row["part"], row["problem"]) for row in roles),
+    )

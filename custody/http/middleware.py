@@ -12,6 +12,7 @@ from aiohttp import hdrs, web
 from custody.http import problems
 from custody.http.cors import Cors
 from custody.http.problems import Problem
+from custody.ops.health import Health
 from custody.ops.metrics import Metrics
 from custody.vault.errors import VaultError
 
@@ -34,11 +35,13 @@ class Outermost:
     Args:
         cors: marks answers for browsers.
         metrics: counts answers.
+        health: says when the daemon is stopping.
     """
 
-    def __init__(self, cors: Cors, metrics: Metrics) -> None:
+    def __init__(self, cors: Cors, metrics: Metrics, health: Health) -> None:
         self._cors = cors
         self._metrics = metrics
+        self._health = health
         self._in_flight = 0
 
     def install(self, app: web.Application) -> None:
@@ -55,6 +58,8 @@ class Outermost:
         try:
             with structlog.contextvars.bound_contextvars(request_id=request[REQUEST_ID]):
                 response, code = await self._answer(request, handler)
+                if self._health.draining:
+                    response.force_close()
                 self._count(request, response.status, code, time.perf_counter() - began)
                 return response
         finally:

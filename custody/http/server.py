@@ -12,7 +12,7 @@ from custody.auth.tokens import InvalidToken, TokenVerifier
 from custody.deadline import Deadline
 from custody.http import problems
 from custody.http.body import read_json
-from custody.http.client import TrustedProxies, user_agent
+from custody.http.client_address import TrustedProxies, user_agent
 from custody.http.cors import Cors
 from custody.http.middleware import ROUTE, Outermost, new_request_id, protect
 from custody.http.preconditions import parse_if_match
@@ -111,10 +111,12 @@ class Frontend:
         )
 
 
-def build_application(frontend: Frontend, cors: Cors, metrics: Metrics) -> web.Application:
+def build_application(
+    frontend: Frontend, cors: Cors, metrics: Metrics, health: Health
+) -> web.Application:
     """Return the application that serves the vault's routes."""
     app = web.Application()
-    Outermost(cors, metrics).install(app)
+    Outermost(cors, metrics, health).install(app)
     methods: dict[str, list[str]] = {}
     for route in ROUTES:
         methods.setdefault(route.path, []).append(route.method)
@@ -166,6 +168,15 @@ class _Server(web.Server):
 
 
 class _Protocol(web.RequestHandler):
+    def close(self) -> None:
+        """Close the connection when it is idle.
+
+        aiohttp would drop the rest of a body that is still arriving. A request in progress is
+        answered with ``Connection: close`` instead, see :class:`Outermost`.
+        """
+        if self._current_request is None:
+            super().close()
+
     def handle_error(
         self,
         request: web.BaseRequest,

@@ -44,7 +44,11 @@ class Health:
     @property
     def database_is_safe(self) -> bool:
         """Whether requests may reach the database."""
-        return self._fingerprints_confirmed and not self._problems
+        return self._fingerprints_confirmed and not self._unsafe
+
+    @property
+    def _unsafe(self) -> tuple[PostureProblem, ...]:
+        return tuple(problem for problem in self._problems if problem.part != "audit")
 
     def parts(self) -> dict[str, str | None]:
         """Return each part's problem, or None where the part is ready."""
@@ -54,6 +58,7 @@ class Health:
             "database": self._database,
             "schema": self._problem_of("schema") or unknown,
             "roles": self._problem_of("roles") or unknown,
+            "audit": self._problem_of("audit") or unknown,
             "kek": None if self._fingerprints_confirmed else "not confirmed yet",
             "jwks": None if self._jwks.ready() else "no current JWKS: is the issuer up?",
             "listener": "stopping" if self.draining else None,
@@ -67,7 +72,7 @@ class Health:
         """
         try:
             self._problems = await find_problems(self._engine, "custody_app")
-            if not self._problems and not self._fingerprints_confirmed:
+            if not self._unsafe and not self._fingerprints_confirmed:
                 async with asyncio.timeout(_CONFIRM_SECONDS):
                     await confirm(self._engine, self._keyring)
                 self._fingerprints_confirmed = True
@@ -81,8 +86,8 @@ class Health:
         except Misconfigured as error:
             raise ConfigurationError(str(error)) from None
         self._database = None
-        if self._problems:
-            raise ConfigurationError("; ".join(problem.message for problem in self._problems))
+        if self._unsafe:
+            raise ConfigurationError("; ".join(problem.message for problem in self._unsafe))
 
     async def watch(self) -> None:
         """Judge again and again.
@@ -94,7 +99,7 @@ class Health:
         while True:
             quick = self._database is not None or self._problems
             await asyncio.sleep(_RETRY_SECONDS if quick else _AGAIN_SECONDS)
-            was_unsafe = bool(self._problems)
+            was_unsafe = bool(self._unsafe)
             try:
                 await self.judge()
             except ConfigurationError as error:
@@ -103,7 +108,7 @@ class Health:
                 if not was_unsafe:
                     log.error("database_unsafe", problem=str(error))  # noqa: TRY400
             else:
-                if was_unsafe and not self._problems:
+                if was_unsafe and not self._unsafe:
                     log.info("database_safe_again")
 
     def _problem_of(self, part: str) -> str | None:

@@ -59,7 +59,7 @@ async def compare(engine: AsyncEngine, backend: KekBackend) -> bool:
     if recorded is None:
         await _prove(backend, rows)
         return False
-    if not hmac.compare_digest(recorded, backend.fingerprint):
+    if not hmac.compare_digest(recorded.encode(), backend.fingerprint.encode()):
         raise Misconfigured(
             f"KEK {backend.uri.text}: the kek_id {backend.kek_id} stands for other key material; "
             "restore that key, or name the new one with ?id=NEW_ID and list the old one in "

@@ -110,7 +110,7 @@ CURABLE: dict[str, tuple[str, str, str]] = {
     ),
     "no right to audit": (
         "REVOKE ALL ON auth.encryption_vault_audit FROM custody_app",
-        "roles",
+        "audit",
         (
             "the role {role} may not INSERT auth.encryption_vault_audit: a right of custody_app is "
             f"missing, or not inherited; run {AGAIN}"
@@ -153,7 +153,7 @@ CURABLE: dict[str, tuple[str, str, str]] = {
     "function missing": (
         "DROP FUNCTION auth.custody_sample_wraps",
         "schema",
-        f"the function auth.custody_sample_wraps is missing; {MIGRATE}",
+        f"the function auth.custody_sample_wraps is missing or was changed; {MIGRATE}",
     ),
 }
 for _table in SCOPED:
@@ -215,8 +215,8 @@ for _check in ("has_wrap", "wrap_iv_pair", "zk_consistency"):
         f"ALTER TABLE auth.encryption_vaults DROP CONSTRAINT encryption_vaults_{_check}",
         "schema",
         (
-            f"the constraint encryption_vaults_{_check} is missing; "
-            "run sql/migrations/0003_create_vaults.sql again by psql"
+            f"the constraint encryption_vaults_{_check} is missing or was changed; "
+            f"run all of {AGAIN}"
         ),
     )
 CURABLE["constraint not validated"] = (
@@ -226,10 +226,7 @@ CURABLE["constraint not validated"] = (
         " CHECK (wrapped_mk IS NOT NULL OR recovery_wrapped_mk IS NOT NULL) NOT VALID"
     ),
     "schema",
-    (
-        "the constraint encryption_vaults_has_wrap is missing; "
-        "run sql/migrations/0003_create_vaults.sql again by psql"
-    ),
+    (f"the constraint encryption_vaults_has_wrap is missing or was changed; run all of {AGAIN}"),
 )
 for _table, _trigger in (
     ("encryption_vaults", "encryption_vaults_row_version"),
@@ -243,7 +240,7 @@ for _table, _trigger in (
         CURABLE[f"{_trigger} {_how.partition('auth')[0]}"] = (
             _how.format(table=_table, trigger=_trigger),
             "schema",
-            f"the trigger {_trigger} is missing or disabled; run {AGAIN}",
+            f"the trigger {_trigger} is missing, disabled or was changed; run {AGAIN}",
         )
 for _table, _column in (
     ("encryption_vaults", "row_version"),
@@ -279,6 +276,162 @@ for _table, _rights in (
             )
 
 
+_THEIRS = (
+    "CREATE FUNCTION public.theirs() RETURNS trigger LANGUAGE plpgsql AS 'BEGIN RETURN NULL; END';"
+)
+CURABLE |= {
+    "CHECK hollowed": (
+        (
+            "ALTER TABLE auth.encryption_vaults DROP CONSTRAINT encryption_vaults_zk_consistency;"
+            "ALTER TABLE auth.encryption_vaults"
+            " ADD CONSTRAINT encryption_vaults_zk_consistency CHECK (true)"
+        ),
+        "schema",
+        (
+            "the constraint encryption_vaults_zk_consistency is missing or was changed; "
+            f"run all of {AGAIN}"
+        ),
+    ),
+    "function hollowed": (
+        (
+            "CREATE OR REPLACE FUNCTION auth.custody_hold_deadline() RETURNS trigger"
+            " LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS 'BEGIN RETURN NULL; END'"
+        ),
+        "schema",
+        f"the function auth.custody_hold_deadline is missing or was changed; {MIGRATE}",
+    ),
+    "trigger hollowed": (
+        (
+            "DROP TRIGGER encryption_vault_audit_deadline ON auth.encryption_vault_audit;"
+            "CREATE CONSTRAINT TRIGGER encryption_vault_audit_deadline"
+            " AFTER INSERT ON auth.encryption_vault_audit DEFERRABLE INITIALLY DEFERRED"
+            " FOR EACH ROW WHEN (false) EXECUTE FUNCTION auth.custody_hold_deadline()"
+        ),
+        "schema",
+        (
+            "the trigger encryption_vault_audit_deadline is missing, disabled or was changed; "
+            f"run {AGAIN}"
+        ),
+    ),
+    "trigger of others": (
+        (
+            f"{_THEIRS} CREATE TRIGGER theirs BEFORE INSERT ON auth.encryption_vault_audit"
+            " FOR EACH ROW EXECUTE FUNCTION public.theirs()"
+        ),
+        "schema",
+        (
+            "the trigger theirs on auth.encryption_vault_audit is not ours and may swallow rows; "
+            "run: DROP TRIGGER theirs ON auth.encryption_vault_audit"
+        ),
+    ),
+    "rule of others": (
+        "CREATE RULE theirs AS ON INSERT TO auth.encryption_vault_audit DO INSTEAD NOTHING",
+        "schema",
+        (
+            "the rule theirs on auth.encryption_vault_audit is not ours and may swallow rows; "
+            "run: DROP RULE theirs ON auth.encryption_vault_audit"
+        ),
+    ),
+    "no foreign key": (
+        "ALTER TABLE auth.encryption_vaults DROP CONSTRAINT encryption_vaults_user_id_fkey",
+        "schema",
+        (
+            "auth.encryption_vaults has no foreign key to auth.users that cascades: a deleted "
+            "account would leave its key; run: ALTER TABLE auth.encryption_vaults ADD FOREIGN KEY "
+            "(user_id) REFERENCES auth.users (id) ON DELETE CASCADE"
+        ),
+    ),
+    "foreign key on the audit": (
+        (
+            "ALTER TABLE auth.encryption_vault_audit ADD CONSTRAINT theirs"
+            " FOREIGN KEY (user_id) REFERENCES auth.users (id) ON DELETE CASCADE"
+        ),
+        "schema",
+        (
+            "the foreign key theirs on auth.encryption_vault_audit would take audit rows along "
+            "with an account; run: ALTER TABLE auth.encryption_vault_audit DROP CONSTRAINT theirs"
+        ),
+    ),
+    "audit unlogged": (
+        "ALTER TABLE auth.encryption_vault_audit SET UNLOGGED",
+        "schema",
+        (
+            "auth.encryption_vault_audit would be emptied by a crash; "
+            "run: ALTER TABLE auth.encryption_vault_audit SET LOGGED"
+        ),
+    ),
+    "replication": (
+        "ALTER ROLE {role} REPLICATION",
+        "roles",
+        "the role {role} may stream all rows; run: ALTER ROLE {role} NOREPLICATION",
+    ),
+    "server programs": (
+        "GRANT pg_execute_server_program TO {role}",
+        "roles",
+        (
+            "the role {role} may act on the server's files or programs; "
+            "run: REVOKE pg_execute_server_program FROM {role}"
+        ),
+    ),
+    "triggers": (
+        "GRANT TRIGGER ON auth.encryption_vault_audit TO custody_app",
+        "roles",
+        (
+            "the role {role} may TRIGGER auth.encryption_vault_audit; run: REVOKE TRIGGER ON "
+            "auth.encryption_vault_audit FROM custody_app, custody_rewrap, PUBLIC, {role}"
+        ),
+    ),
+    "delete users, and by cascade their vaults": (
+        "GRANT DELETE ON auth.users TO PUBLIC",
+        "roles",
+        (
+            "the role {role} may DELETE auth.users; run: REVOKE DELETE ON auth.users "
+            "FROM custody_app, custody_rewrap, PUBLIC, {role}"
+        ),
+    ),
+    "create in the schema": (
+        "GRANT CREATE ON SCHEMA auth TO custody_app",
+        "roles",
+        (
+            "the role {role} may make things in the schema auth; run: REVOKE CREATE ON SCHEMA auth "
+            "FROM custody_app, custody_rewrap, PUBLIC, {role}"
+        ),
+    ),
+}
+
+
+async def test_role_that_may_move_a_row_to_another_user(database: Database) -> None:
+    await database.execute("GRANT UPDATE (user_id) ON auth.encryption_vaults TO custody_app")
+    found = await problems_of(database.url("custody_app"))
+    assert [problem.message.partition(";")[0] for problem in found] == [
+        "the role custody_app may UPDATE user_id of auth.encryption_vaults"
+    ]
+
+
+async def test_rewrap_role_that_may_touch_recovery_wraps(database: Database) -> None:
+    await database.execute("GRANT UPDATE ON auth.encryption_vaults TO custody_rewrap")
+    found = await problems_of(database.url("custody_rewrap"), "custody_rewrap")
+    columns = {problem.message.split()[5] for problem in found}
+    assert {"recovery_wrapped_mk", "zero_knowledge", "generation", "user_id"} <= columns
+
+
+async def test_foreign_users_whose_columns_are_open(database: Database) -> None:
+    await database.execute(
+        "COMMENT ON TABLE auth.users IS NULL; ALTER TABLE auth.users ADD COLUMN email TEXT;"
+        "REVOKE INSERT ON auth.users FROM custody_app; GRANT SELECT ON auth.users TO PUBLIC"
+    )
+    found = await problems_of(database.url("custody_app"))
+    assert "may SELECT created_at of auth.users" in found[0].message
+
+
+async def test_superuser_that_acts_as_the_runtime_role(database: Database) -> None:
+    found = await problems_of(f"{database.url('postgres')}?role=custody_app")
+    assert [problem.message.partition(";")[0] for problem in found] == [
+        "the role postgres is superuser or may take such a role on",
+        "the session of postgres acts as custody_app",
+    ]
+
+
 async def test_migrated_database_is_safe(database: Database) -> None:
     for duty in ("custody_app", "custody_rewrap"):
         assert await problems_of(database.url(duty), duty) == ()
@@ -308,19 +461,23 @@ async def test_problem_and_its_cure(database: Database, name: str) -> None:
         assert await problems_of(url) == ()
 
 
+OWNS = (
+    "the role {{role}} owns things (first: {}), and a runtime role owns nothing; "
+    "connect as a login role that is a member of custody_app"
+)
 UNCURABLE: dict[str, tuple[str, str]] = {
     "superuser": (
         "ALTER ROLE {role} SUPERUSER",
         (
             "the role {role} is superuser or may take such a role on; "
-            "connect as a plain member of custody_app"
+            "connect as a login role that is a member of custody_app"
         ),
     ),
     "member of a superuser": (
         "CREATE ROLE {role}_up SUPERUSER; GRANT {role}_up TO {role} WITH INHERIT FALSE",
         (
             "the role {role} is superuser or may take such a role on; "
-            "connect as a plain member of custody_app"
+            "connect as a login role that is a member of custody_app"
         ),
     ),
     "right of a group not inherited": (
@@ -342,35 +499,26 @@ UNCURABLE: dict[str, tuple[str, str]] = {
     ),
     "owns a table": (
         "ALTER TABLE auth.encryption_vaults OWNER TO {role}",
-        (
-            "the role {role} owns auth.encryption_vaults; a runtime role owns nothing: "
-            "change the owner"
-        ),
+        OWNS.format("table auth.encryption_vaults"),
     ),
     "owns a table by a group": (
         (
             "CREATE ROLE {role}_up; GRANT {role}_up TO {role};"
             "ALTER TABLE auth.encryption_vault_audit OWNER TO {role}_up"
         ),
-        (
-            "the role {role} owns auth.encryption_vault_audit; a runtime role owns nothing: "
-            "change the owner"
-        ),
+        OWNS.format("table auth.encryption_vault_audit"),
     ),
     "owns the schema": (
         "ALTER SCHEMA auth OWNER TO {role}",
-        "the role {role} owns the schema auth; a runtime role owns nothing: change the owner",
+        OWNS.format("schema auth"),
     ),
     "owns a function": (
         "ALTER FUNCTION auth.custody_count_row_version OWNER TO {role}",
-        (
-            "the role {role} owns the function auth.custody_count_row_version; a runtime role owns "
-            "nothing: change the owner"
-        ),
+        OWNS.format("function auth.custody_count_row_version()"),
     ),
     "owns the database": (
         "ALTER DATABASE {database} OWNER TO {role}",
-        "the role {role} owns the database; a runtime role owns nothing: change the owner",
+        OWNS.format("database {database}"),
     ),
     "users missing": (
         "DROP TABLE auth.users CASCADE",
@@ -393,7 +541,7 @@ async def test_problem_among_what_follows_from_it(database: Database, name: str)
     async with login(database) as (role, url):
         await database.execute(sql.format(role=role, database=database.name))
         found = [problem.message for problem in await problems_of(url)]
-        assert message.format(role=role) in found
+        assert message.format(role=role, database=database.name) in found
         assert not any(re.search(r"[\r\n]", line) for line in found)
 
 

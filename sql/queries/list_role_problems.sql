@@ -1,0 +1,114 @@
+-- What is unsafe in the role that asks, one row a problem: it must be able to do its duty and
+-- nothing that would break a promise. $1 the duty: custody_app or custody_rewrap
+WITH
+me AS (
+    SELECT oid, rolname FROM pg_roles WHERE rolname = session_user
+),
+mine AS (  -- every role whose rights this session has or can take on
+    SELECT role.* FROM pg_roles AS role
+    WHERE pg_has_role(session_user, role.oid, 'MEMBER') OR pg_has_role(current_user, role.oid, 'MEMBER')
+),
+relations AS (
+    SELECT oid, relname::text AS name,
+           coalesce(obj_description(oid, 'pg_class') LIKE 'custody:%', false) AS ours
+    FROM pg_class WHERE relnamespace = to_regnamespace('auth') AND relkind IN ('r', 'p')
+),
+owned AS (
+    SELECT pg_describe_object(classid, objid, objsubid) AS name FROM pg_shdepend
+    WHERE deptype = 'o' AND refobjid IN (SELECT oid FROM mine)
+        AND (dbid = (SELECT oid FROM pg_database WHERE datname = current_database())
+             OR (classid = 'pg_database'::regclass
+                 AND objid = (SELECT oid FROM pg_database WHERE datname = current_database())))
+    ORDER BY 1 LIMIT 1
+),
+plain AS (  -- judged in detail only if it is not the wrong role altogether
+    SELECT me.* FROM me WHERE NOT EXISTS (SELECT 1 FROM mine WHERE rolsuper) AND NOT EXISTS (SELECT 1 FROM owned)
+)
+SELECT 'roles' AS part,
+       format('the role %s is superuser or may take such a role on; connect as a login role that is a member of %s', rolname, $1::text) AS problem
+FROM me WHERE EXISTS (SELECT 1 FROM mine WHERE rolsuper)
+UNION ALL
+SELECT 'roles', format('the role %s owns things (first: %s), and a runtime role owns nothing; connect as a login role that is a member of %s', me.rolname, owned.name, $1)
+FROM me, owned WHERE NOT EXISTS (SELECT 1 FROM mine WHERE rolsuper)
+UNION ALL
+SELECT 'roles', format('the session of %s acts as %s; connect as a login role that is a member of %s', session_user, current_user, $1)
+WHERE session_user <> current_user
+UNION ALL
+SELECT 'roles', format('the role %s skips row-level security; run: ALTER ROLE %I NOBYPASSRLS', mine.rolname, mine.rolname)
+FROM plain, mine WHERE rolbypassrls
+UNION ALL
+SELECT 'roles', format('the role %s may make roles; run: ALTER ROLE %I NOCREATEROLE', mine.rolname, mine.rolname)
+FROM plain, mine WHERE rolcreaterole
+UNION ALL
+SELECT 'roles', format('the role %s may stream all rows; run: ALTER ROLE %I NOREPLICATION', mine.rolname, mine.rolname)
+FROM plain, mine WHERE rolreplication
+UNION ALL
+SELECT 'roles', format('the role %s may act on the server''s files or programs; run: REVOKE %I FROM %I', plain.rolname, mine.rolname, plain.rolname)
+FROM plain, mine
+WHERE mine.rolname IN ('pg_read_server_files', 'pg_write_server_files', 'pg_execute_server_program')
+UNION ALL
+SELECT 'roles', format('the role %s is not %s nor a member of it; run: GRANT %s TO %I', rolname, $1, $1, rolname)
+FROM plain WHERE NOT EXISTS (SELECT 1 FROM mine WHERE mine.rolname = $1)
+UNION ALL
+SELECT 'roles', format('the role %s is a member of both runtime roles; one login role per duty: run REVOKE on one', rolname)
+FROM plain WHERE (SELECT count(*) FROM mine WHERE mine.rolname IN ('custody_app', 'custody_rewrap')) > 1
+UNION ALL
+SELECT 'roles', format('the role %s may %s auth.%s; run: REVOKE %s ON auth.%s FROM custody_app, custody_rewrap, PUBLIC, %I', plain.rolname, forbidden.privilege, relations.name, forbidden.privilege, relations.name, plain.rolname)
+FROM plain, relations, unnest(ARRAY['UPDATE', 'DELETE', 'TRUNCATE', 'TRIGGER']) AS forbidden (privilege)
+WHERE (relations.name LIKE 'encryption\_%' OR relations.name = 'users')
+    AND NOT (relations.name = 'encryption_vaults' AND forbidden.privilege = 'UPDATE')
+    AND EXISTS (
+        SELECT 1 FROM mine
+        WHERE has_table_privilege(mine.oid, relations.oid, forbidden.privilege)
+           OR (forbidden.privilege = 'UPDATE' AND has_any_column_privilege(mine.oid, relations.oid, 'UPDATE'))
+    )
+UNION ALL
+SELECT 'roles', format('the role %s may UPDATE %s of auth.encryption_vaults; run: REVOKE UPDATE ON auth.encryption_vaults FROM custody_app, custody_rewrap, PUBLIC, %I, then sql/migrations again by psql', plain.rolname, attname, plain.rolname)
+FROM plain, relations JOIN pg_attribute ON attrelid = relations.oid
+WHERE relations.name = 'encryption_vaults' AND attnum > 0 AND NOT attisdropped
+    AND (attname IN ('user_id', 'created_at', 'row_version')
+         OR ($1 = 'custody_rewrap' AND attname LIKE ANY (ARRAY['recovery\_%', 'zero\_knowledge', 'generation', 'key\_check'])))
+    AND EXISTS (SELECT 1 FROM mine WHERE has_column_privilege(mine.oid, relations.oid, attnum, 'UPDATE'))
+UNION ALL
+SELECT 'roles', format('the role %s may SELECT %s of auth.users; run: REVOKE SELECT ON auth.users FROM custody_app, custody_rewrap, PUBLIC, %I, then sql/migrations again by psql', plain.rolname, min(attname::text), plain.rolname)
+FROM plain, relations JOIN pg_attribute ON attrelid = relations.oid
+WHERE relations.name = 'users' AND NOT relations.ours AND attnum > 0 AND NOT attisdropped AND attname <> 'id'
+    AND EXISTS (SELECT 1 FROM mine WHERE has_column_privilege(mine.oid, relations.oid, attnum, 'SELECT'))
+GROUP BY plain.rolname
+UNION ALL
+SELECT 'roles', format('the role %s may make things in the schema auth; run: REVOKE CREATE ON SCHEMA auth FROM custody_app, custody_rewrap, PUBLIC, %I', plain.rolname, plain.rolname)
+FROM plain, pg_namespace
+WHERE nspname = 'auth' AND EXISTS (SELECT 1 FROM mine WHERE has_schema_privilege(mine.oid, pg_namespace.oid, 'CREATE'))
+UNION ALL
+SELECT 'roles', format('the role %s may not use the schema auth; run sql/migrations again by psql', plain.rolname)
+FROM plain, pg_namespace
+WHERE nspname = 'auth' AND NOT has_schema_privilege(session_user, pg_namespace.oid, 'USAGE')
+    AND EXISTS (SELECT 1 FROM mine WHERE mine.rolname = $1)
+UNION ALL
+-- Without INSERT on the audit the routes answer 503 by themselves: that alone shuts nothing.
+SELECT CASE needed.tablename WHEN 'encryption_vault_audit' THEN 'audit' ELSE 'roles' END,
+       format('the role %s may not %s auth.%s: a right of %s is missing, or not inherited; run sql/migrations again by psql', plain.rolname, needed.privilege, needed.tablename, $1)
+FROM plain, (VALUES
+    ('custody_app', 'users', 'SELECT'),
+    ('custody_app', 'encryption_vaults', 'SELECT'),
+    ('custody_app', 'encryption_vaults', 'INSERT'),
+    ('custody_app', 'encryption_vaults', 'UPDATE'),
+    ('custody_app', 'encryption_vault_audit', 'INSERT'),
+    ('custody_app', 'encryption_keks', 'SELECT'),
+    ('custody_app', 'encryption_keks', 'INSERT'),
+    ('custody_rewrap', 'encryption_vaults', 'SELECT'),
+    ('custody_rewrap', 'encryption_vaults', 'UPDATE'),
+    ('custody_rewrap', 'encryption_vault_audit', 'INSERT'),
+    ('custody_rewrap', 'encryption_keks', 'SELECT')
+) AS needed (duty, tablename, privilege)
+JOIN relations ON relations.name = needed.tablename
+WHERE needed.duty = $1 AND NOT has_any_column_privilege(session_user, relations.oid, needed.privilege)
+    AND EXISTS (SELECT 1 FROM mine WHERE mine.rolname = $1)
+UNION ALL
+SELECT 'roles', format('the role %s may not run auth.%s; run sql/migrations again by psql', plain.rolname, proname)
+FROM plain, pg_proc
+WHERE pronamespace = to_regnamespace('auth') AND $1 = 'custody_app'
+    AND proname IN ('custody_add_user', 'custody_sample_wraps')
+    AND NOT has_function_privilege(session_user, pg_proc.oid, 'EXECUTE')
+    AND EXISTS (SELECT 1 FROM mine WHERE mine.rolname = $1)
+ORDER BY 1, 2

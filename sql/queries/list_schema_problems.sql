@@ -1,0 +1,152 @@
+-- What is unsafe in the schema, one row a problem: what is really in force, not what a migration
+-- once meant to do. Names and definitions are compared, so a hollowed CHECK, trigger or function is
+-- found, too. Tables are looked up in the catalog: to_regclass fails for a role that may not use the
+-- schema.
+WITH
+relations AS (
+    SELECT oid, relname::text AS name, relrowsecurity AND relforcerowsecurity AS forced, relpersistence,
+           coalesce(obj_description(oid, 'pg_class') LIKE 'custody:%', false) AS ours
+    FROM pg_class WHERE relnamespace = to_regnamespace('auth') AND relkind IN ('r', 'p')
+),
+scoped AS (  -- the tables that must be under forced row-level security
+    SELECT * FROM relations
+    WHERE name IN ('encryption_vaults', 'encryption_vault_audit') OR (name = 'users' AND ours)
+),
+functions AS (
+    SELECT oid, proname::text AS name, pg_get_userbyid(proowner) AS owner, md5(prosrc) AS body,
+           prosecdef, proconfig
+    FROM pg_proc WHERE pronamespace = to_regnamespace('auth')
+),
+checks (name, definition) AS (
+    VALUES
+    ('encryption_vaults_has_wrap', 'CHECK (((wrapped_mk IS NOT NULL) OR (recovery_wrapped_mk IS NOT NULL)))'),
+    ('encryption_vaults_wrap_iv_pair', 'CHECK ((((wrapped_mk IS NULL) = (wrap_iv IS NULL)) AND ((recovery_wrapped_mk IS NULL) = (recovery_iv IS NULL))))'),
+    ('encryption_vaults_zk_consistency', 'CHECK (((NOT zero_knowledge) OR ((wrapped_mk IS NULL) AND (recovery_wrapped_mk IS NOT NULL))))')
+),
+triggers (tablename, name, definition) AS (
+    VALUES
+    ('encryption_vaults', 'encryption_vaults_row_version', 'CREATE TRIGGER encryption_vaults_row_version BEFORE UPDATE ON auth.encryption_vaults FOR EACH ROW EXECUTE FUNCTION auth.custody_count_row_version()'),
+    ('encryption_vault_audit', 'encryption_vault_audit_deadline', 'CREATE CONSTRAINT TRIGGER encryption_vault_audit_deadline AFTER INSERT ON auth.encryption_vault_audit DEFERRABLE INITIALLY DEFERRED FOR EACH ROW EXECUTE FUNCTION auth.custody_hold_deadline()')
+),
+bodies (name, body, definer) AS (  -- md5 of the text between the dollar quotes
+    VALUES
+    ('custody_add_user', 'e407d6b4ca7db633695406a239e0857b', false),
+    ('custody_count_row_version', 'd2b05dec190ccf4edc579aea6053ce46', false),
+    ('custody_hold_deadline', '94e6cbe0c38b427c96a2dc145bc8e26a', false),
+    ('custody_sample_wraps', '99106293f06d964fd79cf6bf3bb155ef', true)
+),
+policies (tablename, policyname, cmd, qual, with_check) AS (
+    SELECT 'encryption_vaults', 'encryption_vaults_own_row', 'ALL', own.row, own.row
+    FROM (VALUES ('(user_id = NULLIF(current_setting(''app.current_user_id''::text, true), ''''::text))')) AS own (row)
+    UNION ALL
+    SELECT 'encryption_vault_audit', 'encryption_vault_audit_own_row', 'ALL', own.row, own.row
+    FROM (VALUES ('(user_id = NULLIF(current_setting(''app.current_user_id''::text, true), ''''::text))')) AS own (row)
+    UNION ALL
+    SELECT 'users', 'users_own_row', 'ALL', own.row, own.row
+    FROM (VALUES ('(id = NULLIF(current_setting(''app.current_user_id''::text, true), ''''::text))')) AS own (row)
+    UNION ALL VALUES
+    ('encryption_vaults', 'encryption_vaults_rewrap_read', 'SELECT', 'true', NULL),
+    ('encryption_vaults', 'encryption_vaults_rewrap_write', 'UPDATE', '(wrapped_mk IS NOT NULL)', '(wrapped_mk IS NOT NULL)'),
+    ('encryption_vaults', 'encryption_vaults_kek_sample', 'SELECT',
+     '(kek_id = NULLIF(current_setting(''custody.sampled_kek_id''::text, true), ''''::text))', NULL),
+    ('encryption_vault_audit', 'encryption_vault_audit_rewrap', 'INSERT', NULL,
+     '(action = ANY (ARRAY[''rewrap_run''::text, ''rewrap_failed''::text]))')
+),
+found AS (
+    SELECT tablename::text, policyname::text, cmd, qual, with_check, roles, permissive
+    FROM pg_policies
+    WHERE schemaname = 'auth' AND tablename IN (SELECT name FROM scoped)
+)
+SELECT format('auth.%s is missing; run: custody migrate, or sql/migrations again by psql', name) AS problem
+FROM unnest(ARRAY['users', 'encryption_vaults', 'encryption_vault_audit', 'encryption_keks']) AS wanted (name)
+WHERE wanted.name NOT IN (SELECT relations.name FROM relations)
+UNION ALL
+SELECT format('the function auth.%s is missing or was changed; run: custody migrate, or sql/migrations again by psql', bodies.name)
+FROM bodies LEFT JOIN functions USING (name)
+WHERE (functions.body, functions.prosecdef, functions.proconfig)
+    IS DISTINCT FROM (bodies.body, bodies.definer, ARRAY['search_path=pg_catalog, pg_temp'])
+UNION ALL
+SELECT format('auth.%s has no column %s; run: custody migrate, or sql/migrations again by psql', relations.name, columns.name)
+FROM (VALUES
+    ('encryption_vaults', ARRAY['user_id', 'wrapped_mk', 'wrap_iv', 'format_version', 'kek_id',
+     'recovery_wrapped_mk', 'recovery_iv', 'recovery_format_version', 'recovery_set_at',
+     'zero_knowledge', 'created_at', 'rotated_at', 'generation', 'key_check', 'row_version',
+     'rewrapped_at', 'quarantined_at', 'quarantine_reason']),
+    ('encryption_vault_audit', ARRAY['id', 'user_id', 'action', 'ip_address', 'user_agent',
+     'context', 'status', 'created_at']),
+    ('encryption_keks', ARRAY['kek_id', 'fingerprint', 'recorded_at']),
+    ('users', ARRAY['id'])
+) AS wanted (tablename, names)
+JOIN relations ON relations.name = wanted.tablename, unnest(wanted.names) AS columns (name)
+WHERE NOT EXISTS (
+    SELECT 1 FROM pg_attribute
+    WHERE attrelid = relations.oid AND attname = columns.name AND NOT attisdropped
+)
+UNION ALL
+SELECT format('row-level security is not enabled and forced on auth.%s; run: ALTER TABLE auth.%s ENABLE ROW LEVEL SECURITY, FORCE ROW LEVEL SECURITY', name, name)
+FROM scoped WHERE NOT forced
+UNION ALL
+SELECT format('the policy %s is missing or was changed; run sql/migrations again by psql', policies.policyname)
+FROM policies JOIN scoped ON scoped.name = policies.tablename
+LEFT JOIN found USING (tablename, policyname)
+WHERE found.policyname IS NULL OR found.permissive <> 'PERMISSIVE'
+    OR (found.cmd, found.qual, found.with_check) IS DISTINCT FROM (policies.cmd, policies.qual, policies.with_check)
+UNION ALL
+SELECT format('the policy %s on auth.%s is not ours and opens rows; run: DROP POLICY %I ON auth.%I', found.policyname, found.tablename, found.policyname, found.tablename)
+FROM found LEFT JOIN policies USING (tablename, policyname)
+WHERE policies.policyname IS NULL AND found.permissive = 'PERMISSIVE'
+UNION ALL
+SELECT format('the policy %s is given to another role than its own; run sql/migrations again by psql, as the owner', policyname)
+FROM found
+WHERE CASE
+    WHEN policyname LIKE '%\_rewrap%' THEN roles <> ARRAY['custody_rewrap'::name]
+    WHEN policyname IN ('encryption_vaults_own_row', 'users_own_row') THEN roles <> ARRAY['public'::name]
+    WHEN policyname = 'encryption_vault_audit_own_row'
+        THEN NOT 'custody_app' = ANY (roles) OR roles && ARRAY['public'::name, 'custody_rewrap']
+    -- The function's owner reads by it; without the policy it would see no rows to prove a KEK by.
+    WHEN policyname = 'encryption_vaults_kek_sample'
+        THEN EXISTS (SELECT 1 FROM functions WHERE name = 'custody_sample_wraps' AND roles <> ARRAY[owner])
+    ELSE false
+END
+UNION ALL
+SELECT format('the constraint %s is missing or was changed; run all of sql/migrations again by psql', checks.name)
+FROM relations, checks
+WHERE relations.name = 'encryption_vaults'
+    AND NOT EXISTS (
+        SELECT 1 FROM pg_constraint
+        WHERE conrelid = relations.oid AND conname = checks.name AND contype = 'c' AND convalidated
+            AND pg_get_constraintdef(oid) = checks.definition
+    )
+UNION ALL
+SELECT 'auth.encryption_vaults has no foreign key to auth.users that cascades: a deleted account would leave its key; run: ALTER TABLE auth.encryption_vaults ADD FOREIGN KEY (user_id) REFERENCES auth.users (id) ON DELETE CASCADE'
+FROM relations AS vaults, relations AS users
+WHERE vaults.name = 'encryption_vaults' AND users.name = 'users'
+    AND NOT EXISTS (
+        SELECT 1 FROM pg_constraint
+        WHERE conrelid = vaults.oid AND confrelid = users.oid AND contype = 'f' AND confdeltype = 'c'
+    )
+UNION ALL
+SELECT format('the foreign key %s on auth.encryption_vault_audit would take audit rows along with an account; run: ALTER TABLE auth.encryption_vault_audit DROP CONSTRAINT %I', conname, conname)
+FROM pg_constraint JOIN relations ON relations.oid = conrelid
+WHERE relations.name = 'encryption_vault_audit' AND contype = 'f'
+UNION ALL
+SELECT format('the trigger %s is missing, disabled or was changed; run sql/migrations again by psql', triggers.name)
+FROM triggers JOIN relations ON relations.name = triggers.tablename
+WHERE NOT EXISTS (
+    SELECT 1 FROM pg_trigger
+    WHERE tgrelid = relations.oid AND tgname = triggers.name AND tgenabled IN ('O', 'A')
+        AND pg_get_triggerdef(oid) = triggers.definition
+)
+UNION ALL
+SELECT format('the trigger %s on auth.%s is not ours and may swallow rows; run: DROP TRIGGER %I ON auth.%I', tgname, relations.name, tgname, relations.name)
+FROM pg_trigger JOIN relations ON relations.oid = tgrelid
+WHERE relations.name LIKE 'encryption\_%' AND NOT tgisinternal
+    AND tgname NOT IN (SELECT triggers.name FROM triggers)
+UNION ALL
+SELECT format('the rule %s on auth.%s is not ours and may swallow rows; run: DROP RULE %I ON auth.%I', rulename, relations.name, rulename, relations.name)
+FROM pg_rewrite JOIN relations ON relations.oid = ev_class
+WHERE relations.name LIKE 'encryption\_%'
+UNION ALL
+SELECT format('auth.%s would be emptied by a crash; run: ALTER TABLE auth.%s SET LOGGED', name, name)
+FROM relations WHERE name LIKE 'encryption\_%' AND relpersistence <> 'p'
+ORDER BY 1

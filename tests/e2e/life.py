@@ -1,0 +1,167 @@
+"""The whole life of a user's vault, as the web client lives it, against any running daemon."""
+
+import secrets
+
+import aiohttp
+import pytest
+from cryptography.exceptions import InvalidTag
+
+from tests.client import Answer, client_session
+from tests.e2e.browser import (
+    Browser,
+    NeedsRecoveryCode,
+    WrongRecoveryCode,
+    new_recovery_code,
+)
+from tests.servers import Daemon
+
+NOTE = b"what only alice may read"
+
+# What the life leaves in the audit trail: action, context, status.
+TRAIL: list[tuple[str, str | None, int]] = [
+    # the first device
+    ("failed_fetch", "not-initialised", 404),
+    ("init", "created", 200),
+    ("recovery_set", None, 200),
+    ("zk_enable", None, 200),
+    # a second one, without and with the code, then with a wrong one
+    ("fetch", "zk-recovery-blob", 200),
+    ("fetch", "zk-recovery-blob", 200),
+    ("fetch", "zk-recovery-blob", 200),
+    # a new code; what must not be done meanwhile
+    ("recovery_set", None, 200),
+    ("fetch", "zk-recovery-blob", 200),
+    ("fetch", "zk-recovery-blob", 200),
+    ("recovery_clear", "zk-active", 409),
+    ("rotate", "zk-rotate-forbidden", 409),
+    # zero-knowledge mode off
+    ("zk_disable", "master-key-mismatch", 409),
+    ("zk_disable", None, 200),
+    ("fetch", None, 200),
+    # a fresh key
+    ("rotate", None, 200),
+    # the stale device
+    ("recovery_set", "stale-generation", 412),
+    ("zk_enable", "stale-generation", 412),
+    ("recovery_clear", "stale-generation", 412),
+    ("rotate", "stale-generation", 412),
+    ("fetch", None, 200),
+]
+
+
+async def live(daemon: Daemon, user: str) -> None:
+    """Live it. The user must be new; the daemon may have any KEK.
+
+    Args:
+        daemon: where.
+        user: who.
+    """
+    async with client_session() as session:
+        await _live(daemon, user, session)
+    assert await daemon.database.audit(user) == TRAIL
+
+
+async def _live(daemon: Daemon, user: str, session: aiohttp.ClientSession) -> None:
+    def device() -> Browser:
+        return Browser(daemon, session, user)
+
+    phone = device()
+    assert await _status(phone) == (False, False, False)
+    await phone.sign_in()
+    first, first_tag = phone.held, phone.etag
+    note = phone.encrypt(NOTE)
+    code = new_recovery_code()
+    _ok(await phone.set_recovery(code), {"ok": True})
+    assert await _status(phone) == (True, True, False)
+    _ok(await phone.enable_zk(), {"ok": True, "zeroKnowledge": True})
+    assert await _status(phone) == (True, True, True)
+    assert await _server_wrap(daemon, user) == (None, None)
+
+    laptop = device()
+    with pytest.raises(NeedsRecoveryCode):
+        await laptop.sign_in()
+    await laptop.sign_in(code)
+    assert laptop.held == first
+    assert laptop.etag == first_tag
+    assert laptop.decrypt(note) == NOTE
+    with pytest.raises(WrongRecoveryCode):
+        await device().sign_in(new_recovery_code())
+
+    new_code = new_recovery_code()
+    _ok(await laptop.set_recovery(new_code), {"ok": True})
+    tablet = device()
+    await tablet.sign_in(new_code)
+    assert tablet.decrypt(note) == NOTE
+    with pytest.raises(WrongRecoveryCode):
+        await device().sign_in(code)
+    _refused(await tablet.clear_recovery(), 409, "ZK_ACTIVE")
+    _refused(await tablet.rotate(), 409, "ZK_ROTATE_FORBIDDEN")
+
+    wrong = await laptop.disable_zk(secrets.token_bytes(32))
+    _refused(wrong, 409, "MASTER_KEY_MISMATCH")
+    assert await _status(laptop) == (True, True, True)
+    _ok(await laptop.disable_zk(), {"ok": True, "zeroKnowledge": False})
+    assert await _status(laptop) == (True, True, False)
+    await phone.sign_in()
+    assert phone.held == first
+    assert phone.etag == first_tag
+    assert phone.decrypt(note) == NOTE
+
+    assert (await laptop.rotate()).status == 200
+    second = laptop.held
+    assert second != first
+    assert _number(laptop) > _number(phone)
+    assert await _status(laptop) == (True, False, False)
+    with pytest.raises(InvalidTag):
+        laptop.decrypt(note)
+    note = laptop.encrypt(NOTE)
+
+    # The phone slept through it: nothing that it believes may harm the new key.
+    before = await _row(daemon, user)
+    _refused(await phone.set_recovery(new_code), 412, "STALE_GENERATION")
+    _refused(await phone.enable_zk(), 412, "STALE_GENERATION")
+    _refused(await phone.clear_recovery(), 412, "STALE_GENERATION")
+    _refused(await phone.rotate(), 412, "STALE_GENERATION")
+    assert await _row(daemon, user) == before
+    await phone.sign_in()
+    assert phone.held == second
+    assert phone.decrypt(note) == NOTE
+    # No call was tried twice: the trail would show it.
+    assert all(answer.status < 500 for answer in phone.answers + laptop.answers + tablet.answers)
+
+
+async def _status(browser: Browser) -> tuple[bool, bool, bool]:
+    answer = await browser.call("GET", "/status")
+    assert answer.status == 200
+    body = answer.json
+    assert sorted(body) == ["hasRecoveryWrap", "recoverySetAt", "vaultExists", "zeroKnowledge"]
+    assert (body["recoverySetAt"] is not None) == body["hasRecoveryWrap"]
+    return body["vaultExists"], body["hasRecoveryWrap"], body["zeroKnowledge"]
+
+
+async def _server_wrap(daemon: Daemon, user: str) -> tuple[str | None, str | None]:
+    rows = await daemon.database.fetch(
+        "SELECT wrapped_mk, wrap_iv FROM auth.encryption_vaults WHERE user_id = $1", user
+    )
+    return rows[0]["wrapped_mk"], rows[0]["wrap_iv"]
+
+
+async def _row(daemon: Daemon, user: str) -> str:
+    row = await daemon.database.value(
+        "SELECT to_jsonb(vault)::text FROM auth.encryption_vaults AS vault WHERE user_id = $1", user
+    )
+    assert row is not None
+    return str(row)
+
+
+def _number(browser: Browser) -> int:
+    assert browser.etag is not None
+    return int(browser.etag.strip('"'))
+
+
+def _ok(answer: Answer, body: dict[str, bool]) -> None:
+    assert (answer.status, answer.json) == (200, body)
+
+
+def _refused(answer: Answer, status: int, code: str) -> None:
+    assert (answer.status, answer.code) == (status, code)

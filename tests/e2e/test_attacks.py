@@ -1,0 +1,351 @@
+"""What someone who can write to the database can do with rows: break them, and nothing else."""
+
+import base64
+import json
+import secrets
+from collections.abc import AsyncIterator, Callable
+from typing import Any
+
+import asyncpg
+import pytest
+from cryptography.hazmat.primitives.ciphers.aead import AESGCM
+
+from custody.vault.key_check import key_check_value
+from tests.client import Answer, Client
+from tests.leaks import remember
+from tests.servers import Daemon
+
+USERS = tuple(f"user-{n}" for n in range(10))
+WRAP_COLUMNS = ("wrapped_mk", "wrap_iv", "format_version", "kek_id")
+REFUSED = ("failed_fetch", "unwrap-failed", 500)
+
+Device = Callable[[str], Client]
+Row = dict[str, Any]
+
+
+class Superuser:
+    """Writes to rows as only an administrator, or a burglar, can."""
+
+    def __init__(self, connection: "asyncpg.Connection[Any]") -> None:
+        self._connection = connection
+
+    async def row(self, user: str) -> Row:
+        """Read a row, without the column that counts its changes."""
+        text = await self._connection.fetchval(
+            "SELECT (to_jsonb(vault) - 'row_version')::text"
+            " FROM auth.encryption_vaults AS vault WHERE user_id = $1",
+            user,
+        )
+        row: Row = json.loads(text)
+        return row
+
+    async def write(self, user: str, values: Row) -> None:
+        """Overwrite the wrap's columns, and the key check value where one is given."""
+        row = await self.row(user) | values
+        await self._connection.execute(
+            "UPDATE auth.encryption_vaults SET wrapped_mk = $2, wrap_iv = $3, format_version = $4,"
+            " kek_id = $5, key_check = $6 WHERE user_id = $1",
+            user,
+            *(row[name] for name in (*WRAP_COLUMNS, "key_check")),
+        )
+
+    async def last_event(self, user: str) -> tuple[str, str | None, int]:
+        """Return action, context and status of a user's latest audit row."""
+        row = await self._connection.fetchrow(
+            "SELECT action, context, status FROM auth.encryption_vault_audit WHERE user_id = $1"
+            " ORDER BY created_at DESC, id DESC LIMIT 1",
+            user,
+        )
+        assert row is not None
+        return row["action"], row["context"], row["status"]
+
+    async def events(self) -> int:
+        """Count all audit rows."""
+        return int(
+            await self._connection.fetchval("SELECT count(*) FROM auth.encryption_vault_audit")
+        )
+
+
+@pytest.fixture
+async def superuser(served: Daemon) -> AsyncIterator[Superuser]:
+    async with served.database.connect() as connection:
+        yield Superuser(connection)
+
+
+def wrap_of(row: Row) -> Row:
+    return {name: row[name] for name in WRAP_COLUMNS}
+
+
+def format_1_wrap(daemon: Daemon, key: bytes) -> Row:
+    """Wrap as the old service did: AES-256-GCM, bound to nobody."""
+    iv = secrets.token_bytes(12)
+    kek = base64.b64decode(daemon.settings["MANA_AUTH_KEK"])
+    return {
+        "wrapped_mk": base64.b64encode(AESGCM(kek).encrypt(iv, key, None)).decode(),
+        "wrap_iv": base64.b64encode(iv).decode(),
+        "format_version": 1,
+        "kek_id": "env-v1",
+    }
+
+
+def assert_no_key(answer: Answer, status: int, code: str) -> None:
+    """The answer is this refusal, and has room for nothing else."""
+    assert (answer.status, answer.code) == (status, code)
+    assert set(answer.json) == {"type", "title", "status", "detail", "code", "error"}
+    assert "etag" not in {name.lower() for name in answer.headers}
+
+
+async def assert_swaps_are_refused(
+    superuser: Superuser, devices: dict[str, Client], keys: dict[str, str], *, with_check: bool
+) -> None:
+    rows = {user: await superuser.row(user) for user in devices}
+    before = await superuser.events()
+    attempts = 0
+    for victim, device in devices.items():
+        for source in devices:
+            if source == victim:
+                continue
+            stolen = wrap_of(rows[source])
+            if with_check:
+                stolen["key_check"] = rows[source]["key_check"]
+            await superuser.write(victim, stolen)
+            answer = await device.key()
+            attempts += 1
+            assert_no_key(answer, 500, "UNWRAP_FAILED")
+            assert not any(key.encode() in answer.body for key in keys.values())
+            assert await superuser.last_event(victim) == REFUSED
+            assert await superuser.row(victim) == rows[victim] | stolen
+        assert_no_key(await device.init(), 500, "UNWRAP_FAILED")
+        assert await superuser.last_event(victim) == ("init", "unwrap-failed", 500)
+        await superuser.write(victim, rows[victim])
+        assert (await device.key()).json["masterKey"] == keys[victim]
+    assert attempts == len(devices) * (len(devices) - 1)
+    # One row an answer: the attempts, and for each victim an /init and the last fetch.
+    assert await superuser.events() == before + attempts + 2 * len(devices)
+
+
+async def test_a_wrap_opens_in_no_other_row(superuser: Superuser, client: Device) -> None:
+    devices = {user: client(user) for user in USERS}
+    keys = {user: (await device.init()).json["masterKey"] for user, device in devices.items()}
+    assert len(set(keys.values())) == 10
+    assert {(await superuser.row(user))["format_version"] for user in USERS} == {2}
+    await assert_swaps_are_refused(superuser, devices, keys, with_check=False)
+
+
+@pytest.mark.parametrize("taken", [False, True])
+async def test_nor_does_it_with_the_key_check_value_copied_or_taken_away(
+    superuser: Superuser, client: Device, *, taken: bool
+) -> None:
+    """Format 2 needs no key check value: the wrap itself is bound to its user."""
+    devices = {user: client(user) for user in USERS[:4]}
+    keys = {user: (await device.init()).json["masterKey"] for user, device in devices.items()}
+    if taken:
+        for user in devices:
+            await superuser.write(user, {"key_check": None})
+    await assert_swaps_are_refused(superuser, devices, keys, with_check=True)
+
+
+@pytest.mark.parametrize("with_check", [False, True])
+async def test_old_wraps_are_held_by_their_key_check_value(
+    served: Daemon, superuser: Superuser, client: Device, *, with_check: bool
+) -> None:
+    devices = {user: client(user) for user in USERS[:5]}
+    keys = {}
+    for user, device in devices.items():
+        await device.init()
+        key = secrets.token_bytes(32)
+        keys[user] = remember(base64.b64encode(key).decode())
+        check = key_check_value(user, key)
+        await superuser.write(user, format_1_wrap(served, key) | {"key_check": check})
+        answer = await device.key()
+        assert answer.json == {"masterKey": keys[user], "formatVersion": 1, "kekId": "env-v1"}
+    await assert_swaps_are_refused(superuser, devices, keys, with_check=with_check)
+
+
+async def test_an_old_row_gets_its_key_check_value_when_its_key_is_fetched(
+    served: Daemon, superuser: Superuser, client: Device
+) -> None:
+    devices = {user: client(user) for user in USERS[:3]}
+    keys = {}
+    for user, device in devices.items():
+        await device.init()
+        key = secrets.token_bytes(32)
+        keys[user] = remember(base64.b64encode(key).decode())
+        await superuser.write(user, format_1_wrap(served, key) | {"key_check": None})
+        assert (await device.key()).json["masterKey"] == keys[user]
+        assert (await superuser.row(user))["key_check"] == key_check_value(user, key)
+    await assert_swaps_are_refused(superuser, devices, keys, with_check=False)
+
+
+async def test_rotate_heals(superuser: Superuser, served: Daemon, client: Device) -> None:
+    alice, mallory = client("alice"), client("mallory")
+    old = (await alice.init()).json["masterKey"]
+    others = (await mallory.init()).json["masterKey"]
+    await superuser.write("alice", wrap_of(await superuser.row("mallory")))
+    await served.database.execute(
+        "UPDATE auth.encryption_vaults SET quarantined_at = now(), quarantine_reason = 'a test'"
+        " WHERE user_id = 'alice'"
+    )
+    assert_no_key(await alice.key(), 500, "UNWRAP_FAILED")
+    answer = await alice.rotate()
+    assert answer.status == 200
+    assert answer.json["masterKey"] not in {old, others}
+    assert await superuser.last_event("alice") == ("rotate", None, 200)
+    row = await superuser.row("alice")
+    assert row["quarantined_at"] is row["quarantine_reason"] is None
+    assert (await alice.key()).json == answer.json
+    assert (await mallory.key()).json["masterKey"] == others
+
+
+def _flip(text: str) -> str:
+    raw = bytearray(base64.b64decode(text))
+    raw[len(raw) // 2] ^= 1
+    return base64.b64encode(raw).decode()
+
+
+def _resize(text: str, by: int) -> str:
+    raw = base64.b64decode(text)
+    raw = raw[:by] if by < 0 else raw + bytes(by)
+    return base64.b64encode(raw).decode()
+
+
+GARBLED: dict[str, Callable[[Row], Row]] = {
+    "wrap-empty": lambda row: {"wrapped_mk": ""},
+    "wrap-and-iv-empty": lambda row: {"wrapped_mk": "", "wrap_iv": ""},
+    "wrap-cut": lambda row: {"wrapped_mk": row["wrapped_mk"][:-1]},
+    "wrap-a-byte-short": lambda row: {"wrapped_mk": _resize(row["wrapped_mk"], -1)},
+    "wrap-of-15-bytes": lambda row: {"wrapped_mk": _resize(row["wrapped_mk"], -33)},
+    "wrap-a-byte-long": lambda row: {"wrapped_mk": _resize(row["wrapped_mk"], 1)},
+    "wrap-a-bit-off": lambda row: {"wrapped_mk": _flip(row["wrapped_mk"])},
+    "wrap-of-blanks": lambda row: {"wrapped_mk": "   \n"},
+    "wrap-of-letters": lambda row: {"wrapped_mk": "ключ 🔑 \\x00 '; DROP"},
+    "wrap-urlsafe": lambda row: {"wrapped_mk": "-_" + row["wrapped_mk"][2:]},
+    "wrap-of-a-megabyte": lambda row: {"wrapped_mk": base64.b64encode(bytes(2**20)).decode()},
+    "iv-empty": lambda row: {"wrap_iv": ""},
+    "iv-of-12-bytes": lambda row: {"wrap_iv": _resize(row["wrap_iv"], -12)},
+    "iv-a-byte-short": lambda row: {"wrap_iv": _resize(row["wrap_iv"], -1)},
+    "iv-a-byte-long": lambda row: {"wrap_iv": _resize(row["wrap_iv"], 1)},
+    "iv-a-bit-off": lambda row: {"wrap_iv": _flip(row["wrap_iv"])},
+    "iv-of-letters": lambda row: {"wrap_iv": "ключ"},
+    "iv-of-a-megabyte": lambda row: {"wrap_iv": base64.b64encode(bytes(2**20)).decode()},
+    "swapped": lambda row: {"wrapped_mk": row["wrap_iv"], "wrap_iv": row["wrapped_mk"]},
+    "format-1": lambda row: {"format_version": 1},
+    "format-1-and-its-iv": lambda row: {
+        "format_version": 1,
+        "wrap_iv": _resize(row["wrap_iv"], -12),
+    },
+    "format-0": lambda row: {"format_version": 0},
+    "format-3": lambda row: {"format_version": 3},
+    "format-negative": lambda row: {"format_version": -1},
+    "format-huge": lambda row: {"format_version": 32767},
+    "key-check-empty": lambda row: {"key_check": ""},
+    "key-check-of-letters": lambda row: {"key_check": "0" * 64},
+    "key-check-cut": lambda row: {"key_check": row["key_check"][:-1]},
+}
+
+
+async def test_a_garbled_row_gives_no_key_and_no_fresh_one(
+    superuser: Superuser, client: Device
+) -> None:
+    alice = client("alice")
+    key = (await alice.init()).json["masterKey"]
+    row = await superuser.row("alice")
+    for name, garble in GARBLED.items():
+        garbled = garble(row)
+        await superuser.write("alice", garbled)
+        for _ in range(2):
+            assert_no_key(await alice.key(), 500, "UNWRAP_FAILED")
+            assert await superuser.last_event("alice") == REFUSED, name
+        assert_no_key(await alice.init(), 500, "UNWRAP_FAILED")
+        assert await superuser.last_event("alice") == ("init", "unwrap-failed", 500), name
+        assert (await alice.status()).json["vaultExists"] is True
+        assert await superuser.row("alice") == row | garbled, name
+        await superuser.write("alice", row)
+        assert (await alice.key()).json["masterKey"] == key, name
+
+
+async def test_a_row_whose_wrap_is_gone_gives_no_fresh_key(
+    superuser: Superuser, client: Device
+) -> None:
+    """The one combination of NULLs that the CHECKs let a superuser write."""
+    alice = client("alice")
+    key = (await alice.init()).json["masterKey"]
+    wrapped = base64.b64encode(secrets.token_bytes(48)).decode()
+    iv = base64.b64encode(secrets.token_bytes(12)).decode()
+    assert (await alice.set_recovery(wrapped, iv)).status == 200
+    row = await superuser.row("alice")
+    await superuser.write("alice", {"wrapped_mk": None, "wrap_iv": None})
+    gone = await superuser.row("alice")
+    assert_no_key(await alice.key(), 500, "UNWRAP_FAILED")
+    assert await superuser.last_event("alice") == REFUSED
+    assert_no_key(await alice.init(), 500, "UNWRAP_FAILED")
+    assert await superuser.row("alice") == gone
+    await superuser.write("alice", row)
+    assert (await alice.key()).json["masterKey"] == key
+
+
+@pytest.mark.parametrize(
+    ("values", "error"),
+    [
+        ({"wrapped_mk": None}, asyncpg.CheckViolationError),
+        ({"wrap_iv": None}, asyncpg.CheckViolationError),
+        ({"wrapped_mk": None, "wrap_iv": None}, asyncpg.CheckViolationError),
+        ({"format_version": None}, asyncpg.NotNullViolationError),
+        ({"kek_id": None}, asyncpg.NotNullViolationError),
+    ],
+)
+async def test_what_not_even_a_superuser_can_write(
+    superuser: Superuser, client: Device, values: Row, error: type[Exception]
+) -> None:
+    alice = client("alice")
+    key = (await alice.init()).json["masterKey"]
+    with pytest.raises(error):
+        await superuser.write("alice", values)
+    assert (await alice.key()).json["masterKey"] == key
+
+
+@pytest.mark.parametrize("kek_id", ["env-v2", "", "ENV-V1", "env-v1 ", "ключ", "k" * 10_000])
+async def test_a_row_of_a_kek_that_is_not_configured(
+    superuser: Superuser, client: Device, kek_id: str
+) -> None:
+    alice = client("alice")
+    key = (await alice.init()).json["masterKey"]
+    row = await superuser.row("alice")
+    await superuser.write("alice", {"kek_id": kek_id})
+    answer = await alice.key()
+    assert_no_key(answer, 503, "KEK_UNAVAILABLE")
+    assert "Retry-After" in answer.headers
+    assert await superuser.last_event("alice") == ("failed_fetch", "kek-not-configured", 503)
+    assert_no_key(await alice.init(), 503, "KEK_UNAVAILABLE")
+    assert await superuser.last_event("alice") == ("init", "kek-not-configured", 503)
+    assert await superuser.row("alice") == row | {"kek_id": kek_id}
+    await superuser.write("alice", row)
+    assert (await alice.key()).json["masterKey"] == key
+    await superuser.write("alice", {"kek_id": kek_id})
+    answer = await alice.rotate()
+    assert answer.status == 200
+    assert answer.json["masterKey"] != key
+    assert (await superuser.row("alice"))["kek_id"] == "env-v1"
+    assert (await alice.key()).json == answer.json
+
+
+async def test_zero_knowledge_mode_never_starts_from_a_row_that_does_not_open(
+    served: Daemon, superuser: Superuser, client: Device
+) -> None:
+    """Without a key check value its key must be opened first: the last chance to make one."""
+    alice = client("alice")
+    await alice.init()
+    wrapped = base64.b64encode(secrets.token_bytes(48)).decode()
+    iv = base64.b64encode(secrets.token_bytes(12)).decode()
+    assert (await alice.set_recovery(wrapped, iv)).status == 200
+    old = format_1_wrap(served, secrets.token_bytes(32))
+    await superuser.write(
+        "alice", old | {"wrapped_mk": _flip(old["wrapped_mk"]), "key_check": None}
+    )
+    before = await superuser.row("alice")
+    assert_no_key(await alice.enable_zk(), 500, "UNWRAP_FAILED")
+    assert await superuser.last_event("alice") == ("zk_enable", "unwrap-failed", 500)
+    await superuser.write("alice", {"kek_id": "env-v2"})
+    assert_no_key(await alice.enable_zk(), 503, "KEK_UNAVAILABLE")
+    assert await superuser.last_event("alice") == ("zk_enable", "kek-not-configured", 503)
+    assert await superuser.row("alice") == before | {"kek_id": "env-v2"}

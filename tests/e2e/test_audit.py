@@ -1,0 +1,178 @@
+"""No key leaves before its audit row is committed, and every answer has the row that it says."""
+
+import base64
+import secrets
+from collections.abc import AsyncIterator
+from pathlib import Path
+
+import pytest
+
+from tests.client import Answer, Client, client_session
+from tests.http.test_states import STATES, TABLE, act
+from tests.servers import Daemon, Database, daemon_beside
+from tests.tokens import Issuer
+
+COLUMNS = "(id, user_id, action, ip_address, user_agent, context, status)"
+GRANT = f"GRANT INSERT {COLUMNS} ON auth.encryption_vault_audit TO custody_app"
+REVOKE = "REVOKE INSERT ON auth.encryption_vault_audit FROM custody_app"
+PROBLEM = {"type", "title", "status", "detail", "code", "error"}
+
+
+@pytest.fixture
+async def users(served: Daemon) -> AsyncIterator[dict[str, tuple[Client, str | None]]]:
+    """A user in each state of the contract's table, with the key where there is one."""
+    async with client_session() as session:
+        made = {}
+        for state in STATES:
+            client = Client(served, session, state.__name__)
+            made[state.__name__] = (client, await state(client))
+        yield made
+
+
+async def everything(database: Database) -> list[str]:
+    """All rows that a request could change."""
+    rows = await database.fetch(
+        "SELECT to_jsonb(vault)::text AS row FROM auth.encryption_vaults AS vault"
+        " UNION ALL SELECT to_jsonb(events)::text FROM auth.encryption_vault_audit AS events"
+        " UNION ALL SELECT to_jsonb(users)::text FROM auth.users AS users ORDER BY 1"
+    )
+    return [row["row"] for row in rows]
+
+
+def assert_nothing_leaked(answer: Answer, key: str | None) -> None:
+    assert set(answer.json) == PROBLEM
+    assert "etag" not in {name.lower() for name in answer.headers}
+    assert key is None or key.encode() not in answer.body
+
+
+async def test_without_its_audit_row_nothing_happens(
+    served: Daemon, users: dict[str, tuple[Client, str | None]]
+) -> None:
+    database = served.database
+    before = await everything(database)
+    await database.execute(REVOKE)
+    for name, (client, key) in users.items():
+        for route in TABLE:
+            answer = await act(client, route, key)
+            cell = f"{route} with {name}"
+            assert (answer.status, answer.code) == (503, "AUDIT_UNAVAILABLE"), cell
+            assert "Retry-After" in answer.headers
+            assert_nothing_leaked(answer, key)
+        # Also where the audit row would be one of a refusal.
+        if key is not None:
+            wrong = base64.b64encode(secrets.token_bytes(32)).decode()
+            for answer in (await client.disable_zk(wrong), await client.rotate('"77"')):
+                assert (answer.status, answer.code) == (503, "AUDIT_UNAVAILABLE"), name
+        status = await client.status()
+        assert status.status == 200
+        assert status.json["vaultExists"] == (key is not None)
+    assert await everything(database) == before
+    await database.execute(GRANT)
+    for client, key in users.values():
+        answer = await client.key()
+        assert answer.status == (404 if key is None else 200)
+        assert answer.json.get("masterKey", key) == key
+    assert len(await everything(database)) == len(before) + len(users)
+
+
+async def test_every_answer_is_the_one_that_its_row_says(
+    served: Daemon, users: dict[str, tuple[Client, str | None]]
+) -> None:
+    for at, (name, (client, key)) in enumerate(users.items()):
+        sent = await served.database.audit(name)
+        for route in ("key", "clear_recovery", "set_recovery", "enable_zk", "disable_zk", "rotate"):
+            answer = await act(client, route, key)
+            trail = await served.database.audit(name)
+            assert trail[:-1] == sent, route
+            assert trail[-1][0] in {TABLE[route][at][2], TABLE[route][1][2], "fetch"}
+            assert trail[-1][2] == answer.status, (name, route)
+            sent = trail
+        # What was refused before it was understood was no action.
+        for answer in (
+            await client.call("POST", "/recovery-wrap", {"recoveryIv": "x"}),
+            await client.call("POST", "/zero-knowledge", data=b"{"),
+            await client.call("POST", "/rotate", if_match="3"),
+            await client.call("GET", "/nothing"),
+            await client.call("PUT", "/key"),
+        ):
+            assert 400 <= answer.status < 500
+        assert (await client.status()).status == 200
+        assert await served.database.audit(name) == sent
+
+
+@pytest.mark.parametrize(
+    ("proxies", "forwarded", "expected"),
+    [
+        ("", "203.0.113.9", "127.0.0.1"),
+        ("127.0.0.1", "198.51.100.1, 203.0.113.9", "203.0.113.9"),
+        ("127.0.0.1", "198.51.100.1, '; DROP", "127.0.0.1"),
+    ],
+)
+async def test_rows_say_who_it_was(
+    database: Database,
+    issuer: Issuer,
+    tmp_path: Path,
+    *,
+    proxies: str,
+    forwarded: str,
+    expected: str,
+) -> None:
+    agent = "Mozilla/5.0 (a test) " + "x" * 1000
+    headers = {"User-Agent": agent, "X-Forwarded-For": forwarded}
+    wrapped, iv = (base64.b64encode(bytes(size)).decode() for size in (48, 12))
+    acts = (
+        ("GET", "/key", None),
+        ("POST", "/init", None),
+        ("GET", "/key", None),
+        ("POST", "/recovery-wrap", {"recoveryWrappedMk": wrapped, "recoveryIv": iv}),
+        ("POST", "/zero-knowledge", {"enable": True}),
+        ("POST", "/rotate", None),
+        ("DELETE", "/recovery-wrap", None),
+        ("POST", "/zero-knowledge", {"enable": False, "masterKey": iv * 2 + "AAAAAAAAAAA="}),
+    )
+    with daemon_beside(database, issuer, tmp_path, TRUSTED_PROXIES=proxies) as daemon:
+        async with client_session() as session:
+            client = Client(daemon, session, "alice")
+            statuses = [
+                (await client.call(method, path, body, headers=headers)).status
+                for method, path, body in acts
+            ]
+    rows = await database.fetch(
+        "SELECT action, status, ip_address, user_agent FROM auth.encryption_vault_audit"
+        " ORDER BY created_at, id"
+    )
+    assert statuses == [404, 200, 200, 200, 200, 409, 409, 409]
+    assert [row["status"] for row in rows] == statuses
+    assert {(row["ip_address"], row["user_agent"]) for row in rows} == {(expected, agent[:512])}
+
+
+async def test_no_key_leaves_when_the_commit_fails(
+    served: Daemon, users: dict[str, tuple[Client, str | None]]
+) -> None:
+    """The row is written, and what fails is COMMIT itself: for one user, at every route."""
+    database = served.database
+    await database.execute(
+        "CREATE FUNCTION public.fail() RETURNS trigger LANGUAGE plpgsql AS"
+        " $$ BEGIN RAISE EXCEPTION 'the disk is full'; END $$;"
+        "CREATE CONSTRAINT TRIGGER fail AFTER INSERT ON auth.encryption_vault_audit"
+        " DEFERRABLE INITIALLY DEFERRED FOR EACH ROW WHEN (NEW.user_id <> 'vault')"
+        " EXECUTE FUNCTION public.fail()"
+    )
+    before = await everything(database)
+    for name, (client, key) in users.items():
+        if name == "vault":
+            continue
+        for route in TABLE:
+            answer = await act(client, route, key)
+            assert answer.status == 503, (name, route)
+            assert answer.code in {"AUDIT_UNAVAILABLE", "DATABASE_UNAVAILABLE"}
+            assert_nothing_leaked(answer, key)
+            if route == "key":
+                assert answer.code == "AUDIT_UNAVAILABLE"
+    assert await everything(database) == before
+    other, other_key = users["vault"]
+    assert (await other.key()).json["masterKey"] == other_key
+    await database.execute("DROP TRIGGER fail ON auth.encryption_vault_audit")
+    client, key = users["with_recovery"]
+    assert (await client.key()).json["masterKey"] == key
+    assert (await client.rotate()).status == 200

@@ -1,0 +1,265 @@
+"""Many devices at once, over one daemon and over two: no key lost, no 500, every act recorded."""
+
+import asyncio
+import base64
+import random
+from collections import Counter
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass, field
+from functools import partial
+
+import pytest
+
+from custody.vault.key_check import is_master_key
+from kek_backends.base import Wrap
+from kek_backends.loader import load_keyring
+from tests.client import Answer, Client, client_session
+from tests.e2e.browser import (
+    encode,
+    generation_of,
+    new_recovery_code,
+    open_recovery,
+    seal_recovery,
+    tag_of,
+)
+from tests.servers import Daemon, Database
+
+DEVICES = 8
+REQUESTS = 2000
+SEEDS = (20261121, 7)
+
+# What the contract's state table allows for each act: status and code.
+ALLOWED: dict[str, frozenset[tuple[int, str | None]]] = {
+    "key": frozenset({(200, None), (404, "VAULT_NOT_INITIALISED")}),
+    "init": frozenset({(200, None)}),
+    "rotate": frozenset({(200, None), (409, "ZK_ROTATE_FORBIDDEN"), (412, "STALE_GENERATION")}),
+    "set": frozenset({(200, None), (412, "STALE_GENERATION")}),
+    "clear": frozenset(
+        {
+            (200, None),
+            (404, "VAULT_NOT_INITIALISED"),
+            (409, "ZK_ACTIVE"),
+            (412, "STALE_GENERATION"),
+        }
+    ),
+    "enable": frozenset(
+        {
+            (200, None),
+            (400, "RECOVERY_WRAP_MISSING"),
+            (404, "VAULT_NOT_INITIALISED"),
+            (412, "STALE_GENERATION"),
+        }
+    ),
+    "disable": frozenset(
+        {(200, None), (409, "MASTER_KEY_MISMATCH"), (412, "STALE_GENERATION")},
+    ),
+}
+ACTIONS = {
+    "key": "fetch",
+    "init": "init",
+    "rotate": "rotate",
+    "set": "recovery_set",
+    "clear": "recovery_clear",
+    "enable": "zk_enable",
+    "disable": "zk_disable",
+}
+
+Call = Callable[[], Awaitable[Answer]]
+
+
+@pytest.mark.parametrize("daemons", [1, 2])
+async def test_fifty_inits_of_a_new_user_make_one_key(
+    pair: tuple[Daemon, Daemon], daemons: int
+) -> None:
+    async with client_session() as session:
+        devices = [Client(pair[n % daemons], session, "alice") for n in range(50)]
+        answers = await asyncio.gather(*(device.init() for device in devices))
+        assert {answer.status for answer in answers} == {200}
+        assert len({answer.json["masterKey"] for answer in answers}) == 1
+        assert len({generation_of(answer) for answer in answers}) == 1
+        assert (await devices[0].key()).json == answers[0].json
+    trail = Counter(await pair[0].database.audit("alice"))
+    assert trail == {
+        ("init", "created", 200): 1,
+        ("init", "already-exists", 200): 49,
+        ("fetch", None, 200): 1,
+    }
+
+
+@pytest.mark.parametrize("daemons", [1, 2])
+async def test_twenty_rotations_are_serialised(pair: tuple[Daemon, Daemon], daemons: int) -> None:
+    async with client_session() as session:
+        devices = [Client(pair[n % daemons], session, "alice") for n in range(20)]
+        first = generation_of(await devices[0].init())
+        answers = await asyncio.gather(*(device.rotate() for device in devices))
+        assert {answer.status for answer in answers} == {200}
+        by_generation = {generation_of(answer): answer for answer in answers}
+        assert sorted(by_generation) == list(range(first + 1, first + 21))
+        assert len({answer.json["masterKey"] for answer in answers}) == 20
+        now = await devices[1].key()
+        assert now.json == by_generation[first + 20].json
+        assert generation_of(now) == first + 20
+    trail = Counter(await pair[0].database.audit("alice"))
+    assert trail[("rotate", None, 200)] == 20
+
+
+async def test_of_rotations_with_one_tag_one_wins(pair: tuple[Daemon, Daemon]) -> None:
+    async with client_session() as session:
+        devices = [Client(pair[n % 2], session, "alice") for n in range(20)]
+        tag = tag_of(await devices[0].init())
+        answers = await asyncio.gather(*(device.rotate(tag) for device in devices))
+        assert Counter(answer.status for answer in answers) == {200: 1, 412: 19}
+        won = next(answer for answer in answers if answer.status == 200)
+        assert (await devices[0].key()).json == won.json
+
+
+@dataclass
+class Storm:
+    """What all devices together have seen."""
+
+    random: random.Random
+    code: bytes = field(default_factory=new_recovery_code)
+    sent: int = 0
+    rows: Counter[tuple[str, int]] = field(default_factory=Counter)
+    keys: dict[int, str] = field(default_factory=dict)
+    problems: list[str] = field(default_factory=list)
+
+    def judge(self, act: str, answer: Answer) -> None:
+        """Hold an answer against the contract, and count it."""
+        if (answer.status, answer.code) not in ALLOWED[act]:
+            self.problems.append(f"{act}: {answer.status} {answer.code}")
+        failed = act == "key" and answer.status != 200
+        self.rows["failed_fetch" if failed else ACTIONS[act], answer.status] += 1
+
+
+class Device:
+    """A device that keeps the key it saw last, and hands it back whatever happened since."""
+
+    def __init__(self, storm: Storm, client: Client) -> None:
+        self._storm = storm
+        self._client = client
+        self._key: str | None = None
+        self._tag: str | None = None
+
+    async def run(self) -> None:
+        """Act until the storm is over."""
+        while self._storm.sent < REQUESTS:
+            self._storm.sent += 1
+            act = self._choose()
+            answer = await self._act(act)
+            self._storm.judge(act, answer)
+            if answer.status == 200 and act in {"key", "init", "rotate"}:
+                self._learn(answer)
+
+    def _choose(self) -> str:
+        acts = {"key": 5, "init": 1, "rotate": 2, "clear": 1, "enable": 3}
+        if self._key is not None:
+            acts |= {"set": 5, "disable": 3}
+        return self._storm.random.choices(list(acts), list(acts.values()))[0]
+
+    async def _act(self, act: str) -> Answer:
+        client = self._client
+        # A recovery wrap is always sent with its tag: it is of that generation's key. With it no
+        # interleaving may leave a recovery wrap of another key than the live one.
+        tag = self._tag if self._storm.random.random() < 0.5 else None
+        if act == "set":
+            wrapped, iv = seal_recovery(self._storm.code, base64.b64decode(self._key or ""))
+            return await client.set_recovery(wrapped, iv, self._tag)
+        if act == "disable":
+            return await client.disable_zk(self._key or "", tag)
+        calls: dict[str, Call] = {
+            "key": client.key,
+            "init": client.init,
+            "rotate": partial(client.rotate, tag),
+            "clear": partial(client.clear_recovery, tag),
+            "enable": partial(client.enable_zk, tag),
+        }
+        return await calls[act]()
+
+    def _learn(self, answer: Answer) -> None:
+        body = answer.json
+        if body.get("requiresRecoveryCode"):
+            key = encode(open_recovery(self._storm.code, body))
+        else:
+            key = body["masterKey"]
+        generation = generation_of(answer)
+        # One generation is one key, whoever asks and whichever way the key came.
+        if self._storm.keys.setdefault(generation, key) != key:
+            self._storm.problems.append(f"generation {generation} has two keys")
+        self._key, self._tag = key, tag_of(answer)
+
+
+@pytest.mark.parametrize("seed", SEEDS)
+async def test_storm(pair: tuple[Daemon, Daemon], seed: int) -> None:
+    database = pair[0].database
+    log = database.server.folder / "postgres.log"
+    already = log.stat().st_size
+    storm = Storm(random.Random(seed))  # noqa: S311 - a test that can be repeated
+    async with client_session() as session:
+        clients = [Client(pair[n % 2], session, "alice") for n in range(DEVICES)]
+        async with asyncio.timeout(90):
+            await asyncio.gather(*(Device(storm, client).run() for client in clients))
+        assert storm.problems == []
+        assert storm.rows.total() == REQUESTS
+        rows = [(action, status) for action, _, status in await database.audit("alice")]
+        assert Counter(rows) == storm.rows
+        # The storm was one: every act was both done and, where it can be, refused.
+        assert {action for action, status in rows if status == 200} == set(ACTIONS.values())
+        assert {status for _, status in rows} >= {200, 400, 409, 412}
+        assert b"violates" not in log.read_bytes()[already:]
+        assert await _broken_rows(database) == 0
+        generation, key = await _live_key(pair[0], storm.code)
+        # Never handed out only if a device of its rotation never saw the answer: all saw theirs.
+        assert storm.keys[generation] == key
+        # Each generation after the first is one rotation, and all of them were seen by somebody.
+        assert generation == max(storm.keys)
+        made = _made_by_init(rows)
+        assert generation - min(storm.keys) == storm.rows["rotate", 200] - 1 + made
+        answer = await clients[0].key()
+        if answer.json.get("requiresRecoveryCode"):
+            assert (await clients[0].disable_zk(key)).status == 200
+            answer = await clients[1].key()
+        assert (answer.json["masterKey"], generation_of(answer)) == (key, generation)
+
+
+def _made_by_init(rows: list[tuple[str, int]]) -> int:
+    """The first of init and rotate makes the vault; a rotate that does so is one of its own."""
+    first = next(action for action, status in rows if action in {"init", "rotate"})
+    return 1 if first == "init" else 0
+
+
+async def _broken_rows(database: Database) -> int:
+    """Count rows that break a CHECK, asked without the CHECKs; and see that these are there."""
+    assert (
+        await database.value(
+            "SELECT count(*) FROM pg_constraint WHERE contype = 'c' AND convalidated"
+            " AND conrelid = 'auth.encryption_vaults'::regclass"
+        )
+        >= 3
+    )
+    return int(
+        await database.value(
+            "SELECT count(*) FROM auth.encryption_vaults WHERE NOT ("
+            " (wrapped_mk IS NOT NULL OR recovery_wrapped_mk IS NOT NULL)"
+            " AND (wrapped_mk IS NULL) = (wrap_iv IS NULL)"
+            " AND (recovery_wrapped_mk IS NULL) = (recovery_iv IS NULL)"
+            " AND zero_knowledge = (wrapped_mk IS NULL)"
+            " AND (NOT zero_knowledge OR recovery_wrapped_mk IS NOT NULL))"
+        )
+    )
+
+
+async def _live_key(daemon: Daemon, code: bytes) -> tuple[int, str]:
+    """Unwrap the user's key from the row itself, with no daemon in between."""
+    (row,) = await daemon.database.fetch(
+        "SELECT * FROM auth.encryption_vaults WHERE user_id = 'alice'"
+    )
+    if row["zero_knowledge"]:
+        blob = {"recoveryWrappedMk": row["recovery_wrapped_mk"], "recoveryIv": row["recovery_iv"]}
+        key = open_recovery(code, blob)
+    else:
+        keyring = load_keyring("env:MANA_AUTH_KEK", (), environ=daemon.settings, development=False)
+        wrap = Wrap(row["wrapped_mk"], row["wrap_iv"], row["format_version"], row["kek_id"])
+        key = await keyring.unwrap("alice", wrap)
+    assert is_master_key("alice", key, row["key_check"])
+    return int(row["generation"]), encode(key)

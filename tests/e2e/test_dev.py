@@ -1,0 +1,378 @@
+"""``custody dev``: from nothing to a working vault, as a newcomer meets it."""
+
+import json
+import os
+import re
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import threading
+import urllib.request
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+
+from tests.db.embedded_server import REPOSITORY, alive, needs_root, open_folder, wait_until
+from tests.leaks import LOGS, remember
+from tests.servers import coverage_environ
+
+CUSTODY = (str(Path(sys.executable).with_name("custody")),)
+MODULE = (sys.executable, "-m", "custody")
+TOKEN = re.compile(r"^eyJ[\w-]+\.[\w-]+\.[\w-]+$", re.MULTILINE)
+needs_custody = pytest.mark.skipif(
+    not Path(CUSTODY[0]).exists(), reason="the command custody is not installed here"
+)
+
+
+@pytest.fixture
+def folder() -> Iterator[Path]:
+    with open_folder() as path:
+        yield path
+
+
+@dataclass(frozen=True)
+class Dev:
+    """A running ``custody dev``.
+
+    Attributes:
+        banner: what it printed.
+        postgres: the process id of its PostgreSQL.
+        log: what it wrote to standard error.
+    """
+
+    process: "subprocess.Popen[str]"
+    banner: str
+    postgres: int
+    log: Path
+
+    @property
+    def token(self) -> str:
+        """Alice's token."""
+        found = TOKEN.search(self.banner)
+        assert found is not None, self.banner
+        return found.group()
+
+    @property
+    def curl(self) -> str:
+        """The line to paste."""
+        (line,) = (line for line in self.banner.splitlines() if line.startswith("curl "))
+        return line
+
+    def address(self, name: str) -> str:
+        """An address by its name in the banner."""
+        found = re.search(rf"^  {name} +(\S+)$", self.banner, re.MULTILINE)
+        assert found is not None, self.banner
+        return found.group(1)
+
+    def stop(self, number: int = signal.SIGINT) -> int:
+        """Send a signal, and return the exit code when it and its PostgreSQL are gone."""
+        self.process.send_signal(number)
+        code = self.process.wait(30)
+        assert not alive(self.postgres)
+        return code
+
+
+def environ_for(**extra: str) -> dict[str, str]:
+    ports = {"CUSTODY_LISTEN": "127.0.0.1:0", "CUSTODY_ADMIN_LISTEN": "127.0.0.1:0"}
+    return {"PATH": os.environ["PATH"], **coverage_environ(), **ports, **extra}
+
+
+@contextmanager
+def running(
+    data: Path,
+    command: tuple[str, ...] = MODULE,
+    user: int | None = None,
+    extra: Mapping[str, str] | None = None,
+) -> Iterator[Dev]:
+    """Run ``custody dev`` until the block ends."""
+    log = LOGS / f"dev-{os.getpid()}-{os.urandom(4).hex()}.log"
+    with log.open("w") as stream:
+        process = subprocess.Popen(
+            [*command, "dev", "--data", str(data)],
+            env=environ_for(**extra or {}),
+            cwd=REPOSITORY,
+            stdout=subprocess.PIPE,
+            stderr=stream,
+            text=True,
+            user=user,
+            group=user,
+            extra_groups=None if user is None else [],
+        )
+    assert process.stdout is not None
+    killer = threading.Timer(100, process.kill)
+    killer.start()
+    try:
+        lines = []
+        for line in process.stdout:
+            lines.append(line)
+            if line.startswith("Ctrl-C"):
+                break
+        else:
+            raise AssertionError(f"it ended with {process.wait()}: {log.read_text()}")
+        banner = "".join(lines)
+        found = re.search(r"^  data +(.+)$", banner, re.MULTILINE)
+        assert found is not None, banner
+        place = Path(found.group(1))
+        pid = (place / "data" / "postmaster.pid").read_text().split("\n", 1)[0]
+        dev = Dev(process, banner, int(pid), log)
+        remember(dev.token)
+        assert alive(dev.postgres)
+        yield dev
+    finally:
+        killer.cancel()
+        process.kill()
+        process.wait()
+        process.stdout.close()
+        with suppress(NameError):
+            wait_until(lambda: not alive(dev.postgres), 30)
+        with suppress(NameError, OSError):
+            shutil.copy(place / "postgres.log", log.with_suffix(".postgres.log"))
+
+
+def custody(*arguments: str, **extra: str) -> "subprocess.CompletedProcess[str]":
+    return subprocess.run(
+        [*MODULE, *arguments],
+        env=environ_for(**extra),
+        cwd=REPOSITORY,
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+
+
+def paste(line: str) -> Mapping[str, object]:
+    """Run a line as one would paste it, and return the JSON that it printed."""
+    done = subprocess.run(
+        ["bash", "-c", line], capture_output=True, text=True, timeout=30, check=False, cwd="/"
+    )
+    assert done.returncode == 0, done.stderr
+    body: dict[str, object] = json.loads(done.stdout)
+    if isinstance(key := body.get("masterKey"), str):
+        remember(key)
+    return body
+
+
+def fetch_key(dev: Dev, token: str) -> Mapping[str, object]:
+    remember(token)
+    return paste(dev.curl.replace(dev.token, token))
+
+
+def assert_one_clear_line(done: "subprocess.CompletedProcess[str]", *words: str) -> None:
+    """It failed, and says why in one line among what it logged."""
+    assert done.returncode not in {0, -signal.SIGKILL}
+    assert "Traceback" not in done.stderr
+    (line,) = (line for line in done.stderr.splitlines() if line.startswith("custody: "))
+    assert all(word in line for word in words), line
+    assert done.stdout == ""
+
+
+def test_from_nothing_to_a_key_and_the_same_key_again(folder: Path) -> None:
+    data = folder / "my data"
+    with running(data) as dev:
+        first = paste(dev.curl)
+        assert set(first) == {"masterKey", "formatVersion", "kekId"}
+        assert paste(dev.curl) == first
+        # The zero key is for development, and says so.
+        assert "ZERO BYTES" in dev.log.read_text()
+        with urllib.request.urlopen(f"{dev.address('admin')}", timeout=5) as answer:
+            assert json.load(answer)["ready"] is True
+        origin = dev.address("vault").partition("/api/")[0]
+        with urllib.request.urlopen(f"{origin}/openapi.json", timeout=5) as answer:
+            document = json.load(answer)
+        assert "/api/v1/me/encryption-vault/key" in document["paths"]
+        # Another user: by the command, by the line that the banner shows, and as JSON.
+        bob = fetch_key(dev, custody("token", "--sub", "bob", "--data", str(data)).stdout.strip())
+        assert bob["masterKey"] != first["masterKey"]
+        (line,) = (line for line in dev.banner.splitlines() if " token --sub NAME" in line)
+        command = line.partition(": ")[2].replace("NAME", "bob")
+        printed = subprocess.run(
+            ["bash", "-c", command],
+            capture_output=True,
+            text=True,
+            timeout=30,
+            check=False,
+            cwd=REPOSITORY,
+            env=environ_for(),
+        )
+        assert printed.returncode == 0, printed.stderr
+        assert fetch_key(dev, printed.stdout.strip()) == bob
+        as_json = custody("token", "--sub", "bob", "--data", str(data), "--json").stdout
+        assert fetch_key(dev, json.loads(as_json)["token"]) == bob
+        refused = paste(dev.curl.replace(dev.token, dev.token[:-8] + "AAAAAAAA"))
+        assert refused["code"] == "UNAUTHORIZED"
+        assert (data / "issuer.pem").stat().st_mode & 0o777 == 0o600
+        token = dev.token
+        assert dev.stop() == 0
+        assert "Traceback" not in dev.log.read_text()
+    with running(data) as again:
+        assert paste(again.curl) == first
+        assert fetch_key(again, token) == first
+        assert again.stop(signal.SIGTERM) == 0
+
+
+@needs_custody
+def test_the_installed_command_shows_itself(folder: Path) -> None:
+    with running(folder / "data", CUSTODY) as dev:
+        assert f"{CUSTODY[0]} token --sub NAME --data {folder / 'data'}" in dev.banner
+        assert "masterKey" in paste(dev.curl)
+        assert dev.stop() == 0
+
+
+def test_settings_from_elsewhere_do_not_break_it(folder: Path) -> None:
+    """A shell that is set up for a real daemon: dev keeps its own issuer and database."""
+    elsewhere = {
+        "CUSTODY_JWT_ISSUER": "https://auth.example",
+        "CUSTODY_JWKS_URL": "https://auth.example/api/auth/jwks",
+        "CUSTODY_DATABASE_URL": "postgresql://custody_app@db.example/custody",
+        "CUSTODY_OWNER_DATABASE_URL": "postgresql://custody_owner@db.example/custody",
+        "CUSTODY_JWT_AUDIENCE": "else",
+        "MANA_AUTH_KEK": "QUJDREVGR0hJSktMTU5PUFFSU1RVVldYWVphYmNkZWY=",
+    }
+    with running(folder / "data", extra=elsewhere) as dev:
+        assert "masterKey" in paste(dev.curl)
+        assert "ZERO BYTES" not in dev.log.read_text()
+        assert "CUSTODY_JWKS_URL" in dev.log.read_text()
+        assert dev.stop() == 0
+
+
+def test_a_unix_socket(folder: Path) -> None:
+    with running(folder / "data", extra={"CUSTODY_LISTEN": f"unix:{folder}/vault.sock"}) as dev:
+        assert "masterKey" in paste(dev.curl)
+        assert dev.stop() == 0
+
+
+def test_kill_9_leaves_no_postgres_and_no_damage(folder: Path) -> None:
+    with running(folder / "data") as dev:
+        first = paste(dev.curl)
+        dev.process.kill()
+        wait_until(lambda: not alive(dev.postgres), 30)
+    with running(folder / "data") as again:
+        assert paste(again.curl) == first
+        assert again.stop() == 0
+
+
+def test_a_taken_port_is_explained(folder: Path) -> None:
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        taken.listen()
+        address = f"127.0.0.1:{taken.getsockname()[1]}"
+        for variable in ("CUSTODY_LISTEN", "CUSTODY_ADMIN_LISTEN"):
+            done = custody("dev", "--data", str(folder / "data"), **{variable: address})
+            assert_one_clear_line(done, variable, address, "in use")
+    # PostgreSQL did not stay behind: the folder can be used again.
+    with running(folder / "data") as dev:
+        assert "masterKey" in paste(dev.curl)
+
+
+def test_a_folder_in_use_is_explained(folder: Path) -> None:
+    with running(folder / "data") as dev:
+        done = custody("dev", "--data", str(folder / "data"))
+        assert_one_clear_line(done, str(folder / "data"))
+        assert "masterKey" in paste(dev.curl)
+        assert dev.stop() == 0
+
+
+def test_another_kek_than_the_data_was_made_with_is_refused(folder: Path) -> None:
+    data = folder / "data"
+    kek = remember("QUJDREVGR0hJSktMTU5PUFFSU1RVVldYWVphYmNkZWY=")
+    with running(data) as dev:
+        first = paste(dev.curl)
+        assert dev.stop() == 0
+    done = custody("dev", "--data", str(data), MANA_AUTH_KEK=kek)
+    assert_one_clear_line(done, "env:MANA_AUTH_KEK", "env-v1", "other key material")
+    assert done.returncode == 78
+    assert kek not in done.stderr
+    with running(data) as again:
+        assert paste(again.curl) == first
+        assert again.stop() == 0
+
+
+@pytest.mark.parametrize(
+    ("extra", "word"),
+    [
+        ({"MANA_AUTH_KEK": "short"}, "env:MANA_AUTH_KEK"),
+        ({"CUSTODY_LISTEN": "nonsense"}, "CUSTODY_LISTEN"),
+        ({"CUSTODY_ENV": "production"}, "env:MANA_AUTH_KEK"),
+    ],
+)
+def test_a_bad_setting_is_one_clear_line(folder: Path, extra: dict[str, str], word: str) -> None:
+    done = custody("dev", "--data", str(folder / "data"), **extra)
+    assert_one_clear_line(done, word)
+    assert done.returncode == 78
+
+
+def test_a_token_before_the_first_run_names_the_cure(folder: Path) -> None:
+    done = custody("token", "--sub", "bob", "--data", str(folder / "nothing"))
+    assert_one_clear_line(done, "start custody dev first")
+    assert not (folder / "nothing").exists()
+    folder.joinpath("issuer.pem").write_text("garbage")
+    done = custody("token", "--sub", "bob", "--data", str(folder))
+    assert_one_clear_line(done, "damaged")
+
+
+def test_a_data_folder_that_cannot_be_made_is_one_clear_line(folder: Path) -> None:
+    folder.joinpath("file").touch()
+    done = custody("dev", "--data", str(folder / "file" / "data"))
+    assert_one_clear_line(done, str(folder / "file"))
+
+
+def test_ctrl_c_while_it_starts_leaves_nothing_behind(folder: Path) -> None:
+    data = folder / "data"
+    log = LOGS / f"dev-{os.getpid()}-start.log"
+    with log.open("w") as stream:
+        process = subprocess.Popen(
+            [*MODULE, "dev", "--data", str(data)],
+            env=environ_for(),
+            cwd=REPOSITORY,
+            stdout=stream,
+            stderr=stream,
+        )
+    pid_file = data / "data" / "postmaster.pid"
+    wait_until(lambda: pid_file.exists() or process.poll() is not None, 40)
+    postgres = int(pid_file.read_text().split("\n", 1)[0])
+    process.send_signal(signal.SIGINT)
+    process.wait(60)
+    wait_until(lambda: not alive(postgres), 30)
+    assert "Traceback" not in log.read_text()
+    with running(data) as dev:
+        assert "masterKey" in paste(dev.curl)
+
+
+@needs_root
+def test_an_ordinary_user_needs_nothing_special(folder: Path) -> None:
+    nobody = 65534
+    packages = next(path for path in sys.path if path.endswith("site-packages"))
+    environ = {"PYTHONPATH": f"{REPOSITORY}:{packages}", "PYTHONDONTWRITEBYTECODE": "1"}
+    probe = "import sys; assert sys.version_info >= (3, 11); import custody.cli"
+    for python in (sys.executable, "/usr/bin/python3", "/usr/local/bin/python3"):
+        with suppress(OSError):
+            command = [python, "-c", probe]
+            done = subprocess.run(
+                command, env=environ, user=nobody, group=nobody, cwd="/", check=False,
+                capture_output=True,
+            )  # fmt: skip
+            if done.returncode == 0:
+                break
+    else:
+        pytest.skip("no Python 3.11 with our dependencies that 'nobody' may execute")
+    home = folder / "theirs"
+    home.mkdir(mode=0o700)
+    os.chown(home, nobody, nobody)
+    first = None
+    for _ in range(2):
+        with running(home / "data", (python, "-m", "custody"), user=nobody, extra=environ) as dev:
+            status = Path("/proc", str(dev.postgres)).stat()
+            assert status.st_uid == nobody
+            key = paste(dev.curl)
+            assert first in {None, key["masterKey"]}
+            first = key["masterKey"]
+            # Its memory can't be read by its own user: /proc/PID is root's.
+            assert Path("/proc", str(dev.process.pid), "environ").stat().st_uid == 0
+            assert dev.stop() == 0
+    assert {path.stat().st_uid for path in home.rglob("*")} == {nobody}

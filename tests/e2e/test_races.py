@@ -1,0 +1,147 @@
+"""A row that changes between a route's decision and its UPDATE is judged again, step by step.
+
+A superuser holds the row until the route waits for it, changes it, and lets go: the interleaving
+that a storm meets by chance.
+"""
+
+import asyncio
+import base64
+import secrets
+from collections.abc import Callable, Coroutine
+from typing import Any
+
+import pytest
+
+from custody.vault.key_check import key_check_value
+from kek_backends.loader import load_keyring
+from tests.client import Answer, Client
+from tests.e2e.browser import encode, tag_of
+from tests.leaks import remember
+from tests.servers import Daemon
+
+Call = Callable[[], Coroutine[Any, Any, Answer]]
+
+WAITING = (
+    "SELECT count(*) FROM pg_stat_activity"
+    " WHERE datname = current_database() AND wait_event_type = 'Lock'"
+)
+ROTATED = (
+    "UPDATE auth.encryption_vaults SET wrapped_mk = $1, wrap_iv = $2, format_version = $3,"
+    " kek_id = $4, key_check = $5, generation = generation + 1, zero_knowledge = false,"
+    " recovery_wrapped_mk = NULL, recovery_iv = NULL, recovery_set_at = NULL"
+)
+ZERO_KNOWLEDGE = (
+    "UPDATE auth.encryption_vaults SET zero_knowledge = true, wrapped_mk = NULL, wrap_iv = NULL"
+)
+
+
+async def start(client: Client, *, zk: bool) -> tuple[str, str]:
+    """Make a vault with a recovery wrap; return its key and its tag."""
+    made = await client.init()
+    wrapped, iv = encode(secrets.token_bytes(48)), encode(secrets.token_bytes(12))
+    assert (await client.set_recovery(wrapped, iv)).status == 200
+    if zk:
+        assert (await client.enable_zk()).status == 200
+    return made.json["masterKey"], tag_of(made)
+
+
+async def race(
+    daemon: Daemon, client: Client, route: str, held: tuple[str, str], *change: Any
+) -> Answer:
+    """Call a route, and change the row under its hands."""
+    key, tag = held
+    wrapped, iv = encode(secrets.token_bytes(48)), encode(secrets.token_bytes(12))
+    calls: dict[str, Call] = {
+        "set": lambda: client.set_recovery(wrapped, iv),
+        "set-if-match": lambda: client.set_recovery(wrapped, iv, tag),
+        "clear": client.clear_recovery,
+        "clear-if-match": lambda: client.clear_recovery(tag),
+        "enable": client.enable_zk,
+        "enable-if-match": lambda: client.enable_zk(tag),
+        "disable": lambda: client.disable_zk(key),
+        "rotate": client.rotate,
+        "rotate-if-match": lambda: client.rotate(tag),
+    }
+    async with daemon.database.connect() as superuser, daemon.database.connect() as watch:
+        async with superuser.transaction():
+            await superuser.execute("SELECT FROM auth.encryption_vaults FOR UPDATE")
+            request = asyncio.create_task(calls[route]())
+            for _ in range(100):
+                if await watch.fetchval(WAITING):
+                    break
+                await asyncio.sleep(0.01)
+            else:
+                raise AssertionError("the route never came to its UPDATE")
+            await superuser.execute(*change)
+        return await request
+
+
+@pytest.mark.parametrize(
+    ("route", "zk", "status", "code"),
+    [
+        ("set", False, 200, None),
+        ("set-if-match", False, 412, "STALE_GENERATION"),
+        ("set-if-match", True, 412, "STALE_GENERATION"),
+        ("clear-if-match", False, 412, "STALE_GENERATION"),
+        ("enable", False, 400, "RECOVERY_WRAP_MISSING"),
+        ("enable-if-match", False, 412, "STALE_GENERATION"),
+        ("disable", True, 200, None),
+        ("rotate", False, 200, None),
+        ("rotate-if-match", False, 412, "STALE_GENERATION"),
+    ],
+)
+async def test_another_device_rotates_meanwhile(
+    served: Daemon,
+    client: Callable[[str], Client],
+    route: str,
+    *,
+    zk: bool,
+    status: int,
+    code: str | None,
+) -> None:
+    alice = client("alice")
+    old = await start(alice, zk=zk)
+    fresh = secrets.token_bytes(32)
+    remember(encode(fresh))
+    keyring = load_keyring("env:MANA_AUTH_KEK", (), environ=served.settings, development=False)
+    wrap = await keyring.wrap("alice", fresh)
+    answer = await race(
+        served,
+        alice,
+        route,
+        old,
+        ROTATED,
+        *(wrap.wrapped_mk, wrap.wrap_iv, wrap.format_version, wrap.kek_id),
+        key_check_value("alice", fresh),
+    )
+    assert (answer.status, answer.code) == (status, code)
+    assert (await served.database.audit("alice"))[-1][2] == status
+    now = await alice.key()
+    if route == "rotate":
+        assert now.json == answer.json
+        assert base64.b64decode(now.json["masterKey"]) != fresh
+    else:
+        assert base64.b64decode(now.json["masterKey"]) == fresh
+    assert (await alice.status()).json["hasRecoveryWrap"] == (route == "set")
+
+
+@pytest.mark.parametrize(
+    ("route", "status", "code"),
+    [
+        ("set", 200, None),
+        ("clear", 409, "ZK_ACTIVE"),
+        ("enable", 200, None),
+        ("rotate", 409, "ZK_ROTATE_FORBIDDEN"),
+    ],
+)
+async def test_another_device_turns_zero_knowledge_on_meanwhile(
+    served: Daemon, client: Callable[[str], Client], route: str, status: int, code: str | None
+) -> None:
+    alice = client("alice")
+    key, tag = await start(alice, zk=False)
+    answer = await race(served, alice, route, (key, tag), ZERO_KNOWLEDGE)
+    assert (answer.status, answer.code) == (status, code)
+    assert (await served.database.audit("alice"))[-1][2] == status
+    assert (await alice.key()).json["requiresRecoveryCode"] is True
+    assert (await alice.disable_zk(key)).status == 200
+    assert (await alice.key()).json["masterKey"] == key

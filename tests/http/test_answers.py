@@ -1,0 +1,452 @@
+"""What every answer looks like: headers, problems, fields; and HTTP that is hardly HTTP."""
+
+import asyncio
+import base64
+import json
+import os
+import re
+import secrets
+from collections.abc import Callable
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from custody.http.routes import BASE_PATH, ROUTES
+from custody.vault.keys import MasterKeys
+from custody.vault.rows import VaultRows
+from tests import leaks
+from tests.client import Answer, Client
+from tests.http.wire import connect, exchange, first_answer, header, parse, request
+from tests.servers import Daemon
+
+Device = Callable[[str], Client]
+
+WRAPPED = base64.b64encode(secrets.token_bytes(48)).decode()
+IV = base64.b64encode(secrets.token_bytes(12)).decode()
+PATHS = sorted({route.path for route in ROUTES})
+METHODS = ("GET", "POST", "DELETE", "PUT", "PATCH", "HEAD", "OPTIONS", "TRACE")
+
+
+def allowed(path: str) -> set[str]:
+    return {route.method for route in ROUTES if route.path == path}
+
+
+def assert_safe_headers(answer: Answer) -> None:
+    assert header(answer, "Cache-Control") == "no-store"
+    assert header(answer, "X-Content-Type-Options") == "nosniff"
+    assert re.fullmatch(r"[A-Za-z0-9._-]{1,64}", header(answer, "X-Request-Id") or "")
+    assert header(answer, "Server") == "custody"
+
+
+def assert_problem(answer: Answer, status: int, code: str) -> None:
+    assert (answer.status, answer.code) == (status, code)
+    assert_safe_headers(answer)
+    assert header(answer, "Content-Type") == "application/problem+json"
+    body = answer.json
+    assert set(body) == {"type", "title", "status", "detail", "code", "error"}
+    assert body["status"] == status
+    assert all(isinstance(body[name], str) and body[name] for name in set(body) - {"status"})
+    assert re.fullmatch(r"[A-Z][A-Z_]*", body["code"])
+    assert b"Traceback" not in answer.body
+
+
+def log_since(position: int) -> str:
+    with _log().open("rb") as stream:
+        stream.seek(position)
+        return stream.read().decode()
+
+
+def log_position() -> int:
+    return _log().stat().st_size
+
+
+def _log() -> Path:
+    return leaks.LOGS / f"process-{os.getpid()}.log"
+
+
+class TestHeaders:
+    async def test_on_every_kind_of_answer(self, daemon: Daemon, device: Device) -> None:
+        alice, body = device("alice"), {"enable": True}
+        token = daemon.issuer.bearer("alice")
+        answers = [
+            await alice.status(),
+            await alice.key(),  # 404
+            await alice.init(),
+            await alice.key(),
+            await alice.call("POST", "/zero-knowledge", body),  # 400
+            await alice.set_recovery(WRAPPED, IV),
+            await alice.call("POST", "/zero-knowledge", body),
+            await alice.key(),
+            await alice.rotate(),  # 409
+            await alice.rotate('"99"'),  # 412
+            await alice.call("POST", "/zero-knowledge", data=b" " * 20_000),  # 413
+            await alice.call("POST", "/zero-knowledge", headers={"Content-Type": "text/x"}),  # 415
+            await alice.call("PUT", "/key"),  # 405
+            await alice.call("GET", "/nothing"),  # 404
+            await alice.call("GET", "/key", headers={"Authorization": "Bearer x"}),  # 401
+        ]
+        raw = (request("GET", "/", {"Authorization": token}), b"nonsense\r\n\r\n")
+        for sent in raw:
+            answers += parse(await exchange(daemon, sent))
+        assert {answer.status for answer in answers} == {
+            200, 400, 401, 404, 405, 409, 412, 413, 415,
+        }  # fmt: skip
+        for answer in answers:
+            assert_safe_headers(answer)
+        ids = [header(answer, "X-Request-Id") for answer in answers]
+        assert len(set(ids)) == len(ids)
+
+    @pytest.mark.parametrize("given", ["a", "0123456789abcdef-A.B_c", "x" * 64])
+    async def test_plain_request_id_passes_through(self, device: Device, given: str) -> None:
+        position = log_position()
+        answer = await device("alice").call("GET", "/key", headers={"X-Request-Id": given})
+        assert header(answer, "X-Request-Id") == given
+        assert f'"request_id": "{given}"' in log_since(position)
+
+    @pytest.mark.parametrize(
+        "given", ["", "x" * 65, "a b", "a;b", '"', "<script>", "a\tb", "caf\u00e9", "\u0661", "%0a"]
+    )
+    async def test_nasty_request_id_is_replaced(
+        self, daemon: Daemon, device: Device, given: str
+    ) -> None:
+        position = log_position()
+        answer = await device("alice").call("GET", "/key", headers={"X-Request-Id": given})
+        seen = header(answer, "X-Request-Id")
+        assert re.fullmatch(r"[0-9a-f]{32}", seen or "")
+        log = log_since(position)
+        assert f'"request_id": "{seen}"' in log
+        assert not given or json.dumps(given)[1:-1] not in log
+
+    async def test_admin_listener(self, daemon: Daemon) -> None:
+        for path in ("/livez", "/readyz", "/metrics", "/version", "/nothing"):
+            sent = request("GET", path)
+            (answer,) = parse(await exchange(daemon, sent, base=daemon.admin))
+            assert_safe_headers(answer)
+        assert_problem(answer, 404, "NOT_FOUND")
+
+
+class TestPathsAndMethods:
+    @pytest.mark.parametrize(
+        "path",
+        [
+            "/",
+            BASE_PATH,
+            f"{BASE_PATH}/",
+            *(f"{BASE_PATH}{path}/" for path in PATHS),
+            f"/{BASE_PATH}/key",
+            f"{BASE_PATH}//key",
+            f"{BASE_PATH}/Key",
+            f"{BASE_PATH}/key%00",
+            f"{BASE_PATH}/key%2f",
+            f"{BASE_PATH}/%ff",
+            f"{BASE_PATH}/../key",
+            f"{BASE_PATH}/x/../key",
+            f"{BASE_PATH}/key;x",
+            "/api/v1/users/bob/encryption-vault/key",
+            "/openapi.json",
+            "/metrics",
+            "/livez",
+        ],
+    )
+    async def test_unknown_path(self, daemon: Daemon, path: str) -> None:
+        for method in METHODS:
+            for headers in ({}, {"Authorization": daemon.issuer.bearer("alice")}):
+                sent = request(method, path, headers)
+                (answer,) = parse(await exchange(daemon, sent), head=method == "HEAD")
+                assert answer.status == 404, method
+                assert_safe_headers(answer)
+                if method != "HEAD":
+                    assert_problem(answer, 404, "NOT_FOUND")
+
+    async def test_query_is_ignored(self, device: Device) -> None:
+        assert (await device("alice").call("GET", "/status?user_id=bob&x=%00")).status == 200
+
+    @pytest.mark.parametrize("path", PATHS)
+    @pytest.mark.parametrize("with_token", [True, False])
+    async def test_wrong_method(
+        self, daemon: Daemon, device: Device, path: str, with_token: bool
+    ) -> None:
+        await device("alice").init()
+        before = await daemon.database.audit("alice")
+        headers = {"Authorization": daemon.issuer.bearer("alice")} if with_token else {}
+        for method in set(METHODS) - allowed(path):
+            sent = request(method, BASE_PATH + path, headers)
+            (answer,) = parse(await exchange(daemon, sent), head=method == "HEAD")
+            assert answer.status == 405, method
+            assert_safe_headers(answer)
+            assert set((header(answer, "Allow") or "").split(", ")) == allowed(path)
+            assert header(answer, "ETag") is None
+            assert header(answer, "Access-Control-Allow-Origin") is None
+            if method != "HEAD":
+                assert_problem(answer, 405, "METHOD_NOT_ALLOWED")
+        assert await daemon.database.audit("alice") == before
+
+
+class TestFields:
+    async def test_of_every_answer(self, device: Device) -> None:
+        alice, began = device("alice"), datetime.now(UTC)
+        status = {
+            "vaultExists": False,
+            "hasRecoveryWrap": False,
+            "zeroKnowledge": False,
+            "recoverySetAt": None,
+        }
+        assert (await alice.status()).json == status
+        made = (await alice.init()).json
+        assert set(made) == {"masterKey", "formatVersion", "kekId"}
+        assert len(base64.b64decode(made["masterKey"], validate=True)) == 32
+        assert (made["formatVersion"], made["kekId"]) == (2, "env-v1")
+        assert (await alice.key()).json == made
+        assert (await alice.init()).json == made
+        assert (await alice.status()).json == status | {"vaultExists": True}
+        rotated = (await alice.rotate()).json
+        assert rotated == made | {"masterKey": rotated["masterKey"]} != made
+        assert (await alice.set_recovery(WRAPPED, IV)).json == {"ok": True}
+        seen = (await alice.status()).json
+        at = seen.pop("recoverySetAt")
+        assert seen == {"vaultExists": True, "hasRecoveryWrap": True, "zeroKnowledge": False}
+        assert re.fullmatch(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d(\.\d+)?Z", at)
+        moment = datetime.fromisoformat(at)
+        assert (moment - began).total_seconds() > -5
+        assert (datetime.now(UTC) - moment).total_seconds() > -5
+        assert (await alice.enable_zk()).json == {"ok": True, "zeroKnowledge": True}
+        blob = {
+            "requiresRecoveryCode": True,
+            "recoveryWrappedMk": WRAPPED,
+            "recoveryIv": IV,
+            "formatVersion": 1,
+        }
+        assert (await alice.key()).json == blob
+        assert (await alice.init()).json == blob
+        assert (await alice.status()).json["zeroKnowledge"] is True
+        answer = await alice.disable_zk(rotated["masterKey"])
+        assert answer.json == {"ok": True, "zeroKnowledge": False}
+        assert (await alice.clear_recovery()).json == {"ok": True}
+        assert (await alice.status()).json == status | {"vaultExists": True}
+
+    async def test_every_success_is_a_json_object(self, device: Device) -> None:
+        """The browser client parses every 2xx, and sends Content-Type on every call."""
+        alice = device("alice")
+        key = (await alice.init()).json["masterKey"]
+        answers = [
+            await alice.status(),
+            await alice.key(),
+            await alice.init(),
+            await alice.set_recovery(WRAPPED, IV),
+            await alice.enable_zk(),
+            await alice.key(),
+            await alice.disable_zk(key),
+            await alice.clear_recovery(),
+            await alice.rotate(),
+        ]
+        for answer in answers:
+            assert answer.status == 200
+            assert header(answer, "Content-Type") == "application/json"
+            assert isinstance(answer.json, dict)
+
+
+def _unreadable(token: str) -> dict[str, bytes]:
+    line = f"GET {BASE_PATH}/key HTTP/1.1\r\n".encode()
+    good = line + b"Host: x\r\nAuthorization: Bearer " + token.encode() + b"\r\n"
+    post = good.replace(b"GET", b"POST").replace(b"/key", b"/recovery-wrap")
+    post += b"Content-Type: application/json\r\n"
+    chunked = post + b"Transfer-Encoding: chunked\r\n\r\n"
+    return {
+        "a token alone": token.encode() + b"\r\n\r\n",
+        "TLS": b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03" + token.encode() + b"\r\n\r\n",
+        "NULs": b"\0" * 100 + b"\r\n\r\n",
+        "HTTP/3 preface": b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n",
+        "strange version": good.replace(b"HTTP/1.1", b"HTTQ/1.1") + b"\r\n",
+        "strange method": good.replace(b"GET", b"GE\x00T") + b"\r\n",
+        "unknown method": good.replace(b"GET", b"FETCHKEY") + b"\r\n",
+        "long header": good + b"X-Token: " + (token.encode() + b" ") * 40 + b"\r\n\r\n",
+        "long token": good.replace(b"Bearer ", b"Bearer " + token.encode() * 40) + b"\r\n",
+        "long header name": good + token.encode() * 40 + b": x\r\n\r\n",
+        "many headers": good + b"X: y\r\n" * 500 + b"\r\n",
+        "long path": good.replace(b"/key", b"/key?" + token.encode() * 40) + b"\r\n",
+        "header without colon": good + b"Bearer " + token.encode() + b"\r\n\r\n",
+        "space before colon": good + b"X : y\r\n\r\n",
+        "folded header": good + b"X: y\r\n " + token.encode() + b"\r\n\r\n",
+        "NUL in a header": good + b"X: " + token.encode() + b"\0\r\n\r\n",
+        "bare CR in a header": good + b"X: " + token.encode() + b"\rY: z\r\n\r\n",
+        "no Host": good.replace(b"Host: x\r\n", b"") + b"\r\n",
+        "negative length": post + b"Content-Length: -1\r\n\r\n",
+        "length no number": post + b"Content-Length: " + token.encode() + b"\r\n\r\n",
+        "length hexadecimal": post + b"Content-Length: 0x10\r\n\r\n",
+        "length with plus": post + b"Content-Length: +2\r\n\r\n{}",
+        "huge length": post + b"Content-Length: " + b"9" * 40 + b"\r\n\r\n{}",
+        "two lengths": post + b"Content-Length: 2\r\nContent-Length: 3\r\n\r\n{}",
+        "length and chunked": post + b"Content-Length: 2\r\nTransfer-Encoding: chunked\r\n\r\n{}",
+        "chunked not last": post + b"Transfer-Encoding: chunked, gzip\r\n\r\n{}",
+        "unknown transfer coding": post + b"Transfer-Encoding: nonsense\r\n\r\n{}",
+        "bad chunk size": chunked + b"zz\r\n" + token.encode() + b"\r\n0\r\n\r\n",
+        "negative chunk size": chunked + b"-2\r\n{}\r\n0\r\n\r\n",
+        "huge chunk size": chunked + b"f" * 40 + b"\r\n{}\r\n0\r\n\r\n",
+        "chunk too short": chunked + b"1\r\n" + token.encode() + b"\r\n0\r\n\r\n",
+        "two types": post + b"Content-Type: text/plain\r\nContent-Length: 2\r\n\r\n{}",
+    }  # fmt: skip
+
+
+class TestHardlyHttp:
+    async def test_unreadable(self, daemon: Daemon, device: Device) -> None:
+        await device("alice").init()
+        before = await daemon.database.audit("alice")
+        token = leaks.remember(daemon.issuer.token("alice"))
+        payload = token.split(".")[1]
+        position = log_position()
+        for name, sent in _unreadable(token).items():
+            answers = parse(await exchange(daemon, sent))
+            assert len(answers) == 1, name
+            assert answers[0].status == 400, name
+            assert_problem(answers[0], 400, "BAD_REQUEST")
+            assert payload.encode() not in answers[0].body, name
+        assert await daemon.database.audit("alice") == before
+        log = log_since(position)
+        assert "unreadable_request" in log
+        assert payload not in log
+        assert (await device("alice").key()).status == 200
+
+    async def test_bad_chunk_after_a_pause(
+        self, daemon: Daemon, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """aiohttp does not tell whoever reads the body, so the deadline has to end it."""
+        monkeypatch.setattr("custody.http.server.REQUEST_SECONDS", 0.5)
+        head = {
+            "Authorization": daemon.issuer.bearer("alice"),
+            "Content-Type": "application/json",
+            "Transfer-Encoding": "chunked",
+        }
+        reader, writer = await connect(daemon)
+        writer.write(request("POST", f"{BASE_PATH}/recovery-wrap", head, b"2\r\n{ \r\n"))
+        await asyncio.sleep(0.2)
+        writer.write(b"zz\r\n\r\n")
+        async with asyncio.timeout(5):
+            answer = await first_answer(reader)
+        writer.close()
+        assert_problem(answer, 400, "BAD_REQUEST")
+
+    async def test_body_broken_off(self, daemon: Daemon, device: Device) -> None:
+        """Whoever hangs up in the middle of a body leaves no trace, and the server goes on."""
+        await device("alice").init()
+        before = await daemon.database.audit("alice")
+        position = log_position()
+        head = {
+            "Authorization": daemon.issuer.bearer("alice"),
+            "Content-Type": "application/json",
+            "Content-Length": "15",
+        }
+        for body in (b"", b'{"enable":', b'{"enable":true'):
+            _, writer = await connect(daemon)
+            writer.write(request("POST", f"{BASE_PATH}/zero-knowledge", head, body))
+            await writer.drain()
+            await asyncio.sleep(0.05)
+            writer.close()
+            await writer.wait_closed()
+        assert (await device("alice").status()).status == 200
+        assert await daemon.database.audit("alice") == before
+        assert "internal_error" not in log_since(position)
+
+    @pytest.mark.parametrize("path", ["/init", "/key", "/recovery-wrap", "/nothing"])
+    @pytest.mark.parametrize("method", ["GET", "POST"])
+    async def test_expectation_that_is_unknown(
+        self, daemon: Daemon, device: Device, method: str, path: str
+    ) -> None:
+        await device("alice").init()
+        before = await daemon.database.audit("alice")
+        headers = {"Authorization": daemon.issuer.bearer("alice"), "Expect": "the-unexpected"}
+        (answer,) = parse(await exchange(daemon, request(method, BASE_PATH + path, headers)))
+        assert_problem(answer, 400, "BAD_REQUEST")
+        assert b"unexpected" not in answer.body
+        assert await daemon.database.audit("alice") == before
+
+    async def test_expect_continue(self, daemon: Daemon) -> None:
+        body = b'{"enable":true}'
+        headers = {
+            "Authorization": daemon.issuer.bearer("alice"),
+            "Content-Type": "application/json",
+            "Content-Length": str(len(body)),
+            "Expect": "100-continue",
+        }
+        sent = request("POST", f"{BASE_PATH}/zero-knowledge", headers, body)
+        interim, answer = parse(await exchange(daemon, sent))
+        assert interim.status == 100
+        assert_problem(answer, 404, "VAULT_NOT_INITIALISED")
+
+    async def test_http_1_0(self, daemon: Daemon) -> None:
+        sent = (
+            f"GET {BASE_PATH}/status HTTP/1.0\r\n"
+            f"Authorization: {daemon.issuer.bearer('alice')}\r\n\r\n"
+        )
+        received = await exchange(daemon, sent.encode())
+        (answer,) = parse(received)
+        assert received.startswith(b"HTTP/1.0 200 ")
+        assert answer.json["vaultExists"] is False
+        assert_safe_headers(answer)
+
+    async def test_pipelining(self, daemon: Daemon) -> None:
+        headers = {"Authorization": daemon.issuer.bearer("alice")}
+        keep = [
+            request(method, BASE_PATH + path, headers).replace(b"Connection: close\r\n", b"")
+            for method, path in (("POST", "/init"), ("GET", "/key"), ("GET", "/nothing"))
+        ]
+        last = request("GET", f"{BASE_PATH}/status", headers)
+        answers = parse(await exchange(daemon, b"".join(keep) + last))
+        assert [answer.status for answer in answers] == [200, 200, 404, 200]
+        assert answers[0].json == answers[1].json
+        assert answers[3].json["vaultExists"] is True
+        assert len({header(answer, "X-Request-Id") for answer in answers}) == 4
+
+    async def test_garbage_behind_a_request(self, daemon: Daemon) -> None:
+        headers = {"Authorization": daemon.issuer.bearer("alice")}
+        first = request("GET", f"{BASE_PATH}/status", headers).replace(
+            b"Connection: close\r\n", b""
+        )
+        answers = parse(await exchange(daemon, first + b"garbage\r\n\r\n"))
+        assert answers[-1].status == 400
+        assert [answer.status for answer in answers] in ([200, 400], [400])
+
+
+class TestInternalError:
+    NEEDLE = "needle-of-the-exception"
+
+    async def test_is_opaque_and_audited(
+        self, daemon: Daemon, device: Device, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        alice = device("alice")
+        await alice.init()
+        before = await daemon.database.audit("alice")
+
+        async def broken(*_args: Any) -> Any:
+            raise RuntimeError(self.NEEDLE)
+
+        position = log_position()
+        with monkeypatch.context() as patch:
+            patch.setattr(MasterKeys, "open", broken)
+            patch.setattr(MasterKeys, "mint", broken)
+            for call in (alice.key, alice.init, alice.rotate):
+                answer = await call()
+                assert_problem(answer, 500, "INTERNAL")
+                assert self.NEEDLE.encode() not in answer.body
+                assert b"RuntimeError" not in answer.body
+        log = log_since(position)
+        assert self.NEEDLE not in log
+        assert "RuntimeError" in log
+        assert (header(answer, "X-Request-Id") or "-") in log
+        assert await daemon.database.audit("alice") == [
+            *before,
+            ("failed_fetch", "internal", 500),
+            ("init", "internal", 500),
+            ("rotate", "internal", 500),
+        ]
+        assert (await alice.key()).status == 200
+
+    async def test_before_any_action(self, device: Device, monkeypatch: pytest.MonkeyPatch) -> None:
+        async def broken(*_args: Any) -> Any:
+            raise RuntimeError(self.NEEDLE)
+
+        monkeypatch.setattr(VaultRows, "read", broken)
+        answer = await device("alice").status()
+        assert_problem(answer, 500, "INTERNAL")
+        assert self.NEEDLE.encode() not in answer.body

@@ -1,0 +1,215 @@
+"""Whose address the audit trail shows, and which user agent."""
+
+from pathlib import Path
+
+import pytest
+from aiohttp.test_utils import make_mocked_request
+from multidict import CIMultiDict
+
+from custody.http.client_address import TrustedProxies, parse_address
+from custody.http.routes import BASE_PATH
+from tests.http.wire import exchange, parse, request
+from tests.servers import Daemon, Database, daemon_here
+from tests.tokens import Issuer
+
+PROXIES = ("10.0.0.0/8", "192.0.2.7", "2001:db8:aa::/48")
+
+# peer, X-Forwarded-For lines → address
+TABLE: tuple[tuple[str, tuple[str, ...], str | None], ...] = (
+    # a peer that is no proxy is believed about nothing
+    ("203.0.113.9", (), "203.0.113.9"),
+    ("203.0.113.9", ("198.51.100.1",), "203.0.113.9"),
+    ("203.0.113.9", ("198.51.100.1, 10.0.0.1",), "203.0.113.9"),
+    ("192.0.2.8", ("198.51.100.1",), "192.0.2.8"),
+    ("2001:db8:ab::1", ("198.51.100.1",), "2001:db8:ab::1"),
+    ("127.0.0.1", ("198.51.100.1",), "127.0.0.1"),
+    # behind proxies: the first from the right that is none
+    ("10.0.0.1", ("198.51.100.1",), "198.51.100.1"),
+    ("10.255.255.255", ("198.51.100.1",), "198.51.100.1"),
+    ("192.0.2.7", ("198.51.100.1",), "198.51.100.1"),
+    ("10.0.0.1", ("1.1.1.1, 198.51.100.1",), "198.51.100.1"),
+    ("10.0.0.1", ("1.1.1.1, 198.51.100.1, 10.0.0.2, 192.0.2.7",), "198.51.100.1"),
+    ("10.0.0.1", ("10.9.9.9, 198.51.100.1, 10.0.0.2",), "198.51.100.1"),
+    ("10.0.0.1", (" \t198.51.100.1\t ",), "198.51.100.1"),
+    ("10.0.0.1", ("1.1.1.1", "198.51.100.1"), "198.51.100.1"),
+    ("10.0.0.1", ("198.51.100.1", "10.0.0.2"), "198.51.100.1"),
+    ("10.0.0.1", ("1.1.1.1,198.51.100.1", "10.0.0.2,10.0.0.3"), "198.51.100.1"),
+    # all hops are proxies: the one furthest away
+    ("10.0.0.1", ("10.0.0.3, 10.0.0.2",), "10.0.0.3"),
+    # no header
+    ("10.0.0.1", (), "10.0.0.1"),
+    ("10.0.0.1", ("",), "10.0.0.1"),
+    ("10.0.0.1", ("", ""), "10.0.0.1"),
+    # junk ends the search at the last hop that is trusted
+    ("10.0.0.1", ("198.51.100.1, unknown",), "10.0.0.1"),
+    ("10.0.0.1", ("198.51.100.1, unknown, 10.0.0.2",), "10.0.0.2"),
+    ("10.0.0.1", ("198.51.100.1,",), "10.0.0.1"),
+    ("10.0.0.1", ("198.51.100.1,,10.0.0.2",), "10.0.0.2"),
+    ("10.0.0.1", ("junk, 198.51.100.1",), "198.51.100.1"),
+    *(
+        ("10.0.0.1", (f"198.51.100.1, {junk}, 10.0.0.2",), "10.0.0.2")
+        for junk in (
+            "198.51.100.2:443",
+            "[2001:db8::1]:443",
+            "[2001:db8::1]",
+            '"198.51.100.2"',
+            "for=198.51.100.2",
+            "198.51.100",
+            "198.51.100.256",
+            "198.051.100.002",
+            "0x7f.1",
+            "2130706433",
+            "198.51.100.2/32",
+            "fe80::1%eth0",
+            "fe80::1%<script>",
+            "::ffff:999.1.1.1",
+            "\u0661.1.1.1",
+            "localhost",
+            "_hidden",
+            "198.51.100.2 x",
+            "'; DROP TABLE auth.users; --",
+            "9" * 5000,
+        )
+    ),
+    # IPv6, and IPv4 written as IPv6
+    ("2001:db8:aa::1", ("2001:db8::2",), "2001:db8::2"),
+    ("2001:db8:aa::1", ("2001:0DB8:0000::0002",), "2001:db8::2"),
+    ("2001:db8:aa::1", ("2001:db8::2, 2001:db8:aa::3",), "2001:db8::2"),
+    ("::ffff:10.0.0.1", ("198.51.100.1",), "198.51.100.1"),
+    ("::ffff:203.0.113.9", ("198.51.100.1",), "203.0.113.9"),
+    ("10.0.0.1", ("198.51.100.1, ::ffff:10.0.0.2",), "198.51.100.1"),
+    ("10.0.0.1", ("::ffff:198.51.100.1",), "198.51.100.1"),
+    # a peer that is no plain address is stored as none, and believed about nothing
+    ("fe80::1%eth0", ("198.51.100.1",), None),
+    # a unix socket's peer, when that is not trusted
+    ("", ("198.51.100.1",), None),
+    ("", (), None),
+)
+
+
+def address(proxies: tuple[str, ...], peer: str, lines: tuple[str, ...]) -> str | None:
+    headers = CIMultiDict([("X-Forwarded-For", line) for line in lines])
+    headers.add("Forwarded", "for=198.51.100.99")
+    headers.add("X-Real-IP", "198.51.100.98")
+    made = make_mocked_request("GET", "/", headers=headers).clone(remote=peer)
+    return TrustedProxies(proxies).client_address(made)
+
+
+@pytest.mark.parametrize(("peer", "lines", "expected"), TABLE)
+def test_address(peer: str, lines: tuple[str, ...], expected: str | None) -> None:
+    assert address(PROXIES, peer, lines) == expected
+
+
+@pytest.mark.parametrize(
+    ("peer", "lines", "expected"),
+    [
+        ("", ("198.51.100.1",), "198.51.100.1"),
+        ("", ("1.1.1.1, 198.51.100.1, 10.0.0.2",), "198.51.100.1"),
+        ("", ("junk",), None),
+        ("", ("198.51.100.1, junk",), None),
+        ("", (), None),
+        ("203.0.113.9", ("198.51.100.1",), "203.0.113.9"),
+        # A zone makes it no plain address, but not a unix socket either.
+        ("fe80::1%eth0", ("198.51.100.1",), None),
+    ],
+)
+def test_unix_is_trusted_by_name_only(
+    peer: str, lines: tuple[str, ...], expected: str | None
+) -> None:
+    assert address(("unix", "10.0.0.0/8"), peer, lines) == expected
+
+
+def test_nobody_is_trusted_by_default() -> None:
+    for peer in ("127.0.0.1", "::1", "10.0.0.1"):
+        assert address((), peer, ("198.51.100.1",)) == peer
+
+
+def test_everybody_trusted() -> None:
+    everybody = ("0.0.0.0/0", "::/0")
+    assert address(everybody, "1.1.1.1", ("2.2.2.2, 3.3.3.3",)) == "2.2.2.2"
+    assert address(everybody, "::1", ("2.2.2.2, 2001:db8::1",)) == "2.2.2.2"
+
+
+@pytest.mark.parametrize("text", ["", " ", "1.2.3.4 ", "::1%lo", "a", "1", "1.2.3.4\0", "\ud800"])
+def test_no_address(text: str) -> None:
+    assert parse_address(text) is None
+
+
+async def audited(database: Database, user: str) -> list[tuple[str | None, str | None]]:
+    rows = await database.fetch(
+        "SELECT ip_address, user_agent FROM auth.encryption_vault_audit"
+        " WHERE user_id = $1 ORDER BY created_at, id",
+        user,
+    )
+    return [(row["ip_address"], row["user_agent"]) for row in rows]
+
+
+async def init(daemon: Daemon, user: str, **headers: str | bytes) -> None:
+    """POST /init with more headers, whose names are written with underscores."""
+    sent: dict[str, str | bytes] = {"Authorization": daemon.issuer.bearer(user)}
+    sent |= {name.replace("_", "-"): value for name, value in headers.items()}
+    (answer,) = parse(await exchange(daemon, request("POST", f"{BASE_PATH}/init", sent)))
+    assert answer.status == 200
+
+
+async def test_address_in_the_audit_row(daemon: Daemon) -> None:
+    await init(daemon, "alice", X_Forwarded_For="198.51.100.1")
+    assert await audited(daemon.database, "alice") == [("127.0.0.1", None)]
+
+
+async def test_address_behind_a_proxy(database: Database, issuer: Issuer, tmp_path: Path) -> None:
+    proxies = "127.0.0.1, 10.0.0.0/8"
+    async with daemon_here(database, issuer, tmp_path, TRUSTED_PROXIES=proxies) as daemon:
+        for value in ("1.1.1.1, 198.51.100.1, 10.0.0.2", "junk", "x" * 7000, "2001:DB8::2"):
+            await init(daemon, "alice", X_Forwarded_For=value)
+        await init(daemon, "alice", X_Forwarded_For=b"198.51.100.1, \xff\xfe")
+        await init(daemon, "alice")
+    assert [address for address, _ in await audited(database, "alice")] == [
+        "198.51.100.1",
+        "127.0.0.1",
+        "127.0.0.1",
+        "2001:db8::2",
+        "127.0.0.1",
+        "127.0.0.1",
+    ]
+
+
+@pytest.mark.parametrize(("proxies", "expected"), [("unix", "198.51.100.1"), ("", None)])
+async def test_address_behind_a_unix_socket(
+    database: Database, issuer: Issuer, tmp_path: Path, proxies: str, expected: str | None
+) -> None:
+    listen = f"unix:{tmp_path}/s"
+    async with daemon_here(
+        database, issuer, tmp_path, LISTEN=listen, TRUSTED_PROXIES=proxies
+    ) as daemon:
+        await init(daemon, "alice", X_Forwarded_For="198.51.100.1")
+    assert await audited(database, "alice") == [(expected, None)]
+
+
+@pytest.mark.parametrize(
+    ("sent", "stored"),
+    [
+        (b"Mozilla/5.0 (X11)", "Mozilla/5.0 (X11)"),
+        (b"", None),
+        (b"a" * 512, "a" * 512),
+        (b"a" * 513, "a" * 512),
+        (b"a" * 8000, "a" * 512),
+        ("\u00e9".encode() * 600, "\u00e9" * 512),
+        ("\U0001f511".encode() * 600, "\U0001f511" * 512),
+        (b"caf\xe9 \xff\xfe", "caf? ??"),
+        (b"\xed\xa0\x80", "???"),
+        (b"tab\there", "tab\there"),
+        (b"'; DROP TABLE auth.users; --", "'; DROP TABLE auth.users; --"),
+    ],
+)
+async def test_user_agent_in_the_audit_row(daemon: Daemon, sent: bytes, stored: str | None) -> None:
+    await init(daemon, "alice", User_Agent=sent)
+    assert await audited(daemon.database, "alice") == [("127.0.0.1", stored)]
+
+
+async def test_user_agent_with_nul_is_no_request(daemon: Daemon) -> None:
+    token = daemon.issuer.bearer("alice")
+    headers: dict[str, str | bytes] = {"Authorization": token, "User-Agent": b"a\0b"}
+    (answer,) = parse(await exchange(daemon, request("POST", f"{BASE_PATH}/init", headers)))
+    assert (answer.status, answer.code) == (400, "BAD_REQUEST")
+    assert await audited(daemon.database, "alice") == []

@@ -1,0 +1,137 @@
+"""Cross-origin requests: none by default; for the origins that are set, what browsers need."""
+
+import json
+from collections.abc import AsyncIterator
+from pathlib import Path
+
+import pytest
+
+from custody.http.routes import BASE_PATH, ROUTES
+from tests.client import Answer, Client, client_session
+from tests.http.wire import exchange, header, parse, request
+from tests.servers import Daemon, Database, daemon_here
+from tests.tokens import Issuer
+
+ORIGIN, SECOND = "https://app.example", "http://localhost:5173"
+FOREIGN = (
+    "https://evil.example",
+    "https://app.example.evil.example",
+    "https://app.example:8443",
+    "https://app.example/",
+    "http://app.example",
+    "HTTPS://APP.EXAMPLE",
+    "https://xapp.example",
+    "null",
+    "*",
+    "",
+    f"{ORIGIN}, {SECOND}",
+    "\u00e9",
+)
+PATHS = sorted({route.path for route in ROUTES})
+
+
+@pytest.fixture
+async def cors_daemon(database: Database, issuer: Issuer, tmp_path: Path) -> AsyncIterator[Daemon]:
+    """A daemon that two origins may call."""
+    origins = f"{ORIGIN}, {SECOND}"
+    async with daemon_here(database, issuer, tmp_path, CORS_ORIGINS=origins) as running:
+        yield running
+
+
+def words(answer: Answer, name: str) -> set[str]:
+    return {word.strip().lower() for word in (header(answer, name) or "").split(",")} - {""}
+
+
+def granted(answer: Answer) -> set[str]:
+    return {name.lower() for name in answer.headers if name.lower().startswith("access-control-")}
+
+
+async def preflight(daemon: Daemon, path: str, origin: str | None, method: str | None) -> Answer:
+    headers = {"Access-Control-Request-Headers": "authorization,content-type,if-match"}
+    if origin is not None:
+        headers["Origin"] = origin
+    if method is not None:
+        headers["Access-Control-Request-Method"] = method
+    sent = request("OPTIONS", BASE_PATH + path, headers)
+    (answer,) = parse(await exchange(daemon, sent))
+    return answer
+
+
+@pytest.mark.parametrize("path", PATHS)
+async def test_preflight(cors_daemon: Daemon, path: str) -> None:
+    methods = {route.method for route in ROUTES if route.path == path}
+    for origin in (ORIGIN, SECOND):
+        for method in methods:
+            answer = await preflight(cors_daemon, path, origin, method)
+            assert answer.status == 204
+            assert answer.body == b""
+            assert header(answer, "Access-Control-Allow-Origin") == origin
+            assert header(answer, "Access-Control-Allow-Credentials") == "true"
+            assert words(answer, "Access-Control-Allow-Methods") == {m.lower() for m in methods}
+            assert words(answer, "Access-Control-Allow-Headers") >= {
+                "authorization",
+                "content-type",
+                "if-match",
+            }
+            assert int(header(answer, "Access-Control-Max-Age") or 0) > 0
+            assert words(answer, "Vary") >= {"origin"}
+            assert header(answer, "Cache-Control") == "no-store"
+
+
+@pytest.mark.parametrize("origin", [None, *FOREIGN])
+async def test_preflight_of_a_foreign_origin(cors_daemon: Daemon, origin: str | None) -> None:
+    answer = await preflight(cors_daemon, "/key", origin, "GET")
+    assert (answer.status, answer.code) == (405, "METHOD_NOT_ALLOWED")
+    assert granted(answer) == set()
+    assert words(answer, "Vary") >= {"origin"}
+
+
+async def test_options_that_is_no_preflight(cors_daemon: Daemon) -> None:
+    assert (await preflight(cors_daemon, "/key", ORIGIN, None)).status == 405
+    assert (await preflight(cors_daemon, "/nothing", ORIGIN, "GET")).status == 404
+
+
+async def test_answers_to_an_allowed_origin(cors_daemon: Daemon) -> None:
+    async with client_session() as session:
+        alice = Client(cors_daemon, session, "alice")
+        for origin in (ORIGIN, SECOND):
+            sent = {"Origin": origin}
+            answers = [
+                await alice.call("POST", "/init", headers=sent),
+                await alice.call("GET", "/key", headers=sent),
+                await alice.call("POST", "/zero-knowledge", headers=sent, data=b"x"),  # 400
+                await alice.call("GET", "/key", headers={**sent, "Authorization": "x"}),  # 401
+                await alice.call("GET", "/nothing", headers=sent),  # 404
+                await alice.call("POST", "/rotate", if_match='"99"', headers=sent),  # 412
+            ]
+            assert [answer.status for answer in answers] == [200, 200, 400, 401, 404, 412]
+            for answer in answers:
+                assert header(answer, "Access-Control-Allow-Origin") == origin
+                assert header(answer, "Access-Control-Allow-Credentials") == "true"
+                assert words(answer, "Access-Control-Expose-Headers") >= {"etag", "retry-after"}
+                assert words(answer, "Vary") >= {"origin"}
+
+
+@pytest.mark.parametrize("origin", FOREIGN)
+async def test_answers_to_a_foreign_origin(cors_daemon: Daemon, origin: str) -> None:
+    """They are given (a token was sent), but no page of that origin may read them."""
+    async with client_session() as session:
+        alice = Client(cors_daemon, session, "alice")
+        answer = await alice.call("GET", "/status", headers={"Origin": origin})
+    assert answer.status == 200
+    assert granted(answer) == set()
+    assert words(answer, "Vary") >= {"origin"}
+
+
+async def test_none_by_default(daemon: Daemon) -> None:
+    for origin in (ORIGIN, *FOREIGN):
+        answer = await preflight(daemon, "/key", origin, "GET")
+        assert (answer.status, answer.code) == (405, "METHOD_NOT_ALLOWED")
+        assert granted(answer) == set()
+        assert json.loads(answer.body)["status"] == 405
+        assert header(answer, "Allow") == "GET"
+    async with client_session() as session:
+        alice = Client(daemon, session, "alice")
+        answer = await alice.call("GET", "/status", headers={"Origin": ORIGIN})
+    assert granted(answer) == set()
+    assert header(answer, "Vary") is None

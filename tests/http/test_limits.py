@@ -1,0 +1,181 @@
+"""Limits: of time for headers and bodies, of requests under way, of a user's requests."""
+
+import asyncio
+import time
+from collections.abc import AsyncIterator, Callable
+from pathlib import Path
+
+import pytest
+
+from custody.http import server
+from custody.http.routes import BASE_PATH
+from tests.client import Client, client_session
+from tests.http.wire import connect, first_answer, header, read_to_end, request
+from tests.servers import Daemon, Database, daemon_here
+from tests.tokens import Issuer
+
+Device = Callable[[str], Client]
+
+SHORT = 1.0
+PATIENCE = 9.0  # of a test on a busy machine; far from any real limit
+BODY = b'{"enable":true}'
+
+
+def stalled(daemon: Daemon, body: bytes = b"") -> bytes:
+    headers = {
+        "Authorization": daemon.issuer.bearer("alice"),
+        "Content-Type": "application/json",
+        "Content-Length": str(len(BODY)),
+    }
+    return request("POST", f"{BASE_PATH}/zero-knowledge", headers, body)
+
+
+def test_the_real_limits() -> None:
+    """What the contract allows: 10 s for a request, 60 s for headers and bodies that stall."""
+    lingering = 10  # aiohttp's own, after an answer to a request whose body did not come
+    assert server.REQUEST_SECONDS == 10
+    assert server.KEEPALIVE_SECONDS < 60
+    assert server.REQUEST_SECONDS + lingering < 60
+
+
+@pytest.fixture
+async def impatient(
+    database: Database, issuer: Issuer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> AsyncIterator[Daemon]:
+    """A daemon that waits for headers only a short time."""
+    monkeypatch.setattr(server, "KEEPALIVE_SECONDS", SHORT)
+    async with daemon_here(database, issuer, tmp_path) as running:
+        yield running
+
+
+@pytest.mark.parametrize("sent", ["", "GET", f"GET {BASE_PATH}/key HTTP/1.1\r\nHost: x\r\n"])
+@pytest.mark.parametrize("trickle", [False, True])
+@pytest.mark.parametrize("second", [False, True], ids=["first request", "second request"])
+async def test_stalled_headers(impatient: Daemon, sent: str, trickle: bool, second: bool) -> None:
+    reader, writer = await connect(impatient)
+    if second:
+        headers = {"Authorization": impatient.issuer.bearer("alice")}
+        first = request("GET", f"{BASE_PATH}/status", headers)
+        writer.write(first.replace(b"Connection: close\r\n", b""))
+        assert (await first_answer(reader)).status == 200
+    began = time.monotonic()
+    writer.write(sent.encode())
+    closed = asyncio.ensure_future(read_to_end(reader))
+    while trickle and sent.endswith("\n") and not closed.done():
+        writer.write(b"X: y\r\n")
+        await asyncio.sleep(0.1)
+        assert time.monotonic() - began < PATIENCE
+    async with asyncio.timeout(PATIENCE):
+        assert await closed == b""
+    assert time.monotonic() - began > SHORT / 2
+    writer.close()
+
+
+@pytest.mark.parametrize("body", [b"", BODY[:-1]])
+async def test_stalled_body(
+    daemon: Daemon, device: Device, monkeypatch: pytest.MonkeyPatch, body: bytes
+) -> None:
+    await device("alice").init()
+    before = await daemon.database.audit("alice")
+    monkeypatch.setattr(server, "REQUEST_SECONDS", SHORT)
+    reader, writer = await connect(daemon)
+    began = time.monotonic()
+    writer.write(stalled(daemon, body))
+    answer = await first_answer(reader)
+    assert SHORT / 2 < time.monotonic() - began < PATIENCE
+    assert (answer.status, answer.code) == (400, "BAD_REQUEST")
+    async with asyncio.timeout(15):
+        assert await read_to_end(reader) == b""
+    writer.close()
+    assert await daemon.database.audit("alice") == before
+
+
+async def test_trickled_body(
+    daemon: Daemon, device: Device, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The deadline is of the whole request: each byte does not buy another one."""
+    await device("alice").init()
+    monkeypatch.setattr(server, "REQUEST_SECONDS", SHORT)
+    reader, writer = await connect(daemon)
+    began = time.monotonic()
+    writer.write(stalled(daemon).replace(b"Length: 15", b"Length: 9999"))
+    answer = asyncio.ensure_future(first_answer(reader))
+    while not answer.done():
+        writer.write(b" ")
+        await asyncio.sleep(0.05)
+        assert time.monotonic() - began < PATIENCE
+    assert (await answer).status == 400
+    writer.close()
+
+
+async def test_body_that_comes_late_but_in_time(daemon: Daemon, device: Device) -> None:
+    await device("alice").init()
+    reader, writer = await connect(daemon)
+    writer.write(stalled(daemon))
+    for byte in BODY:
+        await asyncio.sleep(0.01)
+        writer.write(bytes([byte]))
+    assert (await first_answer(reader)).code == "RECOVERY_WRAP_MISSING"
+    writer.close()
+
+
+async def test_overloaded(daemon: Daemon, device: Device, monkeypatch: pytest.MonkeyPatch) -> None:
+    alice = device("alice")
+    await alice.init()
+    before = await daemon.database.audit("alice")
+    monkeypatch.setattr("custody.http.middleware.MAX_IN_FLIGHT", 2)
+    held = []
+    for _ in range(2):
+        reader, writer = await connect(daemon)
+        writer.write(stalled(daemon))
+        held.append((reader, writer))
+    async with asyncio.timeout(5):
+        while (answer := await alice.key()).status == 200:
+            pass
+    assert (answer.status, answer.code) == (503, "OVERLOADED")
+    assert int(header(answer, "Retry-After") or 0) >= 1
+    assert (await alice.call("GET", "/nothing")).status == 503
+    served = len(await daemon.database.audit("alice")) - len(before)
+    assert (await daemon.database.audit("alice"))[len(before) :] == [("fetch", None, 200)] * served
+    # Those that are under way end well, and make room.
+    for reader, writer in held:
+        writer.write(BODY)
+        assert (await first_answer(reader)).code == "RECOVERY_WRAP_MISSING"
+        writer.close()
+    assert (await alice.key()).status == 200
+
+
+async def test_rate_limit(database: Database, issuer: Issuer, tmp_path: Path) -> None:
+    async with (
+        daemon_here(database, issuer, tmp_path, RATE_LIMIT="5") as daemon,
+        client_session() as session,
+    ):
+        alice, bob = Client(daemon, session, "alice"), Client(daemon, session, "bob")
+        await alice.init()
+        await asyncio.sleep(0.3)
+        answers = await asyncio.gather(*(alice.key() for _ in range(30)))
+        good = [answer for answer in answers if answer.status == 200]
+        refused = [answer for answer in answers if answer.status == 429]
+        assert len(good) + len(refused) == 30
+        # A second's worth at once; a slow machine may earn a few more meanwhile.
+        assert 4 <= len(good) <= 15
+        for answer in refused:
+            assert answer.code == "RATE_LIMITED"
+            assert header(answer, "Content-Type") == "application/problem+json"
+            assert 1 <= int(header(answer, "Retry-After") or 0) <= 2
+        # It is each user's own limit, of the verified token.
+        assert (await bob.status()).status == 200
+        anonymous = await alice.call("GET", "/key", headers={"Authorization": "Bearer x"})
+        assert anonymous.status == 401
+        assert await database.audit("alice") == [
+            ("init", "created", 200),
+            *[("fetch", None, 200)] * len(good),
+        ]
+        await asyncio.sleep(int(header(refused[-1], "Retry-After") or 0))
+        assert (await alice.key()).status == 200
+
+
+async def test_no_rate_limit_by_default(device: Device) -> None:
+    alice = device("alice")
+    answers = await asyncio.gather(*(alice.status() for _ in range(200)))
+    assert {answer.status for answer in answers} == {200}

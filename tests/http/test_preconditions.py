@@ -1,0 +1,311 @@
+"""If-Match and ETag: what protects a user's key against a stale device."""
+
+import base64
+import secrets
+from collections.abc import Awaitable, Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import pytest
+
+from custody.http.routes import BASE_PATH
+from tests.client import Answer, Client
+from tests.http.wire import exchange, header, parse, request
+from tests.servers import Daemon, Database
+
+Device = Callable[[str], Client]
+
+WRAPPED = base64.b64encode(secrets.token_bytes(48)).decode()
+IV = base64.b64encode(secrets.token_bytes(12)).decode()
+OTHER_KEY = base64.b64encode(bytes(32)).decode()
+
+
+@dataclass(frozen=True)
+class Change:
+    """A call that honours If-Match.
+
+    Args:
+        action: of its audit row.
+        zero_knowledge: whether the vault is to be in that mode for the call to succeed.
+        call: makes it, with the user's key at hand.
+    """
+
+    action: str
+    zero_knowledge: bool
+    call: Callable[[Client, str, str | None], Awaitable[Answer]]
+
+
+CHANGES = {
+    "rotate": Change("rotate", False, lambda c, _key, tag: c.rotate(tag)),
+    "set recovery": Change(
+        "recovery_set", False, lambda c, _k, tag: c.set_recovery(WRAPPED, IV, tag)
+    ),
+    "clear recovery": Change("recovery_clear", False, lambda c, _key, tag: c.clear_recovery(tag)),
+    "ZK on": Change("zk_enable", False, lambda c, _key, tag: c.enable_zk(tag)),
+    "ZK off": Change("zk_disable", True, lambda c, key, tag: c.disable_zk(key, tag)),
+}
+
+# {now} is the current generation, {old} the one before it
+CURRENT = (
+    '"{now}"',
+    "*",
+    " * ",
+    '  "{now}"\t',
+    '"{old}", "{now}"',
+    '"{now}" , "{old}"',
+    '"{old}","{now}","x"',
+    ',"{now}"',
+    '"{now}",',
+    ', ,\t"{now}", ,',
+    'W/"{now}", "{now}"',
+    '"comma,within", "{now}"',
+)
+STALE = (
+    '"{old}"',
+    'W/"{now}"',
+    'W/"{old}", W/"{now}"',
+    '"{old}", W/"{now}"',
+    '"999999999999999999999999"',
+    '"0{now}"',
+    '"+{now}"',
+    '"{now}.0"',
+    '"-1"',
+    '"two"',
+    '""',
+    '"*"',
+    '"{now},"',
+    '"W/{now}"',
+    "\"'{now}'\"",
+    '"\\{now}"',
+    '"\u00e9"',
+)
+MALFORMED = (
+    "",
+    " ",
+    ",",
+    "{now}",
+    '"{now}',
+    '{now}"',
+    '"',
+    '"""',
+    "'{now}'",
+    'w/"{now}"',
+    "W/{now}",
+    'W/ "{now}"',
+    "W/",
+    "W/*",
+    "**",
+    "*, *",
+    '*, "{now}"',
+    '"{now}", *',
+    '"{now}""{old}"',
+    '"{now}" "{old}"',
+    '"{now}"; "{old}"',
+    '"{now}" x',
+    '"a b"',
+    "null",
+)
+
+
+def tag_of(answer: Answer) -> str:
+    value = header(answer, "ETag")
+    assert value is not None
+    return value
+
+
+async def contents(database: Database, user: str) -> list[Any]:
+    """The vault's row; a refusal must leave it as it was."""
+    return await database.fetch(
+        "SELECT v::text FROM auth.encryption_vaults v WHERE user_id = $1", user
+    )
+
+
+async def prepare(client: Client, change: Change) -> tuple[str, str, str]:
+    """Make a vault that was rotated once, and return its key, generation and former one."""
+    old = tag_of(await client.init()).strip('"')
+    rotated = await client.rotate()
+    assert (await client.set_recovery(WRAPPED, IV)).status == 200
+    if change.zero_knowledge:
+        assert (await client.enable_zk()).status == 200
+    return rotated.json["masterKey"], tag_of(rotated).strip('"'), old
+
+
+def fill(values: Sequence[str], now: str, old: str) -> list[str]:
+    return [value.replace("{now}", now).replace("{old}", old) for value in values]
+
+
+@pytest.mark.parametrize("name", CHANGES)
+async def test_current(daemon: Daemon, device: Device, name: str) -> None:
+    change = CHANGES[name]
+    for number, value in enumerate(CURRENT):
+        client = device(f"user-{number}")
+        key, now, old = await prepare(client, change)
+        before = await daemon.database.audit(client.user)
+        answer = await change.call(client, key, fill([value], now, old)[0])
+        assert answer.status == 200, value
+        after = await daemon.database.audit(client.user)
+        assert after == [*before, (change.action, None, 200)], value
+
+
+@pytest.mark.parametrize("name", CHANGES)
+async def test_stale(daemon: Daemon, device: Device, name: str) -> None:
+    change, client = CHANGES[name], device("alice")
+    key, now, old = await prepare(client, change)
+    row = await contents(daemon.database, "alice")
+    for value in fill(STALE, now, old):
+        before = await daemon.database.audit("alice")
+        answer = await change.call(client, key, value)
+        assert (answer.status, answer.code) == (412, "STALE_GENERATION"), value
+        assert answer.headers["Content-Type"] == "application/problem+json"
+        assert header(answer, "ETag") is None
+        after = await daemon.database.audit("alice")
+        assert after == [*before, (change.action, "stale-generation", 412)], value
+    assert await contents(daemon.database, "alice") == row
+
+
+@pytest.mark.parametrize("name", CHANGES)
+async def test_malformed(daemon: Daemon, device: Device, name: str) -> None:
+    change, client = CHANGES[name], device("alice")
+    key, now, old = await prepare(client, change)
+    row = await contents(daemon.database, "alice")
+    before = await daemon.database.audit("alice")
+    for value in fill(MALFORMED, now, old):
+        answer = await change.call(client, key, value)
+        assert (answer.status, answer.code) == (400, "BAD_REQUEST"), value
+    assert await daemon.database.audit("alice") == before
+    assert await contents(daemon.database, "alice") == row
+
+
+@pytest.mark.parametrize("value", ["*", '"1"', '"0"', '""', 'W/"1"'])
+@pytest.mark.parametrize("name", CHANGES)
+async def test_no_vault(daemon: Daemon, device: Device, name: str, value: str) -> None:
+    """412 before 404, and nothing is created, not even by rotate."""
+    change, client = CHANGES[name], device("alice")
+    answer = await change.call(client, OTHER_KEY, value)
+    assert (answer.status, answer.code) == (412, "STALE_GENERATION")
+    assert (await client.status()).json["vaultExists"] is False
+    assert await contents(daemon.database, "alice") == []
+
+
+async def test_stale_and_no_vault_of_a_known_user_is_audited(
+    daemon: Daemon, device: Device
+) -> None:
+    await daemon.database.execute("INSERT INTO auth.users (id) VALUES ('alice')")
+    for change in CHANGES.values():
+        before = await daemon.database.audit("alice")
+        await change.call(device("alice"), OTHER_KEY, "*")
+        after = await daemon.database.audit("alice")
+        assert after == [*before, (change.action, "stale-generation", 412)]
+
+
+async def test_412_before_409_and_400(daemon: Daemon, device: Device) -> None:
+    alice, bob = device("alice"), device("bob")
+    _, now, old = await prepare(alice, CHANGES["ZK off"])
+    for name in ("rotate", "clear recovery", "ZK off"):
+        stale = await CHANGES[name].call(alice, OTHER_KEY, f'"{old}"')
+        assert (stale.status, stale.code) == (412, "STALE_GENERATION"), name
+        # The control: with a precondition that holds it is the conflict.
+        assert (await CHANGES[name].call(alice, OTHER_KEY, f'"{now}"')).status == 409, name
+        assert (await CHANGES[name].call(alice, OTHER_KEY, "*")).status == 409, name
+    tag = tag_of(await bob.init())
+    assert (await bob.enable_zk('"7"')).status == 412
+    assert (await bob.enable_zk(tag)).code == "RECOVERY_WRAP_MISSING"
+
+
+async def clear(daemon: Daemon, **headers: str | bytes) -> Answer:
+    """DELETE /recovery-wrap of alice, with headers whose names are written with underscores."""
+    sent: dict[str, str | bytes] = {"Authorization": daemon.issuer.bearer("alice")}
+    sent |= {name.replace("_", "-"): value for name, value in headers.items()}
+    (answer,) = parse(await exchange(daemon, request("DELETE", f"{BASE_PATH}/recovery-wrap", sent)))
+    return answer
+
+
+async def test_several_header_lines(daemon: Daemon, device: Device) -> None:
+    _, now, old = await prepare(device("alice"), CHANGES["set recovery"])
+    table = (
+        (('"{old}"', '"{now}"'), 200),
+        (('"{now}"', '"{old}"'), 200),
+        (("", '"{now}"'), 200),
+        (('W/"{now}"', '"{old}"'), 412),
+        (("*", '"{now}"'), 400),
+        (("*", "*"), 400),
+        (('"{now}', '"'), 412),  # joined, as RFC 9110 says: one tag with a comma in it
+        (("", ""), 400),
+    )
+    for lines, status in table:
+        first, second = fill(lines, now, old)
+        answer = await clear(daemon, If_Match=first, if_match=second)
+        assert answer.status == status, lines
+
+
+async def test_bytes_beyond_ascii(daemon: Daemon, device: Device) -> None:
+    tag = tag_of(await device("alice").init()).encode()
+    for value, status in ((b'"\xff\xfe"', 412), (tag + b', "\xe9"', 200), (b"\xff", 400)):
+        assert (await clear(daemon, If_Match=value)).status == status, value
+
+
+@pytest.mark.parametrize("value", ['"99"', 'W/"1"', "nonsense", "", "*"])
+async def test_ignored_where_nothing_is_replaced(device: Device, value: str) -> None:
+    alice = device("alice")
+    for method, path in (
+        ("GET", "/status"),
+        ("POST", "/init"),
+        ("GET", "/key"),
+        ("GET", "/status"),
+    ):
+        answer = await alice.call(method, path, if_match=value)
+        assert answer.status == 200, path
+
+
+async def test_generation_grows_with_every_new_key_and_nothing_else(
+    daemon: Daemon, device: Device
+) -> None:
+    alice = device("alice")
+
+    def generation(answer: Answer) -> int:
+        assert answer.status == 200
+        tag = tag_of(answer)
+        assert tag == f'"{int(tag[1:-1])}"'
+        return int(tag[1:-1])
+
+    async def unchanged(seen: int) -> None:
+        assert generation(await alice.key()) == seen
+        assert generation(await alice.init()) == seen
+
+    last = generation(await alice.init())
+    for _ in range(3):
+        key = (await alice.key()).json["masterKey"]
+        await unchanged(last)
+        for step in (
+            alice.set_recovery(WRAPPED, IV),
+            alice.set_recovery(WRAPPED, IV),
+            alice.clear_recovery(),
+            alice.clear_recovery(),
+            alice.set_recovery(WRAPPED, IV),
+            alice.disable_zk(key),
+            alice.enable_zk(),
+            alice.enable_zk(),
+            alice.set_recovery(WRAPPED, IV),
+            alice.disable_zk(key),
+            alice.disable_zk(key),
+            alice.status(),
+        ):
+            answer = await step
+            assert answer.status == 200
+            assert header(answer, "ETag") is None
+            await unchanged(last)
+        rotated = generation(await alice.rotate())
+        assert rotated > last
+        last = rotated
+    # A vault that is made by rotate has one too.
+    assert generation(await device("bob").rotate()) >= 1
+
+
+async def test_of_two_devices_one_rotates(device: Device) -> None:
+    laptop, phone = device("alice"), device("alice")
+    tag = tag_of(await laptop.init())
+    assert tag_of(await phone.key()) == tag
+    rotated = await laptop.rotate(tag)
+    assert rotated.status == 200
+    assert (await phone.rotate(tag)).code == "STALE_GENERATION"
+    assert (await phone.key()).json == rotated.json

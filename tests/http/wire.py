@@ -1,0 +1,98 @@
+"""Raw HTTP/1.1 for tests: what no client library would send, and all that comes back."""
+
+import asyncio
+import re
+from collections.abc import Mapping
+from urllib.parse import urlsplit
+
+from tests.client import Answer
+from tests.servers import Daemon
+
+_STATUS_LINE = re.compile(rb"HTTP/1\.[01] (\d{3}) [^\r\n]*")
+
+
+async def connect(
+    daemon: Daemon, base: str | None = None
+) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
+    """Open a connection to the vault's listener, or to another one."""
+    base = base or daemon.base
+    if base.startswith("unix:"):
+        return await asyncio.open_unix_connection(base.removeprefix("unix:").split("/api/")[0])
+    where = urlsplit(base)
+    return await asyncio.open_connection(where.hostname, where.port)
+
+
+async def exchange(
+    daemon: Daemon, sent: bytes, *, seconds: float = 15, base: str | None = None
+) -> bytes:
+    """Send bytes, and return all that comes until the server closes the connection."""
+    reader, writer = await connect(daemon, base)
+    try:
+        writer.write(sent)
+        async with asyncio.timeout(seconds):
+            return await read_to_end(reader)
+    finally:
+        writer.close()
+
+
+async def read_to_end(reader: asyncio.StreamReader) -> bytes:
+    """Read until the connection ends, in whichever way."""
+    received = b""
+    try:
+        while chunk := await reader.read(65536):
+            received += chunk
+    except ConnectionResetError:
+        pass
+    return received
+
+
+async def first_answer(reader: asyncio.StreamReader) -> Answer:
+    """Read one answer with a body, and leave the connection open."""
+    block = await reader.readuntil(b"\r\n\r\n")
+    size = re.search(rb"(?i)content-length: (\d+)", block)
+    assert size, block
+    (answer,) = parse(block + await reader.readexactly(int(size[1])))
+    return answer
+
+
+def request(
+    method: str, target: str, headers: Mapping[str, str | bytes] | None = None, body: bytes = b""
+) -> bytes:
+    """Write a request that asks to close the connection after it."""
+    lines = [f"{method} {target} HTTP/1.1".encode(), b"Host: test", b"Connection: close"]
+    for name, value in (headers or {}).items():
+        raw = value if isinstance(value, bytes) else value.encode("utf-8", "surrogateescape")
+        lines.append(name.encode() + b": " + raw)
+    return b"\r\n".join(lines) + b"\r\n\r\n" + body
+
+
+def parse(received: bytes, *, head: bool = False) -> list[Answer]:
+    """Split what came into answers; interim ones (1xx) too.
+
+    Args:
+        received: whole answers, one after the other.
+        head: whether they answer HEAD, so that none has a body.
+    """
+    answers = []
+    while received:
+        block, _, received = received.partition(b"\r\n\r\n")
+        first, *lines = block.split(b"\r\n")
+        start = _STATUS_LINE.fullmatch(first)
+        assert start, first
+        headers = {}
+        for line in lines:
+            name, _, value = line.partition(b":")
+            headers[name.decode().title()] = value.strip().decode()
+        size = 0 if head else int(headers.get("Content-Length", "0"))
+        body, received = received[:size], received[size:]
+        assert len(body) == size
+        answers.append(Answer(int(start[1]), headers, body))
+    return answers
+
+
+def header(answer: Answer, name: str) -> str | None:
+    """Return a header's value, or None; names have no case."""
+    for sent, value in answer.headers.items():
+        if sent.lower() == name.lower():
+            return value
+    return None
