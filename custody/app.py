@@ -22,6 +22,7 @@ from custody.http.admin import build_admin
 from custody.http.client_address import TrustedProxies
 from custody.http.cors import Cors
 from custody.http.listeners import listen, tls_context
+from custody.http.middleware import Outermost
 from custody.http.openapi import document
 from custody.http.rate import RateLimit
 from custody.http.server import Frontend, Runner, build_application
@@ -117,7 +118,8 @@ async def running(
             proxies=TrustedProxies(settings.trusted_proxies),
             limit=RateLimit(settings.rate_limit),
         )
-        app = build_application(frontend, cors, metrics, health)
+        outermost = Outermost(cors, metrics, health)
+        app = build_application(frontend, cors, outermost)
         if settings.development:
             app.router.add_get("/openapi.json", _show_document)
         admin_runner = await _set_up(
@@ -134,6 +136,9 @@ async def running(
             yield Addresses(vault=vault, admin=admin), watch
         finally:
             health.draining = True
+            for site in runner.sites:
+                await site.stop()
+            await outermost.drain()
 
 
 async def _set_up(runner: web.AppRunner, stack: contextlib.AsyncExitStack) -> web.AppRunner:

@@ -67,7 +67,7 @@ class Client:
         async with self._session.request(
             method, self.daemon.base + path, data=data, headers=sent
         ) as response:
-            answer = Answer(response.status, dict(response.headers), await response.read())
+            answer = Answer(response.status, response.headers, await response.read())
         if answer.status == 200:
             for name in _SECRET_FIELDS:
                 if isinstance(answer.json.get(name), str):

@@ -1,5 +1,7 @@
 """What every request passes: an id, a place, one error mapping, one log line, safe headers."""
 
+import asyncio
+import contextlib
 import re
 import time
 import uuid
@@ -17,6 +19,8 @@ from custody.ops.metrics import Metrics
 from custody.vault.errors import VaultError
 
 MAX_IN_FLIGHT = 1000
+# Longer than any request may take, so a stop cuts none off.
+DRAIN_SECONDS = 20.0
 
 _REQUEST_ID = re.compile(r"[A-Za-z0-9._-]{1,64}", re.ASCII)
 _NAMELESS = "none"
@@ -43,6 +47,8 @@ class Outermost:
         self._metrics = metrics
         self._health = health
         self._in_flight = 0
+        self._none_in_flight = asyncio.Event()
+        self._none_in_flight.set()
 
     def install(self, app: web.Application) -> None:
         """Put it around an application."""
@@ -55,6 +61,7 @@ class Outermost:
         began = time.perf_counter()
         request[REQUEST_ID] = _request_id(request)
         self._in_flight += 1
+        self._none_in_flight.clear()
         try:
             with structlog.contextvars.bound_contextvars(request_id=request[REQUEST_ID]):
                 response, code = await self._answer(request, handler)
@@ -64,6 +71,18 @@ class Outermost:
                 return response
         finally:
             self._in_flight -= 1
+            if not self._in_flight:
+                self._none_in_flight.set()
+
+    async def drain(self) -> None:
+        """Wait until every request under way is answered.
+
+        aiohttp's own shutdown would drop the rest of a body that is still arriving. Each answer
+        closes its connection meanwhile, so there is an end.
+        """
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(DRAIN_SECONDS):
+                await self._none_in_flight.wait()
 
     async def prepare(self, request: web.Request, response: web.StreamResponse) -> None:
         """Give every answer its safe headers."""

@@ -19,15 +19,12 @@ from custody.http.preconditions import parse_if_match
 from custody.http.rate import RateLimit
 from custody.http.routes import BASE_PATH, ROUTES, Route
 from custody.ops.health import Health
-from custody.ops.metrics import Metrics
 from custody.vault.model import Caller
 from custody.vault.service import VaultService
 
 REQUEST_SECONDS = 10.0
 # Also how long the headers of a request may take: aiohttp has no other limit for them.
 KEEPALIVE_SECONDS = 50.0
-# Longer than any request may take, so a stop cuts none off.
-DRAIN_SECONDS = 20.0
 
 log = structlog.get_logger()
 
@@ -77,7 +74,7 @@ class Frontend:
                 content_type="application/json",
             )
             if answer.generation is not None:
-                response.headers[hdrs.ETAG] = f'"{answer.generation}"'
+                response.headers["ETag"] = f'"{answer.generation}"'
             return response
 
         return handle
@@ -111,12 +108,10 @@ class Frontend:
         )
 
 
-def build_application(
-    frontend: Frontend, cors: Cors, metrics: Metrics, health: Health
-) -> web.Application:
+def build_application(frontend: Frontend, cors: Cors, outermost: Outermost) -> web.Application:
     """Return the application that serves the vault's routes."""
     app = web.Application()
-    Outermost(cors, metrics, health).install(app)
+    outermost.install(app)
     methods: dict[str, list[str]] = {}
     for route in ROUTES:
         methods.setdefault(route.path, []).append(route.method)
@@ -147,7 +142,7 @@ class Runner(web.AppRunner):
             # No route reads a compressed body, and where none is read it may be anything.
             "auto_decompress": False,
         }
-        super().__init__(app, shutdown_timeout=DRAIN_SECONDS, **self._options)
+        super().__init__(app, **self._options)
 
     async def _make_server(self) -> web.Server:
         made = await super()._make_server()
@@ -168,15 +163,6 @@ class _Server(web.Server):
 
 
 class _Protocol(web.RequestHandler):
-    def close(self) -> None:
-        """Close the connection when it is idle.
-
-        aiohttp would drop the rest of a body that is still arriving. A request in progress is
-        answered with ``Connection: close`` instead, see :class:`Outermost`.
-        """
-        if self._current_request is None:
-            super().close()
-
     def handle_error(
         self,
         request: web.BaseRequest,

@@ -5,6 +5,7 @@ from contextlib import asynccontextmanager
 from typing import cast
 
 import asyncpg
+import structlog
 from sqlalchemy.ext.asyncio import AsyncEngine
 
 from custody.audit.events import Action, Event
@@ -17,6 +18,8 @@ from custody.vault.errors import AuditUnavailable, DatabaseUnavailable, Overload
 from custody.vault.model import Caller, Vault
 
 OK = 200
+
+log = structlog.get_logger()
 
 
 class VaultRows:
@@ -118,6 +121,7 @@ class VaultRows:
                     parameters = caller.user_id, vault.row_version, key_check
                     await held.execute(query("record_key_check"), *parameters)
         except DatabaseError as error:
+            log.warning("audit_unavailable", reason=str(error) or error.__doc__)
             raise AuditUnavailable from error
 
     async def record_failure(self, caller: Caller, event: Event) -> None:
@@ -130,6 +134,7 @@ class VaultRows:
             async with user_transaction(self._reserve, caller.user_id, caller.deadline) as held:
                 await write(held, event)
         except DatabaseError as error:
+            log.warning("audit_unavailable", reason=str(error) or error.__doc__)
             raise AuditUnavailable from error
 
     @asynccontextmanager
@@ -140,6 +145,7 @@ class VaultRows:
         except Busy as error:
             raise Overloaded from error
         except DatabaseError as error:
+            log.warning("database_unavailable", reason=str(error))
             raise DatabaseUnavailable from error
 
 
@@ -165,5 +171,6 @@ async def _change(
     try:
         await write(connection, event)
     except (asyncpg.InsufficientPrivilegeError, NotRecorded) as error:
+        log.warning("audit_unavailable", reason=type(error).__name__)
         raise AuditUnavailable from error
     return cast("int", generation)

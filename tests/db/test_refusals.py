@@ -41,7 +41,7 @@ UNSAFE = {
     ),
     "trigger": (
         "ALTER TABLE auth.encryption_vault_audit DISABLE TRIGGER ALL",
-        "the trigger encryption_vault_audit_deadline is missing or disabled; run sql/migrations",
+        "the trigger encryption_vault_audit_deadline is missing, disabled or was changed",
     ),
     "grant": (
         "GRANT DELETE ON auth.encryption_vault_audit TO PUBLIC",
@@ -72,7 +72,7 @@ async def test_unsafe_role(database: Database, issuer: Issuer, tmp_path: Path, r
     environ = settings_for(database, issuer, tmp_path, DATABASE_URL=url)
     done = await asyncio.to_thread(custody, environ, "serve")
     assert done.code == 78
-    assert f"the role {role} is " in done.complaint
+    assert f"the role {role} " in done.complaint
     assert url.split(":")[2].split("@")[0] not in done.err
 
 

@@ -349,3 +349,13 @@ async def test_zero_knowledge_mode_never_starts_from_a_row_that_does_not_open(
     assert_no_key(await alice.enable_zk(), 503, "KEK_UNAVAILABLE")
     assert await superuser.last_event("alice") == ("zk_enable", "kek-not-configured", 503)
     assert await superuser.row("alice") == before | {"kek_id": "env-v2"}
+
+
+async def test_a_key_check_value_that_is_not_even_ascii(
+    superuser: Superuser, served: Daemon, client: Device
+) -> None:
+    alice = client("alice")
+    await alice.init()
+    await served.database.execute("UPDATE auth.encryption_vaults SET key_check = 'ключ'")
+    assert_no_key(await alice.key(), 500, "UNWRAP_FAILED")
+    assert (await served.database.audit("alice"))[-1] == REFUSED

@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+import json
 import os
 import signal
 import subprocess
@@ -153,6 +154,30 @@ async def test_while_it_drains_it_says_so_and_finishes(served: Daemon) -> None:
         assert await ended(served.process) == 0
     trail = await served.database.audit("alice")
     assert trail == [("init", "created", 200), ("rotate", None, 200)]
+
+
+async def test_a_body_that_still_arrives_at_the_stop_is_read(served: Daemon) -> None:
+    async with client_session() as session:
+        await Client(served, session, "alice").init()
+    place = urlsplit(served.base)
+    reader, writer = await asyncio.open_connection(place.hostname, place.port)
+    body = json.dumps({"recoveryWrappedMk": "A" * 64, "recoveryIv": "A" * 16}).encode()
+    head = (
+        f"POST {place.path}/recovery-wrap HTTP/1.1\r\nHost: test\r\n"
+        f"Authorization: Bearer {remember(served.issuer.token('alice'))}\r\n"
+        f"Content-Type: application/json\r\nContent-Length: {len(body)}\r\n\r\n"
+    )
+    writer.write(head.encode() + body[:20])
+    await asyncio.sleep(0.3)
+    assert served.process is not None
+    served.process.send_signal(signal.SIGTERM)
+    await asyncio.sleep(0.3)
+    writer.write(body[20:])
+    answer = await read_answer(reader)
+    assert answer.startswith(b"HTTP/1.1 200"), answer
+    assert b"\r\nConnection: close\r\n" in answer
+    assert await ended(served.process) == 0
+    writer.close()
 
 
 async def test_idle_and_stalled_connections_do_not_hold_a_stop_up(served: Daemon) -> None:

@@ -1,0 +1,153 @@
+"""A KEK, an audit trail or a stored wrap that fails: its answer, its row, and nothing lost."""
+
+import asyncio
+import base64
+from collections.abc import AsyncIterator, Callable
+from pathlib import Path
+
+import pytest
+
+from custody.db.embedded import EmbeddedPostgres
+from custody.vault import keys
+from kek_backends.base import Wrap
+from kek_backends.env import EnvKek
+from kek_backends.errors import Denied, KekError, Transient
+from kek_backends.keyring import Keyring
+from kek_backends.uri import KekUri
+from tests.client import Client, client_session
+from tests.servers import Daemon, Database, daemon_here, new_database
+from tests.tokens import Issuer
+
+Device = Callable[[str], Client]
+
+
+class FailingKek(EnvKek):
+    """A KEK that can be told to fail as a remote one would: there is no real one to break yet."""
+
+    failure: KekError | None = None
+    hangs = False
+
+    async def _wrap(self, user_id: str, master_key: bytes) -> Wrap:
+        await self._fail()
+        return await super()._wrap(user_id, master_key)
+
+    async def _unwrap(self, user_id: str, wrap: Wrap) -> bytes:
+        await self._fail()
+        return await super()._unwrap(user_id, wrap)
+
+    async def _fail(self) -> None:
+        if self.hangs:
+            await asyncio.Event().wait()
+        if self.failure is not None:
+            raise self.failure
+
+
+@pytest.fixture
+def kek() -> FailingKek:
+    uri = KekUri.parse("env:FAILING")
+    return FailingKek(uri=uri, kek_id="failing-v1", key=bytes(range(32)), development=False)
+
+
+@pytest.fixture
+async def daemon(
+    postgres: EmbeddedPostgres,
+    issuer: Issuer,
+    tmp_path: Path,
+    kek: FailingKek,
+    monkeypatch: pytest.MonkeyPatch,
+) -> AsyncIterator[Daemon]:
+    monkeypatch.setattr("custody.app.load_keyring", lambda *_uris, **_rest: Keyring(kek))
+    async with (
+        new_database(postgres) as database,
+        daemon_here(database, issuer, tmp_path) as running,
+    ):
+        yield running
+
+
+@pytest.mark.parametrize("failure", [Transient("down"), Denied("no"), None])
+async def test_kek_that_fails_or_hangs(
+    daemon: Daemon,
+    device: Device,
+    kek: FailingKek,
+    failure: KekError | None,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(keys, "KEK_TIMEOUT_SECONDS", 0.2)
+    alice, bob = device("alice"), device("bob")
+    key = (await alice.init()).json["masterKey"]
+    kek.failure, kek.hangs = failure, failure is None
+    for answer in (await alice.key(), await alice.init(), await alice.rotate(), await bob.init()):
+        assert (answer.status, answer.code) == (503, "KEK_UNAVAILABLE")
+        assert int(answer.headers["Retry-After"]) > 0
+        assert key.encode() not in answer.body
+    assert await daemon.database.audit("alice") == [
+        ("init", "created", 200),
+        ("failed_fetch", "kek-unavailable", 503),
+        ("init", "kek-unavailable", 503),
+        ("rotate", "kek-unavailable", 503),
+    ]
+    assert await daemon.database.audit("bob") == [("init", "kek-unavailable", 503)]
+    kek.failure, kek.hangs = None, False
+    assert (await alice.key()).json["masterKey"] == key
+
+
+async def test_audit_row_that_is_swallowed_holds_the_key_back(
+    daemon: Daemon, device: Device
+) -> None:
+    alice = device("alice")
+    key = (await alice.init()).json["masterKey"]
+    await daemon.database.execute(
+        "CREATE FUNCTION swallow() RETURNS trigger LANGUAGE plpgsql AS 'BEGIN RETURN NULL; END';"
+        "CREATE TRIGGER swallow BEFORE INSERT ON auth.encryption_vault_audit"
+        " FOR EACH ROW EXECUTE FUNCTION swallow()"
+    )
+    for answer in (await alice.key(), await alice.init(), await alice.rotate()):
+        assert (answer.status, answer.code) == (503, "AUDIT_UNAVAILABLE")
+    await daemon.database.execute("DROP TRIGGER swallow ON auth.encryption_vault_audit")
+    assert (await alice.key()).json["masterKey"] == key
+
+
+@pytest.mark.parametrize(
+    ("wrapped", "iv"),
+    [("junk", "x"), ("A" * 63 + "=", "A" * 16), ("A" * 64, "A" * 12), ("ключ", "A" * 16)],
+)
+async def test_recovery_wrap_that_can_open_nothing_never_becomes_the_only_one(
+    daemon: Daemon, device: Device, wrapped: str, iv: str
+) -> None:
+    # The service that custody replaces stored whatever it was sent.
+    alice = device("alice")
+    key = (await alice.init()).json["masterKey"]
+    await daemon.database.execute(
+        "UPDATE auth.encryption_vaults SET recovery_wrapped_mk = $1, recovery_iv = $2", wrapped, iv
+    )
+    answer = await alice.enable_zk()
+    assert (answer.status, answer.code) == (400, "RECOVERY_WRAP_MISSING")
+    assert (await alice.key()).json["masterKey"] == key
+
+
+async def test_old_row_without_a_server_wrap_keeps_its_recovery_wrap(
+    daemon: Daemon, device: Device
+) -> None:
+    alice = device("alice")
+    await alice.init()
+    await daemon.database.execute(
+        "UPDATE auth.encryption_vaults SET wrapped_mk = NULL, wrap_iv = NULL,"
+        " recovery_wrapped_mk = $1, recovery_iv = $2",
+        base64.b64encode(bytes(48)).decode(),
+        base64.b64encode(bytes(12)).decode(),
+    )
+    answer = await alice.clear_recovery()
+    assert (answer.status, answer.code) == (409, "ZK_ACTIVE")
+    assert (await alice.key()).code == "UNWRAP_FAILED"
+
+
+async def test_vault_made_after_an_erasure_has_a_later_generation(
+    database: Database, issuer: Issuer, tmp_path: Path
+) -> None:
+    async with daemon_here(database, issuer, tmp_path) as daemon, client_session() as session:
+        alice = Client(daemon, session, "alice")
+        await alice.init()
+        stale = (await alice.rotate()).headers["ETag"]
+        await database.execute("DELETE FROM auth.encryption_vaults")
+        assert int((await alice.init()).headers["ETag"].strip('"')) > int(stale.strip('"'))
+        assert (await alice.rotate(if_match=stale)).code == "STALE_GENERATION"

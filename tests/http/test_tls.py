@@ -1,0 +1,95 @@
+"""The vault over TLS, and certificates that can't be used."""
+
+import datetime
+import ipaddress
+import ssl
+from pathlib import Path
+
+import aiohttp
+import pytest
+from cryptography import x509
+from cryptography.hazmat.primitives import hashes, serialization
+from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.x509.oid import NameOID
+
+from custody.http.listeners import ListenError
+from custody.settings import ConfigurationError
+from tests.servers import Database, daemon_here, free_port
+from tests.tokens import Issuer
+
+
+def make_certificate(folder: Path) -> tuple[Path, Path]:
+    """Make a certificate for 127.0.0.1 that signs itself."""
+    key = ec.generate_private_key(ec.SECP256R1())
+    name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "custody test")])
+    now = datetime.datetime.now(datetime.UTC)
+    certificate = (
+        x509.CertificateBuilder()
+        .subject_name(name)
+        .issuer_name(name)
+        .public_key(key.public_key())
+        .serial_number(x509.random_serial_number())
+        .not_valid_before(now - datetime.timedelta(minutes=1))
+        .not_valid_after(now + datetime.timedelta(days=1))
+        .add_extension(
+            x509.SubjectAlternativeName([x509.IPAddress(ipaddress.ip_address("127.0.0.1"))]),
+            critical=False,
+        )
+        .sign(key, hashes.SHA256())
+    )
+    cert_file, key_file = folder / "cert.pem", folder / "key.pem"
+    cert_file.write_bytes(certificate.public_bytes(serialization.Encoding.PEM))
+    key_file.write_bytes(
+        key.private_bytes(
+            serialization.Encoding.PEM,
+            serialization.PrivateFormat.PKCS8,
+            serialization.NoEncryption(),
+        )
+    )
+    return cert_file, key_file
+
+
+async def test_vault_over_tls(database: Database, issuer: Issuer, tmp_path: Path) -> None:
+    cert, key = make_certificate(tmp_path)
+    trust = ssl.create_default_context(cafile=cert)
+    async with (
+        daemon_here(database, issuer, tmp_path, TLS_CERT=str(cert), TLS_KEY=str(key)) as daemon,
+        aiohttp.ClientSession() as session,
+        session.get(
+            f"{daemon.base}/status", headers={"Authorization": issuer.bearer()}, ssl=trust
+        ) as answer,
+    ):
+        assert daemon.base.startswith("https://127.0.0.1:")
+        assert answer.status == 200
+
+
+async def test_certificate_that_is_none(database: Database, issuer: Issuer, tmp_path: Path) -> None:
+    bad = tmp_path / "bad.pem"
+    bad.write_text("nothing")
+    with pytest.raises(ConfigurationError, match="CUSTODY_TLS_CERT"):
+        async with daemon_here(
+            database, issuer, tmp_path, TLS_CERT=str(bad), TLS_KEY=str(tmp_path / "missing")
+        ):
+            pass
+
+
+async def test_unix_socket(database: Database, issuer: Issuer, tmp_path: Path) -> None:
+    path = tmp_path / "vault.sock"
+    async with (
+        daemon_here(database, issuer, tmp_path, LISTEN=f"unix:{path}") as daemon,
+        aiohttp.ClientSession(connector=aiohttp.UnixConnector(str(path))) as session,
+        session.get(
+            "http://localhost/api/v1/me/encryption-vault/status",
+            headers={"Authorization": issuer.bearer()},
+        ) as answer,
+    ):
+        assert daemon.base.startswith(f"unix:{path}")
+        assert answer.status == 200
+
+
+async def test_port_that_is_taken(database: Database, issuer: Issuer, tmp_path: Path) -> None:
+    port = free_port()
+    listen = f"127.0.0.1:{port}"
+    with pytest.raises(ListenError, match=f"CUSTODY_LISTEN: can't listen on {listen}"):
+        async with daemon_here(database, issuer, tmp_path, LISTEN=listen, ADMIN_LISTEN=listen):
+            pass
