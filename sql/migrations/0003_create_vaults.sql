@@ -72,7 +72,8 @@ DROP TRIGGER IF EXISTS encryption_vaults_row_version ON auth.encryption_vaults;
 CREATE TRIGGER encryption_vaults_row_version BEFORE UPDATE ON auth.encryption_vaults
     FOR EACH ROW EXECUTE FUNCTION auth.custody_count_row_version();
 
--- Row-level security. Policies add up, so one that is left over would open the table: all go.
+-- Row-level security. Policies add up, so one that is left over would open the table: all go, but
+-- for the one that 0005 makes, so that this file can be run again alone.
 DO $$
 DECLARE
     policy record;
@@ -80,6 +81,7 @@ BEGIN
     FOR policy IN
         SELECT policyname FROM pg_policies
         WHERE schemaname = 'auth' AND tablename = 'encryption_vaults'
+            AND policyname <> 'encryption_vaults_kek_sample'
     LOOP
         EXECUTE format('DROP POLICY %I ON auth.encryption_vaults', policy.policyname);
     END LOOP;
