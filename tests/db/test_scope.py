@@ -17,6 +17,7 @@ from custody.audit import writer
 from custody.db.embedded import EmbeddedPostgres
 from custody.db.engine import Dsn, create_engine
 from custody.db.errors import Busy, DatabaseError, Refused
+from custody.db.queries import query
 from custody.db.scope import user_transaction
 from custody.deadline import Deadline
 from custody.http import server as http_server
@@ -396,3 +397,24 @@ async def test_clients_that_go_away(
         rotates = (await database.audit("alice")).count(("rotate", None, 200))
         assert await database.value(generation) == first + rotates
         assert (await device("alice").key()).status == 200
+
+
+async def test_a_slow_start_does_not_move_the_deadline_of_the_commit(
+    database: Database, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The database counts from when it runs the statement, which may be long after it was sent."""
+    slow = [query("open_scope").replace("SELECT ", "SELECT pg_sleep(0.6), ", 1)]
+
+    def first_slow(name: str) -> str:
+        return slow.pop() if name == "open_scope" and slow else query(name)
+
+    monkeypatch.setattr("custody.db.scope.query", first_slow)
+    engine = create_engine(Dsn(database.url("custody_app")), pool_size=1)
+    deadline = Deadline.after(5)
+    async with user_transaction(engine, "alice", deadline) as held:
+        left = await held.fetchval(
+            "SELECT current_setting('app.deadline')::float8 - extract(epoch FROM clock_timestamp())"
+        )
+        assert not slow
+        assert left < deadline.remaining()
+    await engine.dispose()
