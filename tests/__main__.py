@@ -2,6 +2,7 @@
 
 import os
 import shutil
+import signal
 import subprocess
 import sys
 import tempfile
@@ -17,6 +18,9 @@ def main() -> int:
     Returns:
         The exit code of pytest, or of the coverage report.
     """
+    # A shell that runs us in the background has SIGINT ignored, and our children would inherit that:
+    # a Ctrl-C in a test would do nothing. A handler is not inherited.
+    signal.signal(signal.SIGINT, signal.default_int_handler)
     logs = tempfile.mkdtemp(prefix="custody-test-logs-")
     environ = os.environ | {"CUSTODY_TEST_LOGS": logs}
     chosen = sys.argv[1:] or [f"tests/{folder}" for folder in FOLDERS]
