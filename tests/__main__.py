@@ -18,7 +18,7 @@ def main() -> int:
     Returns:
         The exit code of pytest, or of the coverage report.
     """
-    # A shell that runs us in the background has SIGINT ignored, and our children would inherit that:
+    # A shell that runs us in the background ignores SIGINT, and our children would inherit that:
     # a Ctrl-C in a test would do nothing. A handler is not inherited.
     signal.signal(signal.SIGINT, signal.default_int_handler)
     logs = tempfile.mkdtemp(prefix="custody-test-logs-")
