@@ -24,6 +24,10 @@ class Deadline:
         """Return the seconds left; negative when it has passed."""
         return self.at - asyncio.get_running_loop().time()
 
+    def before(self, seconds: float) -> "Deadline":
+        """Return the deadline that lies this many seconds earlier."""
+        return Deadline(self.at - seconds)
+
     def within(self, seconds: float) -> "Deadline":
         """Return the earlier of this deadline and one that many seconds ahead."""
         return Deadline(min(self.at, Deadline.after(seconds).at))

@@ -8,6 +8,7 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
 
 from custody.strict_json import decode_object
 
+_POINT_SIZE = 32  # RFC 8032 section 5.1.5
 _P = 2**255 - 19
 _Y8 = 0x05FC536D880238B13933C6D305ACDFD5F098EFF289F4C345B027B2C28F95E826  # a point of order 8
 _LOW_ORDER_Y = frozenset({0, 1, _P - 1, _Y8, _P - _Y8})
@@ -93,7 +94,7 @@ def _verification_key(jwk: dict[str, object], *, alone: bool) -> VerificationKey
         point = decode_base64url(x)
     except ValueError:
         return None
-    if len(point) != 32 or _is_weak(point):  # noqa: PLR2004 - RFC 8032 section 5.1.5
+    if len(point) != _POINT_SIZE or _is_weak(point):
         return None
     public_key = Ed25519PublicKey.from_public_bytes(point)
     return VerificationKey(kid if isinstance(kid, str) else None, public_key, alone)

@@ -2,6 +2,7 @@
 
 import asyncio
 from collections.abc import Awaitable, Callable
+from http import HTTPStatus
 from pathlib import Path
 
 import aiohttp
@@ -51,7 +52,7 @@ async def _download(session: aiohttp.ClientSession, target: URL, name: str) -> b
         timeout=aiohttp.ClientTimeout(total=_FETCH_TIMEOUT),
         headers={"Accept": "application/jwk-set+json, application/json"},
     ) as response:
-        if response.status != 200:  # noqa: PLR2004
+        if response.status != HTTPStatus.OK:
             raise JwksError(
                 f"{name} answered {response.status} instead of 200"
                 " (redirects are not followed); check CUSTODY_JWKS_URL"

@@ -6,7 +6,7 @@ Two statements over the catalog say what is really in force: ``list_schema_probl
 
 import asyncio
 from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, TypeAlias
 
 from sqlalchemy.ext.asyncio import AsyncEngine
 
@@ -15,6 +15,8 @@ from custody.db.queries import query
 from custody.db.scope import connection
 
 CHECK_TIMEOUT_SECONDS = 5.0
+
+Duty: TypeAlias = Literal["custody_app", "custody_rewrap"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,9 +33,7 @@ class PostureProblem:
     message: str
 
 
-async def find_problems(
-    engine: AsyncEngine, duty: Literal["custody_app", "custody_rewrap"]
-) -> tuple[PostureProblem, ...]:
+async def find_problems(engine: AsyncEngine, duty: Duty) -> tuple[PostureProblem, ...]:
     """Ask the database what is unsafe in its schema or in our role.
 
     Args:

@@ -172,7 +172,8 @@ class _Protocol(web.RequestHandler):
     ) -> web.StreamResponse:
         """Answer what never became a request; the reason's text would quote it."""
         del message
-        log.debug("unreadable_request", error=type(exc).__name__)
+        level = log.error if status >= 500 else log.debug  # noqa: PLR2004
+        level("unreadable_request", status=status, error=type(exc).__name__)
         if request.writer is not None and request.writer.output_size > 0:
             raise ConnectionError("an answer is under way already")
         if status < 500:  # noqa: PLR2004

@@ -77,6 +77,7 @@ class Health:
                     await confirm(self._engine, self._keyring)
                 self._fingerprints_confirmed = True
         except Refused as error:
+            self._database = str(error)
             raise ConfigurationError(str(error)) from None
         except (DatabaseError, TimeoutError) as error:
             if self._database is None or self._database == "not reached yet":
@@ -96,19 +97,21 @@ class Health:
             ConfigurationError: the database came up after us and was never safe. One that turns
                 unsafe later shuts the routes, and opens them again when it is cured.
         """
+        logged: str | None = None
         while True:
             quick = self._database is not None or self._problems
             await asyncio.sleep(_RETRY_SECONDS if quick else _AGAIN_SECONDS)
-            was_unsafe = bool(self._unsafe)
             try:
                 await self.judge()
             except ConfigurationError as error:
                 if not self._fingerprints_confirmed:
                     raise
-                if not was_unsafe:
-                    log.error("database_unsafe", problem=str(error))  # noqa: TRY400
+                if str(error) != logged:
+                    logged = str(error)
+                    log.error("database_unsafe", problem=logged)  # noqa: TRY400
             else:
-                if was_unsafe and not self._unsafe:
+                if logged and self._database is None:
+                    logged = None
                     log.info("database_safe_again")
 
     def _problem_of(self, part: str) -> str | None:

@@ -112,17 +112,13 @@ class VaultRows:
         Raises:
             AuditUnavailable: it could not be committed, so no key may leave.
         """
-        try:
-            async with user_transaction(self._engine, caller.user_id, caller.deadline) as held:
-                await write(held, event)
-                if vault is not None:
-                    # No row count to check: where the row was changed or is locked meanwhile, the
-                    # next fetch records the value.
-                    parameters = caller.user_id, vault.row_version, key_check
-                    await held.execute(query("record_key_check"), *parameters)
-        except DatabaseError as error:
-            log.warning("audit_unavailable", reason=str(error) or error.__doc__)
-            raise AuditUnavailable from error
+        async with _audit_transaction(self._engine, caller) as held:
+            await write(held, event)
+            if vault is not None:
+                # No row count to check: where the row was changed or is locked meanwhile, the
+                # next fetch records the value.
+                parameters = caller.user_id, vault.row_version, key_check
+                await held.execute(query("record_key_check"), *parameters)
 
     async def record_failure(self, caller: Caller, event: Event) -> None:
         """Write the audit row of a refusal or failure, over a connection kept for that.
@@ -130,12 +126,8 @@ class VaultRows:
         Raises:
             AuditUnavailable: it could not be committed.
         """
-        try:
-            async with user_transaction(self._reserve, caller.user_id, caller.deadline) as held:
-                await write(held, event)
-        except DatabaseError as error:
-            log.warning("audit_unavailable", reason=str(error) or error.__doc__)
-            raise AuditUnavailable from error
+        async with _audit_transaction(self._reserve, caller) as held:
+            await write(held, event)
 
     @asynccontextmanager
     async def _transaction(self, caller: Caller) -> AsyncIterator[Connection]:
@@ -160,6 +152,16 @@ def event(caller: Caller, action: Action, context: str | None, status: int = OK)
         context=context,
         status=status,
     )
+
+
+@asynccontextmanager
+async def _audit_transaction(engine: AsyncEngine, caller: Caller) -> AsyncIterator[Connection]:
+    try:
+        async with user_transaction(engine, caller.user_id, caller.deadline) as held:
+            yield held
+    except DatabaseError as error:
+        log.warning("audit_unavailable", reason=str(error) or error.__doc__)
+        raise AuditUnavailable from error
 
 
 async def _change(

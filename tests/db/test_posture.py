@@ -9,7 +9,7 @@ import pytest
 
 from custody.db.embedded import EmbeddedPostgres
 from custody.db.engine import Dsn, create_engine
-from custody.db.posture import PostureProblem, find_problems
+from custody.db.posture import Duty, PostureProblem, find_problems
 from custody.db.queries import folder
 from tests.servers import Database, new_database
 
@@ -45,10 +45,10 @@ async def login(database: Database, duty: str = "custody_app") -> AsyncIterator[
                 await database.execute(f"DROP ROLE {role}")
 
 
-async def problems_of(url: str, duty: str = "custody_app") -> tuple[PostureProblem, ...]:
+async def problems_of(url: str, duty: Duty = "custody_app") -> tuple[PostureProblem, ...]:
     engine = create_engine(Dsn(url), pool_size=1)
     try:
-        return await find_problems(engine, duty)  # type: ignore[arg-type]
+        return await find_problems(engine, duty)
     finally:
         await engine.dispose()
 
@@ -433,7 +433,8 @@ async def test_superuser_that_acts_as_the_runtime_role(database: Database) -> No
 
 
 async def test_migrated_database_is_safe(database: Database) -> None:
-    for duty in ("custody_app", "custody_rewrap"):
+    duties: tuple[Duty, ...] = ("custody_app", "custody_rewrap")
+    for duty in duties:
         assert await problems_of(database.url(duty), duty) == ()
         async with login(database, duty) as (_role, url):
             assert await problems_of(url, duty) == ()

@@ -2,6 +2,7 @@
 
 import asyncio
 import base64
+import secrets
 from collections.abc import Awaitable, Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -177,6 +178,34 @@ async def test_database_that_turns_unsafe_shuts_the_routes(
             await database.execute(cure)
             await becomes(200, lambda: readiness(daemon))
             assert (await alice.key()).json == key
+
+
+async def test_role_that_is_refused_while_serving(
+    database: Database, issuer: Issuer, tmp_path: Path, quick: None
+) -> None:
+    role = f"login_{secrets.token_hex(4)}"
+    await database.execute(f"CREATE ROLE {role} LOGIN PASSWORD 'x' IN ROLE custody_app")
+    url = f"postgresql://{role}:x@127.0.0.1:{database.server.port}/{database.name}"
+    try:
+        async with (
+            daemon_here(database, issuer, tmp_path, DATABASE_URL=url) as daemon,
+            client_session() as session,
+        ):
+            alice = Client(daemon, session, "alice")
+            key = (await alice.init()).json
+            await database.execute(f"ALTER ROLE {role} NOLOGIN")
+            await database.fetch(
+                "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE usename = $1", role
+            )
+            parts = await becomes(503, lambda: readiness(daemon))
+            assert "CUSTODY_DATABASE_URL" in parts["database"]
+            answer = await alice.key()
+            assert (answer.status, answer.code) == (503, "DATABASE_UNAVAILABLE")
+            await database.execute(f"ALTER ROLE {role} LOGIN")
+            await becomes(200, lambda: readiness(daemon))
+            assert (await alice.key()).json == key
+    finally:
+        await database.execute(f"DROP ROLE {role}")
 
 
 @pytest.fixture

@@ -418,3 +418,18 @@ async def test_a_slow_start_does_not_move_the_deadline_of_the_commit(
         assert not slow
         assert left < deadline.remaining()
     await engine.dispose()
+
+
+async def test_a_failure_that_came_of_a_full_pool_is_recorded_all_the_same(
+    database: Database, issuer: Issuer, tmp_path: Path, engines: list[AsyncEngine]
+) -> None:
+    async with serving(database, issuer, tmp_path) as (_daemon, device):
+        alice = device("alice")
+        await alice.init()
+        held = [await engines[0].connect() for _ in range(4)]
+        answer = await alice.key()
+        assert (answer.status, answer.code) == (503, "OVERLOADED")
+        assert (await database.audit("alice"))[-1] == ("failed_fetch", "overloaded", 503)
+        for connection in held:
+            await connection.close()
+        assert (await alice.key()).status == 200

@@ -334,11 +334,15 @@ def test_ctrl_c_while_it_starts_leaves_nothing_behind(folder: Path) -> None:
             stderr=stream,
         )
     pid_file = data / "data" / "postmaster.pid"
-    wait_until(lambda: pid_file.exists() or process.poll() is not None, 40)
-    postgres = int(pid_file.read_text().split("\n", 1)[0])
-    process.send_signal(signal.SIGINT)
-    process.wait(60)
-    wait_until(lambda: not alive(postgres), 30)
+    try:
+        wait_until(lambda: pid_file.exists() or process.poll() is not None, 40)
+        postgres = int(pid_file.read_text().split("\n", 1)[0])
+        process.send_signal(signal.SIGINT)
+        process.wait(60)
+        wait_until(lambda: not alive(postgres), 30)
+    finally:
+        process.kill()
+        process.wait()
     assert "Traceback" not in log.read_text()
     with running(data) as dev:
         assert "masterKey" in paste(dev.curl)

@@ -91,6 +91,17 @@ async def test_kek_that_fails_or_hangs(
     assert (await alice.key()).json["masterKey"] == key
 
 
+async def test_kek_that_hangs_to_the_end_of_the_request_leaves_time_for_its_row(
+    daemon: Daemon, device: Device, kek: FailingKek, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    alice = device("alice")
+    await alice.init()
+    monkeypatch.setattr("custody.http.server.REQUEST_SECONDS", 2)
+    kek.hangs = True
+    assert (await alice.key()).code == "KEK_UNAVAILABLE"
+    assert (await daemon.database.audit("alice"))[-1] == ("failed_fetch", "kek-unavailable", 503)
+
+
 async def test_audit_row_that_is_swallowed_holds_the_key_back(
     daemon: Daemon, device: Device
 ) -> None:
