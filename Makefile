@@ -3,7 +3,7 @@ PYTHON ?= python3
 VENV   := .venv
 BIN    := $(VENV)/bin
 
-.PHONY: run test lint bench lock clean
+.PHONY: run test lint bench bench-kek-faults lock clean
 .DEFAULT_GOAL := run
 
 $(VENV)/.installed: requirements-dev.lock pyproject.toml
@@ -30,11 +30,15 @@ lint: $(VENV)/.installed
 bench: $(VENV)/.installed
 	@exec $(BIN)/python -m tests.bench
 
+bench-kek-faults: $(VENV)/.installed
+	@exec $(BIN)/python -m tests.bench.kek_faults
+
 lock: $(VENV)/.installed
 	$(BIN)/uv pip compile pyproject.toml --upgrade --universal --python-version 3.11 --generate-hashes \
+	  --extra vault --extra aws \
 	  --no-emit-index-url --no-annotate --no-header --quiet --output-file requirements.lock
 	$(BIN)/uv pip compile pyproject.toml --upgrade --universal --python-version 3.11 --generate-hashes \
-	  --extra dev --group test --group lint --group build \
+	  --extra vault --extra aws --extra dev --group test --group lint --group build \
 	  --no-emit-index-url --no-annotate --no-header --quiet --output-file requirements-dev.lock
 
 clean:

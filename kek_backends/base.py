@@ -1,9 +1,11 @@
 """The contract of a KEK backend: what every implementation promises, enforced here once."""
 
+import secrets
 from abc import ABC, abstractmethod
-from collections.abc import Mapping
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Self
+from enum import StrEnum
+from typing import Self, TypeAlias, TypeVar
 
 from kek_backends.errors import KekError, Misconfigured, Tampered, Transient
 from kek_backends.uri import KekUri
@@ -11,6 +13,8 @@ from kek_backends.uri import KekUri
 MASTER_KEY_SIZE = 32
 FORMAT_UNBOUND = 1
 FORMAT_BOUND = 2
+
+T = TypeVar("T")
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,12 +34,55 @@ class Wrap:
     kek_id: str
 
 
+@dataclass(frozen=True, slots=True)
+class OwnedWrap:
+    """A wrap and whose it is: one item of a re-wrap.
+
+    Args:
+        user_id: of the row's key column.
+        wrap: the row's columns.
+    """
+
+    user_id: str
+    wrap: Wrap
+
+
+# What became of one item of a re-wrap: the new wrap, or why there is none.
+Rewrapped: TypeAlias = Wrap | KekError
+
+
+class Severity(StrEnum):
+    """How an operator should take an observation."""
+
+    OK = "ok"
+    FINDING = "finding"
+    DOWN = "down"
+    UNSEEN = "unseen"
+
+
+@dataclass(frozen=True, slots=True)
+class Observation:
+    """One thing that an examination of a KEK found.
+
+    Args:
+        severity: how to take it.
+        message: in one line; for a finding with its cure. Holds no secret.
+    """
+
+    severity: Severity
+    message: str
+
+
 class KekBackend(ABC):
     """A KEK: it wraps master keys, and unwraps what it wrapped.
 
     An implementation overrides the underscored methods and the properties. The public methods
     check sizes on both sides and let nothing but :class:`~kek_backends.errors.KekError` out, so
     an SDK's exception (which may carry plaintext) never travels further.
+
+    A backend is built without touching any network. What only its KMS knows (the version of a
+    key, the ARN behind an alias) is learnt by :meth:`refresh`, which the daemon calls again and
+    again; a KEK in this process has nothing to learn.
     """
 
     @classmethod
@@ -59,20 +106,74 @@ class KekBackend(ABC):
 
     @property
     @abstractmethod
-    def kek_id(self) -> str:
-        """The stamp that new wraps carry."""
+    def kek_id(self) -> str | None:
+        """The stamp that new wraps carry; None while only the KMS knows it."""
 
-    @property
     @abstractmethod
-    def fingerprint(self) -> str | None:
-        """A value that changes with the key material and reveals nothing of it.
+    def fingerprint(self, kek_id: str) -> str | None:
+        """Return a value that changes with the key material and reveals nothing of it.
 
-        None where the key material never leaves a KMS.
+        Args:
+            kek_id: one that this backend holds.
+
+        Returns:
+            The fingerprint, or None where nothing about the material can be seen.
         """
 
     def holds(self, kek_id: str) -> bool:
         """Say whether a wrap stamped ``kek_id`` is this backend's to unwrap."""
         return kek_id == self.kek_id
+
+    def refusal(self, kek_id: str) -> str | None:  # noqa: ARG002 - for those that override it
+        """Say why wraps of a kek_id that this backend holds can't be unwrapped now, if it knows."""
+        return None
+
+    @property
+    def problem(self) -> str | None:
+        """Why this KEK can't be used, as far as its last calls tell; None when it can.
+
+        A KMS is not asked for it.
+        """
+        return None
+
+    @property
+    def refresh_seconds(self) -> float:
+        """How long what :meth:`refresh` learnt is good for, while all is well."""
+        return 30.0
+
+    async def refresh(self) -> None:  # noqa: B027 - most have nothing to learn
+        """Learn what the KMS says of the key: which version or ARN new wraps will carry.
+
+        Needs no cryptographic call while all is well.
+
+        Raises:
+            KekError: of the type that says whether and when to try again.
+        """
+
+    async def close(self) -> None:  # noqa: B027 - nor to give back
+        """Give back connections and threads. The backend can't be used afterwards."""
+
+    async def prove(self) -> None:
+        """Prove that wraps open again, and for their own user only.
+
+        Raises:
+            Misconfigured: they don't. Such a KEK must not be used.
+            KekError: it could not be tried.
+        """
+        await prove_binding(self.uri, self.wrap, self.unwrap)
+
+    async def examine(self, *, active: bool) -> list[Observation]:
+        """Look for what is wrong or risky, for an operator; changes nothing.
+
+        Args:
+            active: whether this KEK is to wrap; one that is decrypt-only may lack that right.
+        """
+        if not active:
+            # Its KMS may rightly refuse to wrap; rows alone can show whether it unwraps.
+            await self.refresh()
+            return [Observation(Severity.OK, f"ready to unwrap; kek_id {self.kek_id}")]
+        await self.prove()
+        return [Observation(Severity.OK, f"wraps and unwraps; kek_id {self.kek_id}")]
 
     async def wrap(self, user_id: str, master_key: bytes) -> Wrap:
         """Wrap a user's master key, bound to the user.
@@ -85,15 +186,8 @@ class KekBackend(ABC):
             KekError: of the type that says whether and when to try again.
         """
         _check_size(master_key)
-        try:
-            wrap = await self._wrap(user_id, master_key)
-        except KekError:
-            raise
-        except Exception as error:  # noqa: BLE001 - the SDK's exception may hold plaintext
-            raise Transient(f"{self.uri.text}: {type(error).__name__} while wrapping") from None
-        if not self.holds(wrap.kek_id) or wrap.format_version != FORMAT_BOUND:
-            # Stored, it could never be opened again, or by another user too.
-            raise Misconfigured(f"{self.uri.text}: the backend made a wrap that is not its own")
+        wrap = await self._alone("wrapping", self._wrap(user_id, master_key))
+        self._check_wrap(wrap)
         return wrap
 
     async def unwrap(self, user_id: str, wrap: Wrap) -> bytes:
@@ -110,21 +204,93 @@ class KekBackend(ABC):
             Tampered: the wrap does not open for this user.
             KekError: of the type that says whether and when to try again.
         """
-        try:
-            master_key = await self._unwrap(user_id, wrap)
-        except KekError:
-            raise
-        except Exception as error:  # noqa: BLE001 - the SDK's exception may hold plaintext
-            raise Transient(f"{self.uri.text}: {type(error).__name__} while unwrapping") from None
-        if len(master_key) != MASTER_KEY_SIZE:
+        master_key = await self._alone("unwrapping", self._unwrap(user_id, wrap))
+        if not isinstance(master_key, bytes) or len(master_key) != MASTER_KEY_SIZE:
             raise Tampered(f"{self.uri.text}: the wrap opened to something that is no master key")
         return master_key
+
+    def takes_over(self, source: "KekBackend") -> bool:  # noqa: ARG002 - see refusal
+        """Say whether the KMS can re-wrap what ``source`` wrapped without showing the key."""
+        return False
+
+    async def rewrap(self, items: Sequence[OwnedWrap]) -> list[Rewrapped]:
+        """Re-wrap inside the KMS: no master key comes here.
+
+        Args:
+            items: wraps of a backend that this one :meth:`takes_over`.
+
+        Returns:
+            For each item, in order, its wrap under the current key material, or why not.
+
+        Raises:
+            KekError: nothing was re-wrapped at all.
+        """
+        done = await self._alone("re-wrapping", self._rewrap(items))
+        if len(done) != len(items):
+            raise Transient(f"{self.uri.text}: {len(items)} wraps went in, {len(done)} came out")
+        for wrap in done:
+            if isinstance(wrap, Wrap):
+                self._check_wrap(wrap)
+        return done
+
+    async def _alone(self, doing: str, work: Awaitable[T]) -> T:
+        """Let nothing but a KekError out, and with it no exception that it was made from."""
+        try:
+            return await work
+        except KekError as error:
+            # Not only hidden, as "from None" does: a log shipper may look at them all the same.
+            error.__cause__ = error.__context__ = None
+            raise
+        except Exception as error:  # noqa: BLE001 - the SDK's exception may hold plaintext
+            kind = type(error).__name__
+        # Raised outside of the handler, it has no context.
+        raise Transient(f"{self.uri.text}: {kind} while {doing}")
+
+    def _check_wrap(self, wrap: Wrap) -> None:
+        if not self.holds(wrap.kek_id) or wrap.format_version != FORMAT_BOUND:
+            # Stored, it could never be opened again, or by another user too.
+            raise Misconfigured(f"{self.uri.text}: the backend made a wrap that is not its own")
 
     @abstractmethod
     async def _wrap(self, user_id: str, master_key: bytes) -> Wrap: ...
 
     @abstractmethod
     async def _unwrap(self, user_id: str, wrap: Wrap) -> bytes: ...
+
+    async def _rewrap(self, items: Sequence[OwnedWrap]) -> list[Rewrapped]:
+        raise NotImplementedError
+
+
+async def prove_binding(
+    uri: KekUri,
+    wrap: Callable[[str, bytes], Awaitable[Wrap]],
+    unwrap: Callable[[str, Wrap], Awaitable[bytes]],
+) -> str:
+    """Prove that a wrap opens again, and for its own user only.
+
+    Args:
+        uri: for the message.
+        wrap: takes a user id and a master key.
+        unwrap: takes a user id and a wrap.
+
+    Returns:
+        The kek_id that was proven.
+
+    Raises:
+        Misconfigured: the KEK must not be used.
+        KekError: it could not be tried.
+    """
+    probe = secrets.token_bytes(MASTER_KEY_SIZE)
+    made = await wrap("custody-proof-own", probe)
+    if await unwrap("custody-proof-own", made) != probe:
+        raise Misconfigured(f"KEK {uri.text}: it unwraps to another key than it wrapped")
+    try:
+        await unwrap("custody-proof-other", made)
+    except Tampered:
+        return made.kek_id
+    raise Misconfigured(
+        f"KEK {uri.text}: a wrap opens for another user too: it is not bound to its user"
+    )
 
 
 def _check_size(master_key: bytes) -> None:

@@ -1,9 +1,10 @@
 """The KEKs of a process: one that wraps, any number that only unwrap."""
 
+import contextlib
 from collections.abc import Iterator, Sequence
 
-from kek_backends.base import KekBackend, Wrap
-from kek_backends.errors import Misconfigured, UnknownKek
+from kek_backends.base import KekBackend, OwnedWrap, Rewrapped, Wrap
+from kek_backends.errors import KekError, Misconfigured, UnknownKek
 
 
 class Keyring:
@@ -14,18 +15,21 @@ class Keyring:
         old: decrypt-only KEKs.
 
     Raises:
-        Misconfigured: two of them have one kek_id.
+        Misconfigured: one of them is listed twice, or two have one kek_id.
     """
 
     def __init__(self, active: KekBackend, old: Sequence[KekBackend] = ()) -> None:
         self._backends = (active, *old)
         seen: dict[str, KekBackend] = {}
         for backend in self._backends:
-            other = seen.setdefault(backend.kek_id, backend)
+            # A KMS gives its kek_ids only when asked, and no two of its keys the same one.
+            other = seen.setdefault(backend.kek_id or backend.uri.text, backend)
             if other is not backend:
                 raise Misconfigured(
                     f"KEK {backend.uri.text} and KEK {other.uri.text} share the kek_id "
                     f"{backend.kek_id}: remove one, or give one another with ?id="
+                    if backend.kek_id
+                    else f"KEK {backend.uri.text} is listed twice: remove one"
                 )
 
     def __iter__(self) -> Iterator[KekBackend]:
@@ -35,6 +39,13 @@ class Keyring:
     def active(self) -> KekBackend:
         """The KEK of new wraps."""
         return self._backends[0]
+
+    def find(self, kek_id: str) -> KekBackend | None:
+        """Return the KEK whose wraps carry this kek_id, or None where none is configured."""
+        holding = [backend for backend in self._backends if backend.holds(kek_id)]
+        # An alias holds what it pointed at before; the key named outright comes first.
+        exact = [backend for backend in holding if backend.kek_id == kek_id]
+        return next(iter(exact or holding), None)
 
     async def wrap(self, user_id: str, master_key: bytes) -> Wrap:
         """Wrap under the active KEK; see :meth:`KekBackend.wrap`."""
@@ -46,10 +57,52 @@ class Keyring:
         Raises:
             UnknownKek: no configured KEK holds its kek_id.
         """
+        return await self._holder(wrap).unwrap(user_id, wrap)
+
+    async def rewrap(self, items: Sequence[OwnedWrap]) -> list[Rewrapped]:
+        """Bring wraps to the active KEK: inside its KMS where it can, through this process else.
+
+        Args:
+            items: wraps of any of the KEKs.
+
+        Returns:
+            For each item, in order, its wrap under the active KEK, or why there is none.
+        """
+        done: list[Rewrapped] = [UnknownKek("not tried")] * len(items)
+        inside: list[int] = []
+        for at, item in enumerate(items):
+            source = self.find(item.wrap.kek_id)
+            if source is not None and self.active.takes_over(source):
+                inside.append(at)
+            else:
+                done[at] = await self._carry_over(item)
+        if inside:
+            try:
+                results = await self.active.rewrap([items[at] for at in inside])
+            except KekError as error:
+                results = [error] * len(inside)
+            for at, result in zip(inside, results, strict=True):
+                done[at] = result
+        return done
+
+    async def close(self) -> None:
+        """Close all of them."""
         for backend in self._backends:
-            if backend.holds(wrap.kek_id):
-                return await backend.unwrap(user_id, wrap)
-        raise UnknownKek(
-            f"a row names the KEK {wrap.kek_id}, and none of CUSTODY_KEK and CUSTODY_OLD_KEKS "
-            "holds it: configure it again"
-        )
+            with contextlib.suppress(KekError):
+                await backend.close()
+
+    async def _carry_over(self, item: OwnedWrap) -> Rewrapped:
+        try:
+            key = await self.unwrap(item.user_id, item.wrap)
+            return await self.wrap(item.user_id, key)
+        except KekError as error:
+            return error
+
+    def _holder(self, wrap: Wrap) -> KekBackend:
+        backend = self.find(wrap.kek_id)
+        if backend is None:
+            raise UnknownKek(
+                f"a row names the KEK {wrap.kek_id}, and none of CUSTODY_KEK and CUSTODY_OLD_KEKS "
+                "holds it: configure it again"
+            )
+        return backend

@@ -1,7 +1,7 @@
 """From a KEK URI to its backend, by entry point."""
 
 from collections.abc import Mapping, Sequence
-from importlib.metadata import entry_points
+from importlib.metadata import EntryPoint, entry_points
 
 from kek_backends.base import KekBackend
 from kek_backends.errors import Misconfigured
@@ -27,16 +27,31 @@ def load(text: str, *, environ: Mapping[str, str], development: bool) -> KekBack
     if uri.scheme not in found.names:
         known = ", ".join(sorted(found.names)) or "none: reinstall custody"
         raise Misconfigured(f"KEK {uri.text}: no backend is named {uri.scheme!r}; known: {known}")
+    entry_point = found[uri.scheme]
     try:
-        backend = found[uri.scheme].load()
-    except (ImportError, AttributeError) as error:
+        # The module of a backend, and so its SDK, is loaded only when it is used: a host without
+        # the SDK boots.
+        backend = _class_at(entry_point, uri)
+        return backend.from_uri(uri, environ=environ, development=development)
+    except ImportError as error:
+        package = entry_point.dist.name if entry_point.dist else entry_point.module
+        extras = f"[{','.join(entry_point.extras)}]" if entry_point.extras else ""
         raise Misconfigured(
-            f"KEK {uri.text}: {found[uri.scheme].value} can't be loaded ({type(error).__name__}); "
-            "reinstall the package that has it, with what it needs"
+            f"KEK {uri.text}: the module {error.name} can't be imported; run: "
+            f"pip install '{package}{extras}'"
+        ) from None
+
+
+def _class_at(entry_point: EntryPoint, uri: KekUri) -> type[KekBackend]:
+    try:
+        backend = entry_point.load()
+    except AttributeError:
+        raise Misconfigured(
+            f"KEK {uri.text}: there is no {entry_point.value}; reinstall the package that has it"
         ) from None
     if not (isinstance(backend, type) and issubclass(backend, KekBackend)):
-        raise Misconfigured(f"KEK {uri.text}: {found[uri.scheme].value} is not a KekBackend")
-    return backend.from_uri(uri, environ=environ, development=development)
+        raise Misconfigured(f"KEK {uri.text}: {entry_point.value} is not a KekBackend")
+    return backend
 
 
 def load_keyring(

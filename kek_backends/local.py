@@ -1,4 +1,4 @@
-"""KEKs whose 32 bytes are in this process: what the ``env`` backend and its like share."""
+"""KEKs whose 32 bytes are in this process: what ``env`` and ``systemd`` share."""
 
 import base64
 import binascii
@@ -50,8 +50,7 @@ class LocalKek(KekBackend):
         """The stamp that new wraps carry."""
         return self._kek_id
 
-    @property
-    def fingerprint(self) -> str:
+    def fingerprint(self, kek_id: str) -> str:  # noqa: ARG002 - there is one key
         """HMAC-SHA-256 of a fixed label under the key, in hex: one-way, and the same everywhere."""
         return hmac.new(self._key, _FINGERPRINT_LABEL, hashlib.sha256).hexdigest()
 

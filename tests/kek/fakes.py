@@ -1,9 +1,16 @@
-"""A backend as a third party would write it: a subclass of the real interface."""
+"""Backends as a third party would write them: subclasses of the real interface."""
 
-from collections.abc import Mapping
+import base64
+import binascii
+import re
+import threading
+from collections.abc import Callable, Mapping, Sequence
 from typing import Self
 
-from kek_backends.base import KekBackend, Wrap
+from kek_backends import aead
+from kek_backends.base import FORMAT_BOUND, KekBackend, OwnedWrap, Rewrapped, Wrap
+from kek_backends.errors import Denied, KekError, Tampered, Transient
+from kek_backends.remote import RemoteKek
 from kek_backends.uri import KekUri
 
 
@@ -11,21 +18,35 @@ class SdkError(Exception):
     """An SDK's exception: its text holds what was decrypted, as hvac's does."""
 
 
+class SdkBusy(SdkError):
+    """The kind that a second try may cure."""
+
+
 class FakeKms(KekBackend):
-    """A KMS in this process. ``master_key`` is what it unwraps to; ``error`` is what it raises."""
+    """A KMS in this process. ``master_key`` is what it unwraps to; ``error`` is what it raises.
+
+    ``kek_id`` may be None, as of a KMS that was not asked yet; ``also_holds`` are kek_ids that it
+    opens beside its own, as an alias does; ``takes`` are the URIs of the KEKs that it takes over.
+    """
 
     def __init__(
         self,
-        kek_id: str = "fake-v1",
+        kek_id: str | None = "fake-v1",
         *,
         master_key: bytes = b"k" * 32,
-        error: Exception | None = None,
+        error: BaseException | None = None,
         text: str = "fake:key",
+        also_holds: Sequence[str] = (),
+        takes: Sequence[str] = (),
+        rewrapped: Sequence[Rewrapped] | None = None,
     ) -> None:
         self._kek_id = kek_id
         self._master_key = master_key
         self._error = error
         self._text = text
+        self._also_holds = also_holds
+        self._takes = takes
+        self._rewrapped = rewrapped
         self.calls: list[str] = []
 
     @classmethod
@@ -37,21 +58,131 @@ class FakeKms(KekBackend):
         return KekUri.parse(self._text)
 
     @property
-    def kek_id(self) -> str:
+    def kek_id(self) -> str | None:
         return self._kek_id
 
-    @property
-    def fingerprint(self) -> str | None:
+    def fingerprint(self, kek_id: str) -> str | None:
         return None
 
+    def holds(self, kek_id: str) -> bool:
+        return super().holds(kek_id) or kek_id in self._also_holds
+
+    def takes_over(self, source: KekBackend) -> bool:
+        return source.uri.text in self._takes
+
+    async def close(self) -> None:
+        self._done("close")
+
     async def _wrap(self, user_id: str, master_key: bytes) -> Wrap:
-        self.calls.append(f"wrap {user_id}")
-        if self._error is not None:
-            raise self._error
-        return Wrap("opaque", "", 2, self._kek_id)
+        self._done(f"wrap {user_id}")
+        return Wrap("opaque", "", 2, self._kek_id or "fake-late")
 
     async def _unwrap(self, user_id: str, wrap: Wrap) -> bytes:
-        self.calls.append(f"unwrap {user_id}")
+        self._done(f"unwrap {user_id}")
+        return self._master_key
+
+    async def _rewrap(self, items: Sequence[OwnedWrap]) -> list[Rewrapped]:
+        self._done(f"rewrap {' '.join(item.user_id for item in items)}")
+        if self._rewrapped is not None:
+            return list(self._rewrapped)
+        return [Wrap(f"rewrapped {item.user_id}", "", 2, self._kek_id or "") for item in items]
+
+    def _done(self, call: str) -> None:
+        self.calls.append(call)
         if self._error is not None:
             raise self._error
-        return self._master_key
+
+
+class FakeRemote(RemoteKek):
+    """A KMS with threads. Versions are stamped ``fake:v1``, ``fake:v2``…
+
+    The test sets ``version`` (what the KMS wraps with now) and ``faults``: one is taken from the
+    front for each call of its kind ("ask", "encrypt", "decrypt") and called in the thread, so
+    that it can wait or raise. ``always`` is called when there is none.
+    """
+
+    def __init__(self, *, ignores_user: bool = False) -> None:
+        super().__init__(KekUri.parse("fake:remote"))
+        self.version = 1
+        self.calls: list[str] = []
+        self.faults: dict[str, list[Callable[[], None]]] = {"ask": [], "encrypt": [], "decrypt": []}
+        self.always: Callable[[], None] = lambda: None
+        self.running = 0
+        self.most_running = 0
+        self._ignores_user = ignores_user
+        self._key = bytes(range(32))
+        self._seen: int | None = None
+        self._lock = threading.Lock()
+
+    @classmethod
+    def from_uri(cls, uri: KekUri, *, environ: Mapping[str, str], development: bool) -> Self:
+        return cls()
+
+    @property
+    def kek_id(self) -> str | None:
+        return None if self._seen is None else f"fake:v{self._seen}"
+
+    def holds(self, kek_id: str) -> bool:
+        return re.fullmatch(r"fake:v\d+", kek_id) is not None
+
+    def fingerprint(self, kek_id: str) -> None:
+        return None
+
+    def _ask(self) -> None:
+        self._meet("ask")
+        self._seen = self.version
+
+    def _encrypt(self, user_id: str, master_key: bytes) -> Wrap:
+        self._meet("encrypt")
+        kek_id = f"fake:v{self.version}"
+        nonce = aead.xaes_nonce()
+        sealed = aead.xaes_encrypt(self._key, nonce, master_key, self._bound(user_id, kek_id))
+        text = base64.b64encode(nonce + sealed).decode()
+        return Wrap(text, "", 2, kek_id)
+
+    def _decrypt(self, user_id: str, wrap: Wrap) -> bytes:
+        self._meet("decrypt")
+        try:
+            raw = base64.b64decode(wrap.wrapped_mk, validate=True)
+        except (binascii.Error, ValueError):
+            raise Tampered("no base64") from None
+        if wrap.wrap_iv or wrap.format_version != FORMAT_BOUND:
+            raise Tampered("not a row of mine")
+        aad = self._bound(user_id, wrap.kek_id)
+        return aead.xaes_decrypt(self._key, raw[:24], raw[24:], aad)
+
+    def _translate(self, error: Exception) -> KekError:
+        kind = Transient if isinstance(error, SdkBusy) else Denied
+        return kind(f"{self.uri.text}: {type(error).__name__}")
+
+    def _bound(self, user_id: str, kek_id: str) -> bytes:
+        return aead.associated_data("" if self._ignores_user else user_id, kek_id)
+
+    def _meet(self, kind: str) -> None:
+        with self._lock:
+            self.calls.append(kind)
+            self.running += 1
+            self.most_running = max(self.running, self.most_running)
+            fault = self.faults[kind].pop(0) if self.faults[kind] else self.always
+        try:
+            fault()
+        finally:
+            with self._lock:
+                self.running -= 1
+
+
+def raising(error: BaseException) -> Callable[[], None]:
+    """Return a fault that raises a new copy of an error each time."""
+
+    def fault() -> None:
+        try:
+            raise ValueError("the-plaintext-of-another-user")
+        except ValueError as cause:
+            raise type(error)(*error.args) from cause
+
+    return fault
+
+
+def tampered() -> None:
+    """Be a fault: the KMS says that the ciphertext is not for this user."""
+    raise Tampered("fake:remote: no")

@@ -2,11 +2,29 @@
 
 import asyncio
 import traceback
+from collections.abc import Awaitable, Sequence
 
 import pytest
 
-from kek_backends.base import Wrap
-from kek_backends.errors import Denied, KekError, Tampered, Throttled, Transient
+from kek_backends.base import (
+    KekBackend,
+    Observation,
+    OwnedWrap,
+    Rewrapped,
+    Severity,
+    Wrap,
+    prove_binding,
+)
+from kek_backends.errors import (
+    Denied,
+    KekError,
+    Misconfigured,
+    Tampered,
+    Throttled,
+    Transient,
+)
+from kek_backends.uri import KekUri
+from tests.kek.broken import Good, IgnoresTheUser, ReturnsAnotherKey
 from tests.kek.fakes import FakeKms, SdkError
 
 PLAINTEXT = "the-plaintext-of-another-user"
@@ -22,39 +40,51 @@ def sdk_error() -> SdkError:
         return error
 
 
-async def failure(backend: FakeKms, use: str) -> KekError:
-    wrapping = use == "wrap"
-    call = backend.wrap("alice", b"k" * 32) if wrapping else backend.unwrap("alice", WRAP)
+USES = pytest.mark.parametrize("use", ["wrap", "unwrap", "re-wrap"])
+
+
+def call(backend: KekBackend, use: str) -> Awaitable[object]:
+    if use == "wrap":
+        return backend.wrap("alice", b"k" * 32)
+    if use == "unwrap":
+        return backend.unwrap("alice", WRAP)
+    return backend.rewrap([OwnedWrap("alice", WRAP)])
+
+
+async def failure(backend: KekBackend, use: str) -> KekError:
     with pytest.raises(KekError) as caught:
-        await call
+        await call(backend, use)
     return caught.value
 
 
-@pytest.mark.parametrize("use", ["wrap", "unwrap"])
+@USES
 async def test_nothing_of_an_sdks_error_travels_on(use: str) -> None:
     error = await failure(FakeKms(error=sdk_error()), use)
     assert type(error) is Transient
     assert str(error) == f"fake:key: SdkError while {use}ping"
-    assert error.__cause__ is None
-    assert error.__suppress_context__
+    assert error.__cause__ is error.__context__ is None
     assert PLAINTEXT not in "".join(traceback.format_exception(error))
     assert PLAINTEXT not in repr(error)
 
 
-@pytest.mark.parametrize("use", ["wrap", "unwrap"])
+@USES
 @pytest.mark.parametrize("kind", [Denied, Throttled, Tampered])
-async def test_own_errors_keep_their_type(use: str, kind: type[KekError]) -> None:
-    error = await failure(FakeKms(error=kind("why")), use)
+async def test_own_errors_keep_their_type_and_lose_what_they_came_from(
+    use: str, kind: type[KekError]
+) -> None:
+    raised = kind("why")
+    raised.__cause__ = sdk_error()
+    raised.__context__ = sdk_error()
+    error = await failure(FakeKms(error=raised), use)
     assert type(error) is kind
     assert str(error) == "why"
+    assert error.__cause__ is error.__context__ is None
 
 
-@pytest.mark.parametrize("use", ["wrap", "unwrap"])
+@USES
 async def test_cancellation_passes(use: str) -> None:
-    backend = FakeKms(error=asyncio.CancelledError())  # type: ignore[arg-type]
-    call = backend.wrap("a", b"k" * 32) if use == "wrap" else backend.unwrap("a", WRAP)
     with pytest.raises(asyncio.CancelledError):
-        await call
+        await call(FakeKms(error=asyncio.CancelledError()), use)
 
 
 @pytest.mark.parametrize("size", [0, 1, 16, 31, 33, 64])
@@ -73,7 +103,123 @@ async def test_good_calls_pass_through() -> None:
     assert backend.calls == ["wrap alice", "unwrap alice"]
 
 
+@pytest.mark.parametrize("key", ["k" * 32, bytearray(32), None])
+async def test_what_is_no_bytes_is_no_master_key(key: object) -> None:
+    """An SDK is not typed: text of 32 characters would pass for a key of 32 bytes."""
+    backend = FakeKms(master_key=key)  # type: ignore[arg-type]
+    assert type(await failure(backend, "unwrap")) is Tampered
+
+
+@pytest.mark.parametrize(
+    "wrap", [Wrap("opaque", "", 2, "fake-v2"), Wrap("x", "", 1, "fake-v1"), Wrap("x", "", 3, "")]
+)
+async def test_a_wrap_that_could_never_be_opened_is_not_handed_out(
+    wrap: Wrap, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def made(user_id: str, master_key: bytes) -> Wrap:
+        return wrap
+
+    backend = FakeKms("fake-v1", rewrapped=[wrap])
+    monkeypatch.setattr(backend, "_wrap", made)
+    for use in ("wrap", "re-wrap"):
+        error = await failure(backend, use)
+        assert type(error) is Misconfigured
+        assert str(error) == "fake:key: the backend made a wrap that is not its own"
+
+
+async def test_a_kms_that_was_not_asked_yet_may_stamp_what_it_holds() -> None:
+    backend = FakeKms(None, also_holds=["fake-late"])
+    assert (await backend.wrap("alice", b"k" * 32)).kek_id == "fake-late"
+
+
 def test_holds_exactly_its_own_kek_id() -> None:
     backend = FakeKms("fake-v1")
     assert backend.holds("fake-v1")
     assert not any(backend.holds(other) for other in ("fake-v10", "fake-v", "", "FAKE-V1"))
+    assert not FakeKms(None).holds("")
+
+
+async def test_a_kek_in_this_process_has_nothing_to_learn_and_no_problem() -> None:
+    backend = FakeKms()
+    await backend.refresh()
+    assert backend.problem is None
+    assert backend.refusal("fake-v1") is None
+    assert backend.calls == []
+
+
+ITEMS = [OwnedWrap(user, WRAP) for user in ("alice", "bob", "carol")]
+
+
+async def test_rewrap_returns_what_the_kms_made_item_by_item() -> None:
+    bad = Tampered("bob's")
+    made: list[Rewrapped] = [Wrap("a", "", 2, "fake-v1"), bad, Wrap("c", "", 2, "fake-v1")]
+    assert await FakeKms(rewrapped=made).rewrap(ITEMS) == made
+
+
+@pytest.mark.parametrize("count", [0, 2, 4])
+async def test_rewrap_of_another_length_is_no_answer(count: int) -> None:
+    """Paired with the wrong rows, each user would get another user's key."""
+    backend = FakeKms(rewrapped=[WRAP] * count)
+    with pytest.raises(Transient, match=f"fake:key: 3 wraps went in, {count} came out"):
+        await backend.rewrap(ITEMS)
+
+
+async def test_rewrap_is_not_offered_by_itself() -> None:
+    backend = Good.made()
+    assert not backend.takes_over(backend)
+    with pytest.raises(Transient, match="NotImplementedError while re-wrapping"):
+        await backend.rewrap(ITEMS)
+
+
+async def test_proof_of_a_good_kek() -> None:
+    backend = Good.made()
+    await backend.prove()
+    assert await prove_binding(backend.uri, backend.wrap, backend.unwrap) == "env-v1"
+
+
+@pytest.mark.parametrize(
+    ("backend", "why"),
+    [
+        (IgnoresTheUser, "a wrap opens for another user too: it is not bound to its user"),
+        (ReturnsAnotherKey, "it unwraps to another key than it wrapped"),
+    ],
+)
+async def test_proof_of_a_bad_kek(backend: type[Good], why: str) -> None:
+    with pytest.raises(Misconfigured) as caught:
+        await backend.made().prove()
+    assert str(caught.value) == f"KEK env:KEK: {why}"
+    with pytest.raises(Misconfigured):
+        await backend.made().examine(active=True)
+
+
+@pytest.mark.parametrize("error", [Transient("down"), Denied("no")])
+async def test_proof_that_could_not_be_tried(error: KekError) -> None:
+    """Not being asked is no answer: only Tampered says that the wrap is bound."""
+    backend = Good.made()
+
+    async def unwrap(user_id: str, wrap: Wrap) -> bytes:
+        if user_id.endswith("other"):
+            raise error
+        return await backend.unwrap(user_id, wrap)
+
+    with pytest.raises(type(error)):
+        await prove_binding(KekUri.parse("env:KEK"), backend.wrap, unwrap)
+
+
+async def test_examination() -> None:
+    wraps = [Observation(Severity.OK, "wraps and unwraps; kek_id env-v1")]
+    assert await Good.made().examine(active=True) == wraps
+
+
+async def test_examination_of_a_decrypt_only_kek_wraps_nothing() -> None:
+    backend = FakeKms(error=Denied("not yours to wrap with"))
+    ready = [Observation(Severity.OK, "ready to unwrap; kek_id fake-v1")]
+    assert await backend.examine(active=False) == ready
+    assert backend.calls == []
+    with pytest.raises(Denied):
+        await backend.examine(active=True)
+
+
+def test_nothing_of_a_wrap_is_shown() -> None:
+    shown: Sequence[object] = [WRAP, OwnedWrap("alice", WRAP), ITEMS]
+    assert all("opaque" not in f"{one!r} {one}" for one in shown)

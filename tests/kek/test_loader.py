@@ -4,6 +4,7 @@ import base64
 import importlib.metadata
 from collections.abc import Callable
 from importlib.metadata import EntryPoint, EntryPoints
+from pathlib import Path
 
 import pytest
 
@@ -59,11 +60,51 @@ def test_what_is_no_backend_is_refused(install: Install, value: str) -> None:
         load("fake:one", environ={}, development=False)
 
 
-@pytest.mark.parametrize("value", ["no_such_module:X", "tests.kek.fakes:Missing"])
-def test_what_cannot_be_imported_is_refused(install: Install, value: str) -> None:
-    install("fake", value)
-    with pytest.raises(Misconfigured, match=r"KEK fake:one: .* can't be loaded"):
+def test_what_is_not_in_its_module_is_refused(install: Install) -> None:
+    install("fake", "tests.kek.fakes:Missing")
+    assert refusal() == (
+        "KEK fake:one: there is no tests.kek.fakes:Missing; reinstall the package that has it"
+    )
+
+
+def test_module_that_is_missing_is_named(install: Install) -> None:
+    install("fake", "no_such_module.kms:X")
+    assert refusal() == (
+        "KEK fake:one: the module no_such_module can't be imported; run: "
+        "pip install 'no_such_module.kms'"
+    )
+
+
+@pytest.mark.parametrize(
+    ("extras", "package"), [("", "acme"), (" [kms]", "acme[kms]"), (" [a,b]", "acme[a,b]")]
+)
+def test_sdk_that_is_missing_names_the_package_and_its_extra(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, extras: str, package: str
+) -> None:
+    info = tmp_path / "acme-1.0.dist-info"
+    info.mkdir()
+    (info / "METADATA").write_text("Metadata-Version: 2.1\nName: acme\nVersion: 1.0\n")
+    (info / "entry_points.txt").write_text(
+        f"[{ENTRY_POINT_GROUP}]\nfake = acme_kms_for_tests:Kms{extras}\n"
+    )
+    (tmp_path / "acme_kms_for_tests.py").write_text("import no_such_sdk.client\n")
+    monkeypatch.syspath_prepend(tmp_path)
+    assert refusal() == (
+        f"KEK fake:one: the module no_such_sdk can't be imported; run: pip install '{package}'"
+    )
+
+
+def refusal() -> str:
+    with pytest.raises(Misconfigured) as caught:
         load("fake:one", environ={}, development=False)
+    assert caught.value.__suppress_context__
+    return str(caught.value)
+
+
+def test_ours_with_an_sdk_name_their_extra() -> None:
+    found = importlib.metadata.entry_points(group=ENTRY_POINT_GROUP)
+    extras = {point.name: point.extras for point in found if point.dist and point.extras}
+    assert extras == {"vault": ["vault"], "aws-kms": ["aws"]}
 
 
 def test_keyring_in_order() -> None:

@@ -1,0 +1,1 @@
+"""The checks of :mod:`kek_backends.testing`, by what they look at."""

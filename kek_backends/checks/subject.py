@@ -1,0 +1,129 @@
+"""What a check is given, and how it says what is wrong."""
+
+import base64
+import secrets
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, field
+from typing import Self, TypeVar
+
+from kek_backends.base import MASTER_KEY_SIZE, KekBackend, Wrap
+from kek_backends.errors import KekError
+from kek_backends.loader import load
+
+T = TypeVar("T")
+
+
+@dataclass(frozen=True, slots=True)
+class Subject:
+    """A backend under test.
+
+    Args:
+        open: makes a new instance each time it is called, all of them for one KEK that wraps and
+            unwraps. The instance need not be refreshed yet; the check closes it.
+        secrets: texts that must never be shown: the KEK in base64, a token.
+    """
+
+    open: Callable[[], Awaitable[KekBackend]]
+    secrets: Sequence[str] = field(default=(), repr=False)
+
+    @classmethod
+    def named(
+        cls,
+        uri: str,
+        *,
+        environ: Mapping[str, str],
+        development: bool = False,
+        secrets: Sequence[str] = (),
+    ) -> Self:
+        """Return the subject that a KEK URI names, found by its entry point as the daemon does.
+
+        Args:
+            uri: for example ``env:MANA_AUTH_KEK``.
+            environ: the variables that the backend may read.
+            development: whether it may make up a missing key.
+            secrets: texts that must never be shown.
+        """
+
+        async def open_() -> KekBackend:
+            return load(uri, environ=environ, development=development)
+
+        return cls(open_, secrets)
+
+    @asynccontextmanager
+    async def backend(self) -> AsyncIterator[KekBackend]:
+        """Open an instance, refresh it as the daemon does at its start, and close it at the end."""
+        kek = await self.open()
+        try:
+            await good("a refresh must succeed", kek.refresh())
+            yield kek
+        finally:
+            await kek.close()
+
+
+def expect(condition: object, sentence: str) -> None:
+    """Raise AssertionError with a sentence where a condition is not met.
+
+    ``assert`` would say nothing when Python runs with -O.
+    """
+    if not condition:
+        raise AssertionError(sentence)
+
+
+async def good(sentence: str, work: Awaitable[T]) -> T:
+    """Return what a call returns that must succeed."""
+    try:
+        return await work
+    except Exception as error:
+        raise AssertionError(f"{sentence}, but: {type(error).__name__}: {error}") from error
+
+
+async def refused(
+    sentence: str, work: Awaitable[object], kinds: type[KekError] | tuple[type[KekError], ...]
+) -> KekError:
+    """Return the error of a call that must fail with one of these types."""
+    try:
+        await work
+    except kinds as error:
+        return error
+    except Exception as error:
+        named = kinds if isinstance(kinds, tuple) else (kinds,)
+        wanted = " or ".join(kind.__name__ for kind in named)
+        raise AssertionError(
+            f"{sentence} with {wanted}, but it raised {type(error).__name__}: {error}"
+        ) from error
+    raise AssertionError(f"{sentence}, but it succeeded")
+
+
+def new_key() -> bytes:
+    """Return a fresh master key."""
+    return secrets.token_bytes(MASTER_KEY_SIZE)
+
+
+async def wrapped(kek: KekBackend, user_id: str, key: bytes) -> Wrap:
+    """Wrap, which must succeed."""
+    return await good("wrapping a master key must succeed", kek.wrap(user_id, key))
+
+
+async def expect_opens(kek: KekBackend, user_id: str, wrap: Wrap, key: bytes, which: str) -> None:
+    """Unwrap, which must succeed and return this key.
+
+    Args:
+        kek: unwraps.
+        user_id: whose wrap it is.
+        wrap: the columns.
+        key: what must come out, 32 bytes.
+        which: names the wrap in the sentence.
+    """
+    opened = await good(f"{which} must open for its user", kek.unwrap(user_id, wrap))
+    expect(opened == key, f"{which} opened to another key than was wrapped")
+
+
+def forms(secret: bytes) -> tuple[str, ...]:
+    """Return the texts in which bytes usually show."""
+    return (
+        repr(secret)[2:-1],
+        secret.hex(),
+        base64.b64encode(secret).decode(),
+        base64.urlsafe_b64encode(secret).decode(),
+    )

@@ -1,0 +1,276 @@
+"""What all remote KMS share: bounded threads, deadlines, retries, a breaker, and a known state.
+
+An SDK blocks; so each KMS has threads of its own, and a KMS that hangs can neither hold the event
+loop, nor the name resolution of others, nor the users of another KEK.
+"""
+
+import asyncio
+import contextlib
+import time
+from abc import abstractmethod
+from collections.abc import Awaitable, Callable, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from typing import TypeVar
+
+from tenacity import AsyncRetrying, retry_if_exception_type, stop_after_attempt, wait_random
+
+from kek_backends import bounded_http
+from kek_backends.base import KekBackend, OwnedWrap, Rewrapped, Wrap, prove_binding
+from kek_backends.breaker import Breaker
+from kek_backends.errors import KekError, Misconfigured, Tampered, Transient, VersionRetired
+from kek_backends.uri import KekUri
+
+CONCURRENT_CALLS = 16
+# One try, then a whole call with its retries: shorter than the five seconds that a request waits
+# for a KEK, so that the reason of a failure is ours to tell.
+ATTEMPT_SECONDS = 2.0
+CALL_SECONDS = 4.5
+_ATTEMPTS = 3
+_PAUSE_SECONDS = 0.3
+# Refreshes and logins must go through while the calls of users fill their threads.
+_SPARE_THREADS = 2
+
+T = TypeVar("T")
+
+
+class RemoteKek(KekBackend):
+    """A KEK that never leaves its KMS.
+
+    An implementation overrides the blocking methods ``_ask``, ``_encrypt``, ``_decrypt`` and
+    ``_translate``; they run in threads of this KEK, each call within the seconds it is given.
+
+    Args:
+        uri: which key.
+    """
+
+    def __init__(self, uri: KekUri) -> None:
+        self._uri = uri
+        self._threads = ThreadPoolExecutor(
+            CONCURRENT_CALLS + _SPARE_THREADS, thread_name_prefix=f"kek-{uri.scheme}"
+        )
+        self._turns = asyncio.Semaphore(CONCURRENT_CALLS)
+        self._breaker = Breaker()
+        self._proven: set[str] = set()
+        self._proving = asyncio.Lock()
+        self._status_problem: str | None = "not reached yet"
+        self._wrap_problem: str | None = None
+        self._unwrap_problem: str | None = None
+        # The unwrap that failed last: tried again until the KMS says something else.
+        self._unanswered: tuple[str, Wrap] | None = None
+        # Whether what refresh learnt is likely to be out of date.
+        self._doubtful = False
+        # Of a call that was made: what a call that is not made can say for itself.
+        self._last_failure = ""
+
+    @property
+    def uri(self) -> KekUri:
+        """The URI this backend was built from."""
+        return self._uri
+
+    @property
+    def problem(self) -> str | None:
+        """Why this KEK can't be used, as its last calls tell."""
+        return self._status_problem or self._unwrap_problem or self._wrap_problem
+
+    @property
+    def refresh_seconds(self) -> float:
+        """Half a minute; nothing once a row has shown that the key was changed."""
+        return 0.0 if self._doubtful else super().refresh_seconds
+
+    async def refresh(self) -> None:
+        """Ask the KMS for the state of the key, and try again what it refused before.
+
+        It is not held up by the breaker, and closes it when the KMS is back.
+        """
+        self._doubtful = False
+        try:
+            await self._within_deadline(lambda: self._run(self._ask))
+        except KekError as error:
+            self._status_problem = str(error)
+            raise
+        self._status_problem = None
+        self._breaker.succeeded()
+        # Whether it fails again is in ``problem`` then.
+        with contextlib.suppress(KekError):
+            if self._unanswered is not None:
+                await self._unwrap(*self._unanswered)
+        with contextlib.suppress(KekError):
+            if self._wrap_problem is not None:
+                await self._prove_now()
+
+    async def prove(self) -> None:
+        """Prove the binding of what is wrapped now; see :meth:`KekBackend.prove`."""
+        self._proven.clear()
+        await self._prove_now()
+
+    async def close(self) -> None:
+        """Give the threads back; one that still waits ends within seconds by its own deadline."""
+        # What waits for a thread still runs: cancelled here, it would look to its caller as if
+        # the caller itself had been cancelled.
+        self._threads.shutdown(wait=False)
+
+    async def _wrap(self, user_id: str, master_key: bytes) -> Wrap:
+        try:
+            wrap = await self._call(lambda: self._encrypt(user_id, master_key))
+            await self._see_proven(wrap.kek_id)
+        except KekError as error:
+            self._wrap_problem = str(error)
+            raise
+        self._wrap_problem = None
+        return wrap
+
+    async def _unwrap(self, user_id: str, wrap: Wrap) -> bytes:
+        try:
+            key = await self._call(lambda: self._decrypt(user_id, wrap))
+        except (Tampered, VersionRetired) as error:
+            # Of this row, not of the KMS; but the key may have been changed.
+            self._unwrap_problem, self._unanswered = None, None
+            self._doubtful = self._doubtful or isinstance(error, VersionRetired)
+            raise
+        except KekError as error:
+            self._unwrap_problem, self._unanswered = str(error), (user_id, wrap)
+            raise
+        self._unwrap_problem, self._unanswered = None, None
+        return key
+
+    async def _see_proven(self, kek_id: str) -> None:
+        """Prove key material that this process has not seen wrap yet, or refuse what it wrapped.
+
+        Nothing is kept that could open for another user.
+        """
+        if kek_id not in self._proven:
+            await self._prove_now(kek_id)
+            if kek_id not in self._proven:
+                raise Transient(f"{self._uri.text}: the key changes at this moment")
+
+    async def _prove_now(self, kek_id: str | None = None) -> None:
+        async def wrap(user_id: str, key: bytes) -> Wrap:
+            return await self._call(lambda: self._encrypt(user_id, key))
+
+        async def unwrap(user_id: str, made: Wrap) -> bytes:
+            return await self._call(lambda: self._decrypt(user_id, made))
+
+        async with self._proving:
+            if (kek_id or self.kek_id) in self._proven and self._wrap_problem is None:
+                return
+            try:
+                self._proven.add(await prove_binding(self._uri, wrap, unwrap))
+            except Tampered:
+                # Of our own probe: to the caller it would look like an alarm about a row.
+                self._wrap_problem = f"KEK {self._uri.text}: what it wraps does not open again"
+                raise Misconfigured(self._wrap_problem) from None
+            except KekError as error:
+                self._wrap_problem = str(error)
+                raise
+            self._wrap_problem = None
+
+    async def _rewrap(self, items: Sequence[OwnedWrap]) -> list[Rewrapped]:
+        if self.kek_id is None or self.kek_id not in self._proven:
+            await self._prove_now()
+        done = await self._reencrypt(items)
+        for kek_id in {wrap.kek_id for wrap in done if isinstance(wrap, Wrap)}:
+            await self._see_proven(kek_id)
+        return done
+
+    async def ask_in_thread(self, work: Callable[[], T]) -> T:
+        """Run one blocking call of an examination, past the breaker.
+
+        Raises:
+            KekError: as every call.
+        """
+        return await self._within_deadline(lambda: self._run(work))
+
+    @abstractmethod
+    def _ask(self) -> None:
+        """Learn the state of the key, without a cryptographic call. Blocks."""
+
+    @abstractmethod
+    def _encrypt(self, user_id: str, master_key: bytes) -> Wrap:
+        """Wrap in the KMS, stamped as the KMS answers. Blocks."""
+
+    @abstractmethod
+    def _decrypt(self, user_id: str, wrap: Wrap) -> bytes:
+        """Unwrap in the KMS. Blocks."""
+
+    async def _reencrypt(self, items: Sequence[OwnedWrap]) -> list[Rewrapped]:
+        """Re-wrap in the KMS."""
+        raise NotImplementedError
+
+    @abstractmethod
+    def _translate(self, error: Exception) -> KekError:
+        """Return our error for one of the SDK's, with nothing of its text that could be secret."""
+
+    async def _call(self, work: Callable[[], T]) -> T:
+        """Run blocking work in a thread: when the breaker admits it, again when it is transient."""
+
+        async def retried() -> T:
+            async for attempt in AsyncRetrying(
+                retry=retry_if_exception_type(Transient),
+                stop=stop_after_attempt(_ATTEMPTS),
+                wait=wait_random(0, _PAUSE_SECONDS),
+                reraise=True,
+            ):
+                with attempt:
+                    return await self._take_turn(work)
+            raise AssertionError
+
+        if not self._breaker.admits():
+            raise Transient(
+                f"{self._uri.text}: not asked: its last calls failed; it is tried every second "
+                f"({self._last_failure})"
+            )
+        try:
+            result = await self._within_deadline(retried)
+        except Transient as error:
+            self._last_failure = str(error)
+            self._breaker.failed()
+            raise
+        except KekError:
+            self._breaker.succeeded()  # it answered
+            raise
+        self._breaker.succeeded()
+        return result
+
+    async def _within_deadline(self, work: Callable[[], Awaitable[T]]) -> T:
+        try:
+            async with asyncio.timeout(CALL_SECONDS):
+                return await work()
+        except TimeoutError:
+            raise Transient(f"{self._uri.text}: no answer within {CALL_SECONDS} s") from None
+
+    async def _take_turn(self, work: Callable[[], T]) -> T:
+        await self._turns.acquire()
+        loop = asyncio.get_running_loop()
+
+        def give_back(_: object) -> None:
+            with contextlib.suppress(RuntimeError):  # the loop is closed: nobody waits any more
+                loop.call_soon_threadsafe(self._turns.release)
+
+        return await self._run(work, give_back)
+
+    async def _run(
+        self, work: Callable[[], T], ended: Callable[["Future[T]"], None] | None = None
+    ) -> T:
+        try:
+            running = self._threads.submit(self._bounded, work)
+        except RuntimeError:
+            if ended is not None:
+                ended(Future())
+            raise Transient(f"{self._uri.text}: closed") from None
+        if ended is not None:
+            # When the thread ends, not when its caller gives up: a turn is a thread.
+            running.add_done_callback(ended)
+        return await asyncio.wrap_future(running)
+
+    def _bounded(self, work: Callable[[], T]) -> T:
+        """Run in a thread; nothing but a KekError leaves it, without a trace of the SDK's."""
+        try:
+            with bounded_http.deadline(time.monotonic() + ATTEMPT_SECONDS):
+                return work()
+        except KekError as error:
+            ours = error
+        except Exception as error:  # noqa: BLE001 - the SDK's exception may hold plaintext
+            ours = self._translate(error)
+        # Raised here, it has no context: that would hold the SDK's exception and its frames.
+        ours.__cause__ = ours.__context__ = None
+        raise ours

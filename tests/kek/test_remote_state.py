@@ -1,0 +1,233 @@
+"""A remote KMS: what it knows of itself, the proof of its binding, and what it never says."""
+
+import asyncio
+import traceback
+from collections import Counter
+from collections.abc import Sequence
+
+import pytest
+
+from kek_backends.base import OwnedWrap, Rewrapped, Wrap
+from kek_backends.errors import (
+    Denied,
+    KekError,
+    Misconfigured,
+    Tampered,
+    Transient,
+    VersionRetired,
+)
+from tests.kek.fakes import FakeRemote, SdkBusy, SdkError, raising, tampered
+from tests.kek.remote_kit import KEY, wrap_of
+
+pytestmark = pytest.mark.usefixtures("quick")
+
+
+async def test_not_reached_yet(fresh: FakeRemote) -> None:
+    assert fresh.problem == "not reached yet"
+    assert fresh.kek_id is None
+    await fresh.refresh()
+    assert fresh.problem is None
+    assert fresh.kek_id == "fake:v1"
+    assert fresh.calls == ["ask"]
+
+
+async def test_refresh_that_fails_says_so_and_can_be_tried_again(kms: FakeRemote) -> None:
+    kms.faults["ask"] = [raising(SdkError("no"))]
+    with pytest.raises(Denied):
+        await kms.refresh()
+    assert kms.problem == "fake:remote: SdkError"
+    await kms.refresh()
+    assert kms.problem is None
+
+
+async def test_the_unwrap_that_failed_is_tried_again_by_refresh(kms: FakeRemote) -> None:
+    """The status of a key says nothing of the right to decrypt."""
+    wrap = await wrap_of(kms)
+    kms.faults["decrypt"] = [raising(SdkError("no"))] * 3
+    with pytest.raises(Denied):
+        await kms.unwrap("alice", wrap)
+    for _ in range(2):
+        await kms.refresh()
+        assert kms.problem == "fake:remote: SdkError"
+    kms.calls.clear()
+    await kms.refresh()
+    assert kms.problem is None
+    assert kms.calls == ["ask", "decrypt"]
+    await kms.refresh()
+    assert kms.calls == ["ask", "decrypt", "ask"]
+
+
+async def test_a_damaged_row_is_no_problem_of_the_kek(kms: FakeRemote) -> None:
+    wrap = await wrap_of(kms)
+    kms.faults["decrypt"] = [raising(SdkError("no")), tampered, tampered]
+    with pytest.raises(Denied):
+        await kms.unwrap("alice", wrap)
+    with pytest.raises(Tampered):
+        await kms.unwrap("alice", wrap)
+    assert kms.problem is None
+    await kms.refresh()
+    assert kms.calls == ["decrypt", "decrypt", "ask"]
+
+
+async def test_a_row_of_a_retired_version_makes_a_refresh_due(kms: FakeRemote) -> None:
+    """Somebody changed the key since it was asked about; but its KEK has no problem."""
+    wrap = await wrap_of(kms)
+    assert kms.refresh_seconds == 30
+    kms.faults["decrypt"] = [tampered, raising(VersionRetired("old")), tampered]
+    with pytest.raises(Tampered):
+        await kms.unwrap("alice", wrap)
+    assert kms.refresh_seconds == 30
+    with pytest.raises(VersionRetired):
+        await kms.unwrap("alice", wrap)
+    with pytest.raises(Tampered):
+        await kms.unwrap("alice", wrap)
+    assert (kms.refresh_seconds, kms.problem) == (0, None)
+    await kms.refresh()
+    assert kms.refresh_seconds == 30
+
+
+async def test_an_unwrap_of_another_user_clears_it(kms: FakeRemote) -> None:
+    wrap = await wrap_of(kms)
+    kms.faults["decrypt"] = [raising(SdkError("no"))]
+    with pytest.raises(Denied):
+        await kms.unwrap("alice", wrap)
+    assert kms.problem
+    await kms.unwrap("alice", wrap)
+    assert kms.problem is None
+
+
+async def test_the_wrap_that_failed_is_tried_again_by_refresh(kms: FakeRemote) -> None:
+    kms.faults["encrypt"] = [raising(SdkError("no"))] * 2
+    with pytest.raises(Denied):
+        await kms.wrap("alice", KEY)
+    await kms.refresh()
+    assert kms.problem == "fake:remote: SdkError"
+    await kms.refresh()
+    assert kms.problem is None
+
+
+# The binding
+
+
+async def test_nothing_is_wrapped_before_the_binding_is_proven(fresh: FakeRemote) -> None:
+    assert (await fresh.wrap("alice", KEY)).kek_id == "fake:v1"
+    # The user's, then the proof: one wrap, opened for its user, not opened for another.
+    assert fresh.calls == ["encrypt", "encrypt", "decrypt", "decrypt"]
+    await fresh.wrap("alice", KEY)
+    assert fresh.calls[4:] == ["encrypt"]
+
+
+@pytest.mark.parametrize("proven", [True, False])
+async def test_a_kms_that_ignores_the_user_never_gives_a_wrap(proven: bool) -> None:
+    kms = FakeRemote(ignores_user=True)
+    if proven:
+        with pytest.raises(Misconfigured, match="it is not bound to its user"):
+            await kms.prove()
+    for _ in range(3):
+        with pytest.raises(Misconfigured, match="it is not bound to its user"):
+            await kms.wrap("alice", KEY)
+        await kms.refresh()
+        assert "not bound to its user" in (kms.problem or "")
+    results = await asyncio.gather(
+        *(kms.wrap("alice", KEY) for _ in range(20)), return_exceptions=True
+    )
+    assert {type(result) for result in results} == {Misconfigured}
+    with pytest.raises(Misconfigured):
+        await kms.rewrap([])
+    await kms.close()
+
+
+async def test_many_first_wraps_share_one_proof(fresh: FakeRemote) -> None:
+    await asyncio.gather(*(fresh.wrap("alice", KEY) for _ in range(20)))
+    assert Counter(fresh.calls) == {"encrypt": 21, "decrypt": 2}
+
+
+async def test_a_kek_id_that_is_new_is_proven_anew(kms: FakeRemote) -> None:
+    """Also where the KMS rotated the key since the last refresh."""
+    kms.version = 2
+    assert kms.kek_id == "fake:v1"
+    assert (await kms.wrap("alice", KEY)).kek_id == "fake:v2"
+    assert kms.calls == ["encrypt", "encrypt", "decrypt", "decrypt"]
+    assert kms.problem is None
+    assert (await kms.wrap("alice", KEY)).kek_id == "fake:v2"
+    assert kms.calls[4:] == ["encrypt"]
+
+
+async def test_a_kek_id_that_does_not_bind_never_gives_a_wrap(kms: FakeRemote) -> None:
+    kms.version, kms._ignores_user = 2, True
+    for _ in range(3):
+        with pytest.raises(Misconfigured):
+            await kms.wrap("alice", KEY)
+
+
+async def test_a_key_that_changes_during_the_proof_gives_no_unproven_wrap(
+    kms: FakeRemote,
+) -> None:
+    def rotate() -> None:
+        kms.version += 1
+
+    kms.version = 2
+    kms.faults["encrypt"] = [lambda: None, rotate]
+    with pytest.raises(Transient, match="the key changes at this moment"):
+        await kms.wrap("alice", KEY)
+    assert (await kms.wrap("alice", KEY)).kek_id == "fake:v3"
+
+
+async def test_proof_that_is_asked_for_is_made_again(kms: FakeRemote) -> None:
+    await kms.prove()
+    assert kms.calls == ["encrypt", "decrypt", "decrypt"]
+
+
+class Rewrapping(FakeRemote):
+    """Re-wraps, in its KMS, to the version of the moment."""
+
+    async def _reencrypt(self, items: Sequence[OwnedWrap]) -> list[Rewrapped]:
+        return await self._call(lambda: [self._encrypt(item.user_id, KEY) for item in items])
+
+
+async def test_rewrap_proves_what_it_made() -> None:
+    kms = Rewrapping()
+    items = [OwnedWrap("alice", Wrap("x", "", 2, "fake:v1"))]
+    proof = ["encrypt", "decrypt", "decrypt"]
+    assert len(await kms.rewrap(items)) == 1
+    assert kms.calls == [*proof, "encrypt"]
+    await kms.refresh()
+    kms.calls.clear()
+    await kms.rewrap(items)
+    assert kms.calls == ["encrypt"]
+    kms.version, kms._ignores_user = 2, True
+    with pytest.raises(Misconfigured):
+        await kms.rewrap(items)
+    await kms.close()
+
+
+# Secrets
+
+
+def chain(error: BaseException | None) -> list[str]:
+    seen = []
+    while error is not None:
+        seen.append(repr(error))
+        error = error.__cause__ or error.__context__
+    return seen
+
+
+@pytest.mark.parametrize("sdk", [SdkError, SdkBusy, ValueError])
+@pytest.mark.parametrize("use", ["wrap", "unwrap", "refresh", "prove"])
+async def test_nothing_of_an_sdks_error_travels_on(
+    kms: FakeRemote, use: str, sdk: type[Exception]
+) -> None:
+    wrap = await wrap_of(kms)
+    kms.always = raising(sdk("the-plaintext-of-another-user"))
+    calls = {
+        "wrap": lambda: kms.wrap("alice", KEY),
+        "unwrap": lambda: kms.unwrap("alice", wrap),
+        "refresh": kms.refresh,
+        "prove": kms.prove,
+    }
+    with pytest.raises(KekError) as caught:
+        await calls[use]()
+    shown = "".join([*chain(caught.value), *traceback.format_exception(caught.value)])
+    assert "plaintext" not in shown
+    assert not any("Sdk" in one and "fake:remote" not in one for one in chain(caught.value))
+    assert "plaintext" not in (kms.problem or "")
