@@ -10,6 +10,7 @@ from custody.db.embedded import EmbeddedPostgres
 from custody.ops.logging import configure
 from custody.settings import LogFormat, LogLevel
 from tests import leaks
+from tests.bao_server import Bao, bao_server
 from tests.client import Client, client_session
 from tests.servers import Daemon, Database, daemon_here, new_database, postgres_server
 from tests.tokens import Issuer
@@ -28,6 +29,13 @@ def _debug_log() -> Iterator[None]:
 def postgres() -> Iterator[EmbeddedPostgres]:
     """A PostgreSQL for this test process, with a migrated template database."""
     with postgres_server() as server:
+        yield server
+
+
+@pytest.fixture(scope="session")
+def bao(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Bao]:
+    """An OpenBao for this test process; each test makes keys of its own."""
+    with bao_server(tmp_path_factory.mktemp("bao")) as server:
         yield server
 
 

@@ -1,0 +1,185 @@
+"""Connections to a Vault or OpenBao server, and what its errors mean."""
+
+import ssl
+from collections.abc import Callable, Mapping
+from typing import Any
+from urllib.parse import urlsplit
+
+import hvac
+import requests
+from hvac import exceptions as of_hvac
+from requests.adapters import HTTPAdapter
+
+from kek_backends import bounded_http
+from kek_backends.errors import (
+    Denied,
+    KekError,
+    KeyMissing,
+    Misconfigured,
+    Tampered,
+    Throttled,
+    Transient,
+    VersionRetired,
+)
+from kek_backends.remote import ATTEMPT_SECONDS, CONCURRENT_CALLS
+from kek_backends.uri import KekUri
+
+_REFUSALS: tuple[tuple[type[Exception], type[KekError], str], ...] = (
+    (
+        of_hvac.Forbidden,
+        Denied,
+        "permission denied: the token is dead, its policy lacks the right, or there is no such key",
+    ),
+    (of_hvac.Unauthorized, Denied, "the server knows no such token"),
+    (of_hvac.InvalidPath, KeyMissing, "there is no such key or mount: correct the URI"),
+    (of_hvac.RateLimitExceeded, Throttled, "the server's quota is used up"),
+)
+# What Vault and OpenBao answer to a transit call, by a part of the text, and what it means.
+_MEANINGS: tuple[tuple[str, type[KekError], str], ...] = (
+    ("message authentication failed", Tampered, "the wrap does not open for this user"),
+    ("version is too new", VersionRetired, "the key has no such version (any more)"),
+    (
+        "disallowed by policy (too old)",
+        VersionRetired,
+        "the key's min_decryption_version is above it",
+    ),
+    ("invalid ciphertext", Tampered, "the wrap is damaged"),
+    (
+        "encryption key not found",
+        KeyMissing,
+        "there is no such key: restore it",
+    ),
+)
+
+
+class _Adapter(HTTPAdapter):
+    """Connections whose answers end."""
+
+    def init_poolmanager(self, *args: Any, **named: Any) -> None:
+        super().init_poolmanager(*args, **named)
+        bounded_http.bind(self.poolmanager)
+
+
+class TooLarge(KekError):
+    """The server takes no batch of this size."""
+
+
+def connector(uri: KekUri, environ: Mapping[str, str]) -> Callable[[str | None], Any]:
+    """Return what makes an ``hvac.Client`` for a token; all of them share one pool.
+
+    Args:
+        uri: of the KEK, for messages.
+        environ: ``VAULT_ADDR``, ``VAULT_NAMESPACE``, ``VAULT_CACERT``, ``VAULT_CLIENT_TIMEOUT``.
+
+    Raises:
+        Misconfigured: the address is missing or is none, or the timeout is none.
+    """
+
+    address = environ.get("VAULT_ADDR") or ""
+    parts = urlsplit(address)
+    if parts.scheme not in ("http", "https") or not parts.hostname or parts.username:
+        raise Misconfigured(
+            f"KEK {uri.text}: VAULT_ADDR must be set to the server, for example "
+            "https://vault.example.org:8200"
+        )
+    timeout = _timeout(uri, environ)
+    session = requests.Session()
+    # Nothing of ~/.netrc or the proxy variables: tokens go to this server and nowhere else.
+    session.trust_env = False
+    session.verify = environ.get("VAULT_CACERT") or True
+    for scheme in ("https://", "http://"):
+        session.mount(scheme, _Adapter(pool_connections=1, pool_maxsize=CONCURRENT_CALLS + 2))
+
+    def connect(token: str | None) -> Any:
+        client = hvac.Client(
+            url=address.rstrip("/"),
+            token=token or "-",
+            session=session,
+            timeout=timeout,
+            namespace=environ.get("VAULT_NAMESPACE") or None,
+        )
+        client.token = token
+        return client
+
+    return connect
+
+
+def translate(uri: KekUri, error: Exception) -> KekError:
+    """Return our error for one of hvac's or requests'.
+
+    Nothing of their text is kept: hvac's may hold plaintext.
+
+    Args:
+        uri: of the KEK, for the message.
+        error: the exception.
+    """
+    if isinstance(error, of_hvac.VaultError):
+        return _of_answer(uri, error)
+    if isinstance(error, requests.RequestException):
+        if _has_cause(error, ssl.SSLCertVerificationError):
+            return Misconfigured(
+                f"{uri.text}: the server's certificate is not trusted; set VAULT_CACERT to its CA"
+            )
+        if isinstance(error, OSError) and _has_cause(error, FileNotFoundError):
+            return Misconfigured(f"{uri.text}: VAULT_CACERT names a file that can't be read")
+        return Transient(f"{uri.text}: the server can't be reached ({type(error).__name__})")
+    if isinstance(error, OSError) and "TLS CA" in str(error):
+        return Misconfigured(f"{uri.text}: VAULT_CACERT names a file that is not there")
+    return Transient(f"{uri.text}: the answer can't be understood ({type(error).__name__})")
+
+
+def of_item(uri: KekUri, text: str) -> KekError:
+    """Return our error for what the server says of one item or call.
+
+    Args:
+        uri: of the KEK, for the message.
+        text: the server's; only known parts of it are used.
+    """
+    for part, kind, meaning in _MEANINGS:
+        if part in text:
+            return kind(f"{uri.text}: {meaning}")
+    return Misconfigured(f"{uri.text}: the server refuses the call; its log says why")
+
+
+def _of_answer(uri: KekUri, error: of_hvac.VaultError) -> KekError:
+    text = " ".join(error.errors or ())
+    if "high complexity" in text or "request body too large" in text:
+        return TooLarge(f"{uri.text}: the server refuses a call of this size")
+    if isinstance(error, of_hvac.InvalidRequest):
+        return of_item(uri, text)
+    for kind, ours, meaning in _REFUSALS:
+        if isinstance(error, kind):
+            return ours(f"{uri.text}: {meaning}")
+    # Also what hvac has no class for: 412, 472 and 473 come of a cluster that changes its leader.
+    return Transient(f"{uri.text}: the server can't answer now ({type(error).__name__})")
+
+
+def _timeout(uri: KekUri, environ: Mapping[str, str]) -> float:
+    """Return the seconds that a connection, and each read, may take."""
+    text = environ.get("VAULT_CLIENT_TIMEOUT") or ""
+    if not text:
+        return ATTEMPT_SECONDS
+    try:
+        seconds = float(text.removesuffix("s"))
+    except ValueError:
+        seconds = 0.0
+    if not seconds > 0:
+        raise Misconfigured(
+            f"KEK {uri.text}: VAULT_CLIENT_TIMEOUT is a number of seconds, for example 2"
+        )
+    # A request of a user waits five seconds at most, and one try must leave time for another.
+    return min(seconds, ATTEMPT_SECONDS)
+
+
+def _has_cause(error: BaseException, kind: type[BaseException]) -> bool:
+    """Say whether an error of this kind is anywhere below: requests nests them in arguments."""
+    below: list[object] = [error]
+    for _ in range(16):
+        if not below:
+            return False
+        one = below.pop()
+        if isinstance(one, kind):
+            return True
+        if isinstance(one, BaseException):
+            below += [*one.args, getattr(one, "reason", None), one.__cause__, one.__context__]
+    return False

