@@ -27,9 +27,11 @@ from custody.http.openapi import document
 from custody.http.rate import RateLimit
 from custody.http.server import Frontend, Runner, build_application
 from custody.ops.health import Health
+from custody.ops.keks import reach, watch_kek
 from custody.ops.metrics import Metrics
 from custody.settings import ConfigurationError, Settings
 from custody.vault.keys import MasterKeys
+from custody.vault.registry import KekRegistry
 from custody.vault.rows import VaultRows
 from custody.vault.service import VaultService
 from kek_backends.errors import Misconfigured
@@ -109,10 +111,13 @@ async def running(
         engine, reserve = create_engine(dsn), create_engine(dsn, pool_size=RESERVED_CONNECTIONS)
         stack.push_async_callback(engine.dispose)
         stack.push_async_callback(reserve.dispose)
-        health = Health(engine, keyring, jwks)
+        stack.push_async_callback(keyring.close)
+        await reach(keyring)
+        registry = KekRegistry(engine, keyring)
+        health = Health(engine, keyring, registry, jwks)
         await health.judge()
         frontend = Frontend(
-            vault=VaultService(VaultRows(engine, reserve), MasterKeys(keyring)),
+            vault=VaultService(VaultRows(engine, reserve), MasterKeys(keyring, registry.admit)),
             verifier=TokenVerifier(jwks=jwks, issuer=issuer, audience=settings.jwt_audience),
             health=health,
             proxies=TrustedProxies(settings.trusted_proxies),
@@ -132,6 +137,8 @@ async def running(
         vault = await listen(runner, settings.listen, "CUSTODY_LISTEN", tls)
         watch = asyncio.create_task(health.watch())
         stack.callback(watch.cancel)
+        for backend in keyring:
+            stack.callback(asyncio.create_task(watch_kek(backend)).cancel)
         try:
             yield Addresses(vault=vault, admin=admin), watch
         finally:

@@ -126,6 +126,9 @@ class Settings(BaseModel):
     database_url: DatabaseUrl | None = Field(
         None, description="PostgreSQL, as a login role that is custody_app or a member of it"
     )
+    rewrap_database_url: DatabaseUrl | None = Field(
+        None, description="PostgreSQL, as a login role that is custody_rewrap or a member of it"
+    )
     owner_database_url: DatabaseUrl | None = Field(
         None, description="PostgreSQL, as the owner of the schema: migrate and users erase only"
     )

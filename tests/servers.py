@@ -210,13 +210,26 @@ def free_port() -> int:
 
 @contextmanager
 def daemon_beside(
-    database: Database, issuer: Issuer, folder: Path, *, ready: bool = True, **overrides: str
+    database: Database, issuer: Issuer, folder: Path, **overrides: str
 ) -> Iterator[Daemon]:
-    """Run ``custody serve`` as a process of its own for the length of the block.
+    """Run ``custody serve`` as a process of its own for the block, once it is ready."""
+    with _beside(database, issuer, folder, "readyz", overrides) as daemon:
+        yield daemon
 
-    Args:
-        ready: whether to wait for /readyz to say 200 (else only for /livez).
-    """
+
+@contextmanager
+def unready_daemon_beside(
+    database: Database, issuer: Issuer, folder: Path, **overrides: str
+) -> Iterator[Daemon]:
+    """Run ``custody serve`` as a process of its own, once it is alive; it may never be ready."""
+    with _beside(database, issuer, folder, "livez", overrides) as daemon:
+        yield daemon
+
+
+@contextmanager
+def _beside(
+    database: Database, issuer: Issuer, folder: Path, probe: str, overrides: dict[str, str]
+) -> Iterator[Daemon]:
     port, admin_port = free_port(), free_port()
     overrides = {
         "LISTEN": f"127.0.0.1:{port}",
@@ -235,7 +248,7 @@ def daemon_beside(
         )
     admin = f"http://127.0.0.1:{admin_port}"
     try:
-        wait_for(f"{admin}/{'readyz' if ready else 'livez'}", process, log)
+        wait_for(f"{admin}/{probe}", process, log)
         yield Daemon(
             base=f"http://127.0.0.1:{port}/api/v1/me/encryption-vault",
             admin=admin,

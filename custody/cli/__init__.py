@@ -8,6 +8,7 @@ from custody.cli.config import config
 from custody.cli.dev import dev
 from custody.cli.doctor import doctor
 from custody.cli.exit_codes import exit_code_of
+from custody.cli.kek import kek
 from custody.cli.migrate import migrate
 from custody.cli.openapi import openapi
 from custody.cli.serve import serve
@@ -23,11 +24,12 @@ def cli() -> None:
     """Keep users' master keys, wrapped.
 
     Settings are variables with the prefix CUSTODY_; see docs/reference/settings.md.
-    Exit codes: 0 done, 1 a finding or failure, 2 usage, 69 a dependency is down, 78 configuration.
+    Exit codes: 0 done, 1 a finding or failure, 2 usage, 69 a dependency is down, 75 not finished,
+    run again, 78 configuration.
     """
 
 
-for command in (serve, dev, token, migrate, users, doctor, config, openapi):
+for command in (serve, dev, token, migrate, kek, users, doctor, config, openapi):
     cli.add_command(command)
 
 

@@ -2,16 +2,22 @@
 
 from custody.auth.development import NoIssuer
 from custody.db.embedded import EmbeddedError
+from custody.db.errors import Busy, DatabaseError, Refused, RetiredKek
 from custody.db.owner import OwnerError, OwnerRefused, OwnerUnreachable
 from custody.http.listeners import ListenError
 from custody.settings import ConfigurationError
 
 FINDING = 1
 UNAVAILABLE = 69
+UNFINISHED = 75
 CONFIGURATION = 78
 
 _CODES: tuple[tuple[type[Exception], int], ...] = (
     (ConfigurationError, CONFIGURATION),
+    (Refused, CONFIGURATION),
+    (RetiredKek, CONFIGURATION),
+    (Busy, UNFINISHED),
+    (DatabaseError, UNAVAILABLE),
     (OwnerRefused, CONFIGURATION),
     (OwnerUnreachable, UNAVAILABLE),
     (OwnerError, FINDING),

@@ -30,7 +30,9 @@ class Dsn:
         return "Dsn(…)"
 
 
-def create_engine(dsn: Dsn, *, pool_size: int = POOL_SIZE) -> AsyncEngine:
+def create_engine(
+    dsn: Dsn, *, pool_size: int = POOL_SIZE, variable: str = "CUSTODY_DATABASE_URL"
+) -> AsyncEngine:
     """Return an engine whose pool holds at most ``pool_size`` connections.
 
     asyncpg parses the URL itself, so all that libpq's URLs know works: several hosts, sslmode,
@@ -39,6 +41,7 @@ def create_engine(dsn: Dsn, *, pool_size: int = POOL_SIZE) -> AsyncEngine:
     Args:
         dsn: ``postgresql://user:password@host:port/database``.
         pool_size: connections; a request beyond them waits three seconds at most.
+        variable: which setting the URL is, for messages.
     """
 
     async def connect() -> Connection:
@@ -52,9 +55,13 @@ def create_engine(dsn: Dsn, *, pool_size: int = POOL_SIZE) -> AsyncEngine:
         except (
             asyncpg.InvalidAuthorizationSpecificationError,
             asyncpg.InvalidCatalogNameError,
+            asyncpg.InsufficientPrivilegeError,
         ) as e:
             # Waiting would not help: it is up, and this URL is not one for it.
-            raise Refused(f"CUSTODY_DATABASE_URL: {e.message}; correct the URL") from None
+            raise Refused(f"{variable}: {e.message}; correct the URL") from None
+        except (asyncpg.ClientConfigurationError, ValueError):
+            # Their text may quote the URL.
+            raise Refused(f"{variable}: the URL can't be used as it is; correct it") from None
 
     engine = create_async_engine(
         "postgresql+asyncpg://",

@@ -11,3 +11,7 @@ class Busy(DatabaseError):
 
 class Refused(DatabaseError):
     """The database refuses a statement that our roles must be allowed."""
+
+
+class RetiredKek(DatabaseError):
+    """A row would have been written under a retired kek_id: the database refuses that for good."""

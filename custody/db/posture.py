@@ -5,12 +5,15 @@ Two statements over the catalog say what is really in force: ``list_schema_probl
 """
 
 import asyncio
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from typing import Literal, TypeAlias
 
 from sqlalchemy.ext.asyncio import AsyncEngine
 
-from custody.db.errors import DatabaseError
+from custody.db.engine import Dsn, create_engine
+from custody.db.errors import DatabaseError, Refused
 from custody.db.queries import query
 from custody.db.scope import connection
 
@@ -53,3 +56,38 @@ async def find_problems(engine: AsyncEngine, duty: Duty) -> tuple[PostureProblem
         *(PostureProblem("schema", row["problem"]) for row in schema),
         *(PostureProblem(row["part"], row["problem"]) for row in roles),
     )
+
+
+@asynccontextmanager
+async def safe_engine(dsn: Dsn, duty: Duty, *, variable: str) -> AsyncIterator[AsyncEngine]:
+    """Connect for one command, once the database and the role are found safe for its duty.
+
+    Args:
+        dsn: of the runtime role.
+        duty: the runtime role that it must be, or be a member of.
+        variable: which setting the URL is, for messages.
+
+    Raises:
+        Refused: the database, the role or the URL is not to be used; the message names the cure.
+        DatabaseError: the database can't be asked now.
+    """
+    engine = create_engine(dsn, pool_size=1, variable=variable)
+    try:
+        problems = await _find_or_name(engine, duty, variable)
+        # A command writes no audit row of a user.
+        if unsafe := [problem.message for problem in problems if problem.part != "audit"]:
+            raise Refused(f"{variable}: {'; '.join(unsafe)}")
+        yield engine
+    finally:
+        await engine.dispose()
+
+
+async def _find_or_name(
+    engine: AsyncEngine, duty: Duty, variable: str
+) -> tuple[PostureProblem, ...]:
+    try:
+        return await find_problems(engine, duty)
+    except Refused:
+        raise  # it names the variable already
+    except DatabaseError as error:
+        raise DatabaseError(f"{variable}: {error}") from None

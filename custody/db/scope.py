@@ -15,7 +15,7 @@ from sqlalchemy import exc
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 
 from custody.db.engine import Connection
-from custody.db.errors import Busy, DatabaseError, Refused
+from custody.db.errors import Busy, DatabaseError, Refused, RetiredKek
 from custody.db.queries import query
 from custody.deadline import Deadline
 
@@ -23,6 +23,9 @@ from custody.deadline import Deadline
 # last moment still reaches us: a client is not told 503 for a change that was made.
 _COMMIT_MARGIN_SECONDS = 0.25
 _ROLLBACK_TIMEOUT_SECONDS = 1.0
+
+# Raised by the trigger encryption_vaults_refuse_retired_kek.
+_RETIRED_KEK = "KEK01"
 
 # After one of these nobody knows what state the connection is in. The internal error is what
 # asyncpg raises when the server has ended the session while nobody was using it.
@@ -44,6 +47,7 @@ async def user_transaction(
     Raises:
         Busy: no free connection, or a locked row.
         Refused: a missing privilege.
+        RetiredKek: a wrap under a retired KEK.
         DatabaseError: down, frozen, or out of time.
     """
     if deadline.remaining() <= _COMMIT_MARGIN_SECONDS:
@@ -51,7 +55,8 @@ async def user_transaction(
     async with connection(engine, deadline.at) as held:
         try:
             async with asyncio.timeout_at(deadline.at):
-                await held.execute("BEGIN")
+                # Whatever the server's default is: a trigger that looks for retired KEKs needs it.
+                await held.execute("BEGIN ISOLATION LEVEL READ COMMITTED")
                 await _open_scope(held, user_id, deadline)
                 yield held
                 if await held.execute("COMMIT") != "COMMIT":
@@ -146,4 +151,6 @@ def _translate(error: Exception) -> DatabaseError:
         return Busy("the user's row is locked by someone else")
     if isinstance(error, asyncpg.InsufficientPrivilegeError):
         return Refused("the database role lacks a privilege; run: custody doctor")
+    if getattr(error, "sqlstate", None) == _RETIRED_KEK:
+        return RetiredKek("the KEK of this wrap is retired; set CUSTODY_KEK to another KEK")
     return DatabaseError(f"the database failed: {type(error).__name__}")

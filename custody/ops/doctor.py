@@ -2,7 +2,6 @@
 
 import asyncio
 import ipaddress
-import secrets
 from collections.abc import Mapping
 from dataclasses import dataclass
 from enum import StrEnum
@@ -18,9 +17,8 @@ from custody.db.engine import Dsn, create_engine
 from custody.db.errors import DatabaseError, Refused
 from custody.db.posture import find_problems
 from custody.settings import ConfigurationError, Settings, load, unknown_variables
-from custody.vault.fingerprints import compare
-from kek_backends.base import MASTER_KEY_SIZE
-from kek_backends.errors import KekError, Misconfigured
+from custody.vault.registry import compare, kek_ids_in_use, unreadable
+from kek_backends.errors import KekError, Misconfigured, Transient
 from kek_backends.keyring import Keyring
 from kek_backends.loader import load_keyring
 
@@ -73,7 +71,10 @@ async def examine(environ: Mapping[str, str]) -> list[Finding]:
         findings.append(Finding("kek", Verdict.FINDING, str(error)))
     else:
         findings += await _examine_keks(keyring)
-    return findings + await _examine_database(settings, keyring)
+    findings += await _examine_database(settings, keyring)
+    if keyring is not None:
+        await keyring.close()
+    return findings
 
 
 def _examine_settings(settings: Settings, environ: Mapping[str, str]) -> list[Finding]:
@@ -156,22 +157,16 @@ async def _examine_keks(keyring: Keyring) -> list[Finding]:
     findings = []
     for backend in keyring:
         part = f"kek {backend.uri.text}"
-        probe = secrets.token_bytes(MASTER_KEY_SIZE)
         try:
             async with asyncio.timeout(_TIMEOUT_SECONDS):
-                wrap = await backend.wrap("custody-doctor", probe)
-                same = await backend.unwrap("custody-doctor", wrap) == probe
-        except (KekError, TimeoutError) as error:
+                seen = await backend.examine(active=backend is keyring.active)
+        except (Transient, TimeoutError) as error:
             message = str(error) or "no answer in time"
             findings.append(Finding(part, Verdict.DOWN, message))
-            continue
-        if same:
-            use = "wraps and unwraps" if backend is keyring.active else "unwraps (decrypt-only)"
-            findings.append(Finding(part, Verdict.OK, f"{use}; kek_id {backend.kek_id}"))
+        except KekError as error:
+            findings.append(Finding(part, Verdict.FINDING, str(error)))
         else:
-            findings.append(
-                Finding(part, Verdict.FINDING, "unwraps to another key than it wrapped")
-            )
+            findings += [Finding(part, Verdict(one.severity), one.message) for one in seen]
     return findings
 
 
@@ -186,7 +181,7 @@ async def _examine_database(settings: Settings, keyring: Keyring | None) -> list
             return [Finding(p.part, Verdict.FINDING, p.message) for p in problems]
         findings = [Finding("database", Verdict.OK, "schema and role keep their promises")]
         if keyring is not None:
-            findings += await _examine_fingerprints(engine, keyring)
+            findings += await _examine_registry(engine, keyring)
     except Refused as error:
         return [Finding("database", Verdict.FINDING, str(error))]
     except DatabaseError as error:
@@ -196,19 +191,22 @@ async def _examine_database(settings: Settings, keyring: Keyring | None) -> list
     return findings
 
 
-async def _examine_fingerprints(engine: AsyncEngine, keyring: Keyring) -> list[Finding]:
-    findings = []
+async def _examine_registry(engine: AsyncEngine, keyring: Keyring) -> list[Finding]:
+    in_use = await kek_ids_in_use(engine)
+    findings = [Finding("kek", Verdict.FINDING, problem) for problem in unreadable(keyring, in_use)]
     for backend in keyring:
-        part = f"kek {backend.uri.text}"
+        part, kek_id = f"kek {backend.uri.text}", backend.kek_id
+        if kek_id is None or backend.fingerprint(kek_id) is None:
+            continue
         try:
-            recorded = await compare(engine, backend)
-        except Misconfigured as error:
+            recorded = await compare(engine, backend, kek_id)
+        except KekError as error:
             findings.append(Finding(part, Verdict.FINDING, str(error)))
             continue
         if recorded:
-            message = f"its fingerprint is the one recorded for {backend.kek_id}"
+            message = f"its fingerprint is the one recorded for {kek_id}"
             findings.append(Finding(part, Verdict.OK, message))
         else:
-            message = f"no fingerprint is recorded for {backend.kek_id} yet; the next boot does it"
+            message = f"no fingerprint is recorded for {kek_id} yet; the next boot does it"
             findings.append(Finding(part, Verdict.UNSEEN, message))
     return findings

@@ -9,7 +9,7 @@ from custody.auth.jwks import JwksCache
 from custody.db.errors import DatabaseError, Refused
 from custody.db.posture import PostureProblem, find_problems
 from custody.settings import ConfigurationError
-from custody.vault.fingerprints import confirm
+from custody.vault.registry import KekRegistry
 from kek_backends.errors import Misconfigured
 from kek_backends.keyring import Keyring
 
@@ -29,22 +29,26 @@ class Health:
     Args:
         engine: connections of the role custody_app.
         keyring: the configured KEKs.
+        registry: holds them against the database.
         jwks: the issuer's keys.
     """
 
-    def __init__(self, engine: AsyncEngine, keyring: Keyring, jwks: JwksCache) -> None:
+    def __init__(
+        self, engine: AsyncEngine, keyring: Keyring, registry: KekRegistry, jwks: JwksCache
+    ) -> None:
         self._engine = engine
         self._keyring = keyring
+        self._registry = registry
         self._jwks = jwks
         self._database: str | None = "not reached yet"
         self._problems: tuple[PostureProblem, ...] = ()
-        self._fingerprints_confirmed = False
+        self._keks_confirmed = False
         self.draining = False
 
     @property
     def database_is_safe(self) -> bool:
         """Whether requests may reach the database."""
-        return self._fingerprints_confirmed and not self._unsafe
+        return self._keks_confirmed and not self._unsafe
 
     @property
     def _unsafe(self) -> tuple[PostureProblem, ...]:
@@ -52,14 +56,14 @@ class Health:
 
     def parts(self) -> dict[str, str | None]:
         """Return each part's problem, or None where the part is ready."""
-        judged = self._fingerprints_confirmed or bool(self._problems)
+        judged = self._keks_confirmed or bool(self._problems)
         unknown = None if judged else "not judged yet: no database"
         return {
             "database": self._database,
             "schema": self._problem_of("schema") or unknown,
             "roles": self._problem_of("roles") or unknown,
             "audit": self._problem_of("audit") or unknown,
-            "kek": None if self._fingerprints_confirmed else "not confirmed yet",
+            "kek": self._problem_of_keks(),
             "jwks": None if self._jwks.ready() else "no current JWKS: is the issuer up?",
             "listener": "stopping" if self.draining else None,
         }
@@ -72,10 +76,8 @@ class Health:
         """
         try:
             self._problems = await find_problems(self._engine, "custody_app")
-            if not self._unsafe and not self._fingerprints_confirmed:
-                async with asyncio.timeout(_CONFIRM_SECONDS):
-                    await confirm(self._engine, self._keyring)
-                self._fingerprints_confirmed = True
+            if not self._unsafe:
+                await self._check_keks()
         except Refused as error:
             self._database = str(error)
             raise ConfigurationError(str(error)) from None
@@ -99,12 +101,12 @@ class Health:
         """
         logged: str | None = None
         while True:
-            quick = self._database is not None or self._problems
+            quick = any(self.parts().values())
             await asyncio.sleep(_RETRY_SECONDS if quick else _AGAIN_SECONDS)
             try:
                 await self.judge()
             except ConfigurationError as error:
-                if not self._fingerprints_confirmed:
+                if not self._keks_confirmed:
                     raise
                 if str(error) != logged:
                     logged = str(error)
@@ -113,6 +115,22 @@ class Health:
                 if logged and self._database is None:
                     logged = None
                     log.info("database_safe_again")
+
+    async def _check_keks(self) -> None:
+        async with asyncio.timeout(_CONFIRM_SECONDS):
+            try:
+                await self._registry.check()
+            except Misconfigured:
+                if not self._keks_confirmed:
+                    raise
+                # A KMS that came up, or changed, while others serve: it is shut, and named.
+        self._keks_confirmed = True
+
+    def _problem_of_keks(self) -> str | None:
+        if not self._keks_confirmed:
+            return "not confirmed yet"
+        problems = [backend.problem for backend in self._keyring if backend.problem]
+        return "; ".join((*problems, *self._registry.problems)) or None
 
     def _problem_of(self, part: str) -> str | None:
         messages = [problem.message for problem in self._problems if problem.part == part]

@@ -2,13 +2,19 @@
 
 import asyncio
 import secrets
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 
 import structlog
 
-from custody.vault.errors import KekNotConfigured, KekUnavailable, UnwrapFailed
+from custody.db.errors import DatabaseError
+from custody.vault.errors import (
+    DatabaseUnavailable,
+    KekNotConfigured,
+    KekUnavailable,
+    UnwrapFailed,
+)
 from custody.vault.key_check import is_master_key, key_check_value
 from custody.vault.model import Caller
 from kek_backends.base import MASTER_KEY_SIZE, Wrap
@@ -42,10 +48,12 @@ class MasterKeys:
 
     Args:
         keyring: the KEKs.
+        admit: makes sure that a wrap under this kek_id may be stored, or raises.
     """
 
-    def __init__(self, keyring: Keyring) -> None:
+    def __init__(self, keyring: Keyring, admit: Callable[[str], Awaitable[None]]) -> None:
         self._keyring = keyring
+        self._admit = admit
 
     async def mint(self, caller: Caller) -> WrappedKey:
         """Make a fresh random master key and wrap it for the caller.
@@ -61,8 +69,10 @@ class MasterKeys:
         Raises:
             KekUnavailable: the active KEK can't wrap now.
         """
-        async with _kek_errors(caller, self._keyring.active.kek_id):
+        async with _kek_errors(caller, self._keyring.active.uri.text):
             wrap = await self._keyring.wrap(caller.user_id, key)
+            # A KMS may have moved to key material that nobody has held against the registry yet.
+            await self._admit(wrap.kek_id)
         return WrappedKey(key=key, wrap=wrap, key_check=key_check_value(caller.user_id, key))
 
     async def open(self, caller: Caller, wrap: Wrap, key_check: str | None) -> bytes:
@@ -86,7 +96,7 @@ class MasterKeys:
 
 
 @asynccontextmanager
-async def _kek_errors(caller: Caller, kek_id: str) -> AsyncIterator[None]:
+async def _kek_errors(caller: Caller, kek: str) -> AsyncIterator[None]:
     """Hold KEK calls to their deadline, and turn their errors into ours."""
     try:
         until = caller.deadline.before(_RECORD_SECONDS).within(KEK_TIMEOUT_SECONDS)
@@ -95,15 +105,18 @@ async def _kek_errors(caller: Caller, kek_id: str) -> AsyncIterator[None]:
     # Errors are logged without their traceback, whose frames hold the key.
     except Tampered as error:
         log.error(  # noqa: TRY400
-            "unwrap_failed", user_id=caller.user_id, kek_id=kek_id, reason=str(error)
+            "unwrap_failed", user_id=caller.user_id, kek=kek, reason=str(error)
         )
         raise UnwrapFailed from None
     except UnknownKek as error:
         log.error(  # noqa: TRY400
-            "kek_not_configured", user_id=caller.user_id, kek_id=kek_id, reason=str(error)
+            "kek_not_configured", user_id=caller.user_id, kek=kek, reason=str(error)
         )
         raise KekNotConfigured from None
+    except DatabaseError as error:
+        log.warning("database_unavailable", reason=str(error))
+        raise DatabaseUnavailable from None
     except (KekError, TimeoutError) as error:
         reason = str(error) or "no answer in time"
-        log.warning("kek_unavailable", user_id=caller.user_id, kek_id=kek_id, reason=reason)
+        log.warning("kek_unavailable", user_id=caller.user_id, kek=kek, reason=reason)
         raise KekUnavailable from None

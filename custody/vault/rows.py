@@ -11,10 +11,16 @@ from sqlalchemy.ext.asyncio import AsyncEngine
 from custody.audit.events import Action, Event
 from custody.audit.writer import NotRecorded, write
 from custody.db.engine import Connection
-from custody.db.errors import Busy, DatabaseError
+from custody.db.errors import Busy, DatabaseError, RetiredKek
 from custody.db.queries import query
 from custody.db.scope import user_transaction
-from custody.vault.errors import AuditUnavailable, DatabaseUnavailable, Overloaded, UserUnknown
+from custody.vault.errors import (
+    AuditUnavailable,
+    DatabaseUnavailable,
+    KekUnavailable,
+    Overloaded,
+    UserUnknown,
+)
 from custody.vault.model import Caller, Vault
 
 OK = 200
@@ -136,6 +142,10 @@ class VaultRows:
                 yield held
         except Busy as error:
             raise Overloaded from error
+        except RetiredKek as error:
+            # Retired while this process still wraps with it: nothing was stored.
+            log.error("kek_retired", reason=str(error))  # noqa: TRY400 - the traceback says no more
+            raise KekUnavailable from error
         except DatabaseError as error:
             log.warning("database_unavailable", reason=str(error))
             raise DatabaseUnavailable from error

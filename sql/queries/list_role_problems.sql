@@ -54,13 +54,16 @@ SELECT 'roles', format('the role %s is a member of both runtime roles; one login
 FROM plain WHERE (SELECT count(*) FROM mine WHERE mine.rolname IN ('custody_app', 'custody_rewrap')) > 1
 UNION ALL
 SELECT 'roles', format('the role %s may %s auth.%s; run: REVOKE %s ON auth.%s FROM custody_app, custody_rewrap, PUBLIC, %I', plain.rolname, forbidden.privilege, relations.name, forbidden.privilege, relations.name, plain.rolname)
-FROM plain, relations, unnest(ARRAY['UPDATE', 'DELETE', 'TRUNCATE', 'TRIGGER']) AS forbidden (privilege)
+FROM plain, relations, unnest(ARRAY['INSERT', 'UPDATE', 'DELETE', 'TRUNCATE', 'TRIGGER']) AS forbidden (privilege)
 WHERE (relations.name LIKE 'encryption\_%' OR relations.name = 'users')
     AND NOT (relations.name = 'encryption_vaults' AND forbidden.privilege = 'UPDATE')
+    -- KEKs are registered and retired by functions alone.
+    AND NOT (relations.name <> 'encryption_keks' AND forbidden.privilege = 'INSERT')
     AND EXISTS (
         SELECT 1 FROM mine
         WHERE has_table_privilege(mine.oid, relations.oid, forbidden.privilege)
-           OR (forbidden.privilege = 'UPDATE' AND has_any_column_privilege(mine.oid, relations.oid, 'UPDATE'))
+           OR (forbidden.privilege IN ('INSERT', 'UPDATE')
+               AND has_any_column_privilege(mine.oid, relations.oid, forbidden.privilege))
     )
 UNION ALL
 SELECT 'roles', format('the role %s may UPDATE %s of auth.encryption_vaults; run: REVOKE UPDATE ON auth.encryption_vaults FROM custody_app, custody_rewrap, PUBLIC, %I, then sql/migrations again by psql', plain.rolname, attname, plain.rolname)
@@ -95,7 +98,6 @@ FROM plain, (VALUES
     ('custody_app', 'encryption_vaults', 'UPDATE'),
     ('custody_app', 'encryption_vault_audit', 'INSERT'),
     ('custody_app', 'encryption_keks', 'SELECT'),
-    ('custody_app', 'encryption_keks', 'INSERT'),
     ('custody_rewrap', 'encryption_vaults', 'SELECT'),
     ('custody_rewrap', 'encryption_vaults', 'UPDATE'),
     ('custody_rewrap', 'encryption_vault_audit', 'INSERT'),
@@ -105,10 +107,27 @@ JOIN relations ON relations.name = needed.tablename
 WHERE needed.duty = $1 AND NOT has_any_column_privilege(session_user, relations.oid, needed.privilege)
     AND EXISTS (SELECT 1 FROM mine WHERE mine.rolname = $1)
 UNION ALL
-SELECT 'roles', format('the role %s may not run auth.%s; run sql/migrations again by psql', plain.rolname, proname)
-FROM plain, pg_proc
-WHERE pronamespace = to_regnamespace('auth') AND $1 = 'custody_app'
-    AND proname IN ('custody_add_user', 'custody_sample_wraps')
-    AND NOT has_function_privilege(session_user, pg_proc.oid, 'EXECUTE')
-    AND EXISTS (SELECT 1 FROM mine WHERE mine.rolname = $1)
+SELECT 'roles',
+       CASE WHEN needed.duty = $1
+            THEN format('the role %s may not run auth.%s; run sql/migrations again by psql', plain.rolname, proname)
+            ELSE format('the role %s may run auth.%s, which is not its duty; run: REVOKE EXECUTE ON FUNCTION auth.%I FROM %I, PUBLIC, %I', plain.rolname, proname, proname, $1, plain.rolname)
+       END
+FROM plain, (VALUES
+    ('custody_app', 'custody_add_user'),
+    ('custody_app', 'custody_sample_wraps'),
+    ('custody_app', 'custody_register_kek'),
+    ('custody_app', 'custody_keks_in_use'),
+    ('custody_rewrap', 'custody_keks_in_use'),
+    ('custody_rewrap', 'custody_retire_kek')
+) AS needed (duty, name)
+JOIN pg_proc ON proname = needed.name AND pronamespace = to_regnamespace('auth')
+WHERE CASE
+    WHEN needed.duty = $1
+        THEN NOT has_function_privilege(session_user, pg_proc.oid, 'EXECUTE')
+            AND EXISTS (SELECT 1 FROM mine WHERE mine.rolname = $1)
+    -- The other duty's; whoever has both is told so above.
+    ELSE needed.name <> 'custody_keks_in_use'
+        AND EXISTS (SELECT 1 FROM mine WHERE has_function_privilege(mine.oid, pg_proc.oid, 'EXECUTE'))
+        AND NOT EXISTS (SELECT 1 FROM mine WHERE mine.rolname = needed.duty)
+END
 ORDER BY 1, 2

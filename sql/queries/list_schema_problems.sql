@@ -4,7 +4,8 @@
 -- schema.
 WITH
 relations AS (
-    SELECT oid, relname::text AS name, relrowsecurity AND relforcerowsecurity AS forced, relpersistence,
+    SELECT oid, relname::text AS name, relrowsecurity AS hides,
+           relrowsecurity AND relforcerowsecurity AS forced, relpersistence,
            coalesce(obj_description(oid, 'pg_class') LIKE 'custody:%', false) AS ours
     FROM pg_class WHERE relnamespace = to_regnamespace('auth') AND relkind IN ('r', 'p')
 ),
@@ -17,23 +18,33 @@ functions AS (
            prosecdef, proconfig
     FROM pg_proc WHERE pronamespace = to_regnamespace('auth')
 ),
-checks (name, definition) AS (
+checks (tablename, name, definition) AS (
     VALUES
-    ('encryption_vaults_has_wrap', 'CHECK (((wrapped_mk IS NOT NULL) OR (recovery_wrapped_mk IS NOT NULL)))'),
-    ('encryption_vaults_wrap_iv_pair', 'CHECK ((((wrapped_mk IS NULL) = (wrap_iv IS NULL)) AND ((recovery_wrapped_mk IS NULL) = (recovery_iv IS NULL))))'),
-    ('encryption_vaults_zk_consistency', 'CHECK (((NOT zero_knowledge) OR ((wrapped_mk IS NULL) AND (recovery_wrapped_mk IS NOT NULL))))')
+    ('encryption_vaults', 'encryption_vaults_has_wrap', 'CHECK (((wrapped_mk IS NOT NULL) OR (recovery_wrapped_mk IS NOT NULL)))'),
+    ('encryption_vaults', 'encryption_vaults_wrap_iv_pair', 'CHECK ((((wrapped_mk IS NULL) = (wrap_iv IS NULL)) AND ((recovery_wrapped_mk IS NULL) = (recovery_iv IS NULL))))'),
+    ('encryption_vaults', 'encryption_vaults_zk_consistency', 'CHECK (((NOT zero_knowledge) OR ((wrapped_mk IS NULL) AND (recovery_wrapped_mk IS NOT NULL))))'),
+    ('encryption_keks', 'encryption_keks_state', 'CHECK ((state = ANY (ARRAY[''active''::text, ''decrypt-only''::text, ''retired''::text])))'),
+    ('encryption_keks', 'encryption_keks_retired_at', 'CHECK (((state = ''retired''::text) = (retired_at IS NOT NULL)))')
 ),
 triggers (tablename, name, definition) AS (
     VALUES
     ('encryption_vaults', 'encryption_vaults_row_version', 'CREATE TRIGGER encryption_vaults_row_version BEFORE UPDATE ON auth.encryption_vaults FOR EACH ROW EXECUTE FUNCTION auth.custody_count_row_version()'),
+    ('encryption_vaults', 'encryption_vaults_refuse_retired_kek', 'CREATE TRIGGER encryption_vaults_refuse_retired_kek BEFORE INSERT OR UPDATE ON auth.encryption_vaults FOR EACH ROW EXECUTE FUNCTION auth.custody_refuse_retired_kek()'),
+    ('encryption_keks', 'encryption_keks_keep', 'CREATE TRIGGER encryption_keks_keep BEFORE INSERT OR DELETE OR UPDATE ON auth.encryption_keks FOR EACH ROW EXECUTE FUNCTION auth.custody_keep_kek()'),
+    ('encryption_keks', 'encryption_keks_keep_all', 'CREATE TRIGGER encryption_keks_keep_all BEFORE TRUNCATE ON auth.encryption_keks FOR EACH STATEMENT EXECUTE FUNCTION auth.custody_keep_kek()'),
     ('encryption_vault_audit', 'encryption_vault_audit_deadline', 'CREATE CONSTRAINT TRIGGER encryption_vault_audit_deadline AFTER INSERT ON auth.encryption_vault_audit DEFERRABLE INITIALLY DEFERRED FOR EACH ROW EXECUTE FUNCTION auth.custody_hold_deadline()')
 ),
-bodies (name, body, definer) AS (  -- md5 of the text between the dollar quotes
+bodies (name, body, definer, config) AS (  -- md5 of the text between the dollar quotes
     VALUES
-    ('custody_add_user', 'e407d6b4ca7db633695406a239e0857b', false),
-    ('custody_count_row_version', 'd2b05dec190ccf4edc579aea6053ce46', false),
-    ('custody_hold_deadline', '94e6cbe0c38b427c96a2dc145bc8e26a', false),
-    ('custody_sample_wraps', '99106293f06d964fd79cf6bf3bb155ef', true)
+    ('custody_add_user', 'e407d6b4ca7db633695406a239e0857b', false, NULL),
+    ('custody_count_row_version', 'd2b05dec190ccf4edc579aea6053ce46', false, NULL),
+    ('custody_hold_deadline', '94e6cbe0c38b427c96a2dc145bc8e26a', false, NULL),
+    ('custody_keep_kek', '059f5657f40780f60d556420ace99305', false, NULL),
+    ('custody_keks_in_use', '0b5026c8fc078d507d40f3837aa8bec9', true, NULL),
+    ('custody_refuse_retired_kek', 'eff7b221e9626dcb54af6d92a9d7e231', false, 'row_security=off'),
+    ('custody_register_kek', '6e0cb03f154ab0c9f5af6f4c16a55f89', true, 'lock_timeout=2s'),
+    ('custody_retire_kek', 'c04335a213a12a2e91a27cd9fd2995e9', true, 'lock_timeout=1s'),
+    ('custody_sample_wraps', '1f87838750b867bc5195c94ba9e3b8ee', true, NULL)
 ),
 policies (tablename, policyname, cmd, qual, with_check) AS (
     SELECT 'encryption_vaults', 'encryption_vaults_own_row', 'ALL', own.row, own.row
@@ -48,7 +59,7 @@ policies (tablename, policyname, cmd, qual, with_check) AS (
     ('encryption_vaults', 'encryption_vaults_rewrap_read', 'SELECT', 'true', NULL),
     ('encryption_vaults', 'encryption_vaults_rewrap_write', 'UPDATE', '(wrapped_mk IS NOT NULL)', '(wrapped_mk IS NOT NULL)'),
     ('encryption_vaults', 'encryption_vaults_kek_sample', 'SELECT',
-     '(kek_id = NULLIF(current_setting(''custody.sampled_kek_id''::text, true), ''''::text))', NULL),
+     '((kek_id = NULLIF(current_setting(''custody.sampled_kek_id''::text, true), ''''::text)) OR (current_setting(''custody.scans_kek_ids''::text, true) = ''on''::text))', NULL),
     ('encryption_vault_audit', 'encryption_vault_audit_rewrap', 'INSERT', NULL,
      '(action = ANY (ARRAY[''rewrap_run''::text, ''rewrap_failed''::text]))')
 ),
@@ -64,7 +75,8 @@ UNION ALL
 SELECT format('the function auth.%s is missing or was changed; run: custody migrate, or sql/migrations again by psql', bodies.name)
 FROM bodies LEFT JOIN functions USING (name)
 WHERE (functions.body, functions.prosecdef, functions.proconfig)
-    IS DISTINCT FROM (bodies.body, bodies.definer, ARRAY['search_path=pg_catalog, pg_temp'])
+    IS DISTINCT FROM (bodies.body, bodies.definer,
+                      array_remove(ARRAY['search_path=pg_catalog, pg_temp', bodies.config], NULL))
 UNION ALL
 SELECT format('auth.%s has no column %s; run: custody migrate, or sql/migrations again by psql', relations.name, columns.name)
 FROM (VALUES
@@ -74,7 +86,8 @@ FROM (VALUES
      'rewrapped_at', 'quarantined_at', 'quarantine_reason']),
     ('encryption_vault_audit', ARRAY['id', 'user_id', 'action', 'ip_address', 'user_agent',
      'context', 'status', 'created_at']),
-    ('encryption_keks', ARRAY['kek_id', 'fingerprint', 'recorded_at']),
+    ('encryption_keks', ARRAY['kek_id', 'fingerprint', 'recorded_at', 'backend', 'locator', 'state',
+     'activated_at', 'retired_at']),
     ('users', ARRAY['id'])
 ) AS wanted (tablename, names)
 JOIN relations ON relations.name = wanted.tablename, unnest(wanted.names) AS columns (name)
@@ -85,6 +98,9 @@ WHERE NOT EXISTS (
 UNION ALL
 SELECT format('row-level security is not enabled and forced on auth.%s; run: ALTER TABLE auth.%s ENABLE ROW LEVEL SECURITY, FORCE ROW LEVEL SECURITY', name, name)
 FROM scoped WHERE NOT forced
+UNION ALL
+SELECT 'row-level security hides the KEKs of auth.encryption_keks from who must see that they are retired; run: ALTER TABLE auth.encryption_keks DISABLE ROW LEVEL SECURITY'
+FROM relations WHERE name = 'encryption_keks' AND hides
 UNION ALL
 SELECT format('the policy %s is missing or was changed; run sql/migrations again by psql', policies.policyname)
 FROM policies JOIN scoped ON scoped.name = policies.tablename
@@ -103,16 +119,16 @@ WHERE CASE
     WHEN policyname IN ('encryption_vaults_own_row', 'users_own_row') THEN roles <> ARRAY['public'::name]
     WHEN policyname = 'encryption_vault_audit_own_row'
         THEN NOT 'custody_app' = ANY (roles) OR roles && ARRAY['public'::name, 'custody_rewrap']
-    -- The function's owner reads by it; without the policy it would see no rows to prove a KEK by.
+    -- The functions' owner reads by it; without the policy it would see no rows, to prove a KEK by
+    -- or to keep it from being retired.
     WHEN policyname = 'encryption_vaults_kek_sample'
-        THEN EXISTS (SELECT 1 FROM functions WHERE name = 'custody_sample_wraps' AND roles <> ARRAY[owner])
+        THEN EXISTS (SELECT 1 FROM functions JOIN bodies USING (name) WHERE definer AND roles <> ARRAY[owner])
     ELSE false
 END
 UNION ALL
 SELECT format('the constraint %s is missing or was changed; run all of sql/migrations again by psql', checks.name)
-FROM relations, checks
-WHERE relations.name = 'encryption_vaults'
-    AND NOT EXISTS (
+FROM relations JOIN checks ON checks.tablename = relations.name
+WHERE NOT EXISTS (
         SELECT 1 FROM pg_constraint
         WHERE conrelid = relations.oid AND conname = checks.name AND contype = 'c' AND convalidated
             AND pg_get_constraintdef(oid) = checks.definition

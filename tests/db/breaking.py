@@ -1,4 +1,7 @@
-"""Breaks a PostgreSQL of a test's own: stops it dead, kills it, starts it again where it was."""
+"""Breaks a PostgreSQL of a test's own: stops it dead, kills it, starts it again where it was.
+
+Or a database: forgets its KEKs, past what forbids that.
+"""
 
 import os
 import signal
@@ -11,6 +14,7 @@ import pytest
 from custody.db.embedded import EmbeddedPostgres
 from custody.db.embedded import server as embedded
 from tests.db.embedded_server import pid_of, query
+from tests.servers import Database
 
 
 def processes(server: EmbeddedPostgres) -> list[int]:
@@ -66,3 +70,12 @@ def start_again(server: EmbeddedPostgres, port: int) -> None:
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(embedded, "_free_port", lambda: port)
         server.start()
+
+
+async def forget_keks(database: Database) -> None:
+    """Empty the registry of KEKs, as whoever may change the schema could."""
+    await database.execute(
+        "ALTER TABLE auth.encryption_keks DISABLE TRIGGER USER;"
+        "DELETE FROM auth.encryption_keks;"
+        "ALTER TABLE auth.encryption_keks ENABLE TRIGGER USER"
+    )

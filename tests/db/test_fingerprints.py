@@ -11,6 +11,7 @@ from custody.db.engine import Dsn
 from custody.db.migrate import migrate
 from custody.settings import ConfigurationError
 from tests.client import Client, client_session
+from tests.db.breaking import forget_keks
 from tests.db.command import custody
 from tests.db.old_service import KEK, ROWS, build
 from tests.servers import Database, daemon_here, new_database, settings_for
@@ -42,7 +43,8 @@ async def test_first_boot_records_and_another_key_is_refused(
         await boot(database, issuer, tmp_path, OTHER)
     assert str(caught.value) == (
         "KEK env:MANA_AUTH_KEK: the kek_id env-v1 stands for other key material; restore that "
-        "key, or name the new one with ?id=NEW_ID and list the old one in CUSTODY_OLD_KEKS"
+        "key, or name the new one otherwise (?id=NEW_ID, or a new key in the KMS) and list the old "
+        "one in CUSTODY_OLD_KEKS"
     )
     assert await recorded(database) == first
     await boot(database, issuer, tmp_path, KEK)
@@ -126,7 +128,7 @@ async def test_format_2_rows_prove_a_key_too(
 ) -> None:
     async with daemon_here(database, issuer, tmp_path) as daemon, client_session() as session:
         key = (await Client(daemon, session, "alice").init()).json
-    await database.execute("DELETE FROM auth.encryption_keks")
+    await forget_keks(database)
     with pytest.raises(ConfigurationError, match="opens none of the 1 rows tried"):
         await boot(database, issuer, tmp_path, OTHER)
     async with daemon_here(database, issuer, tmp_path) as daemon, client_session() as session:

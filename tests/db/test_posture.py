@@ -210,15 +210,21 @@ CURABLE["kek_sample of another owner"] = (
         f"run {AGAIN}, as the owner"
     ),
 )
-for _check in ("has_wrap", "wrap_iv_pair", "zk_consistency"):
-    CURABLE[f"{_check} missing"] = (
-        f"ALTER TABLE auth.encryption_vaults DROP CONSTRAINT encryption_vaults_{_check}",
-        "schema",
-        (
-            f"the constraint encryption_vaults_{_check} is missing or was changed; "
-            f"run all of {AGAIN}"
-        ),
-    )
+for _table, _check in (
+    ("encryption_vaults", "has_wrap"),
+    ("encryption_vaults", "wrap_iv_pair"),
+    ("encryption_vaults", "zk_consistency"),
+    ("encryption_keks", "state"),
+    ("encryption_keks", "retired_at"),
+):
+    for _how in ("missing", "hollowed"):
+        _drop = f"ALTER TABLE auth.{_table} DROP CONSTRAINT {_table}_{_check}"
+        _add = f"ALTER TABLE auth.{_table} ADD CONSTRAINT {_table}_{_check} CHECK (true)"
+        CURABLE[f"{_check} {_how}"] = (
+            _drop if _how == "missing" else f"{_drop}; {_add}",
+            "schema",
+            (f"the constraint {_table}_{_check} is missing or was changed; run all of {AGAIN}"),
+        )
 CURABLE["constraint not validated"] = (
     (
         "ALTER TABLE auth.encryption_vaults DROP CONSTRAINT encryption_vaults_has_wrap;"
@@ -230,7 +236,10 @@ CURABLE["constraint not validated"] = (
 )
 for _table, _trigger in (
     ("encryption_vaults", "encryption_vaults_row_version"),
+    ("encryption_vaults", "encryption_vaults_refuse_retired_kek"),
     ("encryption_vault_audit", "encryption_vault_audit_deadline"),
+    ("encryption_keks", "encryption_keks_keep"),
+    ("encryption_keks", "encryption_keks_keep_all"),
 ):
     for _how in (
         "DROP TRIGGER {trigger} ON auth.{table}",
@@ -246,6 +255,9 @@ for _table, _column in (
     ("encryption_vaults", "row_version"),
     ("encryption_vaults", "key_check"),
     ("encryption_vaults", "quarantine_reason"),
+    ("encryption_keks", "backend"),
+    ("encryption_keks", "locator"),
+    ("encryption_keks", "activated_at"),
 ):
     CURABLE[f"{_column} missing"] = (
         f"ALTER TABLE auth.{_table} DROP COLUMN {_column}",
@@ -261,7 +273,10 @@ for _table in ("encryption_keks", "encryption_vault_audit", "encryption_vaults")
 for _table, _rights in (
     ("encryption_vault_audit", ("UPDATE", "DELETE", "TRUNCATE", "UPDATE (status)")),
     ("encryption_vaults", ("DELETE", "TRUNCATE")),
-    ("encryption_keks", ("UPDATE", "DELETE", "TRUNCATE", "UPDATE (fingerprint)")),
+    (
+        "encryption_keks",
+        ("INSERT", "INSERT (kek_id)", "UPDATE", "DELETE", "TRUNCATE", "UPDATE (fingerprint)"),
+    ),
 ):
     for _right in _rights:
         for _grantee in ("{role}", "custody_app", "PUBLIC"):
@@ -276,22 +291,69 @@ for _table, _rights in (
             )
 
 
+FUNCTIONS = (
+    "custody_keep_kek",
+    "custody_keks_in_use",
+    "custody_refuse_retired_kek",
+    "custody_register_kek",
+    "custody_retire_kek",
+    "custody_sample_wraps",
+)
+# As whoever may change functions would: one statement more in the body of the one that is there.
+_HOLLOW = (
+    "DO $do$ BEGIN EXECUTE replace(pg_get_functiondef('auth.{name}'::regproc),"
+    " 'BEGIN', 'BEGIN NULL;'); END $do$"
+)
+for _name in FUNCTIONS:
+    CURABLE[f"{_name} hollowed"] = (
+        _HOLLOW.replace("{name}", _name),
+        "schema",
+        f"the function auth.{_name} is missing or was changed; {MIGRATE}",
+    )
+for _name, _change in (
+    ("custody_keks_in_use", "SECURITY INVOKER"),
+    ("custody_register_kek", "SECURITY INVOKER"),
+    ("custody_retire_kek", "SECURITY INVOKER"),
+    ("custody_retire_kek", "RESET search_path"),
+    ("custody_retire_kek", "RESET lock_timeout"),
+    ("custody_keep_kek", "SECURITY DEFINER"),
+    ("custody_refuse_retired_kek", "SECURITY DEFINER"),
+    ("custody_refuse_retired_kek", "RESET row_security"),
+):
+    CURABLE[f"{_name} {_change}"] = (
+        f"ALTER FUNCTION auth.{_name} {_change}",
+        "schema",
+        f"the function auth.{_name} is missing or was changed; {MIGRATE}",
+    )
+for _name in ("custody_register_kek", "custody_keks_in_use"):
+    CURABLE[f"no right to run {_name}"] = (
+        f"REVOKE EXECUTE ON FUNCTION auth.{_name} FROM custody_app",
+        "roles",
+        f"the role {{role}} may not run auth.{_name}; run {AGAIN}",
+    )
+for _grantee in ("{role}", "custody_app", "PUBLIC"):
+    CURABLE[f"right to retire to {_grantee}"] = (
+        f"GRANT EXECUTE ON FUNCTION auth.custody_retire_kek TO {_grantee}",
+        "roles",
+        (
+            "the role {role} may run auth.custody_retire_kek, which is not its duty; run: REVOKE "
+            "EXECUTE ON FUNCTION auth.custody_retire_kek FROM custody_app, PUBLIC, {role}"
+        ),
+    )
+CURABLE["row-level security on the KEKs"] = (
+    "ALTER TABLE auth.encryption_keks ENABLE ROW LEVEL SECURITY",
+    "schema",
+    (
+        "row-level security hides the KEKs of auth.encryption_keks from who must see that they "
+        "are retired; run: ALTER TABLE auth.encryption_keks DISABLE ROW LEVEL SECURITY"
+    ),
+)
+
+
 _THEIRS = (
     "CREATE FUNCTION public.theirs() RETURNS trigger LANGUAGE plpgsql AS 'BEGIN RETURN NULL; END';"
 )
 CURABLE |= {
-    "CHECK hollowed": (
-        (
-            "ALTER TABLE auth.encryption_vaults DROP CONSTRAINT encryption_vaults_zk_consistency;"
-            "ALTER TABLE auth.encryption_vaults"
-            " ADD CONSTRAINT encryption_vaults_zk_consistency CHECK (true)"
-        ),
-        "schema",
-        (
-            "the constraint encryption_vaults_zk_consistency is missing or was changed; "
-            f"run all of {AGAIN}"
-        ),
-    ),
     "function hollowed": (
         (
             "CREATE OR REPLACE FUNCTION auth.custody_hold_deadline() RETURNS trigger"
@@ -462,6 +524,59 @@ async def test_problem_and_its_cure(database: Database, name: str) -> None:
         assert await problems_of(url) == ()
 
 
+# The same for a login role of custody_rewrap: SQL, the whole message
+REWRAP: dict[str, tuple[str, str]] = {
+    f"no right to run {name}": (
+        f"REVOKE EXECUTE ON FUNCTION auth.{name} FROM custody_rewrap",
+        f"the role {{role}} may not run auth.{name}; run {AGAIN}",
+    )
+    for name in ("custody_retire_kek", "custody_keks_in_use")
+}
+for _name in ("custody_register_kek", "custody_sample_wraps", "custody_add_user"):
+    for _grantee in ("{role}", "custody_rewrap", "PUBLIC"):
+        REWRAP[f"right to run {_name} to {_grantee}"] = (
+            f"GRANT EXECUTE ON FUNCTION auth.{_name} TO {_grantee}",
+            (
+                f"the role {{role}} may run auth.{_name}, which is not its duty; run: REVOKE "
+                f"EXECUTE ON FUNCTION auth.{_name} FROM custody_rewrap, PUBLIC, {{role}}"
+            ),
+        )
+for _right in ("INSERT", "INSERT (kek_id)", "UPDATE (state)", "DELETE"):
+    _word = _right.partition(" ")[0]
+    REWRAP[f"{_right} of the KEKs"] = (
+        f"GRANT {_right} ON auth.encryption_keks TO custody_rewrap",
+        (
+            f"the role {{role}} may {_word} auth.encryption_keks; run: REVOKE {_word} ON "
+            "auth.encryption_keks FROM custody_app, custody_rewrap, PUBLIC, {role}"
+        ),
+    )
+
+
+@pytest.mark.parametrize("name", REWRAP)
+async def test_problem_of_the_rewrap_role_and_its_cure(database: Database, name: str) -> None:
+    sql, message = REWRAP[name]
+    async with login(database, "custody_rewrap") as (role, url):
+        await database.execute(sql.format(role=role))
+        found = await problems_of(url, "custody_rewrap")
+        assert [(problem.part, problem.message) for problem in found] == [
+            ("roles", message.format(role=role))
+        ]
+        await cure(database, found[0])
+        assert await problems_of(url, "custody_rewrap") == ()
+
+
+async def test_one_file_run_again_alone_is_named_with_its_cure(database: Database) -> None:
+    """An older file run again undoes a newer one: never unseen, and all of them put it right."""
+    url = database.url("custody_app")
+    for file in sorted((folder() / "migrations").glob("*.sql")):
+        assert database.psql("custody_owner", "-f", str(file)).returncode == 0
+        found = await problems_of(url)
+        assert bool(found) is file.stem.startswith("0005"), (file.stem, found)
+        if found:
+            migrate_by_psql(database)
+            assert await problems_of(url) == ()
+
+
 OWNS = (
     "the role {{role}} owns things (first: {}), and a runtime role owns nothing; "
     "connect as a login role that is a member of custody_app"
@@ -528,6 +643,21 @@ UNCURABLE: dict[str, tuple[str, str]] = {
     "wrap column missing": (
         "ALTER TABLE auth.encryption_vaults DROP COLUMN wrapped_mk CASCADE",
         f"auth.encryption_vaults has no column wrapped_mk; {MIGRATE}",
+    ),
+    "state of KEKs missing": (
+        "ALTER TABLE auth.encryption_keks DROP COLUMN state",
+        f"auth.encryption_keks has no column state; {MIGRATE}",
+    ),
+    "retirement of KEKs missing": (
+        "ALTER TABLE auth.encryption_keks DROP COLUMN retired_at",
+        f"auth.encryption_keks has no column retired_at; {MIGRATE}",
+    ),
+    "function of another owner": (
+        "ALTER FUNCTION auth.custody_retire_kek OWNER TO postgres",
+        (
+            "the policy encryption_vaults_kek_sample is given to another role than its own; "
+            f"run {AGAIN}, as the owner"
+        ),
     ),
     "audit column missing": (
         "ALTER TABLE auth.encryption_vault_audit DROP COLUMN context",

@@ -20,12 +20,12 @@ from tests.db.old_service import KEK
 from tests.servers import (
     Daemon,
     Database,
-    daemon_beside,
     daemon_here,
     free_port,
     new_database,
     postgres_server,
     settings_for,
+    unready_daemon_beside,
 )
 from tests.tokens import Issuer
 
@@ -250,7 +250,7 @@ async def test_database_that_comes_up_unsafe(
     def run() -> tuple[int, str]:
         overrides = {"DATABASE_URL": with_server["CUSTODY_DATABASE_URL"]}
         here = _Down(own_server, database.name)
-        with daemon_beside(here, issuer, tmp_path, ready=False, **overrides) as daemon:
+        with unready_daemon_beside(here, issuer, tmp_path, **overrides) as daemon:
             assert daemon.process is not None
             assert daemon.log is not None
             assert daemon.process.poll() is None

@@ -4,6 +4,7 @@
 import pytest
 
 from tests.client import Client, client_session
+from tests.db.breaking import forget_keks
 from tests.servers import Daemon, Database
 
 DENIED = "permission denied"
@@ -104,7 +105,9 @@ async def test_app_cannot_give_its_row_away(filled: Database) -> None:
         "UPDATE auth.users SET id = 'x'",
         "UPDATE auth.encryption_vaults SET row_version = 1",
         "UPDATE auth.encryption_vaults SET created_at = now()",
+        "INSERT INTO auth.encryption_keks (kek_id) VALUES ('x')",
         "UPDATE auth.encryption_keks SET fingerprint = 'x'",
+        "UPDATE auth.encryption_keks SET state = 'retired', retired_at = now()",
         "DELETE FROM auth.encryption_keks",
         "TRUNCATE auth.encryption_keks",
         (
@@ -131,7 +134,7 @@ SAMPLE = "SELECT user_id FROM auth.custody_sample_wraps('env-v1') ORDER BY 1"
 
 async def test_samples_show_only_until_the_fingerprint_is_recorded(filled: Database) -> None:
     assert ask(filled, "custody_app", SAMPLE) == ""
-    await filled.execute("DELETE FROM auth.encryption_keks")
+    await forget_keks(filled)
     assert ask(filled, "custody_app", SAMPLE).split() == ["alice", "bob"]  # zoe has no wrap
     other = "SELECT count(*) FROM auth.custody_sample_wraps('env-v2')"
     assert ask(filled, "custody_app", other) == "0"

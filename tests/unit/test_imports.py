@@ -1,6 +1,8 @@
 """The directions of import, over the source itself."""
 
 import ast
+import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -82,7 +84,33 @@ FORBIDDEN: dict[str, tuple[tuple[str, ...], tuple[str, ...], tuple[str, ...]]] =
         ("custody.cli", "custody.__main__"),
     ),
     "only the command line runs the application": (EVERYTHING, ("custody.app",), ("custody.cli",)),
-    "hvac stays in its backend": (EVERYTHING, ("hvac",), ("kek_backends.vault_transit",)),
+    "hvac stays in its backend": (
+        EVERYTHING,
+        ("hvac", "requests"),
+        (
+            "kek_backends.vault_transit",
+            "kek_backends.vault_http",
+            "kek_backends.vault_login",
+            "kek_backends.vault_tokens",
+        ),
+    ),
+    # Their modules, and so the SDKs, are loaded by entry point alone: a host without one boots.
+    "backends are loaded by name": (
+        EVERYTHING,
+        (
+            "kek_backends.vault_transit",
+            "kek_backends.vault_http",
+            "kek_backends.vault_login",
+            "kek_backends.vault_tokens",
+            "kek_backends.vault_examination",
+            "kek_backends.aws_kms",
+        ),
+        (
+            "kek_backends.vault_transit",
+            "kek_backends.vault_tokens",
+            "kek_backends.vault_examination",
+        ),
+    ),
     "boto3 stays in its backend": (
         EVERYTHING,
         ("boto3", "botocore"),
@@ -100,7 +128,7 @@ FORBIDDEN: dict[str, tuple[tuple[str, ...], tuple[str, ...], tuple[str, ...]]] =
             "custody.db",
             # These name the type AsyncEngine in signatures, and call nothing of it.
             "custody.vault.rows",
-            "custody.vault.fingerprints",
+            "custody.vault.registry",
             "custody.ops",
             "custody.rewrap",
             "custody.app",
@@ -116,19 +144,27 @@ def test_direction(rule: str) -> None:
     assert offenders(importers, *imported, but=but) == []
 
 
-def test_sdks_are_imported_lazily() -> None:
-    """A host without an extra still boots: nothing at module level imports an SDK."""
-    found = []
-    for path in FILES:
-        tree = ast.parse((ROOT / path).read_text("utf-8"))
-        for node in tree.body:
-            names = []
-            if isinstance(node, ast.Import):
-                names = [alias.name for alias in node.names]
-            elif isinstance(node, ast.ImportFrom):
-                names = [node.module or ""]
-            found += [f"{path}: {n}" for n in names if within(n, "hvac", "boto3", "botocore")]
-    assert found == []
+def test_a_host_without_the_sdks_boots() -> None:
+    code = (
+        "import sys; sys.modules.update(dict.fromkeys(('hvac', 'requests', 'boto3', 'botocore')))\n"
+        "import custody.cli, custody.app\n"
+        "from kek_backends.loader import load\n"
+        "load('env:KEY', environ={}, development=True)\n"
+        "for name in ('vault:transit/key', 'aws-kms:alias/key'):\n"
+        "    try: load(name, environ={}, development=False)\n"
+        "    except Exception as error: print(error)\n"
+    )
+    run = subprocess.run(
+        [sys.executable, "-c", code],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+    assert run.returncode == 0, run.stderr
+    assert "run: pip install 'custody[vault]'" in run.stdout
+    assert "run: pip install 'custody[aws]'" in run.stdout
 
 
 def test_rules_see_what_is_there() -> None:

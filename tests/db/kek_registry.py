@@ -1,0 +1,52 @@
+"""What tests of the registry of KEKs share: rows and records made with nothing of ours between."""
+
+from typing import Any
+
+from tests.servers import Database
+
+REGISTER = "SELECT * FROM auth.custody_register_kek($1, $2, $3, $4, $5)"
+RETIRE = "SELECT auth.custody_retire_kek($1)"
+RECORD = "SELECT * FROM auth.encryption_keks WHERE kek_id = $1"
+REWRAP = "UPDATE auth.encryption_vaults SET wrapped_mk = 'new', kek_id = $1 WHERE user_id = $2"
+
+
+async def add_row(database: Database, user: str, kek_id: str, *, wrap: str | None = "w") -> None:
+    """Add a vault as superuser; without a wrap it is in zero-knowledge mode."""
+    await database.execute("INSERT INTO auth.users (id) VALUES ($1)", user)
+    await database.execute(
+        "INSERT INTO auth.encryption_vaults (user_id, wrapped_mk, wrap_iv, kek_id, zero_knowledge,"
+        " recovery_wrapped_mk, recovery_iv) VALUES ($1, $2::text,"
+        " CASE WHEN $2::text IS NOT NULL THEN '' END, $3, $2::text IS NULL, 'r', '')",
+        user,
+        wrap,
+        kek_id,
+    )
+
+
+async def register(
+    database: Database, kek_id: str, fingerprint: str | None = None, *, active: bool = False
+) -> tuple[str | None, str]:
+    async with database.connect("custody_app") as connection:
+        parameters = kek_id, "env", f"env:{kek_id}", fingerprint, active
+        row = (await connection.fetch(REGISTER, *parameters))[0]
+        return row["fingerprint"], row["state"]
+
+
+async def retire(database: Database, kek_id: str) -> str:
+    async with database.connect("custody_rewrap") as connection:
+        return str(await connection.fetchval(RETIRE, kek_id))
+
+
+async def record(database: Database, kek_id: str) -> dict[str, Any]:
+    return dict((await database.fetch(RECORD, kek_id))[0])
+
+
+async def states(database: Database) -> dict[str, str]:
+    rows = await database.fetch("SELECT kek_id, state FROM auth.encryption_keks")
+    return {row["kek_id"]: row["state"] for row in rows}
+
+
+def psql(database: Database, role: str, sql: str) -> str:
+    """Run SQL; return its output, or its error with the error's code."""
+    done = database.psql(role, "-qAt", "-v", "VERBOSITY=verbose", text=f"{sql};\n")
+    return done.stdout.strip() if done.returncode == 0 else done.stderr.strip()

@@ -1,0 +1,429 @@
+"""``custody kek list``, ``custody kek retire`` and ``custody kek generate``."""
+
+import asyncio
+import base64
+import json
+import os
+import re
+import secrets
+import socket
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from custody.db.embedded import EmbeddedPostgres
+from custody.db.engine import Dsn
+from custody.db.migrate import migrate
+from custody.ops import new_kek
+from tests.db.command import Done, custody
+from tests.db.kek_registry import REWRAP, add_row, psql, register, retire, states
+from tests.db.old_service import KEK, build
+from tests.leaks import remember
+from tests.servers import Database, free_port, new_database
+
+TIME = r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\dZ"
+UNSEEN = "custody: rows could not be counted: CUSTODY_REWRAP_DATABASE_URL is not set"
+
+
+@pytest.fixture
+async def environ(database: Database) -> dict[str, str]:
+    """``now`` is active and wraps alice's row; ``old`` wraps bob's and carol's; ``gone`` is
+    retired; ``stray`` wraps zed's row and nobody has registered it."""
+    await register(database, "old", "f0")
+    await register(database, "gone", "f1")
+    await register(database, "now", "f2", active=True)
+    for user, kek_id in (("alice", "now"), ("bob", "old"), ("carol", "old"), ("zed", "stray")):
+        await add_row(database, user, kek_id)
+    await add_row(database, "zoe", "gone", wrap=None)
+    await database.execute(
+        "UPDATE auth.encryption_vaults SET format_version = 2 WHERE user_id <> 'bob'"
+    )
+    await database.execute(
+        "UPDATE auth.encryption_vaults SET quarantined_at = now() WHERE user_id = 'carol'"
+    )
+    assert await retire(database, "gone") == "retired"
+    return {
+        "CUSTODY_REWRAP_DATABASE_URL": database.url("custody_rewrap"),
+        "CUSTODY_KEK": "env:NOW?id=now",
+        "CUSTODY_OLD_KEKS": "env:OLD?id=old",
+        "NOW": KEK,
+        "OLD": base64.b64encode(b"\x33" * 32).decode(),
+    }
+
+
+async def run(environ: Mapping[str, str], *arguments: str) -> Done:
+    done = await asyncio.to_thread(custody, environ, "kek", *arguments)
+    for secret in ("NOW", "OLD"):
+        assert (environ.get(secret) or "\0") not in done.out + done.err
+    return done
+
+
+def lines_of(done: Done) -> list[list[str]]:
+    """Return the cells of the table, whose columns are two spaces apart."""
+    return [re.split(r" {2,}", line) for line in done.out.splitlines()]
+
+
+# ── list ──────────────────────────────────────────────────────────────────────
+
+
+async def test_table(environ: dict[str, str]) -> None:
+    done = await run(environ, "list")
+    assert (done.code, done.err) == (0, "")
+    head, *lines = lines_of(done)
+    assert head == [
+        "KEK_ID",
+        "STATE",
+        "BACKEND",
+        "LOCATOR",
+        "ROWS",
+        "FORMAT 1",
+        "QUARANTINED",
+        "FIRST SEEN",
+        "ACTIVE SINCE",
+        "RETIRED",
+        "HERE",
+    ]
+    absent = "not configured"
+    shown = [[re.sub(TIME, "TIME", cell) for cell in line] for line in lines]
+    assert shown == [
+        ["old", "decrypt-only", "env", "env:old", "2", "1", "1", "TIME", "-", "-", "configured"],
+        ["gone", "retired", "env", "env:gone", "0", "0", "0", "TIME", "-", "TIME", absent],
+        ["now", "active", "env", "env:now", "1", "0", "0", "TIME", "TIME", "-", "configured"],
+        ["stray", "unregistered", "-", "-", "1", "0", "0", "-", "-", "-", absent],
+    ]
+
+
+async def test_json(environ: dict[str, str]) -> None:
+    done = await run(environ, "list", "--json")
+    listed: list[dict[str, Any]] = json.loads(done.out)
+    assert (done.code, done.err) == (0, "")
+    assert [one["kek_id"] for one in listed] == ["old", "gone", "now", "stray"]
+    times = [listed[0].pop("recorded_at"), listed[1]["retired_at"], listed[2]["activated_at"]]
+    assert all(re.fullmatch(TIME, time) for time in times)
+    assert listed[0] == {
+        "kek_id": "old",
+        "state": "decrypt-only",
+        "backend": "env",
+        "locator": "env:old",
+        "rows": 2,
+        "format_1_rows": 1,
+        "quarantined_rows": 1,
+        "activated_at": None,
+        "retired_at": None,
+        "configured": True,
+    }
+
+
+async def test_without_the_rewrap_role_rows_are_not_counted(
+    environ: dict[str, str], database: Database
+) -> None:
+    del environ["CUSTODY_REWRAP_DATABASE_URL"]
+    environ["CUSTODY_DATABASE_URL"] = database.url("custody_app")
+    done = await run(environ, "list")
+    assert (done.code, done.err) == (0, f"{UNSEEN}\n")
+    lines = lines_of(done)[1:]
+    assert [line[0] for line in lines] == ["old", "gone", "now", "stray"]
+    assert {tuple(line[4:7]) for line in lines} == {("?", "?", "?")}
+    listed = json.loads((await run(environ, "list", "--json")).out)
+    assert {one["rows"] for one in listed} == {None}
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [("NOW", ""), ("CUSTODY_KEK", "pgp:KEY"), ("CUSTODY_OLD_KEKS", "env:NOWHERE?id=old")],
+)
+async def test_list_comes_without_the_keks(environ: dict[str, str], name: str, value: str) -> None:
+    done = await run(environ | {name: value}, "list")
+    assert done.code == 0
+    assert done.complaint.startswith("what is configured here could not be seen: KEK ")
+    assert {line[-1] for line in lines_of(done)[1:]} == {"?"}
+    listed = json.loads((await run(environ | {name: value}, "list", "--json")).out)
+    assert {one["configured"] for one in listed} == {None}
+
+
+async def test_list_comes_while_a_kms_is_down(environ: dict[str, str]) -> None:
+    kms = {
+        "CUSTODY_OLD_KEKS": "env:OLD?id=old vault:transit/mana",
+        "VAULT_ADDR": f"http://127.0.0.1:{free_port()}",
+        "VAULT_TOKEN": "t",
+    }
+    done = await run(environ | kms, "list")
+    assert done.code == 0
+    assert done.complaint.startswith("what vault:transit/mana holds could not be asked: ")
+    assert [line[-1] for line in lines_of(done)[1:]] == [
+        "configured",
+        "not configured",
+        "configured",
+        "not configured",
+    ]
+
+
+async def test_list_of_a_kms_that_hangs(environ: dict[str, str]) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as hanging:
+        kms = {
+            "CUSTODY_OLD_KEKS": "env:OLD?id=old vault:transit/mana",
+            "VAULT_ADDR": f"http://127.0.0.1:{hanging.getsockname()[1]}",
+            "VAULT_TOKEN": "t",
+        }
+        done = await asyncio.to_thread(custody, environ | kms, "kek", "list", seconds=20)
+    assert done.code == 0
+    assert "vault:transit/mana" in done.complaint
+
+
+async def test_rows_of_the_old_service(postgres: EmbeddedPostgres) -> None:
+    async with new_database(postgres, "template0") as database:
+        await build(database, "custody_owner")
+        await migrate(Dsn(database.url("custody_owner")))
+        url = {"CUSTODY_REWRAP_DATABASE_URL": database.url("custody_rewrap")}
+        done = await run({**url, "MANA_AUTH_KEK": KEK}, "list")
+        assert (done.code, done.err) == (0, "")
+        assert lines_of(done)[1:] == [
+            ["env-v1", "unregistered", "-", "-", "18", "18", "0", "-", "-", "-", "configured"]
+        ]
+
+
+async def test_empty_list(database: Database) -> None:
+    url = {"CUSTODY_REWRAP_DATABASE_URL": database.url("custody_rewrap"), "MANA_AUTH_KEK": KEK}
+    assert len(lines_of(await run(url, "list"))) == 1
+    assert json.loads((await run(url, "list", "--json")).out) == []
+
+
+async def test_what_a_row_says_does_not_steer_the_terminal(
+    environ: dict[str, str], database: Database
+) -> None:
+    await database.execute("UPDATE auth.encryption_vaults SET kek_id = E'\\x1b[2Jno'")
+    done = await run(environ, "list")
+    assert "?[2Jno" in done.out
+    assert "\x1b" not in done.out
+
+
+# ── retire ────────────────────────────────────────────────────────────────────
+
+
+REFUSALS = {
+    "old": ("in-use", 2, "old still wraps 2 rows; re-wrap them under another KEK first"),
+    "now": (
+        "active",
+        0,
+        (
+            "now is what the daemon stamps on new keys; set CUSTODY_KEK to another KEK and "
+            "restart first"
+        ),
+    ),
+    "nothing": (
+        "unknown",
+        0,
+        (
+            "nothing is unknown: no KEK is recorded by this id, and no row names it; see: custody "
+            "kek list"
+        ),
+    ),
+}
+
+
+@pytest.mark.parametrize("kek_id", REFUSALS)
+async def test_retire_refuses(environ: dict[str, str], database: Database, kek_id: str) -> None:
+    outcome, rows, message = REFUSALS[kek_id]
+    environ |= {"CUSTODY_KEK": "env:NOW?id=next", "CUSTODY_OLD_KEKS": ""}
+    before = await states(database)
+    done = await run(environ, "retire", kek_id)
+    assert (done.code, done.out, done.complaint) == (1, "", message)
+    done = await run(environ, "retire", kek_id, "--json")
+    assert (done.code, done.complaint) == (1, message)
+    assert json.loads(done.out) == {"kek_id": kek_id, "outcome": outcome, "rows": rows}
+    assert await states(database) == before
+
+
+async def test_retire(environ: dict[str, str], database: Database) -> None:
+    await register(database, "idle", "f3")
+    before = await states(database)
+    done = await run(environ, "retire", "idle")
+    message = "idle is retired: nothing can be wrapped under it again\n"
+    assert (done.code, done.out, done.err) == (0, message, "")
+    assert await states(database) == before | {"idle": "retired"}
+    rewrap = REWRAP.replace("$1", "'idle'").replace("$2", "'alice'")
+    assert "KEK01" in psql(database, "custody_rewrap", rewrap)
+    again = await run(environ, "retire", "idle")
+    assert (again.code, again.out, again.err) == (0, "idle was retired before\n", "")
+    again = await run(environ, "retire", "idle", "--json")
+    assert json.loads(again.out) == {"kek_id": "idle", "outcome": "already-retired", "rows": 0}
+
+
+async def test_what_is_stamped_here_is_not_retired(
+    environ: dict[str, str], database: Database
+) -> None:
+    """Even where the database does not know it as the active one: no daemon has run with it yet."""
+    await register(database, "next", "f3")
+    done = await run(environ | {"CUSTODY_KEK": "env:NOW?id=next"}, "retire", "next")
+    assert (done.code, done.out) == (1, "")
+    assert done.complaint == (
+        "next is what env:NOW?id=next stamps on new keys; set CUSTODY_KEK to another KEK and "
+        "restart first"
+    )
+    assert (await states(database))["next"] == "decrypt-only"
+
+
+async def test_retire_where_no_kek_is_configured(
+    environ: dict[str, str], database: Database
+) -> None:
+    """As on an administrator's host: what the database knows is enough, and the rest is said."""
+    await register(database, "idle", "f3")
+    url = {"CUSTODY_REWRAP_DATABASE_URL": environ["CUSTODY_REWRAP_DATABASE_URL"]}
+    done = await run(url, "retire", "idle")
+    assert (done.code, (await states(database))["idle"]) == (0, "retired")
+    assert done.complaint.startswith("what is configured here could not be seen: ")
+
+
+async def test_retire_while_something_is_being_written(
+    environ: dict[str, str], database: Database
+) -> None:
+    await register(database, "idle", "f3")
+    async with database.connect("custody_rewrap") as writer, writer.transaction():
+        await writer.execute(REWRAP, "idle", "alice")
+        done = await run(environ, "retire", "idle")
+    assert done.code == 75
+    assert done.complaint == (
+        "nothing was done: something is just being written under idle; try again"
+    )
+    assert (await states(database))["idle"] == "decrypt-only"
+
+
+# ── what can't be asked ───────────────────────────────────────────────────────
+
+
+@pytest.mark.parametrize("command", [("list",), ("retire", "old")])
+async def test_refused(environ: dict[str, str], database: Database, command: Any) -> None:
+    good = environ["CUSTODY_REWRAP_DATABASE_URL"]
+    port = f":{database.server.port}"
+    cases = {
+        database.url("custody_app"): (78, "is not custody_rewrap nor a member of it"),
+        database.url("postgres"): (78, "the role postgres is superuser"),
+        good.replace("custody_rewrap:", "custody_rewrap:wrong"): (78, "password authentication"),
+        good.replace("/test_", "/absent_"): (78, "does not exist"),
+        good.replace(port, ":port"): (78, "CUSTODY_REWRAP_DATABASE_URL: "),
+        good.replace(port, f":{free_port()}"): (69, "no connection to the database"),
+        "mysql://h/d": (78, "write postgresql://"),
+    }
+    for url, (code, phrase) in cases.items():
+        done = await run(environ | {"CUSTODY_REWRAP_DATABASE_URL": url}, *command)
+        assert (done.code, done.out) == (code, ""), url
+        assert done.complaint.startswith("CUSTODY_REWRAP_DATABASE_URL: ")
+        assert phrase in done.complaint
+        assert good.split(":")[2].split("@")[0] not in done.err
+
+
+async def test_unsafe_database_is_refused(environ: dict[str, str], database: Database) -> None:
+    await database.execute("DROP POLICY encryption_vaults_kek_sample ON auth.encryption_vaults")
+    for command in (("list",), ("retire", "old")):
+        done = await run(environ, *command)
+        assert done.code == 78
+        assert "the policy encryption_vaults_kek_sample is missing" in done.complaint
+
+
+async def test_without_a_url(environ: dict[str, str], database: Database) -> None:
+    del environ["CUSTODY_REWRAP_DATABASE_URL"]
+    listed = await run(environ, "list")
+    assert (listed.code, listed.complaint) == (
+        78,
+        (
+            "CUSTODY_REWRAP_DATABASE_URL or CUSTODY_DATABASE_URL must be set: PostgreSQL, as a "
+            "runtime role"
+        ),
+    )
+    environ["CUSTODY_DATABASE_URL"] = database.url("custody_app")
+    retired = await run(environ, "retire", "old")
+    assert (retired.code, retired.complaint) == (
+        78,
+        (
+            "CUSTODY_REWRAP_DATABASE_URL must be set: PostgreSQL, as a login role that is "
+            "custody_rewrap or a member of it"
+        ),
+    )
+
+
+# ── generate ──────────────────────────────────────────────────────────────────
+
+
+def loads(uri: str, environ: dict[str, str]) -> bool:
+    """Say whether a KEK can be used, asked by the doctor."""
+    done = custody({**environ, "CUSTODY_KEK": uri}, "doctor", "--json")
+    return (f"kek {uri}", "ok") in {(one["part"], one["verdict"]) for one in json.loads(done.out)}
+
+
+def test_generate_prints_a_key() -> None:
+    first, second = (custody({}, "kek", "generate") for _ in range(2))
+    assert first.code == 0
+    key = remember(first.out.strip())
+    assert remember(second.out.strip()) != key
+    assert len(base64.b64decode(key, validate=True)) == 32
+    assert key not in first.err
+    assert "CUSTODY_KEK=systemd:NAME" in first.err
+    assert "CUSTODY_KEK=env:NAME?id=ID" in first.err
+    assert loads("env:FRESH", {"FRESH": key})
+    shown = json.loads(custody({}, "kek", "generate", "--json").out)
+    assert len(base64.b64decode(remember(shown.pop("key")))) == 32
+    assert shown == {}
+
+
+def test_generate_writes_a_file(tmp_path: Path) -> None:
+    file = tmp_path / "kek"
+    umask = os.umask(0o777)
+    try:
+        done = custody({}, "kek", "generate", "--output", str(file), "--json")
+    finally:
+        os.umask(umask)
+    assert (done.code, json.loads(done.out)) == (0, {"file": str(file)})
+    assert file.stat().st_mode & 0o7777 == 0o600
+    key = remember(file.read_text().strip())
+    assert key not in done.out + done.err
+    assert f"NAME_FILE={file}" in done.err
+    assert loads("env:FRESH", {"FRESH_FILE": str(file)})
+    assert loads("systemd:kek", {"CREDENTIALS_DIRECTORY": str(tmp_path)})
+
+
+def test_generate_writes_raw_bytes(tmp_path: Path) -> None:
+    done = custody({}, "kek", "generate", "--output", str(tmp_path / "kek"), "--raw")
+    assert (done.code, done.out) == (0, f"wrote {tmp_path / 'kek'}\n")
+    assert len((tmp_path / "kek").read_bytes()) == 32
+    assert "env:" not in done.err
+    assert loads("systemd:kek", {"CREDENTIALS_DIRECTORY": str(tmp_path)})
+
+
+def test_generate_never_overwrites(tmp_path: Path) -> None:
+    there, link = tmp_path / "there", tmp_path / "link"
+    there.write_text("precious")
+    link.symlink_to(tmp_path / "elsewhere")
+    for path, reason in (
+        (there, "File exists"),
+        (link, "File exists"),
+        (tmp_path / "no" / "kek", "No such file or directory"),
+    ):
+        done = custody({}, "kek", "generate", "--output", str(path))
+        assert (done.code, done.out) == (1, "")
+        assert done.complaint == f"no key was written to {path}: {reason}; name a new file"
+    assert there.read_text() == "precious"
+    assert sorted(one.name for one in tmp_path.iterdir()) == ["link", "there"]
+
+
+def test_generate_raw_needs_a_file() -> None:
+    done = custody({}, "kek", "generate", "--raw")
+    assert (done.code, done.out) == (2, "")
+    assert "--raw needs --output FILE" in done.err
+
+
+def test_a_file_that_was_begun_goes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(_descriptor: int) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(os, "fsync", full)
+    with pytest.raises(OSError, match="No space left"):
+        new_kek.write_new(tmp_path / "kek", b"x")
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_the_zero_key_is_never_made(monkeypatch: pytest.MonkeyPatch) -> None:
+    made = iter([bytes(32), bytes(32), b"\x01" * 32])
+    monkeypatch.setattr(secrets, "token_bytes", lambda _size: next(made))
+    assert new_kek.random_key() == b"\x01" * 32
