@@ -1,13 +1,21 @@
 """Daemons as processes of their own, one or two of them on one database."""
 
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Iterator
 from pathlib import Path
 
 import pytest
 
 from tests.client import Client, client_session
+from tests.moto_server import Moto, moto_server
 from tests.servers import Daemon, Database, daemon_beside
 from tests.tokens import Issuer
+
+
+@pytest.fixture(scope="session")
+def moto() -> Iterator[Moto]:
+    """A KMS for this test process; each test makes keys of its own."""
+    with moto_server() as server:
+        yield server
 
 
 @pytest.fixture

@@ -1,0 +1,282 @@
+"""What the daemon does with its KEKs at boot, and what the doctor says of them."""
+
+import asyncio
+import json
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from custody.settings import ConfigurationError
+from tests.bao_server import Bao, least_policy
+from tests.client import Client, client_session
+from tests.db.command import custody
+from tests.e2e.keks import Place, make_place, overrides
+from tests.faulty_proxy import Fault, faulty_proxy
+from tests.kek.kms_stub import kms_stub
+from tests.moto_server import Moto
+from tests.servers import Daemon, Database, daemon_beside, daemon_here, settings_for
+from tests.tokens import Issuer
+
+RETIRE = "SELECT auth.custody_retire_kek($1)"
+
+
+async def init_one(
+    database: Database, issuer: Issuer, folder: Path, place: Place, user: str = "alice"
+) -> None:
+    async with (
+        daemon_here(database, issuer, folder, **overrides(place)) as daemon,
+        client_session() as session,
+    ):
+        assert (await Client(daemon, session, user).init()).status == 200
+
+
+async def refusal(database: Database, issuer: Issuer, folder: Path, *places: Place) -> str:
+    """Boot for real, and return the one line that it ends with."""
+    environ = settings_for(database, issuer, folder, **overrides(*places))
+    done = await asyncio.to_thread(custody, environ, "serve")
+    assert done.code == 78, done.err
+    return done.complaint
+
+
+async def kek_part(daemon: Daemon) -> tuple[int, str]:
+    async with client_session() as session, session.get(f"{daemon.admin}/readyz") as answer:
+        return answer.status, (await answer.json())["parts"]["kek"]
+
+
+async def becomes(daemon: Daemon, status: int, text: str) -> None:
+    until = time.monotonic() + 20
+    while True:
+        seen = await kek_part(daemon)
+        if seen[0] == status and text in seen[1]:
+            return
+        assert time.monotonic() < until, seen
+        await asyncio.sleep(0.2)
+
+
+async def test_changed_credential_under_a_known_kek_id_refuses_the_boot(
+    database: Database, issuer: Issuer, tmp_path: Path
+) -> None:
+    place = make_place("systemd", tmp_path, None, None)  # type: ignore[arg-type]
+    await init_one(database, issuer, tmp_path, place)
+    credential = tmp_path / place.uri.removeprefix("systemd:")
+    credential.chmod(0o600)
+    credential.write_bytes(b"\x17" * 32)
+    line = await refusal(database, issuer, tmp_path, place)
+    assert f"KEK {place.uri}: the kek_id {place.stamp} stands for other key material" in line
+
+
+async def test_transit_key_made_again_refuses_the_boot(
+    database: Database, issuer: Issuer, tmp_path: Path, bao: Bao, moto: Moto
+) -> None:
+    place = make_place("vault", tmp_path, bao, moto)
+    await init_one(database, issuer, tmp_path, place)
+    key = place.uri.partition("/")[2]
+    bao.delete_key(key)
+    line = await refusal(database, issuer, tmp_path, place)
+    assert f"KEK {place.uri}: there is no such key" in line
+    await asyncio.sleep(1.1)  # versions are told apart by the second they were made in
+    bao.make_key(key)
+    line = await refusal(database, issuer, tmp_path, place)
+    assert f"KEK {place.uri}: the kek_id {place.stamp} stands for other key material" in line
+
+
+async def test_transit_key_made_again_under_a_serving_daemon_is_never_written_to(
+    database: Database, issuer: Issuer, tmp_path: Path, bao: Bao, moto: Moto
+) -> None:
+    place = make_place("vault", tmp_path, bao, moto)
+    key = place.uri.partition("/")[2]
+    async with (
+        daemon_here(database, issuer, tmp_path, **overrides(place)) as daemon,
+        client_session() as session,
+    ):
+        assert (await Client(daemon, session, "alice").init()).status == 200
+        bao.delete_key(key)
+        assert (await Client(daemon, session, "alice").key()).status == 503
+        await becomes(daemon, 503, "there is no such key")
+        await asyncio.sleep(1.1)
+        bao.make_key(key)
+        await becomes(daemon, 503, "stands for other key material")
+        for user in ("alice", "bob"):
+            answer = await Client(daemon, session, user).rotate()
+            assert (answer.status, answer.code) == (503, "KEK_UNAVAILABLE")
+    assert await database.value("SELECT count(*) FROM auth.encryption_vaults") == 1
+
+
+async def test_kms_that_is_down_at_boot_comes_up_later(
+    database: Database, issuer: Issuer, tmp_path: Path, bao: Bao, moto: Moto
+) -> None:
+    """Up and not ready; users of the other KEK are served meanwhile."""
+    other = make_place("env", tmp_path, bao, moto)
+    await init_one(database, issuer, tmp_path, other)
+    place = make_place("vault", tmp_path, bao, moto)
+    with faulty_proxy(bao.port) as proxy:
+        place.environ["VAULT_ADDR"] = proxy.address
+        proxy.fault = Fault.REFUSE
+        async with (
+            daemon_here(database, issuer, tmp_path, **overrides(place, other)) as daemon,
+            client_session() as session,
+        ):
+            status, problem = await kek_part(daemon)
+            assert status == 503
+            assert problem.startswith(f"{place.uri}: the server can't be reached")
+            assert (await Client(daemon, session, "alice").key()).status == 200
+            bob = Client(daemon, session, "bob")
+            answer = await bob.init()
+            assert (answer.status, answer.code) == (503, "KEK_UNAVAILABLE")
+            proxy.fault = Fault.NONE
+            await becomes(daemon, 200, "ok")
+            assert (await bob.init()).json["kekId"] == place.stamp
+
+
+@pytest.mark.parametrize(
+    "case",
+    [
+        ("systemd:kek", {}, "LoadCredential="),
+        ("vault:transit/key", {}, "set one of VAULT_TOKEN"),
+        ("vault:transit/key", {"VAULT_TOKEN": "t"}, "VAULT_ADDR must be set"),
+        ("aws-kms:not a key", {}, "alias (alias/NAME)"),
+        ("aws-kms:alias/key", {}, "AWS_REGION"),
+        ("gcp-kms:key", {}, "no backend is named 'gcp-kms'; known: aws-kms, env, systemd, vault"),
+    ],
+)
+async def test_bad_configuration_stops_the_boot_with_one_line(
+    database: Database,
+    issuer: Issuer,
+    tmp_path: Path,
+    case: tuple[str, dict[str, str], str],
+) -> None:
+    uri, environ, expected = case
+    line = await refusal(database, issuer, tmp_path, Place(uri, "", environ))
+    assert f"KEK {uri}: " in line
+    assert expected in line
+
+
+async def test_kms_that_refuses_stops_the_boot(
+    database: Database, issuer: Issuer, tmp_path: Path, bao: Bao, moto: Moto
+) -> None:
+    missing = Place("vault:transit/misspelt", "", bao.environ("misspelt"))
+    line = await refusal(database, issuer, tmp_path, missing)
+    assert "KEK vault:transit/misspelt: there is no such key or mount: correct the URI" in line
+    nothing = Place("aws-kms:alias/misspelt", "", moto.environ)
+    assert "KEK aws-kms:alias/misspelt: " in await refusal(database, issuer, tmp_path, nothing)
+    twice = make_place("vault", tmp_path, bao, moto)
+    assert "is listed twice" in await refusal(database, issuer, tmp_path, twice, twice)
+
+
+async def test_row_of_an_unknown_kek_is_named(
+    database: Database, issuer: Issuer, tmp_path: Path
+) -> None:
+    place = make_place("env", tmp_path, None, None)  # type: ignore[arg-type]
+    with daemon_beside(database, issuer, tmp_path, **overrides(place)) as daemon:
+        async with client_session() as session:
+            alice = Client(daemon, session, "alice")
+            assert (await alice.init()).status == 200
+            await database.execute("UPDATE auth.encryption_vaults SET kek_id = 'lost-v1'")
+            answer = await alice.key()
+            assert (answer.status, answer.code) == (503, "KEK_UNAVAILABLE")
+            problem = "rows carry the kek_id lost-v1, and no configured KEK holds it"
+            await becomes(daemon, 503, problem)
+            assert daemon.log is not None
+            lines = [json.loads(line) for line in daemon.log.read_text().splitlines() if line]
+            assert any(problem in line.get("problem", "") for line in lines)
+            assert any(line["event"] == "kek_not_configured" for line in lines)
+            await database.execute("UPDATE auth.encryption_vaults SET kek_id = $1", place.stamp)
+            await becomes(daemon, 200, "ok")
+            assert (await alice.key()).status == 200
+    assert ("failed_fetch", "kek-not-configured", 503) in await database.audit("alice")
+
+
+async def test_retired_kek_is_never_written_again(
+    database: Database, issuer: Issuer, tmp_path: Path
+) -> None:
+    """By a daemon that still runs with it, and by one that boots with it."""
+    first, second = (make_place("env", tmp_path, None, None) for _ in range(2))  # type: ignore[arg-type]
+    async with (
+        daemon_here(database, issuer, tmp_path, **overrides(first)) as stale,
+        client_session() as session,
+    ):
+        alice = Client(stale, session, "alice")
+        assert (await alice.init()).status == 200
+        async with daemon_here(database, issuer, tmp_path, **overrides(second, first)) as fresh:
+            assert (await Client(fresh, session, "alice").rotate()).status == 200
+        async with database.connect("custody_rewrap") as rewrap:
+            assert await rewrap.fetchval(RETIRE, second.stamp) == "active"
+            assert await rewrap.fetchval(RETIRE, first.stamp) == "retired"
+        for answer in (await alice.rotate(), await Client(stale, session, "bob").init()):
+            assert (answer.status, answer.code) == (503, "KEK_UNAVAILABLE")
+    assert await database.fetch("SELECT user_id FROM auth.encryption_vaults") != []
+    assert await database.value(
+        "SELECT kek_id FROM auth.encryption_vaults WHERE user_id = 'alice'"
+    ) == (second.stamp)
+    with pytest.raises(ConfigurationError, match=f"the kek_id {first.stamp} is retired"):
+        await init_one(database, issuer, tmp_path, first)
+
+
+def findings(environ: dict[str, str]) -> dict[str, list[str]]:
+    """Run the doctor, and return its messages by verdict."""
+    done = custody(environ, "doctor", "--json")
+    seen: dict[str, list[str]] = {}
+    for one in json.loads(done.out):
+        if one["part"].startswith("kek"):
+            seen.setdefault(one["verdict"], []).append(one["message"])
+    expected = 1 if "finding" in seen else 69 if "down" in seen else 0
+    assert done.code == expected, done.err
+    return seen
+
+
+async def examined(
+    database: Database, issuer: Issuer, folder: Path, place: Place
+) -> dict[str, list[str]]:
+    environ = settings_for(database, issuer, folder, **overrides(place))
+    return await asyncio.to_thread(findings, environ)
+
+
+async def test_doctor_finds_what_is_wrong_with_a_transit_key(
+    database: Database, issuer: Issuer, tmp_path: Path, bao: Bao
+) -> None:
+    key = bao.make_key(derived=False)
+    policy = (
+        least_policy(key)
+        .replace('"update"] }', '"create", "update"] }', 1)
+        .replace("transit/decrypt", "transit/none")
+    )
+    environ = bao.environ(key, policy, ttl="30m")
+    seen = await examined(database, issuer, tmp_path, Place(f"vault:transit/{key}", "", environ))
+    found = "\n".join(seen["finding"])
+    assert "the policy may create keys" in found
+    assert f'the policy lacks "update" on transit/decrypt/{key}' in found
+    assert "the token expires in" in found
+    assert "the key is not derived" in found
+
+
+async def test_doctor_finds_what_is_wrong_with_a_kms_key(
+    database: Database, issuer: Issuer, tmp_path: Path
+) -> None:
+    with kms_stub() as stub:
+        missing = Place("aws-kms:alias/nothing", "", stub.environ)
+        (message,) = (await examined(database, issuer, tmp_path, missing))["finding"]
+        assert "alias" in message
+        stub.make_key("alias/custody")
+        stub.denied |= {"Decrypt", "ReEncryptFrom"}
+        place = Place("aws-kms:alias/custody", "", stub.environ)
+        found = "\n".join((await examined(database, issuer, tmp_path, place))["finding"])
+        assert "kms:Decrypt" in found
+        assert "kms:ReEncryptFrom" in found
+        stub.denied.clear()
+        seen = await examined(database, issuer, tmp_path, place)
+        assert list(seen) == ["ok"]
+
+
+async def test_doctor_is_content_with_what_is_well(
+    database: Database, issuer: Issuer, tmp_path: Path, bao: Bao, moto: Moto
+) -> None:
+    for backend in ("env", "systemd", "vault", "aws-kms"):
+        place = make_place(backend, tmp_path, bao, moto)
+        if backend == "vault":
+            key = place.uri.partition("/")[2]
+            place = Place(place.uri, place.stamp, bao.environ(key, period="24h"))
+        seen: dict[str, Any] = await examined(database, issuer, tmp_path, place)
+        assert not {"finding", "down"} & set(seen), seen
+        assert any(f"wraps and unwraps; kek_id {place.stamp}" in one for one in seen["ok"])

@@ -1,0 +1,124 @@
+"""A KMS that fails under a serving daemon: the documented error in time, the others unharmed, and
+service back within seconds of the cure, without a restart."""
+
+import asyncio
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import aiohttp
+import pytest
+
+from tests.bao_server import Bao, bao_server
+from tests.client import Client, client_session
+from tests.e2e.kek_faults import (
+    AWS_FAULTS,
+    OPENBAO_FAULTS,
+    Case,
+    sick_aws_kms,
+    sick_openbao,
+    two_kinds_of_users,
+)
+from tests.e2e.keks import Place
+from tests.servers import Daemon, Database
+from tests.tokens import Issuer
+
+# What a request may take with a KEK that is down, and what a busy machine adds to it.
+DEADLINE = 5.0 + 1.5
+BACK_WITHIN = 5.0
+NAMED_WITHIN = 15.0
+
+
+async def refused(victims: list[Client]) -> None:
+    """Each call is answered in time, with the documented error and its audit row."""
+    started = time.monotonic()
+    for answer in await asyncio.gather(*(victim.key() for victim in victims)):
+        assert (answer.status, answer.code) == (503, "KEK_UNAVAILABLE")
+        assert "retry-after" in {name.lower() for name in answer.headers}
+    assert time.monotonic() - started < DEADLINE
+    newcomer = Client(victims[0].daemon, victims[0]._session, "newcomer")
+    started = time.monotonic()
+    answers = [await newcomer.init(), await victims[0].key()]
+    for answer in answers:
+        assert answer.status in (200, 503)
+    assert time.monotonic() - started < 2 * DEADLINE
+    trail = await victims[0].daemon.database.audit("victim-1")
+    assert trail[-1] == ("failed_fetch", "kek-unavailable", 503)
+
+
+async def readiness(daemon: Daemon) -> tuple[int, str]:
+    async with client_session() as session, session.get(f"{daemon.admin}/readyz") as answer:
+        return answer.status, (await answer.json())["parts"]["kek"]
+
+
+async def alive(daemon: Daemon) -> None:
+    timeout = aiohttp.ClientTimeout(total=2)
+    async with (
+        client_session() as session,
+        session.get(f"{daemon.admin}/livez", timeout=timeout) as answer,
+    ):
+        assert answer.status == 200
+
+
+async def becomes(daemon: Daemon, status: int, text: str) -> None:
+    until = time.monotonic() + NAMED_WITHIN
+    while True:
+        seen = await readiness(daemon)
+        if seen[0] == status and text in seen[1]:
+            return
+        assert time.monotonic() < until, seen
+        await asyncio.sleep(0.2)
+
+
+async def goes_through(
+    case: Case, daemon: Daemon, victims: list[Client], healthy: list[Client], place: Place
+) -> None:
+    """Break it, look, mend it, look."""
+    stop = asyncio.Event()
+
+    async def keep_reading(client: Client) -> int:
+        count = 0
+        while not stop.is_set():
+            assert (await client.key()).status == 200
+            count += 1
+        return count
+
+    readers = [asyncio.create_task(keep_reading(client)) for client in healthy]
+    try:
+        await asyncio.to_thread(case.begin)
+        await refused(victims)
+        await alive(daemon)
+        await becomes(daemon, 503, case.named)
+        assert place.uri in (await readiness(daemon))[1]
+    finally:
+        await asyncio.to_thread(case.cure)
+    until = time.monotonic() + BACK_WITHIN
+    while any(answer.status != 200 for answer in await asyncio.gather(*(v.key() for v in victims))):
+        assert time.monotonic() < until
+    await becomes(daemon, 200, "ok")
+    stop.set()
+    # Nobody whose KEK is well has noticed anything.
+    assert min(await asyncio.gather(*readers)) > 3
+
+
+@pytest.fixture(scope="module")
+def own_bao(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Bao]:
+    """A server that these tests may kill."""
+    with bao_server(tmp_path_factory.mktemp("own-bao")) as server:
+        yield server
+
+
+@pytest.mark.parametrize("name", OPENBAO_FAULTS)
+async def test_openbao(
+    name: str, database: Database, issuer: Issuer, tmp_path: Path, own_bao: Bao
+) -> None:
+    with sick_openbao(name, own_bao, tmp_path) as (case, place):
+        async with two_kinds_of_users(database, issuer, tmp_path, place) as users:
+            await goes_through(case, *users, place)
+
+
+@pytest.mark.parametrize("name", AWS_FAULTS)
+async def test_aws_kms(name: str, database: Database, issuer: Issuer, tmp_path: Path) -> None:
+    with sick_aws_kms(name) as (case, place):
+        async with two_kinds_of_users(database, issuer, tmp_path, place) as users:
+            await goes_through(case, *users, place)

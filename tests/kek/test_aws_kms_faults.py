@@ -1,0 +1,520 @@
+"""AWS KMS when it fails: each fault on a KMS of our own, and the way back."""
+
+import asyncio
+import base64
+import binascii
+import io
+import logging
+import re
+import secrets
+import threading
+import time
+import traceback
+from collections.abc import AsyncIterator, Callable, Iterator
+from contextlib import AsyncExitStack
+from pathlib import Path
+
+import pytest
+
+from custody.ops.logging import configure
+from custody.settings import LogFormat, LogLevel
+from kek_backends import remote
+from kek_backends.aws_client import AwsClient
+from kek_backends.aws_errors import CredentialsRefused
+from kek_backends.aws_kms import AwsKmsKek
+from kek_backends.base import OwnedWrap, Severity, Wrap
+from kek_backends.errors import (
+    Denied,
+    KekError,
+    KeyMissing,
+    Misconfigured,
+    Tampered,
+    Throttled,
+    Transient,
+)
+from kek_backends.loader import load
+from kek_backends.remote import CALL_SECONDS, CONCURRENT_CALLS
+from kek_backends.uri import KekUri
+from tests.kek import kms_stub as stubs
+from tests.kek.kms_stub import SECRET_ACCESS_KEY, KmsStub, kms_stub
+from tests.leaks import remember
+from tests.moto_server import no_aws_environ
+
+# More than the machine of a busy test run should need.
+SLACK = 4.0
+OTHER_ARN = f"arn:aws:kms:{stubs.REGION}:{stubs.ACCOUNT}:key/{'0' * 8}-0000-0000-0000-{'0' * 12}"
+
+Build = Callable[..., AwsKmsKek]
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _no_aws_environ() -> Iterator[None]:
+    with no_aws_environ():
+        yield
+
+
+@pytest.fixture
+def _short_pauses(monkeypatch: pytest.MonkeyPatch) -> None:
+    """For tests that are not about the time between two tries."""
+    monkeypatch.setattr(remote, "_PAUSE_SECONDS", 0.01)
+
+
+@pytest.fixture
+def stub() -> Iterator[KmsStub]:
+    with kms_stub() as running:
+        running.make_key("alias/custody")
+        yield running
+
+
+@pytest.fixture
+async def build() -> AsyncIterator[Build]:
+    async with AsyncExitStack() as stack:
+
+        def make(stub: KmsStub, name: str = "alias/custody", **environ: str) -> AwsKmsKek:
+            variables = {**stub.environ, **environ}
+            backend = load(f"aws-kms:{name}", environ=variables, development=False)
+            assert isinstance(backend, AwsKmsKek)
+            stack.push_async_callback(backend.close)
+            return backend
+
+        yield make
+
+
+@pytest.fixture
+def lines() -> Iterator[list[str]]:
+    """What any logger says, with the root logger at debug level."""
+    root, said = logging.getLogger(), list[str]()
+
+    class Capture(logging.Handler):
+        def emit(self, record: logging.LogRecord) -> None:
+            said.append(logging.Formatter("%(name)s %(message)s").format(record))
+
+    handler, level = Capture(), root.level
+    root.addHandler(handler)
+    root.setLevel(logging.DEBUG)
+    yield said
+    root.setLevel(level)
+    root.removeHandler(handler)
+
+
+def forms(*values: bytes) -> list[str]:
+    return [
+        form
+        for value in values
+        for form in (
+            base64.b64encode(value).decode(),
+            binascii.hexlify(value).decode(),
+            repr(value)[2:-1],
+        )
+    ]
+
+
+def assert_clean(error: KekError, secret: list[str]) -> None:
+    """See that neither an error nor anything that hangs on it shows a secret."""
+    seen: set[int] = set()
+    chain: list[BaseException | None] = [error]
+    while chain:
+        one = chain.pop()
+        if one is None or id(one) in seen:
+            continue
+        seen.add(id(one))
+        assert type(one).__module__.split(".")[0] in ("kek_backends", "builtins", "asyncio")
+        shown = f"{one} {one!r} {one.args!r} {''.join(traceback.format_exception(one))}"
+        assert not [form for form in secret if form in shown]
+        chain += [one.__cause__, one.__context__]
+    assert "\n" not in str(error)
+
+
+async def use(backend: AwsKmsKek, call: str, key: bytes, wrap: Wrap) -> KekError:
+    calls = {
+        "Encrypt": lambda: backend.wrap("alice", key),
+        "Decrypt": lambda: backend.unwrap("alice", wrap),
+        "DescribeKey": backend.refresh,
+    }
+    started = time.monotonic()
+    with pytest.raises(KekError) as caught:
+        await calls[call]()
+    assert time.monotonic() - started < CALL_SECONDS + SLACK
+    return caught.value
+
+
+def babble(handler: stubs.Handler, operation: str, request: stubs.Request) -> None:
+    """Refuse with what was sent where the code should be."""
+    raise stubs.Refused(f"{request.get('Plaintext')}\n{request.get('CiphertextBlob')}")
+
+
+FAULTS = {
+    "throttled": (stubs.refuse("ThrottlingException"), Throttled, "too many calls"),
+    "429": (stubs.raw(b"slow down", 429, "text/plain"), Throttled, "too many calls"),
+    "denied": (stubs.refuse("AccessDeniedException"), Denied, "lacks a right"),
+    "expired": (stubs.refuse("ExpiredTokenException"), CredentialsRefused, "expired"),
+    "unknown": (stubs.refuse("UnrecognizedClientException"), CredentialsRefused, "credentials"),
+    "signature": (stubs.refuse("InvalidSignatureException"), CredentialsRefused, "credentials"),
+    "disabled": (stubs.refuse("DisabledException"), KeyMissing, "aws kms enable-key"),
+    "not found": (stubs.refuse("NotFoundException"), KeyMissing, "no such key"),
+    "state": (stubs.refuse("KMSInvalidStateException"), KeyMissing, "to be deleted"),
+    "usage": (stubs.refuse("InvalidKeyUsageException"), Misconfigured, "not a symmetric key"),
+    "internal": (stubs.refuse("KMSInternalException", 500), Transient, "KMSInternalException"),
+    "dependency": (stubs.refuse("DependencyTimeoutException", 503), Transient, "Dependency"),
+    "unavailable": (stubs.refuse("KeyUnavailableException", 500), Transient, "KeyUnavailable"),
+    "what is it": (stubs.refuse("NeverHeardOfException"), Transient, "does not know"),
+    "no code": (babble, Transient, "(no readable code)"),
+    "page": (stubs.raw(b"<html>busy</html>", 503, "text/html"), Transient, "(503)"),
+    "empty": (stubs.raw(b"", 502), Transient, "(502)"),
+    "reset": (stubs.reset, Transient, "can't be reached (ConnectionClosedError)"),
+    "garbage": (stubs.raw(b"{nonsense"), Transient, "makes no sense"),
+    "a list": (stubs.raw(b"[1]"), Transient, "makes no sense"),
+    "flood": (stubs.flood, Transient, "can't be reached"),
+}
+
+
+@pytest.mark.usefixtures("_short_pauses")
+@pytest.mark.parametrize("fault", FAULTS)
+async def test_a_fault_has_its_type_and_shows_nothing(
+    stub: KmsStub, build: Build, lines: list[str], fault: str
+) -> None:
+    backend, key = build(stub), secrets.token_bytes(32)
+    remember(base64.b64encode(key).decode())
+    await backend.refresh()
+    made = await backend.wrap("alice", key)
+    assert await backend.unwrap("alice", made) == key
+    secret = [*forms(key, base64.b64decode(made.wrapped_mk)), SECRET_ACCESS_KEY]
+    action, kind, phrase = FAULTS[fault]
+    stub.faults["*"] = action
+    for call in ("Decrypt", "Encrypt", "DescribeKey"):
+        error = await use(backend, call, key, made)
+        assert type(error) is kind
+        assert str(error).removeprefix("KEK ").startswith("aws-kms:alias/custody: ")
+        if call != "DescribeKey" or fault != "not found":
+            assert phrase in str(error)
+        assert_clean(error, secret)
+        assert str(error) in (backend.problem or "") or call == "Encrypt"
+    # Cured: one refresh, and nothing is wrong any more.
+    stub.faults.clear()
+    await backend.refresh()
+    assert backend.problem is None
+    assert await backend.unwrap("alice", made) == key
+    assert not [form for form in secret if form in "\n".join(lines)]
+
+
+@pytest.mark.usefixtures("_short_pauses")
+async def test_no_answer_names_another_key_or_another_size(stub: KmsStub, build: Build) -> None:
+    backend, key = build(stub, stub.aliases["alias/custody"]), secrets.token_bytes(32)
+    made = await backend.wrap("alice", key)
+    short = base64.b64encode(key[:31]).decode()
+    for fields, call, kind, phrase in (
+        ({"KeyId": OTHER_ARN}, "Encrypt", Misconfigured, "another key answered"),
+        ({"KeyId": OTHER_ARN}, "Decrypt", Misconfigured, "another key answered"),
+        ({"KeyMetadata": {"Arn": OTHER_ARN}}, "DescribeKey", Misconfigured, "another key"),
+        ({"KeyId": "alias/custody"}, "Encrypt", Transient, "without the ARN"),
+        ({"KeyId": None}, "Encrypt", Transient, "makes no sense"),
+        ({"CiphertextBlob": ""}, "Encrypt", Transient, "without a ciphertext"),
+        ({"Plaintext": short}, "Decrypt", Tampered, "no master key"),
+        ({"Plaintext": ""}, "Decrypt", Tampered, "no master key"),
+        ({"Plaintext": "A"}, "Decrypt", Transient, "makes no sense"),
+    ):
+        stub.faults[call] = stubs.change(**fields)
+        error = await use(backend, call, key, made)
+        assert type(error) is kind
+        assert phrase in str(error)
+        assert_clean(error, forms(key, key[:31]))
+        stub.faults.clear()
+    moved = Wrap(made.wrapped_mk, "", 2, f"aws-kms:{stub.make_key().arn}")
+    with pytest.raises(Tampered, match="IncorrectKeyException"):
+        await build(stub).unwrap("alice", moved)
+
+
+async def test_a_kms_that_does_not_bind_is_not_used(stub: KmsStub, build: Build) -> None:
+    def unbound(handler: stubs.Handler, operation: str, request: stubs.Request) -> None:
+        handler.say(handler.stub.answer(operation, {**request, "EncryptionContext": {}}))
+
+    stub.faults |= {"Encrypt": unbound, "Decrypt": unbound}
+    with pytest.raises(Misconfigured, match="opens for another user"):
+        await build(stub).wrap("alice", bytes(32))
+    seen, *_ = await build(stub).examine(active=True)
+    assert seen.severity is Severity.FINDING
+    assert "opens for another user" in seen.message
+
+
+async def test_a_kms_that_opens_nothing_raises_no_alarm_about_rows(
+    stub: KmsStub, build: Build
+) -> None:
+    backend = build(stub)
+    stub.faults["Decrypt"] = stubs.refuse("InvalidCiphertextException")
+    for call in (lambda: backend.wrap("alice", bytes(32)), backend.prove):
+        with pytest.raises(Misconfigured, match="does not open again"):
+            await call()
+    stub.faults.clear()
+    await backend.refresh()
+    assert not backend.problem
+
+
+@pytest.mark.parametrize(
+    "fields", [{"usage": "GENERATE_VERIFY_MAC"}, {"spec": "RSA_4096"}], ids=["usage", "spec"]
+)
+async def test_a_key_for_something_else_is_refused(
+    stub: KmsStub, build: Build, fields: dict[str, str]
+) -> None:
+    backend = build(stub, stub.make_key(**fields).arn)
+    with pytest.raises(Misconfigured, match="aws kms create-key"):
+        await backend.refresh()
+
+
+@pytest.mark.parametrize("state", ["Creating", "PendingImport", "PendingReplicaDeletion", "a\nb"])
+async def test_a_key_in_another_state_is_missing(stub: KmsStub, build: Build, state: str) -> None:
+    backend = build(stub, stub.make_key(state=state).arn)
+    with pytest.raises(KeyMissing, match=r"the key can't be used: it is [A-Za-z ]+$"):
+        await backend.refresh()
+
+
+async def see_threads_free(backend: AwsKmsKek) -> None:
+    """See that no thread of a backend is stuck."""
+    until = time.monotonic() + SLACK
+    threads = backend._threads
+    while time.monotonic() < until:
+        idle = threads._idle_semaphore._value
+        if idle == len(threads._threads) > 0 and threads._work_queue.empty():
+            return
+        await asyncio.sleep(0.05)
+    raise AssertionError(f"{len(threads._threads) - idle} threads are stuck")
+
+
+async def test_what_hangs_or_drips_is_cut_and_gives_its_threads_back(
+    build: Build, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    async with AsyncExitStack() as stack:
+
+        def faulty(fault: stubs.Fault) -> KmsStub:
+            stub = stack.enter_context(kms_stub())
+            stub.make_key("alias/custody")
+            stub.faults["*"] = fault
+            return stub
+
+        direct: list[tuple[KmsStub, AwsKmsKek, Wrap]] = []
+        for fault in (stubs.silence, stubs.drip_headers, stubs.drip_body):
+            stub = faulty(fault)
+            stub.faults.clear()
+            backend = build(stub)
+            direct.append((stub, backend, await backend.wrap("alice", bytes(32))))
+            stub.faults["*"] = fault
+        # Connections to a proxy are of another kind, and those to STS belong to another client.
+        proxy, sts = faulty(stubs.drip_body), faulty(stubs.drip_body)
+        monkeypatch.setenv("HTTP_PROXY", proxy.url)
+        monkeypatch.setenv("NO_PROXY", "127.0.0.1")
+        monkeypatch.setenv("AWS_ENDPOINT_URL_STS", sts.url)
+        monkeypatch.setenv("AWS_CONFIG_FILE", str(tmp_path / "config"))
+        (tmp_path / "config").write_text(
+            "[profile own]\naws_access_key_id = A\naws_secret_access_key = S\n"
+            "[profile custody]\nsource_profile = own\nrole_arn = arn:aws:iam::111122223333:role/r\n"
+        )
+        profile = {"AWS_ACCESS_KEY_ID": "", "AWS_SECRET_ACCESS_KEY": "", "AWS_PROFILE": "custody"}
+        through_proxy = build(proxy, AWS_ENDPOINT_URL_KMS="http://kms.invalid")
+        by_role = build(sts, **profile)
+        started = time.monotonic()
+        errors = await asyncio.gather(
+            through_proxy.refresh(),
+            by_role.refresh(),
+            *(backend.unwrap("alice", made) for _, backend, made in direct for _ in range(3)),
+            *(direct[-1][1].unwrap("alice", direct[-1][2]) for _ in range(CONCURRENT_CALLS)),
+            return_exceptions=True,
+        )
+        assert time.monotonic() - started < CALL_SECONDS + SLACK
+        assert {type(error) for error in errors} == {Transient}
+        assert [name for name, _ in proxy.requests] == ["DescribeKey"]
+        assert {name for name, _ in sts.requests} == {"STS"}
+        for backend in (through_proxy, by_role, *(one for _, one, _ in direct)):
+            await see_threads_free(backend)
+        for stub, backend, made in direct:
+            stub.faults.clear()
+            await backend.refresh()
+            calls = (backend.unwrap("alice", made) for _ in range(CONCURRENT_CALLS))
+            assert set(await asyncio.gather(*calls)) == {bytes(32)}
+
+
+async def test_threads_and_connections_end_with_the_backend(stub: KmsStub, build: Build) -> None:
+    before = set(threading.enumerate())
+    backend = build(stub)
+    await asyncio.gather(*(backend.wrap("alice", bytes(32)) for _ in range(8)))
+    mine = [one for one in threading.enumerate() if one.name.startswith("kek-aws-kms")]
+    assert set(mine) - before
+    pools = backend._client.get()._endpoint.http_session._manager.pools
+    assert len(pools) == 1
+    await backend.close()
+    assert len(pools) == 0
+    for one in set(mine) - before:
+        await asyncio.to_thread(one.join, SLACK)
+        assert not one.is_alive()
+    with pytest.raises(Transient, match="closed"):
+        await backend.refresh()
+
+
+async def test_service_is_back_soon_after_the_cure(stub: KmsStub, build: Build) -> None:
+    backend = build(stub)
+    await backend.refresh()
+    made = await backend.wrap("alice", bytes(32))
+    stub.faults["*"] = stubs.reset
+    calls = (backend.unwrap("alice", made) for _ in range(8))
+    errors = await asyncio.gather(*calls, return_exceptions=True)
+    assert {type(error) for error in errors} == {Transient}
+    asked = len(stub.requests)
+    for _ in range(20):
+        with pytest.raises(Transient) as caught:
+            await backend.unwrap("alice", made)
+    assert "not asked: its last calls failed" in str(caught.value)
+    assert len(stub.requests) - asked <= 3  # the breaker let one call through at most
+    assert "ConnectionClosedError" in (backend.problem or "")
+    stub.faults.clear()
+    cured = time.monotonic()
+    while True:
+        try:
+            assert await backend.unwrap("alice", made) == bytes(32)
+            break
+        except Transient:
+            assert time.monotonic() - cured < 5
+            await asyncio.sleep(0.05)
+
+
+async def test_a_broken_row_says_nothing_of_the_kms(stub: KmsStub, build: Build) -> None:
+    backend = build(stub)
+    await backend.refresh()
+    made = await backend.wrap("alice", bytes(32))
+    stub.faults["*"] = stubs.refuse("KMSInternalException", 500)
+    for _ in range(2):
+        with pytest.raises(Transient):
+            await backend.unwrap("alice", made)
+    with pytest.raises(Tampered):
+        await backend.unwrap("alice", Wrap("?", "", 2, made.kek_id))
+    assert "KMSInternalException" in (backend.problem or "")
+    assert backend._breaker._failures == 2
+
+
+@pytest.mark.usefixtures("_short_pauses")
+async def test_each_item_of_a_rewrap_fails_alone(stub: KmsStub, build: Build) -> None:
+    target, source = build(stub), build(stub, stub.make_key().arn)
+    await target.prove()
+    users = ["fine", "throttled", "denied", "gone", "odd", "fine too"]
+    items = [OwnedWrap(user, await source.wrap(user, bytes(32))) for user in users]
+    answers = {
+        "throttled": "ThrottlingException",
+        "denied": "AccessDeniedException",
+        "gone": "NotFoundException",
+    }
+
+    def sometimes(handler: stubs.Handler, operation: str, request: stubs.Request) -> None:
+        user = request["SourceEncryptionContext"]["custody:user"]
+        assert request["DestinationEncryptionContext"] == {"custody:user": user}
+        if user in answers:
+            raise stubs.Refused(answers[user])
+        answer = handler.stub.answer(operation, request)
+        handler.say(answer | ({"SourceKeyId": OTHER_ARN} if user == "odd" else {}))
+
+    stub.faults["ReEncrypt"] = sometimes
+    done = await target.rewrap(items)
+    assert [type(one) for one in done] == [Wrap, Throttled, Denied, KeyMissing, Misconfigured, Wrap]
+    for at in (0, 5):
+        wrap = done[at]
+        assert isinstance(wrap, Wrap)
+        assert await target.unwrap(users[at], wrap) == bytes(32)
+
+
+# Logs
+
+
+async def test_no_library_logs_what_it_carries(
+    stub: KmsStub, build: Build, lines: list[str]
+) -> None:
+    backend, key = build(stub), secrets.token_bytes(32)
+    text = base64.b64encode(key).decode()
+    botocore = logging.getLogger("botocore")
+    assert await backend.unwrap("alice", await backend.wrap("alice", key)) == key
+    assert text not in "\n".join(lines)
+    # That the search would see it, and that custody's own configuration holds it back too:
+    stream, root = io.StringIO(), logging.getLogger()
+    handlers, level = root.handlers[:], root.level
+    try:
+        botocore.setLevel(logging.DEBUG)
+        await backend.wrap("alice", key)
+        assert text in "\n".join(lines)
+        botocore.setLevel(logging.NOTSET)
+        configure(LogLevel.DEBUG, LogFormat.JSON, stream)
+        await backend.wrap("alice", key)
+        assert text not in stream.getvalue()
+    finally:
+        botocore.setLevel(logging.ERROR)
+        root.handlers[:] = handlers
+        root.setLevel(level)
+
+
+# What an operator is told
+
+
+@pytest.mark.parametrize(
+    ("right", "active"),
+    [
+        ("DescribeKey", True),
+        ("DescribeKey", False),
+        ("Encrypt", True),
+        ("Decrypt", True),
+        ("Decrypt", False),
+        ("ReEncryptFrom", True),
+        ("ReEncryptTo", True),
+    ],
+)
+async def test_the_doctor_names_a_missing_right(
+    stub: KmsStub, build: Build, right: str, active: bool
+) -> None:
+    stub.denied = {right}
+    (seen,) = await build(stub).examine(active=active)
+    assert seen.severity is Severity.FINDING
+    assert re.search(rf"; grant (.* and )?kms:{right}( and .*)? on the key$", seen.message)
+
+
+async def test_a_decrypt_only_key_needs_no_more(stub: KmsStub, build: Build) -> None:
+    stub.denied = {"Encrypt", "ReEncryptTo"}
+    (seen,) = await build(stub).examine(active=False)
+    assert seen.severity is Severity.OK
+    assert [one["DryRun"] for one in stub.asked("Decrypt")] == [True]
+
+
+async def test_the_doctor_does_not_ask_for_rights_when_credentials_are_wrong(
+    stub: KmsStub, build: Build
+) -> None:
+    stub.faults["*"] = stubs.refuse("UnrecognizedClientException")
+    (seen,) = await build(stub).examine(active=True)
+    assert seen.severity is Severity.FINDING
+    assert "credentials" in seen.message
+    assert "grant" not in seen.message
+
+
+@pytest.mark.usefixtures("_short_pauses")
+@pytest.mark.parametrize("operation", ["DescribeKey", "Encrypt", "Decrypt", "ReEncrypt"])
+async def test_the_doctor_sees_what_is_down(stub: KmsStub, build: Build, operation: str) -> None:
+    stub.faults[operation] = stubs.refuse("KMSInternalException", 500)
+    seen = await build(stub).examine(active=True)
+    assert Severity.DOWN in {one.severity for one in seen}
+    assert Severity.OK not in {one.severity for one in seen}
+
+
+async def test_the_doctor_finds_plain_http(stub: KmsStub, build: Build) -> None:
+    # Not loopback by its name, though it leads there.
+    backend = build(stub, AWS_ENDPOINT_URL_KMS=stub.url.replace("127.0.0.1", "0.0.0.0"))  # noqa: S104
+    (seen,) = await backend.examine(active=True)
+    assert seen.severity is Severity.FINDING
+    assert "http://0.0.0.0 is plain http" in seen.message
+
+
+async def test_nobody_waits_long_for_who_waits_for_credentials() -> None:
+    class Session:
+        def create_client(self) -> None: ...
+
+    client = AwsClient(
+        KekUri.parse("aws-kms:alias/x"),
+        Session(),
+        region=stubs.REGION,
+        endpoint=None,
+        patience=0.01,
+    )
+    started = time.monotonic()
+    with client._making, pytest.raises(Transient, match="waiting for credentials"):
+        client.get()
+    assert time.monotonic() - started < 2
