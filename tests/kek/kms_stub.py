@@ -138,6 +138,8 @@ class KmsStub:
             raise Refused("DryRunOperationException")
         if raw[:36] in {other.encode() for other in self.keys} - {key.id.encode()}:
             raise Refused("IncorrectKeyException")
+        if raw[:36] != key.id.encode():
+            raise Refused("InvalidCiphertextException")
         try:
             opened = key.cipher.decrypt(raw[36:48], raw[48:], _aad(context))
         except (InvalidTag, ValueError):

@@ -213,7 +213,10 @@ async def test_a_refusal_says_nothing_secret(bao: Bao, sdk_log: pytest.LogCaptur
 
 
 async def test_another_server_at_the_address(issuer_port: int) -> None:
-    environ = {"VAULT_ADDR": f"http://127.0.0.1:{issuer_port}", "VAULT_TOKEN": remember("x" * 20)}
+    environ = {
+        "VAULT_ADDR": f"http://127.0.0.1:{issuer_port}",
+        "VAULT_TOKEN": remember("s.token-for-another-server"),
+    }
     backend = load("vault:transit/key", environ=environ, development=False)
     with pytest.raises(KekError):
         await backend.refresh()
