@@ -128,8 +128,9 @@ class AwsKmsKek(RemoteKek):
         """The stamp of new wraps, as last learnt."""
         return None if self._arn is None else self._arn.stamp
 
-    def fingerprint(self, kek_id: str) -> None:
-        """Return None: nothing of the material can be seen, and its ARN means no other."""
+    def fingerprint(self, kek_id: str) -> str:
+        """Return the stamp itself: an ARN is never given to another key, and keeps its material."""
+        return kek_id
 
     def holds(self, kek_id: str) -> bool:
         """Say whether a row's key can be the one of this URI; an alias may have moved on."""

@@ -10,6 +10,7 @@ import time
 from abc import abstractmethod
 from collections.abc import Awaitable, Callable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass, replace
 from typing import TypeVar
 
 from tenacity import AsyncRetrying, retry_if_exception_type, stop_after_attempt, wait_random
@@ -17,7 +18,7 @@ from tenacity import AsyncRetrying, retry_if_exception_type, stop_after_attempt,
 from kek_backends import bounded_http
 from kek_backends.base import KekBackend, OwnedWrap, Rewrapped, Wrap, prove_binding
 from kek_backends.breaker import Breaker
-from kek_backends.errors import KekError, Misconfigured, Tampered, Transient, VersionRetired
+from kek_backends.errors import KekError, Tampered, Transient, VersionRetired
 from kek_backends.uri import KekUri
 
 CONCURRENT_CALLS = 16
@@ -29,8 +30,27 @@ _ATTEMPTS = 3
 _PAUSE_SECONDS = 0.3
 # Refreshes and logins must go through while the calls of users fill their threads.
 _SPARE_THREADS = 2
+# An unwrap that failed, and that nobody has asked for since, is no news any more.
+_FORGET_SECONDS = 60.0
 
 T = TypeVar("T")
+
+
+@dataclass(frozen=True, slots=True)
+class Unanswered:
+    """An unwrap that failed, and not because of its row: tried again until the KMS says more.
+
+    Args:
+        user_id: whose.
+        wrap: the row's columns.
+        reason: of the last failure.
+        since: when a user's call failed last, as ``loop.time()`` counts.
+    """
+
+    user_id: str
+    wrap: Wrap
+    reason: str
+    since: float
 
 
 class RemoteKek(KekBackend):
@@ -50,13 +70,15 @@ class RemoteKek(KekBackend):
         )
         self._turns = asyncio.Semaphore(CONCURRENT_CALLS)
         self._breaker = Breaker()
-        self._proven: set[str] = set()
+        # With the fingerprint they had: the same kek_id of another key is proven anew.
+        self._proven: set[tuple[str, str | None]] = set()
         self._proving = asyncio.Lock()
         self._status_problem: str | None = "not reached yet"
         self._wrap_problem: str | None = None
-        self._unwrap_problem: str | None = None
-        # The unwrap that failed last: tried again until the KMS says something else.
-        self._unanswered: tuple[str, Wrap] | None = None
+        # By kek_id: an alias, or a key with versions, may be well under one and not under another.
+        self._unanswered: dict[str, Unanswered] = {}
+        # Whether this KEK is one that wraps.
+        self._wraps = False
         # Whether what refresh learnt is likely to be out of date.
         self._doubtful = False
         # Of a call that was made: what a call that is not made can say for itself.
@@ -70,7 +92,13 @@ class RemoteKek(KekBackend):
     @property
     def problem(self) -> str | None:
         """Why this KEK can't be used, as its last calls tell."""
-        return self._status_problem or self._unwrap_problem or self._wrap_problem
+        unwraps = next((one.reason for one in self._unanswered.values()), None)
+        return self._status_problem or unwraps or self._wrap_problem
+
+    @property
+    def concurrency(self) -> int:
+        """Half of the threads: users' calls keep the others."""
+        return CONCURRENT_CALLS // 2
 
     @property
     def refresh_seconds(self) -> float:
@@ -89,17 +117,25 @@ class RemoteKek(KekBackend):
             self._status_problem = str(error)
             raise
         self._status_problem = None
-        self._breaker.succeeded()
+        now = asyncio.get_running_loop().time()
         # Whether it fails again is in ``problem`` then.
-        with contextlib.suppress(KekError):
-            if self._unanswered is not None:
-                await self._unwrap(*self._unanswered)
-        with contextlib.suppress(KekError):
-            if self._wrap_problem is not None:
-                await self._prove_now()
+        for kek_id, one in list(self._unanswered.items()):
+            if now - one.since > _FORGET_SECONDS:
+                # Nobody has asked for it since; the row may be gone.
+                del self._unanswered[kek_id]
+                continue
+            with contextlib.suppress(KekError):
+                await self._try_again(one)
+        if self._wrap_problem is not None or (self._wraps and not self._is_proven(self.kek_id)):
+            with contextlib.suppress(KekError):
+                await self._prove_now(trial=True)
+        if self.problem is None:
+            # Only now: a KMS that says how its key is may still hang when it shall use it.
+            self._breaker.succeeded()
 
     async def prove(self) -> None:
         """Prove the binding of what is wrapped now; see :meth:`KekBackend.prove`."""
+        self._wraps = True
         self._proven.clear()
         await self._prove_now()
 
@@ -110,62 +146,80 @@ class RemoteKek(KekBackend):
         self._threads.shutdown(wait=False)
 
     async def _wrap(self, user_id: str, master_key: bytes) -> Wrap:
+        self._wraps = True
         try:
             wrap = await self._call(lambda: self._encrypt(user_id, master_key))
             await self._see_proven(wrap.kek_id)
         except KekError as error:
             self._wrap_problem = str(error)
             raise
+        except asyncio.CancelledError:
+            # Its caller's time is over. The next refresh proves it, with time enough.
+            self._wrap_problem = f"{self._uri.text}: no answer within the time of a request"
+            raise
         self._wrap_problem = None
         return wrap
 
     async def _unwrap(self, user_id: str, wrap: Wrap) -> bytes:
+        return await self._unwrapped(user_id, wrap)
+
+    async def _unwrapped(self, user_id: str, wrap: Wrap, *, trial: bool = False) -> bytes:
         try:
-            key = await self._call(lambda: self._decrypt(user_id, wrap))
+            key = await self._call(lambda: self._decrypt(user_id, wrap), trial=trial)
         except (Tampered, VersionRetired) as error:
             # Of this row, not of the KMS; but the key may have been changed.
-            self._unwrap_problem, self._unanswered = None, None
+            self._unanswered.pop(wrap.kek_id, None)
             self._doubtful = self._doubtful or isinstance(error, VersionRetired)
             raise
         except KekError as error:
-            self._unwrap_problem, self._unanswered = str(error), (user_id, wrap)
+            now = asyncio.get_running_loop().time()
+            self._unanswered[wrap.kek_id] = Unanswered(user_id, wrap, str(error), now)
             raise
-        self._unwrap_problem, self._unanswered = None, None
+        self._unanswered.pop(wrap.kek_id, None)
         return key
+
+    async def _try_again(self, one: "Unanswered") -> None:
+        """Try an unwrap that failed, so that its cure is noticed without a user's help."""
+        try:
+            await self._unwrapped(one.user_id, one.wrap, trial=True)
+        except KekError as error:
+            if one.wrap.kek_id in self._unanswered:
+                self._unanswered[one.wrap.kek_id] = replace(one, reason=str(error))
+            raise
+
+    def _is_proven(self, kek_id: str | None) -> bool:
+        return kek_id is not None and (kek_id, self.fingerprint(kek_id)) in self._proven
 
     async def _see_proven(self, kek_id: str) -> None:
         """Prove key material that this process has not seen wrap yet, or refuse what it wrapped.
 
         Nothing is kept that could open for another user.
         """
-        if kek_id not in self._proven:
+        if not self._is_proven(kek_id):
             await self._prove_now(kek_id)
-            if kek_id not in self._proven:
+            if not self._is_proven(kek_id):
                 raise Transient(f"{self._uri.text}: the key changes at this moment")
 
-    async def _prove_now(self, kek_id: str | None = None) -> None:
+    async def _prove_now(self, kek_id: str | None = None, *, trial: bool = False) -> None:
         async def wrap(user_id: str, key: bytes) -> Wrap:
-            return await self._call(lambda: self._encrypt(user_id, key))
+            return await self._call(lambda: self._encrypt(user_id, key), trial=trial)
 
         async def unwrap(user_id: str, made: Wrap) -> bytes:
-            return await self._call(lambda: self._decrypt(user_id, made))
+            return await self._call(lambda: self._decrypt(user_id, made), trial=trial)
 
         async with self._proving:
-            if (kek_id or self.kek_id) in self._proven and self._wrap_problem is None:
+            if self._is_proven(kek_id or self.kek_id) and self._wrap_problem is None:
                 return
             try:
-                self._proven.add(await prove_binding(self._uri, wrap, unwrap))
-            except Tampered:
-                # Of our own probe: to the caller it would look like an alarm about a row.
-                self._wrap_problem = f"KEK {self._uri.text}: what it wraps does not open again"
-                raise Misconfigured(self._wrap_problem) from None
+                proven = await prove_binding(self._uri, wrap, unwrap)
             except KekError as error:
                 self._wrap_problem = str(error)
                 raise
+            self._proven.add((proven, self.fingerprint(proven)))
             self._wrap_problem = None
 
     async def _rewrap(self, items: Sequence[OwnedWrap]) -> list[Rewrapped]:
-        if self.kek_id is None or self.kek_id not in self._proven:
+        if not self._is_proven(self.kek_id):
             await self._prove_now()
         done = await self._reencrypt(items)
         for kek_id in {wrap.kek_id for wrap in done if isinstance(wrap, Wrap)}:
@@ -200,8 +254,13 @@ class RemoteKek(KekBackend):
     def _translate(self, error: Exception) -> KekError:
         """Return our error for one of the SDK's, with nothing of its text that could be secret."""
 
-    async def _call(self, work: Callable[[], T]) -> T:
-        """Run blocking work in a thread: when the breaker admits it, again when it is transient."""
+    async def _call(self, work: Callable[[], T], *, trial: bool = False) -> T:
+        """Run blocking work in a thread: when the breaker admits it, again when it is transient.
+
+        Args:
+            work: what to do.
+            trial: whether it shall show if the KMS is back: then the breaker is not asked.
+        """
 
         async def retried() -> T:
             async for attempt in AsyncRetrying(
@@ -214,7 +273,7 @@ class RemoteKek(KekBackend):
                     return await self._take_turn(work)
             raise AssertionError
 
-        if not self._breaker.admits():
+        if not trial and not self._breaker.admits():
             raise Transient(
                 f"{self._uri.text}: not asked: its last calls failed; it is tried every second "
                 f"({self._last_failure})"

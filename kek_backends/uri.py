@@ -9,6 +9,7 @@ from kek_backends.errors import Misconfigured
 
 _SCHEME = re.compile(r"[a-z][a-z0-9-]*")
 _KEK_ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9._:/-]{0,254}")
+_OF_A_KMS = ("vault:", "aws-kms:")
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,6 +35,12 @@ class KekUri:
         Raises:
             Misconfigured: it has no scheme or path, an unknown parameter, or a bad ``id``.
         """
+        if any(_is_key(part) for part in re.split("[:?=]", text, maxsplit=2)):
+            # Not even quoted: the line goes to logs.
+            raise Misconfigured(
+                "CUSTODY_KEK or CUSTODY_OLD_KEKS holds what looks like a key, and not the name of "
+                "one: put the key into a variable, and name that: env:VARIABLE"
+            )
         scheme, colon, rest = text.partition(":")
         path, _, query = rest.partition("?")
         if not (colon and path and _SCHEME.fullmatch(scheme)):
@@ -49,4 +56,17 @@ class KekUri:
             raise Misconfigured(
                 f"KEK {text!r}: an id has 1 to 255 letters, digits and any of . _ : / -"
             )
+        if kek_id is not None and kek_id.startswith(_OF_A_KMS):
+            raise Misconfigured(
+                f"KEK {text!r}: an id may not begin with {' or '.join(_OF_A_KMS)}: those are "
+                "given by a KMS"
+            )
         return cls(text=text, scheme=scheme, path=path, kek_id=kek_id)
+
+
+def _is_key(text: str) -> bool:
+    """Say whether a text is 32 bytes in base64, of either alphabet, or in hex."""
+    text = text.strip().rstrip("=")
+    if re.fullmatch(r"[0-9A-Fa-f]{64}", text):
+        return True
+    return re.fullmatch(r"[A-Za-z0-9+/_-]{43}", text) is not None

@@ -31,7 +31,7 @@ _REFUSALS: tuple[tuple[type[Exception], type[KekError], str], ...] = (
         "permission denied: the token is dead, its policy lacks the right, or there is no such key",
     ),
     (of_hvac.Unauthorized, Denied, "the server knows no such token"),
-    (of_hvac.InvalidPath, KeyMissing, "there is no such key or mount: correct the URI"),
+    (of_hvac.InvalidPath, KeyMissing, "there is no such key, mount or namespace: correct it"),
     (of_hvac.RateLimitExceeded, Throttled, "the server's quota is used up"),
 )
 # What Vault and OpenBao answer to a transit call, by a part of the text, and what it means.
@@ -60,6 +60,10 @@ class _Adapter(HTTPAdapter):
         bounded_http.bind(self.poolmanager)
 
 
+class Redirected(requests.RequestException):
+    """The server sends its clients elsewhere."""
+
+
 class TooLarge(KekError):
     """The server takes no batch of this size."""
 
@@ -76,10 +80,9 @@ def connector(uri: KekUri, environ: Mapping[str, str]) -> Callable[[str | None],
     """
 
     address = environ.get("VAULT_ADDR") or ""
-    parts = urlsplit(address)
-    if parts.scheme not in ("http", "https") or not parts.hostname or parts.username:
+    if not _is_address(address):
         raise Misconfigured(
-            f"KEK {uri.text}: VAULT_ADDR must be set to the server, for example "
+            f"KEK {uri.text}: VAULT_ADDR must be set to the server, without a path, for example "
             "https://vault.example.org:8200"
         )
     timeout = _timeout(uri, environ)
@@ -87,6 +90,7 @@ def connector(uri: KekUri, environ: Mapping[str, str]) -> Callable[[str | None],
     # Nothing of ~/.netrc or the proxy variables: tokens go to this server and nowhere else.
     session.trust_env = False
     session.verify = environ.get("VAULT_CACERT") or True
+    session.hooks["response"].append(_refuse_redirect)
     for scheme in ("https://", "http://"):
         session.mount(scheme, _Adapter(pool_connections=1, pool_maxsize=CONCURRENT_CALLS + 2))
 
@@ -96,7 +100,8 @@ def connector(uri: KekUri, environ: Mapping[str, str]) -> Callable[[str | None],
             token=token or "-",
             session=session,
             timeout=timeout,
-            namespace=environ.get("VAULT_NAMESPACE") or None,
+            namespace=(environ.get("VAULT_NAMESPACE") or "").strip() or None,
+            allow_redirects=False,
         )
         client.token = token
         return client
@@ -115,17 +120,21 @@ def translate(uri: KekUri, error: Exception) -> KekError:
     """
     if isinstance(error, of_hvac.VaultError):
         return _of_answer(uri, error)
-    if isinstance(error, requests.RequestException):
-        if _has_cause(error, ssl.SSLCertVerificationError):
-            return Misconfigured(
-                f"{uri.text}: the server's certificate is not trusted; set VAULT_CACERT to its CA"
-            )
-        if isinstance(error, OSError) and _has_cause(error, FileNotFoundError):
-            return Misconfigured(f"{uri.text}: VAULT_CACERT names a file that can't be read")
-        return Transient(f"{uri.text}: the server can't be reached ({type(error).__name__})")
+    if isinstance(error, requests.exceptions.InvalidHeader | UnicodeEncodeError):
+        return Misconfigured(f"{uri.text}: the token or namespace can't be sent in a header")
+    if isinstance(error, Redirected):
+        return Transient(
+            f"{uri.text}: VAULT_ADDR sends us elsewhere, and a token goes nowhere else: set it to "
+            "the active node, or have standbys forward requests"
+        )
+    if _has_cause(error, ssl.SSLCertVerificationError):
+        return Misconfigured(
+            f"{uri.text}: the server's certificate is not trusted; set VAULT_CACERT to its CA"
+        )
     if isinstance(error, OSError) and "TLS CA" in str(error):
         return Misconfigured(f"{uri.text}: VAULT_CACERT names a file that is not there")
-    return Transient(f"{uri.text}: the answer can't be understood ({type(error).__name__})")
+    what = "be reached" if isinstance(error, requests.RequestException) else "be understood"
+    return Transient(f"{uri.text}: the server can't {what} ({type(error).__name__})")
 
 
 def of_item(uri: KekUri, text: str) -> KekError:
@@ -152,6 +161,24 @@ def _of_answer(uri: KekUri, error: of_hvac.VaultError) -> KekError:
             return ours(f"{uri.text}: {meaning}")
     # Also what hvac has no class for: 412, 472 and 473 come of a cluster that changes its leader.
     return Transient(f"{uri.text}: the server can't answer now ({type(error).__name__})")
+
+
+def _refuse_redirect(answer: requests.Response, *_: object, **__: object) -> None:
+    if answer.is_redirect:
+        raise Redirected
+
+
+def _is_address(text: str) -> bool:
+    try:
+        parts = urlsplit(text)
+        _ = parts.port
+    except ValueError:
+        return False
+    return (
+        parts.scheme in ("http", "https")
+        and bool(parts.hostname)
+        and not (parts.username or parts.path.strip("/") or parts.query or parts.fragment)
+    )
 
 
 def _timeout(uri: KekUri, environ: Mapping[str, str]) -> float:

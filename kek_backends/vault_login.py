@@ -9,7 +9,7 @@ from typing import Any
 
 from hvac import exceptions as of_hvac
 
-from kek_backends.errors import Misconfigured
+from kek_backends.errors import Misconfigured, Transient
 from kek_backends.uri import KekUri
 
 _SERVICE_ACCOUNT_TOKEN = "/var/run/secrets/kubernetes.io/serviceaccount/token"  # noqa: S105 - a path
@@ -149,7 +149,10 @@ def login_from(uri: KekUri, environ: Mapping[str, str]) -> Login:
 
 def granted(answer: Any) -> Grant:
     """Return the grant in an answer of a login or a renewal."""
-    auth = answer["auth"]
+    auth = answer.get("auth") if isinstance(answer, dict) else None
+    if not isinstance(auth, dict):
+        # A redirect, or a page: nothing of it is shown.
+        raise Transient("VAULT_ADDR answers a login, but not like Vault or OpenBao")
     return Grant(
         token=auth["client_token"],
         ttl=auth["lease_duration"],
@@ -164,7 +167,7 @@ def _source(uri: KekUri, environ: Mapping[str, str], name: str) -> Callable[[], 
         raise Misconfigured(f"KEK {uri.text}: {name} and {name}_FILE are both set; unset one")
     if path:
         return _file(uri, f"{name}_FILE", path)
-    return (lambda: value) if value else None
+    return value.strip if value else None
 
 
 def _file(uri: KekUri, variable: str, path: str) -> Callable[[], str]:

@@ -1,5 +1,6 @@
 """The current Vault token: renewed in time, and replaced when it is refused, once at a time."""
 
+import contextlib
 import threading
 import time
 from collections.abc import Callable
@@ -99,11 +100,20 @@ class Tokens:
             grant = self._login.log_in(self._connect(None))
         except (of_hvac.Forbidden, of_hvac.InvalidRequest):
             raise Denied(
-                f"{self._uri.text}: the login was refused: give it a new token or secret id"
+                f"{self._uri.text}: the login was refused: is its mount right, VAULT_ADDR https "
+                "where the server wants it, and the token or secret id still good?"
             ) from None
         if self._grant is None or grant.token != self._grant.token:
+            self._end(self._client)
             self._client = self._connect(grant.token)
         self._keep(grant)
+
+    def _end(self, client: Any) -> None:
+        """Revoke a token that is replaced: one that was refused by its policy alone lives on."""
+        if client is None or not self._login.makes_token:
+            return
+        with contextlib.suppress(of_hvac.VaultError, requests.RequestException):
+            client.auth.token.revoke_self()
 
     def _renew(self) -> None:
         """Renew the token; where that fails, log in again; where that fails, keep what there is."""

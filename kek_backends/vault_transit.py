@@ -2,6 +2,7 @@
 
 import base64
 import re
+import threading
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Self
@@ -9,8 +10,8 @@ from typing import Any, Self
 from hvac import exceptions as of_hvac
 
 from kek_backends.base import FORMAT_BOUND, Observation, OwnedWrap, Rewrapped, Wrap
-from kek_backends.errors import KekError, Misconfigured, Tampered, Transient
-from kek_backends.remote import RemoteKek
+from kek_backends.errors import KekError, KeyMissing, Misconfigured, Tampered, Transient
+from kek_backends.remote import ATTEMPT_SECONDS, RemoteKek
 from kek_backends.uri import KekUri
 from kek_backends.vault_examination import examine
 from kek_backends.vault_http import TooLarge, connector, of_item, translate
@@ -44,6 +45,19 @@ class TransitKey:
     created: Mapping[int, int]
     details: Mapping[str, Any]
 
+    def is_same(self, other: "TransitKey") -> bool:
+        """Say whether both are of one key, and not of one that was made again under its name."""
+        if self.derived != other.derived:
+            return False
+        if not self.created.keys() & other.created.keys():
+            # All versions that we knew were retired since; a new key begins at its first one.
+            return other.least > self.latest
+        return all(
+            other.created[version] == made
+            for version, made in self.created.items()
+            if version in other.created
+        )
+
 
 class VaultTransitKek(RemoteKek):
     """A key of the transit engine; it never leaves the server.
@@ -70,6 +84,7 @@ class VaultTransitKek(RemoteKek):
         self._key = key
         self._tokens = tokens
         self._state: TransitKey | None = None
+        self._asking = threading.Lock()
         self._batch_size = _BATCH_SIZE
 
     @classmethod
@@ -107,7 +122,14 @@ class VaultTransitKek(RemoteKek):
     def refusal(self, kek_id: str) -> str | None:
         """Name a version that the server would refuse to decrypt with."""
         version = self._version(kek_id)
-        if self._state is None or version is None or version >= self._state.least:
+        if self._state is None or version is None:
+            return None
+        if version > self._state.latest:
+            return (
+                f"{self._uri.text}: rows carry version {version}, and the key has "
+                f"{self._state.latest}: restore a newer backup of the key"
+            )
+        if version >= self._state.least:
             return None
         return (
             f"{self._uri.text}: rows carry version {version}, and the key's min_decryption_version "
@@ -133,6 +155,15 @@ class VaultTransitKek(RemoteKek):
         return self._state
 
     def _ask(self) -> None:
+        # One at a time: an answer that was asked for earlier never replaces a later one.
+        if not self._asking.acquire(timeout=ATTEMPT_SECONDS):
+            raise Transient(f"{self._uri.text}: the server does not say how the key is")
+        try:
+            self._state = self._read_key()
+        finally:
+            self._asking.release()
+
+    def _read_key(self) -> TransitKey:
         answer = self._tokens.call(lambda vault: vault.secrets.transit.read_key(**self._named))
         found = _data(self._uri, answer)
         if found["type"] not in _KEY_TYPES:
@@ -140,7 +171,7 @@ class VaultTransitKek(RemoteKek):
                 f"KEK {self._uri.text}: a key of type {found['type']} can't wrap; make one with: "
                 f"bao write -f {self._mount}/keys/{self._key} derived=true"
             )
-        self._state = TransitKey(
+        return TransitKey(
             derived=bool(found["derived"]),
             latest=int(found["latest_version"]),
             least=int(found["min_decryption_version"]),
@@ -148,22 +179,38 @@ class VaultTransitKek(RemoteKek):
             details=found,
         )
 
+    def _known(self) -> TransitKey:
+        if self._state is None:
+            self._ask()
+        if self._state is None:
+            raise AssertionError
+        return self._state
+
+    def _is_still(self, before: TransitKey) -> bool:
+        """Ask whether the key is still the one that a call was made for.
+
+        A key that is deleted and made again has the same versions, and may not be derived: then a
+        wrap would be bound to nobody, or be of a key that the kek_id does not stand for.
+        """
+        self._ask()
+        return before.is_same(self._known())
+
     def _encrypt(self, user_id: str, master_key: bytes) -> Wrap:
-        binding = self._binding(user_id)
+        key = self._known()
         plaintext = base64.b64encode(master_key).decode()
         answer = self._tokens.call(
             lambda vault: vault.secrets.transit.encrypt_data(
-                **self._named, plaintext=plaintext, **binding
+                **self._named, plaintext=plaintext, **_binding(key, user_id)
             )
         )
         wrap = self._wrap_of(_data(self._uri, answer))
-        if wrap.kek_id != self.kek_id:
-            self._ask()  # the key was rotated since we asked
+        if not self._is_still(key):
+            raise Transient(f"{self._uri.text}: the key was replaced at this moment")
         return wrap
 
     def _decrypt(self, user_id: str, wrap: Wrap) -> bytes:
         self._check(wrap)
-        binding = self._binding(user_id)
+        binding = _binding(self._known(), user_id)
         answer = self._tokens.call(
             lambda vault: vault.secrets.transit.decrypt_data(
                 **self._named, ciphertext=wrap.wrapped_mk, **binding
@@ -198,11 +245,15 @@ class VaultTransitKek(RemoteKek):
                 sent.append(at)
         if not sent:
             return done
+        key = self._known()
         batch = [
-            {"ciphertext": items[at].wrap.wrapped_mk, **self._binding(items[at].user_id)}
+            {"ciphertext": items[at].wrap.wrapped_mk, **_binding(key, items[at].user_id)}
             for at in sent
         ]
         results = self._send_batch(batch)
+        if not self._is_still(key):
+            # Each of them would look as if somebody had touched its row.
+            raise KeyMissing(f"{self._uri.text}: the key was replaced by another of its name")
         if len(results) != len(batch):
             raise Transient(
                 f"{self._uri.text}: {len(batch)} wraps went in, {len(results)} came out"
@@ -237,16 +288,6 @@ class VaultTransitKek(RemoteKek):
     def _named(self) -> dict[str, str]:
         return {"name": self._key, "mount_point": self._mount}
 
-    def _binding(self, user_id: str) -> dict[str, str]:
-        """Return the field that binds a wrap to its user."""
-        if self._state is None:
-            self._ask()
-        if self._state is None:
-            raise AssertionError
-        bound = base64.b64encode(user_id.encode()).decode()
-        # "context" on a key that is not derived would be ignored without a word.
-        return {"context" if self._state.derived else "associated_data": bound}
-
     def _check(self, wrap: Wrap) -> None:
         """Refuse what can't be one of our wraps before anything is asked."""
         version = self._version(wrap.kek_id)
@@ -274,6 +315,13 @@ class VaultTransitKek(RemoteKek):
         prefix = f"vault:{self._mount}/{self._key}:"
         found = _VERSION.fullmatch(kek_id.removeprefix(prefix))
         return int(found[1]) if found and kek_id.startswith(prefix) else None
+
+
+def _binding(key: TransitKey, user_id: str) -> dict[str, str]:
+    """Return the field that binds a wrap to its user."""
+    bound = base64.b64encode(user_id.encode()).decode()
+    # "context" on a key that is not derived would be ignored without a word.
+    return {"context" if key.derived else "associated_data": bound}
 
 
 def _data(uri: KekUri, answer: Any) -> Mapping[str, Any]:

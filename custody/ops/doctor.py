@@ -17,7 +17,8 @@ from custody.db.engine import Dsn, create_engine
 from custody.db.errors import DatabaseError, Refused
 from custody.db.posture import find_problems
 from custody.settings import ConfigurationError, Settings, load, unknown_variables
-from custody.vault.registry import compare, kek_ids_in_use, unreadable
+from custody.vault.registry import compare, is_retired, kek_ids_in_use, retired, unreadable
+from kek_backends.base import KekBackend
 from kek_backends.errors import KekError, Misconfigured, Transient
 from kek_backends.keyring import Keyring
 from kek_backends.loader import load_keyring
@@ -194,19 +195,32 @@ async def _examine_database(settings: Settings, keyring: Keyring | None) -> list
 async def _examine_registry(engine: AsyncEngine, keyring: Keyring) -> list[Finding]:
     in_use = await kek_ids_in_use(engine)
     findings = [Finding("kek", Verdict.FINDING, problem) for problem in unreadable(keyring, in_use)]
+    active = keyring.active
+    if active.kek_id is not None and await is_retired(engine, active.kek_id):
+        message = retired(active, active.kek_id)
+        findings.append(Finding(f"kek {active.uri.text}", Verdict.FINDING, message))
     for backend in keyring:
-        part, kek_id = f"kek {backend.uri.text}", backend.kek_id
-        if kek_id is None or backend.fingerprint(kek_id) is None:
-            continue
-        try:
-            recorded = await compare(engine, backend, kek_id)
-        except KekError as error:
-            findings.append(Finding(part, Verdict.FINDING, str(error)))
-            continue
-        if recorded:
-            message = f"its fingerprint is the one recorded for {kek_id}"
-            findings.append(Finding(part, Verdict.OK, message))
-        else:
-            message = f"no fingerprint is recorded for {kek_id} yet; the next boot does it"
-            findings.append(Finding(part, Verdict.UNSEEN, message))
+        held = {used for used in in_use if backend.holds(used)}
+        if backend.kek_id is not None:
+            for kek_id in sorted({backend.kek_id} | held):
+                findings += await _examine_fingerprint(engine, backend, kek_id)
     return findings
+
+
+async def _examine_fingerprint(
+    engine: AsyncEngine, backend: KekBackend, kek_id: str
+) -> list[Finding]:
+    part, fingerprint = f"kek {backend.uri.text}", backend.fingerprint(kek_id)
+    if fingerprint is None:
+        return []
+    try:
+        recorded = await compare(engine, backend, kek_id, fingerprint)
+    except Transient as error:
+        return [Finding(part, Verdict.DOWN, str(error))]
+    except KekError as error:
+        return [Finding(part, Verdict.FINDING, str(error))]
+    if recorded:
+        message = f"its fingerprint is the one recorded for {kek_id}"
+        return [Finding(part, Verdict.OK, message)]
+    message = f"no fingerprint is recorded for {kek_id} yet; the next boot does it"
+    return [Finding(part, Verdict.UNSEEN, message)]

@@ -36,8 +36,8 @@ async def _reach(backend: KekBackend, *, active: bool) -> str | None:
             await backend.prove()
     except Transient as error:
         log.warning("kek_unavailable", kek=backend.uri.text, reason=str(error))
-    except KekError as error:
-        message = str(error)
+    except Exception as error:  # noqa: BLE001 - a backend of others may raise anything
+        message = _reason(error, backend)
         return message if message.startswith("KEK ") else f"KEK {message}"
     return None
 
@@ -52,8 +52,8 @@ async def watch_kek(backend: KekBackend) -> None:
         await _until_due(backend)
         try:
             await backend.refresh()
-        except KekError as error:
-            reason: str | None = str(error)
+        except Exception as error:  # noqa: BLE001 - this must go on for ever
+            reason: str | None = _reason(error, backend)
         else:
             reason = backend.problem
         if backend.kek_id != kek_id:
@@ -75,3 +75,10 @@ async def _until_due(backend: KekBackend) -> None:
         waited += _AGAIN_SECONDS
         if backend.problem is not None or waited >= backend.refresh_seconds:
             return
+
+
+def _reason(error: Exception, backend: KekBackend) -> str:
+    """Return what may be shown of an error: of one that is not ours, only its type."""
+    if isinstance(error, KekError):
+        return str(error)
+    return f"{backend.uri.text}: {type(error).__name__} while it was asked"

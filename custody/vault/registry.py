@@ -33,8 +33,10 @@ class KekRegistry:
     def __init__(self, engine: AsyncEngine, keyring: Keyring) -> None:
         self._engine = engine
         self._keyring = keyring
-        # The kek_ids that were held against the registry, with the fingerprint they had then.
-        self._admitted: dict[str, str | None] = {}
+        # The kek_ids that were held against the registry, with the fingerprint they had then, and
+        # the one of them that was recorded as active last.
+        self._admitted: dict[str, str] = {}
+        self._active: str | None = None
         self._problems: tuple[str, ...] = ()
 
     @property
@@ -53,11 +55,13 @@ class KekRegistry:
             DatabaseError: the database can't be asked now.
         """
         in_use = await kek_ids_in_use(self._engine)
-        refused = []
+        refused = [*self._doubles(), *await self._retired()]
         for backend in self._keyring:
             if backend.kek_id is None:
                 continue
             for kek_id in {backend.kek_id} | {used for used in in_use if backend.holds(used)}:
+                if kek_id != backend.kek_id and backend.fingerprint(kek_id) is None:
+                    continue  # nothing can be said of it now; it was recorded while it wrapped
                 try:
                     await self._admit(backend, kek_id)
                 except Misconfigured as error:
@@ -65,6 +69,7 @@ class KekRegistry:
                 except KekError:
                     # The KMS can't prove it now. It is judged again, and before it wraps anyway.
                     continue
+        refused = list(dict.fromkeys(refused))
         self._report((*refused, *unreadable(self._keyring, in_use)))
         if refused:
             raise Misconfigured("; ".join(refused))
@@ -83,22 +88,46 @@ class KekRegistry:
         await self._admit(backend, kek_id)
 
     async def _admit(self, backend: KekBackend, kek_id: str) -> None:
-        fingerprint = backend.fingerprint(kek_id)
-        if kek_id in self._admitted and self._admitted[kek_id] == fingerprint:
-            return
-        await compare(self._engine, backend, kek_id)
+        # Read once: a KMS may answer otherwise in the next moment. Where nothing of the material
+        # can be seen, the id that the KMS gave stands for it.
+        fingerprint = backend.fingerprint(kek_id) or kek_id
         active = backend is self._keyring.active and kek_id == backend.kek_id
+        if self._admitted.get(kek_id) == fingerprint and (not active or kek_id == self._active):
+            return
+        await compare(self._engine, backend, kek_id, fingerprint)
         parameters = kek_id, backend.uri.scheme, backend.uri.text, fingerprint, active
         async with connection(self._engine) as held:
             (recorded,) = await held.fetch(query("register_kek"), *parameters)
         # Another instance may have recorded another one first: then we are wrong.
-        _hold_against(backend, kek_id, recorded["fingerprint"])
-        if active and recorded["state"] == RETIRED:
-            raise Misconfigured(
-                f"KEK {backend.uri.text}: the kek_id {kek_id} is retired, and nothing is written "
-                "under it again; set CUSTODY_KEK to another KEK"
-            )
+        _hold_against(backend, kek_id, fingerprint, recorded["fingerprint"])
+        if active:
+            if recorded["state"] == RETIRED:
+                raise Misconfigured(retired(backend, kek_id))
+            self._active = kek_id
         self._admitted[kek_id] = fingerprint
+
+    async def _retired(self) -> list[str]:
+        """Say whether the active KEK was retired under us: then nothing is wrapped any more."""
+        active = self._keyring.active
+        if active.kek_id is None or not await is_retired(self._engine, active.kek_id):
+            return []
+        self._admitted.pop(active.kek_id, None)
+        return [retired(active, active.kek_id)]
+
+    def _doubles(self) -> list[str]:
+        """Name two KEKs that have come to share a kek_id, and are not the same key."""
+        found = []
+        for backend in self._keyring:
+            kek_id = backend.kek_id
+            other = None if kek_id is None else self._keyring.find(kek_id)
+            if kek_id is None or other is None or other is backend:
+                continue
+            if other.fingerprint(kek_id) != backend.fingerprint(kek_id):
+                found.append(
+                    f"KEK {backend.uri.text} and KEK {other.uri.text} share the kek_id {kek_id}: "
+                    "remove one"
+                )
+        return found
 
     def _report(self, problems: tuple[str, ...]) -> None:
         for problem in problems:
@@ -137,40 +166,57 @@ def unreadable(keyring: Keyring, in_use: Sequence[str]) -> tuple[str, ...]:
     return tuple(problems)
 
 
-async def compare(engine: AsyncEngine, backend: KekBackend, kek_id: str) -> bool:
+async def is_retired(engine: AsyncEngine, kek_id: str) -> bool:
+    """Say whether a kek_id is retired.
+
+    Args:
+        engine: connections of a runtime role.
+        kek_id: which.
+    """
+    async with connection(engine) as held:
+        return bool(await held.fetchval(query("read_kek_state"), kek_id) == RETIRED)
+
+
+def retired(backend: KekBackend, kek_id: str) -> str:
+    """Say that the active KEK is retired, and the cure."""
+    return (
+        f"KEK {backend.uri.text}: the kek_id {kek_id} is retired, and nothing is written under it "
+        "again; set CUSTODY_KEK to another KEK"
+    )
+
+
+async def compare(engine: AsyncEngine, backend: KekBackend, kek_id: str, fingerprint: str) -> bool:
     """Hold a KEK against its recorded fingerprint, or else against rows that carry its kek_id.
 
     For a kek_id that rows already carry, the first fingerprint may be recorded only after one of
     those rows was unwrapped with it: a wrong key at the first boot can't lock out the right one.
 
     Args:
-        engine: connections of the role custody_app.
+        engine: connections of a runtime role.
         backend: the KEK.
         kek_id: one that it holds.
+        fingerprint: of its key material.
 
     Returns:
-        True when the fingerprint is recorded, False when none is yet, or there is none.
+        True when the fingerprint is recorded, False when none is yet.
 
     Raises:
         Misconfigured: the key is not the one that the kek_id stands for.
         KekError: the KMS can't be asked now.
         DatabaseError: the database can't be asked now.
     """
-    if backend.fingerprint(kek_id) is None:
-        return False
     async with connection(engine) as held:
         recorded = await held.fetchval(query("read_fingerprint"), kek_id)
         rows = await held.fetch(query("sample_wraps"), kek_id) if recorded is None else []
     if recorded is None:
         await _prove(backend, kek_id, rows)
         return False
-    _hold_against(backend, kek_id, recorded)
+    _hold_against(backend, kek_id, fingerprint, recorded)
     return True
 
 
-def _hold_against(backend: KekBackend, kek_id: str, known: str | None) -> None:
-    ours = backend.fingerprint(kek_id)
-    if ours is None or known is None or hmac.compare_digest(known.encode(), ours.encode()):
+def _hold_against(backend: KekBackend, kek_id: str, ours: str, known: str | None) -> None:
+    if known is not None and hmac.compare_digest(known.encode(), ours.encode()):
         return
     raise Misconfigured(
         f"KEK {backend.uri.text}: the kek_id {kek_id} stands for other key material; restore that "

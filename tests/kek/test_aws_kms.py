@@ -187,9 +187,9 @@ def test_building_is_quick_and_asks_nobody() -> None:
     assert time.monotonic() - started < 1
 
 
-def test_nothing_is_seen_of_the_material() -> None:
-    seen: Callable[[str], object] = offline("aws-kms:alias/x", **REGION).fingerprint
-    assert seen(f"aws-kms:{ARN}") is None
+def test_an_arn_stands_for_its_material() -> None:
+    backend = offline("aws-kms:alias/x", **REGION)
+    assert backend.fingerprint(f"aws-kms:{ARN}") == f"aws-kms:{ARN}"
 
 
 def test_no_credential_is_in_any_representation() -> None:

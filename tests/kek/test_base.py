@@ -181,7 +181,7 @@ async def test_proof_of_a_good_kek() -> None:
     ("backend", "why"),
     [
         (IgnoresTheUser, "a wrap opens for another user too: it is not bound to its user"),
-        (ReturnsAnotherKey, "it unwraps to another key than it wrapped"),
+        (ReturnsAnotherKey, "what it wraps does not open again"),
     ],
 )
 async def test_proof_of_a_bad_kek(backend: type[Good], why: str) -> None:

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 
 import pytest
 
+from kek_backends import breaker, remote
 from kek_backends.base import OwnedWrap, Rewrapped, Wrap
 from kek_backends.errors import (
     Denied,
@@ -17,7 +18,7 @@ from kek_backends.errors import (
     VersionRetired,
 )
 from tests.kek.fakes import FakeRemote, SdkBusy, SdkError, raising, tampered
-from tests.kek.remote_kit import KEY, wrap_of
+from tests.kek.remote_kit import KEY, Gate, until, wrap_of
 
 pytestmark = pytest.mark.usefixtures("quick")
 
@@ -231,3 +232,81 @@ async def test_nothing_of_an_sdks_error_travels_on(
     assert "plaintext" not in shown
     assert not any("Sdk" in one and "fake:remote" not in one for one in chain(caught.value))
     assert "plaintext" not in (kms.problem or "")
+
+
+async def test_a_problem_is_of_one_kek_id(kms: FakeRemote) -> None:
+    """An old key that is disabled, behind an alias: users of the new one don't make it well."""
+    old = await wrap_of(kms)
+    kms.version = 2
+    new = await wrap_of(kms)
+    kms.faults["decrypt"] = [raising(SdkError("disabled"))]
+    with pytest.raises(Denied):
+        await kms.unwrap("alice", old)
+    assert await kms.unwrap("alice", new) == KEY
+    assert kms.problem == "fake:remote: SdkError"
+    assert await kms.unwrap("alice", old) == KEY
+    assert kms.problem is None
+
+
+async def test_an_unwrap_that_nobody_asks_for_any_more_is_forgotten(
+    kms: FakeRemote, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its row may be gone: else a KEK would be unwell for ever."""
+    wrap = await wrap_of(kms)
+    kms.always = raising(SdkError("disabled"))
+    kms.faults["ask"] = [lambda: None] * 3
+    with pytest.raises(Denied):
+        await kms.unwrap("alice", wrap)
+    await kms.refresh()
+    assert kms.problem == "fake:remote: SdkError"
+    monkeypatch.setattr(remote, "_FORGET_SECONDS", -1.0)
+    await kms.refresh()
+    assert kms.problem is None
+
+
+async def test_new_key_material_is_proven_in_the_background(kms: FakeRemote) -> None:
+    """A slow KMS: the four calls of a proof don't fit into a request."""
+    kms.version = 2
+    kms.calls.clear()
+    await kms.refresh()
+    assert kms.calls == ["ask", "encrypt", "decrypt", "decrypt"]
+    kms.calls.clear()
+    assert (await kms.wrap("alice", KEY)).kek_id == "fake:v2"
+    assert kms.calls == ["encrypt"]
+
+
+async def test_a_decrypt_only_kek_is_never_proven_by_refresh(fresh: FakeRemote) -> None:
+    for version in (1, 2):
+        fresh.version = version
+        await fresh.refresh()
+    assert fresh.calls == ["ask", "ask"]
+
+
+async def test_a_wrap_that_was_given_up_is_made_good_by_refresh(
+    kms: FakeRemote, gate: Gate
+) -> None:
+    kms.faults["encrypt"] = [gate]
+    call = asyncio.create_task(kms.wrap("alice", KEY))
+    await until(lambda: kms.calls == ["encrypt"])
+    call.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await call
+    gate.open()
+    assert "no answer within the time of a request" in (kms.problem or "")
+    await kms.refresh()
+    assert kms.problem is None
+
+
+async def test_a_status_that_is_well_does_not_close_the_breaker(kms: FakeRemote) -> None:
+    """The KMS says how its key is, and hangs when it shall use it."""
+    wrap = await wrap_of(kms)
+    kms.always = raising(SdkBusy("hangs"))
+    kms.faults["ask"] = [lambda: None]
+    for _ in range(breaker.FAILURES):
+        with pytest.raises(Transient):
+            await kms.unwrap("alice", wrap)
+    await kms.refresh()
+    kms.calls.clear()
+    with pytest.raises(Transient, match="not asked"):
+        await kms.unwrap("alice", wrap)
+    assert kms.calls == []

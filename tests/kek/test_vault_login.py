@@ -20,7 +20,7 @@ from kek_backends.errors import Denied, Misconfigured
 from kek_backends.loader import load
 from kek_backends.vault_login import AppRole, GivenToken, Grant
 from kek_backends.vault_transit import VaultTransitKek
-from tests.bao_server import Bao
+from tests.bao_server import Bao, BaoError
 from tests.http.test_tls import make_certificate
 from tests.leaks import remember
 
@@ -117,7 +117,8 @@ async def test_login_that_is_refused_names_the_cure(bao: Bao) -> None:
     with pytest.raises(Denied) as caught:
         await backend("any", environ).refresh()
     assert str(caught.value) == (
-        "vault:transit/any: the login was refused: give it a new token or secret id"
+        "vault:transit/any: the login was refused: is its mount right, VAULT_ADDR https where the "
+        "server wants it, and the token or secret id still good?"
     )
     assert caught.value.__context__ is None
 
@@ -311,3 +312,37 @@ def test_nothing_of_a_token_in_any_repr(bao: Bao) -> None:
     assert isinstance(kek, VaultTransitKek)
     shown = [kek, kek._tokens, kek._tokens._login, Grant("s.secret", 1, True, 0.0)]
     assert all("secret" not in repr(one) for one in shown)
+
+
+async def test_a_token_that_is_replaced_is_revoked(bao: Bao, no_wait_between_logins: None) -> None:
+    """Refused by its policy alone it would live on, one more with each login."""
+    key = bao.make_key()
+    policy = bao.write_policy(key)
+    role_id, secret_id = bao.app_role(policy)
+    kek = backend(
+        key, {"VAULT_ADDR": bao.address, "VAULT_ROLE_ID": role_id, "VAULT_SECRET_ID": secret_id}
+    )
+    wrap = await kek.wrap("alice", KEY)
+    first = remember(held_token(kek))
+    bao.write_policy(key, 'path "none" { capabilities = ["read"] }')
+    with pytest.raises(Denied):
+        await kek.unwrap("alice", wrap)
+    assert held_token(kek) != first
+    with pytest.raises(BaoError, match="403"):
+        bao.ask("GET", "auth/token/lookup-self", token=first)
+
+
+@pytest.mark.parametrize(
+    "address",
+    ["https://[::1:8200", "http://127.0.0.1:99999", "http://127.0.0.1:8200/v1", "127.0.0.1:8200"],
+)
+def test_address_that_is_none(address: str) -> None:
+    with pytest.raises(Misconfigured, match="VAULT_ADDR must be set to the server"):
+        backend("any", {"VAULT_ADDR": address, "VAULT_TOKEN": "t"})
+
+
+async def test_token_that_no_header_takes(bao: Bao) -> None:
+    for token in ("s.a\nb", "s.\u20ac"):
+        kek = backend("any", {"VAULT_ADDR": bao.address, "VAULT_TOKEN": token})
+        with pytest.raises(Misconfigured, match="can't be sent in a header"):
+            await kek.refresh()

@@ -2,12 +2,15 @@
 
 import asyncio
 import base64
-from collections.abc import AsyncIterator, Callable
-from contextlib import asynccontextmanager
+import threading
+from collections.abc import AsyncIterator, Callable, Iterator
+from contextlib import asynccontextmanager, contextmanager
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
 
 import pytest
 
+from kek_backends import vault_transit
 from kek_backends.base import OwnedWrap, Severity, Wrap
 from kek_backends.checks.life import check_examination
 from kek_backends.errors import (
@@ -16,6 +19,7 @@ from kek_backends.errors import (
     KeyMissing,
     Misconfigured,
     Tampered,
+    Transient,
     VersionRetired,
 )
 from kek_backends.keyring import Keyring
@@ -23,6 +27,7 @@ from kek_backends.loader import load
 from kek_backends.testing import CHECKS, Check, Subject
 from kek_backends.vault_transit import VaultTransitKek
 from tests.bao_server import Bao, least_policy
+from tests.leaks import remember
 
 KEY = b"k" * 32
 
@@ -160,17 +165,117 @@ async def test_damaged_wraps_are_tampering(bao: Bao) -> None:
         assert await kek.unwrap("alice", wrap) == KEY
 
 
-async def test_context_on_a_key_that_is_not_derived_would_bind_nothing(bao: Bao) -> None:
+async def test_context_on_a_key_that_is_not_derived_would_bind_nothing(
+    bao: Bao, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """The trap itself, and that the proof at boot would see it."""
+
+    def always_context(_key: object, user_id: str) -> dict[str, str]:
+        return {"context": base64.b64encode(user_id.encode()).decode()}
+
+    monkeypatch.setattr(vault_transit, "_binding", always_context)
     async with transit(bao, bao.make_key(derived=False)) as kek:
-        kek._binding = lambda user_id: {  # type: ignore[method-assign]
-            "context": base64.b64encode(user_id.encode()).decode()
-        }
         error = await failure(kek.wrap("alice", KEY))
         assert type(error) is Misconfigured
         assert "opens for another user too" in str(error)
         await kek.refresh()
         assert "not bound" in (kek.problem or "")
+
+
+async def test_key_that_is_replaced_is_noticed_by_the_wrap_itself(bao: Bao) -> None:
+    """Deleted and made again, not derived: what the old key's state says would bind nothing."""
+    key = bao.make_key()
+    async with transit(bao, key) as kek:
+        first = await kek.wrap("alice", KEY)
+        fingerprint = kek.fingerprint(first.kek_id)
+        await asyncio.sleep(1.1)  # versions are told apart by the second they were made in
+        bao.delete_key(key)
+        bao.make_key(key, derived=False)
+        wrap = await kek.wrap("alice", KEY)
+        # The same stamp: the registry sees by its fingerprint that it must not be stored.
+        assert wrap.kek_id == first.kek_id
+        assert kek.fingerprint(wrap.kek_id) not in (None, fingerprint)
+        assert await kek.unwrap("alice", wrap) == KEY
+        assert type(await failure(kek.unwrap("bob", wrap))) is Tampered
+
+
+async def test_replaced_key_sets_no_row_aside(bao: Bao) -> None:
+    """Its rows do not open, and that is not their fault."""
+    key = bao.make_key()
+    async with transit(bao, key) as kek:
+        wrap = await kek.wrap("alice", KEY)
+        await asyncio.sleep(1.1)
+        bao.delete_key(key)
+        bao.make_key(key)
+        with pytest.raises(KeyMissing, match="the key was replaced by another of its name"):
+            await kek.rewrap([OwnedWrap("alice", wrap)])
+
+
+async def test_version_that_a_restored_key_lacks_is_named(bao: Bao) -> None:
+    async with transit(bao, bao.make_key()) as kek:
+        await kek.refresh()
+        stamp = f"{str(kek.kek_id)[:-1]}3"
+        assert "rows carry version 3, and the key has 1: restore" in (kek.refusal(stamp) or "")
+
+
+async def test_token_goes_nowhere_else() -> None:
+    """A server that sends its clients elsewhere, as a standby does, gets no token there."""
+    received: list[str] = []
+    with http_server(received) as elsewhere, redirecting(elsewhere) as address:
+        environ = {"VAULT_ADDR": address, "VAULT_TOKEN": remember("s.token-that-stays-here")}
+        async with transit_at(environ) as kek:
+            error = await failure(kek.refresh())
+        assert type(error) is Transient
+        assert "a token goes nowhere else" in str(error)
+    assert received == []
+
+
+@contextmanager
+def http_server(received: list[str]) -> Iterator[str]:
+    with answering(lambda handler: received.append(handler.path)) as address:
+        yield address
+
+
+@contextmanager
+def redirecting(to: str) -> Iterator[str]:
+    def answer(handler: BaseHTTPRequestHandler) -> None:
+        handler.send_response(307)
+        handler.send_header("Location", f"{to}{handler.path}")
+        handler.send_header("Content-Length", "0")
+        handler.end_headers()
+
+    with answering(answer) as address:
+        yield address
+
+
+@contextmanager
+def answering(answer: Callable[[BaseHTTPRequestHandler], None]) -> Iterator[str]:
+    """Run a server that answers each request as told."""
+
+    class Handler(BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            answer(self)
+
+        def do_POST(self) -> None:
+            answer(self)
+
+        def log_message(self, *_: object) -> None:
+            """Say nothing."""
+
+    with ThreadingHTTPServer(("127.0.0.1", 0), Handler) as server:
+        thread = threading.Thread(target=server.serve_forever, args=(0.05,), daemon=True)
+        thread.start()
+        yield f"http://127.0.0.1:{server.server_port}"
+        server.shutdown()
+        thread.join()
+
+
+@asynccontextmanager
+async def transit_at(environ: dict[str, str]) -> AsyncIterator[VaultTransitKek]:
+    backend = load("vault:transit/key", environ=environ, development=False)
+    assert isinstance(backend, VaultTransitKek)
+    yield backend
+    await backend.close()
 
 
 async def test_rewrap_on_the_server_in_batches(bao: Bao) -> None:
