@@ -3,7 +3,7 @@ PYTHON ?= python3
 VENV   := .venv
 BIN    := $(VENV)/bin
 
-.PHONY: run test lint bench bench-kek-faults lock clean
+.PHONY: run test lint bench bench-kek-faults bench-rewrap lock clean
 .DEFAULT_GOAL := run
 
 $(VENV)/.installed: requirements-dev.lock pyproject.toml
@@ -32,6 +32,9 @@ bench: $(VENV)/.installed
 
 bench-kek-faults: $(VENV)/.installed
 	@exec $(BIN)/python -m tests.bench.kek_faults
+
+bench-rewrap: $(VENV)/.installed
+	@exec $(BIN)/python -m tests.bench.rewrap
 
 lock: $(VENV)/.installed
 	$(BIN)/uv pip compile pyproject.toml --upgrade --universal --python-version 3.11 --generate-hashes \

@@ -29,15 +29,19 @@ from custody.http.server import Frontend, Runner, build_application
 from custody.ops.health import Health
 from custody.ops.keks import reach, watch_kek
 from custody.ops.metrics import Metrics
+from custody.ops.rewrapping import Rewrapping
 from custody.settings import ConfigurationError, Settings
 from custody.vault.keys import MasterKeys
 from custody.vault.registry import KekRegistry
 from custody.vault.rows import VaultRows
 from custody.vault.service import VaultService
 from kek_backends.errors import Misconfigured
+from kek_backends.keyring import Keyring
 from kek_backends.loader import load_keyring
 
 T = TypeVar("T")
+
+_REWRAP_CONNECTIONS = 4
 
 log = structlog.get_logger()
 
@@ -139,6 +143,8 @@ async def running(
         stack.callback(watch.cancel)
         for backend in keyring:
             stack.callback(asyncio.create_task(watch_kek(backend)).cancel)
+        stack.push_async_callback(health.forget)
+        await _start_rewrapping(settings, keyring, metrics, stack)
         try:
             yield Addresses(vault=vault, admin=admin), watch
         finally:
@@ -146,6 +152,22 @@ async def running(
             for site in runner.sites:
                 await site.stop()
             await outermost.drain()
+
+
+async def _start_rewrapping(
+    settings: Settings, keyring: Keyring, metrics: Metrics, stack: contextlib.AsyncExitStack
+) -> None:
+    """Start the re-wrap worker, where it has a database role and an interval."""
+    if settings.rewrap_database_url is None or not settings.rewrap_interval:
+        return
+    engine = create_engine(
+        Dsn(settings.rewrap_database_url.get_secret_value()),
+        pool_size=_REWRAP_CONNECTIONS,
+        variable="CUSTODY_REWRAP_DATABASE_URL",
+    )
+    stack.push_async_callback(engine.dispose)
+    worker = Rewrapping(engine, keyring, settings.rewrap_interval, metrics)
+    stack.push_async_callback(worker.stop, asyncio.create_task(worker.work()))
 
 
 async def _set_up(runner: web.AppRunner, stack: contextlib.AsyncExitStack) -> web.AppRunner:

@@ -151,6 +151,12 @@ class Settings(BaseModel):
     rate_limit: int = Field(
         0, ge=0, le=1_000_000, description="requests a second and user; 0 is no limit"
     )
+    rewrap_interval: int = Field(
+        300,
+        ge=0,
+        le=604_800,
+        description="seconds from one look for stale rows to the next; 0 is no worker",
+    )
     tls_cert: Path | None = Field(None, description="PEM file: certificate and its chain")
     tls_key: Path | None = Field(None, description="PEM file: the certificate's private key")
     log_level: LogLevel = Field(LogLevel.INFO, description="debug, info, warning or error")

@@ -97,8 +97,8 @@ class RemoteKek(KekBackend):
 
     @property
     def concurrency(self) -> int:
-        """Half of the threads: users' calls keep the others."""
-        return CONCURRENT_CALLS // 2
+        """A quarter of the turns: a worker has two batches at hand, and users keep half of them."""
+        return CONCURRENT_CALLS // 4
 
     @property
     def refresh_seconds(self) -> float:

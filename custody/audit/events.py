@@ -8,7 +8,7 @@ from enum import StrEnum
 
 
 class Action(StrEnum):
-    """The actions of users, as the column ``action`` names them."""
+    """The actions of users and of the re-wrap worker, as the column ``action`` names them."""
 
     INIT = "init"
     FETCH = "fetch"
@@ -18,6 +18,8 @@ class Action(StrEnum):
     RECOVERY_CLEAR = "recovery_clear"
     ZK_ENABLE = "zk_enable"
     ZK_DISABLE = "zk_disable"
+    REWRAP_RUN = "rewrap_run"
+    REWRAP_FAILED = "rewrap_failed"
 
 
 @dataclass(frozen=True, slots=True)
@@ -26,7 +28,7 @@ class Event:
 
     Args:
         id: of the action: a second try to record the same action adds no second row.
-        user_id: whose vault.
+        user_id: whose vault; empty for a run.
         ip_address: of the client, or None.
         user_agent: of the client, or None.
         action: what was asked.

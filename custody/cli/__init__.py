@@ -11,6 +11,7 @@ from custody.cli.exit_codes import exit_code_of
 from custody.cli.kek import kek
 from custody.cli.migrate import migrate
 from custody.cli.openapi import openapi
+from custody.cli.rewrap import rewrap
 from custody.cli.serve import serve
 from custody.cli.token import token
 from custody.cli.users import users
@@ -29,7 +30,7 @@ def cli() -> None:
     """
 
 
-for command in (serve, dev, token, migrate, kek, users, doctor, config, openapi):
+for command in (serve, dev, token, migrate, kek, rewrap, users, doctor, config, openapi):
     cli.add_command(command)
 
 

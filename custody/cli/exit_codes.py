@@ -5,7 +5,12 @@ from custody.db.embedded import EmbeddedError
 from custody.db.errors import Busy, DatabaseError, Refused, RetiredKek
 from custody.db.owner import OwnerError, OwnerRefused, OwnerUnreachable
 from custody.http.listeners import ListenError
+from custody.rewrap.batch import WrongWrap
+from custody.rewrap.patience import NotFinished
+from custody.rewrap.runs import AnotherRun
+from custody.rewrap.target import Blocked
 from custody.settings import ConfigurationError
+from kek_backends.errors import KekError, Transient
 
 FINDING = 1
 UNAVAILABLE = 69
@@ -24,6 +29,12 @@ _CODES: tuple[tuple[type[Exception], int], ...] = (
     (ListenError, FINDING),
     (EmbeddedError, FINDING),
     (NoIssuer, FINDING),
+    (NotFinished, UNFINISHED),
+    (Blocked, UNFINISHED),
+    (AnotherRun, UNFINISHED),
+    (WrongWrap, FINDING),
+    (Transient, UNAVAILABLE),
+    (KekError, CONFIGURATION),
 )
 
 

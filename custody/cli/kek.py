@@ -3,13 +3,15 @@
 import asyncio
 import json
 import os
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
 from pathlib import Path
+from typing import Any
 
 import click
 
 from custody.cli.exit_codes import FINDING
+from custody.cli.kek_report import report_lines
 from custody.cli.kek_table import ListedKek, table
 from custody.db.engine import Dsn
 from custody.db.keks import NO_ROWS, Retirement, count_rows, list_keks
@@ -34,6 +36,8 @@ _MESSAGES = {
     Retirement.ALREADY_RETIRED: "{0} was retired before",
     Retirement.ACTIVE: _ACTIVE.format("{0}", "the daemon"),
     Retirement.IN_USE: "{0} still wraps {1} rows; re-wrap them under another KEK first",
+    Retirement.WRITTEN: "a live daemon still wraps under {0}; set CUSTODY_KEK there to another KEK "
+    "and restart it",
     Retirement.UNKNOWN: "{0} is unknown: no KEK is recorded by this id, and no row names it; "
     "see: custody kek list",
 }
@@ -68,8 +72,8 @@ def list_(as_json: bool) -> None:
 def retire(context: click.Context, kek_id: str, as_json: bool) -> None:
     """Retire a KEK for good: nothing can be wrapped under it again.
 
-    Refused for the active KEK, and while any row is wrapped under it. Uses
-    CUSTODY_REWRAP_DATABASE_URL.
+    Refused for the active KEK, while any row is wrapped under it, and while a live daemon writes
+    under it. What was seen is printed and kept. Uses CUSTODY_REWRAP_DATABASE_URL.
     """
     settings = _settings()
     if settings.rewrap_database_url is None:
@@ -77,14 +81,15 @@ def retire(context: click.Context, kek_id: str, as_json: bool) -> None:
             f"{_REWRAP} must be set: PostgreSQL, as a login role that is custody_rewrap or a "
             "member of it"
         )
-    outcome, rows, message = asyncio.run(
+    outcome, rows, message, report = asyncio.run(
         _retire(settings, settings.rewrap_database_url.get_secret_value(), kek_id)
     )
     done = outcome in {Retirement.RETIRED, Retirement.ALREADY_RETIRED}
     if as_json:
-        click.echo(json.dumps({"kek_id": kek_id, "outcome": outcome, "rows": rows}))
+        said = {"kek_id": kek_id, "outcome": outcome, "rows": rows, "retirement": report}
+        click.echo(json.dumps(said))
     elif done:
-        click.echo(message)
+        click.echo("\n".join([message, *report_lines(report)]))
     if not done:
         _say(message)
         context.exit(FINDING)
@@ -149,17 +154,21 @@ async def _list(settings: Settings) -> tuple[list[ListedKek], list[str]]:
     return listed, notes
 
 
-async def _retire(settings: Settings, url: str, kek_id: str) -> tuple[Retirement, int, str]:
+async def _retire(
+    settings: Settings, url: str, kek_id: str
+) -> tuple[Retirement, int, str, Mapping[str, Any] | None]:
     async with _configured(settings) as (keyring, notes):
         for note in notes:
             _say(note)
         if keyring is not None and keyring.active.kek_id == kek_id:
-            return Retirement.ACTIVE, 0, _ACTIVE.format(kek_id, keyring.active.uri.text)
+            return Retirement.ACTIVE, 0, _ACTIVE.format(kek_id, keyring.active.uri.text), None
     async with safe_engine(Dsn(url), _REWRAP_DUTY, variable=_REWRAP) as engine:
         outcome = await retire_kek(engine, kek_id)
         counted = await count_rows(engine) if outcome is Retirement.IN_USE else {}
+        known = {one.kek_id: one for one in await list_keks(engine)}
     rows = counted.get(kek_id, NO_ROWS).wraps
-    return outcome, rows, _MESSAGES[outcome].format(kek_id, rows)
+    report = known[kek_id].retirement if kek_id in known else None
+    return outcome, rows, _MESSAGES[outcome].format(kek_id, rows), report
 
 
 @asynccontextmanager

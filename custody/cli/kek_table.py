@@ -53,6 +53,7 @@ class ListedKek:
             "recorded_at": _time(self.kek.recorded_at),
             "activated_at": _time(self.kek.activated_at),
             "retired_at": _time(self.kek.retired_at),
+            "retirement": self.kek.retirement,
             "configured": self.configured,
         }
 

@@ -1,11 +1,13 @@
 """The registry of KEKs as an operator sees it: what is recorded, how many rows, and retirement."""
 
 import asyncio
-from collections.abc import AsyncIterator
+import json
+from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from datetime import datetime
 from enum import StrEnum
+from typing import Any
 
 from sqlalchemy.ext.asyncio import AsyncEngine
 
@@ -33,6 +35,7 @@ class RegisteredKek:
         recorded_at: when it was first seen.
         activated_at: when it last became the active one.
         retired_at: since when nothing can be wrapped under it.
+        retirement: what was seen then: rows, instances, the last run.
     """
 
     kek_id: str
@@ -42,6 +45,7 @@ class RegisteredKek:
     recorded_at: datetime | None = None
     activated_at: datetime | None = None
     retired_at: datetime | None = None
+    retirement: Mapping[str, Any] | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,6 +73,7 @@ class Retirement(StrEnum):
     ALREADY_RETIRED = "already-retired"
     ACTIVE = "active"
     IN_USE = "in-use"
+    WRITTEN = "written"
     UNKNOWN = "unknown"
 
 
@@ -95,6 +100,7 @@ async def list_keks(engine: AsyncEngine) -> tuple[RegisteredKek, ...]:
                 recorded_at=row["recorded_at"],
                 activated_at=row["activated_at"],
                 retired_at=row["retired_at"],
+                retirement=row["retirement"] and json.loads(row["retirement"]),
             )
             for row in recorded
         ),

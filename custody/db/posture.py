@@ -59,19 +59,22 @@ async def find_problems(engine: AsyncEngine, duty: Duty) -> tuple[PostureProblem
 
 
 @asynccontextmanager
-async def safe_engine(dsn: Dsn, duty: Duty, *, variable: str) -> AsyncIterator[AsyncEngine]:
+async def safe_engine(
+    dsn: Dsn, duty: Duty, *, variable: str, pool_size: int = 1
+) -> AsyncIterator[AsyncEngine]:
     """Connect for one command, once the database and the role are found safe for its duty.
 
     Args:
         dsn: of the runtime role.
         duty: the runtime role that it must be, or be a member of.
         variable: which setting the URL is, for messages.
+        pool_size: connections at most.
 
     Raises:
         Refused: the database, the role or the URL is not to be used; the message names the cure.
         DatabaseError: the database can't be asked now.
     """
-    engine = create_engine(dsn, pool_size=1, variable=variable)
+    engine = create_engine(dsn, pool_size=pool_size, variable=variable)
     try:
         problems = await _find_or_name(engine, duty, variable)
         # A command writes no audit row of a user.

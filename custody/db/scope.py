@@ -59,11 +59,43 @@ async def user_transaction(
                 await held.execute("BEGIN ISOLATION LEVEL READ COMMITTED")
                 await _open_scope(held, user_id, deadline)
                 yield held
-                if await held.execute("COMMIT") != "COMMIT":
-                    raise DatabaseError("the transaction was rolled back")
+                await _commit(held)
         except TimeoutError:
             held.terminate()
             raise DatabaseError("the database did not answer in time") from None
+
+
+@asynccontextmanager
+async def transaction(
+    engine: AsyncEngine, seconds: float = 30.0, *, lock_seconds: float = 2.0
+) -> AsyncIterator[Connection]:
+    """Open a transaction that is nobody's, and commit it at the end of the block.
+
+    Args:
+        engine: connections of a runtime role.
+        seconds: all of it may take.
+        lock_seconds: how long it waits for a lock.
+
+    Raises:
+        DatabaseError: as :func:`user_transaction`.
+    """
+    until = asyncio.get_running_loop().time() + seconds
+    async with connection(engine, until) as held:
+        try:
+            async with asyncio.timeout_at(until):
+                await held.execute("BEGIN ISOLATION LEVEL READ COMMITTED")
+                bounds = (str(int(bound * 1000)) for bound in (lock_seconds, seconds))
+                await held.execute(query("open_transaction"), *bounds)
+                yield held
+                await _commit(held)
+        except TimeoutError:
+            held.terminate()
+            raise DatabaseError("the database did not answer in time") from None
+
+
+async def _commit(held: Connection) -> None:
+    if await held.execute("COMMIT") != "COMMIT":
+        raise DatabaseError("the transaction was rolled back")
 
 
 async def _open_scope(held: Connection, user_id: str, deadline: Deadline) -> None:

@@ -1,12 +1,18 @@
 """Whether the daemon may serve: judged before the first request, and again all the time."""
 
 import asyncio
+import contextlib
+import os
+import socket
 
 import structlog
 from sqlalchemy.ext.asyncio import AsyncEngine
 
+from custody.audit.events import event_id
 from custody.auth.jwks import JwksCache
+from custody.db import instances
 from custody.db.errors import DatabaseError, Refused
+from custody.db.instances import Instance
 from custody.db.posture import PostureProblem, find_problems
 from custody.settings import ConfigurationError
 from custody.vault.registry import KekRegistry
@@ -43,6 +49,7 @@ class Health:
         self._database: str | None = "not reached yet"
         self._problems: tuple[PostureProblem, ...] = ()
         self._keks_confirmed = False
+        self._id = event_id()
         self.draining = False
 
     @property
@@ -92,6 +99,11 @@ class Health:
         if self._unsafe:
             raise ConfigurationError("; ".join(problem.message for problem in self._unsafe))
 
+    async def forget(self) -> None:
+        """Say that this instance ends, so that nobody waits for it."""
+        with contextlib.suppress(DatabaseError):
+            await instances.forget(self._engine, self._id)
+
     async def watch(self) -> None:
         """Judge again and again.
 
@@ -125,6 +137,25 @@ class Health:
                     raise
                 # A KMS that came up, or changed, while others serve: it is shut, and named.
         self._keks_confirmed = True
+        await self._record_instance()
+
+    async def _record_instance(self) -> None:
+        """Say which KEKs this instance reads and writes: nobody re-wraps past it."""
+        kek_ids = (backend.kek_id for backend in self._keyring)
+        await instances.record(
+            self._engine,
+            Instance(
+                id=self._id,
+                host=socket.gethostname(),
+                process=os.getpid(),
+                writes_uri=self._keyring.active.uri.text,
+                writes_kek_id=self._keyring.active.kek_id,
+                reads=(
+                    *(backend.uri.text for backend in self._keyring),
+                    *(kek_id for kek_id in kek_ids if kek_id is not None),
+                ),
+            ),
+        )
 
     def _problem_of_keks(self) -> str | None:
         if not self._keks_confirmed:

@@ -1,7 +1,13 @@
 """Metrics in OpenMetrics form. Labels hold route names and codes, never anything of a user."""
 
+from collections.abc import Mapping
+
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, ProcessCollector
 from prometheus_client.openmetrics.exposition import CONTENT_TYPE_LATEST, generate_latest
+
+from custody.db.keks import RowCount
+from custody.rewrap.runs import Run
+from custody.rewrap.storing import Counts
 
 _BUCKETS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10)
 
@@ -30,6 +36,60 @@ class Metrics:
         self._ready = Gauge(
             "custody_ready", "1 where a part is ready", ("part",), registry=self._registry
         )
+
+        self._rows = Gauge(
+            "custody_rows", "Rows with a wrap, by KEK", ("kek_id",), registry=self._registry
+        )
+        self._rewrapped = Counter(
+            "custody_rewrapped_rows",
+            "Rows that this process has re-wrapped, found changed, or set aside",
+            ("outcome",),
+            registry=self._registry,
+        )
+        self._run = Gauge(
+            "custody_rewrap_run_rows",
+            "Rows of the latest re-wrap run, by all processes",
+            ("outcome",),
+            registry=self._registry,
+        )
+        self._rate = Gauge(
+            "custody_rewrap_run_rows_per_second",
+            "How fast the latest re-wrap run goes",
+            registry=self._registry,
+        )
+        self._left = Gauge(
+            "custody_rewrap_run_seconds_left",
+            "How long the latest re-wrap run will take; 0 when it has ended",
+            registry=self._registry,
+        )
+
+    def rewrapped(self, counts: Counts) -> None:
+        """Count the rows of one claim."""
+        self._rewrapped.labels("done").inc(counts.done)
+        self._rewrapped.labels("moved").inc(counts.moved)
+        self._rewrapped.labels("failed").inc(counts.failed)
+
+    def show_rows(self, counted: Mapping[str, RowCount]) -> None:
+        """Show how many rows each KEK has.
+
+        Args:
+            counted: by kek_id; a KEK that is not there has none any more.
+        """
+        self._rows.clear()
+        for kek_id, count in counted.items():
+            self._rows.labels(kek_id).set(count.wraps)
+
+    def show_run(self, run: Run) -> None:
+        """Show how far the latest run is."""
+        for outcome, rows in (
+            ("total", run.total),
+            ("done", run.done),
+            ("moved", run.moved),
+            ("failed", run.failed),
+        ):
+            self._run.labels(outcome).set(rows)
+        self._rate.set(run.rows_a_second)
+        self._left.set(run.seconds_left or 0)
 
     def answered(self, route: str, status: int, code: str, seconds: float) -> None:
         """Count an answer.

@@ -73,6 +73,35 @@ WHERE relations.name = 'encryption_vaults' AND attnum > 0 AND NOT attisdropped
          OR ($1 = 'custody_rewrap' AND attname LIKE ANY (ARRAY['recovery\_%', 'zero\_knowledge', 'generation', 'key\_check'])))
     AND EXISTS (SELECT 1 FROM mine WHERE has_column_privilege(mine.oid, relations.oid, attnum, 'UPDATE'))
 UNION ALL
+SELECT 'roles', format('the role %s may SELECT %s of auth.encryption_vaults; run: REVOKE SELECT ON auth.encryption_vaults FROM custody_rewrap, PUBLIC, %I, then sql/migrations again by psql', plain.rolname, min(attname::text), plain.rolname)
+FROM plain, relations JOIN pg_attribute ON attrelid = relations.oid
+WHERE relations.name = 'encryption_vaults' AND $1 = 'custody_rewrap'
+    AND attname LIKE 'recovery\_%' AND NOT attisdropped
+    AND (SELECT count(*) FROM mine WHERE mine.rolname IN ('custody_app', 'custody_rewrap')) < 2
+    AND EXISTS (SELECT 1 FROM mine WHERE has_column_privilege(mine.oid, relations.oid, attnum, 'SELECT'))
+GROUP BY plain.rolname
+UNION ALL
+SELECT 'roles', format('the role %s may %s auth.%s, which is not its duty; run: REVOKE %s ON auth.%s FROM %s, PUBLIC, %I', plain.rolname, forbidden.privilege, relations.name, forbidden.privilege, relations.name, $1, plain.rolname)
+FROM plain, (VALUES
+    ('custody_app', 'rewrap_runs', ARRAY['INSERT', 'UPDATE', 'DELETE', 'TRUNCATE', 'TRIGGER']),
+    ('custody_app', 'rewrap_claims', ARRAY['SELECT', 'INSERT', 'UPDATE', 'DELETE', 'TRUNCATE', 'TRIGGER']),
+    ('custody_app', 'custody_instances', ARRAY['TRUNCATE', 'TRIGGER']),
+    ('custody_rewrap', 'rewrap_runs', ARRAY['DELETE', 'TRUNCATE', 'TRIGGER']),
+    ('custody_rewrap', 'rewrap_claims', ARRAY['TRUNCATE', 'TRIGGER']),
+    ('custody_rewrap', 'custody_instances', ARRAY['INSERT', 'UPDATE', 'DELETE', 'TRUNCATE', 'TRIGGER'])
+) AS other (duty, tablename, privileges)
+JOIN relations ON relations.name = other.tablename, unnest(other.privileges) AS forbidden (privilege)
+WHERE other.duty = $1
+    -- Whoever has both duties, or another one, is told so above.
+    AND EXISTS (SELECT 1 FROM mine WHERE mine.rolname = $1)
+    AND (SELECT count(*) FROM mine WHERE mine.rolname IN ('custody_app', 'custody_rewrap')) < 2
+    AND EXISTS (
+        SELECT 1 FROM mine
+        WHERE has_table_privilege(mine.oid, relations.oid, forbidden.privilege)
+           OR (forbidden.privilege IN ('SELECT', 'INSERT', 'UPDATE')
+               AND has_any_column_privilege(mine.oid, relations.oid, forbidden.privilege))
+    )
+UNION ALL
 SELECT 'roles', format('the role %s may SELECT %s of auth.users; run: REVOKE SELECT ON auth.users FROM custody_app, custody_rewrap, PUBLIC, %I, then sql/migrations again by psql', plain.rolname, min(attname::text), plain.rolname)
 FROM plain, relations JOIN pg_attribute ON attrelid = relations.oid
 WHERE relations.name = 'users' AND NOT relations.ours AND attnum > 0 AND NOT attisdropped AND attname <> 'id'
@@ -98,6 +127,16 @@ FROM plain, (VALUES
     ('custody_app', 'encryption_vaults', 'UPDATE'),
     ('custody_app', 'encryption_vault_audit', 'INSERT'),
     ('custody_app', 'encryption_keks', 'SELECT'),
+    ('custody_app', 'custody_instances', 'SELECT'),
+    ('custody_app', 'custody_instances', 'INSERT'),
+    ('custody_app', 'custody_instances', 'UPDATE'),
+    ('custody_rewrap', 'custody_instances', 'SELECT'),
+    ('custody_rewrap', 'rewrap_runs', 'SELECT'),
+    ('custody_rewrap', 'rewrap_runs', 'INSERT'),
+    ('custody_rewrap', 'rewrap_runs', 'UPDATE'),
+    ('custody_rewrap', 'rewrap_claims', 'SELECT'),
+    ('custody_rewrap', 'rewrap_claims', 'INSERT'),
+    ('custody_rewrap', 'rewrap_claims', 'UPDATE'),
     ('custody_rewrap', 'encryption_vaults', 'SELECT'),
     ('custody_rewrap', 'encryption_vaults', 'UPDATE'),
     ('custody_rewrap', 'encryption_vault_audit', 'INSERT'),
@@ -117,6 +156,8 @@ FROM plain, (VALUES
     ('custody_app', 'custody_sample_wraps'),
     ('custody_app', 'custody_register_kek'),
     ('custody_app', 'custody_keks_in_use'),
+    ('custody_rewrap', 'custody_sample_wraps'),
+    ('custody_rewrap', 'custody_register_kek'),
     ('custody_rewrap', 'custody_keks_in_use'),
     ('custody_rewrap', 'custody_retire_kek')
 ) AS needed (duty, name)
@@ -126,7 +167,7 @@ WHERE CASE
         THEN NOT has_function_privilege(session_user, pg_proc.oid, 'EXECUTE')
             AND EXISTS (SELECT 1 FROM mine WHERE mine.rolname = $1)
     -- The other duty's; whoever has both is told so above.
-    ELSE needed.name <> 'custody_keks_in_use'
+    ELSE needed.name NOT IN ('custody_keks_in_use', 'custody_sample_wraps', 'custody_register_kek')
         AND EXISTS (SELECT 1 FROM mine WHERE has_function_privilege(mine.oid, pg_proc.oid, 'EXECUTE'))
         AND NOT EXISTS (SELECT 1 FROM mine WHERE mine.rolname = needed.duty)
 END

@@ -43,7 +43,7 @@ bodies (name, body, definer, config) AS (  -- md5 of the text between the dollar
     ('custody_keks_in_use', '0b5026c8fc078d507d40f3837aa8bec9', true, NULL),
     ('custody_refuse_retired_kek', 'eff7b221e9626dcb54af6d92a9d7e231', false, 'row_security=off'),
     ('custody_register_kek', '6e0cb03f154ab0c9f5af6f4c16a55f89', true, 'lock_timeout=2s'),
-    ('custody_retire_kek', 'c04335a213a12a2e91a27cd9fd2995e9', true, 'lock_timeout=1s'),
+    ('custody_retire_kek', '326f45ac012f6fcb79da4367aabe025e', true, 'lock_timeout=1s'),
     ('custody_sample_wraps', '1f87838750b867bc5195c94ba9e3b8ee', true, NULL)
 ),
 policies (tablename, policyname, cmd, qual, with_check) AS (
@@ -69,7 +69,7 @@ found AS (
     WHERE schemaname = 'auth' AND tablename IN (SELECT name FROM scoped)
 )
 SELECT format('auth.%s is missing; run: custody migrate, or sql/migrations again by psql', name) AS problem
-FROM unnest(ARRAY['users', 'encryption_vaults', 'encryption_vault_audit', 'encryption_keks']) AS wanted (name)
+FROM unnest(ARRAY['users', 'encryption_vaults', 'encryption_vault_audit', 'encryption_keks', 'rewrap_runs', 'rewrap_claims', 'custody_instances']) AS wanted (name)
 WHERE wanted.name NOT IN (SELECT relations.name FROM relations)
 UNION ALL
 SELECT format('the function auth.%s is missing or was changed; run: custody migrate, or sql/migrations again by psql', bodies.name)
@@ -87,7 +87,14 @@ FROM (VALUES
     ('encryption_vault_audit', ARRAY['id', 'user_id', 'action', 'ip_address', 'user_agent',
      'context', 'status', 'created_at']),
     ('encryption_keks', ARRAY['kek_id', 'fingerprint', 'recorded_at', 'backend', 'locator', 'state',
-     'activated_at', 'retired_at']),
+     'activated_at', 'retired_at', 'retirement']),
+    ('rewrap_runs', ARRAY['id', 'target', 'everything', 'started_by', 'sources', 'state', 'total',
+     'done', 'moved', 'failed', 'cursor_kek_id', 'cursor_format', 'cursor_user_id', 'started_at',
+     'heartbeat_at', 'ended_at']),
+    ('rewrap_claims', ARRAY['id', 'run_id', 'owner', 'kek_id', 'format', 'above', 'up_to',
+     'heartbeat_at']),
+    ('custody_instances', ARRAY['id', 'host', 'process', 'writes_uri', 'writes_kek_id', 'reads',
+     'started_at', 'heartbeat_at']),
     ('users', ARRAY['id'])
 ) AS wanted (tablename, names)
 JOIN relations ON relations.name = wanted.tablename, unnest(wanted.names) AS columns (name)
@@ -146,6 +153,14 @@ SELECT format('the foreign key %s on auth.encryption_vault_audit would take audi
 FROM pg_constraint JOIN relations ON relations.oid = conrelid
 WHERE relations.name = 'encryption_vault_audit' AND contype = 'f'
 UNION ALL
+SELECT 'the index rewrap_runs_running is missing or was changed: two re-wrap runs at once would do rows twice; run: custody migrate, or sql/migrations again by psql'
+FROM relations WHERE name = 'rewrap_runs'
+    AND NOT EXISTS (
+        SELECT 1 FROM pg_index JOIN pg_class ON pg_class.oid = indexrelid
+        WHERE indrelid = relations.oid AND relname = 'rewrap_runs_running' AND indisvalid
+            AND pg_get_indexdef(indexrelid) = 'CREATE UNIQUE INDEX rewrap_runs_running ON auth.rewrap_runs USING btree ((true)) WHERE (state = ''running''::text)'
+    )
+UNION ALL
 SELECT format('the trigger %s is missing, disabled or was changed; run sql/migrations again by psql', triggers.name)
 FROM triggers JOIN relations ON relations.name = triggers.tablename
 WHERE NOT EXISTS (
@@ -164,5 +179,7 @@ FROM pg_rewrite JOIN relations ON relations.oid = ev_class
 WHERE relations.name LIKE 'encryption\_%'
 UNION ALL
 SELECT format('auth.%s would be emptied by a crash; run: ALTER TABLE auth.%s SET LOGGED', name, name)
-FROM relations WHERE name LIKE 'encryption\_%' AND relpersistence <> 'p'
+FROM relations
+WHERE (name LIKE 'encryption\_%' OR name IN ('rewrap_runs', 'rewrap_claims', 'custody_instances'))
+    AND relpersistence <> 'p'
 ORDER BY 1

@@ -112,6 +112,7 @@ async def test_json(environ: dict[str, str]) -> None:
         "quarantined_rows": 1,
         "activated_at": None,
         "retired_at": None,
+        "retirement": None,
         "configured": True,
     }
 
@@ -232,7 +233,8 @@ async def test_retire_refuses(environ: dict[str, str], database: Database, kek_i
     assert (done.code, done.out, done.complaint) == (1, "", message)
     done = await run(environ, "retire", kek_id, "--json")
     assert (done.code, done.complaint) == (1, message)
-    assert json.loads(done.out) == {"kek_id": kek_id, "outcome": outcome, "rows": rows}
+    said = {"kek_id": kek_id, "outcome": outcome, "rows": rows}
+    assert json.loads(done.out) == said | {"retirement": None}
     assert await states(database) == before
 
 
@@ -240,15 +242,19 @@ async def test_retire(environ: dict[str, str], database: Database) -> None:
     await register(database, "idle", "f3")
     before = await states(database)
     done = await run(environ, "retire", "idle")
-    message = "idle is retired: nothing can be wrapped under it again\n"
-    assert (done.code, done.out, done.err) == (0, message, "")
+    message = "idle is retired: nothing can be wrapped under it again"
+    seen = ["seen then: 0 rows under it, 0 of them set aside", "  no run", "  no live daemon"]
+    assert (done.code, done.out.splitlines(), done.err) == (0, [message, *seen], "")
     assert await states(database) == before | {"idle": "retired"}
     rewrap = REWRAP.replace("$1", "'idle'").replace("$2", "'alice'")
     assert "KEK01" in psql(database, "custody_rewrap", rewrap)
     again = await run(environ, "retire", "idle")
-    assert (again.code, again.out, again.err) == (0, "idle was retired before\n", "")
+    # What was seen is kept.
+    assert (again.code, again.out.splitlines()) == (0, ["idle was retired before", *seen])
     again = await run(environ, "retire", "idle", "--json")
-    assert json.loads(again.out) == {"kek_id": "idle", "outcome": "already-retired", "rows": 0}
+    report = {"rows": 0, "quarantined": 0, "instances": [], "last_run": None}
+    said = {"kek_id": "idle", "outcome": "already-retired", "rows": 0}
+    assert json.loads(again.out) == said | {"retirement": report}
 
 
 async def test_what_is_stamped_here_is_not_retired(

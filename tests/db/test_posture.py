@@ -511,6 +511,48 @@ async def test_foreign_table_of_users_is_not_ours_to_judge(database: Database) -
     assert await problems_of(database.url("custody_app")) == ()
 
 
+for _right, _table in (
+    ("INSERT (target)", "rewrap_runs"),
+    ("UPDATE (state)", "rewrap_runs"),
+    ("DELETE", "rewrap_runs"),
+    ("SELECT (above)", "rewrap_claims"),
+    ("DELETE", "rewrap_claims"),
+    ("TRUNCATE", "custody_instances"),
+):
+    _word = _right.partition(" ")[0]
+    CURABLE[f"{_right} of {_table}"] = (
+        f"GRANT {_right} ON auth.{_table} TO {{role}}",
+        "roles",
+        (
+            f"the role {{role}} may {_word} auth.{_table}, which is not its duty; run: REVOKE "
+            f"{_word} ON auth.{_table} FROM custody_app, PUBLIC, {{role}}"
+        ),
+    )
+for _sql in (
+    "DROP INDEX auth.rewrap_runs_running",
+    (
+        "DROP INDEX auth.rewrap_runs_running;"
+        "CREATE UNIQUE INDEX rewrap_runs_running ON auth.rewrap_runs (id) WHERE state = 'running'"
+    ),
+):
+    CURABLE[_sql] = (
+        _sql,
+        "schema",
+        (
+            "the index rewrap_runs_running is missing or was changed: two re-wrap runs at once "
+            f"would do rows twice; {MIGRATE}"
+        ),
+    )
+CURABLE["unlogged instances"] = (
+    "ALTER TABLE auth.custody_instances SET UNLOGGED",
+    "schema",
+    (
+        "auth.custody_instances would be emptied by a crash; run: ALTER TABLE "
+        "auth.custody_instances SET LOGGED"
+    ),
+)
+
+
 @pytest.mark.parametrize("name", CURABLE)
 async def test_problem_and_its_cure(database: Database, name: str) -> None:
     sql, part, message = CURABLE[name]
@@ -532,7 +574,7 @@ REWRAP: dict[str, tuple[str, str]] = {
     )
     for name in ("custody_retire_kek", "custody_keks_in_use")
 }
-for _name in ("custody_register_kek", "custody_sample_wraps", "custody_add_user"):
+for _name in ("custody_add_user",):
     for _grantee in ("{role}", "custody_rewrap", "PUBLIC"):
         REWRAP[f"right to run {_name} to {_grantee}"] = (
             f"GRANT EXECUTE ON FUNCTION auth.{_name} TO {_grantee}",
@@ -548,6 +590,36 @@ for _right in ("INSERT", "INSERT (kek_id)", "UPDATE (state)", "DELETE"):
         (
             f"the role {{role}} may {_word} auth.encryption_keks; run: REVOKE {_word} ON "
             "auth.encryption_keks FROM custody_app, custody_rewrap, PUBLIC, {role}"
+        ),
+    )
+for _right, _table in (
+    ("DELETE", "rewrap_runs"),
+    ("TRUNCATE", "rewrap_claims"),
+    ("INSERT (id)", "custody_instances"),
+    ("UPDATE (reads)", "custody_instances"),
+    ("DELETE", "custody_instances"),
+):
+    _word = _right.partition(" ")[0]
+    REWRAP[f"{_right} of {_table}"] = (
+        f"GRANT {_right} ON auth.{_table} TO {{role}}",
+        (
+            f"the role {{role}} may {_word} auth.{_table}, which is not its duty; run: REVOKE "
+            f"{_word} ON auth.{_table} FROM custody_rewrap, PUBLIC, {{role}}"
+        ),
+    )
+REWRAP["SELECT of recovery wraps"] = (
+    "GRANT SELECT (recovery_iv, recovery_wrapped_mk) ON auth.encryption_vaults TO custody_rewrap",
+    (
+        "the role {role} may SELECT recovery_iv of auth.encryption_vaults; run: REVOKE SELECT ON "  # noqa: S608
+        "auth.encryption_vaults FROM custody_rewrap, PUBLIC, {role}, then " + AGAIN
+    ),
+)
+for _right, _table in (("UPDATE", "rewrap_runs"), ("INSERT", "rewrap_claims")):
+    REWRAP[f"no {_right} of {_table}"] = (
+        f"REVOKE {_right} ON auth.{_table} FROM custody_rewrap",
+        (
+            f"the role {{role}} may not {_right} auth.{_table}: a right of custody_rewrap is "
+            f"missing, or not inherited; run {AGAIN}"
         ),
     )
 
@@ -571,7 +643,7 @@ async def test_one_file_run_again_alone_is_named_with_its_cure(database: Databas
     for file in sorted((folder() / "migrations").glob("*.sql")):
         assert database.psql("custody_owner", "-f", str(file)).returncode == 0
         found = await problems_of(url)
-        assert bool(found) is file.stem.startswith("0005"), (file.stem, found)
+        assert bool(found) is file.stem.startswith(("0005", "0006")), (file.stem, found)
         if found:
             migrate_by_psql(database)
             assert await problems_of(url) == ()

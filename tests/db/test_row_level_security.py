@@ -147,7 +147,8 @@ async def test_samples_show_only_until_the_fingerprint_is_recorded(filled: Datab
     # Nor for the owner, who alone could read by it.
     left = f"BEGIN; {SAMPLE}; SELECT count(*) FROM auth.encryption_vaults"
     assert ask(filled, "custody_owner", left).split() == ["alice", "bob", "0"]
-    assert DENIED in ask(filled, "custody_rewrap", SAMPLE)
+    # The worker holds KEKs against the registry as the daemon does; it sees all rows anyway.
+    assert ask(filled, "custody_rewrap", SAMPLE).split() == ["alice", "bob"]
 
 
 async def test_rewrap_sees_all_rows_but_not_all_columns(filled: Database) -> None:

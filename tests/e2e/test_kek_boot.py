@@ -160,7 +160,7 @@ async def test_kms_that_refuses_stops_the_boot(
 ) -> None:
     missing = Place("vault:transit/misspelt", "", bao.environ("misspelt"))
     line = await refusal(database, issuer, tmp_path, missing)
-    assert "KEK vault:transit/misspelt: there is no such key, mount or namespace: correct it" in line
+    assert "KEK vault:transit/misspelt: no such key, mount or namespace: correct it" in line
     nothing = Place("aws-kms:alias/misspelt", "", moto.environ)
     assert "KEK aws-kms:alias/misspelt: " in await refusal(database, issuer, tmp_path, nothing)
     twice = make_place("vault", tmp_path, bao, moto)

@@ -11,6 +11,7 @@ import pytest
 from custody.audit.events import Action
 from custody.cli import cli
 from custody.http.openapi import document
+from custody.rewrap.runs import State
 from custody.settings import PREFIX, Settings
 from custody.vault import errors
 from custody.vault.errors import VaultError
@@ -58,8 +59,12 @@ def _vault_errors() -> list[type[VaultError]]:
 def _contexts() -> set[str]:
     """Every phrase that the code can write into the column context."""
     phrases = r"[a-z]+(?:-[a-z]+)+|created|internal"
-    return {error.context for error in _vault_errors()} | set(
-        _strings("custody/vault/service.py", phrases)
+    ends = {f"run-{state}" for state in State if state is not State.RUNNING}
+    return (
+        {error.context for error in _vault_errors()}
+        | set(_strings("custody/vault/service.py", phrases))
+        | set(_strings("custody/rewrap", phrases, inside="Event"))
+        | ends
     )
 
 

@@ -131,6 +131,7 @@ FORBIDDEN: dict[str, tuple[tuple[str, ...], tuple[str, ...], tuple[str, ...]]] =
             "custody.vault.registry",
             "custody.ops",
             "custody.rewrap",
+            "custody.cli.rewrap",
             "custody.app",
         ),
     ),

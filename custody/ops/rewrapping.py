@@ -1,0 +1,103 @@
+"""The re-wrap worker of the daemon: looks now and then for stale rows, and re-wraps them."""
+
+import asyncio
+
+import structlog
+from sqlalchemy.ext.asyncio import AsyncEngine
+
+from custody.db.errors import DatabaseError
+from custody.db.keks import count_rows
+from custody.db.posture import find_problems
+from custody.ops.metrics import Metrics
+from custody.rewrap import runs
+from custody.rewrap.batch import WrongWrap
+from custody.rewrap.runs import AnotherRun, Run
+from custody.rewrap.storing import Counts
+from custody.rewrap.target import Blocked
+from custody.rewrap.worker import Options, Rewrapper
+from kek_backends.errors import KekError
+from kek_backends.keyring import Keyring
+
+# Instances of a fleet that restarts have said by then what they read and write.
+_FIRST_SECONDS = 15.0
+_GRACE_SECONDS = 15.0
+
+log = structlog.get_logger()
+
+
+class Rewrapping:
+    """Re-wraps in the background, while users are served.
+
+    Args:
+        engine: connections of the role custody_rewrap.
+        keyring: all KEKs; the daemon keeps them fresh.
+        interval: seconds from one look to the next.
+        metrics: told of what is done.
+    """
+
+    def __init__(
+        self, engine: AsyncEngine, keyring: Keyring, interval: float, metrics: Metrics
+    ) -> None:
+        self._engine = engine
+        self._keyring = keyring
+        self._interval = interval
+        self._metrics = metrics
+        self._stopping = asyncio.Event()
+        self._current: Rewrapper | None = None
+
+    async def work(self) -> None:
+        """Look and re-wrap, again and again, until it is stopped."""
+        seconds = min(self._interval, _FIRST_SECONDS)
+        while not await self._stopped_within(seconds):
+            seconds = self._interval
+            try:
+                await self._look()
+            except (Blocked, AnotherRun, KekError, DatabaseError, WrongWrap) as error:
+                log.warning("rewrap_waits", reason=str(error) or type(error).__name__)
+            except Exception as error:  # noqa: BLE001 - this must go on for ever
+                log.error("rewrap_failed", error=type(error).__name__)  # noqa: TRY400
+
+    async def stop(self, task: "asyncio.Task[None]") -> None:
+        """End it: what the batches at hand have done is stored.
+
+        Args:
+            task: the one that runs :meth:`work`.
+        """
+        self._stopping.set()
+        if self._current is not None:
+            self._current.stop()
+        done, _ = await asyncio.wait({task}, timeout=_GRACE_SECONDS)
+        if not done:
+            task.cancel()
+            await asyncio.wait({task}, timeout=1.0)
+
+    async def _look(self) -> None:
+        problems = await find_problems(self._engine, "custody_rewrap")
+        if problems:
+            log.error("rewrap_refused", problem="; ".join(one.message for one in problems))
+            return
+        active = self._keyring.active.kek_id
+        if active is None:
+            return  # not reached yet; /readyz says so
+        stale = await runs.count_stale(self._engine, active, everything=False)
+        if stale.total:
+            log.info("rewrap_begins", rows=stale.total, target=active)
+            self._current = Rewrapper(self._engine, self._keyring, Options(), self._advance)
+            try:
+                run = await self._current.run()
+            finally:
+                self._current = None
+            log.info("rewrap_ended", run=run.id, state=run.state, done=run.done, failed=run.failed)
+        self._metrics.show_rows(await count_rows(self._engine))
+        if latest := await runs.latest(self._engine, 1):
+            self._metrics.show_run(latest[0])
+
+    def _advance(self, _run: Run, counts: Counts) -> None:
+        self._metrics.rewrapped(counts)
+
+    async def _stopped_within(self, seconds: float) -> bool:
+        try:
+            await asyncio.wait_for(self._stopping.wait(), seconds)
+        except TimeoutError:
+            return False
+        return True

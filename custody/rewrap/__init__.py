@@ -1,0 +1,1 @@
+"""Re-wraps: every row to the active KEK, while users keep working."""

@@ -1,0 +1,112 @@
+"""One batch: re-wrapped, verified, and judged row by row. No transaction is open meanwhile."""
+
+import random
+from collections.abc import Sequence
+from enum import StrEnum
+
+from custody.rewrap.rows import Row
+from custody.rewrap.storing import Done
+from custody.vault.key_check import is_master_key
+from kek_backends.base import OwnedWrap, Wrap
+from kek_backends.errors import KekError, Tampered
+from kek_backends.keyring import Keyring
+
+# Of each batch: one row in so many, and at least one.
+_SAMPLE_EVERY = 50
+
+
+class Verify(StrEnum):
+    """Which of the new wraps are unwrapped again before they are stored."""
+
+    NONE = "none"
+    SAMPLE = "sample"
+    ALL = "all"
+
+
+class WrongWrap(Exception):
+    """A new wrap does not open to the user's key: the target KEK can't be trusted. Nothing of the
+    batch was stored."""
+
+
+class TargetMoved(Exception):
+    """The KMS wraps under another kek_id than the run's target by now."""
+
+
+async def rewrap(
+    keyring: Keyring, rows: Sequence[Row], target: str, verify: Verify
+) -> tuple[Done, KekError | None]:
+    """Re-wrap rows to the active KEK.
+
+    Args:
+        keyring: all KEKs.
+        rows: to re-wrap.
+        target: the kek_id that the new wraps must carry.
+        verify: which of them are unwrapped again.
+
+    Returns:
+        What became of them, and why some were left, if any were.
+
+    Raises:
+        WrongWrap: a new wrap does not open to the user's key.
+        TargetMoved: the key of the KMS has moved on.
+        KekError: a new wrap could not be verified now.
+    """
+    results = await keyring.rewrap([_item(row) for row in rows])
+    wrapped: list[tuple[Row, Wrap]] = []
+    set_aside: list[tuple[Row, str]] = []
+    reason = None
+    for row, result in zip(rows, results, strict=True):
+        if isinstance(result, Wrap):
+            if result.kek_id != target:
+                raise TargetMoved
+            wrapped.append((row, result))
+        elif isinstance(result, Tampered):
+            set_aside.append((row, str(result)))
+        else:
+            reason = result
+    for row, wrap in _chosen(wrapped, verify):
+        if not await _is_right(keyring, row, wrap):
+            if await _was_right(keyring, row):
+                raise WrongWrap(
+                    f"a wrap under {target} does not open to the key that it was made of"
+                )
+            wrapped.remove((row, wrap))
+            set_aside.append((row, "the wrap opens to another key than this user's"))
+    left = len(rows) - len(wrapped) - len(set_aside)
+    return Done(wrapped, set_aside, left), reason
+
+
+def _item(row: Row) -> OwnedWrap:
+    check = row.key_check
+    if check is None:
+        return OwnedWrap(row.user_id, row.wrap)
+    return OwnedWrap(row.user_id, row.wrap, lambda key: is_master_key(row.user_id, key, check))
+
+
+def _chosen(wrapped: list[tuple[Row, Wrap]], verify: Verify) -> list[tuple[Row, Wrap]]:
+    if verify is Verify.NONE:
+        return []
+    if verify is Verify.ALL:
+        return list(wrapped)
+    count = min(len(wrapped), 1 + len(wrapped) // _SAMPLE_EVERY)
+    return random.sample(wrapped, count)  # no secret depends on which
+
+
+async def _is_right(keyring: Keyring, row: Row, wrap: Wrap) -> bool:
+    """Whether the new wrap opens to the user's key, by its check value or else by the old wrap."""
+    try:
+        key = await keyring.unwrap(row.user_id, wrap)
+    except Tampered:
+        return False
+    if row.key_check is not None:
+        return is_master_key(row.user_id, key, row.key_check)
+    return key == await keyring.unwrap(row.user_id, row.wrap)
+
+
+async def _was_right(keyring: Keyring, row: Row) -> bool:
+    """Whether the old wrap opened to the user's key: else the row was damaged before."""
+    try:
+        key = await keyring.unwrap(row.user_id, row.wrap)
+    except Tampered:
+        return False
+    return row.key_check is None or is_master_key(row.user_id, key, row.key_check)

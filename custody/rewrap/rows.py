@@ -1,0 +1,103 @@
+"""The rows that a run has to do: what kinds there are, and pages of them."""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from sqlalchemy.ext.asyncio import AsyncEngine
+
+from custody.db.engine import Connection
+from custody.db.queries import query
+from custody.db.scope import transaction
+from custody.rewrap.runs import Run
+from kek_backends.base import FORMAT_BOUND, Wrap
+
+
+@dataclass(frozen=True, slots=True, order=True)
+class Lane:
+    """Rows of one kind: those with this kek_id and format."""
+
+    kek_id: str
+    format_version: int
+
+
+@dataclass(frozen=True, slots=True)
+class Row:
+    """A row to re-wrap, as it was read.
+
+    Args:
+        user_id: whose.
+        wrap: what it has now.
+        key_check: the key check value, where it has one.
+        row_version: guards the change.
+    """
+
+    user_id: str
+    wrap: Wrap
+    key_check: str | None = field(repr=False)
+    row_version: int
+
+
+async def lanes(engine: AsyncEngine, run: Run) -> tuple[Lane, ...]:
+    """Return the kinds of rows that the run has to do, in the order of its work."""
+    async with transaction(engine) as held:
+        return await lanes_of(held, run)
+
+
+async def any_left(engine: AsyncEngine, run: Run, readable: Callable[[Lane], bool]) -> bool:
+    """Say whether there is a row to do that can be unwrapped here."""
+    async with transaction(engine) as held:
+        for lane in await lanes_of(held, run):
+            if readable(lane) and await page(held, run, lane, size=1):
+                return True
+    return False
+
+
+async def lanes_of(held: Connection, run: Run) -> tuple[Lane, ...]:
+    """Return the kinds of rows that the run has to do, in the order of its work."""
+    rows = await held.fetch(query("list_rewrap_lanes"))
+    found = (Lane(row["kek_id"], row["format_version"]) for row in rows)
+    # The order of the cursor is ours, whatever the database's collation.
+    return tuple(sorted(lane for lane in found if is_to_do(lane, run)))
+
+
+def is_to_do(lane: Lane, run: Run) -> bool:
+    """Say what stale means: another KEK, or another format."""
+    return run.everything or lane != Lane(run.target, FORMAT_BOUND)
+
+
+async def page(
+    held: Connection,
+    run: Run,
+    lane: Lane,
+    *,
+    above: str = "",
+    up_to: str | None = None,
+    size: int,
+) -> tuple[Row, ...]:
+    """Read rows to do of one kind, in the order of users.
+
+    Args:
+        held: a transaction.
+        run: whose rows.
+        lane: their kind.
+        above: users after this one.
+        up_to: and up to this one.
+        size: so many at most.
+    """
+    rows = await held.fetch(
+        query("read_rewrap_page"),
+        lane.kek_id,
+        lane.format_version,
+        above,
+        up_to,
+        run.started_at,
+        size,
+        run.target,
+    )
+    return tuple(_row(row) for row in rows)
+
+
+def _row(row: Mapping[str, Any]) -> Row:
+    wrap = Wrap(row["wrapped_mk"], row["wrap_iv"], row["format_version"], row["kek_id"])
+    return Row(row["user_id"], wrap, row["key_check"], row["row_version"])

@@ -1,0 +1,207 @@
+"""Runs are records in the database: many processes share one, and a killed one is taken over."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from datetime import datetime
+from enum import StrEnum
+from typing import Any, Self
+
+from sqlalchemy.ext.asyncio import AsyncEngine
+
+from custody.audit.events import Action, Event, event_id
+from custody.audit.writer import write
+from custody.db.engine import Connection
+from custody.db.queries import query
+from custody.db.scope import transaction
+
+_OK, _FAILED = 200, 500
+# Counting reads the whole table: about a third of a second for a million rows.
+_COUNT_SECONDS = 120.0
+
+
+class State(StrEnum):
+    """How far a run is."""
+
+    RUNNING = "running"
+    DONE = "done"
+    FAILED = "failed"
+    STOPPED = "stopped"
+
+
+@dataclass(frozen=True, slots=True)
+class Run:
+    """A run as its record says.
+
+    Args:
+        id: of the record.
+        target: the kek_id that rows are brought to.
+        everything: whether rows under the target are re-wrapped, too.
+        started_by: host and process of whoever began it.
+        sources: the kek_ids that rows had when it began.
+        state: running, done, failed (rows are left) or stopped.
+        total: rows to do, counted at the beginning.
+        done: rows re-wrapped.
+        moved: rows that somebody else changed meanwhile.
+        failed: rows that were set aside.
+        started_at: when it began.
+        heartbeat_at: when somebody last worked on it.
+        ended_at: when it ended.
+    """
+
+    id: int
+    target: str
+    everything: bool
+    started_by: str
+    sources: tuple[str, ...]
+    state: State
+    total: int
+    done: int
+    moved: int
+    failed: int
+    started_at: datetime
+    heartbeat_at: datetime
+    ended_at: datetime | None
+
+    @classmethod
+    def from_row(cls, row: Mapping[str, Any]) -> Self:
+        """Build it from a row of ``list_rewrap_runs.sql``."""
+        values = dict(row)
+        return cls(
+            **values | {"sources": tuple(values["sources"]), "state": State(values["state"])}
+        )
+
+    @property
+    def rows_a_second(self) -> float:
+        """How fast it went until the last heartbeat."""
+        seconds = (self.heartbeat_at - self.started_at).total_seconds()
+        return (self.done + self.failed) / seconds if seconds > 0 else 0.0
+
+    @property
+    def seconds_left(self) -> float | None:
+        """How long it will take at this pace; None where that can't be said."""
+        if self.state is not State.RUNNING or not self.rows_a_second:
+            return None
+        return max(0, self.total - self.done - self.failed) / self.rows_a_second
+
+
+class AnotherRun(Exception):
+    """A run with another aim is going on."""
+
+
+@dataclass(frozen=True, slots=True)
+class Stale:
+    """What there is to do.
+
+    Args:
+        total: rows.
+        sources: the kek_ids that they have.
+    """
+
+    total: int
+    sources: tuple[str, ...]
+
+
+async def count_stale(engine: AsyncEngine, target: str, *, everything: bool) -> Stale:
+    """Count the rows that a run would do.
+
+    Args:
+        engine: connections of the role custody_rewrap.
+        target: the kek_id to bring rows to.
+        everything: whether rows under the target are re-wrapped, too.
+    """
+    async with transaction(engine, _COUNT_SECONDS) as held:
+        return await _count(held, target, everything=everything)
+
+
+async def join(engine: AsyncEngine, target: str, *, everything: bool, started_by: str) -> Run:
+    """Begin a run, or join the one that is going on.
+
+    Args:
+        engine: connections of the role custody_rewrap.
+        target: the kek_id to bring rows to.
+        everything: whether rows under the target are re-wrapped, too.
+        started_by: host and process.
+
+    Raises:
+        AnotherRun: somebody works on a run with another aim.
+        DatabaseError: the database can't be asked now.
+    """
+    # Who comes while another one counts waits for it.
+    async with transaction(engine, _COUNT_SECONDS, lock_seconds=_COUNT_SECONDS) as held:
+        # Of two that begin at once, the second finds the first one's run.
+        await held.execute(query("lock_rewrap_runs"), timeout=_COUNT_SECONDS)
+        for _ in await held.fetch(query("stop_dead_rewrap_run"), target, everything):
+            await write(held, _event(State.STOPPED))
+        rows = await held.fetch(query("read_running_rewrap"))
+        if not rows:
+            await held.execute(query("clear_rewrap_claims"))
+            stale = await _count(held, target, everything=everything)
+            parameters = target, everything, started_by, list(stale.sources), stale.total
+            rows = await held.fetch(query("begin_rewrap"), *parameters)
+    run = Run.from_row(rows[0])
+    if (run.target, run.everything) != (target, everything):
+        raise AnotherRun(
+            f"run {run.id} to {run.target} is going on, started by {run.started_by}: wait for its "
+            "end, or stop it there"
+        )
+    return run
+
+
+async def end(engine: AsyncEngine, run_id: int, state: State, *, even_at_work: bool = False) -> Run:
+    """Close a run's record, with its audit row, and return how it is then.
+
+    Where another process has closed it, or works on a claim of it, nothing changes.
+
+    Args:
+        engine: connections of the role custody_rewrap.
+        run_id: which.
+        state: how it ended; one that set rows aside was never done, but failed.
+        even_at_work: end it under others' hands: what they do then is not stored any more.
+    """
+    async with transaction(engine) as held:
+        # Whoever claims locks it, too: so a claim is seen here, or finds the run closed.
+        await held.fetch(query("lock_rewrap_cursor"), run_id)
+        at_work = await held.fetchval(query("count_rewrap_claims"), run_id)
+        if even_at_work or not at_work:
+            ended = await held.fetchval(query("end_rewrap"), run_id, state)
+            if ended is not None:
+                await write(held, _event(State(ended)))
+        (row,) = await held.fetch(query("read_rewrap_run"), run_id)
+    return Run.from_row(row)
+
+
+async def read(engine: AsyncEngine, run_id: int) -> Run:
+    """Read a run's record."""
+    async with transaction(engine) as held:
+        (row,) = await held.fetch(query("read_rewrap_run"), run_id)
+    return Run.from_row(row)
+
+
+async def release_quarantined(engine: AsyncEngine) -> int:
+    """Let rows that were set aside be tried again, and return how many there were."""
+    async with transaction(engine, _COUNT_SECONDS) as held:
+        return int(await held.fetchval(query("release_quarantined"), timeout=_COUNT_SECONDS))
+
+
+async def latest(engine: AsyncEngine, count: int) -> tuple[Run, ...]:
+    """Return the latest runs, the newest first."""
+    async with transaction(engine) as held:
+        rows = await held.fetch(query("list_rewrap_runs"), count)
+    return tuple(Run.from_row(row) for row in rows)
+
+
+async def _count(held: Connection, target: str, *, everything: bool) -> Stale:
+    (row,) = await held.fetch(query("count_stale_rows"), target, everything, timeout=_COUNT_SECONDS)
+    return Stale(row["total"], tuple(row["sources"]))
+
+
+def _event(state: State) -> Event:
+    return Event(
+        id=event_id(),
+        user_id="",
+        ip_address=None,
+        user_agent=None,
+        action=Action.REWRAP_RUN,
+        context=f"run-{state}",
+        status=_OK if state is State.DONE else _FAILED,
+    )

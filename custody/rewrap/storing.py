@@ -1,0 +1,134 @@
+"""Stores what became of a claim's rows, with its counts and audit rows: all or nothing."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from sqlalchemy.ext.asyncio import AsyncEngine
+
+from custody.audit.events import Action, Event, event_id
+from custody.audit.writer import write
+from custody.db.engine import Connection
+from custody.db.queries import query
+from custody.db.scope import transaction
+from custody.rewrap.claims import LEASE_SECONDS, Claim
+from custody.rewrap.rows import Row
+from custody.rewrap.runs import Run
+from kek_backends.base import Wrap
+
+_FAILED = 500
+# So long a claim that could not be done is left alone.
+_REST_SECONDS = 5.0
+
+
+@dataclass(frozen=True, slots=True)
+class Done:
+    """What became of the rows of a claim.
+
+    Args:
+        wrapped: rows with their new wraps.
+        set_aside: rows whose wrap does not open, with the reason.
+        left: how many could not be done now: the claim is left for another time.
+    """
+
+    wrapped: Sequence[tuple[Row, Wrap]]
+    set_aside: Sequence[tuple[Row, str]]
+    left: int
+
+
+@dataclass(frozen=True, slots=True)
+class Counts:
+    """Rows done, changed by somebody else meanwhile, and set aside."""
+
+    done: int
+    moved: int
+    failed: int
+
+
+class LostClaim(Exception):
+    """It was taken over, or stored already, or its run has ended: nothing was stored now."""
+
+
+async def store(engine: AsyncEngine, run: Run, owner: str, held_claim: Claim, done: Done) -> Counts:
+    """Store what became of a claim, its counts and its audit rows, all or nothing.
+
+    Args:
+        engine: connections of the role custody_rewrap.
+        run: of which run.
+        owner: our name.
+        held_claim: the claim.
+        done: what became of it.
+
+    Raises:
+        LostClaim: it is not ours any more.
+        RetiredKek: the target was retired meanwhile.
+        DatabaseError: the database can't be asked now.
+    """
+    async with transaction(engine) as held:
+        if await _let_go(held, held_claim, owner, done) is None:
+            raise LostClaim
+        stored = await _store_wraps(held, run, done.wrapped)
+        failed = await _set_aside(held, done.set_aside)
+        counts = Counts(
+            done=stored,
+            moved=len(done.wrapped) - stored + len(done.set_aside) - failed,
+            failed=failed,
+        )
+        # Last, for whoever claims or stores waits here; and it says whether the run goes on.
+        parameters = run.id, counts.done, counts.moved, counts.failed
+        if await held.fetchval(query("add_rewrap_counts"), *parameters) is None:
+            raise LostClaim
+    return counts
+
+
+async def _let_go(held: Connection, held_claim: Claim, owner: str, done: Done) -> int | None:
+    """End a claim, or leave to whoever comes what there is still to do in it."""
+    if done.left:
+        ago = LEASE_SECONDS - _REST_SECONDS
+        found = await held.fetchval(query("abandon_rewrap_claim"), held_claim.id, owner, ago)
+    elif held_claim.more:
+        last = held_claim.rows[-1].user_id
+        found = await held.fetchval(query("shorten_rewrap_claim"), held_claim.id, owner, last)
+    else:
+        found = await held.fetchval(query("end_rewrap_claim"), held_claim.id, owner)
+    return None if found is None else int(found)
+
+
+async def _store_wraps(held: Connection, run: Run, wrapped: Sequence[tuple[Row, Wrap]]) -> int:
+    if not wrapped:
+        return 0
+    stored = await held.fetchval(
+        query("store_rewrapped"),
+        [row.user_id for row, _ in wrapped],
+        [row.row_version for row, _ in wrapped],
+        [wrap.wrapped_mk for _, wrap in wrapped],
+        [wrap.wrap_iv for _, wrap in wrapped],
+        [wrap.kek_id for _, wrap in wrapped],
+        run.started_at,
+    )
+    return int(stored)
+
+
+async def _set_aside(held: Connection, damaged: Sequence[tuple[Row, str]]) -> int:
+    if not damaged:
+        return 0
+    found = await held.fetch(
+        query("quarantine_rows"),
+        [row.user_id for row, _ in damaged],
+        [row.row_version for row, _ in damaged],
+        [reason for _, reason in damaged],
+    )
+    for row in found:
+        await write(held, _event(row["user_id"]))
+    return len(found)
+
+
+def _event(user_id: str) -> Event:
+    return Event(
+        id=event_id(),
+        user_id=user_id,
+        ip_address=None,
+        user_agent=None,
+        action=Action.REWRAP_FAILED,
+        context="unwrap-failed",
+        status=_FAILED,
+    )

@@ -1,0 +1,106 @@
+"""Where a run brings rows to: proven, held against the registry, and readable by all daemons."""
+
+from sqlalchemy.ext.asyncio import AsyncEngine
+
+from custody.db import instances
+from custody.vault.registry import KekRegistry, compare, is_retired, retired
+from kek_backends.base import KekBackend
+from kek_backends.errors import Misconfigured, Transient
+from kek_backends.keyring import Keyring
+
+
+class Blocked(Exception):
+    """The run must not go on now; the message says what to do first."""
+
+
+class Target:
+    """The active KEK, as a run needs it.
+
+    Args:
+        engine: connections of the role custody_rewrap.
+        keyring: all KEKs.
+    """
+
+    def __init__(self, engine: AsyncEngine, keyring: Keyring) -> None:
+        self._engine = engine
+        self._keyring = keyring
+        self._registry = KekRegistry(engine, keyring)
+
+    async def ready(self) -> str:
+        """Return its kek_id, once a run may begin; and record what is new of the KEKs.
+
+        Every KEK is held against the registry, not the active one alone: with a wrong old key all
+        its rows would seem damaged, and be set aside.
+
+        Raises:
+            Blocked: a live daemon can't read it, or writes under another KEK.
+            Misconfigured: a KEK is not the one that its kek_id stands for, or does not bind.
+            KekError, DatabaseError: it can't be told now.
+        """
+        kek_id = await self._prove()
+        # First, for the registry would take the active KEK as everybody's.
+        await self.check_instances(kek_id)
+        await self._registry.check()
+        await self._registry.admit(kek_id)
+        return kek_id
+
+    async def see_unchanged(self) -> None:
+        """Make sure that every KEK is still the one that its kek_ids stand for.
+
+        Raises:
+            Misconfigured: one is not.
+            KekError, DatabaseError: it can't be told now.
+        """
+        for backend in self._keyring:
+            await backend.refresh()
+        await self._registry.check()
+
+    async def foresee(self) -> str:
+        """Return its kek_id as :meth:`ready` does, and change nothing.
+
+        Raises:
+            Misconfigured: as for a run.
+            KekError, DatabaseError: as for a run.
+        """
+        kek_id = await self._prove()
+        for backend in self._keyring:
+            if backend.kek_id is not None:
+                fingerprint = backend.fingerprint(backend.kek_id) or backend.kek_id
+                await compare(self._engine, backend, backend.kek_id, fingerprint)
+        if await is_retired(self._engine, kek_id):
+            raise Misconfigured(retired(self._active, kek_id))
+        return kek_id
+
+    async def check_instances(self, kek_id: str) -> None:
+        """Make sure that every live daemon can read what is wrapped, and writes nothing stale.
+
+        Args:
+            kek_id: of the active KEK.
+
+        Raises:
+            Blocked: one can't, or does; the message names the cure.
+        """
+        uri = self._active.uri.text
+        for instance in await instances.live(self._engine):
+            where = f"the daemon on {instance.host} (process {instance.process})"
+            if not instance.can_read(uri, kek_id):
+                raise Blocked(
+                    f"{where} can't read {uri}: list it there in CUSTODY_KEK or CUSTODY_OLD_KEKS "
+                    "and restart it"
+                )
+            if instance.writes_uri != uri and instance.writes_kek_id != kek_id:
+                raise Blocked(
+                    f"{where} still writes under {instance.writes_uri}: set CUSTODY_KEK to {uri} "
+                    "there and restart it"
+                )
+
+    async def _prove(self) -> str:
+        await self._active.refresh()
+        await self._active.prove()
+        if self._active.kek_id is None:
+            raise Transient(f"{self._active.uri.text}: not reached yet")
+        return self._active.kek_id
+
+    @property
+    def _active(self) -> KekBackend:
+        return self._keyring.active

@@ -1,0 +1,271 @@
+"""The worker: claims rows, re-wraps them, stores them, until none is stale."""
+
+import asyncio
+import contextlib
+import os
+import secrets
+import socket
+import time
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
+from typing import TypeVar
+
+import structlog
+from sqlalchemy.ext.asyncio import AsyncEngine
+
+from custody.db.errors import DatabaseError, Refused, RetiredKek
+from custody.rewrap import batch, claims, rows, runs, storing
+from custody.rewrap.batch import TargetMoved, Verify, WrongWrap
+from custody.rewrap.claims import Claim
+from custody.rewrap.patience import Patience, sleep, stopped
+from custody.rewrap.rows import Lane
+from custody.rewrap.runs import Run, State
+from custody.rewrap.storing import Counts, Done, LostClaim
+from custody.rewrap.target import Blocked, Target
+from kek_backends.errors import KekError
+from kek_backends.keyring import Keyring
+
+# One waits for the database while another waits for a KEK.
+_AT_ONCE = 2
+_TOUCH_SECONDS = 4.0
+_IDLE_SECONDS = 0.5
+# A KMS that hangs must not hold up the end of a process that was told to stop.
+_GRACE_SECONDS = 10.0
+
+T = TypeVar("T")
+
+log = structlog.get_logger()
+
+
+@dataclass(frozen=True, slots=True)
+class Options:
+    """How to run.
+
+    Args:
+        batch: rows at most in one claim.
+        rate: rows a second at most; 0: no limit.
+        everything: rows under the active KEK, too.
+        verify: which new wraps are unwrapped again before they are stored.
+        quarantined: rows that were set aside in earlier runs, too.
+        patience: seconds of failures alone, after which the rest is left for another time.
+    """
+
+    batch: int = 500
+    rate: int = 0
+    everything: bool = False
+    verify: Verify = Verify.SAMPLE
+    quarantined: bool = False
+    patience: float = 120.0
+
+
+class Rewrapper:
+    """Brings rows to the active KEK.
+
+    Args:
+        engine: connections of the role custody_rewrap.
+        keyring: all KEKs.
+        options: how.
+        progress: told of each stored claim.
+    """
+
+    def __init__(
+        self,
+        engine: AsyncEngine,
+        keyring: Keyring,
+        options: Options,
+        progress: Callable[[Run, Counts], None] = lambda _run, _counts: None,
+    ) -> None:
+        self._engine = engine
+        self._keyring = keyring
+        self._options = options
+        self._progress = progress
+        self._target = Target(engine, keyring)
+        self._owner = f"{socket.gethostname()}:{os.getpid()}:{secrets.token_hex(4)}"
+        self._stop = asyncio.Event()
+        self._patience = Patience(options.patience, self._stop)
+        self._next_at = 0.0
+        self._released = not options.quarantined
+
+    def stop(self) -> None:
+        """End after the batches at hand: what they have done is stored."""
+        self._stop.set()
+
+    async def run(self) -> Run:
+        """Run until no row is stale, or it is stopped.
+
+        Returns:
+            The run's record at its end.
+
+        Raises:
+            Blocked: see :meth:`Target.ready`.
+            AnotherRun: a run with another aim is going on.
+            NotFinished: it was stopped, or nothing could be done for too long.
+            WrongWrap: the target KEK can't be trusted.
+            KekError, DatabaseError: it could not begin.
+        """
+        while True:
+            target = await self._target.ready()
+            if self._stop.is_set():
+                raise stopped()
+            if not self._released:
+                await runs.release_quarantined(self._engine)
+                self._released = True
+            run = await runs.join(
+                self._engine, target, everything=self._options.everything, started_by=self._owner
+            )
+            try:
+                ended = await self._work(run)
+            except TargetMoved:
+                log.info("rewrap_target_moved", run=run.id, target=target)
+                await self._give_up(run, State.STOPPED)
+            except WrongWrap:
+                await self._give_up(run, State.FAILED)
+                raise
+            else:
+                if ended.state is not State.STOPPED:
+                    return ended
+            # Stopped by us or another process, because its aim is not the right one any more.
+            await sleep(self._stop, _IDLE_SECONDS)
+
+    async def unreadable(self, run: Run) -> tuple[str, ...]:
+        """Return the kek_ids of rows to do that no configured KEK can unwrap."""
+        lanes = await rows.lanes(self._engine, run)
+        return tuple(sorted({lane.kek_id for lane in lanes if not self._can_read(lane)}))
+
+    async def _work(self, run: Run) -> Run:
+        """Work on a run until it has ended, by us or by another process."""
+        before, patience = run, Patience(self._options.patience, self._stop)
+        while True:
+            await self._participate_all(run)
+            if self._stop.is_set():
+                raise stopped()
+            now = await self._retried(lambda: runs.read(self._engine, run.id))
+            if now.state is not State.RUNNING:
+                return now
+            if not await self._retried(lambda: rows.any_left(self._engine, run, self._can_read)):
+                left = await self._retried(lambda: self.unreadable(run))
+                state = State.FAILED if left else State.DONE
+                now = await self._retried(lambda: runs.end(self._engine, run.id, state))  # noqa: B023
+                if now.state is not State.RUNNING:
+                    return now
+                continue  # somebody has claimed rows meanwhile
+            # Rows that were locked or changed, or became stale behind the cursor.
+            if (now.done, now.failed) != (before.done, before.failed):
+                before = now
+                patience.renew()
+            await patience.pause("rows are left that others hold, or change again and again")
+            await self._retried(lambda: claims.rewind(self._engine, run))
+
+    async def _give_up(self, run: Run, state: State) -> None:
+        await self._retried(lambda: runs.end(self._engine, run.id, state, even_at_work=True))
+
+    async def _participate_all(self, run: Run) -> None:
+        """Do all claims. Where one fails, end the others and raise what it raised."""
+        # Names of their own: one that was given up for lost must not store beside its heir.
+        owners = [f"{self._owner}:{number}" for number in range(_AT_ONCE)]
+        tasks = [asyncio.create_task(self._participate(run, owner)) for owner in owners]
+        grace = asyncio.create_task(self._grace_is_over())
+        try:
+            working = asyncio.gather(*tasks)
+            await asyncio.wait((working, grace), return_when=asyncio.FIRST_COMPLETED)
+            if working.done():
+                working.result()
+            else:
+                log.warning("rewrap_cut_off", seconds=_GRACE_SECONDS)
+        finally:
+            for task in (grace, *tasks):
+                task.cancel()
+            await asyncio.gather(grace, *tasks, return_exceptions=True)
+
+    async def _grace_is_over(self) -> None:
+        await self._stop.wait()
+        await asyncio.sleep(_GRACE_SECONDS)
+
+    async def _participate(self, run: Run, owner: str) -> None:
+        """Do claim after claim, until none is left and nobody else has one."""
+        while not self._stop.is_set():
+            claim = await self._retried(lambda: self._claim(run, owner))
+            if claim is not None:
+                await self._do(run, owner, claim)
+            elif await self._retried(lambda: claims.others_at_work(self._engine, run)):
+                await sleep(self._stop, _IDLE_SECONDS)
+            else:
+                return
+
+    async def _claim(self, run: Run, owner: str) -> Claim | None:
+        size = self._options.batch
+        if self._options.rate:
+            size = min(size, self._options.rate)
+        return await claims.claim(self._engine, run, owner, size, self._can_read)
+
+    async def _do(self, run: Run, owner: str, claim: Claim) -> None:
+        touching = asyncio.create_task(self._keep_touching(claim, owner))
+        try:
+            await self._wait_for_turn(len(claim.rows))
+            done, reason = await self._rewrap(run, claim)
+            # The same results again, if the database fails: the guards make that harmless.
+            counts = await self._retried(
+                lambda: storing.store(self._engine, run, owner, claim, done)
+            )
+        except LostClaim:
+            # Stored already (the word of the commit was lost), or somebody else does it.
+            return
+        finally:
+            touching.cancel()
+            await asyncio.gather(touching, return_exceptions=True)
+        if counts.done or counts.failed:
+            self._patience.renew()
+        if counts.done or counts.moved or counts.failed:
+            self._progress(run, counts)
+        if reason is not None:
+            await self._patience.pause(str(reason) or type(reason).__name__)
+
+    async def _rewrap(self, run: Run, claim: Claim) -> tuple[Done, KekError | None]:
+        nothing = Done((), (), left=len(claim.rows))
+        if not claim.rows or self._stop.is_set():
+            return nothing, None
+        try:
+            done, reason = await batch.rewrap(
+                self._keyring, claim.rows, run.target, self._options.verify
+            )
+            if done.set_aside:
+                # Rows of a key that was replaced in its KMS look damaged, and are not.
+                await self._retried(self._target.see_unchanged)
+        except KekError as error:
+            return nothing, error
+        return done, reason
+
+    async def _retried(self, work: Callable[[], Awaitable[T]]) -> T:
+        """Do it again while the database is down, as long as patience lasts."""
+        patience = Patience(self._options.patience, self._stop)
+        while True:
+            try:
+                return await work()
+            except Refused:
+                raise
+            except RetiredKek:
+                raise Blocked(
+                    "the active KEK was retired meanwhile: set CUSTODY_KEK to another KEK"
+                ) from None
+            except DatabaseError as error:
+                await patience.pause(str(error) or type(error).__name__)
+
+    async def _keep_touching(self, claim: Claim, owner: str) -> None:
+        """Keep a claim ours while a KMS takes its time."""
+        while True:
+            await asyncio.sleep(_TOUCH_SECONDS)
+            with contextlib.suppress(DatabaseError):
+                await claims.touch(self._engine, claim, owner)
+
+    async def _wait_for_turn(self, count: int) -> None:
+        """Keep to the rate, over all that this process does."""
+        if not self._options.rate:
+            return
+        now = time.monotonic()
+        turn = max(now, self._next_at)
+        self._next_at = turn + count / self._options.rate
+        await sleep(self._stop, turn - now)
+
+    def _can_read(self, lane: Lane) -> bool:
+        backend = self._keyring.find(lane.kek_id)
+        return backend is not None and backend.refusal(lane.kek_id) is None

@@ -1,0 +1,1 @@
+"""Re-wraps: the worker, the command, and users beside them."""

@@ -1,0 +1,425 @@
+"""``custody rewrap run`` and ``custody rewrap status``, as an operator runs them."""
+
+import asyncio
+import json
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Mapping
+from pathlib import Path
+
+import pytest
+
+from custody.db.engine import Dsn, create_engine
+from custody.db.instances import Instance, record
+from tests.client import Client, client_session
+from tests.db.command import Done, custody
+from tests.db.kek_registry import register, retire, states
+from tests.rewrap.kit import (
+    KEKS,
+    NEW,
+    NEW_KEY,
+    OLD,
+    CountingKek,
+    damage,
+    fill,
+    keyring,
+    new_kek,
+    opened,
+    rewrap,
+    rows_of,
+    stamps,
+)
+from tests.servers import ROOT, Database, coverage_environ, daemon_here, free_port
+from tests.tokens import Issuer
+
+NEW_STAMP, OLD_STAMP = ("env-v2", 2), ("env-v1", 2)
+
+
+def environ_of(database: Database) -> dict[str, str]:
+    return {
+        "CUSTODY_REWRAP_DATABASE_URL": database.url("custody_rewrap"),
+        "CUSTODY_KEK": NEW,
+        "CUSTODY_OLD_KEKS": OLD,
+        **KEKS,
+    }
+
+
+async def run(environ: Mapping[str, str], *arguments: str) -> Done:
+    done = await asyncio.to_thread(custody, environ, "rewrap", *arguments)
+    for secret in KEKS.values():
+        assert secret not in done.out + done.err
+    return done
+
+
+def started(environ: Mapping[str, str], *arguments: str) -> "subprocess.Popen[str]":
+    return subprocess.Popen(
+        [sys.executable, "-m", "custody", "rewrap", "run", *arguments],
+        env={"PATH": os.environ["PATH"], **coverage_environ(), **environ},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        cwd=ROOT,
+    )
+
+
+async def instance(database: Database, **changes: object) -> None:
+    """Let a daemon say what it reads and writes."""
+    values: dict[str, object] = {
+        "id": "i1",
+        "host": "far",
+        "process": 7,
+        "writes_uri": NEW,
+        "writes_kek_id": "env-v2",
+        "reads": (NEW, "env-v2", OLD, "env-v1"),
+    }
+    engine = create_engine(Dsn(database.url("custody_app")), pool_size=1)
+    await record(engine, Instance(**values | changes))  # type: ignore[arg-type]
+    await engine.dispose()
+
+
+# ── run ───────────────────────────────────────────────────────────────────────
+
+
+async def test_run(database: Database) -> None:
+    ledger = await fill(database, 30)
+    done = await run(environ_of(database), "run", "--batch", "7", "--verify", "all")
+    assert (done.code, done.err) == (0, "")
+    assert done.out == (
+        "run 1 to env-v2: 30 re-wrapped, 0 changed by their users meanwhile, 0 set aside\n"
+    )
+    assert await opened(database, keyring()) == ledger
+    assert await stamps(database) == {NEW_STAMP: 30}
+    assert await states(database) == {"env-v2": "active", "env-v1": "decrypt-only"}
+    again = await run(environ_of(database), "run", "--json")
+    assert again.code == 0
+    said = json.loads(again.out)
+    assert (said["id"], said["state"], said["total"], said["unreadable"]) == (2, "done", 0, [])
+
+
+async def test_rows_that_are_set_aside(database: Database) -> None:
+    await fill(database, 10)
+    await damage(database, "user-000003")
+    done = await run(environ_of(database), "run")
+    assert done.code == 1
+    assert "9 re-wrapped, 0 changed by their users meanwhile, 1 set aside" in done.out
+    assert done.complaint == (
+        "1 rows were set aside: their wraps do not open. Restore them, or let their users rotate; "
+        "to try them again: custody rewrap run --quarantined"
+    )
+    assert (await run(environ_of(database), "run")).code == 0
+    assert (await run(environ_of(database), "run", "--quarantined")).code == 1
+    await damage(database, "user-000003")
+    assert (await run(environ_of(database), "run", "--quarantined")).code == 0
+    assert await stamps(database) == {NEW_STAMP: 10}
+
+
+async def test_a_users_rotate_lifts_the_quarantine(
+    database: Database, issuer: Issuer, tmp_path: Path
+) -> None:
+    await fill(database, 2)
+    await damage(database, "user-000001")
+    keks = {f"raw_{name}": value for name, value in KEKS.items()}
+    async with (
+        daemon_here(database, issuer, tmp_path, KEK=NEW, OLD_KEKS=OLD, **keks) as daemon,
+        client_session() as session,
+    ):
+        assert (await run(environ_of(database), "run")).code == 1
+        alice = Client(daemon, session, "user-000001")
+        assert (await alice.key()).status == 500
+        assert (await alice.rotate()).status == 200
+        assert (await alice.key()).status == 200
+    row = (await rows_of(database))["user-000001"]
+    assert (row["quarantined_at"], row["quarantine_reason"]) == (None, None)
+
+
+async def test_rows_of_a_kek_that_is_not_configured(database: Database) -> None:
+    await fill(database, 3)
+    await fill(database, 2, kek=CountingKek("gone", NEW_KEY), prefix="lost")
+    done = await run(environ_of(database), "run", "--json")
+    assert done.code == 1
+    assert json.loads(done.out)["unreadable"] == ["gone"]
+    assert done.complaint == (
+        "rows carry the kek_id gone, and no configured KEK holds it: list it in CUSTODY_OLD_KEKS"
+    )
+    assert await stamps(database) == {NEW_STAMP: 3, ("gone", 2): 2}
+
+
+async def test_dry_run_changes_nothing(database: Database) -> None:
+    await fill(database, 8)
+    await fill(database, 1, kek=CountingKek("gone", NEW_KEY), prefix="lost")
+    await instance(database, reads=(OLD, "env-v1"))
+    before = await rows_of(database)
+    done = await run(environ_of(database), "run", "--dry-run")
+    assert (done.code, done.out) == (0, "9 rows to bring to env-v2, from env-v1, gone\n")
+    assert "list it in CUSTODY_OLD_KEKS" in done.err
+    assert "can't read env:NEW?id=env-v2" in done.err
+    done = await run(environ_of(database), "run", "--dry-run", "--json")
+    assert json.loads(done.out) == {"target": "env-v2", "total": 9, "sources": ["env-v1", "gone"]}
+    assert await rows_of(database) == before
+    for table in ("rewrap_runs", "rewrap_claims", "encryption_keks", "encryption_vault_audit"):
+        assert await database.value(f"SELECT count(*) FROM auth.{table}") == 0  # noqa: S608
+
+
+async def test_dry_run_over_all(database: Database) -> None:
+    await fill(database, 3, kek=new_kek())
+    done = await run(environ_of(database), "run", "--dry-run", "--all")
+    assert done.out == "3 rows to bring to env-v2, from env-v2\n"
+    done = await run(environ_of(database), "run", "--dry-run")
+    assert done.out == "0 rows to bring to env-v2\n"
+
+
+async def test_all(database: Database) -> None:
+    ledger = await fill(database, 5, kek=new_kek())
+    before = await rows_of(database)
+    assert (await run(environ_of(database), "run", "--all")).code == 0
+    after = await rows_of(database)
+    assert all(after[user]["wrapped_mk"] != before[user]["wrapped_mk"] for user in ledger)
+    assert await opened(database, keyring()) == ledger
+
+
+async def test_sigterm_and_on(database: Database) -> None:
+    ledger = await fill(database, 200)
+    process = started(environ_of(database), "--rate", "40")
+    until = asyncio.get_running_loop().time() + 20
+    while (await stamps(database))[NEW_STAMP] == 0:
+        assert asyncio.get_running_loop().time() < until
+        await asyncio.sleep(0.05)
+    process.send_signal(signal.SIGTERM)
+    _, err = await asyncio.to_thread(process.communicate, timeout=20)
+    assert process.returncode == 75, err
+    assert "custody: stopped before the end, run it again: what was done is stored" in err
+    done = (await stamps(database))[NEW_STAMP]
+    assert 0 < done < 200
+    assert await database.value("SELECT state FROM auth.rewrap_runs") == "running"
+    finished = await run(environ_of(database), "run")
+    assert finished.code == 0
+    assert finished.out.startswith("run 1 to env-v2: 200 re-wrapped")
+    assert await opened(database, keyring()) == ledger
+
+
+async def test_a_command_and_two_workers_share_a_run(database: Database) -> None:
+    ledger = await fill(database, 600)
+    process = started(environ_of(database), "--batch", "5", "--rate", "100", "--verify", "none")
+    until = asyncio.get_running_loop().time() + 20
+    while (await stamps(database))[NEW_STAMP] == 0:
+        assert asyncio.get_running_loop().time() < until
+        await asyncio.sleep(0.05)
+    rings = [keyring() for _ in range(2)]
+    found = await asyncio.gather(*(rewrap(database, ring, batch=5, rate=100) for ring in rings))
+    out, err = await asyncio.to_thread(process.communicate, timeout=30)
+    assert process.returncode == 0, err
+    assert out.startswith("run 1 to env-v2: 600 re-wrapped, 0 changed")
+    assert [(one.id, one.done, one.moved) for one in found] == [(1, 600, 0)] * 2
+    # Every UPDATE of a row counts its version: each was stored once.
+    assert {row["row_version"] for row in (await rows_of(database)).values()} == {2}
+    here = [ring.active.wrapped for ring in rings if isinstance(ring.active, CountingKek)]
+    assert all(0 < wrapped.total() < 600 for wrapped in here)
+    assert (here[0] + here[1]).most_common(1)[0][1] == 1
+    assert await opened(database, keyring()) == ledger
+
+
+@pytest.mark.parametrize(
+    ("changes", "complaint"),
+    [
+        (
+            {"reads": (OLD, "env-v1"), "writes_uri": OLD, "writes_kek_id": "env-v1"},
+            (
+                "the daemon on far (process 7) can't read env:NEW?id=env-v2: list it there in "
+                "CUSTODY_KEK or CUSTODY_OLD_KEKS and restart it"
+            ),
+        ),
+        (
+            {"writes_uri": OLD, "writes_kek_id": "env-v1"},
+            (
+                "the daemon on far (process 7) still writes under env:OLD: set CUSTODY_KEK to "
+                "env:NEW?id=env-v2 there and restart it"
+            ),
+        ),
+    ],
+)
+async def test_a_live_daemon_blocks_it(
+    database: Database, changes: dict[str, object], complaint: str
+) -> None:
+    await fill(database, 2)
+    await instance(database, **changes)
+    done = await run(environ_of(database), "run")
+    assert (done.code, done.complaint) == (75, complaint)
+    assert await stamps(database) == {OLD_STAMP: 2}
+    # Nor has it said that the new KEK is the active one.
+    assert await states(database) == {}
+    await database.execute(
+        "UPDATE auth.custody_instances SET heartbeat_at = now() - interval '61 seconds'"
+    )
+    assert (await run(environ_of(database), "run")).code == 0
+
+
+async def test_a_converged_daemon_blocks_nothing(database: Database) -> None:
+    await fill(database, 2)
+    await instance(database)
+    assert (await run(environ_of(database), "run")).code == 0
+
+
+async def test_another_run(database: Database) -> None:
+    await fill(database, 2)
+    await database.execute(
+        "INSERT INTO auth.rewrap_runs (target, everything, started_by, sources, total)"
+        " VALUES ('env-v3', false, 'far:1', '{}', 2)"
+    )
+    done = await run(environ_of(database), "run")
+    assert (done.code, done.complaint) == (
+        75,
+        "run 1 to env-v3 is going on, started by far:1: wait for its end, or stop it there",
+    )
+
+
+# ── what it needs ─────────────────────────────────────────────────────────────
+
+
+@pytest.mark.parametrize("command", [("run",), ("run", "--dry-run"), ("status",)])
+async def test_what_it_needs(database: Database, command: tuple[str, ...]) -> None:
+    environ = environ_of(database)
+    name = "CUSTODY_REWRAP_DATABASE_URL"
+    gone = f"postgresql://custody_rewrap:x@127.0.0.1:{free_port()}/x"
+    for url, code, part in (
+        ("", 78, f"{name} must be set"),
+        (gone, 69, "no connection to the database"),
+        (database.url("custody_app"), 78, "is not custody_rewrap nor a member of it"),
+        (database.url("postgres"), 78, "superuser"),
+    ):
+        done = await run({**environ, name: url}, *command)
+        assert done.code == code
+        assert part in done.complaint
+
+
+async def test_keks_that_cannot_be_used(database: Database) -> None:
+    environ = environ_of(database)
+    for change, code, part in (
+        ({"NEW": ""}, 78, "neither NEW nor NEW_FILE is set"),
+        ({"NEW": "abc"}, 78, "base64"),
+        ({"CUSTODY_KEK": "vault:transit/none"}, 78, "VAULT_TOKEN"),
+    ):
+        done = await run({**environ, **change}, "run")
+        assert done.code == code, done.err
+        assert part in done.complaint
+
+
+async def test_a_wrong_old_key(database: Database) -> None:
+    await fill(database, 3)
+    done = await run({**environ_of(database), "OLD": NEW_KEY}, "run")
+    assert done.code == 78
+    assert "opens none of the 3 rows" in done.complaint
+    assert [row["quarantined_at"] for row in (await rows_of(database)).values()] == [None] * 3
+
+
+async def test_a_kms_that_is_down_at_the_beginning(database: Database) -> None:
+    environ = environ_of(database) | {
+        "CUSTODY_KEK": "vault:transit/key",
+        "VAULT_ADDR": f"http://127.0.0.1:{free_port()}",
+        "VAULT_TOKEN": "hvs.none",
+    }
+    done = await run(environ, "run")
+    assert done.code == 69
+    assert "vault:transit/key" in done.complaint
+
+
+def test_usage() -> None:
+    for arguments in (("--batch", "0"), ("--batch", "5001"), ("--rate", "-1"), ("--verify", "no")):
+        assert custody({}, "rewrap", "run", *arguments).code == 2
+
+
+# ── status ────────────────────────────────────────────────────────────────────
+
+
+async def test_status(database: Database) -> None:
+    assert (await run(environ_of(database), "status")).out == "no run yet, and no row\n"
+    await fill(database, 20)
+    await damage(database, "user-000003")
+    await rewrap(database, keyring())
+    await database.execute(
+        "INSERT INTO auth.rewrap_runs (target, everything, started_by, sources, total)"
+        " VALUES ('env-v3', false, 'far:1', '{env-v2}', 30)"
+    )
+    await database.execute(
+        "UPDATE auth.rewrap_runs SET done = 10, heartbeat_at = started_at + interval '2 s'"
+        " WHERE id = 2"
+    )
+    done = await run(environ_of(database), "status")
+    assert (done.code, done.err) == (0, "")
+    first, second, *rest = done.out.splitlines()
+    assert first.startswith(
+        "run 2 running: 10 of 30 to env-v3, 0 changed by their users, 0 set aside, 5 rows/s, "
+        "4 s left; began "
+    )
+    assert second.startswith("run 1 failed: 20 of 20 to env-v2, 0 changed by their users, 1 set")
+    assert rest == [
+        "env-v1: 1 rows, 0 of format 1, 1 set aside",
+        "env-v2: 19 rows, 0 of format 1, 0 set aside",
+    ]
+    said = json.loads((await run(environ_of(database), "status", "--json")).out)
+    assert [one["id"] for one in said["runs"]] == [2, 1]
+    assert said["runs"][0] | {"started_at": "", "heartbeat_at": ""} == {
+        "id": 2,
+        "state": "running",
+        "target": "env-v3",
+        "sources": ["env-v2"],
+        "everything": False,
+        "total": 30,
+        "done": 10,
+        "moved": 0,
+        "failed": 0,
+        "rows_a_second": 5,
+        "seconds_left": 4,
+        "started_by": "far:1",
+        "started_at": "",
+        "heartbeat_at": "",
+        "ended_at": None,
+    }
+    assert said["rows"]["env-v1"] == {"wraps": 1, "format_1": 0, "quarantined": 1}
+
+
+# ── retire ────────────────────────────────────────────────────────────────────
+
+
+async def test_retire_after_a_clean_run(database: Database) -> None:
+    await fill(database, 5)
+    environ = environ_of(database)
+    await instance(database, id="i2", writes_uri=OLD, writes_kek_id="env-v1")
+    await register(database, "env-v1", old_fingerprint := keyring_fingerprint())
+    assert old_fingerprint
+    await database.execute("UPDATE auth.custody_instances SET writes_uri = $1", NEW)
+    await database.execute("UPDATE auth.custody_instances SET writes_kek_id = 'env-v2'")
+    assert (await run(environ, "run")).code == 0
+    await database.execute("UPDATE auth.custody_instances SET writes_kek_id = 'env-v1'")
+    assert await retire(database, "env-v1") == "written"
+    refused = await asyncio.to_thread(custody, environ, "kek", "retire", "env-v1")
+    assert (refused.code, refused.complaint) == (
+        1,
+        (
+            "a live daemon still wraps under env-v1; set CUSTODY_KEK there to another KEK and "
+            "restart it"
+        ),
+    )
+    await database.execute("UPDATE auth.custody_instances SET writes_kek_id = 'env-v2'")
+    done = await asyncio.to_thread(custody, environ, "kek", "retire", "env-v1")
+    assert (done.code, done.err) == (0, "")
+    assert done.out.splitlines() == [
+        "env-v1 is retired: nothing can be wrapped under it again",
+        "seen then: 0 rows under it, 0 of them set aside",
+        (
+            "  last run: 1 to env-v2, done: 5 re-wrapped, 0 changed by their users meanwhile, 0 "
+            "set aside"
+        ),
+        "  the daemon on far (process 7) writes under env-v2",
+    ]
+    listed = await asyncio.to_thread(custody, environ, "kek", "list", "--json")
+    found = {one["kek_id"]: one["retirement"] for one in json.loads(listed.out)}
+    assert found["env-v2"] is None
+    assert found["env-v1"]["instances"] == [{"host": "far", "process": 7, "writes": "env-v2"}]
+    assert found["env-v1"]["last_run"]["done"] == 5
+
+
+def keyring_fingerprint() -> str:
+    (old,) = (kek for kek in keyring() if kek.kek_id == "env-v1")
+    return str(old.fingerprint("env-v1"))

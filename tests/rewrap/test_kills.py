@@ -1,0 +1,111 @@
+"""Workers and PostgreSQL are killed at random moments; then every key is what it was, all rows are
+done, and so is the run."""
+
+import asyncio
+import contextlib
+import random
+import secrets
+
+from custody.db.embedded import EmbeddedPostgres
+from custody.rewrap.patience import NotFinished
+from custody.rewrap.worker import Options, Rewrapper
+from tests.db import breaking
+from tests.db.embedded_server import open_folder
+from tests.rewrap.forker import forker, kill
+from tests.rewrap.kit import (
+    fill,
+    keyring,
+    opened,
+    rewrap,
+    rewrap_engine,
+    rotate,
+    run_audit,
+    stamps,
+)
+from tests.servers import TEMPLATE, Database, make_template
+
+ROWS = 3000
+WORKER_KILLS = 100
+SERVER_KILLS = 20
+# So slow that it takes them all.
+BATCH, RATE = 10, 150
+LONGEST_LIFE_SECONDS = 0.4
+
+
+async def let_users_rotate(
+    database: Database, ledger: dict[str, bytes], dice: random.Random
+) -> None:
+    for user in dice.sample(sorted(ledger), 5):
+        ledger[user] = await rotate(database, user)
+
+
+async def assert_whole(database: Database, ledger: dict[str, bytes], seed: int) -> None:
+    """Nothing is lost, nothing is stale, nothing is left of the claims."""
+    assert await opened(database, keyring()) == ledger, seed
+    assert await stamps(database) == {("env-v2", 2): len(ledger)}, seed
+    runs = await database.fetch("SELECT * FROM auth.rewrap_runs")
+    assert [(run["state"], run["failed"]) for run in runs] == [("done", 0)], seed
+    assert await database.value("SELECT count(*) FROM auth.rewrap_claims") == 0, seed
+    assert await run_audit(database) == [("rewrap_run", "run-done", 200)], seed
+    # A row is counted in the transaction that stores it: killed or not, once.
+    stored = await database.value(
+        "SELECT count(*) FROM auth.encryption_vaults WHERE rewrapped_at IS NOT NULL"
+    )
+    assert runs[0]["done"] == stored, seed
+
+
+async def test_workers_are_killed(database: Database) -> None:
+    seed = secrets.randbits(32)
+    dice = random.Random(seed)  # noqa: S311
+    ledger = await fill(database, ROWS)
+    url = database.url("custody_rewrap")
+    killed = 0
+    with forker() as forked:
+        while killed < WORKER_KILLS:
+            pid = await asyncio.to_thread(forked.start, url, batch=BATCH, rate=RATE)
+            await asyncio.sleep(dice.uniform(0, LONGEST_LIFE_SECONDS))
+            assert kill(pid), f"seed {seed}: done after {killed} kills"
+            killed += 1
+            if killed % 10 == 0:
+                await let_users_rotate(database, ledger, dice)
+    left = (await stamps(database))["env-v1", 2]
+    assert 0 < left < ROWS, seed
+    await rewrap(database, keyring())
+    await assert_whole(database, ledger, seed)
+
+
+async def test_postgresql_is_killed() -> None:
+    seed = secrets.randbits(32)
+    dice = random.Random(seed)  # noqa: S311
+    with open_folder() as folder, EmbeddedPostgres(folder / "pg") as server:
+        await make_template(server)
+        await asyncio.to_thread(server.grant_logins)
+        database = Database(server, TEMPLATE)
+        ledger = await fill(database, ROWS)
+        await assert_survives(server, database, ledger, dice, seed)
+
+
+async def assert_survives(
+    server: EmbeddedPostgres,
+    database: Database,
+    ledger: dict[str, bytes],
+    dice: random.Random,
+    seed: int,
+) -> None:
+    async with rewrap_engine(database) as engine:
+        options = Options(batch=BATCH, rate=RATE // 2)
+        workers = [Rewrapper(engine, keyring(), options) for _ in range(2)]
+        running = [asyncio.create_task(worker.run()) for worker in workers]
+        for number in range(SERVER_KILLS):
+            await asyncio.sleep(dice.uniform(0.1, 0.8))
+            assert not any(task.done() for task in running), (seed, number)
+            port = await asyncio.to_thread(breaking.kill, server)
+            await asyncio.to_thread(breaking.start_again, server, port)
+        for worker in workers:
+            worker.stop()
+        for task in running:
+            with contextlib.suppress(NotFinished):
+                await task
+    await let_users_rotate(database, ledger, dice)
+    await rewrap(database, keyring())
+    await assert_whole(database, ledger, seed)

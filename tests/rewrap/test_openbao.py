@@ -1,0 +1,186 @@
+"""A re-wrap inside OpenBao: what its own audit log says of who decrypted what."""
+
+import base64
+import itertools
+import json
+import secrets
+import time
+from collections import Counter
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from custody.rewrap.batch import Verify
+from custody.rewrap.worker import Options, Rewrapper
+from kek_backends.base import Wrap
+from kek_backends.keyring import Keyring
+from kek_backends.uri import KekUri
+from kek_backends.vault_transit import VaultTransitKek
+from tests import bao_server as bao_module
+from tests.bao_server import Bao, bao_server
+from tests.many_rows import copy_rows
+from tests.rewrap.kit import opened, rewrap, rewrap_engine, stamps
+from tests.servers import Database
+
+ROWS, FEW_ROWS = 20_000, 500
+_FILL_BATCH = 240
+# With the braces of its configuration, which is a template.
+_AUDIT = """
+audit "file" "requests" {{
+  options {{
+    file_path = "FILE"
+    log_raw = "true"
+  }}
+}}
+"""
+
+
+@pytest.fixture
+def audited(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[tuple[Bao, Path]]:
+    """An OpenBao of this test's own, which logs each request with all that is in it."""
+    log = tmp_path / "requests.log"
+    # OpenBao takes audit devices from its configuration only.
+    config = bao_module._CONFIG + _AUDIT.replace("FILE", str(log))
+    monkeypatch.setattr("tests.bao_server._CONFIG", config)
+    with bao_server(tmp_path) as bao:
+        yield bao, log
+
+
+def kek_of(bao: Bao, key: str) -> VaultTransitKek:
+    uri = KekUri.parse(f"vault:transit/{key}")
+    return VaultTransitKek.from_uri(uri, environ=bao.environ(key), development=False)
+
+
+async def fill(bao: Bao, key: str, database: Database, count: int) -> dict[str, bytes]:
+    """Make users whose keys OpenBao has wrapped, by the batch."""
+    ledger = {f"user-{number:06}": secrets.token_bytes(32) for number in range(count)}
+    wraps: dict[str, Wrap] = {}
+    # As the daemon that wrapped them did: what the key is, is on record, and needs no row as proof.
+    keks = Keyring(kek_of(bao, key))
+    await rewrap(database, keks)
+    await keks.close()
+    left = iter(ledger.items())
+    while batch := list(itertools.islice(left, _FILL_BATCH)):
+        items = [
+            {"plaintext": _b64(master_key), "context": _b64(user.encode())}
+            for user, master_key in batch
+        ]
+        made = bao.ask("POST", f"transit/encrypt/{key}", {"batch_input": items})
+        for (user, _), result in zip(batch, made["data"]["batch_results"], strict=True):
+            wraps[user] = Wrap(result["ciphertext"], "", 2, f"vault:transit/{key}:v1")
+
+    async def ready(user: str, _key: bytes) -> Wrap:
+        return wraps[user]
+
+    await copy_rows(database, ready, ledger.items())
+    return ledger
+
+
+def requests(log: Path, begin: int) -> list[dict[str, Any]]:
+    """Return the transit requests since an offset of the log."""
+    with log.open() as stream:
+        stream.seek(begin)
+        entries = [json.loads(line) for line in stream]
+    return [
+        entry["request"]
+        for entry in entries
+        if entry["type"] == "request" and entry["request"]["path"].startswith("transit/")
+    ]
+
+
+def _b64(value: bytes) -> str:
+    return base64.b64encode(value).decode()
+
+
+def _calls(found: list[dict[str, Any]]) -> Counter[str]:
+    return Counter(request["path"].split("/")[1] for request in found)
+
+
+def _decrypted_users(found: list[dict[str, Any]]) -> Counter[str]:
+    return Counter(
+        base64.b64decode(request["data"]["context"]).decode()
+        for request in found
+        if request["path"].startswith("transit/decrypt/")
+    )
+
+
+PROOF = {"custody-proof-own": 1, "custody-proof-other": 1}
+
+
+async def test_no_key_enters_this_process(audited: tuple[Bao, Path], database: Database) -> None:
+    bao, log = audited
+    key = bao.make_key()
+    ledger = await fill(bao, key, database, ROWS)
+    bao.rotate(key)
+    begin = log.stat().st_size
+    keks = Keyring(kek_of(bao, key))
+    began = time.monotonic()
+    run = await rewrap(database, keks, batch=480, verify=Verify.NONE)
+    seconds = time.monotonic() - began
+    assert (run.state, run.done, run.moved, run.failed) == ("done", ROWS, 0, 0)
+    found = requests(log, begin)
+    calls = _calls(found)
+    # The proof that the key binds wraps to users is made of a random key, and of no user's.
+    assert _decrypted_users(found) == PROOF
+    assert calls["encrypt"] == 1
+    rewraps = [request for request in found if request["path"] == f"transit/rewrap/{key}"]
+    sent = [item for request in rewraps for item in request["data"]["batch_input"]]
+    assert len(sent) == ROWS
+    assert len({item["context"] for item in sent}) == ROWS
+    assert len(rewraps) <= ROWS // _FILL_BATCH + 2
+    assert await stamps(database) == {(f"vault:transit/{key}:v2", 2): ROWS}
+    print(f"{ROWS / seconds:.0f} rows/s, {len(rewraps)} re-wrap calls")  # noqa: T201
+    # Unwrapped by the server itself, in batches: all are what they were.
+    rows = await database.fetch("SELECT user_id, wrapped_mk FROM auth.encryption_vaults")
+    for at in range(0, ROWS, _FILL_BATCH):
+        items = [
+            {"ciphertext": row["wrapped_mk"], "context": _b64(row["user_id"].encode())}
+            for row in rows[at : at + _FILL_BATCH]
+        ]
+        made = bao.ask("POST", f"transit/decrypt/{key}", {"batch_input": items})
+        for row, result in zip(
+            rows[at : at + _FILL_BATCH], made["data"]["batch_results"], strict=True
+        ):
+            assert base64.b64decode(result["plaintext"]) == ledger[row["user_id"]]
+    await keks.close()
+
+
+async def test_a_sample_is_verified(audited: tuple[Bao, Path], database: Database) -> None:
+    bao, log = audited
+    key = bao.make_key()
+    ledger = await fill(bao, key, database, FEW_ROWS)
+    bao.rotate(key)
+    begin = log.stat().st_size
+    keks = Keyring(kek_of(bao, key))
+    run = await rewrap(database, keks, batch=100)
+    assert (run.state, run.done) == ("done", FEW_ROWS)
+    users = _decrypted_users(requests(log, begin))
+    users.subtract(PROOF)
+    # Three of each hundred, by the key check value: the old wrap is not opened.
+    assert +users == {user: 1 for user in users if user in ledger}
+    assert users.total() == 15
+    await keks.close()
+
+
+async def test_a_version_that_is_made_meanwhile(bao: Bao, database: Database) -> None:
+    key = bao.make_key()
+    ledger = await fill(bao, key, database, FEW_ROWS)
+    bao.rotate(key)
+    keks = Keyring(kek_of(bao, key))
+    await keks.active.refresh()
+    await keks.active.prove()
+    moved: list[str] = []
+
+    def move(_run: object, _counts: object) -> None:
+        if not moved:
+            bao.rotate(key)
+            moved.append(key)
+
+    async with rewrap_engine(database) as engine:
+        run = await Rewrapper(engine, keks, Options(batch=100), move).run()
+    assert (run.state, run.target) == ("done", f"vault:transit/{key}:v3")
+    assert await stamps(database) == {(f"vault:transit/{key}:v3", 2): FEW_ROWS}
+    assert await opened(database, keks) == ledger
+    await keks.close()

@@ -1,0 +1,42 @@
+"""A transit key that is deleted and made again during a run: its rows are not to blame."""
+
+import time
+
+import pytest
+
+from custody.rewrap.patience import NotFinished
+from custody.rewrap.runs import Run
+from custody.rewrap.storing import Counts
+from custody.rewrap.worker import Options, Rewrapper
+from kek_backends.keyring import Keyring
+from kek_backends.loader import load
+from tests.bao_server import Bao
+from tests.rewrap.kit import fill, rewrap_engine, rows_of
+from tests.servers import Database
+
+
+async def test_no_row_is_set_aside(bao: Bao, database: Database) -> None:
+    key = bao.make_key()
+    kek = load(f"vault:transit/{key}", environ=bao.environ(key), development=False)
+    await fill(database, 6, kek=kek)
+    bao.rotate(key)
+
+    def replace(_run: Run, counts: Counts) -> None:
+        if counts.done and not replaced:
+            replaced.append(key)
+            time.sleep(1.1)  # versions are told apart by the second they were made in
+            bao.delete_key(key)
+            bao.make_key(key)
+            bao.rotate(key)
+
+    replaced: list[str] = []
+    async with rewrap_engine(database) as engine:
+        options = Options(batch=1, patience=1.0)
+        with pytest.raises(NotFinished, match=r"replaced|other key material"):
+            await Rewrapper(engine, Keyring(kek), options, replace).run()
+    await kek.close()
+    rows = (await rows_of(database)).values()
+    assert replaced
+    assert [row["user_id"] for row in rows if row["quarantined_at"] is not None] == []
+    # Those that were done before are lost with the key that is gone; nothing was added to them.
+    assert {row["kek_id"] for row in rows} == {f"vault:transit/{key}:v{n}" for n in (1, 2)}
