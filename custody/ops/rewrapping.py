@@ -11,6 +11,7 @@ from custody.db.posture import find_problems
 from custody.ops.metrics import Metrics
 from custody.rewrap import runs
 from custody.rewrap.batch import WrongWrap
+from custody.rewrap.patience import NotFinished
 from custody.rewrap.runs import AnotherRun, Run
 from custody.rewrap.storing import Counts
 from custody.rewrap.target import Blocked
@@ -52,8 +53,10 @@ class Rewrapping:
             seconds = self._interval
             try:
                 await self._look()
-            except (Blocked, AnotherRun, KekError, DatabaseError, WrongWrap) as error:
+            except (Blocked, AnotherRun, NotFinished, KekError, DatabaseError) as error:
                 log.warning("rewrap_waits", reason=str(error) or type(error).__name__)
+            except WrongWrap as error:
+                log.error("rewrap_wrong_wrap", reason=str(error))  # noqa: TRY400
             except Exception as error:  # noqa: BLE001 - this must go on for ever
                 log.error("rewrap_failed", error=type(error).__name__)  # noqa: TRY400
 
@@ -80,7 +83,8 @@ class Rewrapping:
         if active is None:
             return  # not reached yet; /readyz says so
         stale = await runs.count_stale(self._engine, active, everything=False)
-        if stale.total:
+        # Where none of them can be unwrapped here, /readyz says so, and a run says no more.
+        if any(self._can_read(kek_id) for kek_id in stale.sources):
             log.info("rewrap_begins", rows=stale.total, target=active)
             self._current = Rewrapper(self._engine, self._keyring, Options(), self._advance)
             try:
@@ -91,6 +95,10 @@ class Rewrapping:
         self._metrics.show_rows(await count_rows(self._engine))
         if latest := await runs.latest(self._engine, 1):
             self._metrics.show_run(latest[0])
+
+    def _can_read(self, kek_id: str) -> bool:
+        backend = self._keyring.find(kek_id)
+        return backend is not None and backend.refusal(kek_id) is None
 
     def _advance(self, _run: Run, counts: Counts) -> None:
         self._metrics.rewrapped(counts)

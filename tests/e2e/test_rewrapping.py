@@ -116,3 +116,15 @@ async def test_nothing_is_rewrapped_past_a_daemon_that_could_not_read_it(
     # It has said goodbye; the next one is not held up.
     with daemon_beside(database, issuer, tmp_path, **overrides(second, first), **worker):
         await moved(database, second)
+
+
+async def test_rows_that_nobody_here_can_read_start_no_run(
+    database: Database, issuer: Issuer, tmp_path: Path
+) -> None:
+    first, second = (make_place("env", tmp_path, None, None) for _ in range(2))  # type: ignore[arg-type]
+    await init_all(database, issuer, tmp_path, first)
+    worker = {"REWRAP_DATABASE_URL": database.url("custody_rewrap"), "REWRAP_INTERVAL": "1"}
+    async with daemon_here(database, issuer, tmp_path, **overrides(second), **worker):
+        await asyncio.sleep(4)
+    assert await rows(database) == {first.stamp: USERS}
+    assert await database.value("SELECT count(*) FROM auth.rewrap_runs") == 0
