@@ -8,8 +8,16 @@ from typing import Any
 
 import structlog
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeRemainingColumn
+from rich.progress import (
+    BarColumn,
+    MofNCompleteColumn,
+    ProgressColumn,
+    Task,
+    TextColumn,
+    TimeRemainingColumn,
+)
 from rich.progress import Progress as Bar
+from rich.text import Text
 
 from custody.rewrap.runs import Run
 from custody.rewrap.storing import Counts
@@ -67,6 +75,13 @@ class Progress:
                 before = now
 
 
+class _Rate(ProgressColumn):
+    """Rows a second; nothing while they can't be told yet."""
+
+    def render(self, task: Task) -> Text:
+        return Text("" if task.speed is None else f"{task.speed:.0f} rows/s")
+
+
 @contextmanager
 def progress() -> Iterator[Progress]:
     """Show how far a run is for the length of the block."""
@@ -77,7 +92,7 @@ def progress() -> Iterator[Progress]:
         TextColumn("{task.description}"),
         BarColumn(),
         MofNCompleteColumn(),
-        TextColumn("{task.speed:.0f} rows/s"),
+        _Rate(),
         TimeRemainingColumn(),
     )
     with Bar(*columns, console=Console(stderr=True), speed_estimate_period=10) as bar:
