@@ -79,7 +79,9 @@ async def safe_engine(
         problems = await _find_or_name(engine, duty, variable)
         # A command writes no audit row of a user.
         if unsafe := [problem.message for problem in problems if problem.part != "audit"]:
-            raise Refused(f"{variable}: {'; '.join(unsafe)}")
+            # With the URL of another role, all the rest follows from that.
+            stranger = [one for one in unsafe if f"is not {duty} nor a member of it" in one]
+            raise Refused(f"{variable}: {'; '.join(stranger or unsafe)}")
         yield engine
     finally:
         await engine.dispose()
