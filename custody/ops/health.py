@@ -85,6 +85,7 @@ class Health:
             self._problems = await find_problems(self._engine, "custody_app")
             if not self._unsafe:
                 await self._check_keks()
+                await self._record_instance()
         except Refused as error:
             self._database = str(error)
             raise ConfigurationError(str(error)) from None
@@ -112,9 +113,18 @@ class Health:
                 unsafe later shuts the routes, and opens them again when it is cured.
         """
         logged: str | None = None
+        waited = 0.0
         while True:
-            quick = any(self.parts().values())
-            await asyncio.sleep(_RETRY_SECONDS if quick else _AGAIN_SECONDS)
+            await asyncio.sleep(_RETRY_SECONDS)
+            waited += _RETRY_SECONDS
+            if not (self._database or self._problems or waited >= _AGAIN_SECONDS):
+                # Rows that can't be read, in two small questions: the posture is a big one, and
+                # users of a KEK that is well would notice it every second.
+                if self._registry.problems:
+                    with contextlib.suppress(DatabaseError, TimeoutError):
+                        await self._check_keks()
+                continue
+            waited = 0.0
             try:
                 await self.judge()
             except ConfigurationError as error:
@@ -137,7 +147,6 @@ class Health:
                     raise
                 # A KMS that came up, or changed, while others serve: it is shut, and named.
         self._keks_confirmed = True
-        await self._record_instance()
 
     async def _record_instance(self) -> None:
         """Say which KEKs this instance reads and writes: nobody re-wraps past it."""

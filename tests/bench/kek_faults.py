@@ -71,7 +71,7 @@ async def measure_one(
 
 
 async def measure(
-    server: EmbeddedPostgres, bao: Bao, folder: Path, seconds: float
+    server: EmbeddedPostgres, bao: Bao, folder: Path, chosen: argparse.Namespace
 ) -> dict[str, dict[str, float]]:
     """Measure all faults in turn, each on a database of its own."""
     await make_template(server)
@@ -79,10 +79,12 @@ async def measure(
     rows = {}
     for kind, names in (("openbao", OPENBAO_FAULTS), ("aws-kms", AWS_FAULTS)):
         for name in names:
+            if chosen.only not in f"{kind}: {name}":
+                continue
             prepared = sick_openbao(name, bao, folder) if kind == "openbao" else sick_aws_kms(name)
             async with new_database(server) as database:
                 with prepared as (case, place):
-                    row = await measure_one(case, place, database, folder, seconds)
+                    row = await measure_one(case, place, database, folder, chosen.seconds)
             rows[f"{kind}: {name}"] = row
     return rows
 
@@ -91,6 +93,7 @@ def main() -> None:
     """Print one table, and JSON where it is asked for."""
     parser = argparse.ArgumentParser(prog="make bench-kek-faults", description=__doc__)
     parser.add_argument("--seconds", type=float, default=8.0, help="of each phase")
+    parser.add_argument("--only", default="", help="faults whose name holds this text")
     parser.add_argument("--json", type=Path, help="also write the rows to this file")
     chosen = parser.parse_args()
     configure(LogLevel.WARNING, LogFormat.TEXT)
@@ -99,7 +102,7 @@ def main() -> None:
         parent.chmod(0o755)  # the server's own user must reach it
         (parent / "bao").mkdir()
         with EmbeddedPostgres(parent / "pg") as server, bao_server(parent / "bao") as bao:
-            rows = asyncio.run(measure(server, bao, parent, chosen.seconds))
+            rows = asyncio.run(measure(server, bao, parent, chosen))
     columns = next(iter(rows.values()))
     sys.stdout.write(f"{'':<32}" + "".join(f"{column:>12}" for column in columns) + "\n")
     for name, row in rows.items():
