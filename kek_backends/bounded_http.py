@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     import urllib3
 
-MAX_ANSWER_SIZE = 4 * 1024 * 1024
+MAX_ANSWER_SIZE = 512 * 1024
 
 _thread = threading.local()
 
