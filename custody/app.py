@@ -4,33 +4,40 @@ import asyncio
 import contextlib
 import gc
 import signal
-from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
+from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, TypeVar
 
 import aiohttp
 import structlog
 from aiohttp import web
+from sqlalchemy.ext.asyncio import AsyncEngine
 from yarl import URL
 
 from custody.auth.jwk import JwksError
 from custody.auth.jwks import JwksCache
-from custody.auth.sources import file_source, http_source
+from custody.auth.sources import Source, file_source, http_source
 from custody.auth.tokens import TokenVerifier
-from custody.db.engine import RESERVED_CONNECTIONS, Dsn, create_engine
+from custody.db.engine import POOL_SIZE, RESERVED_CONNECTIONS, Dsn, create_engine
+from custody.db.errors import DatabaseError, Refused
 from custody.http.admin import build_admin
 from custody.http.client_address import TrustedProxies
 from custody.http.cors import Cors
-from custody.http.listeners import listen, tls_context
+from custody.http.listeners import Listeners, open_listeners, serve_on, tls_context
 from custody.http.middleware import Outermost
 from custody.http.openapi import document
 from custody.http.rate import RateLimit
 from custody.http.server import Frontend, Runner, build_application
 from custody.ops.health import Health
-from custody.ops.keks import reach, watch_kek
+from custody.ops.heartbeat import Heartbeat
+from custody.ops.keks import KekWatch, reach
 from custody.ops.metrics import Metrics
+from custody.ops.notify import Notifier
+from custody.ops.report import Report, describe
 from custody.ops.rewrapping import Rewrapping
+from custody.reload import Reload, Reloadable
 from custody.settings import ConfigurationError, Settings
 from custody.vault.keys import MasterKeys
 from custody.vault.registry import KekRegistry
@@ -55,76 +62,112 @@ class Addresses:
     admin: str
 
 
+@dataclass(frozen=True, slots=True)
+class Running:
+    """A daemon that runs.
+
+    Args:
+        addresses: where it listens.
+        watch: watches its health; ends only by raising ConfigurationError.
+        report: tells the service manager how it is.
+    """
+
+    addresses: Addresses
+    watch: "asyncio.Task[None]"
+    report: Report
+
+
 async def serve(
     settings: Settings,
     environ: Mapping[str, str],
-    started: Callable[[Addresses], Awaitable[None]] | None = None,
+    *,
+    listeners: Listeners | None = None,
+    notifier: Notifier | None = None,
+    rewraps: bool = True,
+    started: Callable[[Addresses], None] | None = None,
 ) -> None:
-    """Run the daemon until SIGTERM or SIGINT, then drain and close.
+    """Run the daemon until SIGTERM or SIGINT, then drain and close. SIGHUP makes it reload.
+
+    In development SIGHUP ends it, too: it means that the terminal is gone.
 
     Args:
         settings: all settings.
         environ: the variables that KEK backends may read.
-        started: called when the listeners are open.
+        listeners: what to listen on; None: what the settings say.
+        notifier: told how we are; None: nobody is.
+        rewraps: whether this process has a re-wrap worker, where there is a role for it.
+        started: called when the daemon answers.
 
     Raises:
         ConfigurationError: an unsafe or incomplete configuration, or an unsafe database.
         ListenError: an address can't be listened on.
     """
-    stop = asyncio.Event()
+    stop, hangup = asyncio.Event(), asyncio.Event()
     loop = asyncio.get_running_loop()
     loop.set_exception_handler(_log_stray_error)
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, stop.set)
-    async with running(settings, environ) as (addresses, watch):
-        log.info("serving", vault=addresses.vault, admin=addresses.admin)
+    loop.add_signal_handler(signal.SIGHUP, stop.set if settings.development else hangup.set)
+    notifier = notifier or Notifier()
+    async with running(settings, environ, listeners, rewraps=rewraps) as daemon:
+        log.info("serving", vault=daemon.addresses.vault, admin=daemon.addresses.admin)
         # What boot has made lives to the end: looking through it again and again for garbage, which
         # each failure leaves a little of, would hold up everybody for a tenth of a second.
         gc.collect()
         gc.freeze()
         if started is not None:
-            await started(addresses)
+            started(daemon.addresses)
         stopping = asyncio.create_task(stop.wait())
-        await asyncio.wait({stopping, watch}, return_when=asyncio.FIRST_COMPLETED)
+        reporting = asyncio.create_task(daemon.report.keep_telling(notifier, hangup))
+        await asyncio.wait({stopping, daemon.watch, reporting}, return_when=asyncio.FIRST_COMPLETED)
         stopping.cancel()
-        if watch.done():
-            watch.result()
+        reporting.cancel()
+        for task in (daemon.watch, reporting):
+            if task.done() and not task.cancelled():
+                task.result()
+        notifier.stopping()
         log.info("draining")
     log.info("stopped")
 
 
 @asynccontextmanager
 async def running(
-    settings: Settings, environ: Mapping[str, str]
-) -> AsyncIterator[tuple[Addresses, "asyncio.Task[None]"]]:
+    settings: Settings,
+    environ: Mapping[str, str],
+    listeners: Listeners | None = None,
+    *,
+    rewraps: bool = True,
+) -> AsyncIterator[Running]:
     """Run the daemon inside the block, and drain it at its end.
 
-    Yields:
-        Where it listens, and the task that watches its health; that one ends only by raising
-        ConfigurationError.
+    Args:
+        settings: all settings.
+        environ: the variables that KEK backends may read.
+        listeners: what to listen on; None: what the settings say.
+        rewraps: as for :func:`serve`.
     """
     database_url = _require(settings.database_url, "DATABASE_URL")
     issuer = _require(settings.jwt_issuer, "JWT_ISSUER")
     tls = tls_context(settings.tls_cert, settings.tls_key)
-    try:
-        keyring = load_keyring(
-            settings.kek, settings.old_keks, environ=environ, development=settings.development
-        )
-    except Misconfigured as error:
-        raise ConfigurationError(str(error)) from None
+    keyring = _load_keyring(settings, environ)
     metrics = Metrics()
     cors = Cors(settings.cors_origins)
     async with contextlib.AsyncExitStack() as stack:
-        jwks = await _open_jwks(settings, stack)
+        session = await stack.enter_async_context(aiohttp.ClientSession())
+        source = partial(_jwks_source, session)
+        jwks = await _open_jwks(settings, source, stack)
         dsn = Dsn(database_url.get_secret_value())
-        engine, reserve = create_engine(dsn), create_engine(dsn, pool_size=RESERVED_CONNECTIONS)
-        stack.push_async_callback(engine.dispose)
-        stack.push_async_callback(reserve.dispose)
+        engine, reserve, fresh = (
+            _open_engine(dsn, size, stack) for size in (POOL_SIZE, RESERVED_CONNECTIONS, 1)
+        )
         stack.push_async_callback(keyring.close)
         await reach(keyring)
         registry = KekRegistry(engine, keyring)
         health = Health(engine, keyring, registry, jwks)
         await health.judge()
+        rewrapping = None
+        if rewraps:
+            rewrapping = await _judge_rewrapping(settings, keyring, metrics, stack)
         frontend = Frontend(
             vault=VaultService(VaultRows(engine, reserve), MasterKeys(keyring, registry.admit)),
             verifier=TokenVerifier(jwks=jwks, issuer=issuer, audience=settings.jwt_audience),
@@ -133,38 +176,74 @@ async def running(
             limit=RateLimit(settings.rate_limit),
         )
         outermost = Outermost(cors, metrics, health)
-        app = build_application(frontend, cors, outermost)
+        app = build_application(frontend, outermost)
         if settings.development:
             app.router.add_get("/openapi.json", _show_document)
+        listeners = listeners or open_listeners(settings, {})
+        stack.callback(listeners.close)
         admin_runner = await _set_up(
             web.AppRunner(build_admin(health, metrics), access_log=None), stack
         )
         runner = await _set_up(Runner(app), stack)
         # What was pushed last is closed first: the vault drains while the admin listener still
         # says why it is not ready, and the database outlives both.
-        admin = await listen(admin_runner, settings.admin_listen, "CUSTODY_ADMIN_LISTEN")
-        vault = await listen(runner, settings.listen, "CUSTODY_LISTEN", tls)
-        watch = asyncio.create_task(health.watch())
-        stack.callback(watch.cancel)
-        for backend in keyring:
-            stack.callback(asyncio.create_task(watch_kek(backend)).cancel)
+        admin = await serve_on(admin_runner, listeners.admin)
+        vault = await serve_on(runner, listeners.vault, tls)
+        health_watch = asyncio.create_task(health.watch())
+        stack.callback(health_watch.cancel)
+        kek_watch = KekWatch()
+        kek_watch.follow(keyring)
+        stack.push_async_callback(kek_watch.stop)
         stack.push_async_callback(health.forget)
-        await _start_rewrapping(settings, keyring, metrics, stack)
+        if rewrapping is not None:
+            stack.push_async_callback(rewrapping.stop, asyncio.create_task(rewrapping.work()))
+        parts = Reloadable(frontend, cors, tls, jwks, source, engine, keyring, kek_watch)
+        reload = Reload(settings, environ, parts)
+        stack.push_async_callback(reload.close)
+
+        def status() -> str:
+            return describe(vault, keyring, health, rewrapping, reload.problem)
+
+        report = Report(health, Heartbeat(engine, fresh), reload.run, status)
         try:
-            yield Addresses(vault=vault, admin=admin), watch
+            yield Running(Addresses(vault=vault, admin=admin), health_watch, report)
         finally:
-            health.draining = True
-            for site in runner.sites:
-                await site.stop()
-            await outermost.drain()
+            await _drain(health, runner, outermost)
 
 
-async def _start_rewrapping(
+async def _drain(health: Health, runner: web.AppRunner, outermost: Outermost) -> None:
+    """Take no more connections, and answer what is under way."""
+    health.draining = True
+    for site in runner.sites:
+        await site.stop()
+    await outermost.drain()
+
+
+def _load_keyring(settings: Settings, environ: Mapping[str, str]) -> Keyring:
+    try:
+        return load_keyring(
+            settings.kek, settings.old_keks, environ=environ, development=settings.development
+        )
+    except Misconfigured as error:
+        raise ConfigurationError(str(error)) from None
+
+
+def _open_engine(dsn: Dsn, pool_size: int, stack: contextlib.AsyncExitStack) -> AsyncEngine:
+    engine = create_engine(dsn, pool_size=pool_size)
+    stack.push_async_callback(engine.dispose)
+    return engine
+
+
+async def _judge_rewrapping(
     settings: Settings, keyring: Keyring, metrics: Metrics, stack: contextlib.AsyncExitStack
-) -> None:
-    """Start the re-wrap worker, where it has a database role and an interval."""
+) -> Rewrapping | None:
+    """Return the re-wrap worker, where it has a database role and an interval.
+
+    Raises:
+        ConfigurationError: the role is not for this work.
+    """
     if settings.rewrap_database_url is None or not settings.rewrap_interval:
-        return
+        return None
     engine = create_engine(
         Dsn(settings.rewrap_database_url.get_secret_value()),
         pool_size=_REWRAP_CONNECTIONS,
@@ -172,7 +251,13 @@ async def _start_rewrapping(
     )
     stack.push_async_callback(engine.dispose)
     worker = Rewrapping(engine, keyring, settings.rewrap_interval, metrics)
-    stack.push_async_callback(worker.stop, asyncio.create_task(worker.work()))
+    try:
+        await worker.judge()
+    except Refused as error:
+        raise ConfigurationError(str(error)) from None
+    except DatabaseError as error:
+        log.warning("rewrap_waits", reason=str(error))
+    return worker
 
 
 async def _set_up(runner: web.AppRunner, stack: contextlib.AsyncExitStack) -> web.AppRunner:
@@ -181,30 +266,34 @@ async def _set_up(runner: web.AppRunner, stack: contextlib.AsyncExitStack) -> we
     return runner
 
 
-async def _open_jwks(settings: Settings, stack: contextlib.AsyncExitStack) -> JwksCache:
+async def _open_jwks(
+    settings: Settings, source: Callable[[Settings], Source], stack: contextlib.AsyncExitStack
+) -> JwksCache:
     """Build the cache of the issuer's keys; a file must be right at once, a URL may be down."""
-    if settings.jwks_file is not None:
-        jwks = JwksCache(fetch=file_source(settings.jwks_file), source=str(settings.jwks_file))
-        stack.push_async_callback(jwks.close)
-        try:
-            await jwks.refresh()
-        except JwksError as error:
+    fetch, name = source(settings)
+    jwks = JwksCache(fetch=fetch, source=name)
+    stack.push_async_callback(jwks.close)
+    try:
+        await jwks.refresh()
+    except JwksError as error:
+        if settings.jwks_file is not None:
             raise ConfigurationError(f"CUSTODY_JWKS_FILE: {error}") from None
-        return jwks
+        # Logged by the cache; requests try again.
+    return jwks
+
+
+def _jwks_source(session: aiohttp.ClientSession, settings: Settings) -> Source:
+    if settings.jwks_file is not None:
+        return file_source(settings.jwks_file), str(settings.jwks_file)
     if settings.jwks_url is None:
         issuer = settings.jwt_issuer or "https://ISSUER"
         raise ConfigurationError(
             "CUSTODY_JWKS_URL or CUSTODY_JWKS_FILE must be set: where the issuer's keys are, for "
             f"example {issuer.rstrip('/')}/api/auth/jwks"
         )
-    session = await stack.enter_async_context(aiohttp.ClientSession())
     # What is logged of the URL has no password or query.
     name = str(URL(settings.jwks_url).with_user(None).with_query(None))
-    jwks = JwksCache(fetch=http_source(session, settings.jwks_url), source=name)
-    stack.push_async_callback(jwks.close)
-    with contextlib.suppress(JwksError):  # logged by the cache; requests try again
-        await jwks.refresh()
-    return jwks
+    return http_source(session, settings.jwks_url), name
 
 
 def _log_stray_error(_loop: asyncio.AbstractEventLoop, context: dict[str, Any]) -> None:

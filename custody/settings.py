@@ -21,6 +21,7 @@ from pydantic import (
 )
 
 PREFIX = "CUSTODY_"
+CREDENTIALS_DIRECTORY = "CREDENTIALS_DIRECTORY"
 _MAX_FILE_SIZE = 64 * 1024
 _MAX_PORT = 65535
 _HOST = r"(?:[A-Za-z0-9._-]*|\[[0-9a-fA-F:.]+\])(?::\d{1,5})?"
@@ -111,7 +112,8 @@ DatabaseUrl = Annotated[SecretStr, AfterValidator(_check_database_url)]
 class Settings(BaseModel):
     """All settings, frozen. Each is the variable ``CUSTODY_NAME``, or ``CUSTODY_NAME_FILE``.
 
-    A variable wins over the TOML file that ``CUSTODY_CONFIG`` names.
+    A variable wins over the systemd credential ``custody_name``, and that over the TOML file that
+    ``CUSTODY_CONFIG`` names.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid", hide_input_in_errors=True)
@@ -161,6 +163,9 @@ class Settings(BaseModel):
     tls_key: Path | None = Field(None, description="PEM file: the certificate's private key")
     log_level: LogLevel = Field(LogLevel.INFO, description="debug, info, warning or error")
     log_format: LogFormat = Field(LogFormat.JSON, description="json or text")
+    workers: int = Field(
+        1, ge=1, le=64, description="processes that serve the vault on one listener"
+    )
 
     @model_validator(mode="after")
     def _pairs(self) -> Self:
@@ -186,18 +191,20 @@ def load(environ: Mapping[str, str] | None = None) -> Settings:
         ConfigurationError: naming the setting and the cure, never a value that may be secret.
     """
     environ = os.environ if environ is None else environ
-    values = _from_toml(environ) | _from_variables(environ)
+    values = _from_toml(environ) | _from_credentials(environ) | _from_variables(environ)
     try:
         return Settings(**values)
     except ValidationError as error:
         raise ConfigurationError(_explain(error)) from None
 
 
-def unknown_variables(environ: Mapping[str, str]) -> tuple[str, ...]:
-    """Return variables that start like a setting and are none: most likely misspelt."""
+def unknown_names(environ: Mapping[str, str]) -> tuple[str, ...]:
+    """Return variables and credentials that start like a setting and are none: misspelt, likely."""
     names = {f"{PREFIX}{name}".upper() for name in Settings.model_fields}
     known = names | {f"{name}_FILE" for name in names} | {f"{PREFIX}CONFIG"}
-    return tuple(sorted(n for n in environ if n.startswith(PREFIX) and n not in known))
+    variables = sorted(n for n in environ if n.startswith(PREFIX) and n not in known)
+    credentials = _credentials(environ)
+    return (*variables, *(n for n in credentials if n not in {name.lower() for name in names}))
 
 
 def _from_variables(environ: Mapping[str, str]) -> dict[str, Any]:
@@ -208,10 +215,39 @@ def _from_variables(environ: Mapping[str, str]) -> dict[str, Any]:
         if value and file:
             raise ConfigurationError(f"{variable} and {variable}_FILE are both set; unset one")
         if file:
-            value = _read(Path(file), f"{variable}_FILE").strip()
+            value = _read(Path(file), f"{variable}_FILE names {file}").strip()
         if value:
             values[name] = value
     return values
+
+
+def _from_credentials(environ: Mapping[str, str]) -> dict[str, Any]:
+    """Read what systemd hands over; of a setting that is a path, the credential is the file."""
+    values: dict[str, Any] = {}
+    credentials = _credentials(environ)
+    for name, field in Settings.model_fields.items():
+        path = credentials.get(f"{PREFIX}{name}".lower())
+        if path is None:
+            continue
+        if field.annotation == Path | None:
+            values[name] = path
+        elif value := _read(path, f"the credential {path.name}").strip():
+            values[name] = value
+    return values
+
+
+def _credentials(environ: Mapping[str, str]) -> dict[str, Path]:
+    """Return the credentials that start like a setting, by name."""
+    directory = environ.get(CREDENTIALS_DIRECTORY)
+    if not directory:
+        return {}
+    try:
+        found = sorted(Path(directory).iterdir())
+    except OSError as error:
+        raise ConfigurationError(
+            f"{CREDENTIALS_DIRECTORY} names {directory}: {error.strerror}"
+        ) from None
+    return {path.name: path for path in found if path.name.startswith(PREFIX.lower())}
 
 
 def _from_toml(environ: Mapping[str, str]) -> dict[str, Any]:
@@ -219,7 +255,7 @@ def _from_toml(environ: Mapping[str, str]) -> dict[str, Any]:
     if not path:
         return {}
     try:
-        values = tomllib.loads(_read(Path(path), f"{PREFIX}CONFIG"))
+        values = tomllib.loads(_read(Path(path), f"{PREFIX}CONFIG names {path}"))
     except tomllib.TOMLDecodeError as error:
         raise ConfigurationError(f"{PREFIX}CONFIG: {path} is not TOML: {error}") from None
     for name in values:
@@ -231,18 +267,18 @@ def _from_toml(environ: Mapping[str, str]) -> dict[str, Any]:
     return values
 
 
-def _read(path: Path, variable: str) -> str:
+def _read(path: Path, source: str) -> str:
     try:
         with path.open("rb") as stream:
             text = stream.read(_MAX_FILE_SIZE + 1)
     except OSError as error:
-        raise ConfigurationError(f"{variable} names {path}: {error.strerror}") from None
+        raise ConfigurationError(f"{source}: {error.strerror}") from None
     if len(text) > _MAX_FILE_SIZE:
-        raise ConfigurationError(f"{variable} names {path}: larger than {_MAX_FILE_SIZE} bytes")
+        raise ConfigurationError(f"{source}: larger than {_MAX_FILE_SIZE} bytes")
     try:
         return text.decode()
     except UnicodeDecodeError:
-        raise ConfigurationError(f"{variable} names {path}: not UTF-8 text") from None
+        raise ConfigurationError(f"{source}: not UTF-8 text") from None
 
 
 def _explain(error: ValidationError) -> str:

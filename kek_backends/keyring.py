@@ -44,6 +44,24 @@ class Keyring:
         """The KEK of new wraps."""
         return self._backends[0]
 
+    def take_over(self, other: "Keyring") -> tuple[KekBackend, ...]:
+        """Use the KEKs of another keyring from now on, all at once.
+
+        Args:
+            other: with the same active KEK.
+
+        Returns:
+            The KEKs that are in use no more; calls may still be under way in them.
+
+        Raises:
+            ValueError: the other one has another active KEK.
+        """
+        if other.active is not self.active:
+            raise ValueError("the active KEK changes with a restart only")
+        dropped = tuple(backend for backend in self if backend not in other)
+        self._backends = tuple(other)
+        return dropped
+
     def find(self, kek_id: str) -> KekBackend | None:
         """Return the KEK whose wraps carry this kek_id, or None where none is configured."""
         holding = [backend for backend in self._backends if backend.holds(kek_id)]

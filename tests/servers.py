@@ -191,10 +191,10 @@ async def daemon_here(
 ) -> AsyncIterator[Daemon]:
     """Run the daemon in this process for the length of the block."""
     environ = settings_for(database, issuer, folder, **overrides)
-    async with running(load(environ), environ) as (addresses, _watch):
+    async with running(load(environ), environ) as here:
         yield Daemon(
-            base=f"{addresses.vault}/api/v1/me/encryption-vault",
-            admin=addresses.admin,
+            base=f"{here.addresses.vault}/api/v1/me/encryption-vault",
+            admin=here.addresses.admin,
             issuer=issuer,
             database=database,
             settings=environ,

@@ -85,6 +85,30 @@ class JwksCache:
             await asyncio.wait([self._task])
         await self._refreshed()
 
+    async def read_from(
+        self, fetch: Callable[[], Awaitable[bytes]], source: str
+    ) -> Callable[[], None]:
+        """Fetch the JWKS from a place that may be another one, and change nothing yet.
+
+        Args:
+            fetch: gets the document.
+            source: its name in messages.
+
+        Returns:
+            What puts the place and its keys in force.
+
+        Raises:
+            JwksError: it could not be had from there.
+        """
+        began = self._clock()
+        keys = await _keys_from(fetch, source)
+
+        def put_in_force() -> None:
+            self._fetch, self._source = fetch, source
+            self._take(keys, began)
+
+        return put_in_force
+
     def ready(self) -> bool:
         """Tell whether tokens can be verified; called on the event loop.
 
@@ -151,30 +175,38 @@ class JwksCache:
 
     async def _run(self) -> str | None:
         """Fetch once and return the problem there was: a task nobody awaits must not raise."""
-        began = self._clock()
+        began, fetch = self._clock(), self._fetch
         try:
-            keys = await self._fetched_keys()
+            keys = await _keys_from(fetch, self._source)
         except JwksError as error:
             structlog.get_logger().warning(
                 "jwks_refresh_failed", source=self._source, error=str(error)
             )
             return str(error)
         else:
-            self._keys = {key.kid: key for key in keys}
-            self._fetched_at = began
+            # Meanwhile another place may have been put in force.
+            if fetch is self._fetch:
+                self._take(keys, began)
             return None
         finally:
             self._tried_at = self._clock()
 
-    async def _fetched_keys(self) -> tuple[VerificationKey, ...]:
-        try:
-            async with asyncio.timeout(_SOURCE_TIMEOUT):
-                document = await self._fetch()
-        except JwksError:
-            raise
-        except Exception as error:
-            raise JwksError(f"JWKS {self._source}: {type(error).__name__}") from error
-        try:
-            return parse_jwks(document)
-        except JwksError as error:
-            raise JwksError(f"JWKS {self._source} {error}") from None
+    def _take(self, keys: tuple[VerificationKey, ...], fetched_at: float) -> None:
+        self._keys = {key.kid: key for key in keys}
+        self._fetched_at = fetched_at
+
+
+async def _keys_from(
+    fetch: Callable[[], Awaitable[bytes]], source: str
+) -> tuple[VerificationKey, ...]:
+    try:
+        async with asyncio.timeout(_SOURCE_TIMEOUT):
+            document = await fetch()
+    except JwksError:
+        raise
+    except Exception as error:
+        raise JwksError(f"JWKS {source}: {type(error).__name__}") from error
+    try:
+        return parse_jwks(document)
+    except JwksError as error:
+        raise JwksError(f"JWKS {source} {error}") from None

@@ -4,11 +4,15 @@ import asyncio
 from collections.abc import Awaitable, Callable
 from http import HTTPStatus
 from pathlib import Path
+from typing import TypeAlias
 
 import aiohttp
 from yarl import URL
 
 from custody.auth.jwk import JwksError
+
+# What gets a document, and its name in messages.
+Source: TypeAlias = tuple[Callable[[], Awaitable[bytes]], str]
 
 _SIZE_LIMIT = 256 * 1024  # bytes of a JWKS document
 _FETCH_TIMEOUT = 5.0  # seconds for one document over HTTP, all of it

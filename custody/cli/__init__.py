@@ -12,7 +12,7 @@ from custody.cli.kek import kek
 from custody.cli.migrate import migrate
 from custody.cli.openapi import openapi
 from custody.cli.rewrap import rewrap
-from custody.cli.serve import serve
+from custody.cli.serve import serve, worker
 from custody.cli.token import token
 from custody.cli.users import users
 
@@ -30,7 +30,7 @@ def cli() -> None:
     """
 
 
-for command in (serve, dev, token, migrate, kek, rewrap, users, doctor, config, openapi):
+for command in (serve, worker, dev, token, migrate, kek, rewrap, users, doctor, config, openapi):
     cli.add_command(command)
 
 

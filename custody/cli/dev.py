@@ -72,13 +72,13 @@ def dev(data: Path) -> None:
         environ["CUSTODY_DATABASE_URL"] = postgres.url("custody_app")
         settings = load(environ)
 
-        async def show(addresses: app.Addresses) -> None:
+        def show(addresses: app.Addresses) -> None:
             token = issuer.token(
                 _SUBJECT, audience=settings.jwt_audience, lifetime=_TOKEN_LIFETIME_SECONDS
             )
             click.echo(_banner(addresses, postgres, settings, data, token))
 
-        asyncio.run(app.serve(settings, environ, show))
+        asyncio.run(app.serve(settings, environ, started=show))
 
 
 def _banner(

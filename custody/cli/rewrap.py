@@ -18,7 +18,7 @@ from custody.cli.rewrap_progress import Progress, describe, progress
 from custody.db.engine import Dsn
 from custody.db.keks import RowCount, count_rows
 from custody.db.posture import safe_engine
-from custody.ops.keks import watch_kek
+from custody.ops.keks import KekWatch
 from custody.ops.logging import configure
 from custody.ops.process import harden
 from custody.rewrap import runs
@@ -199,13 +199,12 @@ class _Stopping:
 @asynccontextmanager
 async def _kept_fresh(keyring: Keyring) -> AsyncIterator[None]:
     """Refresh the KEKs for the length of the block: a run may outlive a token or a key version."""
-    watching = [asyncio.create_task(watch_kek(backend)) for backend in keyring]
+    watch = KekWatch()
+    watch.follow(keyring)
     try:
         yield
     finally:
-        for task in watching:
-            task.cancel()
-        await asyncio.gather(*watching, return_exceptions=True)
+        await watch.stop()
 
 
 def _unreadable(keyring: Keyring, kek_ids: Sequence[str]) -> dict[str, str]:

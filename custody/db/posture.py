@@ -5,7 +5,7 @@ Two statements over the catalog say what is really in force: ``list_schema_probl
 """
 
 import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from typing import Literal, TypeAlias
@@ -77,14 +77,24 @@ async def safe_engine(
     engine = create_engine(dsn, pool_size=pool_size, variable=variable)
     try:
         problems = await _find_or_name(engine, duty, variable)
-        # A command writes no audit row of a user.
-        if unsafe := [problem.message for problem in problems if problem.part != "audit"]:
-            # With the URL of another role, all the rest follows from that.
-            stranger = [one for one in unsafe if f"is not {duty} nor a member of it" in one]
-            raise Refused(f"{variable}: {'; '.join(stranger or unsafe)}")
+        if refusal := refusal_of(problems, duty):
+            raise Refused(f"{variable}: {refusal}")
         yield engine
     finally:
         await engine.dispose()
+
+
+def refusal_of(problems: Sequence[PostureProblem], duty: Duty) -> str | None:
+    """Say why a role that writes no audit row of a user may not be used, or None where it may.
+
+    Args:
+        problems: all that was found.
+        duty: the runtime role that it must be, or be a member of.
+    """
+    unsafe = [problem.message for problem in problems if problem.part != "audit"]
+    # With the URL of another role, all the rest follows from that.
+    stranger = [one for one in unsafe if f"is not {duty} nor a member of it" in one]
+    return "; ".join(stranger or unsafe) or None
 
 
 async def _find_or_name(

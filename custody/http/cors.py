@@ -1,6 +1,6 @@
 """Cross-origin requests of browsers (the Fetch standard's CORS protocol)."""
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 
 from aiohttp import hdrs, web
 
@@ -19,10 +19,9 @@ class Cors:
     def __init__(self, origins: Sequence[str]) -> None:
         self._origins = frozenset(origins)
 
-    @property
-    def enabled(self) -> bool:
-        """Whether any origin may call."""
-        return bool(self._origins)
+    def allow(self, origins: Sequence[str]) -> None:
+        """Let these origins call from now on, and no others."""
+        self._origins = frozenset(origins)
 
     def mark(self, request: web.BaseRequest, response: web.StreamResponse) -> None:
         """Tell the browser whether the page may read the answer."""
@@ -35,25 +34,26 @@ class Cors:
             response.headers[hdrs.ACCESS_CONTROL_ALLOW_CREDENTIALS] = "true"
             response.headers[hdrs.ACCESS_CONTROL_EXPOSE_HEADERS] = _EXPOSE_HEADERS
 
-    def preflight(self, request: web.Request, methods: Sequence[str]) -> web.Response:
+    def preflight(self, request: web.Request, methods: Collection[str]) -> web.Response | None:
         """Answer a preflight.
 
         Args:
-            request: the OPTIONS request.
-            methods: what the path takes.
+            request: one that no route takes.
+            methods: what its path takes.
 
-        Raises:
-            web.HTTPMethodNotAllowed: it is no preflight, or of an origin that is not allowed.
+        Returns:
+            The answer, or None: it is no preflight, or of an origin that is not allowed.
         """
         if (
-            request.headers.get(hdrs.ORIGIN) not in self._origins
+            request.method != hdrs.METH_OPTIONS
+            or request.headers.get(hdrs.ORIGIN) not in self._origins
             or hdrs.ACCESS_CONTROL_REQUEST_METHOD not in request.headers
         ):
-            raise web.HTTPMethodNotAllowed(request.method, list(methods))
+            return None
         return web.Response(
             status=204,
             headers={
-                hdrs.ACCESS_CONTROL_ALLOW_METHODS: ", ".join(methods),
+                hdrs.ACCESS_CONTROL_ALLOW_METHODS: ", ".join(sorted(methods)),
                 hdrs.ACCESS_CONTROL_ALLOW_HEADERS: _ALLOW_HEADERS,
                 hdrs.ACCESS_CONTROL_MAX_AGE: _MAX_AGE_SECONDS,
             },

@@ -37,7 +37,7 @@ class Outermost:
     """The middleware around everything.
 
     Args:
-        cors: marks answers for browsers.
+        cors: answers preflights, and marks answers for browsers.
         metrics: counts answers.
         health: says when the daemon is stopping.
     """
@@ -98,6 +98,10 @@ class Outermost:
             problem = error
         except VaultError as error:
             problem = problems.of_vault(error)
+        except web.HTTPMethodNotAllowed as error:
+            if (answer := self._cors.preflight(request, error.allowed_methods)) is not None:
+                return answer, "OK"
+            problem = problems.of_http(error)
         except web.HTTPException as error:
             problem = problems.of_http(error)
         except Exception as error:  # noqa: BLE001 - the one place where unknown becomes opaque

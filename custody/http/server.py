@@ -13,7 +13,6 @@ from custody.deadline import Deadline
 from custody.http import problems
 from custody.http.body import read_json
 from custody.http.client_address import TrustedProxies, user_agent
-from custody.http.cors import Cors
 from custody.http.middleware import ROUTE, Outermost, new_request_id, protect
 from custody.http.preconditions import parse_if_match
 from custody.http.rate import RateLimit
@@ -31,6 +30,8 @@ log = structlog.get_logger()
 
 class Frontend:
     """Turns a request into a use case: who, from where, until when, with which body.
+
+    Proxies and limit may be replaced while it serves.
 
     Args:
         vault: the use cases.
@@ -52,8 +53,8 @@ class Frontend:
         self._vault = vault
         self._verifier = verifier
         self._health = health
-        self._proxies = proxies
-        self._limit = limit
+        self.proxies = proxies
+        self.limit = limit
 
     def handler(self, route: Route) -> Callable[[web.Request], Awaitable[web.Response]]:
         """Return the aiohttp handler of a route."""
@@ -96,37 +97,26 @@ class Frontend:
             raise problems.unavailable(
                 "ISSUER_UNAVAILABLE", "Tokens can't be checked now: the issuer's keys are missing."
             ) from None
-        if seconds := self._limit.seconds_to_wait(principal.user_id):
+        if seconds := self.limit.seconds_to_wait(principal.user_id):
             raise problems.rate_limited(seconds)
         return Caller(
             user_id=principal.user_id,
             event_id=event_id(),
-            ip_address=self._proxies.client_address(request),
+            ip_address=self.proxies.client_address(request),
             user_agent=user_agent(request),
             deadline=deadline,
             if_match=parse_if_match(request) if route.takes_if_match else None,
         )
 
 
-def build_application(frontend: Frontend, cors: Cors, outermost: Outermost) -> web.Application:
+def build_application(frontend: Frontend, outermost: Outermost) -> web.Application:
     """Return the application that serves the vault's routes."""
     app = web.Application()
     outermost.install(app)
-    methods: dict[str, list[str]] = {}
     for route in ROUTES:
-        methods.setdefault(route.path, []).append(route.method)
         # add_route, not add_get: HEAD must not read a key.
         app.router.add_route(route.method, BASE_PATH + route.path, frontend.handler(route))
-    for path, taken in methods.items() if cors.enabled else ():
-        app.router.add_route(hdrs.METH_OPTIONS, BASE_PATH + path, _preflight(cors, taken))
     return app
-
-
-def _preflight(cors: Cors, methods: list[str]) -> Callable[[web.Request], Awaitable[web.Response]]:
-    async def handle(request: web.Request) -> web.Response:
-        return cors.preflight(request, methods)
-
-    return handle
 
 
 class Runner(web.AppRunner):

@@ -16,7 +16,7 @@ from custody.auth.sources import file_source, http_source
 from custody.db.engine import Dsn, create_engine
 from custody.db.errors import DatabaseError, Refused
 from custody.db.posture import find_problems
-from custody.settings import ConfigurationError, Settings, load, unknown_variables
+from custody.settings import ConfigurationError, Settings, load, unknown_names
 from custody.vault.registry import compare, is_retired, kek_ids_in_use, retired, unreadable
 from kek_backends.base import KekBackend
 from kek_backends.errors import KekError, Misconfigured, Transient
@@ -81,7 +81,7 @@ async def examine(environ: Mapping[str, str]) -> list[Finding]:
 def _examine_settings(settings: Settings, environ: Mapping[str, str]) -> list[Finding]:
     findings = [
         Finding("settings", Verdict.FINDING, f"{name} is no setting: is it misspelt?")
-        for name in unknown_variables(environ)
+        for name in unknown_names(environ)
     ]
     if settings.jwt_issuer is None:
         message = "CUSTODY_JWT_ISSUER must be set: what a token's iss must be"

@@ -42,6 +42,28 @@ async def _reach(backend: KekBackend, *, active: bool) -> str | None:
     return None
 
 
+class KekWatch:
+    """Watches the KEKs of a keyring, one task each."""
+
+    def __init__(self) -> None:
+        self._tasks: dict[KekBackend, asyncio.Task[None]] = {}
+
+    def follow(self, keyring: Keyring) -> None:
+        """Watch these KEKs from now on, and no others."""
+        backends = set(keyring)
+        for backend in self._tasks.keys() - backends:
+            self._tasks.pop(backend).cancel()
+        for backend in backends - self._tasks.keys():
+            self._tasks[backend] = asyncio.create_task(watch_kek(backend))
+
+    async def stop(self) -> None:
+        """Watch none any more."""
+        for task in self._tasks.values():
+            task.cancel()
+        await asyncio.gather(*self._tasks.values(), return_exceptions=True)
+        self._tasks.clear()
+
+
 async def watch_kek(backend: KekBackend) -> None:
     """Refresh a KEK for ever: often while it has a problem, so that it is back within seconds.
 

@@ -1,8 +1,15 @@
-"""Metrics in OpenMetrics form. Labels hold route names and codes, never anything of a user."""
+"""Metrics in OpenMetrics form. Labels hold route names and codes, never anything of a user.
 
+Several processes on one listener keep their values in files of one folder, so that each of them can
+show those of all.
+"""
+
+import os
 from collections.abc import Mapping
+from typing import Literal
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, ProcessCollector
+from prometheus_client.multiprocess import MultiProcessCollector, mark_process_dead
 from prometheus_client.openmetrics.exposition import CONTENT_TYPE_LATEST, generate_latest
 
 from custody.db.keks import RowCount
@@ -11,15 +18,26 @@ from custody.rewrap.storing import Counts
 
 _BUCKETS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10)
 
+# The variable by which prometheus_client learns of the folder, when it is imported.
+METRICS_FOLDER = "PROMETHEUS_MULTIPROC_DIR"
+
+
+# Of several processes, the one that set a gauge last knows it best.
+_NEWEST: Literal["livemostrecent"] = "livemostrecent"
+
 
 class Metrics:
-    """The metrics of one process."""
+    """The metrics of one process, or of all that share a folder."""
 
     content_type = CONTENT_TYPE_LATEST
 
     def __init__(self) -> None:
-        self._registry = CollectorRegistry()
-        ProcessCollector(registry=self._registry)
+        self._registry = self._shown = CollectorRegistry()
+        if os.environ.get(METRICS_FOLDER):
+            self._shown = CollectorRegistry()
+            MultiProcessCollector(self._shown)  # type: ignore[no-untyped-call]
+        else:
+            ProcessCollector(registry=self._registry)
         self._requests = Counter(
             "custody_requests",
             "Requests answered",
@@ -34,11 +52,19 @@ class Metrics:
             registry=self._registry,
         )
         self._ready = Gauge(
-            "custody_ready", "1 where a part is ready", ("part",), registry=self._registry
+            "custody_ready",
+            "1 where a part is ready",
+            ("part",),
+            registry=self._registry,
+            multiprocess_mode=_NEWEST,
         )
 
         self._rows = Gauge(
-            "custody_rows", "Rows with a wrap, by KEK", ("kek_id",), registry=self._registry
+            "custody_rows",
+            "Rows with a wrap, by KEK",
+            ("kek_id",),
+            registry=self._registry,
+            multiprocess_mode=_NEWEST,
         )
         self._rewrapped = Counter(
             "custody_rewrapped_rows",
@@ -51,17 +77,22 @@ class Metrics:
             "Rows of the latest re-wrap run, by all processes",
             ("outcome",),
             registry=self._registry,
+            multiprocess_mode=_NEWEST,
         )
         self._rate = Gauge(
             "custody_rewrap_run_rows_per_second",
             "How fast the latest re-wrap run goes",
             registry=self._registry,
+            multiprocess_mode=_NEWEST,
         )
         self._left = Gauge(
             "custody_rewrap_run_seconds_left",
             "How long the latest re-wrap run will take; 0 when it has ended",
             registry=self._registry,
+            multiprocess_mode=_NEWEST,
         )
+
+        self._counted: set[str] = set()
 
     def rewrapped(self, counts: Counts) -> None:
         """Count the rows of one claim."""
@@ -73,9 +104,12 @@ class Metrics:
         """Show how many rows each KEK has.
 
         Args:
-            counted: by kek_id; a KEK that is not there has none any more.
+            counted: by kek_id; a KEK that is not there has none.
         """
-        self._rows.clear()
+        gone = self._counted - counted.keys()
+        self._counted |= counted.keys()
+        for kek_id in gone:
+            self._rows.labels(kek_id).set(0)
         for kek_id, count in counted.items():
             self._rows.labels(kek_id).set(count.wraps)
 
@@ -111,5 +145,10 @@ class Metrics:
         """
         for part, problem in readiness.items():
             self._ready.labels(part).set(problem is None)
-        exposition: bytes = generate_latest(self._registry)  # type: ignore[no-untyped-call]
+        exposition: bytes = generate_latest(self._shown)  # type: ignore[no-untyped-call]
         return exposition
+
+
+def forget_process(process: int, folder: str) -> None:
+    """Forget what a process that has ended said of itself; what it counted stays counted."""
+    mark_process_dead(process, folder)  # type: ignore[no-untyped-call]

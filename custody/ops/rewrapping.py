@@ -1,13 +1,14 @@
 """The re-wrap worker of the daemon: looks now and then for stale rows, and re-wraps them."""
 
 import asyncio
+import contextlib
 
 import structlog
 from sqlalchemy.ext.asyncio import AsyncEngine
 
-from custody.db.errors import DatabaseError
+from custody.db.errors import DatabaseError, Refused
 from custody.db.keks import count_rows
-from custody.db.posture import find_problems
+from custody.db.posture import find_problems, refusal_of
 from custody.ops.metrics import Metrics
 from custody.rewrap import runs
 from custody.rewrap.batch import WrongWrap
@@ -22,6 +23,7 @@ from kek_backends.keyring import Keyring
 # Instances of a fleet that restarts have said by then what they read and write.
 _FIRST_SECONDS = 15.0
 _GRACE_SECONDS = 15.0
+_SHOW_SECONDS = 10.0
 
 log = structlog.get_logger()
 
@@ -45,6 +47,19 @@ class Rewrapping:
         self._metrics = metrics
         self._stopping = asyncio.Event()
         self._current: Rewrapper | None = None
+        # Rows that are not under the active KEK, set aside or not; None: not counted yet.
+        self.rows_left: int | None = None
+
+    async def judge(self) -> None:
+        """Refuse a database role that is not for this work.
+
+        Raises:
+            Refused: the message names the cure.
+            DatabaseError: the database can't be asked now.
+        """
+        problems = await find_problems(self._engine, "custody_rewrap")
+        if refusal := refusal_of(problems, "custody_rewrap"):
+            raise Refused(f"CUSTODY_REWRAP_DATABASE_URL: {refusal}")
 
     async def work(self) -> None:
         """Look and re-wrap, again and again, until it is stopped."""
@@ -53,6 +68,8 @@ class Rewrapping:
             seconds = self._interval
             try:
                 await self._look()
+            except Refused as error:
+                log.error("rewrap_refused", problem=str(error))  # noqa: TRY400
             except (Blocked, AnotherRun, NotFinished, KekError, DatabaseError) as error:
                 log.warning("rewrap_waits", reason=str(error) or type(error).__name__)
             except WrongWrap as error:
@@ -75,24 +92,45 @@ class Rewrapping:
             await asyncio.wait({task}, timeout=1.0)
 
     async def _look(self) -> None:
-        problems = await find_problems(self._engine, "custody_rewrap")
-        if problems:
-            log.error("rewrap_refused", problem="; ".join(one.message for one in problems))
-            return
+        await self.judge()
         active = self._keyring.active.kek_id
         if active is None:
             return  # not reached yet; /readyz says so
+        await self._show()
         stale = await runs.count_stale(self._engine, active, everything=False)
         # Where none of them can be unwrapped here, /readyz says so, and a run says no more.
         if any(self._can_read(kek_id) for kek_id in stale.sources):
             log.info("rewrap_begins", rows=stale.total, target=active)
-            self._current = Rewrapper(self._engine, self._keyring, Options(), self._advance)
-            try:
-                run = await self._current.run()
-            finally:
-                self._current = None
+            run = await self._run()
             log.info("rewrap_ended", run=run.id, state=run.state, done=run.done, failed=run.failed)
-        self._metrics.show_rows(await count_rows(self._engine))
+
+    async def _run(self) -> Run:
+        showing = asyncio.create_task(self._keep_showing())
+        self._current = Rewrapper(self._engine, self._keyring, Options(), self._advance)
+        try:
+            return await self._current.run()
+        finally:
+            self._current = None
+            showing.cancel()
+            await asyncio.gather(showing, return_exceptions=True)
+            # A count of all rows must not hold up the end of the process.
+            if not self._stopping.is_set():
+                with contextlib.suppress(DatabaseError):
+                    await self._show()
+
+    async def _keep_showing(self) -> None:
+        while True:
+            await asyncio.sleep(_SHOW_SECONDS)
+            with contextlib.suppress(DatabaseError):
+                await self._show()
+
+    async def _show(self) -> None:
+        counted = await count_rows(self._engine)
+        self._metrics.show_rows(counted)
+        active = self._keyring.active.kek_id
+        self.rows_left = sum(
+            count.format_1 if kek_id == active else count.wraps for kek_id, count in counted.items()
+        )
         if latest := await runs.latest(self._engine, 1):
             self._metrics.show_run(latest[0])
 

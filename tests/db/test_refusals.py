@@ -221,9 +221,9 @@ async def test_database_that_is_down_at_boot(
     database = Database(own_server, "custody_template")
     environ = settings_for(database, issuer, tmp_path)
     port = await asyncio.to_thread(kill, own_server)
-    async with running(load(environ), environ) as (addresses, _watch), client_session() as session:
-        base = f"{addresses.vault}/api/v1/me/encryption-vault"
-        daemon = Daemon(base=base, admin=addresses.admin, issuer=issuer, database=database)
+    async with running(load(environ), environ) as here, client_session() as session:
+        base = f"{here.addresses.vault}/api/v1/me/encryption-vault"
+        daemon = Daemon(base=base, admin=here.addresses.admin, issuer=issuer, database=database)
         async with session.get(f"{daemon.admin}/livez") as response:
             assert response.status == 200
         status, parts = await readiness(daemon)
@@ -279,9 +279,9 @@ async def test_wrong_key_on_a_database_that_was_down(
         pass
     environ = settings_for(database, issuer, tmp_path, raw_MANA_AUTH_KEK=KEK)
     port = await asyncio.to_thread(kill, own_server)
-    async with running(load(environ), environ) as (_addresses, watch):
-        assert not watch.done()
+    async with running(load(environ), environ) as here:
+        assert not here.watch.done()
         await asyncio.to_thread(start_again, own_server, port)
         with pytest.raises(ConfigurationError, match="stands for other key material"):
             async with asyncio.timeout(10):
-                await watch
+                await here.watch

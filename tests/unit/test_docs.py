@@ -100,6 +100,8 @@ def _commands(group: click.Command = cli, path: str = "custody") -> Iterator[str
         yield path
         return
     for name, command in group.commands.items():
+        if command.hidden:
+            continue
         yield from _commands(command, f"{path} {name}")
 
 

@@ -133,6 +133,7 @@ FORBIDDEN: dict[str, tuple[tuple[str, ...], tuple[str, ...], tuple[str, ...]]] =
             "custody.rewrap",
             "custody.cli.rewrap",
             "custody.app",
+            "custody.reload",
         ),
     ),
     "product code knows no tests": (EVERYTHING, ("tests", "pytest"), ("kek_backends.testing",)),

@@ -1,0 +1,62 @@
+"""The sign of life that a watchdog waits for: the loop turns, and the way to the database is open.
+
+A database that is down is no reason to restart a daemon. A daemon that can't reach a database which
+answers everybody else is one: something in it is stuck.
+"""
+
+import asyncio
+
+import structlog
+from sqlalchemy import event
+from sqlalchemy.ext.asyncio import AsyncEngine
+
+from custody.db.errors import DatabaseError
+from custody.db.scope import connection
+
+_ANSWER_SECONDS = 5.0
+
+log = structlog.get_logger()
+
+
+class Heartbeat:
+    """Tells whether this process is well.
+
+    Args:
+        engine: the connections that requests use.
+        fresh: the same database by connections of its own, opened only for a question.
+    """
+
+    def __init__(self, engine: AsyncEngine, fresh: AsyncEngine) -> None:
+        self._engine = engine
+        self._fresh = fresh
+        self._given_back = 0
+        event.listen(engine.sync_engine, "checkin", self._count)
+
+    async def beat(self) -> bool:
+        """Say whether requests can get to the database, or nobody can.
+
+        Takes ten seconds at most.
+        """
+        before = self._given_back
+        if await _answers(self._engine):
+            return True
+        if self._given_back != before:
+            return True  # slow, but connections come and go
+        try:
+            stuck = await _answers(self._fresh)
+        finally:
+            await self._fresh.dispose()
+        if stuck:
+            log.error("connections_stuck", cure="the watchdog ends this process if it stays so")
+        return not stuck
+
+    def _count(self, *_: object) -> None:
+        self._given_back += 1
+
+
+async def _answers(engine: AsyncEngine) -> bool:
+    try:
+        async with asyncio.timeout(_ANSWER_SECONDS), connection(engine) as held:
+            return bool(await held.fetchval("SELECT 1"))
+    except (DatabaseError, TimeoutError):
+        return False

@@ -1,0 +1,245 @@
+"""Several processes on one listener, told of to the service manager as one service.
+
+Each process is a whole daemon, on sockets that it is given. One that ends is started again, and one
+that gives no sign of life is killed before.
+"""
+
+import asyncio
+import contextlib
+import os
+import signal
+import socket
+import sys
+import tempfile
+from collections.abc import AsyncIterator, Mapping
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+
+import structlog
+
+from custody.http.listeners import Listeners
+from custody.ops.metrics import METRICS_FOLDER, forget_process
+from custody.ops.notify import Notifier
+
+# Within which a process gives a sign of life; at its start it may take longer.
+_LIFE_SECONDS = 30.0
+_START_SECONDS = 90.0
+_LOOK_SECONDS = 1.0
+# A process that ends is started again after 1, 2, 4 … seconds.
+_FIRST_PAUSE_SECONDS, _LAST_PAUSE_SECONDS = 1.0, 30.0
+# Draining, and the end of a re-wrap batch, take less.
+_STOP_SECONDS = 40.0
+_MESSAGE_SIZE = 4096
+_CONFIGURATION = 78
+
+log = structlog.get_logger()
+
+
+class _GaveUp(Exception):
+    """A process can't start as it is configured; it has said why."""
+
+    def __init__(self, code: int) -> None:
+        super().__init__(code)
+        self.code = code
+
+
+@dataclass(slots=True, eq=False)
+class _Worker:
+    """One process, as far as it has told of itself."""
+
+    process: asyncio.subprocess.Process
+    alive_until: float
+    ready: bool = False
+    reloading: bool = False
+    status: str = "starting"
+
+
+class Supervisor:
+    """Starts processes and keeps them running, until SIGTERM or SIGINT.
+
+    Args:
+        count: of processes.
+        environ: the variables of each.
+        listeners: what all of them take connections from; closed by the caller.
+        notifier: told of them as of one.
+    """
+
+    def __init__(
+        self, count: int, environ: Mapping[str, str], listeners: Listeners, notifier: Notifier
+    ) -> None:
+        self._count = count
+        self._environ = dict(environ)
+        self._listeners = listeners
+        self._notifier = notifier
+        self._workers: dict[int, _Worker] = {}
+        self._stop = asyncio.Event()
+        self._one_was_ready = asyncio.Event()
+        self._reload_told = False
+        self._said = ""
+
+    async def run(self) -> int:
+        """Run.
+
+        Returns:
+            The exit code: 0, or that of a process that can't start as it is configured.
+        """
+        loop = asyncio.get_running_loop()
+        for number in (signal.SIGTERM, signal.SIGINT):
+            loop.add_signal_handler(number, self._stop.set)
+        loop.add_signal_handler(signal.SIGHUP, self._hang_up)
+        with tempfile.TemporaryDirectory(
+            prefix="custody-metrics-",
+            dir=self._environ.get("RUNTIME_DIRECTORY"),
+            ignore_cleanup_errors=True,
+        ) as metrics:
+            self._environ[METRICS_FOLDER] = metrics
+            tasks = [
+                asyncio.create_task(work)
+                for work in (
+                    self._stop.wait(),
+                    self._tell(),
+                    *(self._keep(number) for number in range(self._count)),
+                )
+            ]
+            try:
+                done, _ = await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
+                for task in done:
+                    task.result()
+            except _GaveUp as gave_up:
+                return gave_up.code
+            else:
+                return 0
+            finally:
+                self._notifier.stopping()
+                for worker in self._workers.values():
+                    worker.process.send_signal(signal.SIGTERM)
+                for task in tasks:
+                    task.cancel()
+                await asyncio.gather(*tasks, return_exceptions=True)
+
+    async def _keep(self, number: int) -> None:
+        """Keep one process running, for ever.
+
+        Raises:
+            _GaveUp: there is no sense in trying again.
+        """
+        # The first one alone shows whether the configuration can be used.
+        if number:
+            await self._one_was_ready.wait()
+        pause = _FIRST_PAUSE_SECONDS
+        while True:
+            async with self._started(number) as worker:
+                code = await self._end_of(worker)
+            if not self._one_was_ready.is_set():
+                raise _GaveUp(code)
+            if code == _CONFIGURATION and not any(one.ready for one in self._workers.values()):
+                raise _GaveUp(code)
+            pause = _FIRST_PAUSE_SECONDS if worker.ready else min(2 * pause, _LAST_PAUSE_SECONDS)
+            log.error("process_ended", process=worker.process.pid, code=code, again_in=pause)
+            await asyncio.sleep(pause)
+
+    @asynccontextmanager
+    async def _started(self, number: int) -> AsyncIterator[_Worker]:
+        """Start a process for the length of the block; at its end none is left."""
+        loop = asyncio.get_running_loop()
+        ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_DGRAM)
+        with ours:
+            with theirs:
+                process = await self._execute(number, theirs.fileno())
+            worker = _Worker(process, alive_until=loop.time() + _START_SECONDS)
+            self._workers[number] = worker
+            ours.setblocking(False)
+            loop.add_reader(ours.fileno(), self._hear, worker, ours)
+            log.info("process_started", process=process.pid, number=number)
+            try:
+                yield worker
+            finally:
+                await _end(process)
+                loop.remove_reader(ours.fileno())
+                del self._workers[number]
+                forget_process(process.pid, self._environ[METRICS_FOLDER])
+
+    async def _execute(self, number: int, channel: int) -> asyncio.subprocess.Process:
+        descriptors = {
+            "vault": [listener.fileno() for listener in self._listeners.vault],
+            "admin": [listener.fileno() for listener in self._listeners.admin],
+            "notify": [channel],
+        }
+        return await asyncio.create_subprocess_exec(
+            *(sys.executable, "-m", "custody", "worker"),
+            *(f"--number={number}", f"--parent={os.getpid()}"),
+            *(f"--{name}={one}" for name, several in descriptors.items() for one in several),
+            pass_fds=[one for several in descriptors.values() for one in several],
+            env=self._environ | {"WATCHDOG_USEC": str(int(_LIFE_SECONDS * 1_000_000))},
+            # A terminal's Ctrl-C is for this process, which ends the others in good order.
+            start_new_session=True,
+        )
+
+    async def _end_of(self, worker: _Worker) -> int:
+        """Wait for the end of a process, and bring it about where it gives no sign of life."""
+        loop = asyncio.get_running_loop()
+        ended = asyncio.create_task(worker.process.wait())
+        while not ended.done():
+            await asyncio.wait({ended}, timeout=_LOOK_SECONDS)
+            if not ended.done() and loop.time() > worker.alive_until:
+                log.error("process_frozen", process=worker.process.pid, cure="it is killed")
+                worker.process.kill()
+        return ended.result()
+
+    def _hear(self, worker: _Worker, channel: socket.socket) -> None:
+        with contextlib.suppress(OSError):
+            message = channel.recv(_MESSAGE_SIZE).decode(errors="replace")
+            for line in message.splitlines():
+                name, _, value = line.partition("=")
+                if name == "WATCHDOG":
+                    worker.alive_until = asyncio.get_running_loop().time() + _LIFE_SECONDS
+                elif name == "STATUS":
+                    worker.status = value
+                elif name == "READY":
+                    worker.ready, worker.reloading = True, False
+                    self._one_was_ready.set()
+                elif name == "RELOADING":
+                    worker.reloading = True
+
+    async def _tell(self) -> None:
+        """Tell the service manager of all of them as of one, for ever."""
+        told_ready = False
+        while True:
+            workers = [self._workers[number] for number in sorted(self._workers)]
+            ready = [worker for worker in workers if worker.ready]
+            status = next((worker.status for worker in (*ready, *workers)), "starting")
+            said = f"{len(ready)} of {self._count} processes | {status}"
+            if not told_ready and not ready:
+                self._notifier.extend_start(_LIFE_SECONDS)
+            elif not told_ready or (self._reload_told and not any(w.reloading for w in workers)):
+                told_ready, self._reload_told = True, False
+                self._notifier.ready(said)
+            if said != self._said:
+                self._said = said
+                self._notifier.status(said)
+            if ready:
+                self._notifier.alive()
+            await asyncio.sleep(_LOOK_SECONDS)
+
+    def _hang_up(self) -> None:
+        """Have all of them reload."""
+        self._notifier.reloading()
+        for worker in self._workers.values():
+            if worker.ready:
+                worker.reloading = True
+                worker.process.send_signal(signal.SIGHUP)
+        self._reload_told = True
+
+
+async def _end(process: asyncio.subprocess.Process) -> None:
+    """End a process that was told to end, or that nobody waits for any more."""
+    if process.returncode is not None:
+        return
+    with contextlib.suppress(ProcessLookupError):
+        process.terminate()
+    waiting = asyncio.create_task(process.wait())
+    await asyncio.wait({waiting}, timeout=_STOP_SECONDS)
+    if not waiting.done():
+        log.error("process_killed", process=process.pid, reason="it did not end in time")
+        process.kill()
+    await waiting
