@@ -1,6 +1,6 @@
 """Tells the service manager how we are: the datagrams of sd_notify(3).
 
-Ours, since it is one datagram to one socket (ADR 10). A daemon that nobody listens to says the
+Ours, since it is one datagram to one socket (ADR 11). A daemon that nobody listens to says the
 same things to nobody, so there is one way through the code.
 """
 
