@@ -4,8 +4,9 @@ All of it is made ready first. Where anything is wrong, nothing changes.
 """
 
 import asyncio
+import contextlib
 import ssl
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
 
 import structlog
@@ -17,7 +18,8 @@ from custody.auth.sources import Source
 from custody.db.errors import DatabaseError
 from custody.http.client_address import TrustedProxies
 from custody.http.cors import Cors
-from custody.http.listeners import load_certificate, tls_context
+from custody.http.listeners import follow, tls_context
+from custody.http.middleware import describe
 from custody.http.rate import RateLimit
 from custody.http.server import Frontend
 from custody.ops.keks import KekWatch, reach
@@ -44,6 +46,8 @@ _RELOADABLE = frozenset(
         "old_keks",
     }
 )
+
+_KEPT = "all settings as they were"
 
 log = structlog.get_logger()
 
@@ -87,6 +91,7 @@ class Reload:
         self._environ = environ
         self._parts = parts
         self._one_at_a_time = asyncio.Lock()
+        self._ending = asyncio.Event()
         self._closing: set[asyncio.Task[None]] = set()
         self.problem: str | None = None
 
@@ -97,23 +102,26 @@ class Reload:
                 await self._reload()
             except (ConfigurationError, DatabaseError, JwksError, Misconfigured) as error:
                 self.problem = str(error)
-                log.error("reload_failed", reason=self.problem, kept="all settings as they were")  # noqa: TRY400
+                log.error("reload_failed", reason=self.problem, kept=_KEPT)  # noqa: TRY400
+            except Exception as error:  # noqa: BLE001 - a backend of others may raise anything
+                self.problem = type(error).__name__
+                log.error(  # noqa: TRY400
+                    "reload_failed", reason=self.problem, kept=_KEPT, **describe(error)
+                )
             else:
                 self.problem = None
 
     async def close(self) -> None:
         """Close at once what would be closed a little later."""
-        for task in self._closing:
-            task.cancel()
+        # Not cancelled: a task that has not begun would close nothing.
+        self._ending.set()
         await asyncio.gather(*self._closing, return_exceptions=True)
 
     async def _reload(self) -> None:
         parts, settings = self._parts, load(self._environ)
-        restart = _needs_restart(self._settings, settings)
-        tls = (settings.tls_cert, settings.tls_key)
-        # Into a context that nobody uses: one with half a certificate could not be taken back.
-        tls_context(*tls)
-        take_jwks = await parts.jwks.read_from(*parts.source(settings))
+        restart = self._needs_restart(settings)
+        tls = tls_context(settings.tls_cert, settings.tls_key)
+        take_jwks = await self._read_jwks(settings)
         keyring = await self._keyring_of(settings)
         proxies = TrustedProxies(settings.trusted_proxies)
         # From here on nothing fails.
@@ -122,20 +130,30 @@ class Reload:
         parts.watch.follow(parts.keyring)
         for backend in dropped:
             self._close_later(backend)
-        if parts.tls is not None and settings.tls_cert and settings.tls_key:
-            load_certificate(parts.tls, settings.tls_cert, settings.tls_key)
+        if parts.tls is not None and tls is not None:
+            follow(parts.tls, tls)
         parts.cors.allow(settings.cors_origins)
         parts.frontend.proxies = proxies
         if settings.rate_limit != self._settings.rate_limit:
             parts.frontend.limit = RateLimit(settings.rate_limit)
         configure(settings.log_level, settings.log_format)
-        changed = [name for name in sorted(_RELOADABLE) if _differ(name, self._settings, settings)]
+        changed = self._changed(settings, _RELOADABLE)
         self._settings = self._settings.model_copy(
             update={name: getattr(settings, name) for name in _RELOADABLE}
         )
         log.info("reloaded", changed=changed)
         if restart:
             log.warning("restart_needed", changed=restart)
+
+    async def _read_jwks(self, settings: Settings) -> Callable[[], None]:
+        try:
+            return await self._parts.jwks.read_from(*self._parts.source(settings))
+        except JwksError as error:
+            if settings.jwks_url is None or settings.jwks_url != self._settings.jwks_url:
+                raise
+            # An issuer that is down now: its keys stay, as they do at any other time.
+            log.warning("jwks_refresh_failed", source="the same as before", error=str(error))
+            return lambda: None
 
     async def _keyring_of(self, settings: Settings) -> Keyring:
         """Return the keyring with the old KEKs of these settings, each of them proved.
@@ -145,15 +163,21 @@ class Reload:
         """
         parts = self._parts
         present = {backend.uri.text: backend for backend in parts.keyring}
-        old = [
-            present.get(uri)
-            or load_kek(uri, environ=self._environ, development=settings.development)
-            for uri in settings.old_keks
-            # After a restart, perhaps; until then it is the active one.
-            if uri != parts.keyring.active.uri.text
-        ]
-        fresh = [backend for backend in old if backend.uri.text not in present]
+        wanted = list(settings.old_keks)
+        if twice := sorted({uri for uri in wanted if [settings.kek, *wanted].count(uri) > 1}):
+            raise ConfigurationError(f"KEK {twice[0]} is listed twice: remove one")
+        if settings.kek in present:
+            # Active after a restart. Instances that had theirs write under it already.
+            wanted.append(settings.kek)
+        old: list[KekBackend] = []
+        fresh: list[KekBackend] = []
         try:
+            for uri in wanted:
+                if uri == parts.keyring.active.uri.text:
+                    continue  # until a restart
+                if uri not in present:
+                    fresh.append(self._open(uri, settings))
+                old.append(present.get(uri) or fresh[-1])
             keyring = Keyring(parts.keyring.active, old)
             if fresh:
                 await reach(keyring)
@@ -164,27 +188,30 @@ class Reload:
             raise
         return keyring
 
+    def _open(self, uri: str, settings: Settings) -> KekBackend:
+        return load_kek(uri, environ=self._environ, development=settings.development)
+
     def _close_later(self, backend: KekBackend) -> None:
         async def close() -> None:
-            try:
+            with contextlib.suppress(TimeoutError):
                 # What was called before the change has this long at most.
-                await asyncio.sleep(KEK_TIMEOUT_SECONDS)
-            finally:
-                await backend.close()
+                await asyncio.wait_for(self._ending.wait(), KEK_TIMEOUT_SECONDS)
+            await backend.close()
 
         task = asyncio.create_task(close())
         self._closing.add(task)
         task.add_done_callback(self._closing.discard)
 
+    def _needs_restart(self, settings: Settings) -> list[str]:
+        """Name what has changed and stays as it was; TLS can't begin or end under a listener."""
+        found = self._changed(settings, Settings.model_fields.keys() - _RELOADABLE)
+        if (self._parts.tls is None) != (settings.tls_cert is None):
+            found.append(f"{PREFIX}TLS_CERT")
+        return found
 
-def _differ(name: str, before: Settings, after: Settings) -> bool:
-    return bool(getattr(before, name) != getattr(after, name))
-
-
-def _needs_restart(before: Settings, after: Settings) -> list[str]:
-    """Name what has changed and stays as it was; TLS can't begin or end under a listener."""
-    names = [name for name in Settings.model_fields if name not in _RELOADABLE]
-    found = [f"{PREFIX}{name.upper()}" for name in names if _differ(name, before, after)]
-    if (before.tls_cert is None) != (after.tls_cert is None):
-        found.append(f"{PREFIX}TLS_CERT")
-    return found
+    def _changed(self, settings: Settings, names: Collection[str]) -> list[str]:
+        return [
+            f"{PREFIX}{name.upper()}"
+            for name in sorted(names)
+            if getattr(settings, name) != getattr(self._settings, name)
+        ]

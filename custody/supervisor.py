@@ -36,7 +36,7 @@ log = structlog.get_logger()
 
 
 class _GaveUp(Exception):
-    """A process can't start as it is configured; it has said why."""
+    """A process can't start, and there is no sense in trying again."""
 
     def __init__(self, code: int) -> None:
         super().__init__(code)
@@ -51,7 +51,15 @@ class _Worker:
     alive_until: float
     ready: bool = False
     reloading: bool = False
+    # SIGHUP ends a process that has not come so far as to say anything.
+    heard: bool = False
+    hang_up_later: bool = False
     status: str = "starting"
+
+    def signal(self, number: signal.Signals) -> None:
+        """Send a signal; a process that has just ended gets none."""
+        with contextlib.suppress(ProcessLookupError):
+            self.process.send_signal(number)
 
 
 class Supervisor:
@@ -60,7 +68,7 @@ class Supervisor:
     Args:
         count: of processes.
         environ: the variables of each.
-        listeners: what all of them take connections from; closed by the caller.
+        listeners: what all of them take connections from; closed when it stops.
         notifier: told of them as of one.
     """
 
@@ -74,7 +82,7 @@ class Supervisor:
         self._workers: dict[int, _Worker] = {}
         self._stop = asyncio.Event()
         self._one_was_ready = asyncio.Event()
-        self._reload_told = False
+        self._told_ready = self._told_reloading = False
         self._said = ""
 
     async def run(self) -> int:
@@ -111,8 +119,10 @@ class Supervisor:
                 return 0
             finally:
                 self._notifier.stopping()
+                # Else new connections would wait here for processes that take none any more.
+                self._listeners.close()
                 for worker in self._workers.values():
-                    worker.process.send_signal(signal.SIGTERM)
+                    worker.signal(signal.SIGTERM)
                 for task in tasks:
                     task.cancel()
                 await asyncio.gather(*tasks, return_exceptions=True)
@@ -128,12 +138,20 @@ class Supervisor:
             await self._one_was_ready.wait()
         pause = _FIRST_PAUSE_SECONDS
         while True:
-            async with self._started(number) as worker:
-                code = await self._end_of(worker)
-            if not self._one_was_ready.is_set():
-                raise _GaveUp(code)
-            if code == _CONFIGURATION and not any(one.ready for one in self._workers.values()):
-                raise _GaveUp(code)
+            try:
+                async with self._started(number) as worker:
+                    code = await self._end_of(worker)
+            except OSError as error:
+                log.error(  # noqa: TRY400
+                    "process_not_started", reason=error.strerror, again_in=_LAST_PAUSE_SECONDS
+                )
+                await asyncio.sleep(_LAST_PAUSE_SECONDS)
+                continue
+            hopeless = code == _CONFIGURATION and not any(w.ready for w in self._workers.values())
+            if hopeless or not self._one_was_ready.is_set():
+                if code <= 0:  # ended by a signal: it has said nothing
+                    log.error("process_ended", process=worker.process.pid, code=code)
+                raise _GaveUp(max(code, 1))
             pause = _FIRST_PAUSE_SECONDS if worker.ready else min(2 * pause, _LAST_PAUSE_SECONDS)
             log.error("process_ended", process=worker.process.pid, code=code, again_in=pause)
             await asyncio.sleep(pause)
@@ -183,12 +201,16 @@ class Supervisor:
             await asyncio.wait({ended}, timeout=_LOOK_SECONDS)
             if not ended.done() and loop.time() > worker.alive_until:
                 log.error("process_frozen", process=worker.process.pid, cure="it is killed")
-                worker.process.kill()
+                worker.signal(signal.SIGKILL)
         return ended.result()
 
     def _hear(self, worker: _Worker, channel: socket.socket) -> None:
         with contextlib.suppress(OSError):
             message = channel.recv(_MESSAGE_SIZE).decode(errors="replace")
+            worker.heard = True
+            if worker.hang_up_later:
+                worker.hang_up_later = False
+                worker.signal(signal.SIGHUP)
             for line in message.splitlines():
                 name, _, value = line.partition("=")
                 if name == "WATCHDOG":
@@ -203,32 +225,37 @@ class Supervisor:
 
     async def _tell(self) -> None:
         """Tell the service manager of all of them as of one, for ever."""
-        told_ready = False
         while True:
             workers = [self._workers[number] for number in sorted(self._workers)]
             ready = [worker for worker in workers if worker.ready]
             status = next((worker.status for worker in (*ready, *workers)), "starting")
             said = f"{len(ready)} of {self._count} processes | {status}"
-            if not told_ready and not ready:
+            if not self._told_ready and not ready:
                 self._notifier.extend_start(_LIFE_SECONDS)
-            elif not told_ready or (self._reload_told and not any(w.reloading for w in workers)):
-                told_ready, self._reload_told = True, False
-                self._notifier.ready(said)
+            elif not self._told_ready or (
+                self._told_reloading and not any(worker.reloading for worker in workers)
+            ):
+                self._told_ready = self._notifier.ready(said)
+                self._told_reloading = self._told_reloading and not self._told_ready
             if said != self._said:
                 self._said = said
                 self._notifier.status(said)
-            if ready:
+            # Not only while one is ready: with the database down none that is replaced is.
+            if workers:
                 self._notifier.alive()
             await asyncio.sleep(_LOOK_SECONDS)
 
     def _hang_up(self) -> None:
         """Have all of them reload."""
-        self._notifier.reloading()
+        if self._told_ready:
+            self._notifier.reloading()
+            self._told_reloading = True
         for worker in self._workers.values():
-            if worker.ready:
-                worker.reloading = True
-                worker.process.send_signal(signal.SIGHUP)
-        self._reload_told = True
+            # What is not ready reloads without a word, before it says that it is.
+            worker.reloading = worker.ready
+            worker.hang_up_later = not worker.heard
+            if worker.heard:
+                worker.signal(signal.SIGHUP)
 
 
 async def _end(process: asyncio.subprocess.Process) -> None:

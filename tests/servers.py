@@ -1,6 +1,7 @@
 """Real servers for tests: a PostgreSQL per test process, daemons in this process or beside it."""
 
 import asyncio
+import json
 import os
 import secrets
 import shutil
@@ -158,6 +159,14 @@ class Daemon:
     log: Path | None = None
     settings: dict[str, str] = field(default_factory=dict)
 
+    def events(self, *names: str) -> list[dict[str, Any]]:
+        """Return what a daemon beside us has logged under these names, in order."""
+        assert self.log is not None
+        # The last line may still be written.
+        lines = self.log.read_text("utf-8").rpartition("\n")[0].splitlines()
+        logged = [json.loads(line) for line in lines if line.startswith("{")]
+        return [event for event in logged if event["event"] in names]
+
 
 def settings_for(
     database: Database, issuer: Issuer, folder: Path, **overrides: str
@@ -210,10 +219,13 @@ def free_port() -> int:
 
 @contextmanager
 def daemon_beside(
-    database: Database, issuer: Issuer, folder: Path, **overrides: str
+    database: Database, issuer: Issuer, folder: Path, *, module: str = "custody", **overrides: str
 ) -> Iterator[Daemon]:
-    """Run ``custody serve`` as a process of its own for the block, once it is ready."""
-    with _beside(database, issuer, folder, "readyz", overrides) as daemon:
+    """Run ``custody serve`` as a process of its own for the block, once it is ready.
+
+    A module of the tests that ends as ``python -m custody`` does may stand in for it.
+    """
+    with _beside(database, issuer, folder, overrides, probe="readyz", module=module) as daemon:
         yield daemon
 
 
@@ -222,13 +234,19 @@ def unready_daemon_beside(
     database: Database, issuer: Issuer, folder: Path, **overrides: str
 ) -> Iterator[Daemon]:
     """Run ``custody serve`` as a process of its own, once it is alive; it may never be ready."""
-    with _beside(database, issuer, folder, "livez", overrides) as daemon:
+    with _beside(database, issuer, folder, overrides, probe="livez") as daemon:
         yield daemon
 
 
 @contextmanager
 def _beside(
-    database: Database, issuer: Issuer, folder: Path, probe: str, overrides: dict[str, str]
+    database: Database,
+    issuer: Issuer,
+    folder: Path,
+    overrides: dict[str, str],
+    *,
+    probe: str,
+    module: str = "custody",
 ) -> Iterator[Daemon]:
     port, admin_port = free_port(), free_port()
     overrides = {
@@ -240,11 +258,13 @@ def _beside(
     log = LOGS / f"daemon-{os.getpid()}-{secrets.token_hex(4)}.log"
     with log.open("wb") as stream:
         process = subprocess.Popen(
-            [sys.executable, "-m", "custody", "serve"],
+            [sys.executable, "-m", module, "serve"],
             env={"PATH": os.environ["PATH"], **coverage_environ(), **environ},
             stdout=stream,
             stderr=stream,
             cwd=ROOT,
+            # As its own group, it can be sent what a terminal sends to all of a job.
+            process_group=0,
         )
     admin = f"http://127.0.0.1:{admin_port}"
     try:

@@ -175,13 +175,11 @@ class JwksCache:
 
     async def _run(self) -> str | None:
         """Fetch once and return the problem there was: a task nobody awaits must not raise."""
-        began, fetch = self._clock(), self._fetch
+        began, fetch, source = self._clock(), self._fetch, self._source
         try:
-            keys = await _keys_from(fetch, self._source)
+            keys = await _keys_from(fetch, source)
         except JwksError as error:
-            structlog.get_logger().warning(
-                "jwks_refresh_failed", source=self._source, error=str(error)
-            )
+            structlog.get_logger().warning("jwks_refresh_failed", source=source, error=str(error))
             return str(error)
         else:
             # Meanwhile another place may have been put in force.

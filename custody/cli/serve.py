@@ -48,11 +48,11 @@ def serve() -> None:
 
 
 @click.command(hidden=True)
-@click.option("--number", type=int)
-@click.option("--parent", type=int)
-@click.option("--vault", type=int, multiple=True)
-@click.option("--admin", type=int, multiple=True)
-@click.option("--notify", type=int)
+@click.option("--number", type=int, required=True)
+@click.option("--parent", type=int, required=True)
+@click.option("--vault", type=int, multiple=True, required=True)
+@click.option("--admin", type=int, multiple=True, required=True)
+@click.option("--notify", type=int, required=True)
 def worker(
     number: int, parent: int, vault: tuple[int, ...], admin: tuple[int, ...], notify: int
 ) -> None:

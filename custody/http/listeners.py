@@ -10,6 +10,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+import structlog
 from aiohttp import web
 
 from custody.settings import ConfigurationError, Settings
@@ -23,6 +24,8 @@ _FIRST_HANDED_OVER = 3
 _NAMES = {"admin": "admin_listen", "vault": "listen"}
 # A host whose kernel has no IPv6 may still name ::1 as localhost.
 _NOT_ON_THIS_HOST = (errno.EAFNOSUPPORT, errno.EADDRNOTAVAIL)
+
+log = structlog.get_logger()
 
 
 class ListenError(Exception):
@@ -89,7 +92,12 @@ def open_listeners(
             for listener in opened[name]:
                 stack.callback(listener.close)
         stack.pop_all()
-    for unused in given.values():
+    for name, unused in given.items():
+        log.warning(
+            "socket_unused",
+            name=name,
+            cure=f"unset CUSTODY_{_NAMES[name].upper()}, or stop that socket: clients wait there",
+        )
         for listener in unused:
             listener.close()
     return Listeners(**opened)
@@ -171,23 +179,34 @@ def tls_context(cert: Path | None, key: Path | None) -> ssl.SSLContext | None:
     if cert is None or key is None:
         return None
     context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
-    load_certificate(context, cert, key)
+    try:
+        # Without a password OpenSSL asks the terminal for that of an encrypted key, and waits.
+        context.load_cert_chain(cert, key, password="")
+    except (OSError, ValueError) as error:
+        reason = error.strerror if isinstance(error, OSError) else None
+        raise ConfigurationError(
+            f"CUSTODY_TLS_CERT, CUSTODY_TLS_KEY: {cert} and {key} can't be used: "
+            f"{reason or type(error).__name__}"
+        ) from None
     return context
 
 
-def load_certificate(context: ssl.SSLContext, cert: Path, key: Path) -> None:
-    """Give a context its certificate; connections that are made from now on get it.
+def follow(context: ssl.SSLContext, other: ssl.SSLContext) -> None:
+    """Have connections that are made from now on get the certificate of another context.
 
-    Raises:
-        ConfigurationError: the files can't be used.
+    A certificate and its key are loaded one after the other: where the second fails, a context in
+    use would be left with two that don't belong together.
+
+    Args:
+        context: that of a listener.
+        other: made by :func:`tls_context`.
     """
-    try:
-        context.load_cert_chain(cert, key)
-    except (OSError, ssl.SSLError) as error:
-        raise ConfigurationError(
-            f"CUSTODY_TLS_CERT, CUSTODY_TLS_KEY: {cert} and {key} can't be used: "
-            f"{error.strerror or type(error).__name__}"
-        ) from None
+
+    def use(connection: ssl.SSLObject, _name: str | None, _context: ssl.SSLContext) -> None:
+        connection.context = other
+
+    # Called in every handshake, also where the client names no server.
+    context.sni_callback = use
 
 
 def _open(address: str, variable: str) -> tuple[Listener, ...]:

@@ -4,7 +4,6 @@ Ours, since it is one datagram to one socket (ADR 11). A daemon that nobody list
 same things to nobody, so there is one way through the code.
 """
 
-import contextlib
 import socket
 import time
 from collections.abc import Mapping
@@ -52,9 +51,13 @@ class Notifier:
             return cls()
         return cls(channel, watchdog_seconds(environ, process))
 
-    def ready(self, status: str) -> None:
-        """Say that the boot checks have passed, or that a reload has ended."""
-        self._say(f"READY=1\n{_status(status)}")
+    def ready(self, status: str) -> bool:
+        """Say that the boot checks have passed, or that a reload has ended.
+
+        Returns:
+            False: the queue is full, so it was not heard and must be said again.
+        """
+        return self._say(f"READY=1\n{_status(status)}")
 
     def reloading(self) -> None:
         """Say that a reload begins; :meth:`ready` ends it."""
@@ -81,10 +84,15 @@ class Notifier:
         """
         self._say(f"EXTEND_TIMEOUT_USEC={int(seconds * _MICROSECONDS)}")
 
-    def _say(self, message: str) -> None:
+    def _say(self, message: str) -> bool:
         if self._channel is not None:
-            with contextlib.suppress(OSError):
+            try:
                 self._channel.send(message.encode())
+            except BlockingIOError:
+                return False
+            except OSError:
+                pass  # nobody is there any more
+        return True
 
 
 def watchdog_seconds(environ: Mapping[str, str], process: int) -> float | None:

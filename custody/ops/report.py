@@ -51,27 +51,32 @@ class Report:
                 tasks.create_task(self._beat(notifier, notifier.watchdog_seconds / _BEATS))
 
     async def _tell(self, notifier: Notifier, hangup: asyncio.Event) -> None:
-        ready, said = False, ""
+        ready, told, said = False, False, ""
         while True:
             text = self._status()
-            if not ready and self._health.database_is_safe:
-                ready, said = True, text
-                notifier.ready(text)
-            elif not ready:
+            ready = ready or self._passed()
+            if not ready:
                 notifier.extend_start(_START_SECONDS)
-            if text != said:
-                said = text
+            if ready and not told:
+                told = notifier.ready(text)
+            elif text != said:
                 notifier.status(text)
+            said = text
             if await _set_within(hangup, _TELL_SECONDS):
                 hangup.clear()
-                notifier.reloading()
-                await self._reload()
+                # Of a service that still starts, the service manager awaits only that it is ready.
                 if ready:
-                    notifier.ready(self._status())
+                    notifier.reloading()
+                    told = False
+                await self._reload()
+
+    def _passed(self) -> bool:
+        """Tell whether the boot checks have passed, to the last of them."""
+        return self._health.database_is_safe and self._health.parts()["database"] is None
 
     async def _beat(self, notifier: Notifier, seconds: float) -> None:
         while True:
-            if await self._heartbeat.beat():
+            if await self._heartbeat.beat(seconds):
                 notifier.alive()
             await asyncio.sleep(seconds)
 

@@ -435,6 +435,72 @@ class TestCache:
         with pytest.raises(JwksError, match="TimeoutError"):
             await fake.cache.refresh()
 
+    async def test_another_source_changes_nothing_before_it_is_put_in_force(
+        self, fake: FakeIssuer
+    ) -> None:
+        await fake.cache.refresh()
+        other = FakeIssuer("c")
+        put_in_force = await fake.cache.read_from(other.fetch, "https://j/jwks")
+        assert (await fake.knows("a"), other.fetches) == (True, 1)
+        put_in_force()
+        assert await fake.knows("c")
+        assert not await fake.knows("a")
+        assert (fake.fetches, other.fetches) == (1, 2)
+        other.problem = JwksError("down")
+        with capture_logs() as logs, pytest.raises(JwksError):
+            await fake.cache.refresh()
+        assert [line["source"] for line in logs] == ["https://j/jwks"]
+        await other.cache.close()
+
+    @pytest.mark.parametrize("problem", [JwksError("JWKS https://j/jwks down"), OSError("down")])
+    async def test_source_that_can_not_be_had_changes_nothing(
+        self, fake: FakeIssuer, problem: Exception
+    ) -> None:
+        await fake.cache.refresh()
+        other = FakeIssuer("c")
+        other.problem = problem
+        with pytest.raises(JwksError, match=r"^JWKS https://j/jwks"):
+            await fake.cache.read_from(other.fetch, "https://j/jwks")
+        other.problem, other.document = None, b"{}"
+        with pytest.raises(JwksError, match=r"^JWKS https://j/jwks"):
+            await fake.cache.read_from(other.fetch, "https://j/jwks")
+        fake.publish("d")
+        await fake.cache.refresh()
+        assert await fake.knows("d")
+        await other.cache.close()
+
+    async def test_refresh_from_the_old_source_does_not_undo_the_new_one(
+        self, fake: FakeIssuer
+    ) -> None:
+        await fake.cache.refresh()
+        other = FakeIssuer("c")
+        fake.gate = asyncio.Event()
+        under_way = asyncio.create_task(fake.cache.refresh())
+        await _settle()
+        (await fake.cache.read_from(other.fetch, "https://j/jwks"))()
+        assert await fake.knows("c")
+        fake.gate.set()
+        await under_way
+        assert await fake.knows("c")
+        assert not await fake.knows("a")
+        await other.cache.close()
+
+    async def test_age_of_another_source_counts_from_before_the_fetch(
+        self, fake: FakeIssuer
+    ) -> None:
+        other = FakeIssuer("c")
+        other.gate = asyncio.Event()
+        reading = asyncio.create_task(fake.cache.read_from(other.fetch, "https://j/jwks"))
+        await _settle()
+        fake.time += 5
+        other.gate.set()
+        (await reading)()
+        assert fake.cache.ready()
+        other.problem = JwksError("down")
+        fake.time += 86400 - 4
+        assert not fake.cache.ready()
+        await other.cache.close()
+
     async def test_close_lets_waiters_go(self, fake: FakeIssuer) -> None:
         fake.gate = asyncio.Event()
         waiting = asyncio.create_task(fake.cache.key_for("a"))

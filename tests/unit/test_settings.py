@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 from pydantic import SecretStr, ValidationError
 
-from custody.settings import ConfigurationError, Settings, load, unknown_variables
+from custody.settings import ConfigurationError, Settings, load, unknown_names
 
 URL = "postgresql://custody_app:hunter2-is-the-password@db.example:5432/custody"
 NEEDLE = "hunter2"
@@ -61,6 +61,8 @@ BAD: dict[str, tuple[str, ...]] = {
 }
 NAMES = sorted(Settings.model_fields)
 PARTNERS = {"tls_cert": "tls_key", "tls_key": "tls_cert"}
+# Settings that name a file.
+PATHS = ("jwks_file", "tls_cert", "tls_key")
 
 
 def variables(name: str, value: str, suffix: str = "") -> dict[str, str]:
@@ -233,9 +235,9 @@ def test_all_faults_at_once() -> None:
 def test_misspelt_variables() -> None:
     good = {f"CUSTODY_{name.upper()}{suffix}": "x" for name in NAMES for suffix in ("", "_FILE")}
     others = {"PATH": "x", "CUSTODYX": "x", "CUSTODY_CONFIG": "x"}
-    assert unknown_variables(good | others) == ()
+    assert unknown_names(good | others) == ()
     bad = {"CUSTODY_DATABSE_URL": NEEDLE, "CUSTODY_": "x", "CUSTODY_CONFIG_FILE": "x"}
-    assert unknown_variables(good | others | bad) == tuple(sorted(bad))
+    assert unknown_names(good | others | bad) == tuple(sorted(bad))
 
 
 @pytest.mark.parametrize("scheme", ["postgresql", "postgres", "postgresql+asyncpg"])
@@ -263,3 +265,114 @@ def test_frozen() -> None:
     settings = load({})
     with pytest.raises(ValidationError):
         settings.rate_limit = 5  # type: ignore[misc]
+
+
+# ── credentials of systemd ────────────────────────────────────────────────────
+
+
+def credential(folder: Path, name: str, content: str | bytes) -> dict[str, str]:
+    """Put a credential where systemd does; returns the variable by which it says so."""
+    content = content.encode() if isinstance(content, str) else content
+    (folder / name).write_bytes(content)
+    return {"CREDENTIALS_DIRECTORY": str(folder)}
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_credential(tmp_path: Path, name: str) -> None:
+    text, _, meaning = GOOD[name]
+    environ = credential(tmp_path, f"custody_{name}", f" {text}\n")
+    if partner := PARTNERS.get(name):
+        credential(tmp_path, f"custody_{partner}", "PEM")
+    if name in PATHS:
+        # It is the file itself, and not a path to one.
+        meaning = tmp_path / f"custody_{name}"
+    assert getattr(load(environ), name) == meaning
+    assert unknown_names(environ) == ()
+
+
+def test_credential_of_a_file_is_not_read_as_text(tmp_path: Path) -> None:
+    environ = credential(tmp_path, "custody_jwks_file", b"\xff" * 100_000)
+    assert load(environ).jwks_file == tmp_path / "custody_jwks_file"
+
+
+def test_precedence_of_a_credential(tmp_path: Path) -> None:
+    config = toml(tmp_path, 'jwt_audience = "of the TOML file"\nrate_limit = 7\nkek = "env:TOML"')
+    (tmp_path / "credentials").mkdir()
+    given = credential(tmp_path / "credentials", "custody_jwt_audience", "of the credential")
+    given |= credential(tmp_path / "credentials", "custody_kek", "env:CREDENTIAL")
+    settings = load(config | given)
+    assert (settings.jwt_audience, settings.kek) == ("of the credential", "env:CREDENTIAL")
+    assert settings.rate_limit == 7
+    (tmp_path / "value").write_text("of the variable's file", encoding="utf-8")
+    variables = {
+        "CUSTODY_JWT_AUDIENCE_FILE": str(tmp_path / "value"),
+        "CUSTODY_KEK": "env:VARIABLE",
+    }
+    settings = load(config | given | variables)
+    assert (settings.jwt_audience, settings.kek) == ("of the variable's file", "env:VARIABLE")
+
+
+@pytest.mark.parametrize("content", ["", " \n"])
+def test_empty_credential_is_not_set(tmp_path: Path, content: str) -> None:
+    config = toml(tmp_path, 'jwt_audience = "of the file"')
+    (tmp_path / "credentials").mkdir()
+    given = credential(tmp_path / "credentials", "custody_jwt_audience", content)
+    given |= credential(tmp_path / "credentials", "custody_database_url", content)
+    settings = load(config | given)
+    assert settings.jwt_audience == "of the file"
+    assert settings.database_url is None
+
+
+@pytest.mark.parametrize(
+    ("content", "problem"),
+    [
+        (b"\xff\xfe" + NEEDLE.encode(), "not UTF-8 text"),
+        (NEEDLE.encode() * 20_000, "larger than 65536 bytes"),
+    ],
+    ids=["latin", "large"],
+)
+def test_unreadable_credential(tmp_path: Path, content: bytes, problem: str) -> None:
+    message = refusal(credential(tmp_path, "custody_database_url", content))
+    assert message == f"the credential custody_database_url: {problem}"
+
+
+def test_credential_that_is_a_folder(tmp_path: Path) -> None:
+    (tmp_path / "custody_database_url").mkdir()
+    message = refusal({"CREDENTIALS_DIRECTORY": str(tmp_path)})
+    assert message == "the credential custody_database_url: Is a directory"
+
+
+@pytest.mark.parametrize("name", ["missing", "file"])
+def test_unreadable_folder_of_credentials(tmp_path: Path, name: str) -> None:
+    (tmp_path / "file").write_text(NEEDLE, encoding="utf-8")
+    message = refusal({"CREDENTIALS_DIRECTORY": str(tmp_path / name)})
+    assert message.startswith(f"CREDENTIALS_DIRECTORY names {tmp_path / name}: ")
+
+
+def test_no_folder_of_credentials() -> None:
+    assert load({"CREDENTIALS_DIRECTORY": ""}) == load({})
+
+
+@pytest.mark.parametrize(
+    ("name", "value"), [(name, value) for name in NAMES for value in BAD.get(name, ())]
+)
+def test_bad_value_in_a_credential(tmp_path: Path, name: str, value: str) -> None:
+    if value != value.strip():
+        return  # the blanks around a credential don't count
+    message = refusal(credential(tmp_path, f"custody_{name}", value))
+    assert f"CUSTODY_{name.upper()}" in message
+    assert len(message) > len(name) + 20
+
+
+def test_misspelt_credentials(tmp_path: Path) -> None:
+    for name in (*NAMES, "databse_url", "KEK", "kek_file"):
+        credential(tmp_path, f"custody_{name}", NEEDLE)
+    for other in ("kek", "kek_2026", "Custody_listen", "custody-listen"):
+        credential(tmp_path, other, NEEDLE)
+    environ = {"CREDENTIALS_DIRECTORY": str(tmp_path), "CUSTODY_LISTN": "x"}
+    assert unknown_names(environ) == (
+        "CUSTODY_LISTN",
+        "custody_KEK",
+        "custody_databse_url",
+        "custody_kek_file",
+    )

@@ -1,0 +1,85 @@
+"""Socket activation without a service manager: this process opens the socket, keeps it, and starts
+daemons that take connections from it."""
+
+import asyncio
+import os
+import secrets
+import socket
+import subprocess
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import aiohttp
+
+from tests.leaks import LOGS
+from tests.servers import ROOT, Database, coverage_environ, free_port, settings_for, wait_for
+from tests.tokens import Issuer
+
+# The process id must be the daemon's own: it is known only after the fork.
+HAND_OVER = """
+import os, sys
+os.dup2(int(sys.argv[1]), 3)
+environ = dict(os.environ, LISTEN_PID=str(os.getpid()), LISTEN_FDS="1", LISTEN_FDNAMES="vault")
+os.execve(sys.executable, [sys.executable, "-m", "custody", "serve"], environ)
+"""
+PATH = "/api/v1/me/encryption-vault/status"
+
+
+@contextmanager
+def daemon_on(
+    listener: socket.socket, database: Database, issuer: Issuer, folder: Path
+) -> Iterator["subprocess.Popen[bytes]"]:
+    """Run ``custody serve`` on a socket that is handed over."""
+    admin = f"127.0.0.1:{free_port()}"
+    # No LISTEN: an address that is set would win.
+    environ = settings_for(database, issuer, folder, LISTEN="", ADMIN_LISTEN=admin)
+    log = LOGS / f"daemon-{os.getpid()}-{secrets.token_hex(4)}.log"
+    with log.open("wb") as stream:
+        process = subprocess.Popen(
+            [sys.executable, "-c", HAND_OVER, str(listener.fileno())],
+            env={"PATH": os.environ["PATH"], **coverage_environ(), **environ},
+            stdout=stream,
+            stderr=stream,
+            pass_fds=[listener.fileno()],
+            cwd=ROOT,
+        )
+    with process:
+        try:
+            wait_for(f"http://{admin}/readyz", process, log)
+            yield process
+        finally:
+            process.terminate()
+            assert process.wait(40) == 0
+
+
+async def test_restart_on_a_handed_over_socket_loses_no_connection(
+    database: Database, issuer: Issuer, tmp_path: Path
+) -> None:
+    headers = {"Authorization": issuer.bearer()}
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        url = f"http://127.0.0.1:{listener.getsockname()[1]}{PATH}"
+
+        async def ask() -> int:
+            async with (
+                aiohttp.ClientSession() as session,
+                session.get(url, headers=headers, timeout=aiohttp.ClientTimeout(60)) as answer,
+            ):
+                return answer.status
+
+        async def ask_many() -> "asyncio.Future[list[int]]":
+            asking = asyncio.gather(*(ask() for _ in range(20)))
+            await asyncio.sleep(0.3)
+            assert not asking.done()  # nobody is there; they wait in the socket's queue
+            return asking
+
+        for _ in range(2):
+            asking = await ask_many()
+            daemon = daemon_on(listener, database, issuer, tmp_path)
+            await asyncio.to_thread(daemon.__enter__)
+            try:
+                assert await asking == [200] * 20
+                assert await ask() == 200
+            finally:
+                await asyncio.to_thread(daemon.__exit__, None, None, None)

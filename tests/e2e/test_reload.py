@@ -1,0 +1,583 @@
+"""SIGHUP puts changed settings and files in force, seen from outside while users are served."""
+
+import asyncio
+import base64
+import contextlib
+import secrets
+import ssl
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+from urllib.parse import urlsplit
+
+import pytest
+
+from custody import reload
+from custody.app import running
+from custody.http.routes import BASE_PATH
+from custody.settings import load as load_settings
+from kek_backends.env import EnvKek
+from tests.client import Client, client_session
+from tests.db.breaking import forget_keks
+from tests.e2e.hangup import Configured, configured, until
+from tests.e2e.keks import Place
+from tests.e2e.test_kek_boot import init_one
+from tests.e2e.test_stop import Load, hammer, read_answer
+from tests.faulty_proxy import Fault, faulty_proxy
+from tests.http.test_tls import make_certificate
+from tests.leaks import remember
+from tests.servers import Database, free_port, settings_for
+from tests.tokens import Issuer
+
+ORIGIN, SECOND = "https://app.example", "https://other.example"
+
+
+async def status(at: Configured, issuer: Issuer, user: str = "alice") -> int:
+    """Ask for a user's status with a token of an issuer."""
+    async with client_session() as session:
+        headers = {"Authorization": remember(issuer.bearer(user))}
+        async with session.get(f"{at.daemon.base}/status", headers=headers) as answer:
+            return answer.status
+
+
+async def test_new_key_of_the_issuer(database: Database, issuer: Issuer, tmp_path: Path) -> None:
+    later = Issuer(kid="key-2")
+    with configured(database, issuer, tmp_path, {}) as at:
+        assert (await status(at, issuer), await status(at, later)) == (200, 401)
+        (tmp_path / "jwks.json").write_bytes(later.jwks())
+        await at.reloads()
+        assert (await status(at, issuer), await status(at, later)) == (401, 200)
+
+
+async def test_jwks_in_another_file(database: Database, issuer: Issuer, tmp_path: Path) -> None:
+    later, file = Issuer(kid="key-2"), tmp_path / "second.json"
+    file.write_bytes(later.jwks())
+    values = {"jwks_file": str(tmp_path / "jwks.json")}
+    with configured(database, issuer, tmp_path, values) as at:
+        logged = await at.change(jwks_file=str(file))
+        assert logged["changed"] == ["CUSTODY_JWKS_FILE"]
+        assert (await status(at, issuer), await status(at, later)) == (401, 200)
+
+
+class Tls:
+    """A connection that is kept open, and the certificate that it was given."""
+
+    def __init__(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        self._reader, self._writer = reader, writer
+        connection = writer.get_extra_info("ssl_object")
+        assert isinstance(connection, ssl.SSLObject)
+        self.certificate = connection.getpeercert(binary_form=True)
+
+    async def ask(self) -> bytes:
+        """Send a request, and return the status line."""
+        self._writer.write(f"GET {BASE_PATH}/status HTTP/1.1\r\nHost: test\r\n\r\n".encode())
+        return (await read_answer(self._reader)).partition(b"\r\n")[0]
+
+    async def close(self) -> None:
+        """Close it."""
+        self._writer.close()
+        await self._writer.wait_closed()
+
+
+async def connect(at: Configured, **options: Any) -> Tls:
+    """Open a connection, whatever certificate it is given."""
+    trust = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+    trust.check_hostname, trust.verify_mode = False, ssl.CERT_NONE
+    place = urlsplit(at.daemon.base)
+    return Tls(*await asyncio.open_connection(place.hostname, place.port, ssl=trust, **options))
+
+
+def make(folder: Path) -> tuple[Path, Path]:
+    folder.mkdir()
+    return make_certificate(folder)
+
+
+def der(file: Path) -> bytes:
+    return ssl.PEM_cert_to_DER_cert(file.read_text())
+
+
+@contextmanager
+def over_tls(
+    database: Database, issuer: Issuer, folder: Path
+) -> Iterator[tuple[Configured, Path, Path]]:
+    cert, key = make(folder / "first")
+    values = {"tls_cert": str(cert), "tls_key": str(key)}
+    with configured(database, issuer, folder, values) as at:
+        yield at, cert, key
+
+
+@pytest.mark.parametrize("name", ["127.0.0.1", "custody.example", None])
+async def test_certificate_that_was_renewed(
+    database: Database, issuer: Issuer, tmp_path: Path, name: str | None
+) -> None:
+    """New connections get it, with a server name or without; open ones live on."""
+    options = {"server_hostname": name} if name else {}
+    with over_tls(database, issuer, tmp_path) as (at, cert, key):
+        old = await connect(at, **options)
+        before = der(cert)
+        renewed = make(tmp_path / "second")
+        for place, file in zip((cert, key), renewed, strict=True):
+            place.write_bytes(file.read_bytes())
+        assert old.certificate == before
+        await at.reloads()
+        assert (await old.ask()).startswith(b"HTTP/1.1 401")
+        for _ in range(3):
+            new = await connect(at, **options)
+            assert new.certificate == der(renewed[0]) != old.certificate
+            assert (await new.ask()).startswith(b"HTTP/1.1 401")
+            await new.close()
+        third = make(tmp_path / "third")
+        await at.reloads(tls_cert=str(third[0]), tls_key=str(third[1]))
+        new = await connect(at, **options)
+        assert new.certificate == der(third[0])
+        for one in (old, new):
+            assert (await one.ask()).startswith(b"HTTP/1.1 401")
+            await one.close()
+
+
+async def test_half_of_a_renewed_certificate_changes_nothing(
+    database: Database, issuer: Issuer, tmp_path: Path
+) -> None:
+    with over_tls(database, issuer, tmp_path) as (at, cert, key):
+        before = der(cert)
+        new_cert, new_key = make(tmp_path / "second")
+        cert.write_bytes(new_cert.read_bytes())
+        assert "CUSTODY_TLS_CERT, CUSTODY_TLS_KEY" in await at.refuses()
+        kept = await connect(at)
+        assert kept.certificate == before
+        assert (await kept.ask()).startswith(b"HTTP/1.1 401")
+        await kept.close()
+        key.write_bytes(new_key.read_bytes())
+        await at.reloads()
+        new = await connect(at)
+        assert new.certificate == der(new_cert)
+        await new.close()
+
+
+async def test_tls_begins_and_ends_with_a_restart(
+    database: Database, issuer: Issuer, tmp_path: Path
+) -> None:
+    cert, key = make(tmp_path / "first")
+    with configured(database, issuer, tmp_path, {}) as at:
+        for reloads in (1, 2):
+            await at.reloads(tls_cert=str(cert), tls_key=str(key))
+            needed = at.daemon.events("restart_needed")
+            assert [event["changed"] for event in needed] == [["CUSTODY_TLS_CERT"]] * reloads
+        assert await status(at, issuer) == 200
+        await at.reloads(tls_cert=None, tls_key=None)
+        assert len(at.daemon.events("restart_needed")) == 2
+
+
+async def allowed(at: Configured) -> list[str]:
+    """Return the origins that may call."""
+    found = []
+    async with client_session() as session:
+        for origin in (ORIGIN, SECOND):
+            headers = {"Origin": origin, "Access-Control-Request-Method": "GET"}
+            async with session.options(f"{at.daemon.base}/key", headers=headers) as preflight:
+                found += [origin] if preflight.status == 204 else []
+    return found
+
+
+async def test_origins_are_added_and_removed(
+    database: Database, issuer: Issuer, tmp_path: Path
+) -> None:
+    with configured(database, issuer, tmp_path, {"cors_origins": []}) as at:
+        for origins in ([], [ORIGIN], [ORIGIN, SECOND], [SECOND], []):
+            await at.reloads(cors_origins=origins)
+            assert await allowed(at) == origins
+
+
+async def test_trusted_proxies(database: Database, issuer: Issuer, tmp_path: Path) -> None:
+    seen = "SELECT ip_address FROM auth.encryption_vault_audit ORDER BY created_at DESC, id LIMIT 1"
+    with configured(database, issuer, tmp_path, {"trusted_proxies": []}) as at:
+        async with client_session() as session:
+            alice = Client(at.daemon, session, "alice")
+            forwarded = {"X-Forwarded-For": "203.0.113.9"}
+            for proxies, address in (
+                ([], "127.0.0.1"),
+                (["127.0.0.1"], "203.0.113.9"),
+                (["10.0.0.0/8"], "127.0.0.1"),
+            ):
+                await at.reloads(trusted_proxies=proxies)
+                answer = await alice.call("POST", "/init", headers=forwarded)
+                assert answer.status == 200
+                assert await database.value(seen) == address
+
+
+async def test_rate_limit(database: Database, issuer: Issuer, tmp_path: Path) -> None:
+    with configured(database, issuer, tmp_path, {"rate_limit": 0}) as at:
+        async with client_session() as session:
+            alice = Client(at.daemon, session, "alice")
+
+            async def answers() -> set[int]:
+                return {
+                    a.status for a in await asyncio.gather(*(alice.status() for _ in range(20)))
+                }
+
+            assert await answers() == {200}
+            await at.reloads(rate_limit=1)
+            assert await answers() == {200, 429}
+            await at.reloads(rate_limit=0)
+            assert await answers() == {200}
+
+
+async def test_log_level(database: Database, issuer: Issuer, tmp_path: Path) -> None:
+    with configured(database, issuer, tmp_path, {"log_level": "info"}) as at:
+        assert await status(at, issuer) == 200
+        (first,) = at.daemon.events("request")
+        assert first["route"] == "get_status"
+        at.write(log_level="warning", rate_limit=5, jwt_audience="another")
+        at.hang_up()
+        await until(lambda: bool(at.daemon.events("restart_needed")))
+        assert await status(at, issuer) == 200
+        await at.reloads(log_level="debug", jwt_audience=None)
+        assert len(at.daemon.events("request")) == 1
+        assert await status(at, issuer) == 200
+        await until(lambda: len(at.daemon.events("request")) == 2)
+
+
+FIRST, SECOND_KEK = "env:FIRST_KEK?id=first", "env:SECOND_KEK?id=second"
+FINGERPRINT = "SELECT fingerprint FROM auth.encryption_keks WHERE kek_id = 'second'"
+
+
+def write_key(file: Path) -> None:
+    file.write_text(remember(base64.b64encode(secrets.token_bytes(32)).decode()))
+
+
+async def with_two_keks(database: Database, issuer: Issuer, folder: Path) -> dict[str, str]:
+    """Return the variables of two KEKs, each in a file; alice has a row under the second."""
+    files = {name: folder / name.lower() for name in ("FIRST_KEK", "SECOND_KEK")}
+    for file in files.values():
+        write_key(file)
+    environ = {f"{name}_FILE": str(file) for name, file in files.items()}
+    await init_one(database, issuer, folder, Place(SECOND_KEK, "second", environ))
+    return {f"raw_{name}": value for name, value in environ.items()}
+
+
+async def says(at: Configured, text: str) -> bool:
+    """Tell whether /readyz says this of the KEKs."""
+    async with client_session() as session, session.get(f"{at.daemon.admin}/readyz") as answer:
+        return text in str((await answer.json())["parts"]["kek"])
+
+
+async def test_old_kek_is_added_and_removed(
+    database: Database, issuer: Issuer, tmp_path: Path
+) -> None:
+    variables = await with_two_keks(database, issuer, tmp_path)
+    recorded = await database.value(FINGERPRINT)
+    await forget_keks(database)
+    with configured(
+        database, issuer, tmp_path, {"kek": FIRST, "old_keks": []}, ready=False, **variables
+    ) as at:
+        async with client_session() as session:
+            alice, bob, carol = (Client(at.daemon, session, u) for u in ("alice", "bob", "carol"))
+            await until(lambda: says(at, "rows carry the kek_id second"))
+            assert ((await alice.key()).status, (await bob.init()).status) == (503, 200)
+            await at.reloads(old_keks=[SECOND_KEK])
+            answer = await alice.key()
+            assert (answer.status, answer.json["kekId"]) == (200, "second")
+            assert await database.value(FINGERPRINT) == recorded is not None
+            await until(lambda: says(at, "ok"))
+            # What is new is under the active one still.
+            assert (await carol.init()).json["kekId"] == "first"
+            await at.reloads(old_keks=[])
+            refused = await alice.key()
+            assert (refused.status, refused.code) == (503, "KEK_UNAVAILABLE")
+            assert (await bob.key()).status == 200
+            await until(lambda: says(at, "rows carry the kek_id second"))
+            await at.reloads(old_keks=[SECOND_KEK])
+            assert (await alice.key()).json == answer.json
+
+
+async def test_kek_that_is_active_elsewhere_already_stays_readable(
+    database: Database, issuer: Issuer, tmp_path: Path
+) -> None:
+    """The active KEK and an old one change places: until the restart both are read."""
+    variables = await with_two_keks(database, issuer, tmp_path)
+    values = {"kek": FIRST, "old_keks": [SECOND_KEK]}
+    with configured(database, issuer, tmp_path, values, ready=True, **variables) as at:
+        async with client_session() as session:
+            alice, bob, carol = (Client(at.daemon, session, u) for u in ("alice", "bob", "carol"))
+            assert (await bob.init()).json["kekId"] == "first"
+            for _ in range(2):
+                await at.reloads(kek=SECOND_KEK, old_keks=[FIRST])
+                assert (await alice.key()).json["kekId"] == "second"
+                assert (await bob.key()).json["kekId"] == "first"
+            assert (await carol.init()).json["kekId"] == "first"
+    needed = [event["changed"] for event in at.daemon.events("restart_needed")]
+    assert needed == [["CUSTODY_KEK"]] * 2
+
+
+async def test_kek_that_is_dropped_is_closed_after_the_last_call_to_it(
+    database: Database, issuer: Issuer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Closed once, and no other; those that a refused reload has opened, too."""
+    variables = await with_two_keks(database, issuer, tmp_path)
+    overrides = {"KEK": FIRST, "OLD_KEKS": SECOND_KEK} | variables
+    environ = settings_for(database, issuer, tmp_path, **overrides)
+    closed: list[str] = []
+
+    async def close(kek: EnvKek) -> None:
+        closed.append(kek.uri.text)
+
+    monkeypatch.setattr(EnvKek, "close", close)
+    monkeypatch.setattr(reload, "KEK_TIMEOUT_SECONDS", 0.2)
+    # The logs of this process are for the search for secrets.
+    monkeypatch.setattr(reload, "configure", lambda *_: None)
+    async with running(load_settings(environ), environ) as here:
+        await here.report._reload()
+        assert closed == []
+        environ["CUSTODY_OLD_KEKS"] = ""
+        await here.report._reload()
+        assert closed == []
+        await until(lambda: closed == [SECOND_KEK])
+        closed.clear()
+        environ["CUSTODY_OLD_KEKS"] = f"{SECOND_KEK} env:MISSING?id=missing"
+        await here.report._reload()
+        assert closed == [SECOND_KEK]
+        closed.clear()
+        environ["CUSTODY_OLD_KEKS"] = SECOND_KEK
+        await here.report._reload()
+        monkeypatch.setattr(reload, "KEK_TIMEOUT_SECONDS", 60)
+        environ["CUSTODY_OLD_KEKS"] = ""
+        await here.report._reload()
+        assert closed == []
+    assert sorted(closed) == [FIRST, SECOND_KEK]
+
+
+def broken_toml(at: Configured, folder: Path) -> str:
+    at.file.write_text("listen = =")
+    return "is not TOML"
+
+
+def unknown_name(at: Configured, folder: Path) -> str:
+    at.write(cors_origin=[SECOND])
+    return "unknown name 'cors_origin'"
+
+
+def bad_value(at: Configured, folder: Path) -> str:
+    at.write(rate_limit=-1)
+    return "CUSTODY_RATE_LIMIT"
+
+
+def missing_file(at: Configured, folder: Path) -> str:
+    at.file.unlink()
+    return "No such file"
+
+
+def broken_jwks(at: Configured, folder: Path) -> str:
+    (folder / "jwks.json").write_text('{"keys": []}')
+    return "no usable Ed25519 key"
+
+
+def missing_jwks(at: Configured, folder: Path) -> str:
+    (folder / "jwks.json").unlink()
+    return "CUSTODY_JWKS_FILE"
+
+
+def no_certificate(at: Configured, folder: Path) -> str:
+    (folder / "bad.pem").write_text("nothing")
+    at.write(tls_cert=str(folder / "bad.pem"), tls_key=str(folder / "bad.pem"))
+    return "CUSTODY_TLS_CERT"
+
+
+def wrong_kek(at: Configured, folder: Path) -> str:
+    write_key(folder / "second_kek")
+    at.write(old_keks=[SECOND_KEK])
+    return "the kek_id second stands for other key material"
+
+
+def missing_kek(at: Configured, folder: Path) -> str:
+    at.write(old_keks=["env:MISSING?id=missing"])
+    return "neither MISSING nor MISSING_FILE is set"
+
+
+def kek_twice(at: Configured, folder: Path) -> str:
+    at.write(old_keks=[SECOND_KEK, SECOND_KEK])
+    return "is listed twice"
+
+
+def active_kek_twice(at: Configured, folder: Path) -> str:
+    at.write(old_keks=[FIRST])
+    return "is listed twice"
+
+
+def key_for_a_name(at: Configured, folder: Path) -> str:
+    at.write(old_keks=[remember(base64.b64encode(secrets.token_bytes(32)).decode())])
+    return "holds what looks like a key"
+
+
+def unforeseen(at: Configured, folder: Path) -> str:
+    # The setting allows it, and what parses it raises an error that is not ours.
+    at.write(jwks_url="http://[::1")
+    return "ValueError"
+
+
+BREAKS = (
+    broken_toml,
+    unknown_name,
+    bad_value,
+    missing_file,
+    broken_jwks,
+    missing_jwks,
+    no_certificate,
+    wrong_kek,
+    missing_kek,
+    kek_twice,
+    active_kek_twice,
+    key_for_a_name,
+    unforeseen,
+)
+
+
+@pytest.mark.parametrize("breaks", BREAKS, ids=lambda breaks: str(breaks.__name__))
+async def test_what_is_wrong_changes_nothing(
+    database: Database,
+    issuer: Issuer,
+    tmp_path: Path,
+    breaks: Callable[[Configured, Path], str],
+) -> None:
+    """Nor what is right beside it; the next good reload works."""
+    variables = await with_two_keks(database, issuer, tmp_path)
+    jwks, key = (tmp_path / "jwks.json"), (tmp_path / "second_kek").read_text()
+    values = {"kek": FIRST, "old_keks": [], "cors_origins": [ORIGIN], "log_level": "info"}
+    if breaks is unforeseen:
+        variables["JWKS_FILE"] = ""
+        values["jwks_file"] = str(jwks)
+    with configured(database, issuer, tmp_path, values, ready=False, **variables) as at:
+        at.write(cors_origins=[SECOND], log_level="debug")
+        if breaks is unforeseen:
+            at.write(jwks_file=None)
+        expected = breaks(at, tmp_path)
+        assert expected in await at.refuses()
+        async with client_session() as session:
+            assert (await Client(at.daemon, session, "bob").init()).status == 200
+            assert (await Client(at.daemon, session, "alice").key()).status == 503
+        assert await allowed(at) == [ORIGIN]
+        assert not [one for one in at.daemon.events("request") if one["level"] == "debug"]
+        jwks.write_bytes(issuer.jwks())
+        (tmp_path / "second_kek").write_text(key)
+        at.values.clear()
+        await at.reloads(**(values | {"old_keks": [SECOND_KEK], "cors_origins": [SECOND]}))
+        assert await allowed(at) == [SECOND]
+        async with client_session() as session:
+            assert (await Client(at.daemon, session, "alice").key()).status == 200
+
+
+async def test_old_kek_while_the_database_is_down(
+    database: Database, issuer: Issuer, tmp_path: Path
+) -> None:
+    """Its material can't be held against what is recorded: it waits for the next reload."""
+    variables = await with_two_keks(database, issuer, tmp_path)
+    with faulty_proxy(database.server.port) as proxy:
+        port, behind = str(database.server.port), str(proxy.port)
+        variables["DATABASE_URL"] = database.url("custody_app").replace(port, behind)
+        values = {"kek": FIRST, "old_keks": [], "cors_origins": [ORIGIN]}
+        with configured(database, issuer, tmp_path, values, ready=False, **variables) as at:
+            await until(lambda: says(at, "rows carry the kek_id second"))
+            proxy.fault = Fault.REFUSE
+            reason = await at.refuses(old_keks=[SECOND_KEK], cors_origins=[SECOND])
+            assert "database" in reason
+            assert await allowed(at) == [ORIGIN]
+            # What needs no database is in force at once.
+            await at.reloads(old_keks=[], cors_origins=[SECOND])
+            assert await allowed(at) == [SECOND]
+            proxy.fault = Fault.NONE
+            await until(lambda: says(at, "rows carry the kek_id second"))
+            await at.reloads(old_keks=[SECOND_KEK])
+            await until(lambda: says(at, "ok"))
+
+
+async def test_what_needs_a_restart_is_named_without_its_value(
+    database: Database, issuer: Issuer, tmp_path: Path
+) -> None:
+    variables = await with_two_keks(database, issuer, tmp_path)
+    values = {"kek": FIRST, "database_url": database.url("custody_app")}
+    with configured(database, issuer, tmp_path, values, ready=False, **variables) as at:
+        await at.reloads()
+        assert at.daemon.events("restart_needed") == []
+        password = remember(secrets.token_hex(16))
+        await at.reloads(
+            kek="env:THIRD_KEK?id=third",
+            database_url=f"postgresql://custody_app:{password}@127.0.0.1:1/none",
+            workers=3,
+        )
+        (needed,) = at.daemon.events("restart_needed")
+        assert needed["changed"] == ["CUSTODY_DATABASE_URL", "CUSTODY_KEK", "CUSTODY_WORKERS"]
+        assert at.daemon.log is not None
+        log = at.daemon.log.read_text()
+        for value in (password, "THIRD_KEK", "127.0.0.1:1/none"):
+            assert value not in log
+        async with client_session() as session:
+            answer = await Client(at.daemon, session, "bob").init()
+            assert (answer.status, answer.json["kekId"]) == (200, "first")
+
+
+async def test_addresses_need_a_restart(database: Database, issuer: Issuer, tmp_path: Path) -> None:
+    first, second = (f"127.0.0.1:{free_port()}" for _ in range(2))
+    values = {"listen": first}
+    with configured(database, issuer, tmp_path, values, ready=True) as at:
+        await at.reloads(listen=second)
+        (needed,) = at.daemon.events("restart_needed")
+        assert needed["changed"] == ["CUSTODY_LISTEN"]
+        for address, answers in ((first, True), (second, False)):
+            host, _, port = address.partition(":")
+            with contextlib.ExitStack() as stack:
+                if not answers:
+                    stack.enter_context(pytest.raises(ConnectionRefusedError))
+                _, writer = await asyncio.open_connection(host, int(port))
+                writer.close()
+
+
+async def test_signals_that_come_at_once_end_with_what_is_there_now(
+    database: Database, issuer: Issuer, tmp_path: Path
+) -> None:
+    with configured(database, issuer, tmp_path, {"cors_origins": []}) as at:
+        for _ in range(5):
+            at.write(cors_origins=[ORIGIN])
+            at.hang_up()
+            await asyncio.sleep(secrets.randbelow(10) / 1000)
+            at.write(cors_origins=[SECOND])
+            at.hang_up()
+            at.hang_up()
+
+            async def is_last() -> bool:
+                return await allowed(at) == [SECOND]
+
+            await until(is_last)
+        await asyncio.sleep(0.5)
+        assert await allowed(at) == [SECOND]
+        assert at.daemon.events("reload_failed", "stray_error") == []
+
+
+async def test_reloads_under_load_are_noticed_by_nobody(
+    database: Database, issuer: Issuer, tmp_path: Path
+) -> None:
+    """On connections that stay open, and on ones that are opened meanwhile."""
+    variables = await with_two_keks(database, issuer, tmp_path)
+    values = {"kek": FIRST, "old_keks": [], "cors_origins": [], "log_level": "info"}
+    users = [f"user-{n}" for n in range(8)]
+    with configured(database, issuer, tmp_path, values, ready=False, **variables) as at:
+        load, fresh = Load(), 0
+        async with client_session() as session:
+            made = await asyncio.gather(*(Client(at.daemon, session, u).init() for u in users))
+            assert {answer.status for answer in made} == {200}
+        async with asyncio.TaskGroup() as group:
+            tasks = [group.create_task(hammer(at.daemon, user, load)) for user in users]
+            for n in range(20):
+                await at.reloads(
+                    old_keks=[SECOND_KEK] if n % 2 else [],
+                    cors_origins=[ORIGIN] if n % 3 else [],
+                    trusted_proxies=["10.0.0.0/8"] if n % 5 else [],
+                    log_level="debug" if n % 7 == 1 else "info",
+                    rate_limit=1_000_000 - n,
+                )
+                assert await status(at, issuer) == 200
+                fresh += 1
+            for task in tasks:
+                task.cancel()
+        assert (load.wrong, load.cut) == ([], 0)
+        assert load.answered > len(users)
+        assert fresh == 20

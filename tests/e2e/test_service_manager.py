@@ -1,0 +1,269 @@
+"""What the daemon tells its service manager, and when."""
+
+import asyncio
+import itertools
+import os
+import signal
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.client import Client, client_session
+from tests.db.command import custody
+from tests.e2e.hangup import configured, until
+from tests.e2e.keks import Place
+from tests.e2e.service_manager import ServiceManager, service_manager
+from tests.e2e.test_kek_boot import init_one
+from tests.e2e.test_stop import ended
+from tests.faulty_proxy import Fault, faulty_proxy
+from tests.leaks import remember
+from tests.servers import (
+    Daemon,
+    Database,
+    daemon_beside,
+    settings_for,
+    unready_daemon_beside,
+)
+from tests.tokens import Issuer
+
+# Long, since others work on the same machine: within it four signs of life are due.
+WATCHDOG_SECONDS = 6.0
+ORIGIN = "https://app.example"
+OTHER_KEK = "QW5vdGhlciBrZXkgb2YgMzIgYnl0ZXMsIGZvciBhIHQ="
+
+
+def variables(manager: ServiceManager, **others: str) -> dict[str, str]:
+    return {"raw_NOTIFY_SOCKET": manager.address, **others}
+
+
+def through(database: Database, port: int) -> str:
+    """Return the URL of custody_app by way of a proxy."""
+    return database.url("custody_app").replace(f":{database.server.port}/", f":{port}/")
+
+
+async def is_ready(daemon: Daemon) -> bool:
+    async with client_session() as session, session.get(f"{daemon.admin}/readyz") as answer:
+        return answer.status == 200
+
+
+async def test_ready_with_a_status(database: Database, issuer: Issuer, tmp_path: Path) -> None:
+    with (
+        service_manager() as manager,
+        daemon_beside(database, issuer, tmp_path, **variables(manager)) as daemon,
+    ):
+        await until(lambda: bool(manager.said("READY")))
+        (ready,) = manager.said("READY")
+        assert daemon.process is not None
+        assert ready.sender == daemon.process.pid
+        address = daemon.base.removesuffix("/api/v1/me/encryption-vault")
+        assert ready.fields["STATUS"] == f"{address} | KEK env-v1 | no re-wrap worker"
+        await asyncio.sleep(2.5)
+        # Nobody is told the same again, and nobody asked for signs of life.
+        assert [one.fields for one in manager.messages if one.at > ready.at] == []
+
+
+async def test_database_that_is_down_at_boot(
+    database: Database, issuer: Issuer, tmp_path: Path
+) -> None:
+    """More time is asked for, again and again; ready is said when the database was judged."""
+    with service_manager() as manager, faulty_proxy(database.server.port) as proxy:
+        proxy.fault = Fault.REFUSE
+        others = variables(manager, DATABASE_URL=through(database, proxy.port))
+        with unready_daemon_beside(database, issuer, tmp_path, **others) as daemon:
+            await until(lambda: len(manager.said("EXTEND_TIMEOUT_USEC")) >= 4)
+            first, *later = manager.said("EXTEND_TIMEOUT_USEC")
+            for one in later:
+                # Asked for long before the last one has run out.
+                assert (one.at - first.at) * 1_000_000 < int(first.fields["EXTEND_TIMEOUT_USEC"])
+                first = one
+            assert manager.status.startswith("NOT READY: database: no connection to the database")
+            assert manager.said("READY") == []
+            assert not await is_ready(daemon)
+            proxy.fault = Fault.NONE
+            await until(lambda: bool(manager.said("READY")))
+            assert await is_ready(daemon)
+            extended = len(manager.said("EXTEND_TIMEOUT_USEC"))
+            await until(lambda: manager.status.endswith("| KEK env-v1 | no re-wrap worker"))
+            await asyncio.sleep(1.5)
+            assert len(manager.said("EXTEND_TIMEOUT_USEC")) == extended
+        assert len(manager.said("READY")) == 1
+
+
+async def test_configuration_that_is_refused_is_never_ready(
+    database: Database, issuer: Issuer, tmp_path: Path
+) -> None:
+    with service_manager() as manager:
+        environ = settings_for(
+            database, issuer, tmp_path, **variables(manager, KEK="env:MISSING?id=missing")
+        )
+        done = await asyncio.to_thread(custody, environ, "serve")
+        assert done.code == 78
+        assert "neither MISSING nor MISSING_FILE is set" in done.complaint
+        assert manager.said("READY") == []
+
+
+async def test_status_counts_the_rows_that_are_left(
+    database: Database, issuer: Issuer, tmp_path: Path
+) -> None:
+    environ = {"OTHER_KEK": remember(OTHER_KEK)}
+    old = Place("env:OTHER_KEK?id=other", "other", environ)
+    for user in ("alice", "bob", "carol"):
+        await init_one(database, issuer, tmp_path, old, user)
+    worker = {"REWRAP_DATABASE_URL": database.url("custody_rewrap"), "REWRAP_INTERVAL": "1"}
+    with service_manager() as manager:
+        # With no KEK for them they stay.
+        blind = variables(manager, **worker)
+        with unready_daemon_beside(database, issuer, tmp_path, **blind):
+            await until(lambda: manager.status.endswith("| 3 rows left to re-wrap"))
+            assert manager.status.startswith("NOT READY: kek: rows carry the kek_id other")
+            # Others are served: that is what ready means to a service manager.
+            assert len(manager.said("READY")) == 1
+    with service_manager() as manager:
+        seeing = variables(manager, **worker, OLD_KEKS=old.uri, raw_OTHER_KEK=OTHER_KEK)
+        with daemon_beside(database, issuer, tmp_path, **seeing):
+            await until(lambda: manager.status.endswith("| KEK env-v1 | 0 rows left to re-wrap"))
+
+
+def watchdog(process: int | None = None) -> dict[str, str]:
+    found = {"raw_WATCHDOG_USEC": str(int(WATCHDOG_SECONDS * 1_000_000))}
+    return found if process is None else found | {"raw_WATCHDOG_PID": str(process)}
+
+
+def longest_pause(manager: ServiceManager, since: float) -> float:
+    moments = [since, *(m.at for m in manager.said("WATCHDOG") if m.at > since), time.monotonic()]
+    return max(b - a for a, b in itertools.pairwise(moments))
+
+
+@pytest.mark.parametrize("fault", [Fault.NONE, Fault.REFUSE, Fault.BLACK_HOLE])
+async def test_signs_of_life_whatever_the_database_does(
+    database: Database, issuer: Issuer, tmp_path: Path, fault: Fault
+) -> None:
+    """None is later than half of what the watchdog waits, so that one may be late."""
+    with service_manager() as manager, faulty_proxy(database.server.port) as proxy:
+        url = through(database, proxy.port)
+        others = variables(manager, **watchdog(), DATABASE_URL=url)
+        with daemon_beside(database, issuer, tmp_path, **others):
+            await until(lambda: bool(manager.said("WATCHDOG")))
+            proxy.fault = fault
+            began = time.monotonic()
+            await asyncio.sleep(2.5 * WATCHDOG_SECONDS)
+            limit = WATCHDOG_SECONDS if fault is Fault.BLACK_HOLE else WATCHDOG_SECONDS / 2
+            assert longest_pause(manager, began) < limit
+            proxy.fault = Fault.NONE
+
+
+async def test_no_sign_of_life_while_it_is_frozen(
+    database: Database, issuer: Issuer, tmp_path: Path
+) -> None:
+    with (
+        service_manager() as manager,
+        daemon_beside(database, issuer, tmp_path, **variables(manager, **watchdog())) as daemon,
+    ):
+        await until(lambda: bool(manager.said("WATCHDOG")))
+        assert daemon.process is not None
+        daemon.process.send_signal(signal.SIGSTOP)
+        await asyncio.sleep(0.5)
+        count = len(manager.messages)
+        await asyncio.sleep(WATCHDOG_SECONDS)
+        assert len(manager.messages) == count
+        daemon.process.send_signal(signal.SIGCONT)
+        await until(lambda: len(manager.said("WATCHDOG")) > count)
+
+
+async def test_watchdog_of_another_process_is_not_ours(
+    database: Database, issuer: Issuer, tmp_path: Path
+) -> None:
+    others = watchdog(os.getpid())
+    with (
+        service_manager() as manager,
+        daemon_beside(database, issuer, tmp_path, **variables(manager, **others)),
+    ):
+        await until(lambda: bool(manager.said("READY")))
+        await asyncio.sleep(WATCHDOG_SECONDS / 2)
+        assert manager.said("WATCHDOG") == []
+
+
+async def test_reload_is_told_of_with_its_outcome(
+    database: Database, issuer: Issuer, tmp_path: Path
+) -> None:
+    with (
+        service_manager() as manager,
+        configured(
+            database, issuer, tmp_path, {"cors_origins": []}, ready=True, **variables(manager)
+        ) as at,
+    ):
+        await until(lambda: bool(manager.said("READY")))
+        before = time.monotonic()
+        await at.reloads(cors_origins=[ORIGIN])
+        await until(lambda: len(manager.said("READY")) == 2)
+        (reloading,), ready = manager.said("RELOADING"), manager.said("READY")[1]
+        moment = int(reloading.fields["MONOTONIC_USEC"]) / 1_000_000
+        assert before <= moment <= reloading.at <= ready.at
+        assert "reload failed" not in ready.fields["STATUS"]
+        assert "CUSTODY_RATE_LIMIT" in await at.refuses(rate_limit=-1)
+        await until(lambda: len(manager.said("READY")) == 3)
+        assert "| reload failed: CUSTODY_RATE_LIMIT: " in manager.status
+        await at.reloads(rate_limit=None)
+        await until(lambda: len(manager.said("READY")) == 4)
+        assert len(manager.said("RELOADING")) == 3
+        assert "reload failed" not in manager.said("READY")[3].fields["STATUS"]
+
+
+async def test_reload_before_it_is_ready(
+    database: Database, issuer: Issuer, tmp_path: Path
+) -> None:
+    """Carried out, and not told of: a start is not over with the end of a reload."""
+    with service_manager() as manager, faulty_proxy(database.server.port) as proxy:
+        proxy.fault = Fault.REFUSE
+        others = variables(manager, DATABASE_URL=through(database, proxy.port))
+        values: dict[str, Any] = {"cors_origins": []}
+        with configured(database, issuer, tmp_path, values, ready=False, **others) as at:
+            await at.reloads(cors_origins=[ORIGIN])
+            await at.refuses(rate_limit=-1)
+            await until(lambda: "| reload failed: CUSTODY_RATE_LIMIT" in manager.status)
+            assert manager.said("READY") == manager.said("RELOADING") == []
+            proxy.fault = Fault.NONE
+            await until(lambda: bool(manager.said("READY")))
+
+
+async def test_a_stop_is_told_of_when_it_begins(
+    database: Database, issuer: Issuer, tmp_path: Path
+) -> None:
+    with (
+        service_manager() as manager,
+        daemon_beside(database, issuer, tmp_path, **variables(manager, **watchdog())) as daemon,
+    ):
+        assert daemon.process is not None
+        async with client_session() as session:
+            alice = Client(daemon, session, "alice")
+            await alice.init()
+            async with database.connect() as superuser, superuser.transaction():
+                await superuser.execute("SELECT FROM auth.encryption_vaults FOR UPDATE")
+                rotation = asyncio.create_task(alice.rotate())
+                await asyncio.sleep(0.5)
+                assert manager.said("STOPPING") == []
+                daemon.process.send_signal(signal.SIGTERM)
+                await until(lambda: bool(manager.said("STOPPING")))
+                assert daemon.process.poll() is None
+                assert manager.status == "answering what is under way"
+            assert (await rotation).status == 200
+        assert await ended(daemon.process) == 0
+        assert manager.names[-1] == "STOPPING"
+
+
+async def test_nobody_listens(database: Database, issuer: Issuer, tmp_path: Path) -> None:
+    """The daemon serves as without a service manager, also when that goes away."""
+    with service_manager() as manager:
+        others = variables(manager, **watchdog())
+        with daemon_beside(database, issuer, tmp_path, **others) as daemon:
+            await until(lambda: bool(manager.said("WATCHDOG")))
+            await asyncio.to_thread(Path(manager.address).unlink)
+            await asyncio.sleep(WATCHDOG_SECONDS / 2)
+            async with client_session() as session:
+                assert (await Client(daemon, session, "alice").init()).status == 200
+    missing = {"raw_NOTIFY_SOCKET": str(tmp_path / "missing")}
+    with daemon_beside(database, issuer, tmp_path, **missing) as daemon:
+        async with client_session() as session:
+            assert (await Client(daemon, session, "alice").key()).status == 200

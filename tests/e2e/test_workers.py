@@ -1,0 +1,520 @@
+"""Several processes on one listener: they come and go, and nobody outside notices."""
+
+import asyncio
+import contextlib
+import os
+import re
+import signal
+import socket
+import time
+from collections.abc import AsyncIterator, Iterator
+from contextlib import asynccontextmanager, contextmanager
+from pathlib import Path
+from typing import Any
+from urllib.parse import urlsplit
+
+import aiohttp
+import pytest
+
+from tests.client import Client, client_session
+from tests.db.command import custody
+from tests.db.embedded_server import alive
+from tests.e2e.hangup import configured, until
+from tests.e2e.keks import Place
+from tests.e2e.service_manager import service_manager
+from tests.e2e.test_kek_boot import init_one
+from tests.e2e.test_stop import Load, ended, hammer
+from tests.faulty_proxy import Fault, faulty_proxy
+from tests.leaks import remember
+from tests.servers import (
+    Daemon,
+    Database,
+    daemon_beside,
+    settings_for,
+)
+from tests.tokens import Issuer
+
+pytestmark = pytest.mark.skipif(not Path("/proc/self").exists(), reason="reads Linux's /proc")
+
+COUNT = 3
+OTHER_KEK = "RnJvbSBhbm90aGVyIGtleSBvZiAzMiBieXRlcyBoZXI="
+
+
+def workers_of(daemon: Daemon) -> dict[int, int]:
+    """Return the process ids of the processes that serve, by their numbers."""
+    assert daemon.process is not None
+    found = {}
+    for folder in Path("/proc").glob("[0-9]*"):
+        with contextlib.suppress(OSError):
+            parent = int((folder / "stat").read_text().rpartition(") ")[2].split()[1])
+            command = (folder / "cmdline").read_text().split("\0")
+            if parent == daemon.process.pid and "worker" in command:
+                number = next(one for one in command if one.startswith("--number="))
+                found[int(number.partition("=")[2])] = int(folder.name)
+    return dict(sorted(found.items()))
+
+
+def metrics_folders(folder: Path) -> list[Path]:
+    return list(folder.glob("custody-metrics-*"))
+
+
+def variables_of(process: int) -> set[str]:
+    """Return the names of a process's variables; root alone may ask for them."""
+    text = Path("/proc", str(process), "environ").read_text()
+    return {line.partition("=")[0] for line in text.split("\0")}
+
+
+async def gone(process: int) -> None:
+    """Wait for the end of a process."""
+    await until(lambda: not alive(process))
+
+
+async def serving(daemon: Daemon, count: int) -> None:
+    """Wait until so many processes have come to serve, those that are gone included."""
+    await until(lambda: ready_count(daemon) >= count, 60)
+
+
+def ready_count(daemon: Daemon) -> int:
+    """Return how many processes have said that they serve."""
+    return len(daemon.events("serving"))
+
+
+@contextmanager
+def three(
+    database: Database, issuer: Issuer, folder: Path, module: str = "custody", **overrides: str
+) -> Iterator[Daemon]:
+    """Run the daemon with three processes, once all of them serve."""
+    overrides = {"WORKERS": str(COUNT), "raw_RUNTIME_DIRECTORY": str(folder)} | overrides
+    with daemon_beside(database, issuer, folder, module=module, **overrides) as daemon:
+        until_now(lambda: ready_count(daemon) >= COUNT)
+        yield daemon
+
+
+def until_now(true: Any, seconds: float = 40) -> None:
+    deadline = time.monotonic() + seconds
+    while not true():
+        assert time.monotonic() < deadline, "waited in vain"
+        time.sleep(0.05)
+
+
+@contextmanager
+def stopped(*processes: int) -> Iterator[None]:
+    """Stop processes where they stand for the length of the block."""
+    for process in processes:
+        os.kill(process, signal.SIGSTOP)
+    try:
+        yield
+    finally:
+        for process in processes:
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(process, signal.SIGCONT)
+
+
+async def ask(daemon: Daemon) -> int:
+    """Ask over a connection of its own."""
+    async with client_session() as session:
+        return (await Client(daemon, session, "alice").status()).status
+
+
+@asynccontextmanager
+async def asking(daemon: Daemon) -> AsyncIterator[list[int | str]]:
+    """Ask again and again over connections of their own; yields the outcomes so far."""
+    outcomes: list[int | str] = []
+
+    async def ask_on() -> None:
+        while True:
+            try:
+                async with asyncio.timeout(10):
+                    outcomes.append(await ask(daemon))
+            except (aiohttp.ClientError, TimeoutError) as error:
+                outcomes.append(type(error).__name__)
+
+    tasks = [asyncio.create_task(ask_on()) for _ in range(4)]
+    try:
+        yield outcomes
+        await asyncio.sleep(0.2)
+    finally:
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+
+
+async def test_each_of_them_serves_the_vault_and_the_operators(
+    database: Database, issuer: Issuer, tmp_path: Path
+) -> None:
+    with three(database, issuer, tmp_path) as daemon:
+        workers = workers_of(daemon)
+        assert list(workers) == [0, 1, 2]
+        for number in workers:
+            with stopped(*(pid for other, pid in workers.items() if other != number)):
+                assert [await ask(daemon) for _ in range(3)] == [200] * 3
+                async with (
+                    client_session() as session,
+                    session.get(f"{daemon.admin}/readyz") as answer,
+                ):
+                    assert answer.status == 200
+        assert workers_of(daemon) == workers
+
+
+async def test_they_are_one_service(database: Database, issuer: Issuer, tmp_path: Path) -> None:
+    with service_manager() as manager:
+        overrides = {"raw_NOTIFY_SOCKET": manager.address, "raw_WATCHDOG_USEC": "6000000"}
+        with three(database, issuer, tmp_path, **overrides) as daemon:
+            assert daemon.process is not None
+            await until(lambda: manager.status.startswith(f"{COUNT} of {COUNT} processes | http:"))
+            assert len(manager.said("READY")) == 1
+            assert {message.sender for message in manager.messages} == {daemon.process.pid}
+            count = len(manager.said("WATCHDOG"))
+            await until(lambda: len(manager.said("WATCHDOG")) > count + 2)
+            # What the service manager tells of itself is not for them.
+            for worker in workers_of(daemon).values():
+                names = variables_of(worker)
+                assert "CUSTODY_WORKERS" in names
+                assert not {name for name in names if name.startswith(("NOTIFY_", "LISTEN_"))}
+            daemon.process.send_signal(signal.SIGTERM)
+            await until(lambda: bool(manager.said("STOPPING")))
+            assert await ended(daemon.process, 40) == 0
+        assert {message.sender for message in manager.messages} == {daemon.process.pid}
+        assert metrics_folders(tmp_path) == []
+
+
+async def test_ready_when_the_first_one_is(
+    database: Database, issuer: Issuer, tmp_path: Path
+) -> None:
+    """With the database down one process waits for it, and a reload reaches that one, too."""
+    with service_manager() as manager, faulty_proxy(database.server.port) as proxy:
+        proxy.fault = Fault.REFUSE
+        url = database.url("custody_app").replace(f":{database.server.port}/", f":{proxy.port}/")
+        overrides = {
+            "raw_NOTIFY_SOCKET": manager.address,
+            "WORKERS": str(COUNT),
+            "DATABASE_URL": url,
+            "raw_RUNTIME_DIRECTORY": str(tmp_path),
+        }
+        values: dict[str, Any] = {"cors_origins": []}
+        with configured(database, issuer, tmp_path, values, ready=False, **overrides) as at:
+            await until(lambda: len(manager.said("EXTEND_TIMEOUT_USEC")) >= 3)
+            await until(lambda: "NOT READY: database" in manager.status)
+            assert list(workers_of(at.daemon)) == [0]
+            await at.reloads(cors_origins=["https://app.example"])
+            assert manager.said("READY") == manager.said("RELOADING") == []
+            proxy.fault = Fault.NONE
+            await until(lambda: manager.status.startswith(f"{COUNT} of {COUNT} "), 40)
+            assert len(manager.said("READY")) == 1
+
+
+async def test_one_that_is_killed_is_replaced_and_the_others_serve(
+    database: Database, issuer: Issuer, tmp_path: Path
+) -> None:
+    with three(database, issuer, tmp_path) as daemon:
+        for number in range(COUNT):
+            before = workers_of(daemon)
+            os.kill(before[number], signal.SIGKILL)
+            await gone(before[number])
+            async with asking(daemon) as outcomes:
+                await serving(daemon, COUNT + number + 1)
+            assert set(outcomes) == {200}
+            after = workers_of(daemon)
+            assert {n for n in after if after[n] != before[n]} == {number}
+        assert [event["code"] for event in daemon.events("process_ended")] == [-9] * COUNT
+
+
+async def test_one_that_is_frozen_is_killed_and_replaced(
+    database: Database, issuer: Issuer, tmp_path: Path
+) -> None:
+    module = "tests.e2e.quick_supervisor"
+    with three(database, issuer, tmp_path, module=module) as daemon:
+        before = workers_of(daemon)
+        os.kill(before[1], signal.SIGSTOP)
+        async with asking(daemon) as outcomes:
+            await serving(daemon, COUNT + 1)
+        assert set(outcomes) == {200}
+        (frozen,) = {event["process"] for event in daemon.events("process_frozen")}
+        assert frozen == before[1]
+        after = workers_of(daemon)
+        assert {number for number in after if after[number] != before[number]} == {1}
+
+
+async def test_all_of_them_replaced_while_the_database_is_down(
+    database: Database, issuer: Issuer, tmp_path: Path
+) -> None:
+    """No reason for the service manager to start the service anew: it hears signs of life."""
+    with service_manager() as manager, faulty_proxy(database.server.port) as proxy:
+        url = database.url("custody_app").replace(f":{database.server.port}/", f":{proxy.port}/")
+        overrides = {"raw_NOTIFY_SOCKET": manager.address, "DATABASE_URL": url}
+        with three(database, issuer, tmp_path, **overrides) as daemon:
+            proxy.fault = Fault.REFUSE
+            for worker in workers_of(daemon).values():
+                os.kill(worker, signal.SIGKILL)
+            await serving(daemon, 2 * COUNT)
+            count = len(manager.said("WATCHDOG"))
+            await until(lambda: len(manager.said("WATCHDOG")) > count + 2)
+            assert manager.status.startswith(f"0 of {COUNT} processes | NOT READY: database")
+            proxy.fault = Fault.NONE
+            await until(lambda: manager.status.startswith(f"{COUNT} of {COUNT} processes | http"))
+
+
+@pytest.mark.parametrize(
+    ("overrides", "expected"),
+    [
+        ({"KEK": "env:MISSING?id=missing"}, "neither MISSING nor MISSING_FILE is set"),
+        ({"JWT_ISSUER": ""}, "CUSTODY_JWT_ISSUER must be set"),
+        ({"RATE_LIMIT": "-1"}, "CUSTODY_RATE_LIMIT"),
+    ],
+    ids=["kek", "missing", "setting"],
+)
+async def test_configuration_error_is_one_line_and_no_loop(
+    database: Database,
+    issuer: Issuer,
+    tmp_path: Path,
+    overrides: dict[str, str],
+    expected: str,
+) -> None:
+    environ = settings_for(database, issuer, tmp_path, WORKERS=str(COUNT), **overrides)
+    done = await asyncio.to_thread(custody, environ, "serve")
+    assert done.code == 78
+    assert expected in done.complaint
+    assert done.err.count("process_started") <= 1
+
+
+async def test_configuration_that_breaks_later_ends_no_process_that_serves(
+    database: Database, issuer: Issuer, tmp_path: Path
+) -> None:
+    """One that can't start is tried again; it starts when the file is right again."""
+    overrides = {"WORKERS": str(COUNT), "raw_RUNTIME_DIRECTORY": str(tmp_path)}
+    values: dict[str, Any] = {"cors_origins": []}
+    with configured(database, issuer, tmp_path, values, ready=True, **overrides) as at:
+        await serving(at.daemon, COUNT)
+        at.write(rate_limit=-1)
+        os.kill(workers_of(at.daemon)[0], signal.SIGKILL)
+        await until(lambda: [e["code"] for e in at.daemon.events("process_ended")] == [-9, 78], 40)
+        assert await ask(at.daemon) == 200
+        at.write(rate_limit=None)
+        await serving(at.daemon, COUNT + 1)
+
+
+async def test_they_end_with_a_supervisor_that_is_killed(
+    database: Database, issuer: Issuer, tmp_path: Path
+) -> None:
+    """Also one that was started just before."""
+    with three(database, issuer, tmp_path) as daemon:
+        assert daemon.process is not None
+        first = workers_of(daemon)
+        os.kill(first[2], signal.SIGKILL)
+        await until(lambda: len(daemon.events("process_started")) == COUNT + 1)
+        workers = workers_of(daemon).values()
+        assert len(workers) == COUNT
+        daemon.process.kill()
+        assert await ended(daemon.process) == -signal.SIGKILL
+        await until(lambda: not any(alive(worker) for worker in workers))
+        for base in (daemon.base, daemon.admin):
+            place = urlsplit(base)
+            assert place.port is not None
+            # Without SO_REUSEADDR, nobody may listen there.
+            with socket.create_server(("127.0.0.1", place.port)):
+                pass
+
+
+async def test_a_stop_under_load_cuts_nobody_off(
+    database: Database, issuer: Issuer, tmp_path: Path
+) -> None:
+    users = [f"user-{n}" for n in range(32)]
+    with three(database, issuer, tmp_path) as daemon:
+        assert daemon.process is not None
+        workers = workers_of(daemon).values()
+        async with client_session() as session:
+            made = await asyncio.gather(*(Client(daemon, session, u).init() for u in users))
+        assert {answer.status for answer in made} == {200}
+        load = Load()
+        async with asyncio.TaskGroup() as group:
+            for user in users:
+                group.create_task(hammer(daemon, user, load))
+            await asyncio.sleep(2)
+            assert load.cut == load.late == 0
+            load.stopped_at = time.monotonic()
+            daemon.process.send_signal(signal.SIGTERM)
+            assert await ended(daemon.process, 40) == 0
+        assert (load.wrong, load.cut) == ([], 0)
+        assert load.answered >= len(users)
+        assert not any(alive(worker) for worker in workers)
+
+
+async def test_while_they_drain_nobody_new_is_kept_waiting(
+    database: Database, issuer: Issuer, tmp_path: Path
+) -> None:
+    """What is under way is answered; a new connection is refused at once, not left in a queue."""
+    with three(database, issuer, tmp_path) as daemon:
+        assert daemon.process is not None
+        async with client_session() as session:
+            alice = Client(daemon, session, "alice")
+            await alice.init()
+            async with database.connect() as superuser, superuser.transaction():
+                await superuser.execute("SELECT FROM auth.encryption_vaults FOR UPDATE")
+                rotation = asyncio.create_task(alice.rotate())
+                await asyncio.sleep(0.5)
+                daemon.process.send_signal(signal.SIGTERM)
+                await until(lambda: len(daemon.events("draining")) == COUNT)
+                place = urlsplit(daemon.base)
+                with pytest.raises(ConnectionRefusedError):
+                    await asyncio.open_connection(place.hostname, place.port)
+                assert daemon.process.poll() is None
+            assert (await rotation).status == 200
+        assert await ended(daemon.process, 40) == 0
+
+
+async def test_a_reload_reaches_all_of_them(
+    database: Database, issuer: Issuer, tmp_path: Path
+) -> None:
+    """And is told of as one, when the last of them is done."""
+    origin = "https://app.example"
+    with service_manager() as manager:
+        overrides = {
+            "WORKERS": str(COUNT),
+            "raw_RUNTIME_DIRECTORY": str(tmp_path),
+            "raw_NOTIFY_SOCKET": manager.address,
+        }
+        values: dict[str, Any] = {"cors_origins": []}
+        with configured(database, issuer, tmp_path, values, ready=True, **overrides) as at:
+            await until(lambda: manager.status.startswith(f"{COUNT} of {COUNT}"), 40)
+            at.write(cors_origins=[origin])
+            at.hang_up()
+            await until(lambda: len(manager.said("READY")) == 2)
+            assert len(manager.said("RELOADING")) == 1
+            assert len(at.daemon.events("reloaded")) == COUNT
+            workers = workers_of(at.daemon)
+            for number in workers:
+                others = (pid for other, pid in workers.items() if other != number)
+                with stopped(*others):
+                    headers = {"Origin": origin, "Access-Control-Request-Method": "GET"}
+                    async with (
+                        client_session() as session,
+                        session.options(f"{at.daemon.base}/key", headers=headers) as answer,
+                    ):
+                        assert answer.status == 204
+            at.write(rate_limit=-1)
+            at.hang_up()
+            await until(lambda: len(manager.said("READY")) == 3)
+            assert "reload failed: CUSTODY_RATE_LIMIT" in manager.status
+
+
+async def answered(daemon: Daemon) -> float:
+    """Return how many answers to /status the metrics show, whoever shows them."""
+    async with client_session() as session, session.get(f"{daemon.admin}/metrics") as answer:
+        text = await answer.text()
+    assert text.endswith("# EOF\n")
+    found = re.findall(r'(?m)^custody_requests_total\{.*route="get_status".*\} ([0-9.e+]+)$', text)
+    return sum(float(one) for one in found)
+
+
+async def test_metrics_are_those_of_all_of_them(
+    database: Database, issuer: Issuer, tmp_path: Path
+) -> None:
+    with three(database, issuer, tmp_path) as daemon:
+        workers = workers_of(daemon)
+        for number in workers:
+            with stopped(*(pid for other, pid in workers.items() if other != number)):
+                for _ in range(number + 1):
+                    assert await ask(daemon) == 200
+                assert await answered(daemon) == sum(n + 1 for n in range(number + 1))
+        total = await answered(daemon)
+        assert total == 6
+        for number in range(COUNT):
+            os.kill(workers[number], signal.SIGKILL)
+            await serving(daemon, COUNT + number + 1)
+            assert [await answered(daemon) for _ in range(6)] == [total] * 6
+        assert await ask(daemon) == 200
+        assert await answered(daemon) == total + 1
+
+
+async def rows(database: Database, kek_id: str) -> int:
+    return int(
+        await database.value(
+            "SELECT count(*) FROM auth.encryption_vaults WHERE kek_id = $1", kek_id
+        )
+    )
+
+
+async def test_one_of_them_re_wraps(database: Database, issuer: Issuer, tmp_path: Path) -> None:
+    """The first: while it stands still nothing is re-wrapped, and the others have no such role."""
+    environ = {"OTHER_KEK": remember(OTHER_KEK)}
+    old = Place("env:OTHER_KEK?id=other", "other", environ)
+    overrides = {
+        "OLD_KEKS": old.uri,
+        "raw_OTHER_KEK": OTHER_KEK,
+        "REWRAP_DATABASE_URL": database.url("custody_rewrap"),
+        "REWRAP_INTERVAL": "1",
+    }
+    connected = (
+        "SELECT count(*) FROM pg_stat_activity"
+        " WHERE usename = 'custody_rewrap' AND datname = current_database()"
+    )
+    with three(database, issuer, tmp_path, **overrides) as daemon:
+        first = workers_of(daemon)[0]
+        with stopped(first):
+            await database.execute(
+                "SELECT pg_terminate_backend(pid) FROM pg_stat_activity"
+                " WHERE usename = 'custody_rewrap' AND datname = current_database()"
+            )
+            await init_one(database, issuer, tmp_path, old)
+            await asyncio.sleep(3)
+            assert (await rows(database, "other"), await database.value(connected)) == (1, 0)
+
+        async def moved() -> bool:
+            return await rows(database, "env-v1") == 1
+
+        await until(moved, 40)
+        assert len(daemon.events("rewrap_begins")) == 1
+
+
+async def test_ctrl_c_ends_all_of_them(database: Database, issuer: Issuer, tmp_path: Path) -> None:
+    with three(database, issuer, tmp_path) as daemon:
+        assert daemon.process is not None
+        assert daemon.log is not None
+        workers = workers_of(daemon).values()
+        # What a terminal does: all of the group get it.
+        os.killpg(daemon.process.pid, signal.SIGINT)
+        assert await ended(daemon.process, 40) == 0
+        assert not any(alive(worker) for worker in workers)
+        assert len(daemon.events("stopped")) == COUNT
+        assert daemon.events("process_ended", "process_killed", "process_frozen") == []
+        assert "Traceback" not in daemon.log.read_text()
+
+
+async def test_all_of_them_told_to_end_at_once(
+    database: Database, issuer: Issuer, tmp_path: Path
+) -> None:
+    """As a service manager does that signals the whole control group."""
+    with three(database, issuer, tmp_path) as daemon:
+        assert daemon.process is not None
+        assert daemon.log is not None
+        for worker in workers_of(daemon).values():
+            os.kill(worker, signal.SIGTERM)
+        daemon.process.send_signal(signal.SIGTERM)
+        assert await ended(daemon.process, 40) == 0
+        assert "Traceback" not in daemon.log.read_text()
+
+
+async def test_port_that_is_taken(database: Database, issuer: Issuer, tmp_path: Path) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        listen = f"127.0.0.1:{taken.getsockname()[1]}"
+        environ = settings_for(database, issuer, tmp_path, WORKERS=str(COUNT), LISTEN=listen)
+        done = await asyncio.to_thread(custody, environ, "serve")
+    assert done.code == 1
+    assert f"CUSTODY_LISTEN: can't listen on {listen}" in done.complaint
+    assert "process_started" not in done.err
+
+
+async def test_unix_socket(database: Database, issuer: Issuer, tmp_path: Path) -> None:
+    path = tmp_path / "vault.sock"
+    with three(database, issuer, tmp_path, LISTEN=f"unix:{path}") as daemon:
+        workers = workers_of(daemon)
+        for number in workers:
+            with stopped(*(pid for other, pid in workers.items() if other != number)):
+                async with (
+                    aiohttp.ClientSession(connector=aiohttp.UnixConnector(str(path))) as session,
+                    session.get(
+                        "http://localhost/api/v1/me/encryption-vault/status",
+                        headers={"Authorization": remember(issuer.bearer())},
+                    ) as answer,
+                ):
+                    assert answer.status == 200
