@@ -3,7 +3,8 @@ PYTHON ?= python3
 VENV   := .venv
 BIN    := $(VENV)/bin
 
-.PHONY: run test lint bench bench-kek-faults bench-rewrap lock clean
+.PHONY: run test lint lock clean
+.PHONY: bench bench-audit bench-growth bench-kek-faults bench-remote-kek bench-rewrap bench-start
 .DEFAULT_GOAL := run
 
 $(VENV)/.installed: requirements-dev.lock pyproject.toml
@@ -27,14 +28,27 @@ lint: $(VENV)/.installed
 	$(BIN)/ruff check .
 	$(BIN)/mypy
 
+# Options, for example: make bench ARGS="--only key --connections 64"
 bench: $(VENV)/.installed
-	@exec $(BIN)/python -m tests.bench
+	@exec $(BIN)/python -m tests.bench $(ARGS)
+
+bench-audit: $(VENV)/.installed
+	@exec $(BIN)/python -m tests.bench.audit $(ARGS)
+
+bench-growth: $(VENV)/.installed
+	@exec $(BIN)/python -m tests.bench.growth $(ARGS)
 
 bench-kek-faults: $(VENV)/.installed
-	@exec $(BIN)/python -m tests.bench.kek_faults
+	@exec $(BIN)/python -m tests.bench.kek_faults $(ARGS)
+
+bench-remote-kek: $(VENV)/.installed
+	@exec $(BIN)/python -m tests.bench.remote_kek $(ARGS)
 
 bench-rewrap: $(VENV)/.installed
-	@exec $(BIN)/python -m tests.bench.rewrap
+	@exec $(BIN)/python -m tests.bench.rewrap $(ARGS)
+
+bench-start: $(VENV)/.installed
+	@exec $(BIN)/python -m tests.bench.start $(ARGS)
 
 lock: $(VENV)/.installed
 	$(BIN)/uv pip compile pyproject.toml --upgrade --universal --python-version 3.11 --generate-hashes \

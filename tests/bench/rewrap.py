@@ -29,6 +29,7 @@ from custody.settings import LogFormat, LogLevel
 from kek_backends.base import FORMAT_BOUND, Wrap
 from kek_backends.loader import load
 from tests.bao_server import Bao, bao_server
+from tests.bench.bao_wraps import encrypt
 from tests.bench.rewrap_cases import Case, Measured, measure
 from tests.many_rows import copy_rows
 from tests.servers import Database, make_template, new_database
@@ -37,7 +38,6 @@ ROUNDS = 3
 ROWS, BAO_ROWS, LOOP_ROWS = 100_000, 20_000, 1_000
 SCALE = (10_000, 100_000)
 LARGE = 1_000_000
-_BAO_BATCH = 160
 
 OLD, NEW = "env:OLD_KEK?id=bench-v1", "env:NEW_KEK?id=bench-v2"
 
@@ -100,7 +100,7 @@ async def local_rows(server: EmbeddedPostgres, count: int) -> AsyncIterator[Sour
 async def bao_rows(server: EmbeddedPostgres, bao: Bao, count: int) -> AsyncIterator[Source]:
     """Make rows under the first version of a transit key, to be brought to the second."""
     name = await asyncio.to_thread(bao.make_key)
-    wraps = await asyncio.to_thread(_encrypt, bao, name, list(Keys(count)))
+    wraps = await asyncio.to_thread(encrypt, bao, name, Keys(count))
 
     async def ready(user_id: str, _key: bytes) -> Wrap:
         return Wrap(wraps[user_id], "", FORMAT_BOUND, f"vault:transit/{name}:v1")
@@ -110,24 +110,6 @@ async def bao_rows(server: EmbeddedPostgres, bao: Bao, count: int) -> AsyncItera
         await asyncio.to_thread(bao.rotate, name)
         environ = await asyncio.to_thread(bao.environ, name)
         yield Source(database, f"vault:transit/{name}", (), environ)
-
-
-def _encrypt(bao: Bao, name: str, keys: list[tuple[str, bytes]]) -> dict[str, str]:
-    wraps = {}
-    for start in range(0, len(keys), _BAO_BATCH):
-        batch = keys[start : start + _BAO_BATCH]
-        items = [
-            {
-                "plaintext": base64.b64encode(key).decode(),
-                "context": base64.b64encode(user.encode()).decode(),
-            }
-            for user, key in batch
-        ]
-        answer = bao.ask("POST", f"transit/encrypt/{name}", {"batch_input": items})
-        results = answer["data"]["batch_results"]
-        for (user, _), result in zip(batch, results, strict=True):
-            wraps[user] = result["ciphertext"]
-    return wraps
 
 
 async def compare(source: Source, kinds: dict[str, tuple[str, int]]) -> dict[str, Measured]:

@@ -1,0 +1,82 @@
+"""The benchmarks work; how fast anything is, no test says."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.bench.__main__ import BARE, CHECKED, INIT, KEY, PG_KEY, PG_READ, STATUS
+from tests.bench.remote_kek import BACKEND, SERVER
+from tests.servers import ROOT
+
+SECONDS = 110
+SHORT = ("--seconds", "0.2", "--rounds", "1", "--connections", "2")
+
+pytestmark = pytest.mark.timeout(SECONDS + 10)
+
+
+def bench(module: str, folder: Path, *options: str) -> tuple[str, Any]:
+    """Run a benchmark, and return what it printed and what it wrote."""
+    path = folder / "bench.json"
+    done = subprocess.run(
+        [sys.executable, "-m", module, "--json", str(path), *options],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        timeout=SECONDS,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    assert "eyJ" not in done.stdout + done.stderr, "a token was printed"
+    return done.stdout, json.loads(path.read_text("utf-8"))
+
+
+def test_the_routes_are_measured_beside_their_ceilings(tmp_path: Path) -> None:
+    text, found = bench("tests.bench", tmp_path, *SHORT, "--users", "5")
+    rows = {row["name"]: row for row in found["rows"]}
+    assert list(rows) == [BARE, CHECKED, PG_READ, PG_KEY, STATUS, KEY, INIT]
+    assert all(f"\n{name} " in text for name in rows)
+    assert all(rows[name]["answered"] > 0 for name in (BARE, CHECKED, STATUS, KEY, INIT))
+    assert set(rows[KEY]["ratios"]) == {"bare", "token", "pgbench"}
+    about = found["about"]
+    assert [about["postgresql"][name] for name in ("fsync", "synchronous_commit")] == ["on", "on"]
+    assert about["audit rows"] == about["answers to audit"] > 0
+
+
+def test_growth_is_measured_against_the_least_size(tmp_path: Path) -> None:
+    options = ("--sizes", "5", "20", "--callers", "5", "--many-callers", "10", "--audit", "100")
+    _, found = bench("tests.bench.growth", tmp_path, *SHORT, *options)
+    keys = [row for row in found["rows"] if row["name"].startswith("GET /key")]
+    assert [row["name"].partition(", ")[2] for row in keys] == [
+        "5 users",
+        "20 users",
+        "20 users, 10 callers",
+        "20 users, 100 audit rows",
+    ]
+    assert all(row["answered"] > 0 for row in keys)
+    assert [list(row["ratios"]) for row in keys] == [[], ["least"], ["least"], ["least"]]
+
+
+def test_the_shapes_of_the_audit_table_are_compared(tmp_path: Path) -> None:
+    _, found = bench("tests.bench.audit", tmp_path, *SHORT, "--rows", "1200", "--users", "10")
+    assert [row["name"] for row in found["rows"]] == ["empty table", "one table", "partitioned"]
+    let_go = [facts["oldest rows let go"] for facts in found["facts"].values()]
+    assert all(90 <= rows <= 110 for rows in let_go)
+
+
+def test_starts_and_idle_connections_are_measured(tmp_path: Path) -> None:
+    options = ("--starts", "1", "--idle", "60", "--users", "5")
+    _, found = bench("tests.bench.start", tmp_path, *options)
+    assert set(found["starts"][0]) == {"GET /key", "/readyz", "MiB"}
+    assert found["idle"]["connections"] == 60
+
+
+def test_a_remote_kek_is_measured_beside_its_server(tmp_path: Path) -> None:
+    _, found = bench("tests.bench.remote_kek", tmp_path, *SHORT, "--users", "5")
+    rows = {row["name"]: row for row in found["rows"]}
+    assert list(rows) == [SERVER, BACKEND, KEY]
+    assert all(row["answered"] > 0 for row in rows.values())
+    assert list(rows[KEY]["ratios"]) == ["openbao"]
