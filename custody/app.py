@@ -176,7 +176,7 @@ async def running(
             limit=RateLimit(settings.rate_limit),
         )
         outermost = Outermost(cors, metrics, health)
-        app = build_application(frontend, outermost)
+        app = build_application(frontend)
         if settings.development:
             app.router.add_get("/openapi.json", _show_document)
         listeners = listeners or open_listeners(settings, {})
@@ -184,7 +184,7 @@ async def running(
         admin_runner = await _set_up(
             web.AppRunner(build_admin(health, metrics), access_log=None), stack
         )
-        runner = await _set_up(Runner(app), stack)
+        runner = await _set_up(Runner(app, outermost, frontend), stack)
         # What was pushed last is closed first: the vault drains while the admin listener still
         # says why it is not ready, and the database outlives both.
         admin = await serve_on(admin_runner, listeners.admin)
@@ -197,7 +197,7 @@ async def running(
         stack.push_async_callback(health.forget)
         if rewrapping is not None:
             stack.push_async_callback(rewrapping.stop, asyncio.create_task(rewrapping.work()))
-        parts = Reloadable(frontend, cors, tls, jwks, source, engine, keyring, kek_watch)
+        parts = Reloadable(frontend, outermost, cors, tls, jwks, source, engine, keyring, kek_watch)
         reload = Reload(settings, environ, parts)
         stack.push_async_callback(reload.close)
 

@@ -64,10 +64,14 @@ class Keyring:
 
     def find(self, kek_id: str) -> KekBackend | None:
         """Return the KEK whose wraps carry this kek_id, or None where none is configured."""
-        holding = [backend for backend in self._backends if backend.holds(kek_id)]
-        # An alias holds what it pointed at before; the key named outright comes first.
-        exact = [backend for backend in holding if backend.kek_id == kek_id]
-        return next(iter(exact or holding), None)
+        held = None
+        for backend in self._backends:
+            if backend.holds(kek_id):
+                # An alias holds what it pointed at before; the key named outright comes first.
+                if backend.kek_id == kek_id:
+                    return backend
+                held = held or backend
+        return held
 
     async def wrap(self, user_id: str, master_key: bytes) -> Wrap:
         """Wrap under the active KEK; see :meth:`KekBackend.wrap`."""

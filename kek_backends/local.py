@@ -39,6 +39,7 @@ class LocalKek(KekBackend):
         self._uri = uri
         self._kek_id = kek_id
         self._key = key
+        self._xaes = aead.XaesKey(key)
 
     @property
     def uri(self) -> KekUri:
@@ -57,7 +58,7 @@ class LocalKek(KekBackend):
     async def _wrap(self, user_id: str, master_key: bytes) -> Wrap:
         nonce = aead.xaes_nonce()
         aad = aead.associated_data(user_id, self._kek_id)
-        ciphertext = aead.xaes_encrypt(self._key, nonce, master_key, aad)
+        ciphertext = self._xaes.encrypt(nonce, master_key, aad)
         return Wrap(
             wrapped_mk=base64.b64encode(ciphertext).decode(),
             wrap_iv=base64.b64encode(nonce).decode(),
@@ -71,7 +72,7 @@ class LocalKek(KekBackend):
             return aead.gcm_decrypt(self._key, nonce, ciphertext)
         if wrap.format_version == FORMAT_BOUND:
             aad = aead.associated_data(user_id, wrap.kek_id)
-            return aead.xaes_decrypt(self._key, nonce, ciphertext, aad)
+            return self._xaes.decrypt(nonce, ciphertext, aad)
         raise Tampered(f"{self._uri.text}: no such wrap format: {wrap.format_version}")
 
 

@@ -1,4 +1,7 @@
-"""Writes audit rows, inside the transaction of what they record."""
+"""Writes audit rows: inside the transaction of what they record, or many in one of their own."""
+
+from collections.abc import Sequence
+from typing import cast
 
 from custody.audit.events import Event
 from custody.db.engine import Connection
@@ -32,3 +35,30 @@ async def write(connection: Connection, event: Event) -> None:
     )
     if done != "INSERT 0 1":
         raise NotRecorded
+
+
+async def write_together(
+    connection: Connection, events: Sequence[Event], deadline: float
+) -> list[bool]:
+    """Add and commit the audit rows of some actions, of any users, in one transaction.
+
+    Args:
+        connection: with no transaction open.
+        events: what to record; each row is written in the scope of its own user.
+        deadline: the earliest of these requests, on the database's clock; it never commits later.
+
+    Returns:
+        For each event whether it was recorded; as :class:`NotRecorded` where it was not.
+    """
+    recorded = await connection.fetchval(
+        query("record_events"),
+        deadline,
+        [event.id for event in events],
+        [event.user_id for event in events],
+        [event.action for event in events],
+        [event.ip_address for event in events],
+        [event.user_agent for event in events],
+        [event.context for event in events],
+        [event.status for event in events],
+    )
+    return cast("list[bool]", recorded)

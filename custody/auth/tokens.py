@@ -1,6 +1,7 @@
 """Bearer tokens: from an Authorization header to the user whose token it carries.
 
-PyJWT checks the signature; everything it is lax about is checked here before it sees the token.
+PyJWT checks the signature, once for each token and JWKS; everything it is lax about is checked here
+before it sees the token, and what time can change at each request.
 Nothing of a token ever gets into a message.
 """
 
@@ -8,12 +9,13 @@ import math
 import re
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import jwt
 
 from custody.auth.jwk import VerificationKey, decode_base64url
 from custody.auth.jwks import JwksCache
+from custody.auth.verified import Claims, VerifiedTokens, name_of
 from custody.strict_json import decode_object
 
 _MAX_LENGTH = 8192  # characters of header value
@@ -21,7 +23,7 @@ _MAX_SUBJECT = 255  # characters
 _TYPES = frozenset({"jwt", "at+jwt", "application/at+jwt"})
 # RFC 9110 section 11.4 and RFC 7515 section 7.1; 86 characters are the 64 bytes of RFC 8032.
 _BEARER = re.compile(
-    r"(?i:bearer) +(?P<token>(?P<header>[\w-]+)\.(?P<payload>[\w-]+)\.(?P<signature>[\w-]{86}))",
+    r"(?i:bearer) +(?P<header>[\w-]+)\.(?P<payload>[\w-]+)\.(?P<signature>[\w-]{86})",
     re.ASCII,
 )
 _JWS = jwt.PyJWS(algorithms=["EdDSA"])
@@ -65,6 +67,7 @@ class TokenVerifier:
         self._audience = audience
         self._leeway = leeway
         self._now = now
+        self._verified = VerifiedTokens()
 
     async def verify(self, authorization: str | None) -> Principal:
         """Tell whose token this is.
@@ -76,18 +79,40 @@ class TokenVerifier:
             InvalidToken: there is no token, or one that is to be refused.
             IssuerUnavailable: there are no keys to judge it by.
         """
-        token, header, claims = _parsed(authorization)
+        if authorization is None:
+            raise InvalidToken("no Authorization header")
+        if len(authorization) > _MAX_LENGTH:
+            raise InvalidToken("too long")
+        name = name_of(authorization)
+        known = self._verified.find(name)
+        claims = known or self._read(authorization)
         # Not trusted before the signature is: checked first so that a token which is refused
         # anyway, as an expired one is, costs no fetch and no curve arithmetic.
-        kid = _checked_header(header)
-        self._check_addressing(claims)
         self._check_times(claims)
-        subject = _checked_subject(claims)
-        key = await self._jwks.key_for(kid)
+        key = await self._jwks.key_for(claims.kid)
         if key is None:
             raise InvalidToken("no such key")
-        _check_signature(token, key)
-        return Principal(subject)
+        # The very object: each JWKS that is fetched has new ones.
+        if claims.key is not key:
+            _check_signature(authorization.rpartition(" ")[2], key)
+            self._verified.add(name, replace(claims, key=key))
+        return Principal(claims.user_id)
+
+    def _read(self, authorization: str) -> Claims:
+        header, claims = _parsed(authorization)
+        kid = _checked_header(header)
+        self._check_addressing(claims)
+        if "exp" not in claims:
+            raise InvalidToken("no exp")
+        return Claims(
+            user_id=_checked_subject(claims),
+            kid=kid,
+            expires=_seconds(claims["exp"]),
+            begins=max(
+                (_seconds(claims[name]) for name in ("nbf", "iat") if name in claims),
+                default=-math.inf,
+            ),
+        )
 
     def _check_addressing(self, claims: dict[str, object]) -> None:
         if claims.get("iss") != self._issuer:
@@ -97,22 +122,15 @@ class TokenVerifier:
         if not all(isinstance(one, str) for one in audiences) or self._audience not in audiences:
             raise InvalidToken("another audience")
 
-    def _check_times(self, claims: dict[str, object]) -> None:
+    def _check_times(self, claims: Claims) -> None:
         now = self._now()
-        if "exp" not in claims:
-            raise InvalidToken("no exp")
-        if _seconds(claims["exp"]) <= now - self._leeway:
+        if claims.expires <= now - self._leeway:
             raise InvalidToken("expired")
-        for name in ("nbf", "iat"):
-            if name in claims and _seconds(claims[name]) > now + self._leeway:
-                raise InvalidToken("not valid yet")
+        if claims.begins > now + self._leeway:
+            raise InvalidToken("not valid yet")
 
 
-def _parsed(authorization: str | None) -> tuple[str, dict[str, object], dict[str, object]]:
-    if authorization is None:
-        raise InvalidToken("no Authorization header")
-    if len(authorization) > _MAX_LENGTH:
-        raise InvalidToken("too long")
+def _parsed(authorization: str) -> tuple[dict[str, object], dict[str, object]]:
     match = _BEARER.fullmatch(authorization)
     if match is None:
         raise InvalidToken("not a bearer token of three segments")
@@ -124,7 +142,7 @@ def _parsed(authorization: str | None) -> tuple[str, dict[str, object], dict[str
     except ValueError:
         # Without its cause: a decoder's error holds the text it failed on.
         raise InvalidToken("malformed segment") from None
-    return match["token"], header, claims
+    return header, claims
 
 
 def _checked_header(header: dict[str, object]) -> str | None:

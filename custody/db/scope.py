@@ -21,7 +21,7 @@ from custody.deadline import Deadline
 
 # The database gives up this much earlier than we do, so that the word of a commit made at the
 # last moment still reaches us: a client is not told 503 for a change that was made.
-_COMMIT_MARGIN_SECONDS = 0.25
+COMMIT_MARGIN_SECONDS = 0.25
 _ROLLBACK_TIMEOUT_SECONDS = 1.0
 
 # Raised by the trigger encryption_vaults_refuse_retired_kek.
@@ -50,7 +50,7 @@ async def user_transaction(
         RetiredKek: a wrap under a retired KEK.
         DatabaseError: down, frozen, or out of time.
     """
-    if deadline.remaining() <= _COMMIT_MARGIN_SECONDS:
+    if deadline.remaining() <= COMMIT_MARGIN_SECONDS:
         raise DatabaseError("no time is left")
     async with connection(engine, deadline.at) as held:
         try:
@@ -106,11 +106,11 @@ async def _open_scope(held: Connection, user_id: str, deadline: Deadline) -> Non
     """
     while True:
         before = deadline.remaining()
-        left = before - _COMMIT_MARGIN_SECONDS
+        left = before - COMMIT_MARGIN_SECONDS
         if left <= 0:
             raise DatabaseError("no time is left")
         await held.execute(query("open_scope"), user_id, left, str(int(left * 1000) or 1))
-        if before - deadline.remaining() < _COMMIT_MARGIN_SECONDS:
+        if before - deadline.remaining() < COMMIT_MARGIN_SECONDS:
             return
 
 

@@ -16,7 +16,9 @@ MAX_BODY_BYTES = 16 * 1024
 Body = TypeVar("Body")
 
 
-async def read_json(request: web.Request, adapter: TypeAdapter[Body], deadline: Deadline) -> Body:
+async def read_json(
+    request: web.BaseRequest, adapter: TypeAdapter[Body], deadline: Deadline
+) -> Body:
     """Read and validate a body.
 
     Args:
@@ -35,7 +37,7 @@ async def read_json(request: web.Request, adapter: TypeAdapter[Body], deadline: 
         raise problems.bad_request(_explain(error)) from None
 
 
-def _check_media_type(request: web.Request) -> None:
+def _check_media_type(request: web.BaseRequest) -> None:
     charset = (request.charset or "utf-8").lower()
     encoding = request.headers.get("Content-Encoding", "identity").lower()
     if (
@@ -47,7 +49,7 @@ def _check_media_type(request: web.Request) -> None:
         raise problems.unsupported_media_type()
 
 
-async def _read(request: web.Request, deadline: Deadline) -> bytes:
+async def _read(request: web.BaseRequest, deadline: Deadline) -> bytes:
     if (request.content_length or 0) > MAX_BODY_BYTES:
         raise problems.payload_too_large(MAX_BODY_BYTES)
     body = bytearray()

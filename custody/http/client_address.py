@@ -1,5 +1,6 @@
 """Where a request came from, as far as that can be believed."""
 
+import functools
 import ipaddress
 from collections.abc import Sequence
 from typing import TypeAlias
@@ -26,7 +27,7 @@ class TrustedProxies:
             ipaddress.ip_network(name) for name in names if name != UNIX
         )
 
-    def client_address(self, request: web.Request) -> str | None:
+    def client_address(self, request: web.BaseRequest) -> str | None:
         """Return the client's address.
 
         It is the peer's, or, behind trusted proxies, the first hop from the right of
@@ -51,6 +52,7 @@ class TrustedProxies:
         return address is not None and any(address in network for network in self._networks)
 
 
+@functools.lru_cache(1024)
 def parse_address(text: str) -> Address | None:
     """Return a plain IP address, or None; an IPv4 address mapped into IPv6 becomes IPv4."""
     if "%" in text:  # a zone id is any text
@@ -63,7 +65,7 @@ def parse_address(text: str) -> Address | None:
     return mapped or address
 
 
-def user_agent(request: web.Request) -> str | None:
+def user_agent(request: web.BaseRequest) -> str | None:
     """Return the user agent as the database can store it: valid UTF-8, at most 512 characters."""
     value = request.headers.get("User-Agent")
     if not value:

@@ -34,7 +34,7 @@ class Cors:
             response.headers[hdrs.ACCESS_CONTROL_ALLOW_CREDENTIALS] = "true"
             response.headers[hdrs.ACCESS_CONTROL_EXPOSE_HEADERS] = _EXPOSE_HEADERS
 
-    def preflight(self, request: web.Request, methods: Collection[str]) -> web.Response | None:
+    def preflight(self, request: web.BaseRequest, methods: Collection[str]) -> web.Response | None:
         """Answer a preflight.
 
         Args:

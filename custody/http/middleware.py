@@ -3,8 +3,8 @@
 import asyncio
 import contextlib
 import re
+import secrets
 import time
-import uuid
 from collections.abc import Awaitable, Callable
 from http import HTTPStatus
 
@@ -25,16 +25,15 @@ DRAIN_SECONDS = 20.0
 _REQUEST_ID = re.compile(r"[A-Za-z0-9._-]{1,64}", re.ASCII)
 _NAMELESS = "none"
 
-REQUEST_ID: web.RequestKey[str] = web.RequestKey("request_id", str)
 ROUTE: web.RequestKey[str] = web.RequestKey("route", str)
 
-Next = Callable[[web.Request], Awaitable[web.StreamResponse]]
+Next = Callable[[web.BaseRequest], Awaitable[web.StreamResponse]]
 
 log = structlog.get_logger()
 
 
 class Outermost:
-    """The middleware around everything.
+    """What is around everything.
 
     Args:
         cors: answers preflights, and marks answers for browsers.
@@ -49,26 +48,28 @@ class Outermost:
         self._in_flight = 0
         self._none_in_flight = asyncio.Event()
         self._none_in_flight.set()
+        self.bind_log()
 
-    def install(self, app: web.Application) -> None:
-        """Put it around an application."""
-        app.middlewares.append(self.handle)
-        app.on_response_prepare.append(self.prepare)
+    def bind_log(self) -> None:
+        """Log as it is configured now; bound once, and not at each request."""
+        self._log = log.bind()
 
-    @web.middleware
-    async def handle(self, request: web.Request, handler: Next) -> web.StreamResponse:
+    async def handle(self, request: web.BaseRequest, handler: Next) -> web.StreamResponse:
         """Answer a request: nothing but a response, or a cancellation, leaves this method."""
         began = time.perf_counter()
-        request[REQUEST_ID] = _request_id(request)
+        request_id = _request_id(request)
         self._in_flight += 1
         self._none_in_flight.clear()
         try:
-            with structlog.contextvars.bound_contextvars(request_id=request[REQUEST_ID]):
-                response, code = await self._answer(request, handler)
-                if self._health.draining:
-                    response.force_close()
-                self._count(request, response.status, code, time.perf_counter() - began)
-                return response
+            # Each request has a task of its own, and with it a context: it ends there.
+            structlog.contextvars.bind_contextvars(request_id=request_id)
+            response, code = await self._answer(request, handler)
+            if self._health.draining:
+                response.force_close()
+            protect(response, request_id)
+            self._cors.mark(request, response)
+            self._count(request, response.status, code, time.perf_counter() - began)
+            return response
         finally:
             self._in_flight -= 1
             if not self._in_flight:
@@ -84,12 +85,9 @@ class Outermost:
             async with asyncio.timeout(DRAIN_SECONDS):
                 await self._none_in_flight.wait()
 
-    async def prepare(self, request: web.Request, response: web.StreamResponse) -> None:
-        """Give every answer its safe headers."""
-        protect(response, request.get(REQUEST_ID) or _request_id(request))
-        self._cors.mark(request, response)
-
-    async def _answer(self, request: web.Request, handler: Next) -> tuple[web.StreamResponse, str]:
+    async def _answer(
+        self, request: web.BaseRequest, handler: Next
+    ) -> tuple[web.StreamResponse, str]:
         try:
             if self._in_flight > MAX_IN_FLIGHT:
                 raise problems.unavailable("OVERLOADED", "Too many requests are being answered.")
@@ -109,12 +107,12 @@ class Outermost:
             problem = problems.internal()
         return problem.response(), problem.code
 
-    def _count(self, request: web.Request, status: int, code: str, seconds: float) -> None:
+    def _count(self, request: web.BaseRequest, status: int, code: str, seconds: float) -> None:
         route = request.get(ROUTE, _NAMELESS)
         self._metrics.answered(route, status, code, seconds)
         # An unauthenticated caller chooses how many of these there are: not above debug level.
         quiet = status == HTTPStatus.UNAUTHORIZED or route == _NAMELESS
-        (log.debug if quiet else log.info)(
+        (self._log.debug if quiet else self._log.info)(
             "request",
             method=request.method if route != _NAMELESS else None,
             route=route,
@@ -148,7 +146,7 @@ def describe(error: BaseException) -> dict[str, object]:
 
 def new_request_id() -> str:
     """Return a fresh request id."""
-    return uuid.uuid4().hex
+    return secrets.token_hex(16)
 
 
 def _request_id(request: web.BaseRequest) -> str:

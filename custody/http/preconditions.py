@@ -15,7 +15,7 @@ _LIST = re.compile(rf"[ \t,]*{_ENTITY_TAG}(?:[ \t]*,[ \t,]*{_ENTITY_TAG})*[ \t,]
 _TAG = re.compile(_ENTITY_TAG)
 
 
-def parse_if_match(request: web.Request) -> IfMatch | None:
+def parse_if_match(request: web.BaseRequest) -> IfMatch | None:
     """Return the precondition of a request, or None where there is none.
 
     Weak tags never match in the strong comparison that If-Match asks for, so they are dropped.

@@ -13,7 +13,7 @@ from custody.deadline import Deadline
 from custody.http import problems
 from custody.http.body import read_json
 from custody.http.client_address import TrustedProxies, user_agent
-from custody.http.middleware import ROUTE, Outermost, new_request_id, protect
+from custody.http.middleware import ROUTE, Next, Outermost, new_request_id, protect
 from custody.http.preconditions import parse_if_match
 from custody.http.rate import RateLimit
 from custody.http.routes import BASE_PATH, ROUTES, Route
@@ -56,10 +56,10 @@ class Frontend:
         self.proxies = proxies
         self.limit = limit
 
-    def handler(self, route: Route) -> Callable[[web.Request], Awaitable[web.Response]]:
+    def handler(self, route: Route) -> Callable[[web.BaseRequest], Awaitable[web.Response]]:
         """Return the aiohttp handler of a route."""
 
-        async def handle(request: web.Request) -> web.Response:
+        async def handle(request: web.BaseRequest) -> web.Response:
             request[ROUTE] = route.name
             caller = await self._caller(request, route)
             body = None
@@ -80,7 +80,7 @@ class Frontend:
 
         return handle
 
-    async def _caller(self, request: web.Request, route: Route) -> Caller:
+    async def _caller(self, request: web.BaseRequest, route: Route) -> Caller:
         """Say who asks; a request that fails here never reaches the database."""
         deadline = Deadline.after(REQUEST_SECONDS)
         tokens = request.headers.getall(hdrs.AUTHORIZATION, [])
@@ -109,10 +109,9 @@ class Frontend:
         )
 
 
-def build_application(frontend: Frontend, outermost: Outermost) -> web.Application:
+def build_application(frontend: Frontend) -> web.Application:
     """Return the application that serves the vault's routes."""
     app = web.Application()
-    outermost.install(app)
     for route in ROUTES:
         # add_route, not add_get: HEAD must not read a key.
         app.router.add_route(route.method, BASE_PATH + route.path, frontend.handler(route))
@@ -123,9 +122,18 @@ class Runner(web.AppRunner):
     """Runs an application on a server that answers unreadable HTTP as a problem, too.
 
     aiohttp would answer it in plain text and log what it could not read, which may be a token.
+
+    Args:
+        app: the routes, and what is said of other paths and methods.
+        outermost: what each request passes before and after them.
+        frontend: answers a plain request for a route, without a walk through the application.
     """
 
-    def __init__(self, app: web.Application) -> None:
+    def __init__(self, app: web.Application, outermost: Outermost, frontend: Frontend) -> None:
+        self._outermost = outermost
+        self._plain = {
+            (route.method, BASE_PATH + route.path): frontend.handler(route) for route in ROUTES
+        }
         self._options: dict[str, Any] = {
             "keepalive_timeout": KEEPALIVE_SECONDS,
             "access_log": None,
@@ -137,12 +145,12 @@ class Runner(web.AppRunner):
     async def _make_server(self) -> web.Server:
         made = await super()._make_server()
 
-        async def handle(request: web.BaseRequest) -> web.StreamResponse:
-            try:
-                return await made.request_handler(request)
-            except web.HTTPException as error:
-                # Of an Expect that aiohttp does not know: it looks at that before any middleware.
-                return problems.of_http(error).response()
+        # Around the application: aiohttp judges an Expect before any middleware in it.
+        def handle(request: web.BaseRequest) -> Awaitable[web.StreamResponse]:
+            handler: Next | None = self._plain.get((request.method, request.raw_path))
+            if handler is None or hdrs.EXPECT in request.headers:
+                handler = made.request_handler
+            return self._outermost.handle(request, handler)
 
         return _Server(handle, request_factory=made.request_factory, **self._options)
 

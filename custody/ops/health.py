@@ -55,7 +55,7 @@ class Health:
     @property
     def database_is_safe(self) -> bool:
         """Whether requests may reach the database."""
-        return self._keks_confirmed and not self._unsafe
+        return self._keks_confirmed and not (self._problems and self._unsafe)
 
     @property
     def _unsafe(self) -> tuple[PostureProblem, ...]:

@@ -5,13 +5,65 @@ warnings (a database driver at debug level would show rows), and exceptions are 
 local variables.
 """
 
+import asyncio
+import json
 import logging
 import sys
-from typing import TextIO
+import threading
+from datetime import UTC, datetime
+from typing import Any, TextIO
 
 import structlog
 
 from custody.settings import LogFormat, LogLevel
+
+
+class _Lines:
+    """Writes each event as one line; where that fails, nothing else does.
+
+    What is said in one turn of an event loop is written at its end, at once: there is a line for
+    each request, and a system call for each would cost a tenth of what answering it does.
+
+    Args:
+        stream: where the lines go.
+    """
+
+    def __init__(self, stream: TextIO) -> None:
+        self._stream = stream
+        self._lock = threading.Lock()
+        self._waiting: list[str] = []
+
+    def info(self, line: str) -> None:
+        """Write a line at the end of this turn."""
+        try:
+            loop = asyncio.get_running_loop()
+        except RuntimeError:
+            self.error(line)
+            return
+        with self._lock:
+            self._waiting.append(line)
+            first = len(self._waiting) == 1
+        if first:
+            loop.call_soon(self._write)
+
+    def error(self, line: str) -> None:
+        """Write a line now."""
+        with self._lock:
+            self._waiting.append(line)
+        self._write()
+
+    debug = info
+    warning = critical = error
+
+    def _write(self) -> None:
+        with self._lock:
+            lines, self._waiting = self._waiting, []
+            try:
+                self._stream.write("".join(f"{line}\n" for line in lines))
+                self._stream.flush()
+            except (OSError, ValueError):
+                # Nobody reads the log any more. Requests go on: their trail is the audit.
+                pass
 
 
 def configure(level: LogLevel, log_format: LogFormat, stream: TextIO | None = None) -> None:
@@ -22,26 +74,26 @@ def configure(level: LogLevel, log_format: LogFormat, stream: TextIO | None = No
         log_format: ``json`` for machines, ``text`` for people.
         stream: where the lines go; None is standard error.
     """
+    stream = stream or sys.stderr
     shared: list[structlog.typing.Processor] = [
         structlog.contextvars.merge_contextvars,
         structlog.processors.add_log_level,
-        structlog.processors.TimeStamper(fmt="iso", utc=True),
+        _stamp,
     ]
     renderer: structlog.typing.Processor
     if log_format is LogFormat.JSON:
         shared.append(structlog.processors.format_exc_info)
-        renderer = structlog.processors.JSONRenderer()
+        renderer = _render_json
     else:
         renderer = structlog.dev.ConsoleRenderer(
             colors=sys.stderr.isatty(), exception_formatter=structlog.dev.plain_traceback
         )
+    # Our own events go straight to the stream: there is one for each request.
+    lines = _Lines(stream)
     structlog.configure(
-        processors=[
-            *shared,
-            structlog.stdlib.ProcessorFormatter.wrap_for_formatter,
-        ],
+        processors=[*shared, renderer],
         wrapper_class=structlog.make_filtering_bound_logger(getattr(logging, level.upper())),
-        logger_factory=structlog.stdlib.LoggerFactory(),
+        logger_factory=lambda *_: lines,
         cache_logger_on_first_use=False,
     )
     handler = logging.StreamHandler(stream)
@@ -54,5 +106,17 @@ def configure(level: LogLevel, log_format: LogFormat, stream: TextIO | None = No
     root = logging.getLogger()
     root.handlers[:] = [handler]
     root.setLevel(logging.WARNING)
-    for ours in ("custody", "kek_backends"):
-        logging.getLogger(ours).setLevel(logging.DEBUG)
+
+
+def _stamp(
+    _logger: Any, _name: str, event: structlog.typing.EventDict
+) -> structlog.typing.EventDict:
+    event["timestamp"] = datetime.now(UTC).isoformat(timespec="microseconds")[:26] + "Z"
+    return event
+
+
+def _render_json(_logger: Any, _name: str, event: structlog.typing.EventDict) -> str:
+    return _JSON.encode(event)
+
+
+_JSON = json.JSONEncoder(default=repr)

@@ -51,6 +51,8 @@ class Metrics:
             buckets=_BUCKETS,
             registry=self._registry,
         )
+        # As labels() finds them, which takes longer than counting.
+        self._answers: dict[tuple[str, int, str], tuple[Counter, Histogram]] = {}
         self._ready = Gauge(
             "custody_ready",
             "1 where a part is ready",
@@ -134,8 +136,14 @@ class Metrics:
             code: of the problem, or ``OK``.
             seconds: from the request's first byte after its headers to the answer.
         """
-        self._requests.labels(route, str(status), code).inc()
-        self._seconds.labels(route).observe(seconds)
+        answer = route, status, code
+        known = self._answers.get(answer)
+        if known is None:
+            known = self._requests.labels(route, str(status), code), self._seconds.labels(route)
+            self._answers[answer] = known
+        count, duration = known
+        count.inc()
+        duration.observe(seconds)
 
     def render(self, readiness: dict[str, str | None]) -> bytes:
         """Return the exposition.

@@ -2,8 +2,7 @@
 
 import asyncio
 import secrets
-from collections.abc import AsyncIterator, Awaitable, Callable
-from contextlib import asynccontextmanager
+from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
 
 import structlog
@@ -14,6 +13,7 @@ from custody.vault.errors import (
     KekNotConfigured,
     KekUnavailable,
     UnwrapFailed,
+    VaultError,
 )
 from custody.vault.key_check import is_master_key, key_check_value
 from custody.vault.model import Caller
@@ -24,6 +24,8 @@ from kek_backends.keyring import Keyring
 KEK_TIMEOUT_SECONDS = 5.0
 # What a KEK that hangs leaves of the deadline, so that its failure can still be recorded.
 _RECORD_SECONDS = 1.0
+
+_FAILURES = (KekError, DatabaseError, TimeoutError)
 
 log = structlog.get_logger()
 
@@ -69,10 +71,13 @@ class MasterKeys:
         Raises:
             KekUnavailable: the active KEK can't wrap now.
         """
-        async with _kek_errors(caller, self._keyring.active.uri.text):
-            wrap = await self._keyring.wrap(caller.user_id, key)
-            # A KMS may have moved to key material that nobody has held against the registry yet.
-            await self._admit(wrap.kek_id)
+        try:
+            async with _timeout(caller):
+                wrap = await self._keyring.wrap(caller.user_id, key)
+                # A KMS may have moved to key material that nobody has held against the registry.
+                await self._admit(wrap.kek_id)
+        except _FAILURES as error:
+            raise _ours(error, caller, self._keyring.active.uri.text) from None
         return WrappedKey(key=key, wrap=wrap, key_check=key_check_value(caller.user_id, key))
 
     async def open(self, caller: Caller, wrap: Wrap, key_check: str | None) -> bytes:
@@ -88,35 +93,39 @@ class MasterKeys:
                 one the key check value was made of. An alarm: somebody touched the row.
             KekUnavailable: the row's KEK can't be used now, or is not configured.
         """
-        async with _kek_errors(caller, wrap.kek_id):
-            key = await self._keyring.unwrap(caller.user_id, wrap)
+        try:
+            async with _timeout(caller):
+                key = await self._keyring.unwrap(caller.user_id, wrap)
             if key_check is not None and not is_master_key(caller.user_id, key, key_check):
                 raise Tampered("the wrap opens to another key than this user's")
+        except _FAILURES as error:
+            raise _ours(error, caller, wrap.kek_id) from None
         return key
 
 
-@asynccontextmanager
-async def _kek_errors(caller: Caller, kek: str) -> AsyncIterator[None]:
-    """Hold KEK calls to their deadline, and turn their errors into ours."""
-    try:
-        until = caller.deadline.before(_RECORD_SECONDS).within(KEK_TIMEOUT_SECONDS)
-        async with asyncio.timeout_at(until.at):
-            yield
-    # Errors are logged without their traceback, whose frames hold the key.
-    except Tampered as error:
-        log.error(  # noqa: TRY400
-            "unwrap_failed", user_id=caller.user_id, kek=kek, reason=str(error)
-        )
-        raise UnwrapFailed from None
-    except UnknownKek as error:
-        log.error(  # noqa: TRY400
-            "kek_not_configured", user_id=caller.user_id, kek=kek, reason=str(error)
-        )
-        raise KekNotConfigured from None
-    except DatabaseError as error:
-        log.warning("database_unavailable", reason=str(error))
-        raise DatabaseUnavailable from None
-    except (KekError, TimeoutError) as error:
-        reason = str(error) or "no answer in time"
-        log.warning("kek_unavailable", user_id=caller.user_id, kek=kek, reason=reason)
-        raise KekUnavailable from None
+def _timeout(caller: Caller) -> asyncio.Timeout:
+    """Bound a call of a KEK."""
+    return asyncio.timeout_at(
+        caller.deadline.before(_RECORD_SECONDS).within(KEK_TIMEOUT_SECONDS).at
+    )
+
+
+def _ours(error: Exception, caller: Caller, kek: str) -> VaultError:
+    """Log a failure of a KEK, and return what it is here.
+
+    Without its traceback, whose frames hold the key.
+    """
+    match error:
+        case Tampered():
+            log.error("unwrap_failed", user_id=caller.user_id, kek=kek, reason=str(error))
+            return UnwrapFailed()
+        case UnknownKek():
+            log.error("kek_not_configured", user_id=caller.user_id, kek=kek, reason=str(error))
+            return KekNotConfigured()
+        case DatabaseError():
+            log.warning("database_unavailable", reason=str(error))
+            return DatabaseUnavailable()
+        case _:
+            reason = str(error) or "no answer in time"
+            log.warning("kek_unavailable", user_id=caller.user_id, kek=kek, reason=reason)
+            return KekUnavailable()

@@ -12,6 +12,7 @@ from custody.audit.events import Action, Event
 from custody.audit.writer import NotRecorded, write
 from custody.db.engine import Connection
 from custody.db.errors import Busy, DatabaseError, RetiredKek
+from custody.db.gather import GoAlone
 from custody.db.queries import query
 from custody.db.scope import user_transaction
 from custody.vault.errors import (
@@ -20,7 +21,9 @@ from custody.vault.errors import (
     KekUnavailable,
     Overloaded,
     UserUnknown,
+    VaultError,
 )
+from custody.vault.gathered import GatheredRows
 from custody.vault.model import Caller, Vault
 
 OK = 200
@@ -40,6 +43,7 @@ class VaultRows:
     def __init__(self, engine: AsyncEngine, reserve: AsyncEngine) -> None:
         self._engine = engine
         self._reserve = reserve
+        self._gathered = GatheredRows(engine)
 
     async def read(self, caller: Caller) -> Vault | None:
         """Read the caller's row.
@@ -51,14 +55,22 @@ class VaultRows:
             UserUnknown: there is no vault, and someone else's auth.users does not know the user.
             DatabaseUnavailable, Overloaded: try again later.
         """
-        async with self._transaction(caller) as connection:
-            row = await connection.fetchrow(query("read_vault"), caller.user_id)
-            if row is not None:
-                return Vault.from_row(row)
-            known = await connection.fetchval(query("find_user"), caller.user_id)
-        if not known:
+        try:
+            vault, known = await self._gathered.read(caller.user_id, caller.deadline)
+        except GoAlone:
+            vault, known = await self._read_alone(caller)
+        except DatabaseError as error:
+            raise _unavailable(error) from error
+        if vault is None and not known:
             raise UserUnknown
-        return None
+        return vault
+
+    async def _read_alone(self, caller: Caller) -> tuple[Vault | None, bool]:
+        async with self._transaction(caller) as held:
+            row = await held.fetchrow(query("read_vault"), caller.user_id)
+            if row is not None:
+                return Vault.from_row(row), True
+            return None, bool(await held.fetchval(query("find_user"), caller.user_id))
 
     async def create(self, caller: Caller, event: Event, *columns: str | int | None) -> int | None:
         """Insert the user's first vault and its audit row.
@@ -118,6 +130,15 @@ class VaultRows:
         Raises:
             AuditUnavailable: it could not be committed, so no key may leave.
         """
+        if vault is None:
+            try:
+                await self._gathered.record(event, caller.deadline)
+            except GoAlone:
+                pass
+            except DatabaseError as error:
+                raise _not_audited(error) from error
+            else:
+                return
         async with _audit_transaction(self._engine, caller) as held:
             await write(held, event)
             if vault is not None:
@@ -140,15 +161,8 @@ class VaultRows:
         try:
             async with user_transaction(self._engine, caller.user_id, caller.deadline) as held:
                 yield held
-        except Busy as error:
-            raise Overloaded from error
-        except RetiredKek as error:
-            # Retired while this process still wraps with it: nothing was stored.
-            log.error("kek_retired", reason=str(error))  # noqa: TRY400 - the traceback says no more
-            raise KekUnavailable from error
         except DatabaseError as error:
-            log.warning("database_unavailable", reason=str(error))
-            raise DatabaseUnavailable from error
+            raise _unavailable(error) from error
 
 
 def event(caller: Caller, action: Action, context: str | None, status: int = OK) -> Event:
@@ -164,14 +178,32 @@ def event(caller: Caller, action: Action, context: str | None, status: int = OK)
     )
 
 
+def _unavailable(error: DatabaseError) -> VaultError:
+    """Log what the database did, and return what it is here."""
+    match error:
+        case Busy():
+            return Overloaded()
+        case RetiredKek():
+            # Retired while this process still wraps with it: nothing was stored.
+            log.error("kek_retired", reason=str(error))
+            return KekUnavailable()
+        case _:
+            log.warning("database_unavailable", reason=str(error) or error.__doc__)
+            return DatabaseUnavailable()
+
+
+def _not_audited(error: DatabaseError) -> AuditUnavailable:
+    log.warning("audit_unavailable", reason=str(error) or error.__doc__)
+    return AuditUnavailable()
+
+
 @asynccontextmanager
 async def _audit_transaction(engine: AsyncEngine, caller: Caller) -> AsyncIterator[Connection]:
     try:
         async with user_transaction(engine, caller.user_id, caller.deadline) as held:
             yield held
     except DatabaseError as error:
-        log.warning("audit_unavailable", reason=str(error) or error.__doc__)
-        raise AuditUnavailable from error
+        raise _not_audited(error) from error
 
 
 async def _change(

@@ -75,13 +75,16 @@ class VaultService:
 
     async def fetch(self, caller: Caller) -> MasterKey | RecoveryBlob:
         """Hand out the master key, or in zero-knowledge mode the recovery wrap."""
-        async with self._audited(caller, Action.FAILED_FETCH):
+        try:
             vault = await self._rows.read(caller)
             if vault is None:
                 raise KeyNotInitialised
             return await self._hand_out(
                 caller, vault, Action.FETCH, context=None, zk_context="zk-recovery-blob"
             )
+        except Exception as error:
+            await self._record_failure(caller, Action.FAILED_FETCH, error)
+            raise
 
     async def init(self, caller: Caller) -> MasterKey | RecoveryBlob:
         """Mint the user's first master key, or hand out what there is."""
@@ -251,25 +254,29 @@ class VaultService:
 
     @asynccontextmanager
     async def _audited(self, caller: Caller, failure: Action) -> AsyncIterator[None]:
+        """Record what goes wrong in the block; see :meth:`_record_failure`."""
+        try:
+            yield
+        except Exception as error:
+            await self._record_failure(caller, failure, error)
+            raise
+
+    async def _record_failure(self, caller: Caller, failure: Action, error: Exception) -> None:
         """Record a refusal or failure in a transaction of its own, which commits.
 
         Raises:
             AuditUnavailable: instead of a refusal that can't be recorded. A failure stays what it
                 is: nothing was done, and its cause says more.
         """
-        try:
-            yield
-        except (UserUnknown, AuditUnavailable):
+        if isinstance(error, UserUnknown | AuditUnavailable):
             # No action of a known user; or there is nowhere to record anything.
-            raise
-        except Exception as error:
-            context, status = "internal", _INTERNAL_STATUS
-            if isinstance(error, VaultError):
-                context, status = error.context, error.status
-            try:
-                await self._rows.record_failure(caller, event(caller, failure, context, status))
-            except AuditUnavailable:
-                log.warning("failure_not_audited", action=failure, context=context)
-                if status < _INTERNAL_STATUS:
-                    raise
-            raise
+            return
+        context, status = "internal", _INTERNAL_STATUS
+        if isinstance(error, VaultError):
+            context, status = error.context, error.status
+        try:
+            await self._rows.record_failure(caller, event(caller, failure, context, status))
+        except AuditUnavailable:
+            log.warning("failure_not_audited", action=failure, context=context)
+            if status < _INTERNAL_STATUS:
+                raise

@@ -156,6 +156,8 @@ FROM plain, (VALUES
     ('custody_app', 'custody_sample_wraps'),
     ('custody_app', 'custody_register_kek'),
     ('custody_app', 'custody_keks_in_use'),
+    ('custody_app', 'custody_read_vaults'),
+    ('custody_app', 'custody_record_events'),
     ('custody_rewrap', 'custody_sample_wraps'),
     ('custody_rewrap', 'custody_register_kek'),
     ('custody_rewrap', 'custody_keks_in_use'),

@@ -126,6 +126,16 @@ CURABLE: dict[str, tuple[str, str, str]] = {
         "roles",
         f"the role {{role}} may not run auth.custody_sample_wraps; run {AGAIN}",
     ),
+    "no right to read together": (
+        "REVOKE EXECUTE ON FUNCTION auth.custody_read_vaults FROM custody_app",
+        "roles",
+        f"the role {{role}} may not run auth.custody_read_vaults; run {AGAIN}",
+    ),
+    "no right to record together": (
+        "REVOKE EXECUTE ON FUNCTION auth.custody_record_events FROM custody_app",
+        "roles",
+        f"the role {{role}} may not run auth.custody_record_events; run {AGAIN}",
+    ),
     "policy of others": (
         'CREATE POLICY "theirs; --" ON auth.encryption_vaults FOR SELECT USING (true)',
         "schema",
@@ -294,6 +304,8 @@ for _table, _rights in (
 FUNCTIONS = (
     "custody_keep_kek",
     "custody_keks_in_use",
+    "custody_read_vaults",
+    "custody_record_events",
     "custody_refuse_retired_kek",
     "custody_register_kek",
     "custody_retire_kek",
@@ -312,6 +324,9 @@ for _name in FUNCTIONS:
     )
 for _name, _change in (
     ("custody_keks_in_use", "SECURITY INVOKER"),
+    ("custody_read_vaults", "SECURITY DEFINER"),
+    ("custody_record_events", "SECURITY DEFINER"),
+    ("custody_record_events", "RESET search_path"),
     ("custody_register_kek", "SECURITY INVOKER"),
     ("custody_retire_kek", "SECURITY INVOKER"),
     ("custody_retire_kek", "RESET search_path"),
@@ -574,7 +589,7 @@ REWRAP: dict[str, tuple[str, str]] = {
     )
     for name in ("custody_retire_kek", "custody_keks_in_use")
 }
-for _name in ("custody_add_user",):
+for _name in ("custody_add_user", "custody_read_vaults", "custody_record_events"):
     for _grantee in ("{role}", "custody_rewrap", "PUBLIC"):
         REWRAP[f"right to run {_name} to {_grantee}"] = (
             f"GRANT EXECUTE ON FUNCTION auth.{_name} TO {_grantee}",

@@ -7,9 +7,11 @@ from typing import Any
 import aiohttp
 import pytest
 
+from custody.audit.events import Event
 from custody.db.scope import user_transaction
 from custody.http.routes import BASE_PATH, ROUTES, Route
 from custody.vault import rows
+from custody.vault.gathered import GatheredRows
 from tests.client import Answer, Client, client_session
 from tests.http.wire import exchange, header, parse, request
 from tests.servers import Daemon, Database, daemon_here, free_port
@@ -24,15 +26,26 @@ def route_id(route: Route) -> str:
 
 @pytest.fixture
 def transactions(monkeypatch: pytest.MonkeyPatch) -> list[str]:
-    """Whose transactions were opened: every way of a route to the database passes here."""
+    """Who went to the database, alone or with others: every way of a route there passes here."""
     opened: list[str] = []
     real = user_transaction
+    read, record = GatheredRows.read, GatheredRows.record
+
+    def counted_read(self: GatheredRows, user_id: str, deadline: Any) -> Any:
+        opened.append(user_id)
+        return read(self, user_id, deadline)
+
+    def counted_record(self: GatheredRows, event: Event, deadline: Any) -> Any:
+        opened.append(event.user_id)
+        return record(self, event, deadline)
 
     def counted(engine: Any, user_id: str, deadline: Any) -> Any:
         opened.append(user_id)
         return real(engine, user_id, deadline)
 
     monkeypatch.setattr(rows, "user_transaction", counted)
+    monkeypatch.setattr(GatheredRows, "read", counted_read)
+    monkeypatch.setattr(GatheredRows, "record", counted_record)
     return opened
 
 

@@ -127,6 +127,7 @@ FORBIDDEN: dict[str, tuple[tuple[str, ...], tuple[str, ...], tuple[str, ...]]] =
         (
             "custody.db",
             # These name the type AsyncEngine in signatures, and call nothing of it.
+            "custody.vault.gathered",
             "custody.vault.rows",
             "custody.vault.registry",
             "custody.ops",

@@ -1,0 +1,170 @@
+"""Gathers what concurrent requests ask of the database: one statement answers many of them.
+
+The first request goes at once. Those that arrive while it is under way go together in the next
+batch, so batches grow with the load and nobody ever waits for company. Each batch is one
+transaction, and each request waits for the end of its own.
+"""
+
+import asyncio
+import contextvars
+import copy
+from collections import deque
+from collections.abc import Awaitable, Callable, Sequence
+from dataclasses import dataclass, field
+from typing import Generic, TypeVar
+
+import asyncpg
+from sqlalchemy.ext.asyncio import AsyncEngine
+
+from custody.db.engine import Connection
+from custody.db.errors import DatabaseError
+from custody.db.scope import connection
+from custody.deadline import Deadline
+
+BATCH_SIZE = 64
+# One lane is enough while its batches are answered: a second would only make them smaller. Others
+# help it where a batch is full, and where it has waited so long that its connection may be dead.
+LANES = 4
+_SLOW_SECONDS = 0.1
+_TICK_SECONDS = 0.1
+# A request with less time left goes alone: a batch has to be done by the earliest of its deadlines.
+_ALONE_SECONDS = 1.0
+
+Item = TypeVar("Item")
+Result = TypeVar("Result")
+
+
+class GoAlone(DatabaseError):
+    """Nothing was done. The request is to be tried in a transaction of its own."""
+
+
+@dataclass(slots=True, eq=False)
+class _Request(Generic[Item, Result]):
+    item: Item = field(repr=False)
+    until: float
+    answer: "asyncio.Future[Result]"
+
+
+class Gatherer(Generic[Item, Result]):
+    """Runs one kind of statement for many requests at once.
+
+    Args:
+        engine: connections of a runtime role.
+        run: runs the statement, as a transaction of its own, for some items and the earliest of
+            their deadlines; returns a result for each, in order.
+    """
+
+    def __init__(
+        self,
+        engine: AsyncEngine,
+        run: Callable[[Connection, Sequence[Item], Deadline], Awaitable[Sequence[Result]]],
+    ) -> None:
+        self._engine = engine
+        self._run = run
+        self._queue: deque[_Request[Item, Result]] = deque()
+        self._lanes = 0
+        self._taken_at = 0.0
+        self._asked: set[_Request[Item, Result]] = set()
+        self._timer: asyncio.TimerHandle | None = None
+        self._tasks: set[asyncio.Task[None]] = set()
+
+    async def ask(self, item: Item, deadline: Deadline) -> Result:
+        """Have an item done in the next batch.
+
+        Args:
+            item: what is asked.
+            deadline: of the request; there is an answer by then.
+
+        Raises:
+            GoAlone: the server refused the batch, maybe for another item in it; or too little time
+                is left to share a batch.
+            DatabaseError: as :func:`custody.db.scope.connection`, or out of time.
+        """
+        if deadline.remaining() < _ALONE_SECONDS:
+            raise GoAlone
+        loop = asyncio.get_running_loop()
+        request: _Request[Item, Result] = _Request(item, deadline.at, loop.create_future())
+        self._queue.append(request)
+        if self._needs_lane(loop.time()):
+            self._lanes += 1
+            self._taken_at = loop.time()
+            # In a context of its own: what it logs is not of the request that happened to start it.
+            lane = loop.create_task(self._work(), context=contextvars.Context())
+            self._tasks.add(lane)
+            lane.add_done_callback(self._tasks.discard)
+        self._asked.add(request)
+        if self._timer is None:
+            self._timer = loop.call_later(_TICK_SECONDS, self._tick, loop)
+        try:
+            return await request.answer
+        finally:
+            self._asked.discard(request)
+
+    def _tick(self, loop: asyncio.AbstractEventLoop) -> None:
+        """Give an answer to whoever is out of time: one timer for all, not one for each."""
+        now = loop.time() + _TICK_SECONDS
+        for request in self._asked:
+            if request.until <= now and not request.answer.done():
+                request.answer.set_exception(DatabaseError("the database did not answer in time"))
+        self._timer = loop.call_later(_TICK_SECONDS, self._tick, loop) if self._asked else None
+
+    def _needs_lane(self, now: float) -> bool:
+        if not self._lanes:
+            return True
+        slow = now - self._taken_at > _SLOW_SECONDS
+        return self._lanes < LANES and (slow or len(self._queue) > BATCH_SIZE)
+
+    async def _work(self) -> None:
+        """Serve batches until nobody waits."""
+        while batch := self._take():
+            try:
+                until = max(request.until for request in batch)
+                async with connection(self._engine, until) as held:
+                    while batch and await self._serve(held, batch):
+                        batch = self._take()
+            except Exception as error:  # noqa: BLE001 - each request raises it
+                _fail(batch, error)
+        # With no await since the queue was found empty: whoever comes next starts a lane.
+        self._lanes -= 1
+
+    def _take(self) -> list[_Request[Item, Result]]:
+        """Return the next batch; who was cancelled or is out of time is not in it."""
+        now = self._taken_at = asyncio.get_running_loop().time()
+        batch: list[_Request[Item, Result]] = []
+        while self._queue and len(batch) < BATCH_SIZE:
+            request = self._queue.popleft()
+            if request.answer.done():
+                continue
+            if request.until - now < _ALONE_SECONDS:
+                request.answer.set_exception(GoAlone())
+                continue
+            batch.append(request)
+        return batch
+
+    async def _serve(self, held: Connection, batch: list[_Request[Item, Result]]) -> bool:
+        """Run a batch and answer it; say whether the connection may serve another."""
+        earliest = min(request.until for request in batch)
+        latest = max(request.until for request in batch)
+        try:
+            async with asyncio.timeout_at(latest):
+                items = [request.item for request in batch]
+                results = await self._run(held, items, Deadline(earliest))
+        except TimeoutError:
+            held.terminate()
+            raise DatabaseError("the database did not answer in time") from None
+        except asyncpg.PostgresError:
+            # The server has said that nothing was done. What it did not like may lie in one item.
+            _fail(batch, GoAlone())
+            return False
+        answers = list(zip(batch, results, strict=True))  # all of them, or nobody has any
+        for request, result in answers:
+            if not request.answer.done():
+                request.answer.set_result(result)
+        return True
+
+
+def _fail(batch: Sequence[_Request[Item, Result]], error: Exception) -> None:
+    for request in batch:
+        if not request.answer.done():
+            # A copy for each: an exception gathers the frames of whoever raises it.
+            request.answer.set_exception(copy.copy(error))

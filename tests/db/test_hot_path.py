@@ -1,0 +1,263 @@
+"""The promises of GET /key, while many go to the database together through a pool of four."""
+
+import asyncio
+import random
+from collections import Counter
+from collections.abc import AsyncIterator, Callable, Iterator, Sequence
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import Any
+
+import pytest
+from sqlalchemy.ext.asyncio import AsyncEngine
+
+from custody import app
+from custody.audit.events import Event
+from custody.audit.writer import write_together
+from custody.db.embedded import EmbeddedPostgres
+from custody.db.engine import Connection, Dsn, create_engine
+from custody.http import server as http_server
+from custody.vault import gathered
+from tests.client import Answer, Client, client_session
+from tests.db.breaking import freeze, thaw
+from tests.servers import Database, daemon_here, new_database, postgres_server
+from tests.tokens import Issuer
+
+Device = Callable[[str], Client]
+FETCHED = ("fetch", None, 200)
+
+
+@pytest.fixture
+def engines(monkeypatch: pytest.MonkeyPatch) -> list[AsyncEngine]:
+    """The engines that daemons of this test make, each with a pool of four."""
+    made: list[AsyncEngine] = []
+
+    def create(dsn: Dsn, **options: Any) -> AsyncEngine:
+        made.append(create_engine(dsn, **options | {"pool_size": 4}))
+        return made[-1]
+
+    monkeypatch.setattr(app, "create_engine", create)
+    return made
+
+
+@asynccontextmanager
+async def serving(database: Database, issuer: Issuer, folder: Path) -> AsyncIterator[Device]:
+    async with daemon_here(database, issuer, folder) as daemon, client_session() as session:
+        known: dict[str, Client] = {}
+        yield lambda user: known.setdefault(user, Client(daemon, session, user))
+
+
+@pytest.fixture
+async def device(
+    database: Database, issuer: Issuer, tmp_path: Path, engines: list[AsyncEngine]
+) -> AsyncIterator[Device]:
+    async with serving(database, issuer, tmp_path) as made:
+        yield made
+
+
+async def init(device: Device, users: Sequence[str]) -> dict[str, str]:
+    answers = await asyncio.gather(*(device(user).init() for user in users))
+    return {user: answer.json["masterKey"] for user, answer in zip(users, answers, strict=True)}
+
+
+async def fetched(database: Database) -> Counter[str]:
+    rows = await database.fetch(
+        "SELECT user_id, count(*) FROM auth.encryption_vault_audit"
+        " WHERE action = 'fetch' AND status = 200 GROUP BY user_id"
+    )
+    return Counter({row["user_id"]: row["count"] for row in rows})
+
+
+async def test_everyone_gets_the_own_key_and_one_row_for_each_answer(
+    device: Device, database: Database
+) -> None:
+    users = [f"user-{number}" for number in range(50)]
+    keys = await init(device, users)
+    chosen = random.Random(6)  # noqa: S311 - a course that can be run again
+    asked: Counter[str] = Counter()
+
+    async def one_device() -> None:
+        for _ in range(30):
+            user = chosen.choice([*users, "nobody"])
+            if chosen.random() < 0.2:
+                answer = await device(user).status()
+                assert answer.json["vaultExists"] == (user in keys)
+                continue
+            answer = await device(user).key()
+            assert answer.json.get("masterKey") == keys.get(user), user
+            # The refusals go one by one, over two connections: some find those busy.
+            if answer.code != "AUDIT_UNAVAILABLE":
+                asked[user] += 1
+
+    await asyncio.gather(*(one_device() for _ in range(64)))
+    assert asked["nobody"]
+    assert await database.audit("nobody") == [("failed_fetch", "not-initialised", 404)] * asked.pop(
+        "nobody"
+    )
+    assert await fetched(database) == asked
+
+
+async def test_commit_that_fails_for_one_fails_for_no_other(
+    device: Device, database: Database
+) -> None:
+    users = [f"user-{number}" for number in range(20)]
+    keys = await init(device, users)
+    await database.execute(
+        "CREATE FUNCTION public.fail() RETURNS trigger LANGUAGE plpgsql AS"
+        " $$ BEGIN RAISE EXCEPTION 'the disk is full'; END $$;"
+        "CREATE CONSTRAINT TRIGGER fail AFTER INSERT ON auth.encryption_vault_audit"
+        " DEFERRABLE INITIALLY DEFERRED FOR EACH ROW WHEN (NEW.user_id = 'user-7')"
+        " EXECUTE FUNCTION public.fail()"
+    )
+    for _ in range(4):
+        answers = await asyncio.gather(*(device(user).key() for user in users))
+        for user, answer in zip(users, answers, strict=True):
+            if user == "user-7":
+                assert (answer.status, answer.code) == (503, "AUDIT_UNAVAILABLE")
+                assert keys[user].encode() not in answer.body
+            else:
+                assert answer.json["masterKey"] == keys[user]
+    del keys["user-7"]
+    assert await fetched(database) == dict.fromkeys(keys, 4)
+
+
+async def test_row_that_is_swallowed_holds_back_one_key(device: Device, database: Database) -> None:
+    users = [f"user-{number}" for number in range(20)]
+    keys = await init(device, users)
+    await database.execute(
+        "CREATE FUNCTION swallow() RETURNS trigger LANGUAGE plpgsql AS 'BEGIN RETURN NULL; END';"
+        "CREATE TRIGGER swallow BEFORE INSERT ON auth.encryption_vault_audit"
+        " FOR EACH ROW WHEN (NEW.user_id = 'user-3') EXECUTE FUNCTION swallow()"
+    )
+    answers = await asyncio.gather(*(device(user).key() for user in users))
+    refused = {user: a for user, a in zip(users, answers, strict=True) if a.status != 200}
+    assert {user: answer.code for user, answer in refused.items()} == {
+        "user-3": "AUDIT_UNAVAILABLE"
+    }
+    assert keys["user-3"].encode() not in refused["user-3"].body
+    assert set(await fetched(database)) == set(users) - {"user-3"}
+
+
+@pytest.mark.parametrize(
+    ("genuine", "doctored"),
+    [
+        # The rows of two users change places.
+        ("SELECT place, clock", "SELECT place % 2 + 1, clock"),
+        # The right places, each with the row of the one before.
+        ("'app.current_user_id', asked", "'app.current_user_id', coalesce(was, asked)"),
+        # A row too few.
+        ("END LOOP;", "EXIT; END LOOP;"),
+    ],
+)
+async def test_another_users_row_is_nobodys(
+    device: Device, database: Database, genuine: str, doctored: str
+) -> None:
+    """A database that answers with the wrong rows gets nobody another user's key."""
+    users = [f"user-{number}" for number in range(20)]
+    keys = await init(device, users)
+    source = await database.value("SELECT pg_get_functiondef('auth.custody_read_vaults'::regproc)")
+    assert genuine in source
+    source = source.replace(genuine, doctored)
+    source = source.replace("asked TEXT;", "asked TEXT; was TEXT;")
+    source = source.replace(
+        "vault.user_id = asked;", "vault.user_id = coalesce(was, asked); was := asked;"
+    )
+    await database.execute(source)
+    answers = await asyncio.gather(*(device(user).key() for user in users))
+    for user, answer in zip(users, answers, strict=True):
+        if answer.status == 200:  # alone in its batch
+            assert answer.json["masterKey"] == keys[user]
+        else:
+            assert (answer.status, answer.code) == (503, "DATABASE_UNAVAILABLE")
+            assert keys[user].encode() not in answer.body
+    assert {answer.status for answer in answers} & {503}
+
+
+async def test_client_that_goes_away_hurts_nobody(device: Device, database: Database) -> None:
+    users = [f"user-{number}" for number in range(30)]
+    keys = await init(device, users)
+    for number in range(10):
+        calls = [asyncio.create_task(device(user).key()) for user in users]
+        await asyncio.sleep(number / 1000)
+        for call in calls[::3]:
+            call.cancel()
+        done = await asyncio.gather(*calls, return_exceptions=True)
+        for user, answer in zip(users, done, strict=True):
+            if isinstance(answer, Answer):
+                assert answer.json["masterKey"] == keys[user]
+        assert sum(isinstance(answer, Answer) for answer in done) >= 20
+
+
+async def test_sessions_that_end_under_load(device: Device, database: Database) -> None:
+    users = [f"user-{number}" for number in range(16)]
+    keys = await init(device, users)
+    answered: Counter[str] = Counter()
+
+    async def one_device(user: str) -> None:
+        for _ in range(25):
+            answer = await device(user).key()
+            assert answer.status in {200, 503}
+            if answer.status == 200:
+                assert answer.json["masterKey"] == keys[user]
+                answered[user] += 1
+
+    async def end_sessions() -> None:
+        for _ in range(5):
+            await asyncio.sleep(0.05)
+            await database.execute(
+                "SELECT pg_terminate_backend(pid) FROM pg_stat_activity"
+                " WHERE application_name = 'custody' AND datname = current_database()"
+            )
+
+    await asyncio.gather(end_sessions(), *(one_device(user) for user in users))
+    rows = await fetched(database)
+    # A commit whose word never arrived may have been made: never the other way round.
+    assert all(rows[user] >= answered[user] for user in users)
+    answers = await asyncio.gather(*(device(user).key() for user in users))
+    assert {answer.status for answer in answers} == {200}
+
+
+@pytest.fixture(scope="module")
+def own_server() -> Iterator[EmbeddedPostgres]:
+    """A PostgreSQL for this file alone: its test freezes it."""
+    with postgres_server() as server:
+        yield server
+
+
+async def test_rows_that_arrive_at_a_frozen_server_are_never_committed(
+    own_server: EmbeddedPostgres,
+    issuer: Issuer,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    engines: list[AsyncEngine],
+) -> None:
+    """The statement is in the server's socket: it is read after the deadline, and refused."""
+    users = [f"user-{number}" for number in range(8)]
+
+    async def freeze_then_write(
+        held: Connection, events: Sequence[Event], deadline: float
+    ) -> list[bool]:
+        freeze(own_server)
+        return await write_together(held, events, deadline)
+
+    async with (
+        new_database(own_server) as database,
+        serving(database, issuer, tmp_path) as device,
+    ):
+        keys = await init(device, users)
+        with monkeypatch.context() as patch:
+            patch.setattr(http_server, "REQUEST_SECONDS", 3.0)
+            patch.setattr(gathered, "write_together", freeze_then_write)
+            try:
+                answers = await asyncio.gather(*(device(user).key() for user in users))
+            finally:
+                thaw(own_server)
+        assert {(answer.status, answer.code) for answer in answers} == {(503, "AUDIT_UNAVAILABLE")}
+        await asyncio.sleep(1)
+        assert not await fetched(database)
+        for _ in range(20):
+            again = await device(users[0]).key()
+            if again.status == 200:
+                break
+            await asyncio.sleep(0.2)
+        assert again.json["masterKey"] == keys[users[0]]
