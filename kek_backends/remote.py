@@ -148,7 +148,7 @@ class RemoteKek(KekBackend):
     async def _wrap(self, user_id: str, master_key: bytes) -> Wrap:
         self._wraps = True
         try:
-            wrap = await self._call(lambda: self._encrypt(user_id, master_key))
+            wrap = await self._persist(lambda: self._wrap_once(user_id, master_key))
             await self._see_proven(wrap.kek_id)
         except KekError as error:
             self._wrap_problem = str(error)
@@ -165,7 +165,7 @@ class RemoteKek(KekBackend):
 
     async def _unwrapped(self, user_id: str, wrap: Wrap, *, trial: bool = False) -> bytes:
         try:
-            key = await self._call(lambda: self._decrypt(user_id, wrap), trial=trial)
+            key = await self._persist(lambda: self._unwrap_once(user_id, wrap), trial=trial)
         except (Tampered, VersionRetired) as error:
             # Of this row, not of the KMS; but the key may have been changed.
             self._unanswered.pop(wrap.kek_id, None)
@@ -202,10 +202,10 @@ class RemoteKek(KekBackend):
 
     async def _prove_now(self, kek_id: str | None = None, *, trial: bool = False) -> None:
         async def wrap(user_id: str, key: bytes) -> Wrap:
-            return await self._call(lambda: self._encrypt(user_id, key), trial=trial)
+            return await self._persist(lambda: self._wrap_once(user_id, key), trial=trial)
 
         async def unwrap(user_id: str, made: Wrap) -> bytes:
-            return await self._call(lambda: self._decrypt(user_id, made), trial=trial)
+            return await self._persist(lambda: self._unwrap_once(user_id, made), trial=trial)
 
         async with self._proving:
             if self._is_proven(kek_id or self.kek_id) and self._wrap_problem is None:
@@ -254,11 +254,23 @@ class RemoteKek(KekBackend):
     def _translate(self, error: Exception) -> KekError:
         """Return our error for one of the SDK's, with nothing of its text that could be secret."""
 
-    async def _call(self, work: Callable[[], T], *, trial: bool = False) -> T:
-        """Run blocking work in a thread: when the breaker admits it, again when it is transient.
+    async def _wrap_once(self, user_id: str, master_key: bytes) -> Wrap:
+        """Try once to wrap; a KMS that can answers several of these with one call."""
+        return await self._take_turn(lambda: self._encrypt(user_id, master_key))
+
+    async def _unwrap_once(self, user_id: str, wrap: Wrap) -> bytes:
+        """Try once to unwrap; see :meth:`_wrap_once`."""
+        return await self._take_turn(lambda: self._decrypt(user_id, wrap))
+
+    async def _call(self, work: Callable[[], T]) -> T:
+        """Run blocking work in a thread; see :meth:`_persist`."""
+        return await self._persist(lambda: self._take_turn(work))
+
+    async def _persist(self, once: Callable[[], Awaitable[T]], *, trial: bool = False) -> T:
+        """Try when the breaker admits it, again when the failure is transient.
 
         Args:
-            work: what to do.
+            once: makes one try.
             trial: whether it shall show if the KMS is back: then the breaker is not asked.
         """
 
@@ -270,7 +282,7 @@ class RemoteKek(KekBackend):
                 reraise=True,
             ):
                 with attempt:
-                    return await self._take_turn(work)
+                    return await once()
             raise AssertionError
 
         if not trial and not self._breaker.admits():

@@ -150,6 +150,18 @@ def of_item(uri: KekUri, text: str) -> KekError:
     return Misconfigured(f"{uri.text}: the server refuses the call; its log says why")
 
 
+def data_of(uri: KekUri, answer: Any) -> Mapping[str, Any]:
+    """Return the data of an answer; hvac returns other things for answers it can't parse.
+
+    Raises:
+        Transient: there is none.
+    """
+    data = answer.get("data") if isinstance(answer, dict) else None
+    if not isinstance(data, dict):
+        raise Transient(f"{uri.text}: VAULT_ADDR answers, but not like Vault or OpenBao")
+    return data
+
+
 def _of_answer(uri: KekUri, error: of_hvac.VaultError) -> KekError:
     text = " ".join(error.errors or ())
     if "high complexity" in text or "request body too large" in text:

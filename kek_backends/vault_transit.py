@@ -1,62 +1,35 @@
 """``vault:MOUNT/KEY``: a key of the transit engine of HashiCorp Vault or OpenBao."""
 
 import base64
-import re
 import threading
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Self
 
-from hvac import exceptions as of_hvac
-
-from kek_backends.base import FORMAT_BOUND, Observation, OwnedWrap, Rewrapped, Wrap
-from kek_backends.errors import KekError, KeyMissing, Misconfigured, Tampered, Transient
+from kek_backends.base import Observation, OwnedWrap, Rewrapped, Wrap
+from kek_backends.errors import KekError, KeyMissing, Misconfigured, Transient
+from kek_backends.gathering import Gatherer
 from kek_backends.remote import ATTEMPT_SECONDS, RemoteKek
 from kek_backends.uri import KekUri
+from kek_backends.vault_batches import MOST_ITEMS, Batches
 from kek_backends.vault_examination import examine
-from kek_backends.vault_http import TooLarge, connector, of_item, translate
+from kek_backends.vault_http import TooLarge, connector, data_of, translate
+from kek_backends.vault_key import KeyPath, TransitKey
 from kek_backends.vault_login import login_from
 from kek_backends.vault_tokens import Tokens
 
-_PATH = re.compile(r"(?P<mount>[A-Za-z0-9_.-]+(?:/[A-Za-z0-9_.-]+)*)/(?P<key>[A-Za-z0-9_.-]+)")
-_VERSION = re.compile(r"v([1-9][0-9]{0,8})")
-_CIPHERTEXT = re.compile(r"vault:v([1-9][0-9]{0,8}):[A-Za-z0-9+/]+={0,2}")
-_MAX_CIPHERTEXT = 4096
-_KEY_TYPES = ("aes256-gcm96", "chacha20-poly1305", "xchacha20-poly1305")
-# OpenBao refuses JSON of more than 1000 strings, names included: four an item.
-_BATCH_SIZE = 240
-
 
 @dataclass(frozen=True, slots=True)
-class TransitKey:
-    """What the server says of a key.
+class OwnedKey:
+    """A master key and whose it is: one item of a batch of wraps.
 
     Args:
-        derived: whether the key of each user is derived from it: then ``context`` binds a wrap.
-        latest: the version that encrypts.
-        least: the least version that may still decrypt.
-        created: for each version from ``least`` on, the second it was made in.
-        details: all that the server said, for the doctor.
+        user_id: for whom alone the wrap will open.
+        master_key: 32 bytes.
     """
 
-    derived: bool
-    latest: int
-    least: int
-    created: Mapping[int, int]
-    details: Mapping[str, Any]
-
-    def is_same(self, other: "TransitKey") -> bool:
-        """Say whether both are of one key, and not of one that was made again under its name."""
-        if self.derived != other.derived:
-            return False
-        if not self.created.keys() & other.created.keys():
-            # All versions that we knew were retired since; a new key begins at its first one.
-            return other.least > self.latest
-        return all(
-            other.created[version] == made
-            for version, made in self.created.items()
-            if version in other.created
-        )
+    user_id: str
+    master_key: bytes = field(repr=False)
 
 
 class VaultTransitKek(RemoteKek):
@@ -78,50 +51,52 @@ class VaultTransitKek(RemoteKek):
     The policy ``default`` must be there too: it lets a token look at itself and be renewed.
     """
 
-    def __init__(self, uri: KekUri, mount: str, key: str, tokens: Tokens) -> None:
-        super().__init__(uri)
-        self._mount = mount
-        self._key = key
+    def __init__(self, path: KeyPath, tokens: Tokens) -> None:
+        super().__init__(path.uri)
+        self._path = path
         self._tokens = tokens
         self._state: TransitKey | None = None
         self._asking = threading.Lock()
-        self._batch_size = _BATCH_SIZE
+        self._batch_size = MOST_ITEMS
+        self._batches = Batches(path.uri, tokens)
+        self._gathered_wraps: Gatherer[OwnedKey, Wrap] = Gatherer(
+            lambda items: self._take_turn(lambda: self._encrypt_batch(items)), MOST_ITEMS
+        )
+        self._gathered_unwraps: Gatherer[OwnedWrap, bytes] = Gatherer(
+            lambda items: self._take_turn(lambda: self._decrypt_batch(items)), MOST_ITEMS
+        )
 
     @classmethod
     def from_uri(cls, uri: KekUri, *, environ: Mapping[str, str], development: bool) -> Self:  # noqa: ARG003 - nothing is made up for it
         """Build the backend that a URI names; see :meth:`KekBackend.from_uri`."""
-        path = _PATH.fullmatch(uri.path)
-        if path is None:
-            raise Misconfigured(
-                f"KEK {uri.text}: write vault:MOUNT/KEY, for example vault:transit/custody"
-            )
+        path = KeyPath.of(uri)
         if uri.kek_id is not None:
             raise Misconfigured(
                 f"KEK {uri.text}: a transit key has no ?id=: its rows are stamped with the version "
                 "that the server used"
             )
         tokens = Tokens(uri, login_from(uri, environ), connector(uri, environ))
-        return cls(uri, path["mount"], path["key"], tokens)
+        return cls(path, tokens)
 
     @property
     def kek_id(self) -> str | None:
         """The stamp of the version that encrypts, as last heard."""
-        return None if self._state is None else self._stamp(self._state.latest)
+        return None if self._state is None else self._path.stamp(self._state.latest)
 
     def fingerprint(self, kek_id: str) -> str | None:
         """Return when the version was made: a key that was deleted and made again differs."""
-        version = self._version(kek_id)
+        version = self._path.version(kek_id)
         if self._state is None or version is None or version not in self._state.created:
             return None
         return f"transit version made at {self._state.created[version]}"
 
     def holds(self, kek_id: str) -> bool:
         """Every version of this key is ours to unwrap."""
-        return self._version(kek_id) is not None
+        return self._path.version(kek_id) is not None
 
     def refusal(self, kek_id: str) -> str | None:
         """Name a version that the server would refuse to decrypt with."""
-        version = self._version(kek_id)
+        version = self._path.version(kek_id)
         if self._state is None or version is None:
             return None
         if version > self._state.latest:
@@ -143,16 +118,20 @@ class VaultTransitKek(RemoteKek):
 
     def takes_over(self, source: object) -> bool:
         """The server re-wraps to its newest version what a derived key wrapped."""
-        return source is self and self._state is not None and self._state.derived
+        return source is self and self._is_derived
 
     async def examine(self, *, active: bool) -> list[Observation]:
         """Look at the key, its policy, the token and the address; see the docs of the doctor."""
-        return await examine(self, self._tokens, (self._mount, self._key), active=active)
+        return await examine(self, self._tokens, (self._path.mount, self._path.key), active=active)
 
     @property
     def state(self) -> TransitKey | None:
         """What the server said of the key when it was last asked."""
         return self._state
+
+    @property
+    def _is_derived(self) -> bool:
+        return self._state is not None and self._state.derived
 
     def _ask(self) -> None:
         # One at a time: an answer that was asked for earlier never replaces a later one.
@@ -164,20 +143,8 @@ class VaultTransitKek(RemoteKek):
             self._asking.release()
 
     def _read_key(self) -> TransitKey:
-        answer = self._tokens.call(lambda vault: vault.secrets.transit.read_key(**self._named))
-        found = _data(self._uri, answer)
-        if found["type"] not in _KEY_TYPES:
-            raise Misconfigured(
-                f"KEK {self._uri.text}: a key of type {found['type']} can't wrap; make one with: "
-                f"bao write -f {self._mount}/keys/{self._key} derived=true"
-            )
-        return TransitKey(
-            derived=bool(found["derived"]),
-            latest=int(found["latest_version"]),
-            least=int(found["min_decryption_version"]),
-            created={int(version): int(made) for version, made in found["keys"].items()},
-            details=found,
-        )
+        answer = self._tokens.call(lambda vault: vault.secrets.transit.read_key(**self._path.named))
+        return self._path.state(data_of(self._uri, answer))
 
     def _known(self) -> TransitKey:
         if self._state is None:
@@ -185,6 +152,13 @@ class VaultTransitKek(RemoteKek):
         if self._state is None:
             raise AssertionError
         return self._state
+
+    def _known_derived(self) -> TransitKey:
+        """Return the state of a key that binds by ``context``: only that is sent in batches."""
+        key = self._known()
+        if not key.derived:
+            raise Transient(f"{self._uri.text}: the key was replaced at this moment")
+        return key
 
     def _is_still(self, before: TransitKey) -> bool:
         """Ask whether the key is still the one that a call was made for.
@@ -195,28 +169,48 @@ class VaultTransitKek(RemoteKek):
         self._ask()
         return before.is_same(self._known())
 
+    async def _wrap_once(self, user_id: str, master_key: bytes) -> Wrap:
+        if not await self._goes_in_batches():
+            return await super()._wrap_once(user_id, master_key)
+        return await self._gathered_wraps.ask(OwnedKey(user_id, master_key))
+
+    async def _unwrap_once(self, user_id: str, wrap: Wrap) -> bytes:
+        if not await self._goes_in_batches():
+            return await super()._unwrap_once(user_id, wrap)
+        return await self._gathered_unwraps.ask(OwnedWrap(user_id, wrap))
+
+    async def _goes_in_batches(self) -> bool:
+        """Say whether this key's calls go in batches; then a lone one does, too.
+
+        A key has one form of call, so the form that is proven to bind is the form that is used.
+        Only ``context`` is relied on in a batch: rewrap, for one, ignores ``associated_data``.
+        """
+        if self._state is None:
+            await self._take_turn(self._known)
+        return self._is_derived
+
     def _encrypt(self, user_id: str, master_key: bytes) -> Wrap:
         key = self._known()
         plaintext = base64.b64encode(master_key).decode()
         answer = self._tokens.call(
             lambda vault: vault.secrets.transit.encrypt_data(
-                **self._named, plaintext=plaintext, **_binding(key, user_id)
+                **self._path.named, plaintext=plaintext, **key.binding(user_id)
             )
         )
-        wrap = self._wrap_of(_data(self._uri, answer))
+        wrap = self._path.wrap_of(data_of(self._uri, answer))
         if not self._is_still(key):
             raise Transient(f"{self._uri.text}: the key was replaced at this moment")
         return wrap
 
     def _decrypt(self, user_id: str, wrap: Wrap) -> bytes:
-        self._check(wrap)
-        binding = _binding(self._known(), user_id)
+        self._path.check(wrap)
+        binding = self._known().binding(user_id)
         answer = self._tokens.call(
             lambda vault: vault.secrets.transit.decrypt_data(
-                **self._named, ciphertext=wrap.wrapped_mk, **binding
+                **self._path.named, ciphertext=wrap.wrapped_mk, **binding
             )
         )
-        key = base64.b64decode(_data(self._uri, answer)["plaintext"], validate=True)
+        key = _plaintext(data_of(self._uri, answer))
         if self.refusal(wrap.kek_id) is not None:
             self._ask()  # the version is allowed again
         return key
@@ -233,100 +227,63 @@ class VaultTransitKek(RemoteKek):
                 self._batch_size = len(batch) // 2
         return done
 
+    def _encrypt_batch(self, items: Sequence[OwnedKey]) -> list[Wrap | KekError]:
+        key = self._known_derived()
+        done = self._batches.each(
+            items,
+            lambda item: {
+                "plaintext": base64.b64encode(item.master_key).decode(),
+                **key.binding(item.user_id),
+            },
+            lambda vault, batch: vault.secrets.transit.encrypt_data(
+                **self._path.named, batch_input=batch
+            ),
+            self._path.wrap_of,
+        )
+        if not self._is_still(key):
+            raise Transient(f"{self._uri.text}: the key was replaced at this moment")
+        return done
+
+    def _decrypt_batch(self, items: Sequence[OwnedWrap]) -> list[bytes | KekError]:
+        key = self._known_derived()
+        done = self._batches.each(
+            items,
+            lambda item: self._entry(key, item),
+            lambda vault, batch: vault.secrets.transit.decrypt_data(
+                **self._path.named, batch_input=batch
+            ),
+            _plaintext,
+        )
+        opened = (
+            item.wrap for item, one in zip(items, done, strict=True) if isinstance(one, bytes)
+        )
+        if any(self.refusal(wrap.kek_id) is not None for wrap in opened):
+            self._ask()  # the version is allowed again
+        return done
+
     def _rewrap_batch(self, items: Sequence[OwnedWrap]) -> list[Rewrapped]:
-        done: list[Rewrapped] = [Tampered("not tried")] * len(items)
-        sent: list[int] = []
-        for at, item in enumerate(items):
-            try:
-                self._check(item.wrap)
-            except KekError as error:
-                done[at] = error
-            else:
-                sent.append(at)
-        if not sent:
-            return done
-        key = self._known()
-        batch = [
-            {"ciphertext": items[at].wrap.wrapped_mk, **_binding(key, items[at].user_id)}
-            for at in sent
-        ]
-        results = self._send_batch(batch)
+        key = self._known_derived()
+        done = self._batches.each(
+            items,
+            lambda item: self._entry(key, item),
+            lambda vault, batch: vault.secrets.transit.rewrap_data(
+                **self._path.named, ciphertext="", batch_input=batch
+            ),
+            self._path.wrap_of,
+        )
         if not self._is_still(key):
             # Each of them would look as if somebody had touched its row.
             raise KeyMissing(f"{self._uri.text}: the key was replaced by another of its name")
-        if len(results) != len(batch):
-            raise Transient(
-                f"{self._uri.text}: {len(batch)} wraps went in, {len(results)} came out"
-            )
-        # The server keeps the order. Each item is looked at: one that failed comes within a 200.
-        for at, result in zip(sent, results, strict=True):
-            if result.get("error"):
-                done[at] = of_item(self._uri, result["error"])
-            else:
-                done[at] = self._wrap_of(result)
         return done
-
-    def _send_batch(self, batch: list[dict[str, str]]) -> list[dict[str, Any]]:
-        try:
-            answer = self._tokens.call(
-                lambda vault: vault.secrets.transit.rewrap_data(
-                    **self._named, ciphertext="", batch_input=batch
-                )
-            )
-        except of_hvac.InvalidRequest as error:
-            # Vault answers 400 when all of them failed, with the same list in it.
-            results = ((error.json or {}).get("data") or {}).get("batch_results")
-            if results is None:
-                raise
-            return list(results)
-        return list(_data(self._uri, answer)["batch_results"])
 
     def _translate(self, error: Exception) -> KekError:
         return translate(self._uri, error)
 
-    @property
-    def _named(self) -> dict[str, str]:
-        return {"name": self._key, "mount_point": self._mount}
-
-    def _check(self, wrap: Wrap) -> None:
-        """Refuse what can't be one of our wraps before anything is asked."""
-        version = self._version(wrap.kek_id)
-        shape = (
-            _CIPHERTEXT.fullmatch(wrap.wrapped_mk)
-            if len(wrap.wrapped_mk) <= _MAX_CIPHERTEXT
-            else None
-        )
-        if wrap.format_version != FORMAT_BOUND or wrap.wrap_iv != "" or shape is None:
-            raise Tampered(f"{self._uri.text}: the row's columns hold no wrap of a transit key")
-        if int(shape[1]) != version:
-            raise Tampered(f"{self._uri.text}: the wrap is of another version than its row says")
-
-    def _wrap_of(self, answer: Mapping[str, Any]) -> Wrap:
-        ciphertext = answer["ciphertext"]
-        shape = _CIPHERTEXT.fullmatch(ciphertext)
-        if shape is None or int(shape[1]) != answer.get("key_version", int(shape[1])):
-            raise Transient(f"{self._uri.text}: the server answered with something that is no wrap")
-        return Wrap(ciphertext, "", FORMAT_BOUND, self._stamp(int(shape[1])))
-
-    def _stamp(self, version: int) -> str:
-        return f"vault:{self._mount}/{self._key}:v{version}"
-
-    def _version(self, kek_id: str) -> int | None:
-        prefix = f"vault:{self._mount}/{self._key}:"
-        found = _VERSION.fullmatch(kek_id.removeprefix(prefix))
-        return int(found[1]) if found and kek_id.startswith(prefix) else None
+    def _entry(self, key: TransitKey, item: OwnedWrap) -> dict[str, str]:
+        """Return what is sent of one wrap."""
+        self._path.check(item.wrap)
+        return {"ciphertext": item.wrap.wrapped_mk, **key.binding(item.user_id)}
 
 
-def _binding(key: TransitKey, user_id: str) -> dict[str, str]:
-    """Return the field that binds a wrap to its user."""
-    bound = base64.b64encode(user_id.encode()).decode()
-    # "context" on a key that is not derived would be ignored without a word.
-    return {"context" if key.derived else "associated_data": bound}
-
-
-def _data(uri: KekUri, answer: Any) -> Mapping[str, Any]:
-    """Return the data of an answer; hvac returns other things for answers it can't parse."""
-    data = answer.get("data") if isinstance(answer, dict) else None
-    if not isinstance(data, dict):
-        raise Transient(f"{uri.text}: VAULT_ADDR answers, but not like Vault or OpenBao")
-    return data
+def _plaintext(answer: Mapping[str, Any]) -> bytes:
+    return base64.b64decode(answer["plaintext"], validate=True)

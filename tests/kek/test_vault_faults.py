@@ -130,6 +130,51 @@ async def test_frozen_and_thawed(own_bao: Bao, sdk_log: pytest.LogCaptureFixture
         await back(backend, wrap)
 
 
+async def test_who_gives_up_while_it_is_frozen_takes_no_other_along(own_bao: Bao) -> None:
+    async with prepared(own_bao) as (backend, wrap):
+        own_bao.freeze()
+        try:
+            calls = [asyncio.ensure_future(backend.unwrap("alice", wrap)) for _ in range(60)]
+            await asyncio.sleep(0.3)
+            for call in calls[::2]:
+                call.cancel()
+            await asyncio.sleep(0.1)
+        finally:
+            own_bao.thaw()
+        results = await asyncio.gather(*calls, return_exceptions=True)
+        assert {type(result) for result in results[::2]} == {asyncio.CancelledError}
+        assert results[1::2] == [KEY] * 30
+
+
+async def test_killed_under_load(own_bao: Bao, sdk_log: pytest.LogCaptureFixture) -> None:
+    """Each of many concurrent calls ends in time, with the key or with a reason."""
+    async with prepared(own_bao) as (backend, wrap):
+        ended: list[object] = []
+
+        async def call() -> None:
+            while not any(isinstance(one, KekError) for one in ended):
+                started = time.monotonic()
+                try:
+                    ended.append(await backend.unwrap("alice", wrap))
+                except KekError as error:
+                    ended.append(error)
+                assert time.monotonic() - started < DEADLINE
+
+        calls = [asyncio.ensure_future(call()) for _ in range(64)]
+        await asyncio.sleep(0.2)
+        own_bao.kill()
+        try:
+            await asyncio.gather(*calls)
+        finally:
+            own_bao.start()
+        errors = [one for one in ended if isinstance(one, KekError)]
+        assert [one for one in ended if one == KEY]
+        assert {type(error) for error in errors} == {Transient}
+        for error in errors:
+            assert_silent(backend, error, wrap, sdk_log)
+        await back(backend, wrap)
+
+
 async def test_sealed_and_unsealed(own_bao: Bao) -> None:
     async with prepared(own_bao) as (backend, wrap):
         own_bao.ask("PUT", "sys/seal")
@@ -145,8 +190,10 @@ async def test_sealed_and_unsealed(own_bao: Bao) -> None:
 
 async def test_quota(own_bao: Bao) -> None:
     async with prepared(own_bao) as (backend, wrap):
-        quota = {"path": "transit/", "rate": 1, "interval": "1s"}
+        # One call in ten seconds, and it is used up: thirty unwraps may share the next one.
+        quota = {"path": "transit/", "rate": 1, "interval": "10s"}
         own_bao.ask("POST", "sys/quotas/rate-limit/small", quota)
+        await backend.unwrap("alice", wrap)
         try:
             results = await asyncio.gather(
                 *(backend.unwrap("alice", wrap) for _ in range(30)), return_exceptions=True

@@ -10,7 +10,6 @@ from typing import Any
 
 import pytest
 
-from kek_backends import vault_transit
 from kek_backends.base import OwnedWrap, Severity, Wrap
 from kek_backends.checks.life import check_examination
 from kek_backends.errors import (
@@ -25,6 +24,7 @@ from kek_backends.errors import (
 from kek_backends.keyring import Keyring
 from kek_backends.loader import load
 from kek_backends.testing import CHECKS, Check, Subject
+from kek_backends.vault_key import TransitKey
 from kek_backends.vault_transit import VaultTransitKek
 from tests.bao_server import Bao, least_policy
 from tests.leaks import remember
@@ -173,7 +173,7 @@ async def test_context_on_a_key_that_is_not_derived_would_bind_nothing(
     def always_context(_key: object, user_id: str) -> dict[str, str]:
         return {"context": base64.b64encode(user_id.encode()).decode()}
 
-    monkeypatch.setattr(vault_transit, "_binding", always_context)
+    monkeypatch.setattr(TransitKey, "binding", always_context)
     async with transit(bao, bao.make_key(derived=False)) as kek:
         error = await failure(kek.wrap("alice", KEY))
         assert type(error) is Misconfigured

@@ -100,9 +100,10 @@ def _calls(found: list[dict[str, Any]]) -> Counter[str]:
 
 def _decrypted_users(found: list[dict[str, Any]]) -> Counter[str]:
     return Counter(
-        base64.b64decode(request["data"]["context"]).decode()
+        base64.b64decode(item["context"]).decode()
         for request in found
         if request["path"].startswith("transit/decrypt/")
+        for item in request["data"]["batch_input"]
     )
 
 

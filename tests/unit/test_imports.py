@@ -88,10 +88,10 @@ FORBIDDEN: dict[str, tuple[tuple[str, ...], tuple[str, ...], tuple[str, ...]]] =
         EVERYTHING,
         ("hvac", "requests"),
         (
-            "kek_backends.vault_transit",
             "kek_backends.vault_http",
             "kek_backends.vault_login",
             "kek_backends.vault_tokens",
+            "kek_backends.vault_batches",
         ),
     ),
     # Their modules, and so the SDKs, are loaded by entry point alone: a host without one boots.
@@ -102,12 +102,15 @@ FORBIDDEN: dict[str, tuple[tuple[str, ...], tuple[str, ...], tuple[str, ...]]] =
             "kek_backends.vault_http",
             "kek_backends.vault_login",
             "kek_backends.vault_tokens",
+            "kek_backends.vault_key",
+            "kek_backends.vault_batches",
             "kek_backends.vault_examination",
             "kek_backends.aws_kms",
         ),
         (
             "kek_backends.vault_transit",
             "kek_backends.vault_tokens",
+            "kek_backends.vault_batches",
             "kek_backends.vault_examination",
         ),
     ),
