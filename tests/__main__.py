@@ -9,7 +9,7 @@ import tempfile
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
-FOLDERS = ("unit", "kek", "db", "http", "rewrap", "e2e")
+FOLDERS = ("unit", "kek", "db", "http", "rewrap", "systemd", "e2e")
 
 
 def main() -> int:

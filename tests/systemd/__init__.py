@@ -1,0 +1,1 @@
+"""custody under a real systemd."""

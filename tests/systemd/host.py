@@ -1,0 +1,151 @@
+"""A host with custody, its configuration and its credentials, on a database of the tests."""
+
+import base64
+import json
+import secrets
+import time
+import tomllib
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from kek_backends.systemd import SystemdKek
+from kek_backends.uri import KekUri
+from tests.leaks import LOGS, remember
+from tests.servers import Daemon, Database, free_port
+from tests.systemd.installation import TARGET, install_units, sources
+from tests.systemd.throwaway import Answer, Bind, System, throwaway
+from tests.tokens import Issuer
+
+CREDENTIALS = "/etc/credstore.encrypted"
+KEKS = "/etc/custody/keks"
+_TOML = "/etc/custody/custody.toml"
+_JWKS = "/etc/custody/jwks.json"
+
+
+@dataclass(frozen=True)
+class Host:
+    """A system on which custody is installed.
+
+    Args:
+        system: it runs.
+        daemon: its addresses, once custody.service is started.
+    """
+
+    system: System
+    daemon: Daemon
+
+    def configure(self, **settings: object) -> None:
+        """Change settings in custody.toml."""
+        there = self.system.path(_TOML).exists()
+        present: dict[str, Any] = tomllib.loads(self.system.read(_TOML)) if there else {}
+        lines = (f"{name} = {json.dumps(value)}\n" for name, value in (present | settings).items())
+        self.system.write(_TOML, "".join(lines))
+
+    def seal(self, name: str, secret: str, path: str | None = None) -> None:
+        """Keep a secret as an encrypted credential."""
+        remember(secret)
+        place = path or f"{CREDENTIALS}/{name}"
+        self.system.run("systemd-creds", "encrypt", f"--name={name}", "-", place, stdin=secret)
+
+    def make_kek(self, name: str) -> SystemdKek:
+        """Make a KEK, keep it as the credential kek_NAME, and return it."""
+        key = secrets.token_bytes(32)
+        self.seal(f"kek_{name}", base64.b64encode(key).decode(), f"{KEKS}/{name}")
+        uri = KekUri.parse(f"systemd:kek_{name}")
+        return SystemdKek(uri=uri, kek_id=f"systemd-kek_{name}", key=key, development=False)
+
+    def drop_in(self, unit: str, *lines: str) -> None:
+        """Change a unit as ``systemctl edit`` does: lines, with their section above them."""
+        self.system.write(f"/etc/systemd/system/{unit}.d/test.conf", "\n".join((*lines, "")))
+        self.system.run("systemctl", "daemon-reload")
+
+    def start(self, unit: str = "custody.service") -> None:
+        """Start a unit that must start."""
+        done = self.systemctl("start", unit)
+        assert done.returncode == 0, self.system.journal(unit)
+
+    def systemctl(self, *words: str) -> Answer:
+        """Run systemctl, which may fail."""
+        return self.system.run("systemctl", *words, check=False)
+
+    def show(self, *names: str, unit: str = "custody.service") -> list[str]:
+        """Return properties of a unit."""
+        shown = self.system.show(unit, *names)
+        return [shown[name] for name in names]
+
+    def property(self, name: str, unit: str = "custody.service") -> str:
+        """Return a property of a unit."""
+        return self.show(name, unit=unit)[0]
+
+    def said(self, unit: str = "custody.service") -> list[str]:
+        """Return what custody itself said to an operator: the lines that are no log."""
+        return [
+            line for line in self.system.journal(unit).splitlines() if line.startswith("custody:")
+        ]
+
+
+def eventually(there: Callable[[], bool], seconds: float = 30, pause: float = 0.1) -> None:
+    """Wait until something is so.
+
+    Args:
+        there: whether it is.
+        seconds: how long it may take.
+        pause: seconds between two looks.
+    """
+    until = time.monotonic() + seconds
+    while not there():
+        if time.monotonic() > until:
+            raise AssertionError(f"it did not come within {seconds} s")
+        time.sleep(pause)
+
+
+@contextmanager
+def journal_is_searched(system: System) -> Iterator[None]:
+    """Have the journal searched for secrets at the end of the run."""
+    try:
+        yield
+    finally:
+        journal = system.run("journalctl", "--no-pager", "--output=cat", check=False).stdout
+        (LOGS / f"journal-{secrets.token_hex(4)}.log").write_text(journal, "utf-8")
+
+
+@contextmanager
+def host(
+    installation: Path, database: Database, issuer: Issuer, binds: tuple[Bind, ...] = ()
+) -> Iterator[Host]:
+    """Boot a host for the length of the block; its daemon is configured, and not started.
+
+    Args:
+        installation: what is in /opt/custody.
+        database: for the daemon and the job.
+        issuer: of the tokens.
+        binds: what else it shares with this machine.
+    """
+    port, admin_port = free_port(), free_port()
+    daemon = Daemon(
+        base=f"http://127.0.0.1:{port}/api/v1/me/encryption-vault",
+        admin=f"http://127.0.0.1:{admin_port}",
+        issuer=issuer,
+        database=database,
+    )
+    shared = (sources(), Bind(installation, TARGET, read_only=True), *binds)
+    with throwaway(shared) as system, journal_is_searched(system):
+        install_units(system)
+        made = Host(system, daemon)
+        made.drop_in(
+            "custody.socket", "[Socket]", "ListenStream=", f"ListenStream=127.0.0.1:{port}"
+        )
+        system.write(_JWKS, issuer.jwks().decode())
+        made.make_kek("2026")
+        made.configure(
+            kek="systemd:kek_2026",
+            jwt_issuer=issuer.url,
+            jwks_file=_JWKS,
+            admin_listen=f"127.0.0.1:{admin_port}",
+        )
+        made.seal("custody_database_url", database.url("custody_app"))
+        made.seal("custody_rewrap_database_url", database.url("custody_rewrap"))
+        yield made

@@ -1,0 +1,20 @@
+"""The commands of a how-to, so that tests run them as they stand."""
+
+import re
+from pathlib import Path
+
+_FOLDER = Path(__file__).resolve().parents[2] / "docs" / "how-to"
+_SECTION = re.compile(r"(?m)^## (.+)$")
+_COMMANDS = re.compile(r"(?ms)^```sh\n(.*?)^```")
+
+
+def sections(page: str) -> dict[str, list[str]]:
+    """Return the blocks of commands of a page, by section.
+
+    Args:
+        page: its name, without ``.md``.
+    """
+    _, *parts = _SECTION.split((_FOLDER / f"{page}.md").read_text("utf-8"))
+    return {
+        title: _COMMANDS.findall(text) for title, text in zip(parts[::2], parts[1::2], strict=True)
+    }

@@ -1,0 +1,57 @@
+"""custody in /opt/custody, and its units, installed as the how-to says."""
+
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+from tests.systemd.howto import sections
+from tests.systemd.throwaway import ROOT, Bind, System, throwaway
+
+PAGE = "install-on-debian"
+SOURCES = Path("/usr/local/src/custody")
+TARGET = Path("/opt/custody")
+_SECONDS = 600
+_PASSED_ON = re.compile(r"PIP_\w+|SSL_CERT_\w+|REQUESTS_CA_BUNDLE|(?i:https?|no)_proxy")
+_OLD = "import sys; sys.exit(sys.version_info < (3, 11))"
+
+
+def no_interpreter() -> str | None:
+    """Return why custody can't be installed for users other than root, or None."""
+    found = "/usr/bin/python3"
+    if not Path(found).exists():
+        return f"there is no {found}"
+    if subprocess.run([found, "-c", _OLD], check=False).returncode:
+        return f"{found} is older than 3.11"
+    return None
+
+
+def sources() -> Bind:
+    """Return the checkout, where the how-to has it."""
+    return Bind(ROOT, SOURCES, read_only=True)
+
+
+def install_custody(folder: Path) -> None:
+    """Fill a folder with what is in /opt/custody after the section "custody".
+
+    Args:
+        folder: an empty one.
+    """
+    (commands,) = sections(PAGE)["custody"]
+    environ = {name: value for name, value in os.environ.items() if _PASSED_ON.fullmatch(name)}
+    with throwaway([sources(), Bind(folder, TARGET)]) as system:
+        made = "python3 -m venv /opt/custody\n"
+        if system.run("bash", "-c", made, check=False).returncode:
+            # Without Debian's python3-venv: the pip of whoever runs the tests fills it.
+            bare = made.replace("venv", "venv --clear --without-pip")
+            pip = f"{sys.executable} -m pip --python /opt/custody/bin/python --quiet install pip"
+            system.run("bash", "-euc", bare + pip, environ=environ, seconds=_SECONDS)
+        commands = commands.replace(made, "")
+        system.run("bash", "-euc", commands, environ=environ, seconds=_SECONDS)
+
+
+def install_units(system: System) -> None:
+    """Run the section "Users, folders, units"."""
+    (commands,) = sections(PAGE)["Users, folders, units"]
+    system.run("bash", "-euc", commands)

@@ -1,0 +1,146 @@
+"""Under load, with the socket of systemd: what is lost when the daemon is killed, hangs, restarts.
+
+A process that is killed takes with it the connections that it had accepted. Whoever waits at the
+socket, or comes while nobody answers, is served by the next one.
+"""
+
+import asyncio
+import contextlib
+import os
+import signal
+import time
+from collections.abc import AsyncIterator, Callable
+from functools import partial
+from pathlib import Path
+
+import pytest
+
+from tests.client import Client, client_session
+from tests.systemd.host import Host, eventually
+from tests.systemd.load import Load, load
+
+pytestmark = pytest.mark.timeout(600)
+
+TIMES = 3
+CLIENTS = 16
+
+Report = Callable[[str], None]
+
+
+@pytest.fixture
+async def busy(debian: Host) -> AsyncIterator[Load]:
+    """A load on a daemon that runs, in one process."""
+    debian.drop_in("custody.service", "[Service]", "WatchdogSec=5")
+    debian.start()
+    async with client_session() as session:
+        assert (await Client(debian.daemon, session, "alice").init()).status == 200
+    async with load(debian.daemon, "alice", CLIENTS) as seen:
+        await asyncio.sleep(1)
+        yield seen
+    # What began last had its answer, too.
+    assert seen.requests
+
+
+@pytest.fixture
+def report(capsys: pytest.CaptureFixture[str]) -> Report:
+    def show(line: str) -> None:
+        with capsys.disabled():
+            print(f"\n{line}")  # noqa: T201
+
+    return show
+
+
+def main_process(host: Host) -> int:
+    """Return the daemon's process, as this machine numbers it; 0: there is none at the moment."""
+    inside = host.property("MainPID")
+    group = host.system.cgroup / "system.slice/custody.service/cgroup.procs"
+    with contextlib.suppress(OSError):
+        for process in group.read_text().split():
+            status = Path(f"/proc/{process}/status").read_text()
+            if f"NSpid:\t{process}\t{inside}\n" in status:
+                return int(process)
+    return 0
+
+
+async def until(there: Callable[[], bool]) -> None:
+    await asyncio.to_thread(eventually, there)
+
+
+async def again(host: Host, before: int) -> None:
+    """Wait until another process serves, and let it serve for a moment."""
+    await until(
+        lambda: host.property("ActiveState") == "active" and main_process(host) not in {0, before}
+    )
+    await asyncio.sleep(1)
+
+
+def is_gone(process: int) -> bool:
+    return not Path(f"/proc/{process}").exists()
+
+
+def is_stopped(process: int) -> bool:
+    return Path(f"/proc/{process}/stat").read_text().rpartition(") ")[2].startswith("T")
+
+
+@pytest.mark.parametrize(
+    ("number", "there"), [(signal.SIGKILL, is_gone), (signal.SIGSTOP, is_stopped)]
+)
+async def test_a_process_that_dies_or_hangs_loses_only_what_it_had_accepted(
+    number: signal.Signals, there: Callable[[int], bool], debian: Host, busy: Load, report: Report
+) -> None:
+    moments = []
+    for _ in range(TIMES):
+        process, told = main_process(debian), time.monotonic()
+        os.kill(process, number)
+        await asyncio.to_thread(eventually, partial(there, process), pause=0.001)
+        moments.append((told, time.monotonic()))
+        await again(debian, process)
+    report(busy.figure(number.name, moments))
+    assert busy.begun(since=moments[-1][1]) > CLIENTS
+    assert busy.lost_though_waiting(moments) == []
+    # Each client had one request under way at most.
+    assert len(busy.lost()) <= TIMES * CLIENTS
+    assert debian.property("NRestarts") == str(TIMES)
+    if number is signal.SIGSTOP:
+        assert debian.system.journal("custody").count("Watchdog timeout (limit 5s)!") == TIMES
+    # Never one that asks for a core.
+    assert debian.system.journal("custody").count("code=killed, status=9/KILL") == TIMES
+
+
+async def test_restarts_lose_nothing(debian: Host, busy: Load, report: Report) -> None:
+    moments = []
+    for _ in range(TIMES):
+        process, told = main_process(debian), time.monotonic()
+        done = await asyncio.to_thread(debian.systemctl, "restart", "custody")
+        assert done.returncode == 0
+        moments.append((told, time.monotonic()))
+        await again(debian, process)
+    report(busy.figure("systemctl restart", moments))
+    assert busy.lost() == []
+    assert debian.property("NRestarts") == "0"
+
+
+async def test_a_stop_and_a_start_lose_nothing_while_the_socket_is_open(
+    debian: Host, busy: Load, report: Report
+) -> None:
+    process, told = main_process(debian), time.monotonic()
+    done = await asyncio.to_thread(debian.systemctl, "stop", "custody")
+    assert done.returncode == 0
+    moments = [(told, time.monotonic())]
+    # Nobody starts it but the connections that wait.
+    await again(debian, process)
+    report(busy.figure("systemctl stop", moments))
+    assert busy.lost() == []
+
+
+def test_more_failures_than_systemd_allows_by_default_do_not_end_it(debian: Host) -> None:
+    debian.drop_in("custody.service", "[Service]", "RestartSec=100ms")
+    debian.start()
+    seen: list[int] = []
+    for _ in range(7):
+        eventually(lambda: main_process(debian) not in {0, *seen})
+        seen.append(main_process(debian))
+        # While it starts: more than five starts in ten seconds.
+        os.kill(seen[-1], signal.SIGKILL)
+    eventually(lambda: debian.show("ActiveState", "NRestarts") == ["active", "7"])
+    assert debian.property("ActiveState", "custody.socket") == "active"

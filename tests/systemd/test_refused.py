@@ -1,0 +1,128 @@
+"""A credential that is wrong: one line that says so, and no second start, whoever connects."""
+
+import asyncio
+import contextlib
+import socket
+import time
+from collections.abc import Callable
+from urllib.parse import urlsplit
+
+import pytest
+
+from tests.client import Client, client_session
+from tests.systemd.host import CREDENTIALS, KEKS, Host, eventually
+
+pytestmark = pytest.mark.timeout(600)
+
+_LONG_ENOUGH = 6
+
+
+def wrong_password(host: Host) -> None:
+    url = host.daemon.database.url("custody_app")
+    password = url.partition("custody_app:")[2].partition("@")[0]
+    host.seal("custody_database_url", url.replace(password, "another-password-than-that"))
+
+
+def wrong_role(host: Host) -> None:
+    host.seal("custody_database_url", host.daemon.database.url("custody_rewrap"))
+
+
+def other_key_under_the_same_name(host: Host) -> None:
+    host.make_kek("2026")
+
+
+def no_key(host: Host) -> None:
+    host.system.run("rm", f"{KEKS}/2026")
+
+
+def no_url(host: Host) -> None:
+    host.system.run("rm", f"{CREDENTIALS}/custody_database_url")
+
+
+def sealed_under_another_name(host: Host) -> None:
+    host.system.run("mv", f"{CREDENTIALS}/custody_rewrap_database_url", f"{KEKS}/2026")
+
+
+def damaged(host: Host) -> None:
+    host.system.write(f"{CREDENTIALS}/custody_database_url", "c2VhbGVkIG5vd2hlcmU=\n")
+
+
+REFUSED: dict[Callable[[Host], None], tuple[str, str]] = {
+    wrong_password: ("78", "CUSTODY_DATABASE_URL"),
+    wrong_role: ("78", "the role custody_rewrap is not custody_app"),
+    other_key_under_the_same_name: ("78", "systemd:kek_2026"),
+    no_key: ("78", "systemd:kek_2026"),
+    no_url: ("78", "CUSTODY_DATABASE_URL"),
+    sealed_under_another_name: ("243", "does not decrypt on this host under its name"),
+    damaged: ("243", "does not decrypt on this host under its name"),
+}
+
+
+@pytest.mark.parametrize("spoil", REFUSED, ids=lambda spoil: spoil.__name__)
+async def test_a_wrong_credential_is_one_clear_line_and_no_restart_loop(
+    spoil: Callable[[Host], None], debian: Host
+) -> None:
+    code, named = REFUSED[spoil]
+    # Served once, so that the database knows the KEK.
+    debian.start()
+    debian.systemctl("stop", "custody", "custody.socket")
+    before = len(debian.system.journal("custody").splitlines())
+    spoil(debian)
+
+    debian.start("custody.socket")
+    port = urlsplit(debian.daemon.base).port or 0
+    # These wait at the socket, and would have the daemon started again and again.
+    waiting = [socket.create_connection(("127.0.0.1", port)) for _ in range(3)]
+    eventually(lambda: debian.property("ActiveState") == "failed")
+    refused = 0
+    until = time.monotonic() + _LONG_ENOUGH
+    while time.monotonic() < until:
+        with contextlib.suppress(ConnectionResetError):
+            try:
+                socket.create_connection(("127.0.0.1", port), timeout=5).close()
+            except ConnectionRefusedError:
+                refused += 1
+        await asyncio.sleep(0.05)
+    for one in waiting:
+        one.close()
+
+    assert refused > 50
+    assert debian.show("ActiveState", "Result", "NRestarts") == ["failed", "exit-code", "0"]
+    assert debian.property("ExecMainStatus") == code
+    assert debian.property("ActiveState", "custody.socket") == "inactive"
+    journal = debian.system.journal("custody").splitlines()[before:]
+    assert sum(line.startswith("Starting custody.service") for line in journal) == 1
+    (said,) = (line for line in journal if line.startswith("custody: "))
+    assert named in said
+
+
+@pytest.mark.parametrize("spoil", [no_key, damaged], ids=lambda spoil: spoil.__name__)
+def test_what_a_new_start_cannot_cure_is_not_started_again(
+    spoil: Callable[[Host], None], debian: Host
+) -> None:
+    # Without the stop of the socket, which would end a restart, too.
+    debian.drop_in("custody.service", "[Service]", "ExecStopPost=", "RestartSec=100ms")
+    spoil(debian)
+    debian.systemctl("start", "custody")
+    time.sleep(3)
+    assert debian.show("ActiveState", "NRestarts") == ["failed", "0"]
+
+
+def test_a_start_by_hand_fails_and_says_so_too(debian: Host) -> None:
+    damaged(debian)
+    assert debian.systemctl("start", "custody").returncode == 1
+    eventually(lambda: debian.property("ActiveState") == "failed")
+    status = debian.systemctl("status", "--no-pager", "custody").stdout
+    assert "status=243/CREDENTIALS" in status
+    assert "custody: a credential in /etc/credstore.encrypted" in status
+
+
+async def test_once_the_credential_is_right_a_start_opens_the_socket_again(debian: Host) -> None:
+    damaged(debian)
+    debian.systemctl("start", "custody")
+    eventually(lambda: debian.property("ActiveState", "custody.socket") == "inactive")
+    debian.seal("custody_database_url", debian.daemon.database.url("custody_app"))
+    debian.start()
+    assert debian.property("ActiveState", "custody.socket") == "active"
+    async with client_session() as session:
+        assert (await Client(debian.daemon, session, "alice").init()).status == 200

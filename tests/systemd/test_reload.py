@@ -1,0 +1,43 @@
+"""``systemctl reload custody``: what changes while users are served, and what an error leaves."""
+
+import pytest
+
+from tests.systemd.host import Host, eventually
+
+pytestmark = pytest.mark.timeout(600)
+
+
+def events(host: Host, event: str) -> int:
+    return host.system.journal("custody").count(f'"event": "{event}"')
+
+
+def test_a_reload_reads_the_configuration_again_in_the_same_process(debian: Host) -> None:
+    debian.start()
+    before = debian.show("MainPID", "NRestarts")
+    debian.configure(log_level="debug", cors_origins="https://app.example.org")
+    assert debian.systemctl("reload", "custody").returncode == 0
+    eventually(lambda: events(debian, "reloaded") == 1)
+    assert '"changed": ["cors_origins", "log_level"]' in debian.system.journal("custody")
+    assert debian.show("MainPID", "NRestarts", "ActiveState") == [*before, "active"]
+
+
+def test_a_reload_of_what_is_wrong_keeps_what_was_and_says_so(debian: Host) -> None:
+    debian.start()
+    before = debian.property("MainPID")
+    debian.configure(log_level="loud")
+    debian.systemctl("reload", "custody")
+    eventually(lambda: "reload failed: CUSTODY_LOG_LEVEL" in debian.property("StatusText"))
+    assert debian.show("MainPID", "ActiveState") == [before, "active"]
+    assert events(debian, "reload_failed") == 1
+    debian.configure(log_level="info")
+    debian.systemctl("reload", "custody")
+    eventually(lambda: "reload failed" not in debian.property("StatusText"))
+
+
+def test_several_processes_reload_too(debian: Host) -> None:
+    debian.configure(workers=2)
+    debian.start()
+    debian.configure(cors_origins="https://app.example.org")
+    debian.systemctl("reload", "custody")
+    eventually(lambda: events(debian, "reloaded") == 2)
+    assert debian.show("NRestarts", "ActiveState") == ["0", "active"]
