@@ -67,7 +67,11 @@ async def until(there: Callable[[], bool]) -> None:
 
 
 async def again(host: Host, before: int) -> None:
-    """Wait until another process serves, and let it serve for a moment."""
+    """Wait until another process serves, and let it serve for a moment.
+
+    In a thread, like all that takes a while: clients that stand still would have no request under
+    way when the next fault comes.
+    """
     await until(
         lambda: host.property("ActiveState") == "active" and main_process(host) not in {0, before}
     )
@@ -90,7 +94,9 @@ async def test_a_process_that_dies_or_hangs_loses_only_what_it_had_accepted(
 ) -> None:
     moments = []
     for _ in range(TIMES):
-        process, told = main_process(debian), time.monotonic()
+        process = await asyncio.to_thread(main_process, debian)
+        await asyncio.sleep(0.5)
+        told = time.monotonic()
         os.kill(process, number)
         await asyncio.to_thread(eventually, partial(there, process), pause=0.001)
         moments.append((told, time.monotonic()))
@@ -98,8 +104,8 @@ async def test_a_process_that_dies_or_hangs_loses_only_what_it_had_accepted(
     report(busy.figure(number.name, moments))
     assert busy.begun(since=moments[-1][1]) > CLIENTS
     assert busy.lost_though_waiting(moments) == []
-    # Each client had one request under way at most.
-    assert len(busy.lost()) <= TIMES * CLIENTS
+    # Each client had one request under way at most, and each fault hit some of them.
+    assert TIMES <= len(busy.lost()) <= TIMES * CLIENTS
     assert debian.property("NRestarts") == str(TIMES)
     if number is signal.SIGSTOP:
         assert debian.system.journal("custody").count("Watchdog timeout (limit 5s)!") == TIMES
@@ -110,7 +116,9 @@ async def test_a_process_that_dies_or_hangs_loses_only_what_it_had_accepted(
 async def test_restarts_lose_nothing(debian: Host, busy: Load, report: Report) -> None:
     moments = []
     for _ in range(TIMES):
-        process, told = main_process(debian), time.monotonic()
+        process = await asyncio.to_thread(main_process, debian)
+        await asyncio.sleep(0.5)
+        told = time.monotonic()
         done = await asyncio.to_thread(debian.systemctl, "restart", "custody")
         assert done.returncode == 0
         moments.append((told, time.monotonic()))
@@ -123,7 +131,9 @@ async def test_restarts_lose_nothing(debian: Host, busy: Load, report: Report) -
 async def test_a_stop_and_a_start_lose_nothing_while_the_socket_is_open(
     debian: Host, busy: Load, report: Report
 ) -> None:
-    process, told = main_process(debian), time.monotonic()
+    process = await asyncio.to_thread(main_process, debian)
+    await asyncio.sleep(0.5)
+    told = time.monotonic()
     done = await asyncio.to_thread(debian.systemctl, "stop", "custody")
     assert done.returncode == 0
     moments = [(told, time.monotonic())]

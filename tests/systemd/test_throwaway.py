@@ -65,7 +65,7 @@ def test_what_it_writes_is_thrown_away_but_for_what_is_shared(tmp_path: Path) ->
             system.run("touch", f"/{folder}/{name}")
             assert system.path(f"/{folder}/{name}").exists()
         assert system.run("touch", f"/srv/kept/{name}", check=False).returncode != 0
-        # The machine's own switches are out of its reach: asked of one, as nothing is written to it.
+        # The machine's own switches are out of reach: asked of one, as nothing is written to it.
         switch = ("dd", "if=/dev/null", "of=/proc/sys/vm/swappiness", "conv=notrunc")
         assert "Read-only file system" in system.run(*switch, check=False).stderr
         for folder in ("etc", "usr/bin", "var/lib", "root", "run", "dev/shm"):
