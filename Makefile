@@ -4,6 +4,7 @@ VENV   := .venv
 BIN    := $(VENV)/bin
 
 .PHONY: run test lint lock clean
+.PHONY: prove-scope
 .PHONY: bench bench-audit bench-growth bench-kek-faults bench-remote-kek bench-rewrap bench-start
 .DEFAULT_GOAL := run
 
@@ -49,6 +50,9 @@ bench-rewrap: $(VENV)/.installed
 
 bench-start: $(VENV)/.installed
 	@exec $(BIN)/python -m tests.bench.start $(ARGS)
+
+prove-scope: $(VENV)/.installed
+	@exec $(BIN)/python -m tests.bench.prove_scope $(ARGS)
 
 lock: $(VENV)/.installed
 	$(BIN)/uv pip compile pyproject.toml --upgrade --universal --python-version 3.11 --generate-hashes \

@@ -1,6 +1,6 @@
 """pgbench with the statements that the daemon sends: what PostgreSQL can do at most here.
 
-When the daemon's statements change (``custody/db/scope.py``, ``custody/vault/rows.py``), change
+When the daemon's statements change (``custody/vault/gathered.py``), change
 ``READ`` and ``RECORD``: each step is a name in ``sql/queries`` with one SQL expression for each of
 its parameters, or SQL as it is. pgbench sends each as a prepared statement, as asyncpg does.
 """
@@ -51,12 +51,20 @@ class Named:
 
 Step = Named | str
 
-_BEGIN = "BEGIN ISOLATION LEVEL READ COMMITTED"
-_SCOPE = Named("open_scope", (_USER, "9.75", "'9750'"))
-_EVENT = ("uuidv7()::text", _USER, "'fetch'", "'192.0.2.1'", "'custody-bench'", "NULL", "200")
+_USERS = f"ARRAY[{_USER}]::text[]"
+_DEADLINE = "extract(epoch FROM clock_timestamp())::float8 + 9.75"
+_EVENT = (
+    "ARRAY[uuidv7()::text]",
+    _USERS,
+    "ARRAY['fetch']",
+    "ARRAY['192.0.2.1']",
+    "ARRAY['custody-bench']",
+    "ARRAY[NULL]::text[]",
+    "ARRAY[200]",
+)
 
-READ: tuple[Step, ...] = (_BEGIN, _SCOPE, Named("read_vault", (_USER,)), "COMMIT")
-RECORD: tuple[Step, ...] = (_BEGIN, _SCOPE, Named("insert_audit", _EVENT), "COMMIT")
+READ: tuple[Step, ...] = (Named("read_vaults", (_USERS,)),)
+RECORD: tuple[Step, ...] = (Named("record_events", (_DEADLINE, *_EVENT)),)
 
 
 def script(steps: Sequence[Step], users: int) -> str:
