@@ -14,6 +14,7 @@ from aiohttp import hdrs, web
 from custody.http import problems
 from custody.http.cors import Cors
 from custody.http.problems import Problem
+from custody.ops import logging
 from custody.ops.health import Health
 from custody.ops.metrics import Metrics
 from custody.vault.errors import VaultError
@@ -62,7 +63,7 @@ class Outermost:
         self._none_in_flight.clear()
         try:
             # Each request has a task of its own, and with it a context: it ends there.
-            structlog.contextvars.bind_contextvars(request_id=request_id)
+            logging.request_id.set(request_id)
             response, code = await self._answer(request, handler)
             if self._health.draining:
                 response.force_close()

@@ -10,12 +10,16 @@ import json
 import logging
 import sys
 import threading
+from contextvars import ContextVar
 from datetime import UTC, datetime
 from typing import Any, TextIO
 
 import structlog
 
 from custody.settings import LogFormat, LogLevel
+
+# Of the request that a task works for; each line it logs has it.
+request_id: ContextVar[str | None] = ContextVar("request_id", default=None)
 
 
 class _Lines:
@@ -75,11 +79,7 @@ def configure(level: LogLevel, log_format: LogFormat, stream: TextIO | None = No
         stream: where the lines go; None is standard error.
     """
     stream = stream or sys.stderr
-    shared: list[structlog.typing.Processor] = [
-        structlog.contextvars.merge_contextvars,
-        structlog.processors.add_log_level,
-        _stamp,
-    ]
+    shared: list[structlog.typing.Processor] = [_complete]
     renderer: structlog.typing.Processor
     if log_format is LogFormat.JSON:
         shared.append(structlog.processors.format_exc_info)
@@ -108,9 +108,12 @@ def configure(level: LogLevel, log_format: LogFormat, stream: TextIO | None = No
     root.setLevel(logging.WARNING)
 
 
-def _stamp(
-    _logger: Any, _name: str, event: structlog.typing.EventDict
+def _complete(
+    _logger: Any, level: str, event: structlog.typing.EventDict
 ) -> structlog.typing.EventDict:
+    if (given := request_id.get()) is not None:
+        event["request_id"] = given
+    event["level"] = level
     event["timestamp"] = datetime.now(UTC).isoformat(timespec="microseconds")[:26] + "Z"
     return event
 

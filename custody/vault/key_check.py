@@ -5,7 +5,6 @@ neither compute nor invert it. It needs no KEK, so it outlives every re-wrap and
 zero-knowledge mode. The user id is part of it, so it also catches a wrap moved between rows.
 """
 
-import hashlib
 import hmac
 
 _LABEL = b"custody key check v1\x00"
@@ -21,7 +20,7 @@ def key_check_value(user_id: str, master_key: bytes) -> str:
     Returns:
         64 hexadecimal digits.
     """
-    return hmac.new(master_key, _LABEL + user_id.encode(), hashlib.sha256).hexdigest()
+    return hmac.digest(master_key, _LABEL + user_id.encode(), "sha256").hex()
 
 
 def is_master_key(user_id: str, master_key: bytes, key_check: str) -> bool:
