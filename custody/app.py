@@ -197,7 +197,7 @@ async def running(
         stack.push_async_callback(health.forget)
         if rewrapping is not None:
             stack.push_async_callback(rewrapping.stop, asyncio.create_task(rewrapping.work()))
-        parts = Reloadable(frontend, outermost, cors, tls, jwks, source, engine, keyring, kek_watch)
+        parts = Reloadable(frontend, cors, tls, jwks, source, engine, keyring, kek_watch)
         reload = Reload(settings, environ, parts)
         stack.push_async_callback(reload.close)
 

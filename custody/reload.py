@@ -19,7 +19,7 @@ from custody.db.errors import DatabaseError
 from custody.http.client_address import TrustedProxies
 from custody.http.cors import Cors
 from custody.http.listeners import follow, tls_context
-from custody.http.middleware import Outermost, describe
+from custody.http.middleware import describe
 from custody.http.rate import RateLimit
 from custody.http.server import Frontend
 from custody.ops.keks import KekWatch, reach
@@ -58,7 +58,6 @@ class Reloadable:
 
     Args:
         frontend: proxies and limit.
-        outermost: its log.
         cors: origins.
         tls: the context of the vault's listener; None for plain HTTP.
         jwks: the issuer's keys.
@@ -69,7 +68,6 @@ class Reloadable:
     """
 
     frontend: Frontend
-    outermost: Outermost
     cors: Cors
     tls: ssl.SSLContext | None
     jwks: JwksCache
@@ -139,7 +137,6 @@ class Reload:
         if settings.rate_limit != self._settings.rate_limit:
             parts.frontend.limit = RateLimit(settings.rate_limit)
         configure(settings.log_level, settings.log_format)
-        parts.outermost.bind_log()
         changed = self._changed(settings, _RELOADABLE)
         self._settings = self._settings.model_copy(
             update={name: getattr(settings, name) for name in _RELOADABLE}

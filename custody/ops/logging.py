@@ -111,7 +111,7 @@ def configure(level: LogLevel, log_format: LogFormat, stream: TextIO | None = No
 def _complete(
     _logger: Any, level: str, event: structlog.typing.EventDict
 ) -> structlog.typing.EventDict:
-    if (given := request_id.get()) is not None:
+    if "request_id" not in event and (given := request_id.get()) is not None:
         event["request_id"] = given
     event["level"] = level
     event["timestamp"] = datetime.now(UTC).isoformat(timespec="microseconds")[:26] + "Z"
