@@ -146,6 +146,11 @@ class KekBackend(ABC):
         return 1
 
     @property
+    def in_process(self) -> bool:
+        """Whether its calls never wait for anything: such a KEK needs no deadline."""
+        return False
+
+    @property
     def refresh_seconds(self) -> float:
         """How long what :meth:`refresh` learnt is good for, while all is well."""
         return 30.0

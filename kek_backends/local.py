@@ -51,6 +51,11 @@ class LocalKek(KekBackend):
         """The stamp that new wraps carry."""
         return self._kek_id
 
+    @property
+    def in_process(self) -> bool:
+        """Its calls never wait."""
+        return True
+
     def fingerprint(self, kek_id: str) -> str:  # noqa: ARG002 - there is one key
         """HMAC-SHA-256 of a fixed label under the key, in hex: one-way, and the same everywhere."""
         return hmac.new(self._key, _FINGERPRINT_LABEL, hashlib.sha256).hexdigest()

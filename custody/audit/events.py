@@ -1,6 +1,6 @@
 """What an audit row says."""
 
-import secrets
+import os
 import time
 from dataclasses import dataclass
 from enum import StrEnum
@@ -46,6 +46,6 @@ class Event:
 
 def event_id() -> str:
     """Return a time-ordered id (UUID version 7, RFC 9562, section 5.7)."""
-    clock, random = f"{time.time_ns() // 1_000_000:012x}", secrets.token_hex(10)
+    clock, random = f"{time.time_ns() // 1_000_000:012x}", os.urandom(10).hex()
     variant = "89ab"[int(random[3], 16) & 0b11]
     return f"{clock[:8]}-{clock[8:]}-7{random[:3]}-{variant}{random[4:7]}-{random[7:19]}"

@@ -94,8 +94,12 @@ class MasterKeys:
             KekUnavailable: the row's KEK can't be used now, or is not configured.
         """
         try:
-            async with _timeout(caller):
-                key = await self._keyring.unwrap(caller.user_id, wrap)
+            holder = self._keyring.find(wrap.kek_id)
+            if holder is not None and holder.in_process:
+                key = await holder.unwrap(caller.user_id, wrap)
+            else:
+                async with _timeout(caller):
+                    key = await self._keyring.unwrap(caller.user_id, wrap)
             if key_check is not None and not is_master_key(caller.user_id, key, key_check):
                 raise Tampered("the wrap opens to another key than this user's")
         except _FAILURES as error:

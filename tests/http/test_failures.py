@@ -26,6 +26,7 @@ class FailingKek(EnvKek):
 
     failure: KekError | None = None
     hangs = False
+    in_process = False
 
     async def _wrap(self, user_id: str, master_key: bytes) -> Wrap:
         await self._fail()
