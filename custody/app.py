@@ -168,8 +168,10 @@ async def running(
         rewrapping = None
         if rewraps:
             rewrapping = await _judge_rewrapping(settings, keyring, metrics, stack)
+        rows = VaultRows(engine, reserve)
+        stack.push_async_callback(rows.close)
         frontend = Frontend(
-            vault=VaultService(VaultRows(engine, reserve), MasterKeys(keyring, registry.admit)),
+            vault=VaultService(rows, MasterKeys(keyring, registry.admit)),
             verifier=TokenVerifier(jwks=jwks, issuer=issuer, audience=settings.jwt_audience),
             health=health,
             proxies=TrustedProxies(settings.trusted_proxies),

@@ -27,6 +27,9 @@ BATCH_SIZE = 64
 LANES = 4
 _SLOW_SECONDS = 0.1
 _TICK_SECONDS = 0.1
+# So long a lane keeps its connection when nobody waits.
+_LINGER_SECONDS = 0.5
+_CLOSE_SECONDS = 2.0
 # A request with less time left goes alone: a batch has to be done by the earliest of its deadlines.
 _ALONE_SECONDS = 1.0
 
@@ -66,6 +69,8 @@ class Gatherer(Generic[Item, Result]):
         self._taken_at = 0.0
         self._asked: set[_Request[Item, Result]] = set()
         self._timer: asyncio.TimerHandle | None = None
+        self._parked: asyncio.Future[None] | None = None
+        self._closing = False
         self._tasks: set[asyncio.Task[None]] = set()
 
     async def ask(self, item: Item, deadline: Deadline) -> Result:
@@ -85,7 +90,10 @@ class Gatherer(Generic[Item, Result]):
         loop = asyncio.get_running_loop()
         request: _Request[Item, Result] = _Request(item, deadline.at, loop.create_future())
         self._queue.append(request)
-        if self._needs_lane(loop.time()):
+        if self._parked is not None:
+            self._taken_at = loop.time()
+            self._wake()
+        elif self._needs_lane(loop.time()):
             self._lanes += 1
             self._taken_at = loop.time()
             # In a context of its own: what it logs is not of the request that happened to start it.
@@ -99,6 +107,13 @@ class Gatherer(Generic[Item, Result]):
             return await request.answer
         finally:
             self._asked.discard(request)
+
+    async def close(self) -> None:
+        """Give connections back; called when no request is under way."""
+        self._closing = True
+        self._wake()
+        if self._tasks:
+            await asyncio.wait(self._tasks, timeout=_CLOSE_SECONDS)
 
     def _tick(self, loop: asyncio.AbstractEventLoop) -> None:
         """Give an answer to whoever is out of time: one timer for all, not one for each."""
@@ -115,17 +130,39 @@ class Gatherer(Generic[Item, Result]):
         return self._lanes < LANES and (slow or len(self._queue) > BATCH_SIZE)
 
     async def _work(self) -> None:
-        """Serve batches until nobody waits."""
-        while batch := self._take():
+        """Serve batches until nobody has come for a while."""
+        batch: list[_Request[Item, Result]] = []
+        # Taken again after each await: whoever came meanwhile relies on this lane.
+        while batch := batch or self._take():
             try:
-                until = max(request.until for request in batch)
-                async with connection(self._engine, until) as held:
-                    while batch and await self._serve(held, batch):
-                        batch = self._take()
+                async with connection(self._engine, max(one.until for one in batch)) as held:
+                    while batch and not held.is_closed():
+                        await self._serve(held, batch)
+                        batch = self._take() or await self._linger()
             except Exception as error:  # noqa: BLE001 - each request raises it
                 _fail(batch, error)
-        # With no await since the queue was found empty: whoever comes next starts a lane.
+                batch = []
         self._lanes -= 1
+
+    async def _linger(self) -> list[_Request[Item, Result]]:
+        """Keep the connection for whoever comes soon: to borrow one costs more than to ask it."""
+        if self._parked is not None or self._closing:
+            return []
+        loop = asyncio.get_running_loop()
+        parked = self._parked = loop.create_future()
+        timer = loop.call_later(_LINGER_SECONDS, self._wake)
+        try:
+            await parked
+        finally:
+            timer.cancel()
+            if self._parked is parked:
+                self._parked = None
+        return self._take()
+
+    def _wake(self) -> None:
+        parked, self._parked = self._parked, None
+        if parked is not None and not parked.done():
+            parked.set_result(None)
 
     def _take(self) -> list[_Request[Item, Result]]:
         """Return the next batch; who was cancelled or is out of time is not in it."""
@@ -141,8 +178,8 @@ class Gatherer(Generic[Item, Result]):
             batch.append(request)
         return batch
 
-    async def _serve(self, held: Connection, batch: list[_Request[Item, Result]]) -> bool:
-        """Run a batch and answer it; say whether the connection may serve another."""
+    async def _serve(self, held: Connection, batch: list[_Request[Item, Result]]) -> None:
+        """Run a batch and answer it."""
         earliest = min(request.until for request in batch)
         latest = max(request.until for request in batch)
         try:
@@ -155,12 +192,11 @@ class Gatherer(Generic[Item, Result]):
         except asyncpg.PostgresError:
             # The server has said that nothing was done. What it did not like may lie in one item.
             _fail(batch, GoAlone())
-            return False
+            return
         answers = list(zip(batch, results, strict=True))  # all of them, or nobody has any
         for request, result in answers:
             if not request.answer.done():
                 request.answer.set_result(result)
-        return True
 
 
 def _fail(batch: Sequence[_Request[Item, Result]], error: Exception) -> None:

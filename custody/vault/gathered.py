@@ -58,6 +58,11 @@ class GatheredRows:
         if not await self._records.ask(event, deadline):
             raise NotRecorded
 
+    async def close(self) -> None:
+        """Give connections back."""
+        await self._reads.close()
+        await self._records.close()
+
     async def _read_all(
         self, held: Connection, user_ids: Sequence[str], _earliest: Deadline
     ) -> list[tuple[Vault | None, bool]]:

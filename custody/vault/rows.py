@@ -45,6 +45,10 @@ class VaultRows:
         self._reserve = reserve
         self._gathered = GatheredRows(engine)
 
+    async def close(self) -> None:
+        """Give connections back; called when no request is under way."""
+        await self._gathered.close()
+
     async def read(self, caller: Caller) -> Vault | None:
         """Read the caller's row.
 

@@ -209,6 +209,43 @@ async def test_no_connection_is_free(engine: AsyncEngine) -> None:
     assert await ask_all(gatherer, [3]) == [30]
 
 
+async def test_a_lane_keeps_its_connection_for_a_while(engine: AsyncEngine) -> None:
+    run = Batches()
+    gatherer = Gatherer(engine, run)
+    assert await ask_all(gatherer, [1]) == [10]
+    assert isinstance(engine.pool, QueuePool)
+    assert engine.pool.checkedout() == 1
+    for item in range(5):
+        assert await ask_all(gatherer, [item]) == [item * 10]
+        assert engine.pool.checkedout() == 1
+    assert await all_given_back(engine)
+    assert await ask_all(gatherer, [2]) == [20]
+
+
+async def test_a_kept_connection_that_the_server_ends_is_replaced(
+    engine: AsyncEngine, database: Database
+) -> None:
+    gatherer = Gatherer(engine, Batches())
+    for item in range(5):
+        assert await ask_all(gatherer, [item]) == [item * 10]
+        await database.execute(
+            "SELECT pg_terminate_backend(pid) FROM pg_stat_activity"
+            " WHERE datname = current_database() AND application_name = 'custody'"
+        )
+        await asyncio.sleep(0.05)
+    assert await all_given_back(engine)
+
+
+async def test_close_gives_connections_back_at_once(engine: AsyncEngine) -> None:
+    gatherer = Gatherer(engine, Batches())
+    assert await ask_all(gatherer, [1]) == [10]
+    await gatherer.close()
+    assert isinstance(engine.pool, QueuePool)
+    assert engine.pool.checkedout() == 0
+    # Who comes all the same is served.
+    assert await ask_all(gatherer, [2]) == [20]
+
+
 @pytest.fixture(scope="module")
 def own_server() -> Iterator[EmbeddedPostgres]:
     """A PostgreSQL for this file alone: its tests freeze it."""
