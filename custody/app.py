@@ -165,9 +165,7 @@ async def running(
         registry = KekRegistry(engine, keyring)
         health = Health(engine, keyring, registry, jwks)
         await health.judge()
-        rewrapping = None
-        if rewraps:
-            rewrapping = await _judge_rewrapping(settings, keyring, metrics, stack)
+        rewrapping = await _open_rewrapping(settings, keyring, metrics, stack) if rewraps else None
         rows = VaultRows(engine, reserve)
         stack.push_async_callback(rows.close)
         frontend = Frontend(
@@ -236,7 +234,7 @@ def _open_engine(dsn: Dsn, pool_size: int, stack: contextlib.AsyncExitStack) -> 
     return engine
 
 
-async def _judge_rewrapping(
+async def _open_rewrapping(
     settings: Settings, keyring: Keyring, metrics: Metrics, stack: contextlib.AsyncExitStack
 ) -> Rewrapping | None:
     """Return the re-wrap worker, where it has a database role and an interval.
