@@ -4,7 +4,7 @@ import asyncio
 import contextlib
 import gc
 import signal
-from collections.abc import AsyncIterator, Callable, Mapping
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from functools import partial
@@ -25,7 +25,14 @@ from custody.db.errors import DatabaseError, Refused
 from custody.http.admin import build_admin
 from custody.http.client_address import TrustedProxies
 from custody.http.cors import Cors
-from custody.http.listeners import Listeners, open_listeners, serve_on, tls_context
+from custody.http.listeners import (
+    Listener,
+    Listeners,
+    open_listeners,
+    serve_on,
+    take_no_more,
+    tls_context,
+)
 from custody.http.middleware import Outermost
 from custody.http.openapi import document
 from custody.http.rate import RateLimit
@@ -208,12 +215,15 @@ async def running(
         try:
             yield Running(Addresses(vault=vault, admin=admin), health_watch, report)
         finally:
-            await _drain(health, runner, outermost)
+            await _drain(health, listeners.vault, runner, outermost)
 
 
-async def _drain(health: Health, runner: web.AppRunner, outermost: Outermost) -> None:
+async def _drain(
+    health: Health, listeners: Sequence[Listener], runner: web.AppRunner, outermost: Outermost
+) -> None:
     """Take no more connections, and answer what is under way."""
     health.draining = True
+    await take_no_more(listeners)
     for site in runner.sites:
         await site.stop()
     await outermost.drain()

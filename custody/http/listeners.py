@@ -1,5 +1,6 @@
 """The sockets that the daemon listens on: opened here, or handed over by the service manager."""
 
+import asyncio
 import contextlib
 import errno
 import os
@@ -18,6 +19,7 @@ from custody.settings import ConfigurationError, Settings
 _BACKLOG = 1024
 # Connections taken in one turn of the loop: what one process leaves, another one takes.
 _TAKEN_AT_ONCE = 16
+_TAKEN_WITHIN_SECONDS = 0.05
 # sd_listen_fds(3): the first descriptor that is handed over.
 _FIRST_HANDED_OVER = 3
 # What is listened on, and the setting of its address.
@@ -168,6 +170,21 @@ async def serve_on(
         return f"unix:{os.fsdecode(bound)}"
     host = f"[{bound[0]}]" if ":" in bound[0] else bound[0]
     return f"{'https' if tls else 'http'}://{host}:{bound[1]}"
+
+
+async def take_no_more(listeners: Sequence[Listener]) -> None:
+    """Leave new connections to whoever listens next, and wait for those that were just taken.
+
+    asyncio drops a connection that it has taken, and not yet given a transport, when its server is
+    closed. So the sockets are left alone for a moment first.
+
+    Args:
+        listeners: those of a server that is to be closed.
+    """
+    loop = asyncio.get_running_loop()
+    for listener in listeners:
+        loop.remove_reader(listener.fileno())
+    await asyncio.sleep(_TAKEN_WITHIN_SECONDS)
 
 
 def tls_context(cert: Path | None, key: Path | None) -> ssl.SSLContext | None:

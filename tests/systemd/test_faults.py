@@ -22,6 +22,8 @@ from tests.systemd.load import Load, load
 pytestmark = pytest.mark.timeout(600)
 
 TIMES = 3
+# More of them: what a stop can lose, it loses now and then.
+RESTARTS = 8
 CLIENTS = 16
 
 Report = Callable[[str], None]
@@ -115,7 +117,7 @@ async def test_a_process_that_dies_or_hangs_loses_only_what_it_had_accepted(
 
 async def test_restarts_lose_nothing(debian: Host, busy: Load, report: Report) -> None:
     moments = []
-    for _ in range(TIMES):
+    for _ in range(RESTARTS):
         process = await asyncio.to_thread(main_process, debian)
         await asyncio.sleep(0.5)
         told = time.monotonic()

@@ -17,7 +17,9 @@ def test_a_reload_reads_the_configuration_again_in_the_same_process(debian: Host
     debian.configure(log_level="debug", cors_origins="https://app.example.org")
     assert debian.systemctl("reload", "custody").returncode == 0
     eventually(lambda: events(debian, "reloaded") == 1)
-    assert '"changed": ["cors_origins", "log_level"]' in debian.system.journal("custody")
+    assert '"changed": ["CUSTODY_CORS_ORIGINS", "CUSTODY_LOG_LEVEL"]' in debian.system.journal(
+        "custody"
+    )
     assert debian.show("MainPID", "NRestarts", "ActiveState") == [*before, "active"]
 
 
