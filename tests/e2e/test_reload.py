@@ -226,6 +226,8 @@ async def test_rate_limit(database: Database, issuer: Issuer, tmp_path: Path) ->
 async def test_log_level(database: Database, issuer: Issuer, tmp_path: Path) -> None:
     with configured(database, issuer, tmp_path, {"log_level": "info"}) as at:
         assert await status(at, issuer) == 200
+        # Written at the end of the turn in which it was answered.
+        await until(lambda: bool(at.daemon.events("request")))
         (first,) = at.daemon.events("request")
         assert first["route"] == "get_status"
         at.write(log_level="warning", rate_limit=5, jwt_audience="another")
@@ -485,8 +487,11 @@ async def test_old_kek_while_the_database_is_down(
             await at.reloads(old_keks=[], cors_origins=[SECOND])
             assert await allowed(at) == [SECOND]
             proxy.fault = Fault.NONE
-            await until(lambda: says(at, "rows carry the kek_id second"))
-            await at.reloads(old_keks=[SECOND_KEK])
+
+            async def reloaded() -> bool:
+                return bool((await at.change(old_keks=[SECOND_KEK]))["event"] == "reloaded")
+
+            await until(reloaded)
             await until(lambda: says(at, "ok"))
 
 
