@@ -1,7 +1,8 @@
 """Writes audit rows: inside the transaction of what they record, or many in one of their own."""
 
 from collections.abc import Sequence
-from typing import cast
+
+from pydantic_core import to_json
 
 from custody.audit.events import Event
 from custody.db.engine import Connection
@@ -37,28 +38,16 @@ async def write(connection: Connection, event: Event) -> None:
         raise NotRecorded
 
 
-async def write_together(
-    connection: Connection, events: Sequence[Event], deadline: float
-) -> list[bool]:
-    """Add and commit the audit rows of some actions, of any users, in one transaction.
+async def write_together(connection: Connection, events: Sequence[Event], deadline: float) -> None:
+    """Add and commit the audit rows of some actions, of any users: all of them, or none.
 
     Args:
         connection: with no transaction open.
         events: what to record; each row is written in the scope of its own user.
         deadline: the earliest of these requests, on the database's clock; it never commits later.
 
-    Returns:
-        For each event whether it was recorded; as :class:`NotRecorded` where it was not.
+    Raises:
+        asyncpg.PostgresError: nothing was recorded.
     """
-    recorded = await connection.fetchval(
-        query("record_events"),
-        deadline,
-        [event.id for event in events],
-        [event.user_id for event in events],
-        [event.action for event in events],
-        [event.ip_address for event in events],
-        [event.user_agent for event in events],
-        [event.context for event in events],
-        [event.status for event in events],
-    )
-    return cast("list[bool]", recorded)
+    rows = to_json([event._asdict() for event in events]).decode()
+    await connection.fetchval(query("record_events"), deadline, rows)

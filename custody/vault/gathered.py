@@ -1,15 +1,15 @@
 """The two statements of the hot path, run for many users at once.
 
 The database reads and writes each row in the scope of its own user, one after the other
-(``sql/migrations/0008_gather_requests.sql``); what comes back is held against who asked.
+(``sql/migrations``, 0008 and 0009); what comes back is held against who asked.
 """
 
-from collections.abc import Sequence
+from collections.abc import Awaitable, Sequence
 
 from sqlalchemy.ext.asyncio import AsyncEngine
 
 from custody.audit.events import Event
-from custody.audit.writer import NotRecorded, write_together
+from custody.audit.writer import write_together
 from custody.db.clock import DatabaseClock
 from custody.db.engine import Connection
 from custody.db.errors import DatabaseError
@@ -36,7 +36,7 @@ class GatheredRows:
         self._reads = Gatherer(engine, self._read_all)
         self._records = Gatherer(engine, self._record_all)
 
-    async def read(self, user_id: str, deadline: Deadline) -> tuple[Vault | None, bool]:
+    def read(self, user_id: str, deadline: Deadline) -> Awaitable[tuple[Vault | None, bool]]:
         """Read a user's row, as it is after this call began.
 
         Returns:
@@ -46,17 +46,16 @@ class GatheredRows:
             GoAlone: read it in a transaction of its own.
             DatabaseError: as :meth:`custody.db.gather.Gatherer.ask`.
         """
-        return await self._reads.ask(user_id, deadline)
+        return self._reads.ask(user_id, deadline)
 
-    async def record(self, event: Event, deadline: Deadline) -> None:
+    def record(self, event: Event, deadline: Deadline) -> Awaitable[None]:
         """Commit an audit row.
 
         Raises:
             GoAlone: nothing was recorded; record it in a transaction of its own.
             DatabaseError: as :meth:`custody.db.gather.Gatherer.ask`.
         """
-        if not await self._records.ask(event, deadline):
-            raise NotRecorded
+        return self._records.ask(event, deadline)
 
     async def close(self) -> None:
         """Give connections back."""
@@ -79,8 +78,9 @@ class GatheredRows:
 
     async def _record_all(
         self, held: Connection, events: Sequence[Event], earliest: Deadline
-    ) -> list[bool]:
+    ) -> list[None]:
         deadline = self._clock.at(earliest.at - COMMIT_MARGIN_SECONDS)
         if deadline is None:
             raise GoAlone
-        return await write_together(held, events, deadline)
+        await write_together(held, events, deadline)
+        return [None] * len(events)

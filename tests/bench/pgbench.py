@@ -54,17 +54,13 @@ Step = Named | str
 _USERS = f"ARRAY[{_USER}]::text[]"
 _DEADLINE = "extract(epoch FROM clock_timestamp())::float8 + 9.75"
 _EVENT = (
-    "ARRAY[uuidv7()::text]",
-    _USERS,
-    "ARRAY['fetch']",
-    "ARRAY['192.0.2.1']",
-    "ARRAY['custody-bench']",
-    "ARRAY[NULL]::text[]",
-    "ARRAY[200]",
+    f"json_build_array(json_build_object('id', uuidv7(), 'user_id', {_USER}::text,"
+    " 'action', 'fetch', 'ip_address', '192.0.2.1', 'user_agent', 'custody-bench',"
+    " 'status', 200))"
 )
 
 READ: tuple[Step, ...] = (Named("read_vaults", (_USERS,)),)
-RECORD: tuple[Step, ...] = (Named("record_events", (_DEADLINE, *_EVENT)),)
+RECORD: tuple[Step, ...] = (Named("record_events", (_DEADLINE, _EVENT)),)
 
 
 def script(steps: Sequence[Step], users: int) -> str:

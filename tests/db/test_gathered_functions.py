@@ -1,6 +1,7 @@
 """The two functions of the hot path, asked directly: the database judges each row for its user."""
 
 import asyncio
+import json
 from typing import Any
 
 import asyncpg
@@ -12,7 +13,7 @@ from tests.servers import Daemon, Database
 
 USERS = ("alice", "bob", "carol")
 READ = "SELECT place, known, user_id FROM auth.custody_read_vaults($1) ORDER BY place"
-RECORD = "SELECT auth.custody_record_events($1, $2, $3, $4, $5, $6, $7, $8)"
+RECORD = "SELECT auth.custody_record_events($1, $2)"
 NOW = "SELECT extract(epoch FROM clock_timestamp())::float8"
 
 
@@ -26,14 +27,10 @@ async def filled(daemon: Daemon) -> Database:
     return daemon.database
 
 
-async def record(connection: Any, deadline: float, *rows: tuple[str, str]) -> list[bool]:
+async def record(connection: Any, deadline: float, *rows: tuple[str, str]) -> None:
     """Record a fetch for each id and user."""
-    ids, users = ([row[at] for row in rows] for at in (0, 1))
-    nothing = [None] * len(rows)
-    actions, statuses = ["fetch"] * len(rows), [200] * len(rows)
-    parameters = (ids, users, actions, nothing, nothing, nothing, statuses)
-    recorded: list[bool] = await connection.fetchval(RECORD, deadline, *parameters)
-    return recorded
+    events = [{"id": key, "user_id": user, "action": "fetch", "status": 200} for key, user in rows]
+    await connection.fetchval(RECORD, deadline, json.dumps(events))
 
 
 async def trail(database: Database) -> list[tuple[str, str]]:
@@ -53,7 +50,7 @@ async def test_each_place_has_its_own_users_row(filled: Database) -> None:
 async def test_the_policy_judges_and_not_the_condition(filled: Database) -> None:
     """Without its WHERE the function reads the table: still each place sees its own user alone."""
     source = await filled.value("SELECT pg_get_functiondef('auth.custody_read_vaults'::regproc)")
-    bare = source.replace(" WHERE vault.user_id = asked", "")
+    bare = source.replace(" WHERE own.user_id = scope.user_id", " WHERE scope.user_id IS NOT NULL")
     assert bare != source
     await filled.execute(bare)
     async with filled.connect("custody_app") as app:
@@ -118,13 +115,44 @@ async def test_rewrap_role_reads_and_writes_in_nobodys_name(filled: Database) ->
 async def test_rows_are_committed_and_an_id_counts_once(filled: Database) -> None:
     async with filled.connect("custody_app") as app:
         later = await app.fetchval(NOW) + 60
-        assert await record(app, later, ("1", "alice"), ("2", "bob"), ("1", "carol")) == [
-            True,
-            True,
-            False,
-        ]
-        assert await record(app, later, ("2", "alice"), ("3", "carol")) == [False, True]
+        await record(app, later, ("1", "alice"), ("2", "bob"), ("3", "carol"))
+        with pytest.raises(asyncpg.IntegrityConstraintViolationError, match="of 2 audit rows 1"):
+            await record(app, later, ("4", "alice"), ("2", "carol"))
+        with pytest.raises(asyncpg.IntegrityConstraintViolationError, match="of 2 audit rows 1"):
+            await record(app, later, ("5", "alice"), ("5", "carol"))
+        assert await app.fetchval("SELECT current_setting('app.current_user_id', true)") == ""
     assert await trail(filled) == [("1", "alice"), ("2", "bob"), ("3", "carol")]
+
+
+async def test_a_row_that_something_takes_away_is_an_error(filled: Database) -> None:
+    await filled.execute(
+        "CREATE FUNCTION public.swallow() RETURNS trigger LANGUAGE plpgsql"
+        " AS 'BEGIN IF NEW.user_id = ''bob'' THEN RETURN NULL; END IF; RETURN NEW; END';"
+        "CREATE TRIGGER swallow BEFORE INSERT ON auth.encryption_vault_audit"
+        " FOR EACH ROW EXECUTE FUNCTION public.swallow()"
+    )
+    async with filled.connect("custody_app") as app:
+        later = await app.fetchval(NOW) + 60
+        with pytest.raises(asyncpg.IntegrityConstraintViolationError):
+            await record(app, later, ("1", "alice"), ("2", "bob"))
+    assert await trail(filled) == []
+
+
+async def test_policy_judges_each_row_in_the_scope_of_its_own_user(filled: Database) -> None:
+    """With a scope that stays that of the first row's user, the second row is refused."""
+    source = await filled.value("SELECT pg_get_functiondef('auth.custody_record_events'::regproc)")
+    first = "events->0->>'user_id'"
+    changed = source.replace(
+        "set_config('app.current_user_id', user_id,", f"set_config('app.current_user_id', {first},"
+    )
+    assert changed != source
+    await filled.execute(changed)
+    async with filled.connect("custody_app") as app:
+        later = await app.fetchval(NOW) + 60
+        await record(app, later, ("1", "alice"), ("2", "alice"))
+        with pytest.raises(asyncpg.InsufficientPrivilegeError, match=POLICY):
+            await record(app, later, ("3", "alice"), ("4", "bob"))
+    assert await trail(filled) == [("1", "alice"), ("2", "alice")]
 
 
 async def test_after_the_deadline_nothing_is_committed(filled: Database) -> None:
@@ -133,7 +161,7 @@ async def test_after_the_deadline_nothing_is_committed(filled: Database) -> None
         with pytest.raises(asyncpg.QueryCanceledError, match="deadline"):
             await record(app, now - 0.01, ("1", "alice"), ("2", "bob"))
         # The deadline of one call is not that of the next.
-        assert await record(app, now + 60, ("3", "carol")) == [True]
+        await record(app, now + 60, ("3", "carol"))
     assert await trail(filled) == [("3", "carol")]
 
 
