@@ -22,7 +22,8 @@ _BLOCK_SIZE = 16
 _ONE_TO_TWO = (1 ^ 2) << 8 * (_BLOCK_SIZE - 2)
 _ALL_ONES = (1 << 8 * _BLOCK_SIZE) - 1
 
-_LABEL = b"custody master key wrap v2"
+# With its length in front: 26.
+_LABEL = b"\x00\x00\x00\x1acustody master key wrap v2"
 
 
 def associated_data(user_id: str, kek_id: str) -> bytes:
@@ -35,8 +36,9 @@ def associated_data(user_id: str, kek_id: str) -> bytes:
         user_id: the user of the authenticated request or of the row's key column.
         kek_id: the stamp that the row carries.
     """
-    parts = (_LABEL, user_id.encode(), kek_id.encode())
-    return b"".join(len(part).to_bytes(4, "big") + part for part in parts)
+    user, kek = user_id.encode(), kek_id.encode()
+    lengths = len(user).to_bytes(4, "big"), len(kek).to_bytes(4, "big")
+    return b"".join((_LABEL, lengths[0], user, lengths[1], kek))
 
 
 class XaesKey:

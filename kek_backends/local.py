@@ -106,6 +106,6 @@ def parse_key(uri: KekUri, text: str) -> bytes:
 
 def _decode(text: str) -> bytes:
     try:
-        return base64.b64decode(text, validate=True)
+        return binascii.a2b_base64(text, strict_mode=True)
     except (binascii.Error, ValueError):
         raise Tampered("the row's wrap is not base64") from None

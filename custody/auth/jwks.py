@@ -67,12 +67,24 @@ class JwksCache:
         if not self._usable():
             await self._recover()
             return self._find(kid)
-        self._refresh_if_due()
-        key = self._find(kid)
+        key = self.known_key(kid)
         if key is None and kid is not None and self._may_look_again():
             await asyncio.wait([self._refreshing()])
             key = self._find(kid)
         return key
+
+    def known_key(self, kid: str | None) -> VerificationKey | None:
+        """Return the key of that name if it is at hand now; begins a refresh that is due.
+
+        Args:
+            kid: as for :meth:`key_for`, which waits for what is not at hand.
+        """
+        age = self._clock() - self._fetched_at
+        if age > self._max_age:
+            return None
+        if age > self._refresh_interval:
+            self._refresh_if_due()
+        return self._find(kid)
 
     async def refresh(self) -> None:
         """Fetch the JWKS now.

@@ -9,7 +9,8 @@ import math
 import re
 import time
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import replace
+from typing import NamedTuple
 
 import jwt
 
@@ -33,8 +34,7 @@ class InvalidToken(Exception):
     """The token proves nothing; the message is a fixed reason, for the debug log."""
 
 
-@dataclass(frozen=True, slots=True)
-class Principal:
+class Principal(NamedTuple):
     """The user a request is made for; user_id has 1 to 255 characters and no NUL."""
 
     user_id: str
@@ -89,7 +89,7 @@ class TokenVerifier:
         # Not trusted before the signature is: checked first so that a token which is refused
         # anyway, as an expired one is, costs no fetch and no curve arithmetic.
         self._check_times(claims)
-        key = await self._jwks.key_for(claims.kid)
+        key = self._jwks.known_key(claims.kid) or await self._jwks.key_for(claims.kid)
         if key is None:
             raise InvalidToken("no such key")
         # The very object: each JWKS that is fetched has new ones.

@@ -21,6 +21,8 @@ class DatabaseClock:
     def observe(self, said: float) -> None:
         """Take a reading.
 
+        The event loop's clock may lag by a millisecond; the margin of a deadline is 250.
+
         Args:
             said: what the clock said, in seconds since 1970, at any moment before now. The longer
                 ago, the earlier are the deadlines that come of it: never too late.

@@ -67,7 +67,7 @@ class Gatherer(Generic[Item, Result]):
         self._queue: deque[_Request[Item, Result]] = deque()
         self._lanes = 0
         self._taken_at = 0.0
-        self._asked: set[_Request[Item, Result]] = set()
+        self._asked: list[_Request[Item, Result]] = []
         self._timer: asyncio.TimerHandle | None = None
         self._parked: asyncio.Future[None] | None = None
         self._closing = False
@@ -100,13 +100,10 @@ class Gatherer(Generic[Item, Result]):
             lane = loop.create_task(self._work(), context=contextvars.Context())
             self._tasks.add(lane)
             lane.add_done_callback(self._tasks.discard)
-        self._asked.add(request)
+        self._asked.append(request)
         if self._timer is None:
             self._timer = loop.call_later(_TICK_SECONDS, self._tick, loop)
-        try:
-            return await request.answer
-        finally:
-            self._asked.discard(request)
+        return await request.answer
 
     async def close(self) -> None:
         """Give connections back; called when no request is under way."""
@@ -118,8 +115,9 @@ class Gatherer(Generic[Item, Result]):
     def _tick(self, loop: asyncio.AbstractEventLoop) -> None:
         """Give an answer to whoever is out of time: one timer for all, not one for each."""
         now = loop.time() + _TICK_SECONDS
+        self._asked = [request for request in self._asked if not request.answer.done()]
         for request in self._asked:
-            if request.until <= now and not request.answer.done():
+            if request.until <= now:
                 request.answer.set_exception(DatabaseError("the database did not answer in time"))
         self._timer = loop.call_later(_TICK_SECONDS, self._tick, loop) if self._asked else None
 

@@ -35,9 +35,9 @@ class TrustedProxies:
         last trusted one: what stands left of it was written by no one we trust.
         """
         peer = request.remote or ""  # empty where it came by a unix socket
+        if not (self._trusts(parse_address(peer)) if peer else self._unix):
+            return _plain(peer)
         address = parse_address(peer)
-        if not (self._trusts(address) if peer else self._unix):
-            return str(address) if address else None
         header = ",".join(request.headers.getall("X-Forwarded-For", ()))
         for hop in reversed(header.split(",")):
             next_address = parse_address(hop.strip())
@@ -49,7 +49,9 @@ class TrustedProxies:
         return str(address) if address else None
 
     def _trusts(self, address: Address | None) -> bool:
-        return address is not None and any(address in network for network in self._networks)
+        if not self._networks or address is None:
+            return False
+        return any(address in network for network in self._networks)
 
 
 @functools.lru_cache(1024)
@@ -65,9 +67,18 @@ def parse_address(text: str) -> Address | None:
     return mapped or address
 
 
+@functools.lru_cache(1024)
+def _plain(peer: str) -> str | None:
+    """Return a peer's address as it is written in the audit, or None where it is none."""
+    address = parse_address(peer)
+    return str(address) if address else None
+
+
 def user_agent(request: web.BaseRequest) -> str | None:
     """Return the user agent as the database can store it: valid UTF-8, at most 512 characters."""
     value = request.headers.get("User-Agent")
     if not value:
         return None
+    if value.isascii() and "\0" not in value:
+        return value[:USER_AGENT_LENGTH]
     return value.encode("utf-8", "replace").decode("utf-8").replace("\0", "")[:USER_AGENT_LENGTH]

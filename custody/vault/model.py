@@ -4,7 +4,7 @@ from base64 import b64decode
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from datetime import datetime
-from typing import Any, ClassVar, Self
+from typing import Any, ClassVar, NamedTuple, Self
 
 from custody.deadline import Deadline
 from kek_backends.base import MASTER_KEY_SIZE, Wrap
@@ -27,8 +27,7 @@ class IfMatch:
         return generation is not None and (self.any_vault or str(generation) in self.tags)
 
 
-@dataclass(frozen=True, slots=True)
-class Caller:
+class Caller(NamedTuple):
     """Who asks, from where, and how long the request may take.
 
     Args:
@@ -108,13 +107,13 @@ class Vault:
                 row["recovery_wrapped_mk"], row["recovery_iv"], row["recovery_format_version"]
             )
         return cls(
-            wrap=wrap,
-            recovery=recovery,
-            recovery_set_at=row["recovery_set_at"],
-            zero_knowledge=row["zero_knowledge"],
-            generation=row["generation"],
-            key_check=row["key_check"],
-            row_version=row["row_version"],
+            wrap,
+            recovery,
+            row["recovery_set_at"],
+            row["zero_knowledge"],
+            row["generation"],
+            row["key_check"],
+            row["row_version"],
         )
 
 
