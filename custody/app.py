@@ -3,12 +3,14 @@
 import asyncio
 import contextlib
 import gc
+import json
 import signal
+import ssl
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from functools import partial
-from typing import Any, TypeVar
+from typing import Any, TypeVar, cast
 
 import aiohttp
 import structlog
@@ -23,20 +25,15 @@ from custody.auth.tokens import TokenVerifier
 from custody.db.engine import POOL_SIZE, RESERVED_CONNECTIONS, Dsn, create_engine
 from custody.db.errors import DatabaseError, Refused
 from custody.http.admin import build_admin
+from custody.http.answer import Answer
 from custody.http.client_address import TrustedProxies
 from custody.http.cors import Cors
-from custody.http.listeners import (
-    Listener,
-    Listeners,
-    open_listeners,
-    serve_on,
-    take_no_more,
-    tls_context,
-)
+from custody.http.listeners import Listener, Listeners, open_listeners, tls_context
 from custody.http.middleware import Outermost
 from custody.http.openapi import document
 from custody.http.rate import RateLimit
 from custody.http.server import Frontend, Runner, build_application
+from custody.http.site import Site
 from custody.ops.health import Health
 from custody.ops.heartbeat import Heartbeat
 from custody.ops.keks import KekWatch, reach
@@ -57,6 +54,9 @@ from kek_backends.loader import load_keyring
 T = TypeVar("T")
 
 _REWRAP_CONNECTIONS = 4
+# Objects between two looks for garbage: some requests have 700, the default, at any moment, so it
+# would look through what is in use and find nothing.
+_GARBAGE = 10_000
 
 log = structlog.get_logger()
 
@@ -122,6 +122,7 @@ async def serve(
         # each failure leaves a little of, would hold up everybody for a tenth of a second.
         gc.collect()
         gc.freeze()
+        gc.set_threshold(_GARBAGE)
         if started is not None:
             started(daemon.addresses)
         stopping = asyncio.create_task(stop.wait())
@@ -194,8 +195,8 @@ async def running(
         runner = await _set_up(Runner(app, outermost, frontend), stack)
         # What was pushed last is closed first: the vault drains while the admin listener still
         # says why it is not ready, and the database outlives both.
-        admin = await serve_on(admin_runner, listeners.admin)
-        vault = await serve_on(runner, listeners.vault, tls)
+        admin = _open_site(admin_runner, listeners.admin, stack)
+        vault = _open_site(runner, listeners.vault, stack, tls)
         health_watch = asyncio.create_task(health.watch())
         stack.callback(health_watch.cancel)
         kek_watch = KekWatch()
@@ -209,23 +210,30 @@ async def running(
         stack.push_async_callback(reload.close)
 
         def status() -> str:
-            return describe(vault, keyring, health, rewrapping, reload.problem)
+            return describe(vault.address, keyring, health, rewrapping, reload.problem)
 
         report = Report(health, Heartbeat(engine, fresh), reload.run, status)
         try:
-            yield Running(Addresses(vault=vault, admin=admin), health_watch, report)
+            yield Running(Addresses(vault=vault.address, admin=admin.address), health_watch, report)
         finally:
-            await _drain(health, listeners.vault, runner, outermost)
+            await _drain(health, vault, outermost)
 
 
-async def _drain(
-    health: Health, listeners: Sequence[Listener], runner: web.AppRunner, outermost: Outermost
-) -> None:
+def _open_site(
+    runner: web.AppRunner,
+    listeners: Sequence[Listener],
+    stack: contextlib.AsyncExitStack,
+    tls: ssl.SSLContext | None = None,
+) -> Site:
+    site = Site(cast("web.Server", runner.server), listeners, tls)  # it was set up
+    stack.push_async_callback(site.stop)
+    return site
+
+
+async def _drain(health: Health, site: Site, outermost: Outermost) -> None:
     """Take no more connections, and answer what is under way."""
     health.draining = True
-    await take_no_more(listeners)
-    for site in runner.sites:
-        await site.stop()
+    await site.stop()
     await outermost.drain()
 
 
@@ -316,8 +324,8 @@ def _log_stray_error(_loop: asyncio.AbstractEventLoop, context: dict[str, Any]) 
     )
 
 
-async def _show_document(_request: web.Request) -> web.Response:
-    return web.json_response(document())
+async def _show_document(_request: web.Request) -> Answer:
+    return Answer(json.dumps(document()).encode())
 
 
 def _require(value: T | None, name: str) -> T:

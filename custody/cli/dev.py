@@ -8,6 +8,7 @@ from pathlib import Path
 
 import click
 import structlog
+import uvloop
 
 from custody import app
 from custody.auth.development import ISSUER, DevelopmentIssuer
@@ -78,7 +79,7 @@ def dev(data: Path) -> None:
             )
             click.echo(_banner(addresses, postgres, settings, data, token))
 
-        asyncio.run(app.serve(settings, environ, started=show))
+        uvloop.run(app.serve(settings, environ, started=show))
 
 
 def _banner(

@@ -8,6 +8,7 @@ from collections.abc import Mapping
 
 import click
 import structlog
+import uvloop
 
 from custody import app
 from custody.http.listeners import Listeners, adopt, open_listeners, take_handed_over
@@ -41,7 +42,7 @@ def serve() -> None:
     notifier = Notifier.from_environ(os.environ, os.getpid())
     listeners = open_listeners(settings, take_handed_over(os.environ, os.getpid()))
     if settings.workers == 1:
-        asyncio.run(app.serve(settings, os.environ, listeners=listeners, notifier=notifier))
+        uvloop.run(app.serve(settings, os.environ, listeners=listeners, notifier=notifier))
         return
     environ = {name: os.environ[name] for name in os.environ.keys() - _FOR_THIS_PROCESS}
     sys.exit(asyncio.run(_supervise(settings, environ, listeners, notifier)))
@@ -66,7 +67,7 @@ def worker(
     channel.set_inheritable(False)
     notifier = Notifier(channel, watchdog_seconds(os.environ, os.getpid()))
     # One process re-wraps: more of them would share the same work.
-    asyncio.run(
+    uvloop.run(
         app.serve(settings, os.environ, listeners=listeners, notifier=notifier, rewraps=number == 0)
     )
 

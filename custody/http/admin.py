@@ -6,7 +6,8 @@ from importlib.metadata import version
 from aiohttp import web
 
 from custody.http import problems
-from custody.http.middleware import new_request_id, protect
+from custody.http.answer import SAFE_HEADERS
+from custody.http.middleware import REQUEST_ID, new_request_id
 from custody.ops.health import Health
 from custody.ops.metrics import Metrics
 
@@ -51,8 +52,12 @@ async def _problems(
     try:
         return await handler(request)
     except web.HTTPException as error:
-        return problems.of_http(error).response()
+        answer = problems.of_http(error).answer()
+        answer.lines[REQUEST_ID] = new_request_id()
+        return answer
 
 
 async def _protect(_request: web.Request, response: web.StreamResponse) -> None:
-    protect(response, new_request_id())
+    """Set what an Answer has by itself."""
+    response.headers.update(SAFE_HEADERS)
+    response.headers[REQUEST_ID] = new_request_id()

@@ -4,6 +4,8 @@ from collections.abc import Collection, Sequence
 
 from aiohttp import hdrs, web
 
+from custody.http.answer import Answer
+
 _ALLOW_HEADERS = "Authorization, Content-Type, If-Match"
 _EXPOSE_HEADERS = "ETag, Retry-After"
 _MAX_AGE_SECONDS = "600"
@@ -23,18 +25,18 @@ class Cors:
         """Let these origins call from now on, and no others."""
         self._origins = frozenset(origins)
 
-    def mark(self, request: web.BaseRequest, response: web.StreamResponse) -> None:
+    def mark(self, request: web.BaseRequest, answer: Answer) -> None:
         """Tell the browser whether the page may read the answer."""
         if not self._origins:
             return
-        response.headers[hdrs.VARY] = "Origin"
+        answer.lines[hdrs.VARY] = "Origin"
         origin = request.headers.get(hdrs.ORIGIN)
         if origin in self._origins:
-            response.headers[hdrs.ACCESS_CONTROL_ALLOW_ORIGIN] = origin
-            response.headers[hdrs.ACCESS_CONTROL_ALLOW_CREDENTIALS] = "true"
-            response.headers[hdrs.ACCESS_CONTROL_EXPOSE_HEADERS] = _EXPOSE_HEADERS
+            answer.lines[hdrs.ACCESS_CONTROL_ALLOW_ORIGIN] = origin
+            answer.lines[hdrs.ACCESS_CONTROL_ALLOW_CREDENTIALS] = "true"
+            answer.lines[hdrs.ACCESS_CONTROL_EXPOSE_HEADERS] = _EXPOSE_HEADERS
 
-    def preflight(self, request: web.BaseRequest, methods: Collection[str]) -> web.Response | None:
+    def preflight(self, request: web.BaseRequest, methods: Collection[str]) -> Answer | None:
         """Answer a preflight.
 
         Args:
@@ -50,7 +52,8 @@ class Cors:
             or hdrs.ACCESS_CONTROL_REQUEST_METHOD not in request.headers
         ):
             return None
-        return web.Response(
+        return Answer(
+            b"",
             status=204,
             headers={
                 hdrs.ACCESS_CONTROL_ALLOW_METHODS: ", ".join(sorted(methods)),

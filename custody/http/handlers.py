@@ -1,60 +1,44 @@
 """The handlers: one vault call each, then its JSON."""
 
 from collections.abc import Awaitable, Callable
-from dataclasses import dataclass
 from typing import Any
 
-from pydantic import BaseModel
+from aiohttp import hdrs
+from pydantic_core import to_json
 
+from custody.http.answer import Answer
 from custody.http.payloads import (
     EnableZeroKnowledge,
     OkAnswer,
     RecoveryWrapBody,
-    StatusAnswer,
     ZeroKnowledgeAnswer,
     key_answer,
+    status_answer,
 )
-from custody.vault.model import Caller, RecoveryWrap
+from custody.vault.model import Caller, MasterKey, RecoveryBlob, RecoveryWrap
 from custody.vault.service import VaultService
-
-
-@dataclass(frozen=True, slots=True)
-class Answer:
-    """A successful answer.
-
-    Args:
-        body: what is sent as JSON.
-        generation: of the vault, where the answer has an ETag.
-    """
-
-    body: BaseModel
-    generation: int | None = None
-
 
 Handler = Callable[[VaultService, Caller, Any], Awaitable[Answer]]
 
 
 async def get_status(vault: VaultService, caller: Caller, _body: None) -> Answer:
     """GET /status."""
-    return Answer(StatusAnswer.of(await vault.status(caller)))
+    return Answer(to_json(status_answer(await vault.status(caller))))
 
 
 async def init(vault: VaultService, caller: Caller, _body: None) -> Answer:
     """POST /init."""
-    key = await vault.init(caller)
-    return Answer(key_answer(key), key.generation)
+    return _key(await vault.init(caller))
 
 
 async def get_key(vault: VaultService, caller: Caller, _body: None) -> Answer:
     """GET /key."""
-    key = await vault.fetch(caller)
-    return Answer(key_answer(key), key.generation)
+    return _key(await vault.fetch(caller))
 
 
 async def rotate(vault: VaultService, caller: Caller, _body: None) -> Answer:
     """POST /rotate."""
-    key = await vault.rotate(caller)
-    return Answer(key_answer(key), key.generation)
+    return _key(await vault.rotate(caller))
 
 
 async def set_recovery_wrap(vault: VaultService, caller: Caller, body: RecoveryWrapBody) -> Answer:
@@ -62,13 +46,13 @@ async def set_recovery_wrap(vault: VaultService, caller: Caller, body: RecoveryW
     await vault.set_recovery(
         caller, RecoveryWrap(wrapped_mk=body.recovery_wrapped_mk, iv=body.recovery_iv)
     )
-    return Answer(OkAnswer(ok=True))
+    return _ok({"ok": True})
 
 
 async def clear_recovery_wrap(vault: VaultService, caller: Caller, _body: None) -> Answer:
     """DELETE /recovery-wrap."""
     await vault.clear_recovery(caller)
-    return Answer(OkAnswer(ok=True))
+    return _ok({"ok": True})
 
 
 async def set_zero_knowledge(vault: VaultService, caller: Caller, body: Any) -> Answer:
@@ -77,4 +61,13 @@ async def set_zero_knowledge(vault: VaultService, caller: Caller, body: Any) -> 
         await vault.enable_zero_knowledge(caller)
     else:
         await vault.disable_zero_knowledge(caller, body.master_key)
-    return Answer(ZeroKnowledgeAnswer(ok=True, zero_knowledge=body.enable))
+    return _ok({"ok": True, "zeroKnowledge": body.enable})
+
+
+def _key(key: MasterKey | RecoveryBlob) -> Answer:
+    # Strong: it names the key, and so the generation that If-Match is compared with.
+    return Answer(to_json(key_answer(key)), headers={hdrs.ETAG: f'"{key.generation}"'})
+
+
+def _ok(answer: OkAnswer | ZeroKnowledgeAnswer) -> Answer:
+    return Answer(to_json(answer))

@@ -1,25 +1,20 @@
 """The sockets that the daemon listens on: opened here, or handed over by the service manager."""
 
-import asyncio
 import contextlib
 import errno
 import os
 import socket
 import ssl
 import stat
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
 import structlog
-from aiohttp import web
 
 from custody.settings import ConfigurationError, Settings
 
 _BACKLOG = 1024
-# Connections taken in one turn of the loop: what one process leaves, another one takes.
-_TAKEN_AT_ONCE = 16
-_TAKEN_WITHIN_SECONDS = 0.05
 # sd_listen_fds(3): the first descriptor that is handed over.
 _FIRST_HANDED_OVER = 3
 # What is listened on, and the setting of its address.
@@ -35,10 +30,7 @@ class ListenError(Exception):
 
 
 class Listener(socket.socket):
-    """A socket that listens already, and keeps the length of its queue."""
-
-    def listen(self, backlog: int = 0, /) -> None:
-        """Do nothing: the event loop would set the queue to what it takes in one turn."""
+    """A socket that listens."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -149,44 +141,6 @@ def adopt(descriptor: int) -> Listener:
     )
 
 
-async def serve_on(
-    runner: web.BaseRunner, listeners: Sequence[Listener], tls: ssl.SSLContext | None = None
-) -> str:
-    """Answer what comes in.
-
-    Args:
-        runner: a runner that was set up.
-        listeners: at least one.
-        tls: context of the server's certificate, or None for plain HTTP.
-
-    Returns:
-        The first one's address as clients write it.
-    """
-    for listener in listeners:
-        site = web.SockSite(runner, listener, ssl_context=tls, backlog=_TAKEN_AT_ONCE)
-        await site.start()
-    bound = listeners[0].getsockname()
-    if isinstance(bound, str | bytes):
-        return f"unix:{os.fsdecode(bound)}"
-    host = f"[{bound[0]}]" if ":" in bound[0] else bound[0]
-    return f"{'https' if tls else 'http'}://{host}:{bound[1]}"
-
-
-async def take_no_more(listeners: Sequence[Listener]) -> None:
-    """Leave new connections to whoever listens next, and wait for those that were just taken.
-
-    asyncio drops a connection that it has taken, and not yet given a transport, when its server is
-    closed. So the sockets are left alone for a moment first.
-
-    Args:
-        listeners: those of a server that is to be closed.
-    """
-    loop = asyncio.get_running_loop()
-    for listener in listeners:
-        loop.remove_reader(listener.fileno())
-    await asyncio.sleep(_TAKEN_WITHIN_SECONDS)
-
-
 def tls_context(cert: Path | None, key: Path | None) -> ssl.SSLContext | None:
     """Return the TLS context of the settings, or None where none is set.
 
@@ -272,7 +226,7 @@ def _bind(family: int, place: object) -> Listener:
         if family == socket.AF_INET6:
             listener.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
         listener.bind(place)  # type: ignore[arg-type]
-        socket.socket.listen(listener, _BACKLOG)
+        listener.listen(_BACKLOG)
     except BaseException:
         listener.close()
         raise

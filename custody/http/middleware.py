@@ -2,21 +2,23 @@
 
 import asyncio
 import contextlib
+import itertools
 import re
 import secrets
 import time
 from collections.abc import Awaitable, Callable
 from http import HTTPStatus
-from typing import TypeAlias
 
 import structlog
-from aiohttp import hdrs, web
+from aiohttp import web
 
 from custody.http import problems
+from custody.http.answer import Answer
 from custody.http.cors import Cors
 from custody.http.problems import Problem
 from custody.ops import logging
 from custody.ops.health import Health
+from custody.ops.logging import Answered
 from custody.ops.metrics import Metrics
 from custody.vault.errors import VaultError
 
@@ -26,13 +28,14 @@ DRAIN_SECONDS = 20.0
 
 _REQUEST_ID = re.compile(r"[A-Za-z0-9._-]{1,64}", re.ASCII)
 _NAMELESS = "none"
+# 80 random bits of this process, and 48 that count.
+_PROCESS = secrets.token_hex(10)
+_NUMBERS = itertools.count()
 
+REQUEST_ID = "X-Request-Id"
 ROUTE: web.RequestKey[str] = web.RequestKey("route", str)
 
-Next = Callable[[web.BaseRequest], Awaitable[web.StreamResponse]]
-
-# Method, route, status, code, seconds, request id.
-_Answered: TypeAlias = tuple[str | None, str, int, str, float, str]
+Next = Callable[[web.BaseRequest], Awaitable[Answer]]
 
 log = structlog.get_logger()
 
@@ -53,9 +56,9 @@ class Outermost:
         self._in_flight = 0
         self._none_in_flight = asyncio.Event()
         self._none_in_flight.set()
-        self._told: list[_Answered] = []
+        self._told: list[Answered] = []
 
-    async def handle(self, request: web.BaseRequest, handler: Next) -> web.StreamResponse:
+    async def handle(self, request: web.BaseRequest, handler: Next) -> Answer:
         """Answer a request: nothing but a response, or a cancellation, leaves this method."""
         began = time.perf_counter()
         request_id = _request_id(request)
@@ -64,13 +67,13 @@ class Outermost:
         try:
             # Each request has a task of its own, and with it a context: it ends there.
             logging.request_id.set(request_id)
-            response, code = await self._answer(request, handler)
+            answer, code = await self._answer(request, handler)
             if self._health.draining:
-                response.force_close()
-            protect(response, request_id)
-            self._cors.mark(request, response)
-            self._tell(request, request_id, response.status, code, time.perf_counter() - began)
-            return response
+                answer.force_close()
+            answer.lines[REQUEST_ID] = request_id
+            self._cors.mark(request, answer)
+            self._tell(request, request_id, answer.status, code, time.perf_counter() - began)
+            return answer
         finally:
             self._in_flight -= 1
             if not self._in_flight:
@@ -87,9 +90,7 @@ class Outermost:
                 await self._none_in_flight.wait()
         self._tell_all()
 
-    async def _answer(
-        self, request: web.BaseRequest, handler: Next
-    ) -> tuple[web.StreamResponse, str]:
+    async def _answer(self, request: web.BaseRequest, handler: Next) -> tuple[Answer, str]:
         try:
             if self._in_flight > MAX_IN_FLIGHT:
                 raise problems.unavailable("OVERLOADED", "Too many requests are being answered.")
@@ -107,7 +108,7 @@ class Outermost:
         except Exception as error:  # noqa: BLE001 - the one place where unknown becomes opaque
             log.error("internal_error", **describe(error))  # noqa: TRY400
             problem = problems.internal()
-        return problem.response(), problem.code
+        return problem.answer(), problem.code
 
     def _tell(
         self, request: web.BaseRequest, request_id: str, status: int, code: str, seconds: float
@@ -119,35 +120,17 @@ class Outermost:
         """
         route = request.get(ROUTE, _NAMELESS)
         method = request.method if route != _NAMELESS else None
-        self._told.append((method, route, status, code, seconds, request_id))
+        # An unauthenticated caller chooses how many of these there are.
+        quiet = status == HTTPStatus.UNAUTHORIZED or method is None
+        self._told.append(Answered(method, route, status, code, seconds, request_id, quiet))
         if len(self._told) == 1:
             asyncio.get_running_loop().call_soon(self._tell_all)
 
     def _tell_all(self) -> None:
         told, self._told = self._told, []
-        # As logging is configured now; once for all of them.
-        bound = log.bind()
-        for method, route, status, code, seconds, request_id in told:
-            self._metrics.answered(route, status, code, seconds)
-            # An unauthenticated caller chooses how many of these there are: only at debug level.
-            quiet = status == HTTPStatus.UNAUTHORIZED or route == _NAMELESS
-            (bound.debug if quiet else bound.info)(
-                "request",
-                method=method,
-                route=route,
-                status=status,
-                code=code,
-                milliseconds=round(seconds * 1000, 2),
-                request_id=request_id,
-            )
-
-
-def protect(response: web.StreamResponse, request_id: str) -> None:
-    """Set the headers that every answer has."""
-    response.headers[hdrs.CACHE_CONTROL] = "no-store"
-    response.headers["X-Content-Type-Options"] = "nosniff"
-    response.headers["X-Request-Id"] = request_id
-    response.headers[hdrs.SERVER] = "custody"
+        for one in told:
+            self._metrics.answered(one.route, one.status, one.code, one.seconds)
+        logging.answered(told)
 
 
 def describe(error: BaseException) -> dict[str, object]:
@@ -165,11 +148,11 @@ def describe(error: BaseException) -> dict[str, object]:
 
 
 def new_request_id() -> str:
-    """Return a fresh request id."""
-    return secrets.token_hex(16)
+    """Return a fresh request id. It is unique, and no secret."""
+    return f"{_PROCESS}{next(_NUMBERS):012x}"
 
 
 def _request_id(request: web.BaseRequest) -> str:
     """Take the id that a proxy in front has given, if it is a plain one."""
-    given = request.headers.get("X-Request-Id", "")
+    given = request.headers.get(REQUEST_ID, "")
     return given if _REQUEST_ID.fullmatch(given) else new_request_id()

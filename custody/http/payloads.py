@@ -13,8 +13,10 @@ from pydantic import (
     Field,
     Tag,
     TypeAdapter,
+    with_config,
 )
 from pydantic.alias_generators import to_camel
+from typing_extensions import TypedDict
 
 from custody.vault.model import MasterKey, RecoveryBlob, RecoveryWrap, Status
 from kek_backends.base import MASTER_KEY_SIZE
@@ -96,78 +98,79 @@ ZeroKnowledgeBody = Annotated[
     ),
 ]
 
+_NOTHING_ELSE = ConfigDict(extra="forbid")
+
 RECOVERY_WRAP_BODY: TypeAdapter[RecoveryWrapBody] = TypeAdapter(RecoveryWrapBody)
 ZERO_KNOWLEDGE_BODY: TypeAdapter[EnableZeroKnowledge | DisableZeroKnowledge] = TypeAdapter(
     ZeroKnowledgeBody
 )
 
 
-class _Answer(BaseModel):
-    model_config = ConfigDict(
-        frozen=True, alias_generator=to_camel, validate_by_name=True, extra="forbid"
-    )
-
-
-class StatusAnswer(_Answer):
+@with_config(_NOTHING_ELSE)
+class StatusAnswer(TypedDict):
     """What a client may know of its vault without unlocking it."""
 
-    vault_exists: bool
-    has_recovery_wrap: bool
-    zero_knowledge: bool
-    recovery_set_at: datetime | None
-
-    @classmethod
-    def of(cls, status: Status) -> "StatusAnswer":
-        """Build the answer from the use case's result."""
-        return cls(
-            vault_exists=status.vault_exists,
-            has_recovery_wrap=status.has_recovery_wrap,
-            zero_knowledge=status.zero_knowledge,
-            recovery_set_at=status.recovery_set_at,
-        )
+    vaultExists: bool
+    hasRecoveryWrap: bool
+    zeroKnowledge: bool
+    recoverySetAt: datetime | None
 
 
-class MasterKeyAnswer(_Answer):
+@with_config(_NOTHING_ELSE)
+class MasterKeyAnswer(TypedDict):
     """The master key."""
 
-    master_key: Annotated[str, Field(pattern=_canonical(MASTER_KEY_SIZE), repr=False)]
-    format_version: int
-    kek_id: str
+    masterKey: _Base64MasterKey
+    formatVersion: int
+    kekId: str
 
 
-class RecoveryBlobAnswer(_Answer):
+@with_config(_NOTHING_ELSE)
+class RecoveryBlobAnswer(TypedDict):
     """In zero-knowledge mode: what only the user's recovery code opens."""
 
-    requires_recovery_code: Literal[True]
-    recovery_wrapped_mk: str = Field(repr=False)
-    recovery_iv: str = Field(repr=False)
-    format_version: int
+    requiresRecoveryCode: Literal[True]
+    recoveryWrappedMk: str
+    recoveryIv: str
+    formatVersion: int
 
 
-class OkAnswer(_Answer):
+@with_config(_NOTHING_ELSE)
+class OkAnswer(TypedDict):
     """Done."""
 
     ok: Literal[True]
 
 
-class ZeroKnowledgeAnswer(_Answer):
+@with_config(_NOTHING_ELSE)
+class ZeroKnowledgeAnswer(TypedDict):
     """Done; says which mode the vault is in now."""
 
     ok: Literal[True]
-    zero_knowledge: bool
+    zeroKnowledge: bool
+
+
+def status_answer(status: Status) -> StatusAnswer:
+    """Build the answer of ``/status``."""
+    return {
+        "vaultExists": status.vault_exists,
+        "hasRecoveryWrap": status.has_recovery_wrap,
+        "zeroKnowledge": status.zero_knowledge,
+        "recoverySetAt": status.recovery_set_at,
+    }
 
 
 def key_answer(key: MasterKey | RecoveryBlob) -> MasterKeyAnswer | RecoveryBlobAnswer:
     """Build the answer of ``/init``, ``/key`` and ``/rotate``."""
     if isinstance(key, MasterKey):
-        return MasterKeyAnswer(
-            master_key=base64.b64encode(key.key).decode(),
-            format_version=key.format_version,
-            kek_id=key.kek_id,
-        )
-    return RecoveryBlobAnswer(
-        requires_recovery_code=True,
-        recovery_wrapped_mk=key.recovery.wrapped_mk,
-        recovery_iv=key.recovery.iv,
-        format_version=key.recovery.format_version,
-    )
+        return {
+            "masterKey": base64.b64encode(key.key).decode(),
+            "formatVersion": key.format_version,
+            "kekId": key.kek_id,
+        }
+    return {
+        "requiresRecoveryCode": True,
+        "recoveryWrappedMk": key.recovery.wrapped_mk,
+        "recoveryIv": key.recovery.iv,
+        "formatVersion": key.recovery.format_version,
+    }

@@ -7,6 +7,7 @@ from http import HTTPStatus
 
 from aiohttp import web
 
+from custody.http.answer import Answer
 from custody.vault.errors import VaultError
 
 MEDIA_TYPE = "application/problem+json"
@@ -32,8 +33,8 @@ class Problem(Exception):
     def __str__(self) -> str:
         return f"{self.status} {self.code}"
 
-    def response(self) -> web.Response:
-        """Return the HTTP answer."""
+    def answer(self) -> Answer:
+        """Return it as what is sent."""
         title = HTTPStatus(self.status).phrase
         body = {
             "type": "about:blank",
@@ -43,10 +44,10 @@ class Problem(Exception):
             "code": self.code,
             "error": title,
         }
-        return web.Response(
+        return Answer(
+            json.dumps(body).encode(),
             status=self.status,
-            body=json.dumps(body).encode(),
-            content_type=MEDIA_TYPE,
+            media_type=MEDIA_TYPE,
             headers=self.headers,
         )
 

@@ -1,7 +1,7 @@
 """The aiohttp application of the vault, and the server that speaks HTTP for it."""
 
 from collections.abc import Awaitable, Callable
-from typing import Any
+from typing import Any, cast
 
 import structlog
 from aiohttp import hdrs, web
@@ -11,9 +11,10 @@ from custody.auth.jwks import IssuerUnavailable
 from custody.auth.tokens import InvalidToken, TokenVerifier
 from custody.deadline import Deadline
 from custody.http import problems
+from custody.http.answer import Answer
 from custody.http.body import read_json
 from custody.http.client_address import TrustedProxies, user_agent
-from custody.http.middleware import ROUTE, Next, Outermost, new_request_id, protect
+from custody.http.middleware import REQUEST_ID, ROUTE, Next, Outermost, new_request_id
 from custody.http.preconditions import parse_if_match
 from custody.http.rate import RateLimit
 from custody.http.routes import BASE_PATH, ROUTES, Route
@@ -56,10 +57,10 @@ class Frontend:
         self.proxies = proxies
         self.limit = limit
 
-    def handler(self, route: Route) -> Callable[[web.BaseRequest], Awaitable[web.Response]]:
+    def handler(self, route: Route) -> Callable[[web.BaseRequest], Awaitable[Answer]]:
         """Return the aiohttp handler of a route."""
 
-        async def handle(request: web.BaseRequest) -> web.Response:
+        async def handle(request: web.BaseRequest) -> Answer:
             request[ROUTE] = route.name
             caller = await self._caller(request, route)
             body = None
@@ -69,14 +70,7 @@ class Frontend:
                 raise problems.unavailable(
                     "DATABASE_UNAVAILABLE", "The database can't be used now: try again later."
                 )
-            answer = await route.handler(self._vault, caller, body)
-            response = web.Response(
-                body=answer.body.model_dump_json(by_alias=True).encode(),
-                content_type="application/json",
-            )
-            if answer.generation is not None:
-                response.headers["ETag"] = f'"{answer.generation}"'
-            return response
+            return await route.handler(self._vault, caller, body)
 
         return handle
 
@@ -149,7 +143,7 @@ class Runner(web.AppRunner):
         def handle(request: web.BaseRequest) -> Awaitable[web.StreamResponse]:
             handler: Next | None = self._plain.get((request.method, request.raw_path))
             if handler is None or hdrs.EXPECT in request.headers:
-                handler = made.request_handler
+                handler = cast("Next", made.request_handler)  # all our handlers return Answers
             return self._outermost.handle(request, handler)
 
         return _Server(handle, request_factory=made.request_factory, **self._options)
@@ -178,10 +172,10 @@ class _Protocol(web.RequestHandler):
             problem = problems.bad_request("This is not HTTP/1.1 as this server reads it.")
         else:
             problem = problems.internal()
-        response = problem.response()
-        protect(response, new_request_id())
-        response.force_close()
-        return response
+        answer = problem.answer()
+        answer.lines[REQUEST_ID] = new_request_id()
+        answer.force_close()
+        return answer
 
     def log_exception(self, *args: Any, **kwargs: Any) -> None:
         """Log that something broke on a connection, without what aiohttp would quote."""

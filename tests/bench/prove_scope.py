@@ -20,6 +20,8 @@ from contextlib import contextmanager
 from multiprocessing.process import BaseProcess
 from unittest.mock import patch
 
+import uvloop
+
 from custody import app
 from custody.db.engine import create_engine
 from custody.ops.logging import configure
@@ -40,7 +42,7 @@ def serve(environ: dict[str, str]) -> None:
     settings = load(environ)
     configure(settings.log_level, settings.log_format)
     with patch("custody.app.create_engine", functools.partial(create_engine, pool_size=POOL_SIZE)):
-        asyncio.run(app.serve(settings, environ))
+        uvloop.run(app.serve(settings, environ))
 
 
 @contextmanager

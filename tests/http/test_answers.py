@@ -8,6 +8,7 @@ import re
 import secrets
 from collections.abc import Callable
 from datetime import UTC, datetime
+from email.utils import parsedate_to_datetime
 from pathlib import Path
 from typing import Any
 
@@ -381,9 +382,38 @@ class TestHardlyHttp:
         )
         received = await exchange(daemon, sent.encode())
         (answer,) = parse(received)
-        assert received.startswith(b"HTTP/1.0 200 ")
+        # RFC 9110, section 6.2: a server says which version it speaks, not that of the request.
+        assert received.startswith(b"HTTP/1.1 200 ")
+        assert header(answer, "Connection") == "close"
         assert answer.json["vaultExists"] is False
         assert_safe_headers(answer)
+
+    async def test_http_1_0_that_stays(self, daemon: Daemon) -> None:
+        sent = (
+            f"GET {BASE_PATH}/status HTTP/1.0\r\nConnection: keep-alive\r\n"
+            f"Authorization: {daemon.issuer.bearer('alice')}\r\n\r\n"
+        ).encode()
+        reader, writer = await connect(daemon)
+        for _ in range(2):
+            writer.write(sent)
+            answer = await first_answer(reader)
+            assert (answer.status, header(answer, "Connection")) == (200, "keep-alive")
+        writer.close()
+
+    async def test_connection_that_the_client_ends(self, daemon: Daemon) -> None:
+        headers = {"Authorization": daemon.issuer.bearer("alice")}
+        (answer,) = parse(await exchange(daemon, request("GET", f"{BASE_PATH}/status", headers)))
+        assert header(answer, "Connection") == "close"
+        stays = request("GET", f"{BASE_PATH}/status", headers)
+        reader, writer = await connect(daemon)
+        writer.write(stays.replace(b"Connection: close\r\n", b""))
+        assert header(await first_answer(reader), "Connection") is None
+        writer.close()
+
+    async def test_date(self, device: Device) -> None:
+        answer = await device("alice").status()
+        said = parsedate_to_datetime(header(answer, "Date") or "")
+        assert abs((datetime.now(UTC) - said).total_seconds()) < 60
 
     async def test_pipelining(self, daemon: Daemon) -> None:
         headers = {"Authorization": daemon.issuer.bearer("alice")}

@@ -19,9 +19,9 @@ from custody.http.listeners import (
     Listeners,
     adopt,
     open_listeners,
-    serve_on,
     take_handed_over,
 )
+from custody.http.site import Site
 from custody.settings import load
 from tests.servers import free_port
 
@@ -304,9 +304,12 @@ async def served(made: Listeners) -> AsyncIterator[str]:
     application.router.add_get("/", answer)
     runner = web.AppRunner(application)
     await runner.setup()
+    assert runner.server is not None
+    site = Site(runner.server, made.vault)
     try:
-        yield await serve_on(runner, made.vault)
+        yield site.address
     finally:
+        await site.stop()
         await runner.cleanup()
 
 

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 import structlog
 
-from custody.ops.logging import configure
+from custody.ops.logging import Answered, answered, configure
 from custody.settings import LogFormat, LogLevel
 
 log = structlog.get_logger()
@@ -91,3 +91,51 @@ def test_what_json_does_not_know_is_shown_all_the_same(stream: io.StringIO) -> N
     log.info("said", what=object)
     (line,) = lines(stream)
     assert "object" in line["what"]
+
+
+def answers() -> list[Answered]:
+    return [
+        Answered("GET", "get_key", 200, "OK", 0.0012345, "a-b_c.1", quiet=False),
+        Answered(None, "none", 404, "NOT_FOUND", 0.5, "d", quiet=True),
+        Answered("POST", "init", 503, "OVERLOADED", 2.0, "e", quiet=False),
+    ]
+
+
+@pytest.mark.parametrize("level", [LogLevel.INFO, LogLevel.DEBUG, LogLevel.WARNING])
+async def test_requests_are_logged_alike_by_hand_and_as_any_event(
+    stream: io.StringIO, level: LogLevel
+) -> None:
+    configure(level, LogFormat.JSON, stream)
+    answered(answers())
+    await asyncio.sleep(0)
+    told = lines(stream)
+    assert all(line.pop("timestamp").endswith("Z") for line in told)
+    # What the level that is the default writes by hand is what the others have from structlog.
+    expected = [
+        {
+            "event": "request",
+            "level": "debug" if one.quiet else "info",
+            "method": one.method,
+            "route": one.route,
+            "status": one.status,
+            "code": one.code,
+            "milliseconds": round(one.seconds * 1000, 2),
+            "request_id": one.request_id,
+        }
+        for one in answers()
+        if level is LogLevel.DEBUG or not one.quiet
+    ]
+    assert told == ([] if level is LogLevel.WARNING else expected)
+
+
+async def test_requests_in_text(stream: io.StringIO) -> None:
+    configure(LogLevel.INFO, LogFormat.TEXT, stream)
+    answered(answers())
+    await asyncio.sleep(0)
+    assert [line.count("get_key") for line in stream.getvalue().splitlines()] == [1, 0]
+
+
+async def test_requests_of_no_interest_are_no_line(stream: io.StringIO) -> None:
+    answered([one for one in answers() if one.quiet])
+    await asyncio.sleep(0)
+    assert stream.getvalue() == ""
