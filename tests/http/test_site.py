@@ -110,10 +110,13 @@ async def test_stopped_while_they_wait(
 
 @pytest.mark.parametrize("number", [errno.ECONNABORTED, errno.EINTR])
 async def test_connection_that_is_gone_before_it_is_taken(listener: Reluctant, number: int) -> None:
+    stray: list[object] = []
+    asyncio.get_running_loop().set_exception_handler(lambda _loop, about: stray.append(about))
     listener.failures = [number]
     site = Site(Greeter, [listener])
     assert await greeting(listener) == b"hello"
     await site.stop()
+    assert stray == []
 
 
 async def test_connection_made_just_before_the_stop_is_answered(listener: Reluctant) -> None:
