@@ -64,6 +64,7 @@ class _Lines:
         self._stream = stream
         self._lock = threading.Lock()
         self._waiting: list[str] = []
+        self._turn: asyncio.AbstractEventLoop | None = None
 
     def info(self, *lines: str) -> None:
         """Write lines at the end of this turn."""
@@ -75,9 +76,11 @@ class _Lines:
             self.error(*lines)
             return
         with self._lock:
-            first = not self._waiting
             self._waiting += lines
-        if first:
+            # A loop that has ended before the end of its turn left its lines behind.
+            due = self._turn is not loop
+            self._turn = loop
+        if due:
             loop.call_soon(self._write)
 
     def error(self, *lines: str) -> None:
@@ -91,7 +94,7 @@ class _Lines:
 
     def _write(self) -> None:
         with self._lock:
-            lines, self._waiting = self._waiting, []
+            lines, self._waiting, self._turn = self._waiting, [], None
             try:
                 self._stream.write("".join(f"{line}\n" for line in lines))
                 self._stream.flush()

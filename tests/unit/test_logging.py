@@ -48,6 +48,26 @@ async def test_an_error_is_written_at_once_after_what_came_before(stream: io.Str
     assert len(lines(stream)) == 2
 
 
+def test_line_of_a_loop_that_ended_in_the_same_turn_is_not_in_the_way(stream: io.StringIO) -> None:
+    loop = asyncio.new_event_loop()
+
+    def say() -> None:
+        log.info("first")
+        loop.stop()
+
+    loop.call_soon(say)
+    loop.run_forever()
+    loop.close()
+    assert stream.getvalue() == ""
+
+    async def go_on() -> None:
+        log.info("second")
+        await asyncio.sleep(0)
+
+    asyncio.run(go_on())
+    assert [line["event"] for line in lines(stream)] == ["first", "second"]
+
+
 def test_without_a_loop_a_line_is_written_at_once(stream: io.StringIO) -> None:
     log.info("said")
     (line,) = lines(stream)
