@@ -32,7 +32,7 @@ from custody.http.listeners import Listener, Listeners, open_listeners, tls_cont
 from custody.http.middleware import Outermost
 from custody.http.openapi import document
 from custody.http.rate import RateLimit
-from custody.http.server import Frontend, Runner, build_application
+from custody.http.server import SHUTDOWN_SECONDS, Frontend, Runner, build_application
 from custody.http.site import Site
 from custody.ops.health import Health
 from custody.ops.heartbeat import Heartbeat
@@ -190,7 +190,10 @@ async def running(
         listeners = listeners or open_listeners(settings, {})
         stack.callback(listeners.close)
         admin_runner = await _set_up(
-            web.AppRunner(build_admin(health, metrics), access_log=None), stack
+            web.AppRunner(
+                build_admin(health, metrics), access_log=None, shutdown_timeout=SHUTDOWN_SECONDS
+            ),
+            stack,
         )
         runner = await _set_up(Runner(app, outermost, frontend), stack)
         # What was pushed last is closed first: the vault drains while the admin listener still

@@ -34,7 +34,10 @@ class TrustedProxies:
         X-Forwarded-For that is not one of them. A hop that is no address ends the search at the
         last trusted one: what stands left of it was written by no one we trust.
         """
-        peer = request.remote or ""  # empty where it came by a unix socket
+        peer = request.remote
+        if peer is None:  # gone: nobody knows who it was
+            return None
+        # Empty where it came by a unix socket.
         if not (self._trusts(parse_address(peer)) if peer else self._unix):
             return _plain(peer)
         address = parse_address(peer)

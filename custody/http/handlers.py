@@ -3,7 +3,6 @@
 from collections.abc import Awaitable, Callable
 from typing import Any
 
-from aiohttp import hdrs
 from pydantic_core import to_json
 
 from custody.http.answer import Answer
@@ -66,7 +65,7 @@ async def set_zero_knowledge(vault: VaultService, caller: Caller, body: Any) -> 
 
 def _key(key: MasterKey | RecoveryBlob) -> Answer:
     # Strong: it names the key, and so the generation that If-Match is compared with.
-    return Answer(to_json(key_answer(key)), headers={hdrs.ETAG: f'"{key.generation}"'})
+    return Answer(to_json(key_answer(key)), headers={"ETag": f'"{key.generation}"'})
 
 
 def _ok(answer: OkAnswer | ZeroKnowledgeAnswer) -> Answer:

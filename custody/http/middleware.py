@@ -2,7 +2,6 @@
 
 import asyncio
 import contextlib
-import itertools
 import re
 import secrets
 import time
@@ -28,9 +27,6 @@ DRAIN_SECONDS = 20.0
 
 _REQUEST_ID = re.compile(r"[A-Za-z0-9._-]{1,64}", re.ASCII)
 _NAMELESS = "none"
-# 80 random bits of this process, and 48 that count.
-_PROCESS = secrets.token_hex(10)
-_NUMBERS = itertools.count()
 
 REQUEST_ID = "X-Request-Id"
 ROUTE: web.RequestKey[str] = web.RequestKey("route", str)
@@ -148,8 +144,8 @@ def describe(error: BaseException) -> dict[str, object]:
 
 
 def new_request_id() -> str:
-    """Return a fresh request id. It is unique, and no secret."""
-    return f"{_PROCESS}{next(_NUMBERS):012x}"
+    """Return a fresh request id."""
+    return secrets.token_hex(16)
 
 
 def _request_id(request: web.BaseRequest) -> str:

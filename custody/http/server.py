@@ -1,5 +1,6 @@
 """The aiohttp application of the vault, and the server that speaks HTTP for it."""
 
+import asyncio
 from collections.abc import Awaitable, Callable
 from typing import Any, cast
 
@@ -25,6 +26,8 @@ from custody.vault.service import VaultService
 REQUEST_SECONDS = 10.0
 # Also how long the headers of a request may take: aiohttp has no other limit for them.
 KEEPALIVE_SECONDS = 50.0
+# After the drain; for whoever does not read its answers.
+SHUTDOWN_SECONDS = 2.0
 
 log = structlog.get_logger()
 
@@ -134,7 +137,7 @@ class Runner(web.AppRunner):
             # No route reads a compressed body, and where none is read it may be anything.
             "auto_decompress": False,
         }
-        super().__init__(app, **self._options)
+        super().__init__(app, shutdown_timeout=SHUTDOWN_SECONDS, **self._options)
 
     async def _make_server(self) -> web.Server:
         made = await super()._make_server()
@@ -155,6 +158,16 @@ class _Server(web.Server):
 
 
 class _Protocol(web.RequestHandler):
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        """Begin, if it is known with whom: the address is asked for here, and then remembered.
+
+        A client that has reset its connection already has none any more. It can't be answered, and
+        what it asked for would be done in nobody's name.
+        """
+        super().connection_made(transport)
+        if self.peername is None:
+            self.force_close()
+
     def handle_error(
         self,
         request: web.BaseRequest,

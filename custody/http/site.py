@@ -20,6 +20,8 @@ from custody.http.listeners import Listener
 _TAKEN_AT_ONCE = 16
 _FIRST_REQUEST_SECONDS = 0.05
 _HANDSHAKE_SECONDS = 20.0
+# For handshakes that are under way at the stop.
+_LAST_HANDSHAKES_SECONDS = 2.0
 # The process or the machine has no more descriptors or memory for now.
 _EXHAUSTED = (errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM)
 _PAUSE_SECONDS = 1.0
@@ -76,10 +78,13 @@ class Site:
             pause.cancel()
         self._pause.clear()
         await asyncio.sleep(_FIRST_REQUEST_SECONDS)
-        for task in self._handing_over:
-            task.cancel()
         for listener in self._listeners:
             listener.close()
+        if self._handing_over:
+            await asyncio.wait(self._handing_over, timeout=_LAST_HANDSHAKES_SECONDS)
+            await asyncio.sleep(_FIRST_REQUEST_SECONDS)
+        for task in self._handing_over:
+            task.cancel()
 
     def _listen(self, listener: Listener) -> None:
         self._pause.pop(listener, None)

@@ -6,9 +6,11 @@
 -- known: whether the user may have a vault, as sql/queries/find_user.sql says it.
 --
 -- Why row-level security judges each row in the scope of its own user: a lateral subquery with an
--- OFFSET is run anew for each row on its left, and runs only when it has the values that it names.
--- The scans name scope.user_id, which is what set_config has returned. So set_config was called for
--- this user before them, and is called for the next one only when they have ended.
+-- OFFSET stays one, and is run when it has the values that it names. The scans name scope.user_id,
+-- which is what set_config has returned: it was called for this user before them, and is called for
+-- the next one when they have ended. What a scan found may be taken from a cache (Memoize) for the
+-- same user again, and is the same. That set_config's own result is not, scope names the place, which
+-- no other row has. Were it ever otherwise, the policy would hide a row, and the daemon find none.
 CREATE OR REPLACE FUNCTION auth.custody_read_vaults(wanted TEXT[])
     RETURNS TABLE (place INTEGER, clock DOUBLE PRECISION, known BOOLEAN, user_id TEXT,
                    wrapped_mk TEXT, wrap_iv TEXT, format_version SMALLINT, kek_id TEXT,
@@ -31,7 +33,8 @@ BEGIN
                vault.row_version
         FROM unnest(wanted) WITH ORDINALITY AS asked (user_id, place)
         CROSS JOIN LATERAL (
-            SELECT set_config('app.current_user_id', asked.user_id, true) AS user_id OFFSET 0
+            SELECT set_config('app.current_user_id', asked.user_id, true) AS user_id
+            WHERE asked.place IS NOT NULL OFFSET 0
         ) AS scope
         LEFT JOIN LATERAL (
             SELECT * FROM auth.encryption_vaults AS own WHERE own.user_id = scope.user_id OFFSET 0

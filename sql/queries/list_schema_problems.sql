@@ -41,7 +41,7 @@ bodies (name, body, definer, config) AS (  -- md5 of the text between the dollar
     ('custody_hold_deadline', '94e6cbe0c38b427c96a2dc145bc8e26a', false, NULL),
     ('custody_keep_kek', '059f5657f40780f60d556420ace99305', false, NULL),
     ('custody_keks_in_use', '0b5026c8fc078d507d40f3837aa8bec9', true, NULL),
-    ('custody_read_vaults', '97fb77ed00cb7c9f037450638bf47596', false, NULL),
+    ('custody_read_vaults', '94ca79e4688c5fda18fb07fc18da59bf', false, NULL),
     ('custody_record_events', 'ec86b4753b399afbf2a623c30c376d01', false, NULL),
     ('custody_refuse_retired_kek', 'eff7b221e9626dcb54af6d92a9d7e231', false, 'row_security=off'),
     ('custody_register_kek', '6e0cb03f154ab0c9f5af6f4c16a55f89', true, 'lock_timeout=2s'),

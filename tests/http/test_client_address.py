@@ -1,6 +1,10 @@
 """Whose address the audit trail shows, and which user agent."""
 
+import asyncio
+import socket
+import struct
 from pathlib import Path
+from urllib.parse import urlsplit
 
 import pytest
 from aiohttp.test_utils import make_mocked_request
@@ -213,3 +217,37 @@ async def test_user_agent_with_nul_is_no_request(daemon: Daemon) -> None:
     (answer,) = parse(await exchange(daemon, request("POST", f"{BASE_PATH}/init", headers)))
     assert (answer.status, answer.code) == (400, "BAD_REQUEST")
     assert await audited(daemon.database, "alice") == []
+
+
+@pytest.mark.parametrize("trusted", ["", "unix"])
+async def test_who_is_gone_before_it_was_known_gets_nothing_done(
+    database: Database, issuer: Issuer, tmp_path: Path, trusted: str
+) -> None:
+    """A connection that is reset has no address any more: a rotation would be nobody's."""
+    sent = request(
+        "POST",
+        f"{BASE_PATH}/rotate",
+        {"Authorization": issuer.bearer("alice"), "X-Forwarded-For": "203.0.113.99"},
+    )
+    async with daemon_here(database, issuer, tmp_path, TRUSTED_PROXIES=trusted) as daemon:
+        where = urlsplit(daemon.base)
+        for _ in range(20):
+            # All of it before the daemon, in this very thread, takes the connection.
+            with socket.create_connection((where.hostname, where.port)) as client:
+                client.sendall(sent)
+                client.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+            await asyncio.sleep(0.02)
+        assert await database.audit("alice") == []
+        (answer,) = parse(await exchange(daemon, sent))
+        assert answer.status == 200
+        (row,) = await database.fetch("SELECT ip_address FROM auth.encryption_vault_audit")
+        assert row["ip_address"] == "127.0.0.1"
+
+
+def test_unknown_peer_is_no_unix_socket() -> None:
+    request = make_mocked_request("GET", "/", headers={"X-Forwarded-For": "203.0.113.99"})
+    request._transport_peername = None  # as aiohttp has it then
+    assert request.remote is None
+    assert TrustedProxies(["unix"]).client_address(request) is None
+    by_socket = request.clone(remote="")
+    assert TrustedProxies(["unix"]).client_address(by_socket) == "203.0.113.99"

@@ -1,9 +1,11 @@
 """Limits: of time for headers and bodies, of requests under way, of a user's requests."""
 
 import asyncio
+import socket
 import time
 from collections.abc import AsyncIterator, Callable
 from pathlib import Path
+from urllib.parse import urlsplit
 
 import pytest
 
@@ -179,3 +181,23 @@ async def test_no_rate_limit_by_default(device: Device) -> None:
     alice = device("alice")
     answers = await asyncio.gather(*(alice.status() for _ in range(200)))
     assert {answer.status for answer in answers} == {200}
+
+
+async def test_who_reads_no_answer_does_not_hold_up_the_stop(
+    database: Database, issuer: Issuer, tmp_path: Path
+) -> None:
+    one = request("GET", f"{BASE_PATH}/status", {"X-Long": "x" * 2000})
+    many = one.replace(b"Connection: close\r\n", b"") * 20_000
+    async with daemon_here(database, issuer, tmp_path) as daemon:
+        where = urlsplit(daemon.base)
+        client = socket.socket()
+        client.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+        client.connect((where.hostname, where.port))
+        client.setblocking(False)
+        sending = asyncio.create_task(asyncio.get_running_loop().sock_sendall(client, many))
+        await asyncio.wait([sending], timeout=8)
+        assert not sending.done()  # the daemon reads no more, as its answers are not read
+        began = time.monotonic()
+    assert time.monotonic() - began < 15
+    sending.cancel()
+    client.close()

@@ -5,6 +5,7 @@ import errno
 import os
 import socket
 import ssl
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -129,6 +130,32 @@ async def test_connection_made_just_before_the_stop_is_answered(listener: Reluct
     await site.stop()
     assert await waiting == b"hello"
     assert listener.fileno() == -1
+
+
+async def test_handshake_that_is_under_way_at_the_stop_is_finished(
+    listener: Reluctant, tmp_path: Path
+) -> None:
+    cert, key = make_certificate(tmp_path)
+    context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
+    context.load_cert_chain(cert, key)
+    trust = ssl.create_default_context(cafile=cert)
+    site = Site(Greeter, [listener], context)
+    client = socket.create_connection(listener.getsockname())
+    silent = socket.create_connection(listener.getsockname())
+    await asyncio.sleep(0.1)
+    assert listener.taken == len((client, silent))
+    began = time.monotonic()
+    stopping = asyncio.create_task(site.stop())
+    await asyncio.sleep(0.3)
+    reader, writer = await asyncio.open_connection(
+        sock=client, ssl=trust, server_hostname="127.0.0.1"
+    )
+    assert await reader.read() == b"hello"
+    writer.close()
+    await stopping
+    # Who says nothing holds up the stop for a moment only.
+    assert time.monotonic() - began < 10
+    silent.close()
 
 
 async def test_who_speaks_no_tls_hurts_nobody(listener: Reluctant, tmp_path: Path) -> None:

@@ -79,6 +79,14 @@ def test_it_has_no_capabilities_no_way_to_new_ones_and_a_filter_of_system_calls(
     assert status["Uid"].split() == [users] * 4
 
 
+def test_it_has_no_ring_that_no_filter_sees_through(debian: Host) -> None:
+    debian.start()
+    folder = Path(f"/proc/{main_process(debian)}/fd")
+    held = [str(one.readlink()) for one in folder.iterdir()]
+    assert any("eventpoll" in what for what in held)
+    assert not [what for what in held if "io_uring" in what]
+
+
 def test_its_environment_holds_no_secret(debian: Host) -> None:
     debian.start()
     environ = Path(f"/proc/{main_process(debian)}/environ").read_text("utf-8")
