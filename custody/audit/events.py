@@ -43,12 +43,8 @@ class Event(NamedTuple):
     status: int
 
 
-# Of a random hexadecimal digit the upper two bits are set to 10.
-_VARIANTS = {f"{digit:x}": f"{0b1000 | digit & 0b0011:x}" for digit in range(16)}
-
-
 def event_id() -> str:
     """Return a time-ordered id (UUID version 7, RFC 9562, section 5.7)."""
     clock, random = f"{time.time_ns() // 1_000_000:012x}", os.urandom(10).hex()
-    variant = _VARIANTS[random[3]]
+    variant = "89ab"[int(random[3], 16) & 0b11]
     return f"{clock[:8]}-{clock[8:]}-7{random[:3]}-{variant}{random[4:7]}-{random[7:19]}"

@@ -36,6 +36,9 @@ class Site:
         server: makes the protocol of a connection.
         listeners: at least one.
         tls: context of the server's certificate, or None for plain HTTP.
+
+    Attributes:
+        address: the first listener's, as clients write it; also once it is closed.
     """
 
     def __init__(
@@ -51,18 +54,10 @@ class Site:
         self._pause: dict[Listener, asyncio.TimerHandle] = {}
         self._handing_over: set[asyncio.Task[None]] = set()
         self._stopped = False
+        self.address = _address(listeners[0], "https" if tls else "http")
         for listener in listeners:
             listener.setblocking(False)
             self._listen(listener)
-
-    @property
-    def address(self) -> str:
-        """The first listener's address as clients write it."""
-        bound = self._listeners[0].getsockname()
-        if isinstance(bound, str | bytes):
-            return f"unix:{os.fsdecode(bound)}"
-        host = f"[{bound[0]}]" if ":" in bound[0] else bound[0]
-        return f"{'https' if self._tls else 'http'}://{host}:{bound[1]}"
 
     async def stop(self) -> None:
         """Leave new connections to whoever listens next, and wait for those that were just taken.
@@ -123,3 +118,11 @@ class Site:
                 ssl=self._tls,
                 ssl_handshake_timeout=_HANDSHAKE_SECONDS if self._tls else None,
             )
+
+
+def _address(listener: Listener, scheme: str) -> str:
+    bound = listener.getsockname()
+    if isinstance(bound, str | bytes):
+        return f"unix:{os.fsdecode(bound)}"
+    host = f"[{bound[0]}]" if ":" in bound[0] else bound[0]
+    return f"{scheme}://{host}:{bound[1]}"

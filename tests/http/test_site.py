@@ -130,6 +130,7 @@ async def test_connection_made_just_before_the_stop_is_answered(listener: Reluct
     await site.stop()
     assert await waiting == b"hello"
     assert listener.fileno() == -1
+    assert site.address.startswith("http://127.0.0.1:")  # the status may still be told
 
 
 async def test_handshake_that_is_under_way_at_the_stop_is_finished(
