@@ -5,6 +5,7 @@ from collections.abc import AsyncIterator, Callable, Iterator
 from pathlib import Path
 
 import pytest
+import structlog
 
 from custody.db.embedded import EmbeddedPostgres
 from custody.ops.logging import configure
@@ -23,6 +24,14 @@ def _debug_log() -> Iterator[None]:
     with path.open("a", encoding="utf-8") as stream:
         configure(LogLevel.DEBUG, LogFormat.JSON, stream)
         yield
+
+
+@pytest.fixture(autouse=True)
+def _log_is_left_as_it_was() -> Iterator[None]:
+    """What a later test logs must reach the search for secrets."""
+    before = structlog.get_config()["logger_factory"]
+    yield
+    assert structlog.get_config()["logger_factory"] is before
 
 
 @pytest.fixture(scope="session")

@@ -3,7 +3,6 @@
 import asyncio
 import base64
 import binascii
-import io
 import logging
 import re
 import secrets
@@ -16,7 +15,6 @@ from pathlib import Path
 
 import pytest
 
-from custody.ops.logging import configure
 from custody.settings import LogFormat, LogLevel
 from kek_backends import remote
 from kek_backends.aws_client import AwsClient
@@ -38,6 +36,7 @@ from kek_backends.uri import KekUri
 from tests.kek import kms_stub as stubs
 from tests.kek.kms_stub import SECRET_ACCESS_KEY, KmsStub, kms_stub
 from tests.leaks import remember
+from tests.logs import logging_to_memory
 from tests.moto_server import no_aws_environ
 
 # More than the machine of a busy test run should need.
@@ -429,20 +428,16 @@ async def test_no_library_logs_what_it_carries(
     assert await backend.unwrap("alice", await backend.wrap("alice", key)) == key
     assert text not in "\n".join(lines)
     # That the search would see it, and that custody's own configuration holds it back too:
-    stream, root = io.StringIO(), logging.getLogger()
-    handlers, level = root.handlers[:], root.level
     try:
         botocore.setLevel(logging.DEBUG)
         await backend.wrap("alice", key)
         assert text in "\n".join(lines)
         botocore.setLevel(logging.NOTSET)
-        configure(LogLevel.DEBUG, LogFormat.JSON, stream)
-        await backend.wrap("alice", key)
+        with logging_to_memory(LogLevel.DEBUG, LogFormat.JSON) as stream:
+            await backend.wrap("alice", key)
         assert text not in stream.getvalue()
     finally:
         botocore.setLevel(logging.ERROR)
-        root.handlers[:] = handlers
-        root.setLevel(level)
 
 
 # What an operator is told

@@ -13,19 +13,16 @@ import structlog
 
 from custody.ops.logging import Answered, answered, configure
 from custody.settings import LogFormat, LogLevel
+from tests.logs import logging_to_memory
 
 log = structlog.get_logger()
 
 
 @pytest.fixture
 def stream() -> Iterator[io.StringIO]:
-    """Where the lines of this test go; afterwards logging is as it was."""
-    before, handlers = structlog.get_config(), logging.getLogger().handlers[:]
-    made = io.StringIO()
-    configure(LogLevel.INFO, LogFormat.JSON, made)
-    yield made
-    structlog.configure(**before)
-    logging.getLogger().handlers[:] = handlers
+    """Where the lines of this test go."""
+    with logging_to_memory(LogLevel.INFO, LogFormat.JSON) as made:
+        yield made
 
 
 def lines(stream: io.StringIO) -> list[dict[str, Any]]:
