@@ -10,6 +10,7 @@ import json
 import logging
 import sys
 import threading
+from collections import deque
 from collections.abc import Iterable
 from contextvars import ContextVar
 from datetime import UTC, datetime
@@ -54,6 +55,9 @@ class _Lines:
     What is said in one turn of an event loop is written at its end, at once: there is a line for
     each request, and a system call for each would cost a tenth of what answering it does.
 
+    Nobody waits for a lock here: a finalizer may log, too, and the garbage collector runs it in
+    any thread at any moment, also in the middle of a write.
+
     Args:
         stream: where the lines go.
         default: whether they are JSON, from level info on.
@@ -62,8 +66,8 @@ class _Lines:
     def __init__(self, stream: TextIO, *, default: bool) -> None:
         self.default = default
         self._stream = stream
-        self._lock = threading.Lock()
-        self._waiting: list[str] = []
+        self._writing = threading.Lock()
+        self._waiting: deque[str] = deque()
         self._turn: asyncio.AbstractEventLoop | None = None
 
     def info(self, *lines: str) -> None:
@@ -75,32 +79,34 @@ class _Lines:
         except RuntimeError:
             self.error(*lines)
             return
-        with self._lock:
-            self._waiting += lines
-            # A loop that has ended before the end of its turn left its lines behind.
-            due = self._turn is not loop
+        self._waiting += lines
+        # A loop that has ended before the end of its turn left its lines behind.
+        if self._turn is not loop:
             self._turn = loop
-        if due:
             loop.call_soon(self._write)
 
     def error(self, *lines: str) -> None:
         """Write lines now."""
-        with self._lock:
-            self._waiting += lines
+        self._waiting += lines
         self._write()
 
     debug = info
     warning = critical = error
 
     def _write(self) -> None:
-        with self._lock:
-            lines, self._waiting, self._turn = self._waiting, [], None
+        self._turn = None
+        # Who finds a writer at work leaves its lines to that one, which looks again when it is
+        # done: no line stays behind.
+        while self._waiting and self._writing.acquire(blocking=False):
             try:
+                lines = [self._waiting.popleft() for _ in range(len(self._waiting))]
                 self._stream.write("".join(f"{line}\n" for line in lines))
                 self._stream.flush()
             except (OSError, ValueError):
                 # Nobody reads the log any more. Requests go on: their trail is the audit.
                 pass
+            finally:
+                self._writing.release()
 
 
 def configure(level: LogLevel, log_format: LogFormat, stream: TextIO | None = None) -> None:

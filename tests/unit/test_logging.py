@@ -90,6 +90,23 @@ async def test_lines_of_threads_are_whole(stream: io.StringIO) -> None:
     assert len(lines(stream)) == 1000
 
 
+async def test_who_logs_in_the_middle_of_a_write_waits_for_nobody(stream: io.StringIO) -> None:
+    """As a finalizer does: the garbage collector runs it wherever something is made."""
+    whole = stream.write
+
+    def write(text: str) -> int:
+        stream.write = whole  # type: ignore[method-assign]
+        log.error("inner")
+        log.info("of this turn")
+        return whole(text)
+
+    stream.write = write  # type: ignore[method-assign]
+    log.error("outer")
+    assert [line["event"] for line in lines(stream)] == ["outer", "inner", "of this turn"]
+    await asyncio.sleep(0)
+    assert len(lines(stream)) == 3
+
+
 async def test_a_stream_that_nobody_reads_ends_no_request(stream: io.StringIO) -> None:
     stream.close()
     log.info("said")
