@@ -10,7 +10,9 @@ from pathlib import Path
 _VARIABLE = "CUSTODY_TEST_LOGS"
 
 # One folder for the whole run: workers inherit the variable from the process that starts them.
-LOGS = Path(os.environ.setdefault(_VARIABLE, tempfile.mkdtemp(prefix="custody-test-logs-")))
+if _VARIABLE not in os.environ:
+    os.environ[_VARIABLE] = tempfile.mkdtemp(prefix="custody-test-logs-")
+LOGS = Path(os.environ[_VARIABLE])
 _SECRETS = LOGS / f"{os.getpid()}.secrets"
 _SHORTEST = 16
 
