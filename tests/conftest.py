@@ -15,6 +15,9 @@ from tests.bao_server import Bao, bao_server
 from tests.client import Client, client_session
 from tests.servers import Daemon, Database, daemon_here, new_database, postgres_server
 from tests.tokens import Issuer
+from tests.tracing import ask_for_greenlets_in_the_main_thread_only
+
+ask_for_greenlets_in_the_main_thread_only()
 
 
 @pytest.fixture(scope="session", autouse=True)
