@@ -5,6 +5,7 @@ import sys
 from pathlib import Path
 
 import pytest
+from coverage.collector import Collector
 
 _THREAD = """
 import gc, threading
@@ -44,3 +45,7 @@ def test_a_thread_has_a_greenlet_only_where_coverage_asks_it(asked: str, greenle
         env={},
     )
     assert (done.stdout.strip(), done.stderr) == (greenlets, "")
+
+
+def test_this_run_is_measured_so() -> None:
+    assert isinstance(vars(Collector).get("concur_id_func"), property)
