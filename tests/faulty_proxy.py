@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from enum import Enum, auto
 
-from tests.servers import free_port
+from tests.ports import free_port
 
 _CHUNK = 64 * 1024
 _TICK = 0.05

@@ -16,7 +16,8 @@ import pytest
 from botocore.loaders import create_loader
 
 from tests.leaks import LOGS
-from tests.servers import free_port, wait_for
+from tests.ports import free_port
+from tests.servers import wait_for
 
 REGION = "eu-central-1"
 

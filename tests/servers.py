@@ -5,7 +5,6 @@ import json
 import os
 import secrets
 import shutil
-import socket
 import subprocess
 import sys
 import tempfile
@@ -18,13 +17,16 @@ from pathlib import Path
 from typing import Any
 
 import asyncpg
+import pytest
 
 from custody.app import running
 from custody.db.embedded import EmbeddedPostgres
+from custody.db.embedded import server as embedded
 from custody.db.engine import Dsn
 from custody.db.migrate import migrate
 from custody.settings import load
 from tests.leaks import LOGS, remember
+from tests.ports import free_port
 from tests.tokens import Issuer
 
 TEMPLATE = "custody_template"
@@ -115,13 +117,31 @@ def postgres_server() -> Iterator[EmbeddedPostgres]:
     parent = Path(tempfile.mkdtemp(prefix="custody-test-"))
     parent.chmod(0o755)
     try:
-        with EmbeddedPostgres(parent / "pg", durable=False) as server:
+        with bare_postgres(parent / "pg", durable=False) as server:
             asyncio.run(make_template(server))
             server.grant_logins()
             yield server
             shutil.copy(server.folder / "postgres.log", LOGS / f"postgres-{os.getpid()}.log")
     finally:
         shutil.rmtree(parent, ignore_errors=True)
+
+
+@contextmanager
+def bare_postgres(folder: Path, *, durable: bool) -> Iterator[EmbeddedPostgres]:
+    """Run an empty PostgreSQL on a port that nobody else gets while it is down."""
+    server = EmbeddedPostgres(folder, durable=durable)
+    start_on(server, free_port())
+    try:
+        yield server
+    finally:
+        server.stop()
+
+
+def start_on(server: EmbeddedPostgres, port: int) -> None:
+    """Start a server on a port that is chosen here, where clients look for it."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(embedded, "_free_port", lambda: port)
+        server.start()
 
 
 async def make_template(server: EmbeddedPostgres) -> None:
@@ -208,13 +228,6 @@ async def daemon_here(
             database=database,
             settings=environ,
         )
-
-
-def free_port() -> int:
-    """Return a TCP port on loopback that was free a moment ago."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
 
 
 @contextmanager

@@ -17,7 +17,7 @@ from aiohttp import hdrs, web
 from custody.auth.jwks import JwksCache
 from custody.auth.sources import file_source
 from custody.auth.tokens import TokenVerifier
-from tests.servers import free_port
+from tests.ports import free_port
 from tests.tokens import Issuer
 
 BARE, CHECKED = "/bare", "/checked"

@@ -29,7 +29,8 @@ from custody.settings import LogFormat, LogLevel, load
 from tests.bench.load import OK
 from tests.bench.stage import Stage, stage
 from tests.bench.users import PATH, Users, requests_of, tokens_for
-from tests.servers import Database, free_port, settings_for
+from tests.ports import free_port
+from tests.servers import Database, settings_for
 
 POOL_SIZE = 4
 CONNECTIONS = 64

@@ -26,7 +26,8 @@ from tests.bench.processes import resident_mib
 from tests.bench.stage import Stage, pid_of, port_of, stage
 from tests.bench.table import flat, write_json
 from tests.bench.users import PATH, Users, requests_of, tokens_for
-from tests.servers import ROOT, Daemon, Database, free_port, settings_for
+from tests.ports import free_port
+from tests.servers import ROOT, Daemon, Database, settings_for
 
 _PAUSE_SECONDS = 0.005
 _START_SECONDS = 60

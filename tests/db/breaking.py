@@ -1,4 +1,4 @@
-"""Breaks a PostgreSQL of a test's own: stops it dead, kills it, starts it again where it was.
+"""Breaks a PostgreSQL of a test's own: stops it dead, kills it.
 
 Or a database: forgets its KEKs, past what forbids that.
 """
@@ -9,10 +9,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
-import pytest
-
 from custody.db.embedded import EmbeddedPostgres
-from custody.db.embedded import server as embedded
 from tests.db.embedded_server import pid_of, query
 from tests.servers import Database
 
@@ -63,13 +60,6 @@ def kill(server: EmbeddedPostgres) -> int:
     signal_all(server, signal.SIGKILL)
     server.stop()
     return port
-
-
-def start_again(server: EmbeddedPostgres, port: int) -> None:
-    """Start a server that has ended, on the port where clients look for it."""
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(embedded, "_free_port", lambda: port)
-        server.start()
 
 
 async def forget_keks(database: Database) -> None:

@@ -12,7 +12,8 @@ from custody.auth.development import DevelopmentIssuer
 from custody.cli.config import redact
 from custody.ops.doctor import Verdict, examine
 from tests.db.command import custody
-from tests.servers import Database, daemon_here, free_port, settings_for
+from tests.ports import free_port
+from tests.servers import Database, daemon_here, settings_for
 from tests.tokens import Issuer
 
 OTHER = base64.b64encode(b"\x22" * 32).decode()

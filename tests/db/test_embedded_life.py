@@ -25,6 +25,7 @@ from tests.db.embedded_server import (
     query,
     wait_until,
 )
+from tests.ports import free_port
 
 
 @pytest.fixture
@@ -112,7 +113,7 @@ def test_a_server_started_by_hand_is_refused_too(folder: Path) -> None:
         data, bin_folder = server.folder / "data", server.bin
     command = [str(bin_folder / "postgres"), "-D", str(data), "-k", ""]
     by_hand = choose_user().spawn(
-        [*command, "-c", f"port={server_module._free_port()}"],
+        [*command, "-c", f"port={free_port()}"],
         stdin=subprocess.DEVNULL,
         output=subprocess.DEVNULL,
     )
@@ -135,7 +136,7 @@ def test_a_port_lost_to_somebody_else_is_replaced(
 ) -> None:
     with socket.create_server(("127.0.0.1", 0)) as taken:
         lost = taken.getsockname()[1]
-        ports = iter([lost, lost, server_module._free_port()])
+        ports = iter([lost, lost, free_port()])
         monkeypatch.setattr(server_module, "_free_port", lambda: next(ports))
         with EmbeddedPostgres(folder / "pg", durable=False) as server:
             assert server.port != lost

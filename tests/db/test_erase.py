@@ -11,7 +11,8 @@ from custody.db.migrate import migrate
 from tests.client import Client, client_session
 from tests.db.command import Done, custody
 from tests.db.old_service import build
-from tests.servers import Daemon, Database, free_port, new_database
+from tests.ports import free_port
+from tests.servers import Daemon, Database, new_database
 
 
 async def erase(database: Database, *arguments: str, role: str = "custody_owner") -> Done:

@@ -17,8 +17,8 @@ from custody.db.engine import Dsn, create_engine
 from custody.db.scope import connection
 from custody.ops import heartbeat
 from custody.ops.heartbeat import Heartbeat
-from tests.db.breaking import frozen, kill, start_again
-from tests.servers import Database, postgres_server
+from tests.db.breaking import frozen, kill
+from tests.servers import Database, postgres_server, start_on
 
 POOL = 2
 
@@ -129,7 +129,7 @@ async def test_database_that_is_killed(own_server: EmbeddedPostgres) -> None:
         port = await asyncio.to_thread(kill, own_server)
         assert await kit.heart.beat()
         assert await kit.heart.beat()
-        await asyncio.to_thread(start_again, own_server, port)
+        await asyncio.to_thread(start_on, own_server, port)
         assert await kit.heart.beat()
         async with AsyncExitStack() as leaked:
             for _ in range(POOL):

@@ -21,7 +21,8 @@ from tests.db.command import Done, custody
 from tests.db.kek_registry import REWRAP, add_row, psql, register, retire, states
 from tests.db.old_service import KEK, build
 from tests.leaks import remember
-from tests.servers import Database, free_port, new_database
+from tests.ports import free_port
+from tests.servers import Database, new_database
 
 TIME = r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\dZ"
 UNSEEN = "custody: rows could not be counted: CUSTODY_REWRAP_DATABASE_URL is not set"

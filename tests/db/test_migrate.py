@@ -16,7 +16,8 @@ from custody.db.queries import folder as sql_folder
 from tests.client import Client, client_session
 from tests.db.command import custody
 from tests.db.embedded_server import open_folder
-from tests.servers import Database, daemon_here, free_port, new_database
+from tests.ports import free_port
+from tests.servers import Database, daemon_here, new_database
 from tests.tokens import Issuer
 
 NAMES = [migration.name for migration in migrations()]

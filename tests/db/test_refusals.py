@@ -14,17 +14,18 @@ from custody.db.embedded import EmbeddedPostgres
 from custody.ops import health
 from custody.settings import ConfigurationError, load
 from tests.client import Client, client_session
-from tests.db.breaking import kill, start_again
+from tests.db.breaking import kill
 from tests.db.command import custody
 from tests.db.old_service import KEK
+from tests.ports import free_port
 from tests.servers import (
     Daemon,
     Database,
     daemon_here,
-    free_port,
     new_database,
     postgres_server,
     settings_for,
+    start_on,
     unready_daemon_beside,
 )
 from tests.tokens import Issuer
@@ -234,7 +235,7 @@ async def test_database_that_is_down_at_boot(
         assert (await alice.init()).code == "DATABASE_UNAVAILABLE"
         async with session.get(f"{daemon.base}/status") as response:
             assert response.status == 401
-        await asyncio.to_thread(start_again, own_server, port)
+        await asyncio.to_thread(start_on, own_server, port)
         await becomes(200, lambda: readiness(daemon))
         assert (await alice.init()).status == 200
 
@@ -254,7 +255,7 @@ async def test_database_that_comes_up_unsafe(
             assert daemon.process is not None
             assert daemon.log is not None
             assert daemon.process.poll() is None
-            start_again(own_server, port)
+            start_on(own_server, port)
             return daemon.process.wait(15), daemon.log.read_text()
 
     code, log = await asyncio.to_thread(run)
@@ -281,7 +282,7 @@ async def test_wrong_key_on_a_database_that_was_down(
     port = await asyncio.to_thread(kill, own_server)
     async with running(load(environ), environ) as here:
         assert not here.watch.done()
-        await asyncio.to_thread(start_again, own_server, port)
+        await asyncio.to_thread(start_on, own_server, port)
         with pytest.raises(ConfigurationError, match="stands for other key material"):
             async with asyncio.timeout(10):
                 await here.watch

@@ -24,8 +24,8 @@ from custody.http import server as http_server
 from custody.ops import health
 from custody.vault import rows
 from tests.client import Answer, Client, client_session
-from tests.db.breaking import freeze, frozen, kill, start_again, thaw
-from tests.servers import TEMPLATE, Daemon, Database, daemon_here, postgres_server
+from tests.db.breaking import freeze, frozen, kill, thaw
+from tests.servers import TEMPLATE, Daemon, Database, daemon_here, postgres_server, start_on
 from tests.tokens import Issuer
 
 Device = Callable[[str], Client]
@@ -310,7 +310,7 @@ async def test_killed_and_started_again(
                 assert seconds < 4
             await eventually(lambda: not_ready(daemon))
         finally:
-            await asyncio.to_thread(start_again, own_database.server, port)
+            await asyncio.to_thread(start_on, own_database.server, port)
         await eventually(lambda: is_ready(daemon))
         after = await alice.key()
         assert (after.status, after.json) == (200, before.json)

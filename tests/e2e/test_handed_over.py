@@ -14,7 +14,8 @@ from pathlib import Path
 import aiohttp
 
 from tests.leaks import LOGS
-from tests.servers import ROOT, Database, coverage_environ, free_port, settings_for, wait_for
+from tests.ports import free_port
+from tests.servers import ROOT, Database, coverage_environ, settings_for, wait_for
 from tests.tokens import Issuer
 
 # The process id must be the daemon's own: it is known only after the fork.

@@ -6,7 +6,8 @@ import pytest
 from tests.client import client_session
 from tests.e2e.browser import Browser
 from tests.e2e.life import live
-from tests.servers import Daemon, free_port
+from tests.ports import free_port
+from tests.servers import Daemon
 
 
 async def test_the_whole_life_of_a_vault(served: Daemon) -> None:

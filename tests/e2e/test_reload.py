@@ -27,7 +27,8 @@ from tests.e2e.test_stop import Load, hammer, read_answer
 from tests.faulty_proxy import Fault, faulty_proxy
 from tests.http.test_tls import make_certificate
 from tests.leaks import remember
-from tests.servers import Database, free_port, settings_for
+from tests.ports import free_port
+from tests.servers import Database, settings_for
 from tests.tokens import Issuer
 
 ORIGIN, SECOND = "https://app.example", "https://other.example"

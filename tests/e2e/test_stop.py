@@ -18,14 +18,8 @@ import pytest
 from tests.client import Client, client_session
 from tests.e2e.browser import generation_of
 from tests.leaks import LOGS, remember
-from tests.servers import (
-    Daemon,
-    Database,
-    daemon_beside,
-    free_port,
-    settings_for,
-    wait_for,
-)
+from tests.ports import free_port
+from tests.servers import Daemon, Database, daemon_beside, settings_for, wait_for
 from tests.tokens import Issuer
 
 CONNECTIONS = 64

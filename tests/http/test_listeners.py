@@ -23,7 +23,7 @@ from custody.http.listeners import (
 )
 from custody.http.site import Site
 from custody.settings import load
-from tests.servers import free_port
+from tests.ports import free_port
 
 # Where descriptors are handed over in these tests: at 3 this process has others.
 FIRST = 700

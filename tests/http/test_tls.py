@@ -14,7 +14,8 @@ from cryptography.x509.oid import NameOID
 
 from custody.http.listeners import ListenError
 from custody.settings import ConfigurationError
-from tests.servers import Database, daemon_here, free_port
+from tests.ports import free_port
+from tests.servers import Database, daemon_here
 from tests.tokens import Issuer
 
 

@@ -14,7 +14,8 @@ from custody.vault import rows
 from custody.vault.gathered import GatheredRows
 from tests.client import Answer, Client, client_session
 from tests.http.wire import exchange, header, parse, request
-from tests.servers import Daemon, Database, daemon_here, free_port
+from tests.ports import free_port
+from tests.servers import Daemon, Database, daemon_here
 from tests.tokens import BAD_TOKENS, UNSENDABLE, Issuer
 
 SENDABLE = sorted(BAD_TOKENS.keys() - UNSENDABLE)

@@ -16,6 +16,7 @@ from custody.db.instances import Instance, record
 from tests.client import Client, client_session
 from tests.db.command import Done, custody
 from tests.db.kek_registry import register, retire, states
+from tests.ports import free_port
 from tests.rewrap.kit import (
     KEKS,
     NEW,
@@ -31,7 +32,7 @@ from tests.rewrap.kit import (
     rows_of,
     stamps,
 )
-from tests.servers import ROOT, Database, coverage_environ, daemon_here, free_port
+from tests.servers import ROOT, Database, coverage_environ, daemon_here
 from tests.tokens import Issuer
 
 NEW_STAMP, OLD_STAMP = ("env-v2", 2), ("env-v1", 2)

@@ -18,8 +18,9 @@ from custody.rewrap.worker import Options
 from kek_backends.keyring import Keyring
 from tests.client import Client, client_session
 from tests.db.command import custody
+from tests.ports import free_port
 from tests.rewrap.kit import fill, new_kek, old_kek, rewrap_engine, stamps
-from tests.servers import Database, daemon_beside, free_port, settings_for
+from tests.servers import Database, daemon_beside, settings_for
 from tests.tokens import Issuer
 
 URL = "REWRAP_DATABASE_URL"

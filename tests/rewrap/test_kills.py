@@ -22,7 +22,7 @@ from tests.rewrap.kit import (
     run_audit,
     stamps,
 )
-from tests.servers import TEMPLATE, Database, make_template
+from tests.servers import TEMPLATE, Database, bare_postgres, make_template, start_on
 
 ROWS = 3000
 WORKER_KILLS = 100
@@ -77,7 +77,7 @@ async def test_workers_are_killed(database: Database) -> None:
 async def test_postgresql_is_killed() -> None:
     seed = secrets.randbits(32)
     dice = random.Random(seed)  # noqa: S311
-    with open_folder() as folder, EmbeddedPostgres(folder / "pg") as server:
+    with open_folder() as folder, bare_postgres(folder / "pg", durable=True) as server:
         await make_template(server)
         await asyncio.to_thread(server.grant_logins)
         database = Database(server, TEMPLATE)
@@ -100,7 +100,7 @@ async def assert_survives(
             await asyncio.sleep(dice.uniform(0.1, 0.8))
             assert not any(task.done() for task in running), (seed, number)
             port = await asyncio.to_thread(breaking.kill, server)
-            await asyncio.to_thread(breaking.start_again, server, port)
+            await asyncio.to_thread(start_on, server, port)
         for worker in workers:
             worker.stop()
         for task in running:

@@ -14,7 +14,8 @@ from typing import Any
 from kek_backends.systemd import SystemdKek
 from kek_backends.uri import KekUri
 from tests.leaks import LOGS, remember
-from tests.servers import Daemon, Database, free_port
+from tests.ports import free_port
+from tests.servers import Daemon, Database
 from tests.systemd.installation import TARGET, install_units, sources
 from tests.systemd.throwaway import Answer, Bind, System, throwaway
 from tests.tokens import Issuer

@@ -19,7 +19,7 @@ from tests.bench.load import (
     percentile,
 )
 from tests.bench.load_python import PythonGenerator
-from tests.servers import free_port
+from tests.ports import free_port
 
 SECONDS = 0.1
 ASK = Request(b"GET /one HTTP/1.1\r\nHost: test\r\n\r\n")

@@ -1,0 +1,54 @@
+"""Ports on loopback for servers that are told where to listen, and for where nobody does."""
+
+import itertools
+import random
+import socket
+from functools import cache
+
+# Below those that Linux hands out by itself (32768 to 60999, ip_local_port_range): a connection
+# of another test never gets one of these as its own end.
+_FIRST = 10_000
+_BLOCK = 500
+_BLOCKS = 45
+
+
+def free_port() -> int:
+    """Return a TCP port where nobody listens, and that no other process of tests is given.
+
+    It stays so until its test listens there, also after a while and between two servers. This
+    process is given it again once it was given all others of its block.
+    """
+    for port in itertools.islice(_ports(), _BLOCK):
+        if _is_free(port):
+            return port
+    raise AssertionError(f"not one of {_BLOCK} ports is free")
+
+
+@cache
+def _ports() -> "itertools.cycle[int]":
+    blocks = range(_FIRST, _FIRST + _BLOCKS * _BLOCK, _BLOCK)
+    for first in random.sample(blocks, _BLOCKS):
+        if _claim(first):
+            return itertools.cycle(range(first, first + _BLOCK))
+    raise AssertionError(f"{_BLOCKS} processes of tests have all ports between them")
+
+
+def _claim(first: int) -> bool:
+    """Take a block of ports for as long as this process lives, if nobody has it."""
+    with socket.socket(type=socket.SOCK_DGRAM) as claim:
+        try:
+            # The UDP port stands for all: one process has it at a time, until it ends.
+            claim.bind(("127.0.0.1", first))
+        except OSError:
+            return False
+        claim.detach()
+    return True
+
+
+def _is_free(port: int) -> bool:
+    with socket.socket() as probe:
+        try:
+            probe.bind(("127.0.0.1", port))
+        except OSError:
+            return False
+    return True
