@@ -208,7 +208,7 @@ async def test_no_connection_is_free(engine: AsyncEngine, monkeypatch: pytest.Mo
     with pytest.raises(DatabaseError):  # the request's deadline, when that is nearer
         async with user_transaction(engine, "alice", Deadline.after(0.3)):
             pass
-    assert time.monotonic() - began < 1
+    assert time.monotonic() - began < 2
     for holder in holders:
         holder.cancel()
     await asyncio.gather(*holders, return_exceptions=True)

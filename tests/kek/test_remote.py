@@ -109,7 +109,7 @@ async def test_a_kms_that_hangs_costs_no_more_than_the_deadline(
     began = time.monotonic()
     with pytest.raises(Transient, match=r"fake:remote: no answer within 0.2 s") as caught:
         await calls[use]()
-    assert 0.15 < time.monotonic() - began < 1.5
+    assert 0.15 < time.monotonic() - began < 3
     assert kms.problem == str(caught.value)
     gate.open()
 
@@ -239,7 +239,7 @@ async def test_closed(kms: FakeRemote) -> None:
         kms._breaker.succeeded()
         with pytest.raises(Transient, match="fake:remote: closed"):
             await kms.unwrap("alice", wrap)
-        assert time.monotonic() - began < 1
+        assert time.monotonic() - began < 3
     with pytest.raises(Transient, match="fake:remote: closed"):
         await kms.refresh()
     assert kms.calls == []
