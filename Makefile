@@ -3,7 +3,7 @@ PYTHON ?= python3
 VENV   := .venv
 BIN    := $(VENV)/bin
 
-.PHONY: run test lint lock clean
+.PHONY: run test prove lint lock clean
 .PHONY: prove-scope
 .PHONY: bench bench-audit bench-growth bench-kek-faults bench-remote-kek bench-rewrap bench-start
 .DEFAULT_GOAL := run
@@ -21,8 +21,12 @@ $(VENV)/.installed: requirements-dev.lock pyproject.toml
 run: $(VENV)/.installed
 	@exec $(BIN)/custody dev
 
+# Options, for example: make test ARGS="tests/unit -k tokens"
 test: $(VENV)/.installed
-	@exec $(BIN)/python -m tests
+	@exec $(BIN)/python -m tests $(ARGS)
+
+prove: $(VENV)/.installed
+	@exec $(BIN)/python -m tests prove $(ARGS)
 
 lint: $(VENV)/.installed
 	$(BIN)/ruff format --check .

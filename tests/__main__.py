@@ -1,4 +1,8 @@
-"""``make test``: all tests on all cores, with coverage, the fast ones first."""
+"""``make test``: the tests, the fast ones first. ``make prove``: the long proofs too, measured.
+
+A proof is a test with the mark ``prove``: many repetitions, long waits, a host of its own. What it
+proves stands in ``make test`` in a small form.
+"""
 
 import contextlib
 import os
@@ -11,14 +15,17 @@ from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
 FOLDERS = ("unit", "kek", "db", "http", "rewrap", "systemd", "e2e")
-# Three times what they take on two cores. Each test has a limit of its own; this one is for what no
+# Many times what they take on two cores. Each test has a limit of its own; this one is for what no
 # test's limit ends.
-LONGEST_SECONDS = 75 * 60
+LONGEST_SECONDS = 20 * 60
+LONGEST_PROOF_SECONDS = 75 * 60
 _LAST_WORDS_SECONDS = 10
+_LEAST_COVERAGE = 95
+_SLOWEST_SHOWN = 20
 
 
 def main() -> int:
-    """Run the tests; arguments go to pytest.
+    """Run the tests; the first argument may be ``prove``, others go to pytest.
 
     Returns:
         The exit code of pytest, or of the coverage report.
@@ -26,20 +33,33 @@ def main() -> int:
     # A shell that runs us in the background ignores SIGINT, and our children would inherit that:
     # a Ctrl-C in a test would do nothing. A handler is not inherited.
     signal.signal(signal.SIGINT, signal.default_int_handler)
+    proves = sys.argv[1:2] == ["prove"]
+    arguments = sys.argv[2:] if proves else sys.argv[1:]
     logs = tempfile.mkdtemp(prefix="custody-test-logs-")
     environ = os.environ | {"CUSTODY_TEST_LOGS": logs}
-    chosen = sys.argv[1:] or [f"tests/{folder}" for folder in FOLDERS]
     python = [sys.executable, "-m"]
+    command = [
+        *(*python, "pytest", "-n", str(workers()), f"--durations={_SLOWEST_SHOWN}"),
+        *(["--cov", "--cov-report="] if proves else ["-m", "not prove"]),
+        *(arguments or [f"tests/{folder}" for folder in FOLDERS]),
+    ]
     try:
-        command = [*python, "pytest", "-n", "auto", "--cov", "--cov-report=", *chosen]
-        tested = run(command, environ, LONGEST_SECONDS)
-        if tested or sys.argv[1:]:
+        tested = run(command, environ, LONGEST_PROOF_SECONDS if proves else LONGEST_SECONDS)
+        if tested or arguments or not proves:
             return tested
-        return subprocess.run(
-            [*python, "coverage", "report", "--fail-under=95"], cwd=ROOT, check=False
-        ).returncode
+        report = [*python, "coverage", "report", f"--fail-under={_LEAST_COVERAGE}"]
+        return subprocess.run(report, cwd=ROOT, check=False).returncode
     finally:
         shutil.rmtree(logs, ignore_errors=True)
+
+
+def workers() -> int:
+    """Return how many processes share the tests: tests wait half of their time, mostly.
+
+    Each has a PostgreSQL of its own, so many cores get no more than one process each.
+    """
+    cores = len(os.sched_getaffinity(0)) if sys.platform == "linux" else os.cpu_count() or 1
+    return max(cores, min(2 * cores, 8))
 
 
 def run(command: list[str], environ: dict[str, str], seconds: float) -> int:

@@ -6,7 +6,6 @@ import os
 import secrets
 import shutil
 import subprocess
-import sys
 import tempfile
 import time
 import urllib.request
@@ -25,6 +24,7 @@ from custody.db.embedded import server as embedded
 from custody.db.engine import Dsn
 from custody.db.migrate import migrate
 from custody.settings import load
+from tests.forked import AnyProcess, Forked
 from tests.leaks import LOGS, remember
 from tests.ports import free_port
 from tests.tokens import Issuer
@@ -175,7 +175,7 @@ class Daemon:
     admin: str
     issuer: Issuer
     database: Database
-    process: "subprocess.Popen[bytes] | None" = None
+    process: AnyProcess | None = None
     log: Path | None = None
     settings: dict[str, str] = field(default_factory=dict)
 
@@ -269,16 +269,8 @@ def _beside(
     }
     environ = settings_for(database, issuer, folder, **overrides)
     log = LOGS / f"daemon-{os.getpid()}-{secrets.token_hex(4)}.log"
-    with log.open("wb") as stream:
-        process = subprocess.Popen(
-            [sys.executable, "-m", module, "serve"],
-            env={"PATH": os.environ["PATH"], **coverage_environ(), **environ},
-            stdout=stream,
-            stderr=stream,
-            cwd=ROOT,
-            # As its own group, it can be sent what a terminal sends to all of a job.
-            process_group=0,
-        )
+    variables = {"PATH": os.environ["PATH"], **coverage_environ(), **environ}
+    process = Forked(module, "serve", environ=variables, out=log, err=log)
     admin = f"http://127.0.0.1:{admin_port}"
     try:
         wait_for(f"{admin}/{probe}", process, log)
@@ -305,7 +297,7 @@ def coverage_environ() -> dict[str, str]:
     return {name: value for name, value in os.environ.items() if name.startswith("COVERAGE_")}
 
 
-def wait_for(url: str, process: "subprocess.Popen[bytes]", log: Path, seconds: float = 30) -> None:
+def wait_for(url: str, process: AnyProcess, log: Path, seconds: float = 30) -> None:
     """Wait until a URL answers 200."""
     until = time.monotonic() + seconds
     while time.monotonic() < until:

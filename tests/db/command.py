@@ -1,12 +1,12 @@
 """Runs ``custody`` as an operator does: a process of its own, with nothing but given variables."""
 
 import os
-import subprocess
-import sys
+import tempfile
 from collections.abc import Mapping
 from dataclasses import dataclass
+from pathlib import Path
 
-from tests.servers import ROOT, coverage_environ
+from tests.forked import Forked
 
 
 @dataclass(frozen=True)
@@ -28,14 +28,14 @@ class Done:
 
 def custody(environ: Mapping[str, str], *arguments: str, seconds: float = 60) -> Done:
     """Run a command to its end."""
-    done = subprocess.run(
-        [sys.executable, "-m", "custody", *arguments],
-        env={"PATH": os.environ["PATH"], **coverage_environ(), **environ},
-        capture_output=True,
-        text=True,
-        timeout=seconds,
-        check=False,
-        cwd=ROOT,
-    )
-    assert "Traceback" not in done.stderr, done.stderr
-    return Done(done.returncode, done.stdout, done.stderr)
+    with tempfile.TemporaryDirectory(prefix="custody-test-") as folder:
+        out, err = Path(folder, "out"), Path(folder, "err")
+        variables = {"PATH": os.environ["PATH"], **environ}
+        process = Forked("custody", *arguments, environ=variables, out=out, err=err)
+        try:
+            code = process.wait(seconds)
+        finally:
+            process.kill()
+        done = Done(code, out.read_text("utf-8"), err.read_text("utf-8"))
+    assert "Traceback" not in done.err, done.err
+    return done

@@ -17,6 +17,7 @@ import pytest
 
 from tests.client import Client, client_session
 from tests.e2e.browser import generation_of
+from tests.forked import AnyProcess
 from tests.leaks import LOGS, remember
 from tests.ports import free_port
 from tests.servers import Daemon, Database, daemon_beside, settings_for, wait_for
@@ -86,7 +87,7 @@ async def hammer(daemon: Daemon, user: str, load: Load) -> None:
             await writer.wait_closed()
 
 
-async def ended(process: "subprocess.Popen[bytes]", seconds: float = 20) -> int:
+async def ended(process: AnyProcess, seconds: float = 20) -> int:
     """Wait for a process to end, and return its exit code."""
     return await asyncio.to_thread(process.wait, seconds)
 
