@@ -19,7 +19,7 @@ from custody.vault.keys import MasterKeys
 from custody.vault.rows import VaultRows
 from tests import leaks
 from tests.client import Answer, Client
-from tests.http.wire import connect, exchange, first_answer, header, parse, request
+from tests.http.wire import SHARED, connect, exchange, first_answer, header, parse, request
 from tests.servers import Daemon
 
 Device = Callable[[str], Client]
@@ -99,21 +99,23 @@ class TestHeaders:
         ids = [header(answer, "X-Request-Id") for answer in answers]
         assert len(set(ids)) == len(ids)
 
+    @SHARED
     @pytest.mark.parametrize("given", ["a", "0123456789abcdef-A.B_c", "x" * 64])
-    async def test_plain_request_id_passes_through(self, device: Device, given: str) -> None:
+    async def test_plain_request_id_passes_through(self, visitor: Device, given: str) -> None:
         position = log_position()
-        answer = await device("alice").call("GET", "/key", headers={"X-Request-Id": given})
+        answer = await visitor("alice").call("GET", "/key", headers={"X-Request-Id": given})
         assert header(answer, "X-Request-Id") == given
         assert f'"request_id": "{given}"' in log_since(position)
 
+    @SHARED
     @pytest.mark.parametrize(
         "given", ["", "x" * 65, "a b", "a;b", '"', "<script>", "a\tb", "caf\u00e9", "\u0661", "%0a"]
     )
     async def test_nasty_request_id_is_replaced(
-        self, daemon: Daemon, device: Device, given: str
+        self, shared: Daemon, visitor: Device, given: str
     ) -> None:
         position = log_position()
-        answer = await device("alice").call("GET", "/key", headers={"X-Request-Id": given})
+        answer = await visitor("alice").call("GET", "/key", headers={"X-Request-Id": given})
         seen = header(answer, "X-Request-Id")
         assert re.fullmatch(r"[0-9a-f]{32}", seen or "")
         log = log_since(position)
@@ -129,6 +131,7 @@ class TestHeaders:
 
 
 class TestPathsAndMethods:
+    @SHARED
     @pytest.mark.parametrize(
         "path",
         [
@@ -151,30 +154,32 @@ class TestPathsAndMethods:
             "/livez",
         ],
     )
-    async def test_unknown_path(self, daemon: Daemon, path: str) -> None:
+    async def test_unknown_path(self, shared: Daemon, path: str) -> None:
         for method in METHODS:
-            for headers in ({}, {"Authorization": daemon.issuer.bearer("alice")}):
+            for headers in ({}, {"Authorization": shared.issuer.bearer("alice")}):
                 sent = request(method, path, headers)
-                (answer,) = parse(await exchange(daemon, sent), head=method == "HEAD")
+                (answer,) = parse(await exchange(shared, sent), head=method == "HEAD")
                 assert answer.status == 404, method
                 assert_safe_headers(answer)
                 if method != "HEAD":
                     assert_problem(answer, 404, "NOT_FOUND")
 
-    async def test_query_is_ignored(self, device: Device) -> None:
-        assert (await device("alice").call("GET", "/status?user_id=bob&x=%00")).status == 200
+    @SHARED
+    async def test_query_is_ignored(self, visitor: Device) -> None:
+        assert (await visitor("alice").call("GET", "/status?user_id=bob&x=%00")).status == 200
 
+    @SHARED
     @pytest.mark.parametrize("path", PATHS)
     @pytest.mark.parametrize("with_token", [True, False])
     async def test_wrong_method(
-        self, daemon: Daemon, device: Device, path: str, with_token: bool
+        self, shared: Daemon, visitor: Device, path: str, with_token: bool
     ) -> None:
-        await device("alice").init()
-        before = await daemon.database.audit("alice")
-        headers = {"Authorization": daemon.issuer.bearer("alice")} if with_token else {}
+        await visitor("alice").init()
+        before = await shared.database.audit("alice")
+        headers = {"Authorization": shared.issuer.bearer("alice")} if with_token else {}
         for method in set(METHODS) - allowed(path):
             sent = request(method, BASE_PATH + path, headers)
-            (answer,) = parse(await exchange(daemon, sent), head=method == "HEAD")
+            (answer,) = parse(await exchange(shared, sent), head=method == "HEAD")
             assert answer.status == 405, method
             assert_safe_headers(answer)
             assert set((header(answer, "Allow") or "").split(", ")) == allowed(path)
@@ -182,7 +187,7 @@ class TestPathsAndMethods:
             assert header(answer, "Access-Control-Allow-Origin") is None
             if method != "HEAD":
                 assert_problem(answer, 405, "METHOD_NOT_ALLOWED")
-        assert await daemon.database.audit("alice") == before
+        assert await shared.database.audit("alice") == before
 
 
 class TestFields:
@@ -349,18 +354,19 @@ class TestHardlyHttp:
         assert await daemon.database.audit("alice") == before
         assert "internal_error" not in log_since(position)
 
+    @SHARED
     @pytest.mark.parametrize("path", ["/init", "/key", "/recovery-wrap", "/nothing"])
     @pytest.mark.parametrize("method", ["GET", "POST"])
     async def test_expectation_that_is_unknown(
-        self, daemon: Daemon, device: Device, method: str, path: str
+        self, shared: Daemon, visitor: Device, method: str, path: str
     ) -> None:
-        await device("alice").init()
-        before = await daemon.database.audit("alice")
-        headers = {"Authorization": daemon.issuer.bearer("alice"), "Expect": "the-unexpected"}
-        (answer,) = parse(await exchange(daemon, request(method, BASE_PATH + path, headers)))
+        await visitor("alice").init()
+        before = await shared.database.audit("alice")
+        headers = {"Authorization": shared.issuer.bearer("alice"), "Expect": "the-unexpected"}
+        (answer,) = parse(await exchange(shared, request(method, BASE_PATH + path, headers)))
         assert_problem(answer, 400, "BAD_REQUEST")
         assert b"unexpected" not in answer.body
-        assert await daemon.database.audit("alice") == before
+        assert await shared.database.audit("alice") == before
 
     async def test_expect_continue(self, daemon: Daemon) -> None:
         body = b'{"enable":true}'

@@ -2,14 +2,15 @@
 
 import json
 from collections.abc import AsyncIterator
-from pathlib import Path
 
 import pytest
+import pytest_asyncio
 
+from custody.db.embedded import EmbeddedPostgres
 from custody.http.routes import BASE_PATH, ROUTES
 from tests.client import Answer, Client, client_session
-from tests.http.wire import exchange, header, parse, request
-from tests.servers import Daemon, Database, daemon_here
+from tests.http.wire import SHARED, exchange, header, parse, request
+from tests.servers import Daemon, daemon_here, new_database
 from tests.tokens import Issuer
 
 ORIGIN, SECOND = "https://app.example", "http://localhost:5173"
@@ -30,11 +31,16 @@ FOREIGN = (
 PATHS = sorted({route.path for route in ROUTES})
 
 
-@pytest.fixture
-async def cors_daemon(database: Database, issuer: Issuer, tmp_path: Path) -> AsyncIterator[Daemon]:
+@pytest_asyncio.fixture(scope="module", loop_scope="module")
+async def cors_daemon(
+    postgres: EmbeddedPostgres, issuer: Issuer, tmp_path_factory: pytest.TempPathFactory
+) -> AsyncIterator[Daemon]:
     """A daemon that two origins may call."""
-    origins = f"{ORIGIN}, {SECOND}"
-    async with daemon_here(database, issuer, tmp_path, CORS_ORIGINS=origins) as running:
+    origins, folder = f"{ORIGIN}, {SECOND}", tmp_path_factory.mktemp("cors")
+    async with (
+        new_database(postgres) as database,
+        daemon_here(database, issuer, folder, CORS_ORIGINS=origins) as running,
+    ):
         yield running
 
 
@@ -57,6 +63,7 @@ async def preflight(daemon: Daemon, path: str, origin: str | None, method: str |
     return answer
 
 
+@SHARED
 @pytest.mark.parametrize("path", PATHS)
 async def test_preflight(cors_daemon: Daemon, path: str) -> None:
     methods = {route.method for route in ROUTES if route.path == path}
@@ -78,6 +85,7 @@ async def test_preflight(cors_daemon: Daemon, path: str) -> None:
             assert header(answer, "Cache-Control") == "no-store"
 
 
+@SHARED
 @pytest.mark.parametrize("origin", [None, *FOREIGN])
 async def test_preflight_of_a_foreign_origin(cors_daemon: Daemon, origin: str | None) -> None:
     answer = await preflight(cors_daemon, "/key", origin, "GET")
@@ -86,11 +94,13 @@ async def test_preflight_of_a_foreign_origin(cors_daemon: Daemon, origin: str | 
     assert words(answer, "Vary") >= {"origin"}
 
 
+@SHARED
 async def test_options_that_is_no_preflight(cors_daemon: Daemon) -> None:
     assert (await preflight(cors_daemon, "/key", ORIGIN, None)).status == 405
     assert (await preflight(cors_daemon, "/nothing", ORIGIN, "GET")).status == 404
 
 
+@SHARED
 async def test_answers_to_an_allowed_origin(cors_daemon: Daemon) -> None:
     async with client_session() as session:
         alice = Client(cors_daemon, session, "alice")
@@ -112,6 +122,7 @@ async def test_answers_to_an_allowed_origin(cors_daemon: Daemon) -> None:
                 assert words(answer, "Vary") >= {"origin"}
 
 
+@SHARED
 @pytest.mark.parametrize("origin", FOREIGN)
 async def test_answers_to_a_foreign_origin(cors_daemon: Daemon, origin: str) -> None:
     """They are given (a token was sent), but no page of that origin may read them."""
@@ -123,15 +134,16 @@ async def test_answers_to_a_foreign_origin(cors_daemon: Daemon, origin: str) -> 
     assert words(answer, "Vary") >= {"origin"}
 
 
-async def test_none_by_default(daemon: Daemon) -> None:
+@SHARED
+async def test_none_by_default(shared: Daemon) -> None:
     for origin in (ORIGIN, *FOREIGN):
-        answer = await preflight(daemon, "/key", origin, "GET")
+        answer = await preflight(shared, "/key", origin, "GET")
         assert (answer.status, answer.code) == (405, "METHOD_NOT_ALLOWED")
         assert granted(answer) == set()
         assert json.loads(answer.body)["status"] == 405
         assert header(answer, "Allow") == "GET"
     async with client_session() as session:
-        alice = Client(daemon, session, "alice")
+        alice = Client(shared, session, "alice")
         answer = await alice.call("GET", "/status", headers={"Origin": ORIGIN})
     assert granted(answer) == set()
     assert header(answer, "Vary") is None

@@ -7,6 +7,7 @@ from collections.abc import Awaitable, Callable
 import pytest
 
 from tests.client import Answer, Client
+from tests.http.wire import SHARED
 from tests.servers import Daemon
 
 WRAPPED = base64.b64encode(secrets.token_bytes(48)).decode()
@@ -102,13 +103,15 @@ async def act(client: Client, route: str, key: str | None) -> Answer:
             return answer
 
 
+@SHARED
 @pytest.mark.parametrize("route", TABLE)
 @pytest.mark.parametrize("at", range(4), ids=[state.__name__ for state in STATES])
-async def test_cell(daemon: Daemon, device: Device, route: str, at: int) -> None:
-    client = device("alice")
+async def test_cell(shared: Daemon, visitor: Device, route: str, at: int) -> None:
+    user = f"{route}-{at}"
+    client = visitor(user)
     key = await STATES[at](client)
-    before = await daemon.database.audit("alice")
+    before = await shared.database.audit(user)
     answer = await act(client, route, key)
     status, code, action, context = TABLE[route][at]
     assert (answer.status, answer.code) == (status, code)
-    assert await daemon.database.audit("alice") == [*before, (action, context, status)]
+    assert await shared.database.audit(user) == [*before, (action, context, status)]

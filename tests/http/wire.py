@@ -5,8 +5,13 @@ import re
 from collections.abc import Mapping
 from urllib.parse import urlsplit
 
+import pytest
+
 from tests.client import Answer
 from tests.servers import Daemon
+
+# On a test that shares a daemon with the others of its module.
+SHARED = pytest.mark.asyncio(loop_scope="module")
 
 _STATUS_LINE = re.compile(rb"HTTP/1\.[01] (\d{3}) [^\r\n]*")
 
