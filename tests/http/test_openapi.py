@@ -30,7 +30,8 @@ from tests.tokens import Issuer
 WRAPPED = base64.b64encode(secrets.token_bytes(48)).decode()
 IV = base64.b64encode(secrets.token_bytes(12)).decode()
 STATES = ("nothing", "vault", "recovery", "zero knowledge")
-CASES = 150  # of each route and mode: 2,100 in all
+# Of each route and mode: 2,100 in all.
+CASES = [25, pytest.param(150, marks=pytest.mark.prove)]
 CHECKS = [
     not_a_server_error,
     status_code_conformance,
@@ -129,8 +130,9 @@ def users(
 
 @pytest.mark.parametrize("positive", [True, False], ids=["good data", "bad data"])
 @pytest.mark.parametrize("route", ROUTES, ids=lambda route: route.name)
+@pytest.mark.parametrize("count", CASES)
 def test_generated_cases(
-    users: Users, route: Route, positive: bool, capsys: pytest.CaptureFixture[str]
+    users: Users, route: Route, positive: bool, count: int, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """Whatever is sent, in whichever state: status, type, headers and fields are documented."""
     operation = SCHEMA[BASE_PATH + route.path][route.method]
@@ -139,7 +141,7 @@ def test_generated_cases(
     seen: Counter[str] = Counter()
 
     @settings(
-        max_examples=CASES,
+        max_examples=count,
         derandomize=True,
         database=None,
         deadline=None,
@@ -156,7 +158,7 @@ def test_generated_cases(
     run()
     with capsys.disabled():
         print(f"\n{route.name}: {seen.total()} cases, {dict(seen)}")  # noqa: T201
-    assert seen.total() >= 0.9 * CASES
+    assert seen.total() >= 0.9 * count
     # Or they did not explore what they were made for.
     refusals = {code for status, code in route.refusals if status < 500} - {"USER_UNKNOWN"}
     assert set(seen) >= ({"OK"} | refusals if positive else {"UNAUTHORIZED"})
