@@ -1,27 +1,46 @@
 """What each role can see and do, asked by psql with nothing of ours in between."""
 # ruff: noqa: S608 - the SQL is of this file
 
-import pytest
+from collections.abc import AsyncIterator
 
+import pytest
+import pytest_asyncio
+
+from custody.db.embedded import EmbeddedPostgres
 from tests.client import Client, client_session
 from tests.db.breaking import forget_keks
-from tests.servers import Daemon, Database
+from tests.servers import Database, daemon_here, new_database
+from tests.tokens import Issuer
 
 DENIED = "permission denied"
 POLICY = "violates row-level security policy"
 
 
-@pytest.fixture
-async def filled(daemon: Daemon) -> Database:
+@pytest_asyncio.fixture(scope="module", loop_scope="module")
+async def template(
+    postgres: EmbeddedPostgres, issuer: Issuer, tmp_path_factory: pytest.TempPathFactory
+) -> AsyncIterator[str]:
     """Vaults of alice, bob (with a recovery wrap) and zoe (zero-knowledge), with audit rows."""
-    async with client_session() as session:
-        for user in ("alice", "bob", "zoe"):
-            assert (await Client(daemon, session, user).init()).status == 200
-        for user in ("bob", "zoe"):
-            client = Client(daemon, session, user)
-            assert (await client.set_recovery("A" * 64, "A" * 16)).status == 200
-        assert (await Client(daemon, session, "zoe").enable_zk()).status == 200
-    return daemon.database
+    folder = tmp_path_factory.mktemp("filled")
+    async with new_database(postgres) as database:
+        async with (
+            daemon_here(database, issuer, folder) as daemon,
+            client_session() as session,
+        ):
+            alice, bob, zoe = (Client(daemon, session, user) for user in ("alice", "bob", "zoe"))
+            for client in (alice, bob, zoe):
+                assert (await client.init()).status == 200
+            for client in (bob, zoe):
+                assert (await client.set_recovery("A" * 64, "A" * 16)).status == 200
+            assert (await zoe.enable_zk()).status == 200
+        yield database.name
+
+
+@pytest.fixture
+async def filled(postgres: EmbeddedPostgres, template: str) -> AsyncIterator[Database]:
+    """A copy of it, for one test."""
+    async with new_database(postgres, template) as made:
+        yield made
 
 
 def ask(database: Database, role: str, sql: str, user: str | None = None) -> str:
