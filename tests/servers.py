@@ -26,12 +26,11 @@ from custody.db.migrate import migrate
 from custody.settings import load
 from tests.forked import AnyProcess, Forked
 from tests.leaks import LOGS, remember
+from tests.memory import memory
 from tests.ports import free_port
 from tests.tokens import Issuer
 
 TEMPLATE = "custody_template"
-# Of these, a server of the tests takes less than a tenth.
-_LEAST_MEMORY = 4 << 30
 ROOT = Path(__file__).resolve().parent.parent
 
 
@@ -116,7 +115,7 @@ class Database:
 def postgres_server() -> Iterator[EmbeddedPostgres]:
     """Run a PostgreSQL whose template database is migrated."""
     # Not pytest's tmp_path: under root the server's own user could not reach it.
-    parent = Path(tempfile.mkdtemp(prefix="custody-test-", dir=_memory()))
+    parent = Path(tempfile.mkdtemp(prefix="custody-test-", dir=memory()))
     parent.chmod(0o755)
     try:
         with bare_postgres(parent / "pg", durable=False) as server:
@@ -126,17 +125,6 @@ def postgres_server() -> Iterator[EmbeddedPostgres]:
             shutil.copy(server.folder / "postgres.log", LOGS / f"postgres-{os.getpid()}.log")
     finally:
         shutil.rmtree(parent, ignore_errors=True)
-
-
-def _memory() -> Path | None:
-    """Return a folder in memory, where there is enough of it.
-
-    A test's database is some 300 files, made and removed again: on a disk, a file system's search
-    for free inodes is half of all that the tests do.
-    """
-    folder = Path("/dev/shm")
-    there = folder.is_dir() and os.access(folder, os.W_OK)
-    return folder if there and shutil.disk_usage(folder).free >= _LEAST_MEMORY else None
 
 
 @contextmanager

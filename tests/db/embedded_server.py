@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 
 from custody.db.embedded import EmbeddedPostgres
+from tests.memory import memory
 
 REPOSITORY = Path(__file__).parents[2]
 needs_root = pytest.mark.skipif(
@@ -23,7 +24,7 @@ needs_proc = pytest.mark.skipif(not Path("/proc/self").exists(), reason="reads L
 @contextmanager
 def open_folder() -> Iterator[Path]:
     """A temporary folder that everyone may enter, as the server's user must; tmp_path is closed."""
-    path = Path(tempfile.mkdtemp(prefix="custody-embedded-", dir="/tmp")).resolve()
+    path = Path(tempfile.mkdtemp(prefix="custody-embedded-", dir=memory() or "/tmp")).resolve()
     path.chmod(0o755)
     try:
         yield path

@@ -82,6 +82,7 @@ async def test_stalled_body(
     monkeypatch.setattr(server, "REQUEST_SECONDS", SHORT)
     # aiohttp's own, for the rest of a body after the answer.
     defaults = web.RequestHandler.__init__.__kwdefaults__
+    assert defaults is not None
     assert defaults["lingering_time"] == LINGERING
     monkeypatch.setitem(defaults, "lingering_time", SHORT / 2)
     reader, writer = await connect(daemon)
