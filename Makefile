@@ -1,70 +1,78 @@
-# One command each: the virtual environment is made, and remade when a lock file changes, by itself.
-PYTHON ?= python3
+# One command each: what it needs is installed before it, from the lock files, by .ci/install.py.
 VENV   := .venv
 BIN    := $(VENV)/bin
+# The Python that the environment has; for a new one, or another: make PYTHON=python3.12 run
+PYTHON ?= $(or $(wildcard $(BIN)/python),python3)
 
 .PHONY: run test prove lint lock clean
+.PHONY: install install-dev
 .PHONY: prove-scope
 .PHONY: bench bench-audit bench-growth bench-kek-faults bench-remote-kek bench-rewrap bench-start
 .DEFAULT_GOAL := run
 
-$(VENV)/.installed: requirements-dev.lock pyproject.toml
-	@$(PYTHON) -c 'import sys; sys.exit("custody needs Python 3.11 or newer; name one: make PYTHON=python3.12") if sys.version_info < (3, 11) else None'
-	@# Debian's bare python3 has no ensurepip: then the pip that is there fills the environment.
-	@$(PYTHON) -m venv --clear $(VENV) >/dev/null 2>&1 \
-	  || { $(PYTHON) -m venv --clear --without-pip $(VENV) && $(PYTHON) -m pip --python $(BIN)/python --quiet install pip; }
-	@echo "installing the locked dependencies into $(VENV)"
-	@$(BIN)/python -m pip --quiet --disable-pip-version-check install --require-hashes --requirement requirements-dev.lock
-	@$(BIN)/python -m pip --quiet --disable-pip-version-check install --no-deps --no-build-isolation --editable .
-	@touch $@
+INSTALL = command -v "$(PYTHON)" >/dev/null || { echo "custody needs Python 3.11 or newer, and\
+ there is no $(PYTHON): install it, or name another, for example make PYTHON=python3.12 run" >&2; exit 1; }; \
+ exec "$(PYTHON)" -I .ci/install.py "$(VENV)"
 
-run: $(VENV)/.installed
-	@exec $(BIN)/custody dev
+# What `make run` needs.
+install:
+	@$(INSTALL) run
+
+# That, and what tests and checks need; the clients of every KMS too.
+install-dev:
+	@$(INSTALL) dev
+
+# Options, for example: make run ARGS="--data /tmp/another --free-ports"
+run: install
+	@exec "$(BIN)/custody" dev $(ARGS)
 
 # Options, for example: make test ARGS="tests/unit -k tokens"
-test: $(VENV)/.installed
-	@exec $(BIN)/python -m tests $(ARGS)
+test: install-dev
+	@exec "$(BIN)/python" -m tests $(ARGS)
 
-prove: $(VENV)/.installed
-	@exec $(BIN)/python -m tests prove $(ARGS)
+prove: install-dev
+	@exec "$(BIN)/python" -m tests prove $(ARGS)
 
-lint: $(VENV)/.installed
-	$(BIN)/ruff format --check .
-	$(BIN)/ruff check .
-	$(BIN)/mypy
+lint: install-dev
+	"$(BIN)/ruff" format --check .
+	"$(BIN)/ruff" check .
+	"$(BIN)/mypy"
 
 # Options, for example: make bench ARGS="--only key --connections 64"
-bench: $(VENV)/.installed
-	@exec $(BIN)/python -m tests.bench $(ARGS)
+bench: install-dev
+	@exec "$(BIN)/python" -m tests.bench $(ARGS)
 
-bench-audit: $(VENV)/.installed
-	@exec $(BIN)/python -m tests.bench.audit $(ARGS)
+bench-audit: install-dev
+	@exec "$(BIN)/python" -m tests.bench.audit $(ARGS)
 
-bench-growth: $(VENV)/.installed
-	@exec $(BIN)/python -m tests.bench.growth $(ARGS)
+bench-growth: install-dev
+	@exec "$(BIN)/python" -m tests.bench.growth $(ARGS)
 
-bench-kek-faults: $(VENV)/.installed
-	@exec $(BIN)/python -m tests.bench.kek_faults $(ARGS)
+bench-kek-faults: install-dev
+	@exec "$(BIN)/python" -m tests.bench.kek_faults $(ARGS)
 
-bench-remote-kek: $(VENV)/.installed
-	@exec $(BIN)/python -m tests.bench.remote_kek $(ARGS)
+bench-remote-kek: install-dev
+	@exec "$(BIN)/python" -m tests.bench.remote_kek $(ARGS)
 
-bench-rewrap: $(VENV)/.installed
-	@exec $(BIN)/python -m tests.bench.rewrap $(ARGS)
+bench-rewrap: install-dev
+	@exec "$(BIN)/python" -m tests.bench.rewrap $(ARGS)
 
-bench-start: $(VENV)/.installed
-	@exec $(BIN)/python -m tests.bench.start $(ARGS)
+bench-start: install-dev
+	@exec "$(BIN)/python" -m tests.bench.start $(ARGS)
 
-prove-scope: $(VENV)/.installed
-	@exec $(BIN)/python -m tests.bench.prove_scope $(ARGS)
+prove-scope: install-dev
+	@exec "$(BIN)/python" -m tests.bench.prove_scope $(ARGS)
 
-lock: $(VENV)/.installed
-	$(BIN)/uv pip compile pyproject.toml --upgrade --universal --python-version 3.11 --generate-hashes \
-	  --extra vault --extra aws \
-	  --no-emit-index-url --no-annotate --no-header --quiet --output-file requirements.lock
-	$(BIN)/uv pip compile pyproject.toml --upgrade --universal --python-version 3.11 --generate-hashes \
-	  --extra vault --extra aws --extra dev --group test --group lint --group build \
-	  --no-emit-index-url --no-annotate --no-header --quiet --output-file requirements-dev.lock
+# Everything first, then each part of it at the same releases. No URLs, no names of an index.
+COMPILE = "$(BIN)/uv" pip compile pyproject.toml --universal --python-version 3.11 \
+	--generate-hashes --no-emit-index-url --no-annotate --no-header --quiet
+lock: install-dev
+	$(COMPILE) --upgrade --extra vault --extra aws --extra dev \
+	  --group test --group lint --group build --group lock --output-file requirements-dev.lock
+	$(COMPILE) --constraint requirements-dev.lock --extra vault --extra aws \
+	  --output-file requirements.lock
+	$(COMPILE) --constraint requirements-dev.lock --extra dev --group build \
+	  --output-file requirements-run.lock
 
 clean:
-	rm -rf $(VENV) dist .coverage* .hypothesis .mypy_cache .pytest_cache .ruff_cache
+	rm -rf "$(VENV)" dist .coverage* .hypothesis .mypy_cache .pytest_cache .ruff_cache
