@@ -71,8 +71,8 @@ class DevelopmentIssuer:
             (folder / "jwks.json").write_text(json.dumps(issuer.jwks()), "utf-8")
         except OSError as error:
             raise NoIssuer(
-                f"can't use {folder} ({error.strerror}): name a folder that you may write to with "
-                "--data"
+                f"can't use {folder} ({error.strerror}): name a folder that you may write to: "
+                "custody dev --data FOLDER, or make run ARGS='--data FOLDER'"
             ) from None
         return issuer
 

@@ -15,6 +15,7 @@ from custody.auth.development import ISSUER, DevelopmentIssuer
 from custody.db.embedded import EmbeddedPostgres
 from custody.db.engine import Dsn
 from custody.db.migrate import migrate
+from custody.http.listeners import ListenError
 from custody.http.routes import BASE_PATH
 from custody.ops.logging import configure
 from custody.ops.process import harden
@@ -38,6 +39,8 @@ _OWN_VARIABLES = {
     for suffix in ("", "_FILE")
 }
 
+_FREE_PORTS = {"CUSTODY_LISTEN": "127.0.0.1:0", "CUSTODY_ADMIN_LISTEN": "127.0.0.1:0"}
+
 log = structlog.get_logger()
 
 
@@ -49,7 +52,12 @@ log = structlog.get_logger()
     show_default=True,
     help="Folder that keeps the database and the issuer's key between runs.",
 )
-def dev(data: Path) -> None:
+@click.option(
+    "--free-ports",
+    is_flag=True,
+    help="Listen on ports that are free, whatever the settings say: beside another custody.",
+)
+def dev(data: Path, free_ports: bool) -> None:
     """Run the daemon for development, with nothing to configure.
 
     Starts a PostgreSQL of its own, migrates it, and makes a token issuer. Other settings given
@@ -60,6 +68,8 @@ def dev(data: Path) -> None:
     environ = {"CUSTODY_ENV": "development", "CUSTODY_LOG_FORMAT": "text"} | {
         name: value for name, value in os.environ.items() if name not in replaced
     }
+    if free_ports:
+        environ |= _FREE_PORTS
     environ["CUSTODY_JWT_ISSUER"] = ISSUER
     environ["CUSTODY_JWKS_FILE"] = str(data / "jwks.json")
     first = load(environ)
@@ -79,7 +89,10 @@ def dev(data: Path) -> None:
             )
             click.echo(_banner(addresses, postgres, settings, data, token))
 
-        uvloop.run(app.serve(settings, environ, started=show))
+        try:
+            uvloop.run(app.serve(settings, environ, started=show))
+        except ListenError as error:
+            raise ListenError(f"{error}, or take free ports: --free-ports") from None
 
 
 def _banner(

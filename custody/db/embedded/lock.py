@@ -42,7 +42,9 @@ def take_lock(folder: Path) -> int:
 
 def _running(folder: Path, pid: str) -> EmbeddedError:
     return EmbeddedError(
-        f"the PostgreSQL in {folder} is already running (pid {pid}): stop it or use another folder"
+        f"the PostgreSQL in {folder} is already running (pid {pid}): stop its custody dev, or run"
+        " another beside it: custody dev --data FOLDER --free-ports, or"
+        " make run ARGS='--data FOLDER --free-ports'"
     )
 
 
