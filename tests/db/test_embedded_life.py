@@ -102,7 +102,9 @@ def test_a_live_server_on_the_folder_is_refused_and_unharmed(
     with EmbeddedPostgres(folder / "pg", durable=False) as server:
         pid = pid_of(server)
         for second in (server, EmbeddedPostgres(folder / "pg", durable=False)):
-            with pytest.raises(EmbeddedError, match=rf"running \(pid {pid}\): stop its custody dev"):
+            with pytest.raises(
+                EmbeddedError, match=rf"running \(pid {pid}\): stop its custody dev"
+            ):
                 second.start()
         assert query(server, "SELECT 1") == "1"
 
