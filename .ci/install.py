@@ -152,7 +152,8 @@ class Environment:
         # Wheels only: the build of a source distribution would take what no lock pins.
         options = ["--no-deps", "--require-hashes", "--only-binary=:all:", "--no-compile"]
         lines = (ROOT / name).read_text("utf-8").splitlines()
-        count = sum(line[:1].isalnum() for line in lines)
+        here = [line for line in lines if line[:1].isalnum() and "'win32'" not in line]
+        count = len({line.partition("==")[0] for line in here})
         say(f"installing the {count} packages of {name} into {self.shown}")
         self._run_pip("install", *options, "--no-user", "-r", str(ROOT / name), count=count)
 
