@@ -175,8 +175,8 @@ class Environment:
         if process.returncode:
             raise CannotInstall(
                 f"pip {arguments[0]} failed: {complaint} (more in {self.shown / self._log.name})."
-                " Is the package index reached (network, proxy, pip config list), and has it"
-                f" wheels for Python {platform.python_version()} on {platform.machine()}?"
+                " Most often the package index isn't reached (network, proxy, pip config list), or"
+                f" has no wheel for Python {platform.python_version()} on {platform.machine()}"
             )
 
 
