@@ -1,5 +1,6 @@
 """From a KEK URI to its backend, by entry point."""
 
+import re
 from collections.abc import Mapping, Sequence
 from importlib.metadata import EntryPoint, entry_points
 
@@ -34,12 +35,27 @@ def load(text: str, *, environ: Mapping[str, str], development: bool) -> KekBack
         backend = _class_at(entry_point, uri)
         return backend.from_uri(uri, environ=environ, development=development)
     except ImportError as error:
-        package = entry_point.dist.name if entry_point.dist else entry_point.module
-        extras = f"[{','.join(entry_point.extras)}]" if entry_point.extras else ""
         raise Misconfigured(
             f"KEK {uri.text}: the module {error.name} can't be imported; run: "
-            f"pip install '{package}{extras}'"
+            f"pip install {_what_is_missing(entry_point)}"
         ) from None
+
+
+def _what_is_missing(entry_point: EntryPoint) -> str:
+    """Return what to install: the libraries themselves, where the distribution says which.
+
+    Its own name may be another's on an index, if it was installed from a checkout.
+    """
+    dist, extras = entry_point.dist, entry_point.extras
+    if dist is None:
+        return f"'{entry_point.module}'"
+    libraries = [
+        line.partition(";")[0].strip()
+        for line in dist.requires or ()
+        if any(re.search(rf"extra == ['\"]{re.escape(extra)}['\"]", line) for extra in extras)
+    ]
+    package = f"{dist.name}[{','.join(extras)}]" if extras else dist.name
+    return " ".join(f"'{name}'" for name in libraries or [package])
 
 
 def _class_at(entry_point: EntryPoint, uri: KekUri) -> type[KekBackend]:
