@@ -187,3 +187,30 @@ def test_a_folder_that_cannot_be_made_is_one_line(checkout: Checkout, module: Mo
     (checkout.folder / "file").touch()
     with pytest.raises(SystemExit, match=r"^custody: can't use .*file.*make VENV=.* run$"):
         module.main(str(checkout.folder / "file" / "venv"), "run")
+
+
+@pytest.mark.parametrize("part", [RUN, "requirements.lock"])
+def test_each_lock_is_a_part_of_the_whole(part: str) -> None:
+    whole, some = pins(DEV), pins(part)
+    assert len(some) > 30
+    assert some.items() <= whole.items()
+
+
+@pytest.mark.parametrize("name", [RUN, DEV, "requirements.lock"])
+def test_a_lock_names_no_place(name: str) -> None:
+    text = (ROOT / name).read_text("utf-8")
+    assert "://" not in text
+    assert "\n-" not in text
+    assert all(hashes for hashes in pins(name).values())
+
+
+def pins(name: str) -> dict[str, list[str]]:
+    """Return the hashes of each pin, its condition included."""
+    found: dict[str, list[str]] = {}
+    for line in (ROOT / name).read_text("utf-8").splitlines():
+        if line[:1] == " ":
+            found[list(found)[-1]].append(line.strip(" \\"))
+        else:
+            assert "==" in line
+            found[line.rstrip(" \\")] = []
+    return found
