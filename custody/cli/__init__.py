@@ -1,9 +1,14 @@
-"""The command line: one file per noun."""
+"""The command line: one file per noun, which has its options and its help.
+
+What a command does is in ``commands``, and imported when it runs: a command answers at once, and
+loads nothing that another one needs.
+"""
 
 import sys
 
 import click
 
+from custody.cli.completion import completion
 from custody.cli.config import config
 from custody.cli.dev import dev
 from custody.cli.doctor import doctor
@@ -30,7 +35,11 @@ def cli() -> None:
     """
 
 
-for command in (serve, worker, dev, token, migrate, kek, rewrap, users, doctor, config, openapi):
+_COMMANDS = (
+    *(serve, worker, dev, token, migrate, kek, rewrap, users, doctor, config, openapi),
+    completion,
+)
+for command in _COMMANDS:
     cli.add_command(command)
 
 

@@ -1,57 +1,14 @@
-"""custody dev: a working vault from nothing."""
+"""custody dev."""
 
-import asyncio
-import os
-import shlex
-import sys
 from pathlib import Path
 
 import click
-import structlog
-import uvloop
 
-from custody import app
-from custody.auth.development import ISSUER, DevelopmentIssuer
-from custody.db.embedded import EmbeddedPostgres
-from custody.db.engine import Dsn
-from custody.db.migrate import migrate
-from custody.http.listeners import ListenError
-from custody.http.routes import BASE_PATH
-from custody.ops.logging import configure
-from custody.ops.process import harden
-from custody.settings import Settings, load
-
-DEFAULT_FOLDER = Path(".custody-dev")
-_TOKEN_LIFETIME_SECONDS = 24 * 60 * 60
-_SUBJECT = "alice"
-# Decided here and nowhere else: a shell that is set up for a real daemon must neither break the
-# printed tokens nor lead to its database.
-_OWN_VARIABLES = {
-    f"CUSTODY_{name}{suffix}"
-    for name in (
-        "DATABASE_URL",
-        "OWNER_DATABASE_URL",
-        "REWRAP_DATABASE_URL",
-        "JWT_ISSUER",
-        "JWKS_FILE",
-        "JWKS_URL",
-    )
-    for suffix in ("", "_FILE")
-}
-
-_FREE_PORTS = {"CUSTODY_LISTEN": "127.0.0.1:0", "CUSTODY_ADMIN_LISTEN": "127.0.0.1:0"}
-
-log = structlog.get_logger()
+from custody.cli.options import data_folder
 
 
 @click.command()
-@click.option(
-    "--data",
-    type=click.Path(file_okay=False, path_type=Path),
-    default=DEFAULT_FOLDER,
-    show_default=True,
-    help="Folder that keeps the database and the issuer's key between runs.",
-)
+@data_folder("Folder that keeps the database and the issuer's key between runs.")
 @click.option(
     "--free-ports",
     is_flag=True,
@@ -63,85 +20,6 @@ def dev(data: Path, free_ports: bool) -> None:
     Starts a PostgreSQL of its own, migrates it, and makes a token issuer. Other settings given
     as variables are honoured. Never for real users' keys.
     """
-    issuer = DevelopmentIssuer.create(data)
-    replaced = sorted(_OWN_VARIABLES & os.environ.keys())
-    environ = {"CUSTODY_ENV": "development", "CUSTODY_LOG_FORMAT": "text"} | {
-        name: value for name, value in os.environ.items() if name not in replaced
-    }
-    if free_ports:
-        environ |= _FREE_PORTS
-    environ["CUSTODY_JWT_ISSUER"] = ISSUER
-    environ["CUSTODY_JWKS_FILE"] = str(data / "jwks.json")
-    first = load(environ)
-    configure(first.log_level, first.log_format)
-    harden()
-    if replaced:
-        log.warning("ignored_variables", names=replaced, reason="custody dev uses its own")
-    with EmbeddedPostgres(data) as postgres:
-        asyncio.run(migrate(Dsn(postgres.url("custody_owner"))))
-        postgres.grant_logins()
-        environ["CUSTODY_DATABASE_URL"] = postgres.url("custody_app")
-        settings = load(environ)
+    from custody.cli.commands.dev import dev as run
 
-        def show(addresses: app.Addresses) -> None:
-            token = issuer.token(
-                _SUBJECT, audience=settings.jwt_audience, lifetime=_TOKEN_LIFETIME_SECONDS
-            )
-            click.echo(_banner(addresses, postgres, settings, data, token))
-
-        try:
-            uvloop.run(app.serve(settings, environ, started=show))
-        except ListenError as error:
-            raise ListenError(f"{error}, or take free ports: --free-ports") from None
-
-
-def _banner(
-    addresses: app.Addresses,
-    postgres: EmbeddedPostgres,
-    settings: Settings,
-    data: Path,
-    token: str,
-) -> str:
-    curl = f"{_curl(addresses, settings)} -X POST -H 'Authorization: Bearer {token}'"
-    return f"""
-custody is running, for development only.
-
-  vault   {addresses.vault}{BASE_PATH}
-  admin   {addresses.admin}/readyz
-  KEK     {settings.kek}
-  data    {postgres.folder}
-
-A token of the user {_SUBJECT}, for a day:
-
-{token}
-
-Paste this to get {_SUBJECT}'s master key:
-
-{curl} {_origin(addresses)}{BASE_PATH}/init
-
-Another user's token: {_command()} token --sub NAME{_data_option(data)}
-Ctrl-C stops all of it; the data stays.
-"""
-
-
-def _curl(addresses: app.Addresses, settings: Settings) -> str:
-    if addresses.vault.startswith("unix:"):
-        return f"curl --unix-socket {shlex.quote(addresses.vault.removeprefix('unix:'))}"
-    if settings.tls_cert is not None:
-        return f"curl --cacert {shlex.quote(str(settings.tls_cert.resolve()))}"
-    return "curl"
-
-
-def _origin(addresses: app.Addresses) -> str:
-    return "http://localhost" if addresses.vault.startswith("unix:") else addresses.vault
-
-
-def _command() -> str:
-    """Return the words by which a shell starts this program again."""
-    if Path(sys.argv[0]).name == "__main__.py":
-        return f"{shlex.quote(sys.executable)} -m custody"
-    return shlex.quote(sys.argv[0])
-
-
-def _data_option(data: Path) -> str:
-    return "" if data == DEFAULT_FOLDER else f" --data {shlex.quote(str(data))}"
+    run(data, free_ports=free_ports)

@@ -1,42 +1,18 @@
 """custody doctor."""
 
-import asyncio
-import dataclasses
-import json
-import os
-
 import click
 
-from custody.cli.exit_codes import FINDING, UNAVAILABLE
-from custody.ops.doctor import Finding, Verdict, examine
-
-_SIGNS = {
-    Verdict.OK: "ok     ",
-    Verdict.FINDING: "FINDING",
-    Verdict.DOWN: "DOWN   ",
-    Verdict.UNSEEN: "unseen ",
-}
+from custody.cli.options import as_json
 
 
 @click.command()
-@click.option("--json", "as_json", is_flag=True, help="Print JSON.")
+@as_json
 @click.pass_context
 def doctor(context: click.Context, as_json: bool) -> None:
     """Examine what is configured: settings, KEKs, database, roles, the issuer's keys.
 
     Changes nothing, and says what it could not see.
     """
-    findings = asyncio.run(examine(os.environ))
-    if as_json:
-        click.echo(json.dumps([dataclasses.asdict(finding) for finding in findings], indent=2))
-    else:
-        for finding in findings:
-            click.echo(f"{_SIGNS[finding.verdict]} {finding.part}: {finding.message}")
-    context.exit(_exit_code(findings))
+    from custody.cli.commands.doctor import doctor as run
 
-
-def _exit_code(findings: list[Finding]) -> int:
-    verdicts = {finding.verdict for finding in findings}
-    if Verdict.FINDING in verdicts:
-        return FINDING
-    return UNAVAILABLE if Verdict.DOWN in verdicts else 0
+    context.exit(run(as_json))

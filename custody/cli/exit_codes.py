@@ -1,43 +1,36 @@
 """What a known failure means for the exit code (sysexits.h, where it has a name for it)."""
 
-from custody.auth.development import NoIssuer
-from custody.db.embedded import EmbeddedError
-from custody.db.errors import Busy, DatabaseError, Refused, RetiredKek
-from custody.db.owner import OwnerError, OwnerRefused, OwnerUnreachable
-from custody.http.listeners import ListenError
-from custody.rewrap.batch import WrongWrap
-from custody.rewrap.patience import NotFinished
-from custody.rewrap.runs import AnotherRun
-from custody.rewrap.target import Blocked
-from custody.settings import ConfigurationError
-from kek_backends.errors import KekError, Transient
-
 FINDING = 1
 UNAVAILABLE = 69
 UNFINISHED = 75
 CONFIGURATION = 78
 
-_CODES: tuple[tuple[type[Exception], int], ...] = (
-    (ConfigurationError, CONFIGURATION),
-    (Refused, CONFIGURATION),
-    (RetiredKek, CONFIGURATION),
-    (Busy, UNFINISHED),
-    (DatabaseError, UNAVAILABLE),
-    (OwnerRefused, CONFIGURATION),
-    (OwnerUnreachable, UNAVAILABLE),
-    (OwnerError, FINDING),
-    (ListenError, FINDING),
-    (EmbeddedError, FINDING),
-    (NoIssuer, FINDING),
-    (NotFinished, UNFINISHED),
-    (Blocked, UNFINISHED),
-    (AnotherRun, UNFINISHED),
-    (WrongWrap, FINDING),
-    (Transient, UNAVAILABLE),
-    (KekError, CONFIGURATION),
-)
+# By the full name of the class: to import them all would take longer than most commands do.
+CODES = {
+    "custody.settings.ConfigurationError": CONFIGURATION,
+    "custody.db.errors.Refused": CONFIGURATION,
+    "custody.db.errors.RetiredKek": CONFIGURATION,
+    "custody.db.errors.Busy": UNFINISHED,
+    "custody.db.errors.DatabaseError": UNAVAILABLE,
+    "custody.db.owner.OwnerRefused": CONFIGURATION,
+    "custody.db.owner.OwnerUnreachable": UNAVAILABLE,
+    "custody.db.owner.OwnerError": FINDING,
+    "custody.http.listeners.ListenError": FINDING,
+    "custody.db.embedded.user.EmbeddedError": FINDING,
+    "custody.auth.development.NoIssuer": FINDING,
+    "custody.rewrap.patience.NotFinished": UNFINISHED,
+    "custody.rewrap.target.Blocked": UNFINISHED,
+    "custody.rewrap.runs.AnotherRun": UNFINISHED,
+    "custody.rewrap.batch.WrongWrap": FINDING,
+    "kek_backends.errors.Transient": UNAVAILABLE,
+    "kek_backends.errors.KekError": CONFIGURATION,
+}
 
 
 def exit_code_of(error: Exception) -> int | None:
-    """Return the exit code of a failure whose message is for the operator, or None."""
-    return next((code for kind, code in _CODES if isinstance(error, kind)), None)
+    """Return the exit code of a failure whose message is for the operator, or None.
+
+    That of its class, or else of the nearest of its bases that has one.
+    """
+    names = (f"{kind.__module__}.{kind.__qualname__}" for kind in type(error).__mro__)
+    return next((CODES[name] for name in names if name in CODES), None)

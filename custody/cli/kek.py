@@ -1,46 +1,10 @@
 """custody kek."""
 
-import asyncio
-import json
-import os
-from collections.abc import AsyncIterator, Mapping
-from contextlib import asynccontextmanager
 from pathlib import Path
-from typing import Any
 
 import click
 
-from custody.cli.exit_codes import FINDING
-from custody.cli.kek_report import report_lines
-from custody.cli.kek_table import ListedKek, table
-from custody.db.engine import Dsn
-from custody.db.keks import NO_ROWS, Retirement, count_rows, list_keks
-from custody.db.keks import retire as retire_kek
-from custody.db.posture import Duty, safe_engine
-from custody.ops.logging import configure
-from custody.ops.new_kek import as_text, random_key, write_new
-from custody.ops.process import harden
-from custody.settings import ConfigurationError, Settings, load
-from kek_backends.base import KekBackend
-from kek_backends.errors import KekError, Misconfigured
-from kek_backends.keyring import Keyring
-from kek_backends.loader import load_keyring
-
-_APP, _REWRAP = "CUSTODY_DATABASE_URL", "CUSTODY_REWRAP_DATABASE_URL"
-_APP_DUTY: Duty = "custody_app"
-_REWRAP_DUTY: Duty = "custody_rewrap"
-_REFRESH_SECONDS = 5.0
-_ACTIVE = "{0} is what {1} stamps on new keys; set CUSTODY_KEK to another KEK and restart first"
-_MESSAGES = {
-    Retirement.RETIRED: "{0} is retired: nothing can be wrapped under it again",
-    Retirement.ALREADY_RETIRED: "{0} was retired before",
-    Retirement.ACTIVE: _ACTIVE.format("{0}", "the daemon"),
-    Retirement.IN_USE: "{0} still wraps {1} rows; re-wrap them under another KEK first",
-    Retirement.WRITTEN: "a live daemon still wraps under {0}; set CUSTODY_KEK there to another KEK "
-    "and restart it",
-    Retirement.UNKNOWN: "{0} is unknown: no KEK is recorded by this id, and no row names it; "
-    "see: custody kek list",
-}
+from custody.cli.options import as_json
 
 
 @click.group()
@@ -49,25 +13,21 @@ def kek() -> None:
 
 
 @kek.command("list")
-@click.option("--json", "as_json", is_flag=True, help="Print JSON.")
+@as_json
 def list_(as_json: bool) -> None:
     """Show the KEKs that the database knows, and whether they are configured here.
 
     Rows are counted by CUSTODY_REWRAP_DATABASE_URL; with CUSTODY_DATABASE_URL alone they can't be
     seen.
     """
-    listed, notes = asyncio.run(_list(_settings()))
-    for note in notes:
-        _say(note)
-    if as_json:
-        click.echo(json.dumps([one.as_object() for one in listed], indent=2))
-    else:
-        click.echo(table(listed))
+    from custody.cli.commands.kek import list_ as run
+
+    run(as_json)
 
 
 @kek.command()
 @click.argument("kek_id")
-@click.option("--json", "as_json", is_flag=True, help="Print JSON.")
+@as_json
 @click.pass_context
 def retire(context: click.Context, kek_id: str, as_json: bool) -> None:
     """Retire a KEK for good: nothing can be wrapped under it again.
@@ -75,24 +35,9 @@ def retire(context: click.Context, kek_id: str, as_json: bool) -> None:
     Refused for the active KEK, while any row is wrapped under it, and while a live daemon writes
     under it. What was seen is printed and kept. Uses CUSTODY_REWRAP_DATABASE_URL.
     """
-    settings = _settings()
-    if settings.rewrap_database_url is None:
-        raise ConfigurationError(
-            f"{_REWRAP} must be set: PostgreSQL, as a login role that is custody_rewrap or a "
-            "member of it"
-        )
-    outcome, rows, message, report = asyncio.run(
-        _retire(settings, settings.rewrap_database_url.get_secret_value(), kek_id)
-    )
-    done = outcome in {Retirement.RETIRED, Retirement.ALREADY_RETIRED}
-    if as_json:
-        said = {"kek_id": kek_id, "outcome": outcome, "rows": rows, "retirement": report}
-        click.echo(json.dumps(said))
-    elif done:
-        click.echo("\n".join([message, *report_lines(report)]))
-    if not done:
-        _say(message)
-        context.exit(FINDING)
+    from custody.cli.commands.kek import retire as run
+
+    context.exit(run(kek_id, as_json=as_json))
 
 
 @kek.command()
@@ -102,7 +47,7 @@ def retire(context: click.Context, kek_id: str, as_json: bool) -> None:
     help="Write it into this new file, for its owner alone.",
 )
 @click.option("--raw", is_flag=True, help="Write 32 bytes instead of base64; needs --output.")
-@click.option("--json", "as_json", is_flag=True, help="Print JSON.")
+@as_json
 @click.pass_context
 def generate(context: click.Context, output: Path | None, raw: bool, as_json: bool) -> None:
     """Make a new random KEK for env: or systemd:, and print it in base64.
@@ -111,116 +56,6 @@ def generate(context: click.Context, output: Path | None, raw: bool, as_json: bo
     """
     if raw and output is None:
         raise click.UsageError("--raw needs --output FILE")
-    harden()
-    key = random_key()
-    if output is None:
-        click.echo(json.dumps({"key": as_text(key)}) if as_json else as_text(key))
-    else:
-        try:
-            write_new(output, key if raw else f"{as_text(key)}\n".encode())
-        except OSError as error:
-            _say(f"no key was written to {output}: {error.strerror}; name a new file")
-            context.exit(FINDING)
-        click.echo(json.dumps({"file": str(output)}) if as_json else f"wrote {output}")
-    click.echo(_next_steps(output, raw=raw), err=True)
+    from custody.cli.commands.kek_generate import generate as run
 
-
-async def _list(settings: Settings) -> tuple[list[ListedKek], list[str]]:
-    if settings.rewrap_database_url is not None:
-        url, variable, duty = settings.rewrap_database_url, _REWRAP, _REWRAP_DUTY
-        notes = []
-    elif settings.database_url is not None:
-        url, variable, duty = settings.database_url, _APP, _APP_DUTY
-        notes = [f"rows could not be counted: {_REWRAP} is not set"]
-    else:
-        raise ConfigurationError(f"{_REWRAP} or {_APP} must be set: PostgreSQL, as a runtime role")
-    async with safe_engine(Dsn(url.get_secret_value()), duty, variable=variable) as engine:
-        known = await list_keks(engine)
-        counted = await count_rows(engine) if duty == _REWRAP_DUTY else None
-    listed = []
-    async with _configured(settings) as (keyring, unseen):
-        notes += unseen
-        for one in known:
-            backend = keyring.find(one.kek_id) if keyring else None
-            refusal = backend.refusal(one.kek_id) if backend else None
-            notes += [refusal] if refusal else []
-            listed.append(
-                ListedKek(
-                    one,
-                    rows=None if counted is None else counted.get(one.kek_id, NO_ROWS),
-                    configured=None if keyring is None else backend is not None,
-                )
-            )
-    return listed, notes
-
-
-async def _retire(
-    settings: Settings, url: str, kek_id: str
-) -> tuple[Retirement, int, str, Mapping[str, Any] | None]:
-    async with _configured(settings) as (keyring, notes):
-        for note in notes:
-            _say(note)
-        if keyring is not None and keyring.active.kek_id == kek_id:
-            return Retirement.ACTIVE, 0, _ACTIVE.format(kek_id, keyring.active.uri.text), None
-    async with safe_engine(Dsn(url), _REWRAP_DUTY, variable=_REWRAP) as engine:
-        outcome = await retire_kek(engine, kek_id)
-        counted = await count_rows(engine) if outcome is Retirement.IN_USE else {}
-        known = {one.kek_id: one for one in await list_keks(engine)}
-    rows = counted.get(kek_id, NO_ROWS).wraps
-    report = known[kek_id].retirement if kek_id in known else None
-    return outcome, rows, _MESSAGES[outcome].format(kek_id, rows), report
-
-
-@asynccontextmanager
-async def _configured(settings: Settings) -> AsyncIterator[tuple[Keyring | None, list[str]]]:
-    """Load the configured KEKs, and say what could not be learnt of them.
-
-    A KEK that is missing here, or a KMS that is down, is no reason not to look at the database.
-    """
-    try:
-        keyring = load_keyring(
-            settings.kek, settings.old_keks, environ=os.environ, development=settings.development
-        )
-    except Misconfigured as error:
-        yield None, [f"what is configured here could not be seen: {error}"]
-        return
-    try:
-        notes = await asyncio.gather(*(_refresh(backend) for backend in keyring))
-        yield keyring, [note for note in notes if note]
-    finally:
-        await keyring.close()
-
-
-async def _refresh(backend: KekBackend) -> str | None:
-    try:
-        async with asyncio.timeout(_REFRESH_SECONDS):
-            await backend.refresh()
-    except (KekError, TimeoutError) as error:
-        reason = str(error) or "no answer in time"
-        return f"what {backend.uri.text} holds could not be asked: {reason}"
-    return None
-
-
-def _next_steps(output: Path | None, *, raw: bool) -> str:
-    file = "/path/to/the/key" if output is None else output.resolve()
-    steps = [
-        "Keep a copy offline, apart from the backups of the database: without the key, vaults are",
-        "lost. Then, with a name and an id of your own:",
-        f"  systemd:  LoadCredential=NAME:{file} in the unit, and CUSTODY_KEK=systemd:NAME",
-    ]
-    if not raw:
-        steps.append(f"  env:      NAME_FILE={file}, and CUSTODY_KEK=env:NAME?id=ID")
-    steps.append("List the KEK used so far in CUSTODY_OLD_KEKS, run custody doctor, and restart.")
-    return "\n".join(steps)
-
-
-def _settings() -> Settings:
-    settings = load()
-    configure(settings.log_level, settings.log_format)
-    # The keys of the configured KEKs come into this process.
-    harden()
-    return settings
-
-
-def _say(line: str) -> None:
-    click.echo(f"custody: {line}", err=True)
+    context.exit(run(output, raw=raw, as_json=as_json))

@@ -1,13 +1,11 @@
 """custody openapi."""
 
-import json
-
 import click
-
-from custody.http.openapi import document
 
 
 @click.command()
 def openapi() -> None:
     """Print the OpenAPI 3.1 document of the vault's routes."""
-    click.echo(json.dumps(document(), indent=2))
+    from custody.cli.commands.openapi import openapi as run
+
+    run()

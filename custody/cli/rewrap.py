@@ -1,40 +1,12 @@
 """custody rewrap."""
 
-import asyncio
-import contextlib
-import dataclasses
-import json
-import os
-import signal
-from collections.abc import AsyncIterator, Sequence
-from contextlib import asynccontextmanager
 from typing import Any
 
 import click
-from sqlalchemy.ext.asyncio import AsyncEngine
 
-from custody.cli.exit_codes import FINDING
-from custody.cli.rewrap_progress import Progress, describe, progress
-from custody.db.engine import Dsn
-from custody.db.keks import RowCount, count_rows
-from custody.db.posture import safe_engine
-from custody.ops.keks import KekWatch
-from custody.ops.logging import configure
-from custody.ops.process import harden
-from custody.rewrap import runs
-from custody.rewrap.batch import Verify
-from custody.rewrap.runs import Run, State
-from custody.rewrap.target import Blocked, Target
-from custody.rewrap.worker import Options, Rewrapper
-from custody.settings import ConfigurationError, Settings, load
-from custody.vault.registry import unreadable as unreadable_rows
-from kek_backends.errors import KekError, Misconfigured
-from kek_backends.keyring import Keyring
-from kek_backends.loader import load_keyring
+from custody.cli.options import as_json
+from custody.rewrap.options import Options, Verify
 
-_VARIABLE = "CUSTODY_REWRAP_DATABASE_URL"
-_POOL_SIZE = 4
-_SHOWN_RUNS = 10
 # The rows of a batch are locked together while they are stored.
 _MAX_BATCH = 5_000
 
@@ -73,7 +45,7 @@ def rewrap() -> None:
 @click.option(
     "--quarantined", is_flag=True, help="Try rows again that were set aside in earlier runs."
 )
-@click.option("--json", "as_json", is_flag=True, help="Print JSON.")
+@as_json
 @click.pass_context
 def run(context: click.Context, /, *, as_json: bool, dry_run: bool, **chosen: Any) -> None:
     """Re-wrap every row that is not under the active KEK, while users keep working.
@@ -82,182 +54,19 @@ def run(context: click.Context, /, *, as_json: bool, dry_run: bool, **chosen: An
     CUSTODY_REWRAP_DATABASE_URL. SIGTERM ends it cleanly. Exit codes: 0 done, 1 rows were set aside
     or can't be unwrapped here, 69 the database or a KMS is down, 75 not finished: run it again.
     """
-    settings = _settings()
+    from custody.cli.commands.rewrap import run as run_
+
     options = Options(**chosen | {"verify": Verify(chosen["verify"])})
-    if dry_run:
-        asyncio.run(_foresee(settings, options, as_json=as_json))
-        return
-    done, unreadable = asyncio.run(_run(settings, options))
-    if as_json:
-        click.echo(json.dumps(describe(done) | {"unreadable": list(unreadable)}))
-    else:
-        click.echo(
-            f"run {done.id} to {done.target}: {done.done} re-wrapped, {done.moved} changed by "
-            f"their users meanwhile, {done.failed} set aside"
-        )
-    for problem in unreadable.values():
-        _say(problem)
-    if done.failed:
-        _say(
-            f"{done.failed} rows were set aside: their wraps do not open. Restore them, or let "
-            "their users rotate; to try them again: custody rewrap run --quarantined"
-        )
-    if done.state is not State.DONE:
-        context.exit(FINDING)
+    context.exit(run_(options, as_json=as_json, dry_run=dry_run))
 
 
 @rewrap.command()
-@click.option("--json", "as_json", is_flag=True, help="Print JSON.")
+@as_json
 def status(as_json: bool) -> None:
     """Show the latest runs, how fast they go, and how many rows each KEK has.
 
     Uses CUSTODY_REWRAP_DATABASE_URL.
     """
-    shown, counted = asyncio.run(_status(_settings()))
-    if as_json:
-        rows = {kek_id: dataclasses.asdict(count) for kek_id, count in counted.items()}
-        click.echo(json.dumps({"runs": [describe(one) for one in shown], "rows": rows}, indent=2))
-        return
-    for one in shown:
-        said = describe(one)
-        left = "" if said["seconds_left"] is None else f", {said['seconds_left']} s left"
-        click.echo(
-            f"run {one.id} {one.state}: {one.done + one.failed} of {one.total} to {one.target}, "
-            f"{one.moved} changed by their users, {one.failed} set aside, "
-            f"{said['rows_a_second']} rows/s{left}; began {said['started_at']} by {one.started_by}"
-        )
-    for kek_id, count in sorted(counted.items()):
-        click.echo(
-            f"{kek_id}: {count.wraps} rows, {count.format_1} of format 1, "
-            f"{count.quarantined} set aside"
-        )
-    if not shown and not counted:
-        click.echo("no run yet, and no row")
+    from custody.cli.commands.rewrap import status as run_
 
-
-async def _foresee(settings: Settings, options: Options, *, as_json: bool) -> None:
-    async with _prepared(settings) as (engine, keyring):
-        target = Target(engine, keyring)
-        kek_id = await target.foresee()
-        stale = await runs.count_stale(engine, kek_id, everything=options.everything)
-        problems = list(_unreadable(keyring, stale.sources).values())
-        try:
-            await target.check_instances(kek_id)
-        except Blocked as blocked:
-            problems.append(str(blocked))
-    if as_json:
-        click.echo(json.dumps({"target": kek_id, **dataclasses.asdict(stale)}))
-    else:
-        sources = f", from {', '.join(stale.sources)}" if stale.sources else ""
-        click.echo(f"{stale.total} rows to bring to {kek_id}{sources}")
-    for problem in problems:
-        _say(problem)
-
-
-async def _run(settings: Settings, options: Options) -> tuple[Run, dict[str, str]]:
-    stopping = _Stopping()
-    async with _prepared(settings) as (engine, keyring), _kept_fresh(keyring):
-        with progress() as shown:
-            rewrapper = Rewrapper(engine, keyring, options, shown.advance)
-            stopping.hand_over(rewrapper)
-            done = await _shown(rewrapper, shown)
-        return done, _unreadable(keyring, await rewrapper.unreadable(done))
-
-
-async def _shown(rewrapper: Rewrapper, shown: Progress) -> Run:
-    showing = asyncio.create_task(shown.keep_showing())
-    try:
-        return await rewrapper.run()
-    finally:
-        showing.cancel()
-        with contextlib.suppress(asyncio.CancelledError):
-            await showing
-
-
-class _Stopping:
-    """What SIGTERM and SIGINT do: end what is still being prepared, or the run cleanly."""
-
-    def __init__(self) -> None:
-        self._rewrapper: Rewrapper | None = None
-        self._stopped = False
-        loop = asyncio.get_running_loop()
-        for number in (signal.SIGTERM, signal.SIGINT):
-            loop.add_signal_handler(number, self._stop)
-
-    def hand_over(self, rewrapper: Rewrapper) -> None:
-        """Let the run see to it from now on."""
-        self._rewrapper = rewrapper
-        if self._stopped:
-            rewrapper.stop()
-
-    def _stop(self) -> None:
-        self._stopped = True
-        if self._rewrapper is not None:
-            self._rewrapper.stop()
-
-
-@asynccontextmanager
-async def _kept_fresh(keyring: Keyring) -> AsyncIterator[None]:
-    """Refresh the KEKs for the length of the block: a run may outlive a token or a key version."""
-    watch = KekWatch()
-    watch.follow(keyring)
-    try:
-        yield
-    finally:
-        await watch.stop()
-
-
-def _unreadable(keyring: Keyring, kek_ids: Sequence[str]) -> dict[str, str]:
-    """Return which of them can't be unwrapped here, and the cure of each."""
-    return {
-        kek_id: problem for kek_id in kek_ids for problem in unreadable_rows(keyring, (kek_id,))
-    }
-
-
-async def _status(settings: Settings) -> tuple[tuple[Run, ...], dict[str, RowCount]]:
-    async with safe_engine(_dsn(settings), "custody_rewrap", variable=_VARIABLE) as engine:
-        return await runs.latest(engine, _SHOWN_RUNS), await count_rows(engine)
-
-
-@asynccontextmanager
-async def _prepared(settings: Settings) -> AsyncIterator[tuple[AsyncEngine, Keyring]]:
-    """Load the KEKs, ask each KMS for its key, and connect."""
-    dsn = _dsn(settings)
-    try:
-        keyring = load_keyring(
-            settings.kek, settings.old_keks, environ=os.environ, development=settings.development
-        )
-    except Misconfigured as error:
-        raise ConfigurationError(str(error)) from None
-    try:
-        for backend in keyring:
-            # One that is down says so when a row needs it.
-            with contextlib.suppress(KekError):
-                await backend.refresh()
-        async with safe_engine(
-            dsn, "custody_rewrap", variable=_VARIABLE, pool_size=_POOL_SIZE
-        ) as engine:
-            yield engine, keyring
-    finally:
-        await keyring.close()
-
-
-def _dsn(settings: Settings) -> Dsn:
-    if settings.rewrap_database_url is None:
-        raise ConfigurationError(
-            f"{_VARIABLE} must be set: PostgreSQL, as a login role that is custody_rewrap or a "
-            "member of it"
-        )
-    return Dsn(settings.rewrap_database_url.get_secret_value())
-
-
-def _settings() -> Settings:
-    settings = load()
-    configure(settings.log_level, settings.log_format)
-    # The KEKs, and for a moment users' keys, come into this process.
-    harden()
-    return settings
-
-
-def _say(line: str) -> None:
-    click.echo(f"custody: {line}", err=True)
+    run_(as_json)

@@ -1,51 +1,14 @@
 """custody serve."""
 
-import asyncio
-import os
-import socket
-import sys
-from collections.abc import Mapping
-
 import click
-import structlog
-import uvloop
-
-from custody import app
-from custody.http.listeners import Listeners, adopt, open_listeners, take_handed_over
-from custody.ops.logging import configure
-from custody.ops.notify import Notifier, watchdog_seconds
-from custody.ops.process import end_with_parent, harden
-from custody.settings import Settings, load, unknown_names
-from custody.supervisor import Supervisor
-
-# What the service manager tells of sockets and of itself is for the process that it has started.
-_FOR_THIS_PROCESS = frozenset(
-    {
-        "LISTEN_FDS",
-        "LISTEN_FDNAMES",
-        "LISTEN_PID",
-        "NOTIFY_SOCKET",
-        "WATCHDOG_PID",
-        "WATCHDOG_USEC",
-    }
-)
-
-log = structlog.get_logger()
 
 
 @click.command()
 def serve() -> None:
     """Run the daemon. SIGTERM ends it, SIGHUP makes it read its files again."""
-    settings = _prepare()
-    for name in unknown_names(os.environ):
-        log.warning("unknown_setting", name=name, cure="no such setting: is it misspelt?")
-    notifier = Notifier.from_environ(os.environ, os.getpid())
-    listeners = open_listeners(settings, take_handed_over(os.environ, os.getpid()))
-    if settings.workers == 1:
-        uvloop.run(app.serve(settings, os.environ, listeners=listeners, notifier=notifier))
-        return
-    environ = {name: os.environ[name] for name in os.environ.keys() - _FOR_THIS_PROCESS}
-    sys.exit(asyncio.run(_supervise(settings, environ, listeners, notifier)))
+    from custody.cli.commands.serve import serve as run
+
+    run()
 
 
 @click.command(hidden=True)
@@ -58,31 +21,6 @@ def worker(
     number: int, parent: int, vault: tuple[int, ...], admin: tuple[int, ...], notify: int
 ) -> None:
     """Run one of several processes, on sockets that `custody serve` hands over."""
-    end_with_parent(parent)
-    settings = _prepare()
-    listeners = Listeners(
-        vault=tuple(adopt(one) for one in vault), admin=tuple(adopt(one) for one in admin)
-    )
-    channel = socket.socket(fileno=notify)
-    channel.set_inheritable(False)
-    notifier = Notifier(channel, watchdog_seconds(os.environ, os.getpid()))
-    # One process re-wraps: more of them would share the same work.
-    uvloop.run(
-        app.serve(settings, os.environ, listeners=listeners, notifier=notifier, rewraps=number == 0)
-    )
+    from custody.cli.commands.serve import worker as run
 
-
-async def _supervise(
-    settings: Settings, environ: Mapping[str, str], listeners: Listeners, notifier: Notifier
-) -> int:
-    try:
-        return await Supervisor(settings.workers, environ, listeners, notifier).run()
-    finally:
-        listeners.close()
-
-
-def _prepare() -> Settings:
-    settings = load()
-    configure(settings.log_level, settings.log_format)
-    harden()
-    return settings
+    run(number, parent, vault, admin, notify)

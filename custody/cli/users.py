@@ -1,14 +1,8 @@
 """custody users."""
 
-import asyncio
-import json
-
 import click
 
-from custody.cli.exit_codes import FINDING
-from custody.db.engine import Dsn
-from custody.db.erase import Erased, erase_user
-from custody.settings import ConfigurationError, load
+from custody.cli.options import as_json
 
 
 @click.group()
@@ -19,7 +13,7 @@ def users() -> None:
 @users.command()
 @click.argument("user_id")
 @click.option("--yes", is_flag=True, help="Needed: the key is gone for good.")
-@click.option("--json", "as_json", is_flag=True, help="Print JSON.")
+@as_json
 @click.pass_context
 def erase(context: click.Context, user_id: str, yes: bool, as_json: bool) -> None:
     """Remove a user's vault, and the user from a table of our own.
@@ -30,21 +24,6 @@ def erase(context: click.Context, user_id: str, yes: bool, as_json: bool) -> Non
         raise click.UsageError(
             "this destroys the user's master key for good; if you mean it, add --yes"
         )
-    url = load().owner_database_url
-    if url is None:
-        raise ConfigurationError(
-            "CUSTODY_OWNER_DATABASE_URL must be set: PostgreSQL, as the owner of the schema auth"
-        )
-    erased = asyncio.run(erase_user(Dsn(url.get_secret_value()), user_id))
-    if as_json:
-        click.echo(json.dumps({"vault": erased.vault, "user": erased.user}))
-    else:
-        click.echo(_describe(erased))
-    if not (erased.vault or erased.user):
-        context.exit(FINDING)
+    from custody.cli.commands.users import erase as run
 
-
-def _describe(erased: Erased) -> str:
-    vault = "the vault was removed" if erased.vault else "there was no vault"
-    user = "the user was removed" if erased.user else "auth.users was left as it is"
-    return f"{vault}; {user}"
+    context.exit(run(user_id, as_json=as_json))

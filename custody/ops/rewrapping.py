@@ -12,11 +12,12 @@ from custody.db.posture import find_problems, refusal_of
 from custody.ops.metrics import Metrics
 from custody.rewrap import runs
 from custody.rewrap.batch import WrongWrap
+from custody.rewrap.options import Options
 from custody.rewrap.patience import NotFinished
 from custody.rewrap.runs import AnotherRun, Run
 from custody.rewrap.storing import Counts
 from custody.rewrap.target import Blocked
-from custody.rewrap.worker import Options, Rewrapper
+from custody.rewrap.worker import Rewrapper
 from kek_backends.errors import KekError
 from kek_backends.keyring import Keyring
 

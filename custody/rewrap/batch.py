@@ -2,8 +2,8 @@
 
 import random
 from collections.abc import Sequence
-from enum import StrEnum
 
+from custody.rewrap.options import Verify
 from custody.rewrap.rows import Row
 from custody.rewrap.storing import Done
 from custody.vault.key_check import is_master_key
@@ -13,14 +13,6 @@ from kek_backends.keyring import Keyring
 
 # Of each batch: one row in so many, and at least one.
 _SAMPLE_EVERY = 50
-
-
-class Verify(StrEnum):
-    """Which of the new wraps are unwrapped again before they are stored."""
-
-    NONE = "none"
-    SAMPLE = "sample"
-    ALL = "all"
 
 
 class WrongWrap(Exception):

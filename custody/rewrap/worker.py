@@ -7,7 +7,6 @@ import secrets
 import socket
 import time
 from collections.abc import Awaitable, Callable
-from dataclasses import dataclass
 from typing import TypeVar
 
 import structlog
@@ -15,8 +14,9 @@ from sqlalchemy.ext.asyncio import AsyncEngine
 
 from custody.db.errors import DatabaseError, Refused, RetiredKek
 from custody.rewrap import batch, claims, rows, runs, storing
-from custody.rewrap.batch import TargetMoved, Verify, WrongWrap
+from custody.rewrap.batch import TargetMoved, WrongWrap
 from custody.rewrap.claims import Claim
+from custody.rewrap.options import Options
 from custody.rewrap.patience import Patience, sleep, stopped
 from custody.rewrap.rows import Lane
 from custody.rewrap.runs import Run, State
@@ -35,27 +35,6 @@ _GRACE_SECONDS = 10.0
 T = TypeVar("T")
 
 log = structlog.get_logger()
-
-
-@dataclass(frozen=True, slots=True)
-class Options:
-    """How to run.
-
-    Args:
-        batch: rows at most in one claim.
-        rate: rows a second at most; 0: no limit.
-        everything: rows under the active KEK, too.
-        verify: which new wraps are unwrapped again before they are stored.
-        quarantined: rows that were set aside in earlier runs, too.
-        patience: seconds of failures alone, after which the rest is left for another time.
-    """
-
-    batch: int = 500
-    rate: int = 0
-    everything: bool = False
-    verify: Verify = Verify.SAMPLE
-    quarantined: bool = False
-    patience: float = 120.0
 
 
 class Rewrapper:

@@ -11,8 +11,8 @@ import asyncpg
 
 from custody.db.engine import Dsn, create_engine
 from custody.ops.logging import configure
-from custody.rewrap.batch import Verify
-from custody.rewrap.worker import Options, Rewrapper
+from custody.rewrap.options import Options, Verify
+from custody.rewrap.worker import Rewrapper
 from custody.settings import LogFormat, LogLevel
 from custody.vault.key_check import is_master_key
 from kek_backends.base import KekBackend, OwnedWrap, Rewrapped, Wrap

@@ -14,7 +14,8 @@ from contextlib import contextmanager, suppress
 
 from custody.db.engine import Dsn, create_engine
 from custody.ops.logging import configure
-from custody.rewrap.worker import Options, Rewrapper
+from custody.rewrap.options import Options
+from custody.rewrap.worker import Rewrapper
 from custody.settings import LogFormat, LogLevel
 from tests.leaks import LOGS
 from tests.rewrap.kit import keyring

@@ -12,8 +12,9 @@ from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 from sqlalchemy.ext.asyncio import AsyncEngine
 
 from custody.db.engine import Dsn, create_engine
+from custody.rewrap.options import Options
 from custody.rewrap.runs import Run
-from custody.rewrap.worker import Options, Rewrapper
+from custody.rewrap.worker import Rewrapper
 from kek_backends.base import KekBackend, OwnedWrap, Rewrapped, Wrap
 from kek_backends.keyring import Keyring
 from kek_backends.local import LocalKek

@@ -10,12 +10,12 @@ from sqlalchemy.ext.asyncio import AsyncEngine
 from custody.db.errors import DatabaseError
 from custody.db.scope import transaction
 from custody.rewrap import batch, claims, rows, runs, storing
-from custody.rewrap.batch import Verify
 from custody.rewrap.claims import Claim
+from custody.rewrap.options import Options, Verify
 from custody.rewrap.rows import Lane
 from custody.rewrap.runs import AnotherRun, Run, State
 from custody.rewrap.storing import Counts, Done, LostClaim
-from custody.rewrap.worker import Options, Rewrapper
+from custody.rewrap.worker import Rewrapper
 from kek_backends.keyring import Keyring
 from tests.db.kek_registry import register
 from tests.rewrap.kit import (

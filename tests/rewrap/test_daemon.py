@@ -13,8 +13,8 @@ import pytest
 from custody.ops import rewrapping
 from custody.ops.metrics import Metrics
 from custody.ops.rewrapping import Rewrapping
+from custody.rewrap.options import Options
 from custody.rewrap.patience import NotFinished
-from custody.rewrap.worker import Options
 from kek_backends.keyring import Keyring
 from tests.client import Client, client_session
 from tests.db.command import custody

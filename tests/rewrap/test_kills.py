@@ -7,8 +7,9 @@ import random
 import secrets
 
 from custody.db.embedded import EmbeddedPostgres
+from custody.rewrap.options import Options
 from custody.rewrap.patience import NotFinished
-from custody.rewrap.worker import Options, Rewrapper
+from custody.rewrap.worker import Rewrapper
 from tests.db import breaking
 from tests.db.embedded_server import open_folder
 from tests.rewrap.forker import forker, kill

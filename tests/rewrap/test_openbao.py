@@ -12,8 +12,8 @@ from typing import Any
 
 import pytest
 
-from custody.rewrap.batch import Verify
-from custody.rewrap.worker import Options, Rewrapper
+from custody.rewrap.options import Options, Verify
+from custody.rewrap.worker import Rewrapper
 from kek_backends.base import Wrap
 from kek_backends.keyring import Keyring
 from kek_backends.uri import KekUri

@@ -4,10 +4,11 @@ import time
 
 import pytest
 
+from custody.rewrap.options import Options
 from custody.rewrap.patience import NotFinished
 from custody.rewrap.runs import Run
 from custody.rewrap.storing import Counts
-from custody.rewrap.worker import Options, Rewrapper
+from custody.rewrap.worker import Rewrapper
 from kek_backends.keyring import Keyring
 from kek_backends.loader import load
 from tests.bao_server import Bao

@@ -6,11 +6,12 @@ import time
 
 import pytest
 
-from custody.rewrap.batch import Verify, WrongWrap
+from custody.rewrap.batch import WrongWrap
+from custody.rewrap.options import Options, Verify
 from custody.rewrap.patience import NotFinished
 from custody.rewrap.runs import State
 from custody.rewrap.target import Blocked
-from custody.rewrap.worker import Options, Rewrapper
+from custody.rewrap.worker import Rewrapper
 from kek_backends.base import Wrap
 from kek_backends.errors import Misconfigured
 from kek_backends.keyring import Keyring

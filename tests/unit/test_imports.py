@@ -135,7 +135,7 @@ FORBIDDEN: dict[str, tuple[tuple[str, ...], tuple[str, ...], tuple[str, ...]]] =
             "custody.vault.registry",
             "custody.ops",
             "custody.rewrap",
-            "custody.cli.rewrap",
+            "custody.cli.commands.rewrap",
             "custody.app",
             "custody.reload",
         ),

@@ -1,0 +1,36 @@
+"""custody doctor."""
+
+import asyncio
+import dataclasses
+import json
+import os
+
+import click
+
+from custody.cli.exit_codes import FINDING, UNAVAILABLE
+from custody.ops.doctor import Finding, Verdict, examine
+
+_SIGNS = {
+    Verdict.OK: "ok     ",
+    Verdict.FINDING: "FINDING",
+    Verdict.DOWN: "DOWN   ",
+    Verdict.UNSEEN: "unseen ",
+}
+
+
+def doctor(as_json: bool) -> int:
+    """Examine what is configured: settings, KEKs, database, roles, the issuer's keys."""
+    findings = asyncio.run(examine(os.environ))
+    if as_json:
+        click.echo(json.dumps([dataclasses.asdict(finding) for finding in findings], indent=2))
+    else:
+        for finding in findings:
+            click.echo(f"{_SIGNS[finding.verdict]} {finding.part}: {finding.message}")
+    return _exit_code(findings)
+
+
+def _exit_code(findings: list[Finding]) -> int:
+    verdicts = {finding.verdict for finding in findings}
+    if Verdict.FINDING in verdicts:
+        return FINDING
+    return UNAVAILABLE if Verdict.DOWN in verdicts else 0

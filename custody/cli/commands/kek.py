@@ -1,0 +1,167 @@
+"""custody kek."""
+
+import asyncio
+import json
+import os
+from collections.abc import AsyncIterator, Mapping
+from contextlib import asynccontextmanager
+from typing import Any
+
+import click
+
+from custody.cli.commands.kek_report import report_lines
+from custody.cli.commands.kek_table import ListedKek, table
+from custody.cli.exit_codes import FINDING
+from custody.db.engine import Dsn
+from custody.db.keks import NO_ROWS, Retirement, count_rows, list_keks
+from custody.db.keks import retire as retire_kek
+from custody.db.posture import Duty, safe_engine
+from custody.ops.logging import configure
+from custody.ops.process import harden
+from custody.settings import ConfigurationError, Settings, load
+from kek_backends.base import KekBackend
+from kek_backends.errors import KekError, Misconfigured
+from kek_backends.keyring import Keyring
+from kek_backends.loader import load_keyring
+
+_APP, _REWRAP = "CUSTODY_DATABASE_URL", "CUSTODY_REWRAP_DATABASE_URL"
+_APP_DUTY: Duty = "custody_app"
+_REWRAP_DUTY: Duty = "custody_rewrap"
+_REFRESH_SECONDS = 5.0
+_ACTIVE = "{0} is what {1} stamps on new keys; set CUSTODY_KEK to another KEK and restart first"
+_MESSAGES = {
+    Retirement.RETIRED: "{0} is retired: nothing can be wrapped under it again",
+    Retirement.ALREADY_RETIRED: "{0} was retired before",
+    Retirement.ACTIVE: _ACTIVE.format("{0}", "the daemon"),
+    Retirement.IN_USE: "{0} still wraps {1} rows; re-wrap them under another KEK first",
+    Retirement.WRITTEN: "a live daemon still wraps under {0}; set CUSTODY_KEK there to another KEK "
+    "and restart it",
+    Retirement.UNKNOWN: "{0} is unknown: no KEK is recorded by this id, and no row names it; "
+    "see: custody kek list",
+}
+
+
+def list_(as_json: bool) -> None:
+    """Show the KEKs that the database knows, and whether they are configured here.
+
+    Rows are counted by CUSTODY_REWRAP_DATABASE_URL; with CUSTODY_DATABASE_URL alone they can't be
+    seen.
+    """
+    listed, notes = asyncio.run(_list(_settings()))
+    for note in notes:
+        _say(note)
+    if as_json:
+        click.echo(json.dumps([one.as_object() for one in listed], indent=2))
+    else:
+        click.echo(table(listed))
+
+
+def retire(kek_id: str, *, as_json: bool) -> int:
+    """Retire a KEK for good: nothing can be wrapped under it again."""
+    settings = _settings()
+    if settings.rewrap_database_url is None:
+        raise ConfigurationError(
+            f"{_REWRAP} must be set: PostgreSQL, as a login role that is custody_rewrap or a "
+            "member of it"
+        )
+    outcome, rows, message, report = asyncio.run(
+        _retire(settings, settings.rewrap_database_url.get_secret_value(), kek_id)
+    )
+    done = outcome in {Retirement.RETIRED, Retirement.ALREADY_RETIRED}
+    if as_json:
+        said = {"kek_id": kek_id, "outcome": outcome, "rows": rows, "retirement": report}
+        click.echo(json.dumps(said))
+    elif done:
+        click.echo("\n".join([message, *report_lines(report)]))
+    if done:
+        return 0
+    _say(message)
+    return FINDING
+
+
+async def _list(settings: Settings) -> tuple[list[ListedKek], list[str]]:
+    if settings.rewrap_database_url is not None:
+        url, variable, duty = settings.rewrap_database_url, _REWRAP, _REWRAP_DUTY
+        notes = []
+    elif settings.database_url is not None:
+        url, variable, duty = settings.database_url, _APP, _APP_DUTY
+        notes = [f"rows could not be counted: {_REWRAP} is not set"]
+    else:
+        raise ConfigurationError(f"{_REWRAP} or {_APP} must be set: PostgreSQL, as a runtime role")
+    async with safe_engine(Dsn(url.get_secret_value()), duty, variable=variable) as engine:
+        known = await list_keks(engine)
+        counted = await count_rows(engine) if duty == _REWRAP_DUTY else None
+    listed = []
+    async with _configured(settings) as (keyring, unseen):
+        notes += unseen
+        for one in known:
+            backend = keyring.find(one.kek_id) if keyring else None
+            refusal = backend.refusal(one.kek_id) if backend else None
+            notes += [refusal] if refusal else []
+            listed.append(
+                ListedKek(
+                    one,
+                    rows=None if counted is None else counted.get(one.kek_id, NO_ROWS),
+                    configured=None if keyring is None else backend is not None,
+                )
+            )
+    return listed, notes
+
+
+async def _retire(
+    settings: Settings, url: str, kek_id: str
+) -> tuple[Retirement, int, str, Mapping[str, Any] | None]:
+    async with _configured(settings) as (keyring, notes):
+        for note in notes:
+            _say(note)
+        if keyring is not None and keyring.active.kek_id == kek_id:
+            return Retirement.ACTIVE, 0, _ACTIVE.format(kek_id, keyring.active.uri.text), None
+    async with safe_engine(Dsn(url), _REWRAP_DUTY, variable=_REWRAP) as engine:
+        outcome = await retire_kek(engine, kek_id)
+        counted = await count_rows(engine) if outcome is Retirement.IN_USE else {}
+        known = {one.kek_id: one for one in await list_keks(engine)}
+    rows = counted.get(kek_id, NO_ROWS).wraps
+    report = known[kek_id].retirement if kek_id in known else None
+    return outcome, rows, _MESSAGES[outcome].format(kek_id, rows), report
+
+
+@asynccontextmanager
+async def _configured(settings: Settings) -> AsyncIterator[tuple[Keyring | None, list[str]]]:
+    """Load the configured KEKs, and say what could not be learnt of them.
+
+    A KEK that is missing here, or a KMS that is down, is no reason not to look at the database.
+    """
+    try:
+        keyring = load_keyring(
+            settings.kek, settings.old_keks, environ=os.environ, development=settings.development
+        )
+    except Misconfigured as error:
+        yield None, [f"what is configured here could not be seen: {error}"]
+        return
+    try:
+        notes = await asyncio.gather(*(_refresh(backend) for backend in keyring))
+        yield keyring, [note for note in notes if note]
+    finally:
+        await keyring.close()
+
+
+async def _refresh(backend: KekBackend) -> str | None:
+    try:
+        async with asyncio.timeout(_REFRESH_SECONDS):
+            await backend.refresh()
+    except (KekError, TimeoutError) as error:
+        reason = str(error) or "no answer in time"
+        return f"what {backend.uri.text} holds could not be asked: {reason}"
+    return None
+
+
+def _settings() -> Settings:
+    settings = load()
+    configure(settings.log_level, settings.log_format)
+    # The keys of the configured KEKs come into this process.
+    harden()
+    return settings
+
+
+def _say(line: str) -> None:
+    click.echo(f"custody: {line}", err=True)
