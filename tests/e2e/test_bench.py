@@ -34,6 +34,7 @@ def bench(module: str, folder: Path, *options: str) -> tuple[str, Any]:
     return done.stdout, json.loads(path.read_text("utf-8"))
 
 
+@pytest.mark.prove
 def test_the_routes_are_measured_beside_their_ceilings(tmp_path: Path) -> None:
     text, found = bench("tests.bench", tmp_path, *SHORT, "--users", "5")
     rows = {row["name"]: row for row in found["rows"]}
@@ -46,6 +47,7 @@ def test_the_routes_are_measured_beside_their_ceilings(tmp_path: Path) -> None:
     assert about["audit rows"] == about["answers to audit"] > 0
 
 
+@pytest.mark.prove
 def test_growth_is_measured_against_the_least_size(tmp_path: Path) -> None:
     options = ("--sizes", "5", "20", "--callers", "5", "--many-callers", "10", "--audit", "100")
     _, found = bench("tests.bench.growth", tmp_path, *SHORT, *options)
@@ -60,6 +62,7 @@ def test_growth_is_measured_against_the_least_size(tmp_path: Path) -> None:
     assert [list(row["ratios"]) for row in keys] == [[], ["least"], ["least"], ["least"]]
 
 
+@pytest.mark.prove
 def test_the_shapes_of_the_audit_table_are_compared(tmp_path: Path) -> None:
     _, found = bench("tests.bench.audit", tmp_path, *SHORT, "--rows", "1200", "--users", "10")
     assert [row["name"] for row in found["rows"]] == ["empty table", "one table", "partitioned"]
@@ -67,6 +70,7 @@ def test_the_shapes_of_the_audit_table_are_compared(tmp_path: Path) -> None:
     assert all(90 <= rows <= 110 for rows in let_go)
 
 
+@pytest.mark.prove
 def test_starts_and_idle_connections_are_measured(tmp_path: Path) -> None:
     options = ("--starts", "1", "--idle", "60", "--users", "5")
     _, found = bench("tests.bench.start", tmp_path, *options)
@@ -74,6 +78,7 @@ def test_starts_and_idle_connections_are_measured(tmp_path: Path) -> None:
     assert found["idle"]["connections"] == 60
 
 
+@pytest.mark.prove
 def test_a_remote_kek_is_measured_beside_its_server(tmp_path: Path) -> None:
     _, found = bench("tests.bench.remote_kek", tmp_path, *SHORT, "--users", "5")
     rows = {row["name"]: row for row in found["rows"]}

@@ -217,6 +217,7 @@ def test_from_nothing_to_a_key_and_the_same_key_again(folder: Path) -> None:
         assert again.stop(signal.SIGTERM) == 0
 
 
+@pytest.mark.prove
 @needs_custody
 def test_the_installed_command_shows_itself(folder: Path) -> None:
     with running(folder / "data", CUSTODY) as dev:
@@ -225,6 +226,7 @@ def test_the_installed_command_shows_itself(folder: Path) -> None:
         assert dev.stop() == 0
 
 
+@pytest.mark.prove
 def test_settings_from_elsewhere_do_not_break_it(folder: Path) -> None:
     """A shell that is set up for a real daemon: dev keeps its own issuer and database."""
     elsewhere = {
@@ -242,12 +244,14 @@ def test_settings_from_elsewhere_do_not_break_it(folder: Path) -> None:
         assert dev.stop() == 0
 
 
+@pytest.mark.prove
 def test_a_unix_socket(folder: Path) -> None:
     with running(folder / "data", extra={"CUSTODY_LISTEN": f"unix:{folder}/vault.sock"}) as dev:
         assert "masterKey" in paste(dev.curl)
         assert dev.stop() == 0
 
 
+@pytest.mark.prove
 def test_kill_9_leaves_no_postgres_and_no_damage(folder: Path) -> None:
     with running(folder / "data") as dev:
         first = paste(dev.curl)
@@ -273,6 +277,7 @@ def test_a_taken_port_is_explained(folder: Path) -> None:
             assert "masterKey" in paste(dev.curl)
 
 
+@pytest.mark.prove
 def test_a_folder_in_use_is_explained(folder: Path) -> None:
     with running(folder / "data") as dev:
         done = custody("dev", "--data", str(folder / "data"))
@@ -281,6 +286,7 @@ def test_a_folder_in_use_is_explained(folder: Path) -> None:
         assert dev.stop() == 0
 
 
+@pytest.mark.prove
 def test_another_kek_than_the_data_was_made_with_is_refused(folder: Path) -> None:
     data = folder / "data"
     kek = remember("QUJDREVGR0hJSktMTU5PUFFSU1RVVldYWVphYmNkZWY=")
@@ -325,6 +331,7 @@ def test_a_data_folder_that_cannot_be_made_is_one_clear_line(folder: Path) -> No
     assert_one_clear_line(done, str(folder / "file"))
 
 
+@pytest.mark.prove
 def test_ctrl_c_while_it_starts_leaves_nothing_behind(folder: Path) -> None:
     data = folder / "data"
     log = LOGS / f"dev-{os.getpid()}-start.log"
@@ -351,6 +358,7 @@ def test_ctrl_c_while_it_starts_leaves_nothing_behind(folder: Path) -> None:
         assert "masterKey" in paste(dev.curl)
 
 
+@pytest.mark.prove
 @needs_root
 def test_an_ordinary_user_needs_nothing_special(folder: Path) -> None:
     nobody = 65534

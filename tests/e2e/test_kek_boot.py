@@ -83,6 +83,7 @@ async def test_transit_key_made_again_refuses_the_boot(
     assert f"KEK {place.uri}: the kek_id {place.stamp} stands for other key material" in line
 
 
+@pytest.mark.prove
 async def test_transit_key_made_again_under_a_serving_daemon_is_never_written_to(
     database: Database, issuer: Issuer, tmp_path: Path, bao: Bao, moto: Moto
 ) -> None:
@@ -167,6 +168,7 @@ async def test_kms_that_refuses_stops_the_boot(
     assert "is listed twice" in await refusal(database, issuer, tmp_path, twice, twice)
 
 
+@pytest.mark.prove
 async def test_row_of_an_unknown_kek_is_named(
     database: Database, issuer: Issuer, tmp_path: Path
 ) -> None:
@@ -256,6 +258,7 @@ async def test_doctor_finds_what_is_wrong_with_a_transit_key(
     assert "the key is not derived" in found
 
 
+@pytest.mark.prove
 async def test_doctor_finds_what_is_wrong_with_a_kms_key(
     database: Database, issuer: Issuer, tmp_path: Path
 ) -> None:
@@ -274,6 +277,7 @@ async def test_doctor_finds_what_is_wrong_with_a_kms_key(
         assert not {"finding", "down"} & set(seen)
 
 
+@pytest.mark.prove
 async def test_doctor_is_content_with_what_is_well(
     database: Database, issuer: Issuer, tmp_path: Path, bao: Bao, moto: Moto
 ) -> None:
@@ -300,6 +304,7 @@ async def test_doctor_says_that_the_active_kek_is_retired(
     assert any(f"the kek_id {first.stamp} is retired" in one for one in seen["finding"])
 
 
+@pytest.mark.prove
 async def test_retirement_under_a_serving_daemon_is_named(
     database: Database, issuer: Issuer, tmp_path: Path
 ) -> None:

@@ -3,8 +3,9 @@ service back within seconds of the cure, without a restart."""
 
 import asyncio
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
+from typing import Any
 
 import aiohttp
 import pytest
@@ -108,7 +109,13 @@ def own_bao(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Bao]:
         yield server
 
 
-@pytest.mark.parametrize("name", OPENBAO_FAULTS)
+def some_quick(faults: Sequence[str], *quick: str) -> list[Any]:
+    """Return all faults; but for a few, they are for `make prove`."""
+    marks = pytest.mark.prove
+    return [name if name in quick else pytest.param(name, marks=marks) for name in faults]
+
+
+@pytest.mark.parametrize("name", some_quick(OPENBAO_FAULTS, "token revoked"))
 async def test_openbao(
     name: str, database: Database, issuer: Issuer, tmp_path: Path, own_bao: Bao
 ) -> None:
@@ -117,7 +124,7 @@ async def test_openbao(
             await goes_through(case, *users, place)
 
 
-@pytest.mark.parametrize("name", AWS_FAULTS)
+@pytest.mark.parametrize("name", some_quick(AWS_FAULTS, "denied"))
 async def test_aws_kms(name: str, database: Database, issuer: Issuer, tmp_path: Path) -> None:
     with sick_aws_kms(name) as (case, place):
         async with two_kinds_of_users(database, issuer, tmp_path, place) as users:

@@ -74,6 +74,7 @@ async def test_copied_wraps_never_open(
         assert [(await device.key()).status for device in devices.values()] == [200] * 20
 
 
+@pytest.mark.prove
 async def test_chain_from_one_backend_to_the_next(
     database: Database, issuer: Issuer, tmp_path: Path, bao: Bao, moto: Moto
 ) -> None:

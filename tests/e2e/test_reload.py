@@ -265,6 +265,7 @@ async def says(at: Configured, text: str) -> bool:
         return text in str((await answer.json())["parts"]["kek"])
 
 
+@pytest.mark.prove
 async def test_old_kek_is_added_and_removed(
     database: Database, issuer: Issuer, tmp_path: Path
 ) -> None:
@@ -435,7 +436,17 @@ BREAKS = (
 )
 
 
-@pytest.mark.parametrize("breaks", BREAKS, ids=lambda breaks: str(breaks.__name__))
+QUICK = (broken_toml, wrong_kek, no_certificate)
+
+
+@pytest.mark.parametrize(
+    "breaks",
+    [
+        breaks if breaks in QUICK else pytest.param(breaks, marks=pytest.mark.prove)
+        for breaks in BREAKS
+    ],
+    ids=lambda breaks: str(breaks.__name__),
+)
 async def test_what_is_wrong_changes_nothing(
     database: Database,
     issuer: Issuer,
@@ -558,6 +569,7 @@ async def test_signals_that_come_at_once_end_with_what_is_there_now(
         assert at.daemon.events("reload_failed", "stray_error") == []
 
 
+@pytest.mark.prove
 async def test_reloads_under_load_are_noticed_by_nobody(
     database: Database, issuer: Issuer, tmp_path: Path
 ) -> None:

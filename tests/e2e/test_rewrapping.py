@@ -7,6 +7,7 @@ import time
 from pathlib import Path
 
 import aiohttp
+import pytest
 
 from tests.bao_server import Bao
 from tests.client import Client, client_session
@@ -60,6 +61,7 @@ async def reads(daemon: Daemon, session: aiohttp.ClientSession, keys: dict[str, 
         assert (answer.status, answer.json["masterKey"]) == (200, key)
 
 
+@pytest.mark.prove
 async def test_rows_follow_the_active_kek_through_all_backends(
     database: Database, issuer: Issuer, tmp_path: Path, bao: Bao, moto: Moto
 ) -> None:
@@ -93,6 +95,7 @@ async def test_rows_follow_the_active_kek_through_all_backends(
             await reads(daemon, session, keys)
 
 
+@pytest.mark.prove
 async def test_nothing_is_rewrapped_past_a_daemon_that_could_not_read_it(
     database: Database, issuer: Issuer, tmp_path: Path
 ) -> None:

@@ -64,6 +64,7 @@ async def test_ready_with_a_status(database: Database, issuer: Issuer, tmp_path:
         assert [one.fields for one in manager.messages if one.at > ready.at] == []
 
 
+@pytest.mark.prove
 async def test_database_that_is_down_at_boot(
     database: Database, issuer: Issuer, tmp_path: Path
 ) -> None:
@@ -104,6 +105,7 @@ async def test_configuration_that_is_refused_is_never_ready(
         assert manager.said("READY") == []
 
 
+@pytest.mark.prove
 async def test_status_counts_the_rows_that_are_left(
     database: Database, issuer: Issuer, tmp_path: Path
 ) -> None:
@@ -131,11 +133,38 @@ def watchdog(process: int | None = None) -> dict[str, str]:
     return found if process is None else found | {"raw_WATCHDOG_PID": str(process)}
 
 
+async def test_signs_of_life_in_short(database: Database, issuer: Issuer, tmp_path: Path) -> None:
+    """They come while the database is well, gone, or silent; none comes from a frozen process."""
+    with service_manager() as manager, faulty_proxy(database.server.port) as proxy:
+        url = through(database, proxy.port)
+        others = variables(manager, raw_WATCHDOG_USEC="1000000", DATABASE_URL=url)
+        with daemon_beside(database, issuer, tmp_path, **others) as daemon:
+            for fault in (Fault.NONE, Fault.REFUSE, Fault.BLACK_HOLE):
+                proxy.fault = fault
+                await more_signs(manager, 2)
+            proxy.fault = Fault.NONE
+            assert daemon.process is not None
+            daemon.process.send_signal(signal.SIGSTOP)
+            await asyncio.sleep(0.2)
+            count = len(manager.said("WATCHDOG"))
+            await asyncio.sleep(1)
+            assert len(manager.said("WATCHDOG")) == count
+            daemon.process.send_signal(signal.SIGCONT)
+            await more_signs(manager, 1)
+
+
+async def more_signs(manager: ServiceManager, count: int) -> None:
+    """Wait for that many signs of life from now on."""
+    before = len(manager.said("WATCHDOG"))
+    await until(lambda: len(manager.said("WATCHDOG")) >= before + count)
+
+
 def longest_pause(manager: ServiceManager, since: float) -> float:
     moments = [since, *(m.at for m in manager.said("WATCHDOG") if m.at > since), time.monotonic()]
     return max(b - a for a, b in itertools.pairwise(moments))
 
 
+@pytest.mark.prove
 @pytest.mark.parametrize("fault", [Fault.NONE, Fault.REFUSE, Fault.BLACK_HOLE])
 async def test_signs_of_life_whatever_the_database_does(
     database: Database, issuer: Issuer, tmp_path: Path, fault: Fault
@@ -154,6 +183,7 @@ async def test_signs_of_life_whatever_the_database_does(
             proxy.fault = Fault.NONE
 
 
+@pytest.mark.prove
 async def test_no_sign_of_life_while_it_is_frozen(
     database: Database, issuer: Issuer, tmp_path: Path
 ) -> None:
@@ -172,6 +202,7 @@ async def test_no_sign_of_life_while_it_is_frozen(
         await until(lambda: len(manager.said("WATCHDOG")) > count)
 
 
+@pytest.mark.prove
 async def test_watchdog_of_another_process_is_not_ours(
     database: Database, issuer: Issuer, tmp_path: Path
 ) -> None:
@@ -253,6 +284,7 @@ async def test_a_stop_is_told_of_when_it_begins(
         assert manager.names[-1] == "STOPPING"
 
 
+@pytest.mark.prove
 async def test_nobody_listens(database: Database, issuer: Issuer, tmp_path: Path) -> None:
     """The daemon serves as without a service manager, also when that goes away."""
     with service_manager() as manager:

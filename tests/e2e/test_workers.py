@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+import functools
 import os
 import re
 import signal
@@ -80,14 +81,23 @@ def ready_count(daemon: Daemon) -> int:
 
 
 @contextmanager
-def three(
-    database: Database, issuer: Issuer, folder: Path, module: str = "custody", **overrides: str
+def several(
+    count: int,
+    database: Database,
+    issuer: Issuer,
+    folder: Path,
+    *,
+    module: str = "custody",
+    **overrides: str,
 ) -> Iterator[Daemon]:
-    """Run the daemon with three processes, once all of them serve."""
-    overrides = {"WORKERS": str(COUNT), "raw_RUNTIME_DIRECTORY": str(folder)} | overrides
+    """Run the daemon with some processes, once all of them serve."""
+    overrides = {"WORKERS": str(count), "raw_RUNTIME_DIRECTORY": str(folder)} | overrides
     with daemon_beside(database, issuer, folder, module=module, **overrides) as daemon:
-        until_now(lambda: ready_count(daemon) >= COUNT)
+        until_now(lambda: ready_count(daemon) >= count)
         yield daemon
+
+
+three = functools.partial(several, COUNT)
 
 
 def until_now(true: Any, seconds: float = 40) -> None:
@@ -139,6 +149,31 @@ async def asking(daemon: Daemon) -> AsyncIterator[list[int | str]]:
         await asyncio.gather(*tasks, return_exceptions=True)
 
 
+async def test_two_of_them_serve_are_replaced_and_end(
+    database: Database, issuer: Issuer, tmp_path: Path
+) -> None:
+    """The small form of what follows."""
+    with several(2, database, issuer, tmp_path) as daemon:
+        assert daemon.process is not None
+        workers = workers_of(daemon)
+        assert list(workers) == [0, 1]
+        for number, worker in workers.items():
+            with stopped(worker):
+                assert await ask(daemon) == 200
+                assert await answered(daemon) == number + 1
+        os.kill(workers[1], signal.SIGKILL)
+        await gone(workers[1])
+        async with asking(daemon) as outcomes:
+            await serving(daemon, 3)
+        assert set(outcomes) == {200}
+        after = workers_of(daemon)
+        assert after[0] == workers[0]
+        daemon.process.send_signal(signal.SIGTERM)
+        assert await ended(daemon.process, 40) == 0
+        assert not any(alive(worker) for worker in after.values())
+
+
+@pytest.mark.prove
 async def test_each_of_them_serves_the_vault_and_the_operators(
     database: Database, issuer: Issuer, tmp_path: Path
 ) -> None:
@@ -156,6 +191,7 @@ async def test_each_of_them_serves_the_vault_and_the_operators(
         assert workers_of(daemon) == workers
 
 
+@pytest.mark.prove
 async def test_they_are_one_service(database: Database, issuer: Issuer, tmp_path: Path) -> None:
     with service_manager() as manager:
         overrides = {"raw_NOTIFY_SOCKET": manager.address, "raw_WATCHDOG_USEC": "6000000"}
@@ -178,6 +214,7 @@ async def test_they_are_one_service(database: Database, issuer: Issuer, tmp_path
         assert metrics_folders(tmp_path) == []
 
 
+@pytest.mark.prove
 async def test_ready_when_the_first_one_is(
     database: Database, issuer: Issuer, tmp_path: Path
 ) -> None:
@@ -203,6 +240,7 @@ async def test_ready_when_the_first_one_is(
             assert len(manager.said("READY")) == 1
 
 
+@pytest.mark.prove
 async def test_one_that_is_killed_is_replaced_and_the_others_serve(
     database: Database, issuer: Issuer, tmp_path: Path
 ) -> None:
@@ -219,6 +257,7 @@ async def test_one_that_is_killed_is_replaced_and_the_others_serve(
         assert [event["code"] for event in daemon.events("process_ended")] == [-9] * COUNT
 
 
+@pytest.mark.prove
 async def test_one_that_is_frozen_is_killed_and_replaced(
     database: Database, issuer: Issuer, tmp_path: Path
 ) -> None:
@@ -235,6 +274,7 @@ async def test_one_that_is_frozen_is_killed_and_replaced(
         assert {number for number in after if after[number] != before[number]} == {1}
 
 
+@pytest.mark.prove
 async def test_all_of_them_replaced_while_the_database_is_down(
     database: Database, issuer: Issuer, tmp_path: Path
 ) -> None:
@@ -258,7 +298,7 @@ async def test_all_of_them_replaced_while_the_database_is_down(
     ("overrides", "expected"),
     [
         ({"KEK": "env:MISSING?id=missing"}, "neither MISSING nor MISSING_FILE is set"),
-        ({"JWT_ISSUER": ""}, "CUSTODY_JWT_ISSUER must be set"),
+        pytest.param({"JWT_ISSUER": ""}, "CUSTODY_JWT_ISSUER must be set", marks=pytest.mark.prove),
         ({"RATE_LIMIT": "-1"}, "CUSTODY_RATE_LIMIT"),
     ],
     ids=["kek", "missing", "setting"],
@@ -277,6 +317,7 @@ async def test_configuration_error_is_one_line_and_no_loop(
     assert done.err.count("process_started") <= 1
 
 
+@pytest.mark.prove
 async def test_configuration_that_breaks_later_ends_no_process_that_serves(
     database: Database, issuer: Issuer, tmp_path: Path
 ) -> None:
@@ -293,6 +334,7 @@ async def test_configuration_that_breaks_later_ends_no_process_that_serves(
         await serving(at.daemon, COUNT + 1)
 
 
+@pytest.mark.prove
 async def test_they_end_with_a_supervisor_that_is_killed(
     database: Database, issuer: Issuer, tmp_path: Path
 ) -> None:
@@ -315,6 +357,7 @@ async def test_they_end_with_a_supervisor_that_is_killed(
                 pass
 
 
+@pytest.mark.prove
 async def test_a_stop_under_load_cuts_nobody_off(
     database: Database, issuer: Issuer, tmp_path: Path
 ) -> None:
@@ -339,6 +382,7 @@ async def test_a_stop_under_load_cuts_nobody_off(
         assert not any(alive(worker) for worker in workers)
 
 
+@pytest.mark.prove
 async def test_while_they_drain_nobody_new_is_kept_waiting(
     database: Database, issuer: Issuer, tmp_path: Path
 ) -> None:
@@ -370,6 +414,7 @@ async def test_while_they_drain_nobody_new_is_kept_waiting(
         assert await ended(daemon.process, 40) == 0
 
 
+@pytest.mark.prove
 async def test_a_reload_reaches_all_of_them(
     database: Database, issuer: Issuer, tmp_path: Path
 ) -> None:
@@ -414,6 +459,7 @@ async def answered(daemon: Daemon) -> float:
     return sum(float(one) for one in found)
 
 
+@pytest.mark.prove
 async def test_metrics_are_those_of_all_of_them(
     database: Database, issuer: Issuer, tmp_path: Path
 ) -> None:
@@ -442,6 +488,7 @@ async def rows(database: Database, kek_id: str) -> int:
     )
 
 
+@pytest.mark.prove
 async def test_one_of_them_re_wraps(database: Database, issuer: Issuer, tmp_path: Path) -> None:
     """The first: while it stands still nothing is re-wrapped, and the others have no such role."""
     environ = {"OTHER_KEK": remember(OTHER_KEK)}
@@ -474,6 +521,7 @@ async def test_one_of_them_re_wraps(database: Database, issuer: Issuer, tmp_path
         assert len(daemon.events("rewrap_begins")) == 1
 
 
+@pytest.mark.prove
 async def test_ctrl_c_ends_all_of_them(database: Database, issuer: Issuer, tmp_path: Path) -> None:
     with three(database, issuer, tmp_path) as daemon:
         assert daemon.process is not None
@@ -488,6 +536,7 @@ async def test_ctrl_c_ends_all_of_them(database: Database, issuer: Issuer, tmp_p
         assert "Traceback" not in daemon.log.read_text()
 
 
+@pytest.mark.prove
 async def test_all_of_them_told_to_end_at_once(
     database: Database, issuer: Issuer, tmp_path: Path
 ) -> None:
@@ -512,6 +561,7 @@ async def test_port_that_is_taken(database: Database, issuer: Issuer, tmp_path: 
     assert "process_started" not in done.err
 
 
+@pytest.mark.prove
 async def test_unix_socket(database: Database, issuer: Issuer, tmp_path: Path) -> None:
     path = tmp_path / "vault.sock"
     with three(database, issuer, tmp_path, LISTEN=f"unix:{path}") as daemon:
