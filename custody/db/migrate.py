@@ -1,6 +1,12 @@
-"""Migrations: ``sql/migrations/NNNN_verb_object.sql``, in order, once, under an advisory lock."""
+"""Migrations: ``sql/migrations/NNNN_verb_object.sql``, in order, once, one at a time.
+
+The advisory lock is a transaction's: behind a pooler that hands sessions on, a session's own would
+outlive the migration. So each file takes it anew, and looks whether somebody was faster.
+"""
 
 import hashlib
+from collections.abc import AsyncIterator, Mapping
+from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -8,7 +14,7 @@ import asyncpg
 
 from custody.db.engine import Connection, Dsn
 from custody.db.owner import OwnerError, OwnerRefused, first_line, owner_connection
-from custody.db.queries import folder
+from custody.db.queries import folder, query
 
 # Any fixed number that no one else locks: the first eight bytes of SHA-256("custody migrate").
 _LOCK = int.from_bytes(hashlib.sha256(b"custody migrate").digest()[:8], "big", signed=True)
@@ -67,52 +73,76 @@ async def migrate(owner: Dsn, source: Path | None = None) -> tuple[str, ...]:
             has been running for a minute.
     """
     async with owner_connection(owner) as connection:
-        await _lock(connection)
         return await _apply_missing(connection, migrations(source))
 
 
-async def _lock(connection: Connection) -> None:
-    await connection.execute(f"SET lock_timeout = '{_LOCK_TIMEOUT_SECONDS}s'")
+async def _apply_missing(connection: Connection, wanted: tuple[Migration, ...]) -> tuple[str, ...]:
+    async with _transaction(connection, "the migration history"):
+        if problems := await connection.fetch(query("list_owner_problems")):
+            raise OwnerRefused("; ".join(row["problem"] for row in problems))
+        await connection.execute(_CREATE_HISTORY)
+        known = await _history(connection)
+    for migration in wanted:
+        _refuse_changed(migration, known)
+    missing = [migration for migration in wanted if migration.name not in known]
+    return tuple([one.name for one in missing if await _apply(connection, one)])
+
+
+async def _apply(connection: Connection, migration: Migration) -> bool:
+    """Apply a file, unless another migration has done it meanwhile."""
+    async with _transaction(connection, migration.name):
+        known = await _history(connection)
+        _refuse_changed(migration, known)
+        if migration.name in known:
+            return False
+        await connection.execute(migration.sql, timeout=_FILE_TIMEOUT_SECONDS)
+        await connection.execute(
+            "INSERT INTO auth.custody_migrations (name, sha256) VALUES ($1, $2)",
+            migration.name,
+            migration.sha256,
+        )
+    return True
+
+
+async def _history(connection: Connection) -> Mapping[str, str]:
+    rows = await connection.fetch("SELECT name, sha256 FROM auth.custody_migrations")
+    return {row["name"]: row["sha256"] for row in rows}
+
+
+def _refuse_changed(migration: Migration, known: Mapping[str, str]) -> None:
+    if known.get(migration.name, migration.sha256) != migration.sha256:
+        raise MigrationError(
+            f"{migration.name} was changed after it had been applied: restore the file, and "
+            "put the change into a new migration"
+        )
+
+
+@asynccontextmanager
+async def _transaction(connection: Connection, name: str) -> AsyncIterator[None]:
+    """Open a transaction that holds the lock, and commit it at the end of the block.
+
+    Args:
+        connection: of the owner.
+        name: what is done in it, for messages.
+    """
     try:
-        await connection.execute("SELECT pg_advisory_lock($1)", _LOCK)
+        async with connection.transaction(isolation="read_committed"):
+            await connection.execute(query("open_migration"), str(_LOCK_TIMEOUT_SECONDS * 1000))
+            await _lock(connection)
+            yield
+    except asyncpg.PostgresError as error:
+        raise _failure(name, error) from None
+    except TimeoutError:
+        raise MigrationError(f"{name} ran for more than an hour") from None
+
+
+async def _lock(connection: Connection) -> None:
+    try:
+        await connection.execute("SELECT pg_advisory_xact_lock($1)", _LOCK)
     except asyncpg.LockNotAvailableError:
         raise MigrationError(
             f"another migration has been running for {_LOCK_TIMEOUT_SECONDS} s; wait for it to end"
         ) from None
-
-
-async def _apply_missing(connection: Connection, wanted: tuple[Migration, ...]) -> tuple[str, ...]:
-    try:
-        await connection.execute(_CREATE_HISTORY)
-        rows = await connection.fetch("SELECT name, sha256 FROM auth.custody_migrations")
-    except asyncpg.PostgresError as error:
-        raise _failure("the migration history", error) from None
-    known = {row["name"]: row["sha256"] for row in rows}
-    for migration in wanted:
-        if known.get(migration.name, migration.sha256) != migration.sha256:
-            raise MigrationError(
-                f"{migration.name} was changed after it had been applied: restore the file, and "
-                "put the change into a new migration"
-            )
-    missing = [migration for migration in wanted if migration.name not in known]
-    for migration in missing:
-        await _apply(connection, migration)
-    return tuple(migration.name for migration in missing)
-
-
-async def _apply(connection: Connection, migration: Migration) -> None:
-    try:
-        async with connection.transaction():
-            await connection.execute(migration.sql, timeout=_FILE_TIMEOUT_SECONDS)
-            await connection.execute(
-                "INSERT INTO auth.custody_migrations (name, sha256) VALUES ($1, $2)",
-                migration.name,
-                migration.sha256,
-            )
-    except asyncpg.PostgresError as error:
-        raise _failure(migration.name, error) from None
-    except TimeoutError:
-        raise MigrationError(f"{migration.name} ran for more than an hour") from None
 
 
 def _failure(name: str, error: asyncpg.PostgresError) -> OwnerError:
@@ -120,6 +150,13 @@ def _failure(name: str, error: asyncpg.PostgresError) -> OwnerError:
     hint = getattr(error, "hint", None)
     if isinstance(error, asyncpg.InsufficientPrivilegeError):
         hint = hint or "run it as the owner of the schema auth and its tables"
+        return OwnerRefused(f"{name}: {first_line(error)}. {hint}")
+    if isinstance(error, asyncpg.ReadOnlySQLTransactionError):
+        # Not overridden: whoever failed this server over may have set it.
+        hint = (
+            "connect to the primary; where it is the role or the database that is read-only, as an "
+            "administrator run: ALTER ROLE … RESET default_transaction_read_only"
+        )
         return OwnerRefused(f"{name}: {first_line(error)}. {hint}")
     if isinstance(error, asyncpg.LockNotAvailableError):
         hint = "stop what uses the tables (the service that custody replaces, too), then try again"

@@ -29,7 +29,11 @@ async def owner_connection(owner: Dsn) -> AsyncIterator[Connection]:
         OwnerRefused: it refuses the role or its password, or the URL is wrong.
     """
     try:
-        connection = await asyncpg.connect(owner.url, timeout=CONNECT_TIMEOUT_SECONDS)
+        connection = await asyncpg.connect(
+            owner.url,
+            timeout=CONNECT_TIMEOUT_SECONDS,
+            statement_cache_size=0,  # a pooler may give each transaction another session
+        )
     except (
         asyncpg.InvalidAuthorizationSpecificationError,
         asyncpg.InvalidCatalogNameError,
