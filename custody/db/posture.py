@@ -1,10 +1,10 @@
 """Whether the database keeps its promises for the role that we are: asked before serving.
 
-Two statements over the catalog say what is really in force: ``list_schema_problems.sql`` and
-``list_role_problems.sql`` in ``sql/queries``.
+Statements over the catalog say what is really in force: ``list_schema_problems.sql``,
+``list_role_problems.sql`` and ``list_setting_problems.sql`` in ``sql/queries``. They are asked in
+one transaction that sets what they rely on, whatever the role, the database or the URL sets.
 """
 
-import asyncio
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
@@ -15,7 +15,7 @@ from sqlalchemy.ext.asyncio import AsyncEngine
 from custody.db.engine import Dsn, create_engine
 from custody.db.errors import DatabaseError, Refused
 from custody.db.queries import query
-from custody.db.scope import connection
+from custody.db.scope import transaction
 
 CHECK_TIMEOUT_SECONDS = 5.0
 
@@ -46,15 +46,18 @@ async def find_problems(engine: AsyncEngine, duty: Duty) -> tuple[PostureProblem
     Raises:
         DatabaseError: the database can't be asked now.
     """
-    try:
-        async with asyncio.timeout(CHECK_TIMEOUT_SECONDS), connection(engine) as held:
-            schema = await held.fetch(query("list_schema_problems"))
-            roles = await held.fetch(query("list_role_problems"), duty)
-    except TimeoutError:
-        raise DatabaseError("the database did not answer in time") from None
+    async with transaction(engine, CHECK_TIMEOUT_SECONDS) as held:
+        await held.execute(query("prepare_look"))
+        # A role that may not read it, or a database without it, is told so below.
+        readable = await held.fetchval(query("can_read_marks"))
+        ours = await held.fetchval(query("read_mark_of_users")) if readable else None
+        schema = await held.fetch(query("list_schema_problems"), ours, readable)
+        roles = await held.fetch(query("list_role_problems"), duty, ours)
+        settings = await held.fetch(query("list_setting_problems"))
     return (
         *(PostureProblem("schema", row["problem"]) for row in schema),
         *(PostureProblem(row["part"], row["problem"]) for row in roles),
+        *(PostureProblem("roles", row["problem"]) for row in settings),
     )
 
 

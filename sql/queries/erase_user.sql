@@ -1,4 +1,4 @@
 -- Removes the user, from a table of our own only. $1 user id
 DELETE FROM auth.users
-WHERE id = $1 AND obj_description('auth.users'::regclass, 'pg_class') LIKE 'custody:%'
+WHERE id = $1 AND EXISTS (SELECT 1 FROM auth.custody_marks WHERE table_name = 'users' AND ours)
 RETURNING id

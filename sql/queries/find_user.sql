@@ -1,4 +1,4 @@
 -- Whether the user may have a vault: always where the table is our own (/init adds the user),
 -- otherwise only if whoever keeps the table knows the user. $1 user id
-SELECT coalesce(obj_description('auth.users'::regclass, 'pg_class') LIKE 'custody:%', false)
+SELECT EXISTS (SELECT 1 FROM auth.custody_marks WHERE table_name = 'users' AND ours)
        OR EXISTS (SELECT 1 FROM auth.users WHERE id = $1)

@@ -1,16 +1,19 @@
 -- What is unsafe in the role that asks, one row a problem: it must be able to do its duty and
--- nothing that would break a promise. $1 the duty: custody_app or custody_rewrap
+-- nothing that would break a promise. $1 the duty: custody_app or custody_rewrap. $2 whether auth.users
+-- is marked as our own, NULL: that is not known
 WITH
 me AS (
-    SELECT oid, rolname FROM pg_roles WHERE rolname = session_user
+    SELECT oid, rolname,
+           coalesce((SELECT pg_has_role(me.oid, duty.oid, 'USAGE') FROM pg_roles AS duty
+                     WHERE duty.rolname = $1::text), false) AS inherits
+    FROM pg_roles AS me WHERE rolname = session_user
 ),
 mine AS (  -- every role whose rights this session has or can take on
     SELECT role.* FROM pg_roles AS role
     WHERE pg_has_role(session_user, role.oid, 'MEMBER') OR pg_has_role(current_user, role.oid, 'MEMBER')
 ),
 relations AS (
-    SELECT oid, relname::text AS name,
-           coalesce(obj_description(oid, 'pg_class') LIKE 'custody:%', false) AS ours
+    SELECT oid, relname::text AS name
     FROM pg_class WHERE relnamespace = to_regnamespace('auth') AND relkind IN ('r', 'p')
 ),
 owned AS (
@@ -50,15 +53,21 @@ UNION ALL
 SELECT 'roles', format('the role %s is not %s nor a member of it; run: GRANT %s TO %I', rolname, $1, $1, rolname)
 FROM plain WHERE NOT EXISTS (SELECT 1 FROM mine WHERE mine.rolname = $1)
 UNION ALL
+-- One that inherits no rights lacks them all: that is said once, with what gives it all of them.
+SELECT 'roles', format('the role %s is a member of %s and does not inherit its rights; run: %s', rolname, $1,
+    format(CASE WHEN current_setting('server_version_num')::integer < 160000 THEN 'GRANT %1$s TO %2$I; ALTER ROLE %2$I INHERIT'
+                ELSE 'GRANT %1$s TO %2$I WITH INHERIT TRUE' END, $1, rolname))
+FROM plain WHERE NOT inherits AND EXISTS (SELECT 1 FROM mine WHERE mine.rolname = $1)
+UNION ALL
 SELECT 'roles', format('the role %s is a member of both runtime roles; one login role per duty: run REVOKE on one', rolname)
 FROM plain WHERE (SELECT count(*) FROM mine WHERE mine.rolname IN ('custody_app', 'custody_rewrap')) > 1
 UNION ALL
 SELECT 'roles', format('the role %s may %s auth.%s; run: REVOKE %s ON auth.%s FROM custody_app, custody_rewrap, PUBLIC, %I', plain.rolname, forbidden.privilege, relations.name, forbidden.privilege, relations.name, plain.rolname)
 FROM plain, relations, unnest(ARRAY['INSERT', 'UPDATE', 'DELETE', 'TRUNCATE', 'TRIGGER']) AS forbidden (privilege)
-WHERE (relations.name LIKE 'encryption\_%' OR relations.name = 'users')
+WHERE (relations.name LIKE 'encryption\_%' OR relations.name IN ('users', 'custody_marks'))
     AND NOT (relations.name = 'encryption_vaults' AND forbidden.privilege = 'UPDATE')
-    -- KEKs are registered and retired by functions alone.
-    AND NOT (relations.name <> 'encryption_keks' AND forbidden.privilege = 'INSERT')
+    -- KEKs are registered and retired by functions alone, and the owner alone marks.
+    AND NOT (relations.name NOT IN ('encryption_keks', 'custody_marks') AND forbidden.privilege = 'INSERT')
     AND EXISTS (
         SELECT 1 FROM mine
         WHERE has_table_privilege(mine.oid, relations.oid, forbidden.privilege)
@@ -104,7 +113,7 @@ WHERE other.duty = $1
 UNION ALL
 SELECT 'roles', format('the role %s may SELECT %s of auth.users; run: REVOKE SELECT ON auth.users FROM custody_app, custody_rewrap, PUBLIC, %I, then sql/migrations again by psql', plain.rolname, min(attname::text), plain.rolname)
 FROM plain, relations JOIN pg_attribute ON attrelid = relations.oid
-WHERE relations.name = 'users' AND NOT relations.ours AND attnum > 0 AND NOT attisdropped AND attname <> 'id'
+WHERE relations.name = 'users' AND $2::boolean IS FALSE AND attnum > 0 AND NOT attisdropped AND attname <> 'id'
     AND EXISTS (SELECT 1 FROM mine WHERE has_column_privilege(mine.oid, relations.oid, attnum, 'SELECT'))
 GROUP BY plain.rolname
 UNION ALL
@@ -112,10 +121,10 @@ SELECT 'roles', format('the role %s may make things in the schema auth; run: REV
 FROM plain, pg_namespace
 WHERE nspname = 'auth' AND EXISTS (SELECT 1 FROM mine WHERE has_schema_privilege(mine.oid, pg_namespace.oid, 'CREATE'))
 UNION ALL
-SELECT 'roles', format('the role %s may not use the schema auth; run sql/migrations again by psql', plain.rolname)
+SELECT 'roles', format('the role %s may not use the schema auth, which belongs to %s; run: GRANT USAGE ON SCHEMA auth TO %I', plain.rolname, pg_get_userbyid(nspowner), $1)
 FROM plain, pg_namespace
 WHERE nspname = 'auth' AND NOT has_schema_privilege(session_user, pg_namespace.oid, 'USAGE')
-    AND EXISTS (SELECT 1 FROM mine WHERE mine.rolname = $1)
+    AND plain.inherits
 UNION ALL
 -- Without INSERT on the audit the routes answer 503 by themselves: that alone shuts nothing.
 SELECT CASE needed.tablename WHEN 'encryption_vault_audit' THEN 'audit' ELSE 'roles' END,
@@ -127,9 +136,11 @@ FROM plain, (VALUES
     ('custody_app', 'encryption_vaults', 'UPDATE'),
     ('custody_app', 'encryption_vault_audit', 'INSERT'),
     ('custody_app', 'encryption_keks', 'SELECT'),
+    ('custody_app', 'custody_marks', 'SELECT'),
     ('custody_app', 'custody_instances', 'SELECT'),
     ('custody_app', 'custody_instances', 'INSERT'),
     ('custody_app', 'custody_instances', 'UPDATE'),
+    ('custody_rewrap', 'custody_marks', 'SELECT'),
     ('custody_rewrap', 'custody_instances', 'SELECT'),
     ('custody_rewrap', 'rewrap_runs', 'SELECT'),
     ('custody_rewrap', 'rewrap_runs', 'INSERT'),
@@ -144,7 +155,7 @@ FROM plain, (VALUES
 ) AS needed (duty, tablename, privilege)
 JOIN relations ON relations.name = needed.tablename
 WHERE needed.duty = $1 AND NOT has_any_column_privilege(session_user, relations.oid, needed.privilege)
-    AND EXISTS (SELECT 1 FROM mine WHERE mine.rolname = $1)
+    AND plain.inherits
 UNION ALL
 SELECT 'roles',
        CASE WHEN needed.duty = $1
@@ -167,7 +178,7 @@ JOIN pg_proc ON proname = needed.name AND pronamespace = to_regnamespace('auth')
 WHERE CASE
     WHEN needed.duty = $1
         THEN NOT has_function_privilege(session_user, pg_proc.oid, 'EXECUTE')
-            AND EXISTS (SELECT 1 FROM mine WHERE mine.rolname = $1)
+            AND plain.inherits
     -- The other duty's; whoever has both is told so above.
     ELSE needed.name NOT IN ('custody_keks_in_use', 'custody_sample_wraps', 'custody_register_kek')
         AND EXISTS (SELECT 1 FROM mine WHERE has_function_privilege(mine.oid, pg_proc.oid, 'EXECUTE'))

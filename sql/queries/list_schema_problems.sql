@@ -1,17 +1,17 @@
 -- What is unsafe in the schema, one row a problem: what is really in force, not what a migration
 -- once meant to do. Names and definitions are compared, so a hollowed CHECK, trigger or function is
 -- found, too. Tables are looked up in the catalog: to_regclass fails for a role that may not use the
--- schema.
+-- schema. Text is compared as it is written under the settings of prepare_look.sql.
+-- $1 whether auth.users is marked as our own, NULL: there is no such mark. $2 whether marks can be read
 WITH
 relations AS (
     SELECT oid, relname::text AS name, relrowsecurity AS hides,
-           relrowsecurity AND relforcerowsecurity AS forced, relpersistence,
-           coalesce(obj_description(oid, 'pg_class') LIKE 'custody:%', false) AS ours
+           relrowsecurity AND relforcerowsecurity AS forced, relpersistence
     FROM pg_class WHERE relnamespace = to_regnamespace('auth') AND relkind IN ('r', 'p')
 ),
 scoped AS (  -- the tables that must be under forced row-level security
     SELECT * FROM relations
-    WHERE name IN ('encryption_vaults', 'encryption_vault_audit') OR (name = 'users' AND ours)
+    WHERE name IN ('encryption_vaults', 'encryption_vault_audit') OR (name = 'users' AND $1::boolean)
 ),
 functions AS (
     SELECT oid, proname::text AS name, pg_get_userbyid(proowner) AS owner, md5(prosrc) AS body,
@@ -36,12 +36,12 @@ triggers (tablename, name, definition) AS (
 ),
 bodies (name, body, definer, config) AS (  -- md5 of the text between the dollar quotes
     VALUES
-    ('custody_add_user', 'e407d6b4ca7db633695406a239e0857b', false, NULL),
+    ('custody_add_user', 'c4358090aa28e385134b6e4412064401', false, NULL),
     ('custody_count_row_version', 'd2b05dec190ccf4edc579aea6053ce46', false, NULL),
     ('custody_hold_deadline', '94e6cbe0c38b427c96a2dc145bc8e26a', false, NULL),
     ('custody_keep_kek', '059f5657f40780f60d556420ace99305', false, NULL),
     ('custody_keks_in_use', '0b5026c8fc078d507d40f3837aa8bec9', true, NULL),
-    ('custody_read_vaults', '94ca79e4688c5fda18fb07fc18da59bf', false, NULL),
+    ('custody_read_vaults', '7dbdb9873880e00e627259ea6e0dd8dd', false, NULL),
     ('custody_record_events', 'ec86b4753b399afbf2a623c30c376d01', false, NULL),
     ('custody_refuse_retired_kek', 'eff7b221e9626dcb54af6d92a9d7e231', false, 'row_security=off'),
     ('custody_register_kek', '6e0cb03f154ab0c9f5af6f4c16a55f89', true, 'lock_timeout=2s'),
@@ -70,8 +70,11 @@ found AS (
     FROM pg_policies
     WHERE schemaname = 'auth' AND tablename IN (SELECT name FROM scoped)
 )
-SELECT format('auth.%s is missing; run: custody migrate, or sql/migrations again by psql', name) AS problem
-FROM unnest(ARRAY['users', 'encryption_vaults', 'encryption_vault_audit', 'encryption_keks', 'rewrap_runs', 'rewrap_claims', 'custody_instances']) AS wanted (name)
+SELECT format('the encoding of the database is %s, and user ids and user agents need UTF8; move it with pg_dump and pg_restore into one that is made by: CREATE DATABASE %I ENCODING ''UTF8'' TEMPLATE template0', pg_encoding_to_char(encoding), datname || '_utf8') AS problem
+FROM pg_database WHERE datname = current_database() AND pg_encoding_to_char(encoding) <> 'UTF8'
+UNION ALL
+SELECT format('auth.%s is missing; run: custody migrate, or sql/migrations again by psql', name)
+FROM unnest(ARRAY['users', 'encryption_vaults', 'encryption_vault_audit', 'encryption_keks', 'rewrap_runs', 'rewrap_claims', 'custody_instances', 'custody_marks']) AS wanted (name)
 WHERE wanted.name NOT IN (SELECT relations.name FROM relations)
 UNION ALL
 SELECT format('the function auth.%s is missing or was changed; run: custody migrate, or sql/migrations again by psql', bodies.name)
@@ -97,6 +100,7 @@ FROM (VALUES
      'heartbeat_at']),
     ('custody_instances', ARRAY['id', 'host', 'process', 'writes_uri', 'writes_kek_id', 'reads',
      'started_at', 'heartbeat_at']),
+    ('custody_marks', ARRAY['table_name', 'ours']),
     ('users', ARRAY['id'])
 ) AS wanted (tablename, names)
 JOIN relations ON relations.name = wanted.tablename, unnest(wanted.names) AS columns (name)
@@ -105,11 +109,21 @@ WHERE NOT EXISTS (
     WHERE attrelid = relations.oid AND attname = columns.name AND NOT attisdropped
 )
 UNION ALL
+SELECT 'nothing marks auth.users as custody''s own or as somebody else''s, so that new users would be refused; run sql/migrations again by psql'
+FROM relations WHERE name = 'custody_marks' AND NOT hides AND $2::boolean AND $1::boolean IS NULL
+UNION ALL
+SELECT 'auth.users has custody''s own policy and is marked as somebody else''s, so that new users are refused; run: UPDATE auth.custody_marks SET ours = true WHERE table_name = ''users'''
+FROM pg_policies
+WHERE schemaname = 'auth' AND tablename = 'users' AND policyname = 'users_own_row' AND $1::boolean IS FALSE
+UNION ALL
 SELECT format('row-level security is not enabled and forced on auth.%s; run: ALTER TABLE auth.%s ENABLE ROW LEVEL SECURITY, FORCE ROW LEVEL SECURITY', name, name)
 FROM scoped WHERE NOT forced
 UNION ALL
 SELECT 'row-level security hides the KEKs of auth.encryption_keks from who must see that they are retired; run: ALTER TABLE auth.encryption_keks DISABLE ROW LEVEL SECURITY'
 FROM relations WHERE name = 'encryption_keks' AND hides
+UNION ALL
+SELECT 'row-level security hides what auth.custody_marks says; run: ALTER TABLE auth.custody_marks DISABLE ROW LEVEL SECURITY'
+FROM relations WHERE name = 'custody_marks' AND hides
 UNION ALL
 SELECT format('the policy %s is missing or was changed; run sql/migrations again by psql', policies.policyname)
 FROM policies JOIN scoped ON scoped.name = policies.tablename
@@ -173,15 +187,15 @@ WHERE NOT EXISTS (
 UNION ALL
 SELECT format('the trigger %s on auth.%s is not ours and may swallow rows; run: DROP TRIGGER %I ON auth.%I', tgname, relations.name, tgname, relations.name)
 FROM pg_trigger JOIN relations ON relations.oid = tgrelid
-WHERE relations.name LIKE 'encryption\_%' AND NOT tgisinternal
+WHERE (relations.name LIKE 'encryption\_%' OR relations.name = 'custody_marks') AND NOT tgisinternal
     AND tgname NOT IN (SELECT triggers.name FROM triggers)
 UNION ALL
 SELECT format('the rule %s on auth.%s is not ours and may swallow rows; run: DROP RULE %I ON auth.%I', rulename, relations.name, rulename, relations.name)
 FROM pg_rewrite JOIN relations ON relations.oid = ev_class
-WHERE relations.name LIKE 'encryption\_%'
+WHERE relations.name LIKE 'encryption\_%' OR relations.name = 'custody_marks'
 UNION ALL
 SELECT format('auth.%s would be emptied by a crash; run: ALTER TABLE auth.%s SET LOGGED', name, name)
 FROM relations
-WHERE (name LIKE 'encryption\_%' OR name IN ('rewrap_runs', 'rewrap_claims', 'custody_instances'))
+WHERE (name LIKE 'encryption\_%' OR name IN ('rewrap_runs', 'rewrap_claims', 'custody_instances', 'custody_marks'))
     AND relpersistence <> 'p'
 ORDER BY 1

@@ -1,6 +1,6 @@
 """Breaks a PostgreSQL of a test's own: stops it dead, kills it.
 
-Or a database: forgets its KEKs, past what forbids that.
+Or a database: forgets its KEKs, past what forbids that; makes auth.users somebody else's.
 """
 
 import os
@@ -68,4 +68,15 @@ async def forget_keks(database: Database) -> None:
         "ALTER TABLE auth.encryption_keks DISABLE TRIGGER USER;"
         "DELETE FROM auth.encryption_keks;"
         "ALTER TABLE auth.encryption_keks ENABLE TRIGGER USER"
+    )
+
+
+async def give_users_away(database: Database) -> None:
+    """Make auth.users a table as somebody else would have made it before custody came."""
+    await database.execute(
+        "DROP POLICY users_own_row ON auth.users;"
+        "ALTER TABLE auth.users NO FORCE ROW LEVEL SECURITY, DISABLE ROW LEVEL SECURITY;"
+        "REVOKE INSERT ON auth.users FROM custody_app;"
+        "COMMENT ON TABLE auth.users IS NULL;"
+        "UPDATE auth.custody_marks SET ours = false WHERE table_name = 'users'"
     )

@@ -8,6 +8,7 @@ import asyncpg
 import pytest
 
 from tests.client import Client, client_session
+from tests.db.breaking import give_users_away
 from tests.db.test_row_level_security import DENIED, POLICY, ask
 from tests.servers import Daemon, Database
 
@@ -205,8 +206,7 @@ async def test_without_the_right_to_insert_nothing_is_recorded(filled: Database)
 
 async def test_someone_elses_users_are_known_or_not(filled: Database) -> None:
     await filled.execute("INSERT INTO auth.users (id) VALUES ('dave')")
-    await filled.execute("COMMENT ON TABLE auth.users IS NULL")
-    await filled.execute("ALTER TABLE auth.users DISABLE ROW LEVEL SECURITY")
+    await give_users_away(filled)
     async with filled.connect("custody_app") as app:
         rows = await app.fetch(READ, ["dave", "mallory", "alice"])
     assert [row["known"] for row in rows] == [True, False, True]

@@ -11,6 +11,7 @@ from custody.db.embedded import EmbeddedPostgres
 from custody.db.engine import Dsn, create_engine
 from custody.db.posture import Duty, PostureProblem, find_problems
 from custody.db.queries import folder
+from tests.db.breaking import give_users_away
 from tests.servers import Database, new_database
 
 AGAIN = "sql/migrations again by psql"
@@ -100,6 +101,49 @@ CURABLE: dict[str, tuple[str, str, str]] = {
         "roles",
         "the role {role} is not custody_app nor a member of it; run: GRANT custody_app TO {role}",
     ),
+    "duty not inherited": (
+        "GRANT custody_app TO {role} WITH INHERIT FALSE",
+        "roles",
+        (
+            "the role {role} is a member of custody_app and does not inherit its rights; "
+            "run: GRANT custody_app TO {role} WITH INHERIT TRUE"
+        ),
+    ),
+    "duty of a group that inherits nothing": (
+        (
+            "REVOKE custody_app FROM {role}; CREATE ROLE {role}_up; GRANT {role}_up TO {role};"
+            "GRANT custody_app TO {role}_up WITH INHERIT FALSE"
+        ),
+        "roles",
+        (
+            "the role {role} is a member of custody_app and does not inherit its rights; "
+            "run: GRANT custody_app TO {role} WITH INHERIT TRUE"
+        ),
+    ),
+    "login made with NOINHERIT": (
+        ("REVOKE custody_app FROM {role}; ALTER ROLE {role} NOINHERIT;GRANT custody_app TO {role}"),
+        "roles",
+        (
+            "the role {role} is a member of custody_app and does not inherit its rights; "
+            "run: GRANT custody_app TO {role} WITH INHERIT TRUE"
+        ),
+    ),
+    "no right to read the marks": (
+        "REVOKE SELECT ON auth.custody_marks FROM custody_app",
+        "roles",
+        (
+            "the role {role} may not SELECT auth.custody_marks: a right of custody_app is "
+            f"missing, or not inherited; run {AGAIN}"
+        ),
+    ),
+    "right to mark": (
+        "GRANT UPDATE ON auth.custody_marks TO custody_app",
+        "roles",
+        (
+            "the role {role} may UPDATE auth.custody_marks; run: REVOKE UPDATE ON "
+            "auth.custody_marks FROM custody_app, custody_rewrap, PUBLIC, {role}"
+        ),
+    ),
     "no right to read": (
         "REVOKE SELECT ON auth.encryption_vaults FROM custody_app",
         "roles",
@@ -119,7 +163,10 @@ CURABLE: dict[str, tuple[str, str, str]] = {
     "no right to use the schema": (
         "REVOKE USAGE ON SCHEMA auth FROM custody_app",
         "roles",
-        f"the role {{role}} may not use the schema auth; run {AGAIN}",
+        (
+            "the role {role} may not use the schema auth, which belongs to custody_owner; "
+            "run: GRANT USAGE ON SCHEMA auth TO custody_app"
+        ),
     ),
     "no right to sample": (
         "REVOKE EXECUTE ON FUNCTION auth.custody_sample_wraps FROM custody_app",
@@ -274,7 +321,7 @@ for _table, _column in (
         "schema",
         f"auth.{_table} has no column {_column}; {MIGRATE}",
     )
-for _table in ("encryption_keks", "encryption_vault_audit", "encryption_vaults"):
+for _table in ("custody_marks", "encryption_keks", "encryption_vault_audit", "encryption_vaults"):
     CURABLE[f"{_table} missing"] = (
         f"DROP TABLE auth.{_table}",
         "schema",
@@ -355,6 +402,31 @@ for _grantee in ("{role}", "custody_app", "PUBLIC"):
             "EXECUTE ON FUNCTION auth.custody_retire_kek FROM custody_app, PUBLIC, {role}"
         ),
     )
+_LOST = (
+    "nothing marks auth.users as custody's own or as somebody else's, so that new users would be "
+    f"refused; run {AGAIN}"
+)
+for _sql in (
+    "DELETE FROM auth.custody_marks",
+    "DELETE FROM auth.custody_marks; COMMENT ON TABLE auth.users IS NULL",
+):
+    CURABLE[_sql] = (_sql, "schema", _LOST)
+CURABLE["marked as somebody else's"] = (
+    "UPDATE auth.custody_marks SET ours = false",
+    "schema",
+    (
+        "auth.users has custody's own policy and is marked as somebody else's, so that new users "
+        "are refused; run: UPDATE auth.custody_marks SET ours = true WHERE table_name = 'users'"
+    ),
+)
+CURABLE["row-level security on the marks"] = (
+    "ALTER TABLE auth.custody_marks ENABLE ROW LEVEL SECURITY",
+    "schema",
+    (
+        "row-level security hides what auth.custody_marks says; "
+        "run: ALTER TABLE auth.custody_marks DISABLE ROW LEVEL SECURITY"
+    ),
+)
 CURABLE["row-level security on the KEKs"] = (
     "ALTER TABLE auth.encryption_keks ENABLE ROW LEVEL SECURITY",
     "schema",
@@ -493,9 +565,9 @@ async def test_rewrap_role_that_may_touch_recovery_wraps(database: Database) -> 
 
 
 async def test_foreign_users_whose_columns_are_open(database: Database) -> None:
+    await give_users_away(database)
     await database.execute(
-        "COMMENT ON TABLE auth.users IS NULL; ALTER TABLE auth.users ADD COLUMN email TEXT;"
-        "REVOKE INSERT ON auth.users FROM custody_app; GRANT SELECT ON auth.users TO PUBLIC"
+        "ALTER TABLE auth.users ADD COLUMN email TEXT; GRANT SELECT ON auth.users TO PUBLIC"
     )
     found = await problems_of(database.url("custody_app"))
     assert "may SELECT created_at of auth.users" in found[0].message
@@ -518,11 +590,7 @@ async def test_migrated_database_is_safe(database: Database) -> None:
 
 
 async def test_foreign_table_of_users_is_not_ours_to_judge(database: Database) -> None:
-    await database.execute(
-        "COMMENT ON TABLE auth.users IS NULL;"
-        "DROP POLICY users_own_row ON auth.users;"
-        "ALTER TABLE auth.users DISABLE ROW LEVEL SECURITY"
-    )
+    await give_users_away(database)
     assert await problems_of(database.url("custody_app")) == ()
 
 
@@ -652,13 +720,17 @@ async def test_problem_of_the_rewrap_role_and_its_cure(database: Database, name:
         assert await problems_of(url, "custody_rewrap") == ()
 
 
+# Files that put back what a later one has replaced.
+OLDER = ("0002", "0005", "0006", "0008", "0009")
+
+
 async def test_one_file_run_again_alone_is_named_with_its_cure(database: Database) -> None:
     """An older file run again undoes a newer one: never unseen, and all of them put it right."""
     url = database.url("custody_app")
     for file in sorted((folder() / "migrations").glob("*.sql")):
         assert database.psql("custody_owner", "-f", str(file)).returncode == 0
         found = await problems_of(url)
-        assert bool(found) is file.stem.startswith(("0005", "0006", "0008")), (file.stem, found)
+        assert bool(found) is file.stem.startswith(OLDER), (file.stem, found)
         if found:
             migrate_by_psql(database)
             assert await problems_of(url) == ()
@@ -691,13 +763,6 @@ UNCURABLE: dict[str, tuple[str, str]] = {
         (
             "the role {role} may DELETE auth.encryption_vault_audit; run: REVOKE DELETE ON "
             "auth.encryption_vault_audit FROM custody_app, custody_rewrap, PUBLIC, {role}"
-        ),
-    ),
-    "duty not inherited": (
-        "GRANT custody_app TO {role} WITH INHERIT FALSE",
-        (
-            "the role {role} may not SELECT auth.encryption_vaults: a right of custody_app is "
-            f"missing, or not inherited; run {AGAIN}"
         ),
     ),
     "owns a table": (
