@@ -4,6 +4,7 @@ The advisory lock is a transaction's: behind a pooler that hands sessions on, a 
 outlive the migration. So each file takes it anew, and looks whether somebody was faster.
 """
 
+import asyncio
 import hashlib
 from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
@@ -14,12 +15,14 @@ import asyncpg
 
 from custody.db.engine import Connection, Dsn
 from custody.db.owner import OwnerError, OwnerRefused, first_line, owner_connection
+from custody.db.posture import PostureProblem, look_as_owner
 from custody.db.queries import folder, query
 
 # Any fixed number that no one else locks: the first eight bytes of SHA-256("custody migrate").
 _LOCK = int.from_bytes(hashlib.sha256(b"custody migrate").digest()[:8], "big", signed=True)
 _LOCK_TIMEOUT_SECONDS = 60
 _FILE_TIMEOUT_SECONDS = 3600.0
+_LOOK_TIMEOUT_SECONDS = 30
 
 _CREATE_HISTORY = """
 DO $$ BEGIN
@@ -74,6 +77,27 @@ async def migrate(owner: Dsn, source: Path | None = None) -> tuple[str, ...]:
     """
     async with owner_connection(owner) as connection:
         return await _apply_missing(connection, migrations(source))
+
+
+async def look_at(owner: Dsn) -> tuple[PostureProblem, ...]:
+    """Return for what the daemon would refuse this database, as far as its owner can see it.
+
+    Args:
+        owner: URL of the role that owns the schema.
+
+    Raises:
+        OwnerError: the database can't be asked now.
+    """
+    async with owner_connection(owner) as connection, connection.transaction():
+        try:
+            async with asyncio.timeout(_LOOK_TIMEOUT_SECONDS):
+                return await look_as_owner(connection)
+        except asyncpg.PostgresError as error:
+            raise _failure("the look at the schema", error) from None
+        except TimeoutError:
+            raise MigrationError(
+                f"the look at the schema took more than {_LOOK_TIMEOUT_SECONDS} s; run it again"
+            ) from None
 
 
 async def _apply_missing(connection: Connection, wanted: tuple[Migration, ...]) -> tuple[str, ...]:

@@ -8,11 +8,11 @@ one transaction that sets what they rely on, whatever the role, the database or 
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
-from typing import Literal, TypeAlias
+from typing import Literal, TypeAlias, get_args
 
 from sqlalchemy.ext.asyncio import AsyncEngine
 
-from custody.db.engine import Dsn, create_engine
+from custody.db.engine import Connection, Dsn, create_engine
 from custody.db.errors import DatabaseError, Refused
 from custody.db.queries import query
 from custody.db.scope import transaction
@@ -47,18 +47,48 @@ async def find_problems(engine: AsyncEngine, duty: Duty) -> tuple[PostureProblem
         DatabaseError: the database can't be asked now.
     """
     async with transaction(engine, CHECK_TIMEOUT_SECONDS) as held:
-        await held.execute(query("prepare_look"))
-        # A role that may not read it, or a database without it, is told so below.
-        readable = await held.fetchval(query("can_read_marks"))
-        ours = await held.fetchval(query("read_mark_of_users")) if readable else None
-        schema = await held.fetch(query("list_schema_problems"), ours, readable)
-        roles = await held.fetch(query("list_role_problems"), duty, ours)
-        settings = await held.fetch(query("list_setting_problems"))
+        return await look(held, duty)
+
+
+async def look(held: Connection, duty: Duty) -> tuple[PostureProblem, ...]:
+    """Return what is unsafe in the schema or in the role that is connected.
+
+    Args:
+        held: in a transaction, which is changed by what the look sets: to its end.
+        duty: the runtime role that it must be, or be a member of.
+    """
+    ours, schema = await _look_at_schema(held)
+    roles = await held.fetch(query("list_role_problems"), duty, ours, None)
+    settings = await held.fetch(query("list_setting_problems"))
     return (
-        *(PostureProblem("schema", row["problem"]) for row in schema),
+        *schema,
         *(PostureProblem(row["part"], row["problem"]) for row in roles),
         *(PostureProblem("roles", row["problem"]) for row in settings),
     )
+
+
+async def look_as_owner(held: Connection) -> tuple[PostureProblem, ...]:
+    """Return what is unsafe in the schema, or in the two runtime roles themselves.
+
+    Args:
+        held: a connection of the owner, in a transaction that the look changes.
+    """
+    ours, schema = await _look_at_schema(held)
+    found = {problem.message: problem for problem in schema}
+    for duty in get_args(Duty):
+        for row in await held.fetch(query("list_role_problems"), duty, ours, duty):
+            found.setdefault(row["problem"], PostureProblem(row["part"], row["problem"]))
+    return tuple(found.values())
+
+
+async def _look_at_schema(held: Connection) -> tuple[bool | None, tuple[PostureProblem, ...]]:
+    """Say whether auth.users is marked as ours, where that is known, and what is unsafe."""
+    await held.execute(query("prepare_look"))
+    # A role that may not read it, or a database without it, is told so below.
+    readable = await held.fetchval(query("can_read_marks"))
+    ours = await held.fetchval(query("read_mark_of_users")) if readable else None
+    rows = await held.fetch(query("list_schema_problems"), ours, readable)
+    return ours, tuple(PostureProblem("schema", row["problem"]) for row in rows)
 
 
 @asynccontextmanager

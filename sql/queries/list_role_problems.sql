@@ -1,16 +1,16 @@
 -- What is unsafe in the role that asks, one row a problem: it must be able to do its duty and
 -- nothing that would break a promise. $1 the duty: custody_app or custody_rewrap. $2 whether auth.users
--- is marked as our own, NULL: that is not known
+-- is marked as our own, NULL: that is not known. $3 another role to judge, NULL: the one that asks
 WITH
 me AS (
     SELECT oid, rolname,
            coalesce((SELECT pg_has_role(me.oid, duty.oid, 'USAGE') FROM pg_roles AS duty
                      WHERE duty.rolname = $1::text), false) AS inherits
-    FROM pg_roles AS me WHERE rolname = session_user
+    FROM pg_roles AS me WHERE rolname = coalesce($3::name, session_user)
 ),
 mine AS (  -- every role whose rights this session has or can take on
     SELECT role.* FROM pg_roles AS role
-    WHERE pg_has_role(session_user, role.oid, 'MEMBER') OR pg_has_role(current_user, role.oid, 'MEMBER')
+    WHERE pg_has_role(coalesce($3::name, session_user), role.oid, 'MEMBER') OR pg_has_role(coalesce($3::name, current_user), role.oid, 'MEMBER')
 ),
 relations AS (
     SELECT oid, relname::text AS name
@@ -35,7 +35,7 @@ SELECT 'roles', format('the role %s owns things (first: %s), and a runtime role 
 FROM me, owned WHERE NOT EXISTS (SELECT 1 FROM mine WHERE rolsuper)
 UNION ALL
 SELECT 'roles', format('the session of %s acts as %s; connect as a login role that is a member of %s', session_user, current_user, $1)
-WHERE session_user <> current_user
+WHERE session_user <> current_user AND $3::name IS NULL
 UNION ALL
 SELECT 'roles', format('the role %s skips row-level security; run: ALTER ROLE %I NOBYPASSRLS', mine.rolname, mine.rolname)
 FROM plain, mine WHERE rolbypassrls
@@ -123,7 +123,7 @@ WHERE nspname = 'auth' AND EXISTS (SELECT 1 FROM mine WHERE has_schema_privilege
 UNION ALL
 SELECT 'roles', format('the role %s may not use the schema auth, which belongs to %s; run: GRANT USAGE ON SCHEMA auth TO %I', plain.rolname, pg_get_userbyid(nspowner), $1)
 FROM plain, pg_namespace
-WHERE nspname = 'auth' AND NOT has_schema_privilege(session_user, pg_namespace.oid, 'USAGE')
+WHERE nspname = 'auth' AND NOT has_schema_privilege(coalesce($3::name, session_user), pg_namespace.oid, 'USAGE')
     AND plain.inherits
 UNION ALL
 -- Without INSERT on the audit the routes answer 503 by themselves: that alone shuts nothing.
@@ -154,7 +154,7 @@ FROM plain, (VALUES
     ('custody_rewrap', 'encryption_keks', 'SELECT')
 ) AS needed (duty, tablename, privilege)
 JOIN relations ON relations.name = needed.tablename
-WHERE needed.duty = $1 AND NOT has_any_column_privilege(session_user, relations.oid, needed.privilege)
+WHERE needed.duty = $1 AND NOT has_any_column_privilege(coalesce($3::name, session_user), relations.oid, needed.privilege)
     AND plain.inherits
 UNION ALL
 SELECT 'roles',
@@ -177,7 +177,7 @@ FROM plain, (VALUES
 JOIN pg_proc ON proname = needed.name AND pronamespace = to_regnamespace('auth')
 WHERE CASE
     WHEN needed.duty = $1
-        THEN NOT has_function_privilege(session_user, pg_proc.oid, 'EXECUTE')
+        THEN NOT has_function_privilege(coalesce($3::name, session_user), pg_proc.oid, 'EXECUTE')
             AND plain.inherits
     -- The other duty's; whoever has both is told so above.
     ELSE needed.name NOT IN ('custody_keks_in_use', 'custody_sample_wraps', 'custody_register_kek')

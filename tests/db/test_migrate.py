@@ -1,6 +1,7 @@
 """Migrations: once, in order, one at a time, all or nothing, and by psql alone."""
 
 import asyncio
+import json
 import shutil
 from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
@@ -223,9 +224,41 @@ def test_command_without_roles_nor_the_right_to_make_them(fresh_cluster: Embedde
 def test_command(postgres: EmbeddedPostgres, empty: Database) -> None:
     environ = {"CUSTODY_OWNER_DATABASE_URL": empty.url("custody_owner")}
     first = custody(environ, "migrate", "--json")
-    assert (first.code, first.out) == (0, '{"applied": ["' + '", "'.join(NAMES) + '"]}\n')
+    assert first.code == 0
+    assert json.loads(first.out) == {"applied": NAMES, "problems": []}
     again = custody(environ, "migrate")
     assert (again.code, again.out, again.err) == (0, "the database is up to date\n", "")
+
+
+@pytest.mark.parametrize(
+    ("sql", "problem"),
+    [
+        (
+            "ALTER TABLE auth.encryption_vaults NO FORCE ROW LEVEL SECURITY",
+            "row-level security is not enabled and forced on auth.encryption_vaults",
+        ),
+        ("ALTER TABLE auth.encryption_vault_audit DISABLE TRIGGER USER", "trigger"),
+        ("GRANT DELETE ON auth.encryption_vault_audit TO custody_app", "custody_app may DELETE"),
+        ("REVOKE SELECT ON auth.encryption_keks FROM custody_rewrap", "may not SELECT"),
+    ],
+    ids=["no force", "trigger", "right too many", "right missing"],
+)
+async def test_command_never_says_done_of_what_the_daemon_refuses(
+    database: Database, sql: str, problem: str
+) -> None:
+    await database.execute(sql)
+    environ = {"CUSTODY_OWNER_DATABASE_URL": database.url("custody_owner")}
+    done = custody(environ, "migrate")
+    assert (done.code, done.out) == (78, "")
+    lines = done.err.splitlines()
+    assert all(line.startswith("custody: the daemon would refuse this") for line in lines)
+    assert any(problem in line for line in lines), lines
+    shown = json.loads(custody(environ, "migrate", "--json").out)
+    assert shown["applied"] == []
+    assert [
+        f"custody: the daemon would refuse this database: {one['message']}"
+        for one in shown["problems"]
+    ] == lines
 
 
 @pytest.mark.parametrize(

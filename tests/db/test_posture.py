@@ -4,12 +4,15 @@ import re
 import secrets
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from dataclasses import dataclass
 
 import pytest
+import pytest_asyncio
 
 from custody.db.embedded import EmbeddedPostgres
-from custody.db.engine import Dsn, create_engine
-from custody.db.posture import Duty, PostureProblem, find_problems
+from custody.db.engine import Connection, Dsn, create_engine
+from custody.db.migrate import migrations
+from custody.db.posture import Duty, PostureProblem, find_problems, look
 from custody.db.queries import folder
 from tests.db.breaking import give_users_away
 from tests.servers import Database, new_database
@@ -60,15 +63,60 @@ def migrate_by_psql(database: Database) -> None:
         assert done.returncode == 0, done.stderr
 
 
-async def cure(database: Database, problem: PostureProblem) -> None:
-    """Do what the message says."""
-    if AGAIN in problem.message or "again by psql" in problem.message:
-        migrate_by_psql(database)
-    elif "run REVOKE on one" in problem.message:
-        role = problem.message.split()[2]
-        await database.execute(f"REVOKE custody_rewrap FROM {role}")
-    else:
-        await database.execute(problem.message.rpartition("run: ")[2])
+@dataclass(frozen=True)
+class Trial:
+    """A login role that is a plain member of a runtime role, in a transaction that ends with it.
+
+    Args:
+        held: the superuser's connection.
+        role: its name.
+        duty: its runtime role.
+    """
+
+    held: Connection
+    role: str
+    duty: Duty
+
+    async def problems(self) -> tuple[PostureProblem, ...]:
+        """Look as the role does, and leave no setting of the look behind."""
+        inner = self.held.transaction()
+        await inner.start()
+        await self.held.execute(f"SET LOCAL SESSION AUTHORIZATION {self.role}")
+        try:
+            return await look(self.held, self.duty)
+        finally:
+            await inner.rollback()
+
+    async def cure(self, problem: PostureProblem) -> None:
+        """Do what the message says."""
+        if "again by psql" in problem.message:
+            await self.held.execute("SET LOCAL SESSION AUTHORIZATION custody_owner")
+            for migration in migrations():
+                await self.held.execute(migration.sql)
+            await self.held.execute("SET LOCAL SESSION AUTHORIZATION DEFAULT")
+        elif "run REVOKE on one" in problem.message:
+            await self.held.execute(f"REVOKE custody_rewrap FROM {problem.message.split()[2]}")
+        else:
+            await self.held.execute(problem.message.rpartition("run: ")[2])
+
+
+@asynccontextmanager
+async def trial(database: Database, duty: Duty = "custody_app") -> AsyncIterator[Trial]:
+    async with database.connect() as held:
+        transaction, role = held.transaction(), f"login_{secrets.token_hex(4)}"
+        await transaction.start()
+        try:
+            await held.execute(f"CREATE ROLE {role} LOGIN; GRANT {duty} TO {role}")
+            yield Trial(held, role, duty)
+        finally:
+            await transaction.rollback()
+
+
+@pytest_asyncio.fixture(scope="module", loop_scope="module")
+async def migrated(postgres: EmbeddedPostgres) -> AsyncIterator[Database]:
+    """A database that no test changes for good."""
+    async with new_database(postgres) as made:
+        yield made
 
 
 # name → SQL that makes it unsafe, the part, the whole message
@@ -637,16 +685,16 @@ CURABLE["unlogged instances"] = (
 
 
 @pytest.mark.parametrize("name", CURABLE)
-async def test_problem_and_its_cure(database: Database, name: str) -> None:
+async def test_problem_and_its_cure(migrated: Database, name: str) -> None:
     sql, part, message = CURABLE[name]
-    async with login(database) as (role, url):
-        await database.execute(sql.format(role=role))
-        found = await problems_of(url)
+    async with trial(migrated) as made:
+        await made.held.execute(sql.format(role=made.role))
+        found = await made.problems()
         assert [(problem.part, problem.message) for problem in found] == [
-            (part, message.format(role=role))
+            (part, message.format(role=made.role))
         ]
-        await cure(database, found[0])
-        assert await problems_of(url) == ()
+        await made.cure(found[0])
+        assert await made.problems() == ()
 
 
 # The same for a login role of custody_rewrap: SQL, the whole message
@@ -708,16 +756,16 @@ for _right, _table in (("UPDATE", "rewrap_runs"), ("INSERT", "rewrap_claims")):
 
 
 @pytest.mark.parametrize("name", REWRAP)
-async def test_problem_of_the_rewrap_role_and_its_cure(database: Database, name: str) -> None:
+async def test_problem_of_the_rewrap_role_and_its_cure(migrated: Database, name: str) -> None:
     sql, message = REWRAP[name]
-    async with login(database, "custody_rewrap") as (role, url):
-        await database.execute(sql.format(role=role))
-        found = await problems_of(url, "custody_rewrap")
+    async with trial(migrated, "custody_rewrap") as made:
+        await made.held.execute(sql.format(role=made.role))
+        found = await made.problems()
         assert [(problem.part, problem.message) for problem in found] == [
-            ("roles", message.format(role=role))
+            ("roles", message.format(role=made.role))
         ]
-        await cure(database, found[0])
-        assert await problems_of(url, "custody_rewrap") == ()
+        await made.cure(found[0])
+        assert await made.problems() == ()
 
 
 # Files that put back what a later one has replaced.
@@ -819,12 +867,12 @@ UNCURABLE: dict[str, tuple[str, str]] = {
 
 
 @pytest.mark.parametrize("name", UNCURABLE)
-async def test_problem_among_what_follows_from_it(database: Database, name: str) -> None:
+async def test_problem_among_what_follows_from_it(migrated: Database, name: str) -> None:
     sql, message = UNCURABLE[name]
-    async with login(database) as (role, url):
-        await database.execute(sql.format(role=role, database=database.name))
-        found = [problem.message for problem in await problems_of(url)]
-        assert message.format(role=role, database=database.name) in found
+    async with trial(migrated) as made:
+        await made.held.execute(sql.format(role=made.role, database=migrated.name))
+        found = [problem.message for problem in await made.problems()]
+        assert message.format(role=made.role, database=migrated.name) in found
         assert not any(re.search(r"[\r\n]", line) for line in found)
 
 

@@ -1,29 +1,40 @@
 """custody migrate."""
 
 import asyncio
+import dataclasses
 import json
 
 import click
 
+from custody.cli.exit_codes import CONFIGURATION
 from custody.db.engine import Dsn
+from custody.db.migrate import look_at
 from custody.db.migrate import migrate as run
 from custody.settings import ConfigurationError, load
 
 
-def migrate(as_json: bool) -> None:
-    """Bring the database of CUSTODY_OWNER_DATABASE_URL up to date.
+def migrate(as_json: bool) -> int:
+    """Bring the owner's database up to date, and look at it as the daemon does.
 
-    A database of the service that custody replaces is migrated in place: stop that service first.
+    Returns:
+        The exit code: 78 where the daemon would refuse the database.
     """
     url = load().owner_database_url
     if url is None:
         raise ConfigurationError(
             "CUSTODY_OWNER_DATABASE_URL must be set: PostgreSQL, as the owner of the schema auth"
         )
-    applied = asyncio.run(run(Dsn(url.get_secret_value())))
-    if as_json:
-        click.echo(json.dumps({"applied": applied}))
-    else:
+    owner = Dsn(url.get_secret_value())
+    applied = asyncio.run(run(owner))
+    if not as_json:
         for name in applied:
             click.echo(f"applied {name}")
+    problems = asyncio.run(look_at(owner))
+    if as_json:
+        shown = [dataclasses.asdict(problem) for problem in problems]
+        click.echo(json.dumps({"applied": applied, "problems": shown}))
+    elif not problems:
         click.echo("the database is up to date")
+    for problem in problems:
+        click.echo(f"custody: the daemon would refuse this database: {problem.message}", err=True)
+    return CONFIGURATION if problems else 0
