@@ -3,14 +3,19 @@
 import fcntl
 import os
 from collections.abc import Iterator
-from pathlib import Path
 
 import pytest
 
 from tests.servers import Database
 from tests.systemd.host import Host, host
-from tests.systemd.installation import install_custody, no_interpreter
-from tests.systemd.throwaway import unavailable
+from tests.systemd.installation import (
+    TARGET,
+    borrow_custody,
+    install_custody,
+    no_interpreter,
+    same_interpreter,
+)
+from tests.systemd.throwaway import Bind, unavailable
 from tests.tokens import Issuer
 
 
@@ -20,8 +25,8 @@ def _systemd() -> None:
 
 
 @pytest.fixture(scope="session")
-def installation(_systemd: None, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """What is in /opt/custody, made once for all processes of a run."""
+def installed(_systemd: None, tmp_path_factory: pytest.TempPathFactory) -> tuple[Bind, ...]:
+    """/opt/custody as the how-to makes it, once for all processes of a run."""
     need(no_interpreter())
     base = tmp_path_factory.getbasetemp()
     folder = (base.parent if "PYTEST_XDIST_WORKER" in os.environ else base) / "opt-custody"
@@ -32,11 +37,33 @@ def installation(_systemd: None, tmp_path_factory: pytest.TempPathFactory) -> Pa
             folder.mkdir(mode=0o755)
             install_custody(folder)
             done.touch()
-    return folder
+    return (Bind(folder, TARGET, read_only=True),)
+
+
+@pytest.fixture(scope="session")
+def borrowed(
+    _systemd: None, tmp_path_factory: pytest.TempPathFactory, request: pytest.FixtureRequest
+) -> tuple[Bind, ...]:
+    """/opt/custody with the packages that run the tests, if the host's interpreter takes them."""
+    need(no_interpreter())
+    if not same_interpreter():
+        made: tuple[Bind, ...] = request.getfixturevalue("installed")
+        return made
+    folder = tmp_path_factory.mktemp("opt-custody")
+    folder.chmod(0o755)
+    return borrow_custody(folder)
 
 
 @pytest.fixture
-def debian(installation: Path, database: Database, issuer: Issuer) -> Iterator[Host]:
+def installation(request: pytest.FixtureRequest) -> tuple[Bind, ...]:
+    """/opt/custody: a proof has it from the how-to, which takes pip many seconds."""
+    proves = request.node.get_closest_marker("prove")
+    made: tuple[Bind, ...] = request.getfixturevalue("installed" if proves else "borrowed")
+    return made
+
+
+@pytest.fixture
+def debian(installation: tuple[Bind, ...], database: Database, issuer: Issuer) -> Iterator[Host]:
     """A host with custody, configured and not started."""
     with host(installation, database, issuer) as made:
         yield made

@@ -8,7 +8,6 @@ import tomllib
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 from kek_backends.systemd import SystemdKek
@@ -16,7 +15,7 @@ from kek_backends.uri import KekUri
 from tests.leaks import LOGS, remember
 from tests.ports import free_port
 from tests.servers import Daemon, Database
-from tests.systemd.installation import TARGET, install_units, sources
+from tests.systemd.installation import install_units, sources
 from tests.systemd.throwaway import Answer, Bind, System, throwaway
 from tests.tokens import Issuer
 
@@ -114,16 +113,13 @@ def journal_is_searched(system: System) -> Iterator[None]:
 
 
 @contextmanager
-def host(
-    installation: Path, database: Database, issuer: Issuer, binds: tuple[Bind, ...] = ()
-) -> Iterator[Host]:
+def host(installation: tuple[Bind, ...], database: Database, issuer: Issuer) -> Iterator[Host]:
     """Boot a host for the length of the block; its daemon is configured, and not started.
 
     Args:
-        installation: what is in /opt/custody.
+        installation: what makes its /opt/custody.
         database: for the daemon and the job.
         issuer: of the tokens.
-        binds: what else it shares with this machine.
     """
     port, admin_port = free_port(), free_port()
     daemon = Daemon(
@@ -132,8 +128,7 @@ def host(
         issuer=issuer,
         database=database,
     )
-    shared = (sources(), Bind(installation, TARGET, read_only=True), *binds)
-    with throwaway(shared) as system, journal_is_searched(system):
+    with throwaway([sources(), *installation]) as system, journal_is_searched(system):
         install_units(system)
         made = Host(system, daemon)
         made.drop_in(

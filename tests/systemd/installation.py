@@ -1,9 +1,10 @@
-"""custody in /opt/custody, and its units, installed as the how-to says."""
+"""custody in /opt/custody, and its units: installed as the how-to says, or quickly."""
 
 import os
 import re
 import subprocess
 import sys
+import sysconfig
 from pathlib import Path
 
 from tests.systemd.howto import sections
@@ -14,6 +15,11 @@ SOURCES = Path("/usr/local/src/custody")
 TARGET = Path("/opt/custody")
 _SECONDS = 600
 _PASSED_ON = re.compile(r"PIP_\w+|SSL_CERT_\w+|REQUESTS_CA_BUNDLE|(?i:https?|no)_proxy")
+_COMMAND = f"""#!{TARGET}/bin/python3
+from custody.cli import main
+
+main()
+"""
 _OLD = "import sys; sys.exit(sys.version_info < (3, 11))"
 
 
@@ -25,6 +31,14 @@ def no_interpreter() -> str | None:
     if subprocess.run([found, "-c", _OLD], check=False).returncode:
         return f"{found} is older than 3.11"
     return None
+
+
+def same_interpreter() -> bool:
+    """Say whether the packages of whoever runs the tests suit the interpreter of the system."""
+    ours = f"{sys.version_info[0]}.{sys.version_info[1]}"
+    version = "import sys; print(*sys.version_info[:2], sep='.')"
+    asked = ["/usr/bin/python3", "-c", version]
+    return subprocess.run(asked, capture_output=True, text=True, check=True).stdout.strip() == ours
 
 
 def sources() -> Bind:
@@ -49,6 +63,32 @@ def install_custody(folder: Path) -> None:
             system.run("bash", "-euc", bare + pip, environ=environ, seconds=_SECONDS)
         commands = commands.replace(made, "")
         system.run("bash", "-euc", commands, environ=environ, seconds=_SECONDS)
+
+
+def borrow_custody(folder: Path) -> tuple[Bind, ...]:
+    """Fill a folder with a custody that is the checkout, with the packages that run the tests.
+
+    Args:
+        folder: an empty one.
+
+    Returns:
+        What makes it one, in a host: there it may be used, and not changed.
+    """
+    made = ["/usr/bin/python3", "-m", "venv", "--without-pip", str(folder)]
+    subprocess.run(made, check=True, timeout=60)
+    (below,) = folder.glob("lib/python3*/site-packages")
+    # By a bind: users of the host could not reach the folder itself.
+    packages = Path("packages")
+    (folder / packages).mkdir()
+    (below / "borrowed.pth").write_text(f"{SOURCES}\n{TARGET / packages}\n", "utf-8")
+    command = folder / "bin/custody"
+    command.write_text(_COMMAND, "utf-8")
+    command.chmod(0o755)
+    ours = Path(sysconfig.get_path("platlib"))
+    return (
+        Bind(folder, TARGET, read_only=True),
+        Bind(ours, TARGET / packages, read_only=True),
+    )
 
 
 def install_units(system: System) -> None:

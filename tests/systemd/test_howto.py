@@ -15,7 +15,7 @@ from tests.leaks import remember
 from tests.systemd.conftest import need
 from tests.systemd.host import journal_is_searched
 from tests.systemd.howto import sections
-from tests.systemd.installation import SOURCES, TARGET, sources
+from tests.systemd.installation import SOURCES, sources
 from tests.systemd.throwaway import Bind, System, throwaway
 from tests.tokens import Issuer
 
@@ -43,11 +43,13 @@ def missing_packages() -> str | None:
 
 
 @pytest.fixture
-def fresh(installation: Path, issuer: Issuer) -> Iterator[System]:
+def fresh(installation: tuple[Bind, ...], issuer: Issuer) -> Iterator[System]:
     """A host with the packages of the how-to, and somewhere in its network the issuer."""
     need(missing_packages())
-    binds = [sources(), Bind(installation, TARGET, read_only=True)]
-    with throwaway(binds, own_network=True) as system, journal_is_searched(system):
+    with (
+        throwaway([sources(), *installation], own_network=True) as system,
+        journal_is_searched(system),
+    ):
         # The packages are here; newer ones are out of reach.
         system.write("/etc/apt/apt.conf.d/throwaway", 'APT::Get::Upgrade "false";\n')
         start_postgresql(system)

@@ -2,11 +2,10 @@
 
 import re
 from collections.abc import Iterator
-from pathlib import Path
 
 import pytest
 
-from tests.systemd.installation import TARGET, install_units, sources
+from tests.systemd.installation import install_units, sources
 from tests.systemd.throwaway import ROOT, Bind, System, throwaway
 
 UNITS = sorted(path.name for path in (ROOT / "systemd").glob("custody*.*"))
@@ -21,8 +20,8 @@ _DAEMON_ALONE = {
 
 
 @pytest.fixture(scope="module")
-def system(installation: Path) -> Iterator[System]:
-    with throwaway([sources(), Bind(installation, TARGET, read_only=True)]) as made:
+def system(borrowed: tuple[Bind, ...]) -> Iterator[System]:
+    with throwaway([sources(), *borrowed]) as made:
         install_units(made)
         yield made
 
