@@ -19,7 +19,7 @@ from tests.client import Client, client_session
 from tests.systemd.host import Host, eventually
 from tests.systemd.load import Load, load
 
-pytestmark = pytest.mark.timeout(600)
+pytestmark = [pytest.mark.timeout(600), pytest.mark.prove]
 
 TIMES = 3
 # More of them: what a stop can lose, it loses now and then.

@@ -126,6 +126,7 @@ def ask(system: System, issuer: Issuer, method: str, path: str) -> dict[str, obj
     return answer
 
 
+@pytest.mark.prove
 def test_the_commands_of_the_how_tos_lead_from_nothing_to_a_rotated_kek(
     fresh: System, issuer: Issuer
 ) -> None:

@@ -2,16 +2,22 @@
 
 import json
 import resource
+from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
+import pytest_asyncio
 
-from tests.systemd.host import Host
+from custody.db.embedded import EmbeddedPostgres
+from tests.servers import Database, new_database
+from tests.systemd.host import Host, host
 from tests.systemd.installation import SOURCES
 from tests.systemd.test_faults import main_process
+from tests.systemd.throwaway import Bind
+from tests.tokens import Issuer
 
-pytestmark = pytest.mark.timeout(600)
+pytestmark = [pytest.mark.timeout(600), pytest.mark.prove]
 
 PROBE = f"/opt/custody/bin/python3 {SOURCES}/tests/systemd/probe.py"
 FORBIDDEN = (
@@ -26,6 +32,20 @@ FORBIDDEN = (
     "read homes",
 )
 _SYS_RESOURCE = 24
+
+
+@pytest_asyncio.fixture(scope="module", loop_scope="module")
+async def its_database(postgres: EmbeddedPostgres) -> AsyncIterator[Database]:
+    async with new_database(postgres) as made:
+        yield made
+
+
+@pytest.fixture(scope="module")
+def served(installed: tuple[Bind, ...], its_database: Database, issuer: Issuer) -> Iterator[Host]:
+    """A host whose daemon runs, for those who only look at it."""
+    with host(installed, its_database, issuer) as made:
+        made.start()
+        yield made
 
 
 def status_of(process: int | str) -> dict[str, str]:
@@ -67,32 +87,29 @@ def ask(host: Host, lines: list[str]) -> dict[str, Any]:
 
 
 def test_it_has_no_capabilities_no_way_to_new_ones_and_a_filter_of_system_calls(
-    debian: Host,
+    served: Host,
 ) -> None:
-    debian.start()
-    status = status_of(main_process(debian))
+    status = status_of(main_process(served))
     for name in ("CapInh", "CapPrm", "CapEff", "CapBnd", "CapAmb"):
         assert int(status[name], 16) == 0
     assert status["NoNewPrivs"] == "1"
     assert status["Seccomp"] == "2"
-    users = debian.system.run("id", "--user", "custody").stdout.strip()
+    users = served.system.run("id", "--user", "custody").stdout.strip()
     assert status["Uid"].split() == [users] * 4
 
 
-def test_it_has_no_ring_that_no_filter_sees_through(debian: Host) -> None:
-    debian.start()
-    folder = Path(f"/proc/{main_process(debian)}/fd")
+def test_it_has_no_ring_that_no_filter_sees_through(served: Host) -> None:
+    folder = Path(f"/proc/{main_process(served)}/fd")
     held = [str(one.readlink()) for one in folder.iterdir()]
     assert any("eventpoll" in what for what in held)
     assert not [what for what in held if "io_uring" in what]
 
 
-def test_its_environment_holds_no_secret(debian: Host) -> None:
-    debian.start()
-    environ = Path(f"/proc/{main_process(debian)}/environ").read_text("utf-8")
+def test_its_environment_holds_no_secret(served: Host) -> None:
+    environ = Path(f"/proc/{main_process(served)}/environ").read_text("utf-8")
     assert "CREDENTIALS_DIRECTORY=/run/credentials/custody.service" in environ
     assert "postgresql://" not in environ
-    database = debian.daemon.database
+    database = served.daemon.database
     assert database.url("custody_app").partition("@")[0].rpartition(":")[2] not in environ
     assert {line.partition("=")[0] for line in environ.split("\0") if "CUSTODY" in line} == {
         "CUSTODY_CONFIG"
@@ -100,48 +117,44 @@ def test_its_environment_holds_no_secret(debian: Host) -> None:
 
 
 @pytest.mark.parametrize("user", ["custody-rewrap", "custody-migrate", "nobody"])
-def test_others_can_read_neither_its_credentials_nor_its_memory(user: str, debian: Host) -> None:
-    debian.start()
+def test_others_can_read_neither_its_credentials_nor_its_memory(user: str, served: Host) -> None:
     folder = "/run/credentials/custody.service"
-    process = debian.property("MainPID")
+    process = served.property("MainPID")
     seen = ("custody_database_url", "kek_2026")
     for path in (*(f"{folder}/{name}" for name in seen), f"/proc/{process}/environ"):
-        done = debian.system.run("runuser", f"--user={user}", "--", "cat", path, check=False)
+        done = served.system.run("runuser", f"--user={user}", "--", "cat", path, check=False)
         assert done.returncode != 0
         assert done.stdout == ""
         assert "Permission denied" in done.stderr
     as_itself = ("runuser", "--user=custody", "--", "cat")
     for name in seen:
-        assert debian.system.run(*as_itself, f"{folder}/{name}").stdout
+        assert served.system.run(*as_itself, f"{folder}/{name}").stdout
     # Not even another process of its own user: a debugger, or a program that was broken into.
     for name in ("environ", "mem", "maps"):
-        done = debian.system.run(*as_itself, f"/proc/{process}/{name}", check=False)
+        done = served.system.run(*as_itself, f"/proc/{process}/{name}", check=False)
         assert (done.returncode != 0, done.stdout) == (True, "")
 
 
 def test_the_job_gets_no_credential_of_the_daemon_and_the_daemon_none_of_the_job(
-    debian: Host,
+    served: Host,
 ) -> None:
-    debian.start()
-    found = debian.system.run("ls", "/run/credentials/custody.service").stdout.split()
+    found = served.system.run("ls", "/run/credentials/custody.service").stdout.split()
     assert found == ["custody_database_url", "kek_2026"]
-    shown = debian.system.run("systemctl", "cat", "custody-rewrap").stdout
+    shown = served.system.run("systemctl", "cat", "custody-rewrap").stdout
     assert "custody_database_url" not in shown
     assert "custody_owner_database_url" not in shown
 
 
-def test_no_core_is_ever_written(debian: Host) -> None:
-    debian.start()
-    limits = Path(f"/proc/{main_process(debian)}/limits").read_text("utf-8")
+def test_no_core_is_ever_written(served: Host) -> None:
+    limits = Path(f"/proc/{main_process(served)}/limits").read_text("utf-8")
     (line,) = (line for line in limits.splitlines() if line.startswith("Max core file size"))
     assert line.split()[4:6] == ["0", "0"]
 
 
-def test_its_memory_is_locked(debian: Host) -> None:
+def test_its_memory_is_locked(served: Host) -> None:
     if not memory_can_be_locked():
         pytest.skip("this machine has no CAP_SYS_RESOURCE: LimitMEMLOCK=infinity has no effect")
-    debian.start()
-    status = status_of(main_process(debian))
+    status = status_of(main_process(served))
     assert int(status["VmLck"].split()[0]) > 0
     assert status["VmSwap"] == "0 kB"
 

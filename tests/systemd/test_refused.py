@@ -58,6 +58,7 @@ REFUSED: dict[Callable[[Host], None], tuple[str, str]] = {
 }
 
 
+@pytest.mark.prove
 @pytest.mark.parametrize("spoil", REFUSED, ids=lambda spoil: spoil.__name__)
 async def test_a_wrong_credential_is_one_clear_line_and_no_restart_loop(
     spoil: Callable[[Host], None], debian: Host
@@ -96,6 +97,7 @@ async def test_a_wrong_credential_is_one_clear_line_and_no_restart_loop(
     assert named in said
 
 
+@pytest.mark.prove
 @pytest.mark.parametrize("spoil", [no_key, damaged], ids=lambda spoil: spoil.__name__)
 def test_what_a_new_start_cannot_cure_is_not_started_again(
     spoil: Callable[[Host], None], debian: Host
@@ -112,11 +114,13 @@ def test_a_start_by_hand_fails_and_says_so_too(debian: Host) -> None:
     damaged(debian)
     assert debian.systemctl("start", "custody").returncode == 1
     eventually(lambda: debian.property("ActiveState") == "failed")
+    debian.system.run("journalctl", "--sync")
     status = debian.systemctl("status", "--no-pager", "custody").stdout
     assert "status=243/CREDENTIALS" in status
     assert "custody: a credential in /etc/credstore.encrypted" in status
 
 
+@pytest.mark.prove
 async def test_once_the_credential_is_right_a_start_opens_the_socket_again(debian: Host) -> None:
     damaged(debian)
     debian.systemctl("start", "custody")

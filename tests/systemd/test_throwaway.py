@@ -94,6 +94,7 @@ def test_a_command_that_fails_says_so_and_one_with_input_gets_it() -> None:
         assert system.run("cat", stdin="words").stdout == "words"
 
 
+@pytest.mark.prove
 def test_several_run_at_once_and_know_nothing_of_each_other() -> None:
     with throwaway() as one, throwaway(own_network=True) as other:
         one.write("/run/mark", "one")
@@ -114,7 +115,7 @@ def test_nothing_is_left_after_it() -> None:
     assert not [path for path in our_cgroups() if path.endswith(system.cgroup.name)]
 
 
-@pytest.mark.parametrize("victim", ["caller", "keeper"])
+@pytest.mark.parametrize("victim", ["caller", pytest.param("keeper", marks=pytest.mark.prove)])
 def test_nothing_is_left_when_somebody_is_killed(victim: str) -> None:
     environ = {name: os.environ[name] for name in ("PATH", "HOME") if name in os.environ}
     with subprocess.Popen(
