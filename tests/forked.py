@@ -19,8 +19,13 @@ import coverage
 
 _ROOT = Path(__file__).resolve().parent.parent
 _FORKS = multiprocessing.get_context("forkserver")
+# Each command imports what it does when it runs.
+_COMMANDS = (_ROOT / "custody/cli/commands").glob("[!_]*.py")
 _FORKS.set_forkserver_preload(
-    ["boto3", "custody.app", "custody.cli", "custody.supervisor", "hvac", "tests.forked"]
+    [
+        *("boto3", "custody.app", "custody.cli", "custody.supervisor", "hvac", "tests.forked"),
+        *(f"custody.cli.commands.{path.stem}" for path in _COMMANDS),
+    ]
 )
 
 

@@ -3,9 +3,6 @@
 import asyncio
 import json
 import os
-import signal
-import subprocess
-import sys
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -16,6 +13,7 @@ from custody.db.instances import Instance, record
 from tests.client import Client, client_session
 from tests.db.command import Done, custody
 from tests.db.kek_registry import register, retire, states
+from tests.forked import Forked
 from tests.ports import free_port
 from tests.rewrap.kit import (
     KEKS,
@@ -32,7 +30,7 @@ from tests.rewrap.kit import (
     rows_of,
     stamps,
 )
-from tests.servers import ROOT, Database, coverage_environ, daemon_here
+from tests.servers import Database, daemon_here
 from tests.tokens import Issuer
 
 NEW_STAMP, OLD_STAMP = ("env-v2", 2), ("env-v1", 2)
@@ -54,15 +52,29 @@ async def run(environ: Mapping[str, str], *arguments: str) -> Done:
     return done
 
 
-def started(environ: Mapping[str, str], *arguments: str) -> "subprocess.Popen[str]":
-    return subprocess.Popen(
-        [sys.executable, "-m", "custody", "rewrap", "run", *arguments],
-        env={"PATH": os.environ["PATH"], **coverage_environ(), **environ},
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-        cwd=ROOT,
-    )
+class Running:
+    """``custody rewrap run``, once it has stored something."""
+
+    def __init__(self, folder: Path, environ: Mapping[str, str], *arguments: str) -> None:
+        self._out, self._err = folder / "out", folder / "err"
+        self.process = Forked(
+            *("custody", "rewrap", "run", *arguments),
+            environ={"PATH": os.environ["PATH"], **environ},
+            out=self._out,
+            err=self._err,
+        )
+
+    async def has_stored(self, database: Database) -> None:
+        """Wait until it has stored something."""
+        until = asyncio.get_running_loop().time() + 30
+        while (await stamps(database))[NEW_STAMP] == 0:
+            assert asyncio.get_running_loop().time() < until
+            await asyncio.sleep(0.02)
+
+    async def end(self) -> Done:
+        """Wait until it has ended."""
+        code = await asyncio.to_thread(self.process.wait, 30)
+        return Done(code, self._out.read_text("utf-8"), self._err.read_text("utf-8"))
 
 
 async def instance(database: Database, **changes: object) -> None:
@@ -180,43 +192,42 @@ async def test_all(database: Database) -> None:
     assert await opened(database, keyring()) == ledger
 
 
-async def test_sigterm_and_on(database: Database) -> None:
+async def test_sigterm_and_on(database: Database, tmp_path: Path) -> None:
     ledger = await fill(database, 200)
-    process = started(environ_of(database), "--rate", "40")
-    until = asyncio.get_running_loop().time() + 20
-    while (await stamps(database))[NEW_STAMP] == 0:
-        assert asyncio.get_running_loop().time() < until
-        await asyncio.sleep(0.05)
-    process.send_signal(signal.SIGTERM)
-    _, err = await asyncio.to_thread(process.communicate, timeout=20)
-    assert process.returncode == 75, err
-    assert "custody: stopped before the end, run it again: what was done is stored" in err
+    running = Running(tmp_path, environ_of(database), "--rate", "40")
+    await running.has_stored(database)
+    running.process.terminate()
+    ended = await running.end()
+    assert ended.code == 75, ended.err
+    assert ended.complaint == ("stopped before the end, run it again: what was done is stored")
     done = (await stamps(database))[NEW_STAMP]
     assert 0 < done < 200
     assert await database.value("SELECT state FROM auth.rewrap_runs") == "running"
+    # What it had claimed and not done rests for some seconds.
+    await database.execute(
+        "UPDATE auth.rewrap_claims SET heartbeat_at = heartbeat_at - interval '10 seconds'"
+    )
     finished = await run(environ_of(database), "run")
     assert finished.code == 0
     assert finished.out.startswith("run 1 to env-v2: 200 re-wrapped")
     assert await opened(database, keyring()) == ledger
 
 
-async def test_a_command_and_two_workers_share_a_run(database: Database) -> None:
-    ledger = await fill(database, 600)
-    process = started(environ_of(database), "--batch", "5", "--rate", "100", "--verify", "none")
-    until = asyncio.get_running_loop().time() + 20
-    while (await stamps(database))[NEW_STAMP] == 0:
-        assert asyncio.get_running_loop().time() < until
-        await asyncio.sleep(0.05)
+async def test_a_command_and_two_workers_share_a_run(database: Database, tmp_path: Path) -> None:
+    ledger = await fill(database, 300)
+    limits = ("--batch", "5", "--rate", "100", "--verify", "none")
+    running = Running(tmp_path, environ_of(database), *limits)
+    await running.has_stored(database)
     rings = [keyring() for _ in range(2)]
     found = await asyncio.gather(*(rewrap(database, ring, batch=5, rate=100) for ring in rings))
-    out, err = await asyncio.to_thread(process.communicate, timeout=30)
-    assert process.returncode == 0, err
-    assert out.startswith("run 1 to env-v2: 600 re-wrapped, 0 changed")
-    assert [(one.id, one.done, one.moved) for one in found] == [(1, 600, 0)] * 2
+    ended = await running.end()
+    assert ended.code == 0, ended.err
+    assert ended.out.startswith("run 1 to env-v2: 300 re-wrapped, 0 changed")
+    assert [(one.id, one.done, one.moved) for one in found] == [(1, 300, 0)] * 2
     # Every UPDATE of a row counts its version: each was stored once.
     assert {row["row_version"] for row in (await rows_of(database)).values()} == {2}
     here = [ring.active.wrapped for ring in rings if isinstance(ring.active, CountingKek)]
-    assert all(0 < wrapped.total() < 600 for wrapped in here)
+    assert all(0 < wrapped.total() < 300 for wrapped in here)
     assert (here[0] + here[1]).most_common(1)[0][1] == 1
     assert await opened(database, keyring()) == ledger
 

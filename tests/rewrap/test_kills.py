@@ -5,8 +5,11 @@ import asyncio
 import contextlib
 import random
 import secrets
+import time
 
-from custody.db.embedded import EmbeddedPostgres
+import pytest
+
+from custody.rewrap.claims import LEASE_SECONDS
 from custody.rewrap.options import Options
 from custody.rewrap.patience import NotFinished
 from custody.rewrap.worker import Rewrapper
@@ -25,11 +28,11 @@ from tests.rewrap.kit import (
 )
 from tests.servers import TEMPLATE, Database, bare_postgres, make_template, start_on
 
-ROWS = 3000
-WORKER_KILLS = 100
-SERVER_KILLS = 20
-# So slow that it takes them all.
+pytestmark = pytest.mark.usefixtures("short_waits")
+
+# So slow that it takes all kills.
 BATCH, RATE = 10, 150
+LEASE = LEASE_SECONDS + 1
 LONGEST_LIFE_SECONDS = 0.4
 
 
@@ -55,49 +58,78 @@ async def assert_whole(database: Database, ledger: dict[str, bytes], seed: int) 
     assert runs[0]["done"] == stored, seed
 
 
-async def test_workers_are_killed(database: Database) -> None:
+async def age_claims(database: Database, seconds: float) -> None:
+    """Let time pass for the claims that nobody looks after any more."""
+    await database.execute(
+        "UPDATE auth.rewrap_claims SET heartbeat_at = heartbeat_at - make_interval(secs => $1)",
+        seconds,
+    )
+
+
+async def has_stored_more(database: Database, than: int) -> None:
+    """Wait until more rows are done."""
+    until = time.monotonic() + 30
+    while (await stamps(database))["env-v2", 2] <= than:
+        assert time.monotonic() < until
+        await asyncio.sleep(0.01)
+
+
+@pytest.mark.parametrize(
+    ("kills", "rows", "age"), [(4, 600, LEASE), pytest.param(100, 3000, 0, marks=pytest.mark.prove)]
+)
+async def test_workers_are_killed(database: Database, kills: int, rows: int, age: float) -> None:
     seed = secrets.randbits(32)
     dice = random.Random(seed)  # noqa: S311
-    ledger = await fill(database, ROWS)
+    ledger = await fill(database, rows)
     url = database.url("custody_rewrap")
     killed = 0
     with forker() as forked:
-        while killed < WORKER_KILLS:
+        while killed < kills:
             pid = await asyncio.to_thread(forked.start, url, batch=BATCH, rate=RATE)
+            if killed == 0:
+                await has_stored_more(database, 0)
             await asyncio.sleep(dice.uniform(0, LONGEST_LIFE_SECONDS))
             assert kill(pid), f"seed {seed}: done after {killed} kills"
             killed += 1
-            if killed % 10 == 0:
+            if killed % 10 == 1:
                 await let_users_rotate(database, ledger, dice)
     left = (await stamps(database))["env-v1", 2]
-    assert 0 < left < ROWS, seed
+    assert 0 < left < rows, seed
+    await age_claims(database, age)
     await rewrap(database, keyring())
     await assert_whole(database, ledger, seed)
 
 
-async def test_postgresql_is_killed() -> None:
+@pytest.mark.parametrize(
+    ("kills", "rows", "age"), [(2, 400, LEASE), pytest.param(20, 3000, 0, marks=pytest.mark.prove)]
+)
+async def test_postgresql_is_killed(kills: int, rows: int, age: float) -> None:
     seed = secrets.randbits(32)
     dice = random.Random(seed)  # noqa: S311
     with open_folder() as folder, bare_postgres(folder / "pg", durable=True) as server:
         await make_template(server)
         await asyncio.to_thread(server.grant_logins)
         database = Database(server, TEMPLATE)
-        ledger = await fill(database, ROWS)
-        await assert_survives(server, database, ledger, dice, seed)
+        ledger = await fill(database, rows)
+        await assert_survives(database, ledger, dice, seed, kills)
+        await age_claims(database, age)
+        await rewrap(database, keyring())
+        await assert_whole(database, ledger, seed)
 
 
 async def assert_survives(
-    server: EmbeddedPostgres,
     database: Database,
     ledger: dict[str, bytes],
     dice: random.Random,
     seed: int,
+    kills: int,
 ) -> None:
     async with rewrap_engine(database) as engine:
         options = Options(batch=BATCH, rate=RATE // 2)
         workers = [Rewrapper(engine, keyring(), options) for _ in range(2)]
         running = [asyncio.create_task(worker.run()) for worker in workers]
-        for number in range(SERVER_KILLS):
+        server = database.server
+        for number in range(kills):
             await asyncio.sleep(dice.uniform(0.1, 0.8))
             assert not any(task.done() for task in running), (seed, number)
             port = await asyncio.to_thread(breaking.kill, server)
@@ -108,5 +140,3 @@ async def assert_survives(
             with contextlib.suppress(NotFinished):
                 await task
     await let_users_rotate(database, ledger, dice)
-    await rewrap(database, keyring())
-    await assert_whole(database, ledger, seed)

@@ -1,4 +1,4 @@
-"""100,000 rows to another KEK while their users work: every answer is in a ledger, and at the end
+"""Many rows to another KEK while their users work: every answer is in a ledger, and at the end
 every key in the database is the ledger's last."""
 
 import asyncio
@@ -7,7 +7,6 @@ import contextlib
 import json
 import os
 import random
-import sys
 from collections import Counter
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
@@ -24,19 +23,17 @@ from kek_backends.keyring import Keyring
 from kek_backends.loader import load_keyring
 from tests.client import Answer, client_session
 from tests.e2e.browser import encode, generation_of
+from tests.forked import Forked
 from tests.leaks import LOGS, remember
 from tests.many_rows import copy_rows
 from tests.servers import (
-    ROOT,
     Daemon,
     Database,
-    coverage_environ,
     daemon_beside,
     settings_for,
 )
 from tests.tokens import Issuer
 
-USERS = 100_000
 CLIENTS = 16
 SEED = 20261203
 # What a client rests after each answer: the worker shall have a core, too.
@@ -56,6 +53,28 @@ ACTIONS = {
     "disable": "zk_disable",
     "wrong": "zk_disable",
 }
+
+
+@dataclass(frozen=True)
+class Scale:
+    """How large a run is.
+
+    Args:
+        users: their number, a multiple of the number of clients.
+        behind: how far behind the run users are at work, in users.
+        ahead: how far ahead of it.
+        limits: of the command.
+    """
+
+    users: int
+    behind: int
+    ahead: int
+    limits: tuple[str, ...] = ()
+
+
+# The small one as slow as this, so that users and the worker meet.
+SMALL = Scale(3_200, 400, 0, ("--batch", "100", "--rate", "2000"))
+LARGE = Scale(100_000, 1000, 500)
 
 
 @dataclass
@@ -113,12 +132,14 @@ class Traffic:
     Args:
         daemon: whom they ask.
         ledger: where they write.
+        scale: of the run.
         over: set when they shall end.
         at: the user at which the run is, as far as we know.
     """
 
     daemon: Daemon
     ledger: Ledger
+    scale: Scale
     over: asyncio.Event = field(default_factory=asyncio.Event)
     at: int = 0
 
@@ -158,9 +179,11 @@ class Device:
         chance = self._random.random()
         if chance < 0.2 and self._visited:
             return self._random.choice(self._visited)
-        at = self._random.randrange(USERS)
+        scale = self._traffic.scale
+        at = self._random.randrange(scale.users)
         if chance < 0.7:
-            at = min(max(self._traffic.at + self._random.randint(-1000, 500), 0), USERS - 1)
+            near = self._traffic.at + self._random.randint(-scale.behind, scale.ahead)
+            at = min(max(near, 0), scale.users - 1)
         return at - at % CLIENTS + self._number
 
     async def _act(self, number: int, act: str) -> None:
@@ -241,9 +264,9 @@ def _decode(text: str) -> bytes:
 
 
 @asynccontextmanager
-async def traffic_on(daemon: Daemon, ledger: Ledger) -> AsyncIterator[Traffic]:
+async def traffic_on(daemon: Daemon, ledger: Ledger, scale: Scale) -> AsyncIterator[Traffic]:
     """Have users at work for the length of the block."""
-    traffic = Traffic(daemon, ledger)
+    traffic = Traffic(daemon, ledger, scale)
     async with client_session() as session:
         following = asyncio.create_task(traffic.follow(daemon.database))
         working = [
@@ -259,35 +282,34 @@ async def traffic_on(daemon: Daemon, ledger: Ledger) -> AsyncIterator[Traffic]:
                 await following
 
 
-async def run_command(daemon: Daemon) -> tuple[int, dict[str, Any]]:
+def run_command(daemon: Daemon, scale: Scale, out: Path) -> tuple[int, dict[str, Any]]:
     """Run ``custody rewrap run`` as a process; return its exit code and what it printed."""
     environ = daemon.settings | {
-        "CUSTODY_REWRAP_DATABASE_URL": daemon.database.url("custody_rewrap")
+        "PATH": os.environ["PATH"],
+        "CUSTODY_REWRAP_DATABASE_URL": daemon.database.url("custody_rewrap"),
     }
-    with (LOGS / f"rewrap-{os.getpid()}.log").open("ab") as log:
-        process = await asyncio.create_subprocess_exec(
-            *(sys.executable, "-m", "custody", "rewrap", "run", "--json"),
-            env={"PATH": os.environ["PATH"], **coverage_environ(), **environ},
-            stdout=asyncio.subprocess.PIPE,
-            stderr=log,
-            cwd=ROOT,
-        )
-        try:
-            async with asyncio.timeout(LONGEST_SECONDS):
-                printed, _ = await process.communicate()
-        finally:
-            if process.returncode is None:
-                process.kill()
-                await process.wait()
-    return process.returncode or 0, json.loads(printed or b"{}")
+    process = Forked(
+        *("custody", "rewrap", "run", "--json", *scale.limits),
+        environ=environ,
+        out=out,
+        err=LOGS / f"rewrap-{os.getpid()}.log",
+    )
+    try:
+        code = process.wait(LONGEST_SECONDS)
+    finally:
+        process.kill()
+    return code, json.loads(out.read_text("utf-8") or "{}")
 
 
 @pytest.mark.timeout(LONGEST_SECONDS + 120)
+@pytest.mark.parametrize(
+    "scale", [SMALL, pytest.param(LARGE, marks=pytest.mark.prove)], ids=lambda scale: scale.users
+)
 async def test_no_key_is_lost_under_live_traffic(
-    database: Database, issuer: Issuer, tmp_path: Path
+    database: Database, issuer: Issuer, tmp_path: Path, scale: Scale
 ) -> None:
     source = random.Random(SEED)  # noqa: S311 - a test that can be repeated
-    ledger = Ledger([source.randbytes(32) for _ in range(USERS)])
+    ledger = Ledger([source.randbytes(32) for _ in range(scale.users)])
     overrides = {"KEK": NEW, "OLD_KEKS": OLD, "raw_NEXT_KEK": remember(NEXT_KEK)}
     # Each request a line of the log, and each searched for secrets: not at this scale.
     overrides["LOG_LEVEL"] = "warning"
@@ -297,14 +319,14 @@ async def test_no_key_is_lost_under_live_traffic(
     assert old is not None
     await copy_rows(database, old.wrap, [(name(n), key) for n, key in enumerate(ledger.keys)])
     with daemon_beside(database, issuer, tmp_path, **overrides) as daemon:
-        async with traffic_on(daemon, ledger):
-            code, run = await run_command(daemon)
+        async with traffic_on(daemon, ledger, scale):
+            code, run = await asyncio.to_thread(run_command, daemon, scale, tmp_path / "run")
         assert ledger.problems == []
         assert code == 0, run
     assert (run["state"], run["failed"], run["unreadable"]) == ("done", 0, [])
     # Users and the worker met: and nobody was overwritten.
     assert run["moved"] > 0
-    assert run["done"] > USERS / 2
+    assert run["done"] > scale.users / 2
     assert {status for _, status in ledger.answers} == {200, 400, 409}
     await check_audit(database, ledger)
     await check_rows(database, ledger, keyring)
@@ -322,7 +344,7 @@ async def check_audit(database: Database, ledger: Ledger) -> None:
 async def check_rows(database: Database, ledger: Ledger, keyring: Keyring) -> None:
     """Unwrap all keys from the database itself, and hold them against the ledger."""
     rows = await database.fetch("SELECT * FROM auth.encryption_vaults")
-    assert len(rows) == USERS
+    assert len(rows) == len(ledger.keys)
     wrong = []
     for row in rows:
         user = row["user_id"]

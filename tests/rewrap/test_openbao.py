@@ -24,7 +24,9 @@ from tests.many_rows import copy_rows
 from tests.rewrap.kit import opened, rewrap, rewrap_engine, stamps
 from tests.servers import Database
 
-ROWS, FEW_ROWS = 20_000, 500
+pytestmark = pytest.mark.usefixtures("short_waits")
+
+FEW_ROWS = 500
 _FILL_BATCH = 240
 # With the braces of its configuration, which is a template.
 _AUDIT = """
@@ -37,15 +39,17 @@ audit "file" "requests" {{
 """
 
 
-@pytest.fixture
-def audited(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[tuple[Bao, Path]]:
-    """An OpenBao of this test's own, which logs each request with all that is in it."""
-    log = tmp_path / "requests.log"
+@pytest.fixture(scope="module")
+def audited(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Bao, Path]]:
+    """An OpenBao of these tests' own, which logs each request with all that is in it."""
+    folder = tmp_path_factory.mktemp("audited")
+    log = folder / "requests.log"
     # OpenBao takes audit devices from its configuration only.
     config = bao_module._CONFIG + _AUDIT.replace("FILE", str(log))
-    monkeypatch.setattr("tests.bao_server._CONFIG", config)
-    with bao_server(tmp_path) as bao:
-        yield bao, log
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("tests.bao_server._CONFIG", config)
+        with bao_server(folder) as bao:
+            yield bao, log
 
 
 def kek_of(bao: Bao, key: str) -> VaultTransitKek:
@@ -110,17 +114,20 @@ def _decrypted_users(found: list[dict[str, Any]]) -> Counter[str]:
 PROOF = {"custody-proof-own": 1, "custody-proof-other": 1}
 
 
-async def test_no_key_enters_this_process(audited: tuple[Bao, Path], database: Database) -> None:
+@pytest.mark.parametrize("count", [1_000, pytest.param(20_000, marks=pytest.mark.prove)])
+async def test_no_key_enters_this_process(
+    audited: tuple[Bao, Path], database: Database, count: int
+) -> None:
     bao, log = audited
     key = bao.make_key()
-    ledger = await fill(bao, key, database, ROWS)
+    ledger = await fill(bao, key, database, count)
     bao.rotate(key)
     begin = log.stat().st_size
     keks = Keyring(kek_of(bao, key))
     began = time.monotonic()
     run = await rewrap(database, keks, batch=480, verify=Verify.NONE)
     seconds = time.monotonic() - began
-    assert (run.state, run.done, run.moved, run.failed) == ("done", ROWS, 0, 0)
+    assert (run.state, run.done, run.moved, run.failed) == ("done", count, 0, 0)
     found = requests(log, begin)
     calls = _calls(found)
     # The proof that the key binds wraps to users is made of a random key, and of no user's.
@@ -128,14 +135,14 @@ async def test_no_key_enters_this_process(audited: tuple[Bao, Path], database: D
     assert calls["encrypt"] == 1
     rewraps = [request for request in found if request["path"] == f"transit/rewrap/{key}"]
     sent = [item for request in rewraps for item in request["data"]["batch_input"]]
-    assert len(sent) == ROWS
-    assert len({item["context"] for item in sent}) == ROWS
-    assert len(rewraps) <= ROWS // _FILL_BATCH + 2
-    assert await stamps(database) == {(f"vault:transit/{key}:v2", 2): ROWS}
-    print(f"{ROWS / seconds:.0f} rows/s, {len(rewraps)} re-wrap calls")  # noqa: T201
+    assert len(sent) == count
+    assert len({item["context"] for item in sent}) == count
+    assert len(rewraps) <= count // _FILL_BATCH + 2
+    assert await stamps(database) == {(f"vault:transit/{key}:v2", 2): count}
+    print(f"{count / seconds:.0f} rows/s, {len(rewraps)} re-wrap calls")  # noqa: T201
     # Unwrapped by the server itself, in batches: all are what they were.
     rows = await database.fetch("SELECT user_id, wrapped_mk FROM auth.encryption_vaults")
-    for at in range(0, ROWS, _FILL_BATCH):
+    for at in range(0, count, _FILL_BATCH):
         items = [
             {"ciphertext": row["wrapped_mk"], "context": _b64(row["user_id"].encode())}
             for row in rows[at : at + _FILL_BATCH]
@@ -167,7 +174,7 @@ async def test_a_sample_is_verified(audited: tuple[Bao, Path], database: Databas
 
 async def test_a_version_that_is_made_meanwhile(bao: Bao, database: Database) -> None:
     key = bao.make_key()
-    ledger = await fill(bao, key, database, FEW_ROWS)
+    ledger = await fill(bao, key, database, 100)
     bao.rotate(key)
     keks = Keyring(kek_of(bao, key))
     await keks.active.refresh()
@@ -180,8 +187,8 @@ async def test_a_version_that_is_made_meanwhile(bao: Bao, database: Database) ->
             moved.append(key)
 
     async with rewrap_engine(database) as engine:
-        run = await Rewrapper(engine, keks, Options(batch=100), move).run()
+        run = await Rewrapper(engine, keks, Options(batch=20), move).run()
     assert (run.state, run.target) == ("done", f"vault:transit/{key}:v3")
-    assert await stamps(database) == {(f"vault:transit/{key}:v3", 2): FEW_ROWS}
+    assert await stamps(database) == {(f"vault:transit/{key}:v3", 2): 100}
     assert await opened(database, keks) == ledger
     await keks.close()

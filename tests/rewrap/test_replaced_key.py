@@ -15,6 +15,8 @@ from tests.bao_server import Bao
 from tests.rewrap.kit import fill, rewrap_engine, rows_of
 from tests.servers import Database
 
+pytestmark = pytest.mark.usefixtures("short_waits")
+
 
 async def test_no_row_is_set_aside(bao: Bao, database: Database) -> None:
     key = bao.make_key()

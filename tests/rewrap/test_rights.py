@@ -1,11 +1,15 @@
 """What the worker's role can't do, by psql: no more than the wrap columns, and its own records."""
 # ruff: noqa: S608 - the SQL is of this file
 
-import pytest
+from collections.abc import AsyncIterator
 
+import pytest
+import pytest_asyncio
+
+from custody.db.embedded import EmbeddedPostgres
 from tests.db.kek_registry import psql
 from tests.rewrap.kit import fill, go_zk, keyring, rewrap, rows_of
-from tests.servers import Database
+from tests.servers import Database, new_database
 
 DENIED, HIDDEN = "42501: permission denied", "violates row-level security"
 VAULTS = "auth.encryption_vaults"
@@ -13,12 +17,21 @@ AUDIT = "auth.encryption_vault_audit"
 EVENT = f"INSERT INTO {AUDIT} (id, user_id, action, status) VALUES ('x', '{{}}', '{{}}', 200)"
 
 
+@pytest_asyncio.fixture(scope="module", loop_scope="module")
+async def filled(postgres: EmbeddedPostgres) -> AsyncIterator[Database]:
+    """Vaults after a run, for those who can't change anything."""
+    async with new_database(postgres) as made:
+        await fill(made, 3)
+        await go_zk(made, "user-000002")
+        await rewrap(made, keyring())
+        yield made
+
+
 @pytest.fixture
-async def filled(database: Database) -> Database:
-    await fill(database, 3)
-    await go_zk(database, "user-000002")
-    await rewrap(database, keyring())
-    return database
+async def own(postgres: EmbeddedPostgres, filled: Database) -> AsyncIterator[Database]:
+    """A copy of it, for one test."""
+    async with new_database(postgres, filled.name) as made:
+        yield made
 
 
 FORBIDDEN = [
@@ -85,21 +98,21 @@ async def test_no_audit_rows_of_users_actions(filled: Database, action: str) -> 
         assert HIDDEN in psql(filled, "custody_rewrap", EVENT.format(user, action))
 
 
-async def test_its_own_audit_rows(filled: Database) -> None:
-    assert psql(filled, "custody_rewrap", EVENT.format("user-000000", "rewrap_failed")) == ""
-    assert await filled.audit("user-000000") == [("rewrap_failed", None, 200)]
+async def test_its_own_audit_rows(own: Database) -> None:
+    assert psql(own, "custody_rewrap", EVENT.format("user-000000", "rewrap_failed")) == ""
+    assert await own.audit("user-000000") == [("rewrap_failed", None, 200)]
 
 
-async def test_zero_knowledge_rows_and_missing_wraps(filled: Database) -> None:
-    before = await rows_of(filled)
+async def test_zero_knowledge_rows_and_missing_wraps(own: Database) -> None:
+    before = await rows_of(own)
     for sql, part in (
         (f"UPDATE {VAULTS} SET wrapped_mk = 'x', wrap_iv = '' WHERE user_id = 'user-000002'", ""),
         (f"UPDATE {VAULTS} SET quarantined_at = now() WHERE user_id = 'user-000002'", ""),
         (f"UPDATE {VAULTS} SET wrapped_mk = NULL, wrap_iv = NULL", HIDDEN),
     ):
-        said = psql(filled, "custody_rewrap", sql)
+        said = psql(own, "custody_rewrap", sql)
         assert said == "" if not part else part in said
-    assert await rows_of(filled) == before
+    assert await rows_of(own) == before
 
 
 APP_FORBIDDEN = [

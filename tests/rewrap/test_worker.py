@@ -39,6 +39,8 @@ from tests.rewrap.kit import (
 )
 from tests.servers import Database
 
+pytestmark = pytest.mark.usefixtures("short_waits")
+
 UNTOUCHED = (
     "recovery_wrapped_mk",
     "recovery_iv",
@@ -164,13 +166,13 @@ async def test_all_of_them_ends_though_the_clock_was_set_back(database: Database
 
 
 async def test_rate_bounds_rows_a_second(database: Database) -> None:
-    ledger = await fill(database, 25)
+    ledger = await fill(database, 15)
     keks, ticks = keyring(), Ticks()
     began = time.monotonic()
     async with rewrap_engine(database) as engine:
         await Rewrapper(engine, keks, Options(batch=500, rate=10), ticks).run()
-    # The first ten at once, the last five after two seconds: never earlier, however busy we are.
-    assert time.monotonic() - began >= 1.9
+    # The first ten at once, the last five after a second: never earlier, however busy we are.
+    assert time.monotonic() - began >= 0.95
     assert max(ticks.steps) <= 10
     assert await opened(database, keks) == ledger
 
@@ -358,7 +360,7 @@ async def test_a_row_that_stays_locked_is_left_in_the_end(database: Database) ->
     async with database.connect() as user, user.transaction():
         await user.execute("SELECT * FROM auth.encryption_vaults LIMIT 1 FOR UPDATE")
         with pytest.raises(NotFinished, match="others hold, or change again and again"):
-            await rewrap(database, keyring(), patience=1)
+            await rewrap(database, keyring(), patience=0.3)
 
 
 async def test_rows_that_become_stale_behind_the_cursor_are_done(database: Database) -> None:
@@ -467,7 +469,7 @@ async def test_a_wrap_of_another_key_is_not_stored(
 async def test_a_kms_that_is_down_pauses_the_run(database: Database) -> None:
     ledger = await fill(database, 40)
     remote = FakeRemote()
-    down = time.monotonic() + 1.5
+    down = time.monotonic() + 0.5
 
     def fault() -> None:
         if time.monotonic() < down:
@@ -498,7 +500,7 @@ async def test_patience_ends(database: Database) -> None:
     remote.faults["decrypt"] = [lambda: None, lambda: None]
     remote.always = raising(SdkError())
     with pytest.raises(NotFinished, match="run it again: fake:remote: SdkError"):
-        await rewrap(database, keks, patience=1)
+        await rewrap(database, keks, patience=0.3)
     assert await stamps(database) == {("env-v1", 2): 4}
     await keks.close()
 

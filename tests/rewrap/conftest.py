@@ -1,0 +1,19 @@
+"""Fixtures of the tests of re-wraps."""
+
+import pytest
+
+from custody.rewrap import patience, storing, worker
+from kek_backends import breaker, remote
+
+
+@pytest.fixture
+def short_waits(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Workers of this process try again soon; processes of their own wait as long as ever.
+
+    How long a claim is left alone is tested in test_claims.
+    """
+    monkeypatch.setattr(worker, "_IDLE_SECONDS", 0.02)
+    monkeypatch.setattr(patience, "_PAUSES_SECONDS", (0.02, 0.05, 0.1))
+    monkeypatch.setattr(storing, "_REST_SECONDS", 0.1)
+    monkeypatch.setattr(remote, "_PAUSE_SECONDS", 0.01)
+    monkeypatch.setattr(breaker, "OPEN_SECONDS", 0.1)
