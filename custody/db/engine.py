@@ -9,6 +9,7 @@ from sqlalchemy.exc import DisconnectionError
 from sqlalchemy.ext.asyncio import AsyncEngine, create_async_engine
 
 from custody.db.errors import Refused
+from custody.db.pooler import Statements
 
 Connection: TypeAlias = "asyncpg.Connection[Any]"
 
@@ -44,13 +45,14 @@ def create_engine(
         variable: which setting the URL is, for messages.
     """
 
-    async def connect() -> Connection:
+    async def connect(cached_statements: int) -> Connection:
         try:
             return await asyncpg.connect(
                 dsn.url,
                 timeout=CONNECT_TIMEOUT_SECONDS,
                 command_timeout=STATEMENT_TIMEOUT_SECONDS,
                 server_settings={"application_name": "custody"},
+                statement_cache_size=cached_statements,
             )
         except (
             asyncpg.InvalidAuthorizationSpecificationError,
@@ -65,7 +67,7 @@ def create_engine(
 
     engine = create_async_engine(
         "postgresql+asyncpg://",
-        async_creator=connect,
+        async_creator=Statements(connect, variable).open,
         pool_size=pool_size,
         max_overflow=0,
         pool_timeout=CHECKOUT_TIMEOUT_SECONDS,

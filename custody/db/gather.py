@@ -18,7 +18,7 @@ from sqlalchemy.ext.asyncio import AsyncEngine
 
 from custody.db.engine import Connection
 from custody.db.errors import DatabaseError
-from custody.db.scope import connection
+from custody.db.scope import LOST_STATEMENT, connection
 from custody.deadline import Deadline
 
 BATCH_SIZE = 64
@@ -187,7 +187,9 @@ class Gatherer(Generic[Item, Result]):
         except TimeoutError:
             held.terminate()
             raise DatabaseError("the database did not answer in time") from None
-        except asyncpg.PostgresError:
+        except asyncpg.PostgresError as error:
+            if isinstance(error, LOST_STATEMENT):
+                held.terminate()
             # The server has said that nothing was done. What it did not like may lie in one item.
             _fail(batch, GoAlone())
             return

@@ -32,6 +32,11 @@ _RETIRED_KEK = "KEK01"
 _CONNECTION_ERRORS = (asyncpg.InterfaceError, asyncpg.InternalClientError, OSError)
 
 
+# A pooler that was set up anew gives us sessions that know other statements than ours: the next
+# connection finds out what it can do (custody/db/pooler.py).
+LOST_STATEMENT = (asyncpg.InvalidSQLStatementNameError, asyncpg.DuplicatePreparedStatementError)
+
+
 @asynccontextmanager
 async def user_transaction(
     engine: AsyncEngine, user_id: str, deadline: Deadline
@@ -133,6 +138,8 @@ async def connection(engine: AsyncEngine, until: float | None = None) -> AsyncIt
             raise DatabaseError(f"the database failed: {type(error).__name__}") from None
         except Exception as error:
             await _roll_back(held)
+            if isinstance(error, LOST_STATEMENT):
+                held.terminate()
             if isinstance(error, asyncpg.PostgresError):
                 # "from None": a PostgreSQL error may quote the failing row.
                 raise _translate(error) from None

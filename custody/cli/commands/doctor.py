@@ -9,6 +9,8 @@ import click
 
 from custody.cli.exit_codes import FINDING, UNAVAILABLE
 from custody.ops.doctor import Finding, Verdict, examine
+from custody.ops.logging import configure
+from custody.settings import LogFormat, LogLevel
 
 _SIGNS = {
     Verdict.OK: "ok     ",
@@ -20,6 +22,7 @@ _SIGNS = {
 
 def doctor(as_json: bool) -> int:
     """Examine what is configured: settings, KEKs, database, roles, the issuer's keys."""
+    configure(LogLevel.WARNING, LogFormat.TEXT)  # beside the findings, not among them
     findings = asyncio.run(examine(os.environ))
     if as_json:
         click.echo(json.dumps([dataclasses.asdict(finding) for finding in findings], indent=2))

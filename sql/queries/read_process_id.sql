@@ -1,0 +1,2 @@
+-- The server's process behind this session.
+SELECT pg_backend_pid()

@@ -1,0 +1,139 @@
+"""Behind PgBouncer, where a connection is another session of the server in each transaction."""
+
+import asyncio
+import json
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from structlog.testing import capture_logs
+
+from custody.db import migrate as migrations
+from custody.db.embedded import EmbeddedPostgres
+from custody.db.engine import Dsn, create_engine
+from custody.db.erase import erase_user
+from custody.db.errors import DatabaseError
+from custody.db.migrate import migrate
+from custody.db.scope import connection
+from tests.client import Client, client_session
+from tests.db.command import custody
+from tests.db.test_posture import problems_of
+from tests.pgbouncer import PgBouncer, keeps_statements, pgbouncer
+from tests.servers import Database, daemon_here, new_database, settings_for
+from tests.tokens import Issuer
+
+
+@pytest.fixture(scope="module")
+def pooler(postgres: EmbeddedPostgres) -> Iterator[PgBouncer]:
+    """A PgBouncer in transaction mode that knows nothing of prepared statements."""
+    with pgbouncer(postgres) as running:
+        yield running
+
+
+async def prepared(url: str) -> int:
+    """Return how many prepared statements a session has after one question of an engine."""
+    engine = create_engine(Dsn(url), pool_size=1)
+    try:
+        async with connection(engine) as held:
+            return int(await held.fetchval("SELECT count(*) FROM pg_prepared_statements"))
+    finally:
+        await engine.dispose()
+
+
+async def test_daemon(
+    database: Database, pooler: PgBouncer, issuer: Issuer, tmp_path: Path
+) -> None:
+    """Two daemons with many users at once share the pooler's sessions."""
+    url = pooler.url(database, "custody_app")
+    async with (
+        daemon_here(database, issuer, tmp_path, DATABASE_URL=url) as one,
+        daemon_here(database, issuer, tmp_path, DATABASE_URL=url) as other,
+        client_session() as session,
+    ):
+
+        async def live(number: int) -> list[int]:
+            device = Client((one, other)[number % 2], session, f"user-{number}")
+            calls = (device.init, device.key, device.rotate, device.status, device.key)
+            return [(await call()).status for call in calls]
+
+        seen = await asyncio.gather(*(live(number) for number in range(40)))
+    assert seen == [[200] * 5] * 40
+
+
+@pytest.mark.parametrize("mode", ["transaction", "session"])
+async def test_statements_are_sent_anew_where_nobody_keeps_them(
+    database: Database, postgres: EmbeddedPostgres, mode: str
+) -> None:
+    with pgbouncer(postgres, pool_mode=mode) as pooler, capture_logs() as logged:
+        assert await prepared(pooler.url(database, "custody_app")) == 0
+        assert [line["event"] for line in logged] == ["pooler_keeps_no_statements"]
+        # What the question left behind would be in the way of the next one.
+        assert await prepared(pooler.url(database, "custody_app")) == 0
+
+
+async def test_statements_are_kept_where_nobody_is_in_between(database: Database) -> None:
+    with capture_logs() as logged:
+        assert await prepared(database.url("custody_app")) > 0
+    assert logged == []
+
+
+@pytest.mark.skipif(not keeps_statements(), reason="this PgBouncer is older than 1.21")
+async def test_statements_are_kept_by_a_newer_one(
+    database: Database, postgres: EmbeddedPostgres
+) -> None:
+    with pgbouncer(postgres, max_prepared_statements="100") as pooler, capture_logs() as logged:
+        assert await prepared(pooler.url(database, "custody_app")) > 0
+    assert logged == []
+
+
+async def test_statement_mode_is_named(database: Database, postgres: EmbeddedPostgres) -> None:
+    said = "pool_mode neither transaction nor session"
+    with (
+        pgbouncer(postgres, pool_mode="statement") as pooler,
+        pytest.raises(DatabaseError, match=said),
+    ):
+        await prepared(pooler.url(database, "custody_app"))
+
+
+async def test_session_that_forgot_its_statements_is_thrown_away(database: Database) -> None:
+    """As behind a pooler that was set up anew while we were connected."""
+    engine = create_engine(Dsn(database.url("custody_app")), pool_size=1)
+    try:
+        async with connection(engine) as held:
+            before = await held.fetchval("SELECT pg_backend_pid()")
+            await held.execute("DEALLOCATE ALL")
+        with pytest.raises(DatabaseError, match="InvalidSQLStatementName"):
+            async with connection(engine) as held:
+                await held.fetchval("SELECT pg_backend_pid()")
+        async with connection(engine) as held:
+            assert await held.fetchval("SELECT pg_backend_pid()") != before
+    finally:
+        await engine.dispose()
+
+
+async def test_migrations_leave_no_lock(
+    postgres: EmbeddedPostgres, pooler: PgBouncer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(migrations, "_LOCK_TIMEOUT_SECONDS", 1)
+    async with new_database(postgres, "template0") as empty:
+        owner = Dsn(pooler.url(empty, "custody_owner"))
+        both = await asyncio.gather(*(migrate(owner) for _ in range(2)))
+        names = [migration.name for migration in migrations.migrations()]
+        assert sorted(both[0] + both[1]) == names
+        locks = "SELECT count(*) FROM pg_locks WHERE locktype = 'advisory'"
+        assert await empty.value(locks) == 0
+        for _ in range(3):
+            assert await migrate(owner) == ()
+        assert await problems_of(pooler.url(empty, "custody_app")) == ()
+        erased = await erase_user(owner, "nobody")
+    assert not erased.vault
+
+
+async def test_doctor_says_it_beside_its_findings(
+    database: Database, pooler: PgBouncer, issuer: Issuer, tmp_path: Path
+) -> None:
+    url = pooler.url(database, "custody_app")
+    environ = settings_for(database, issuer, tmp_path, DATABASE_URL=url)
+    done = await asyncio.to_thread(custody, environ, "doctor", "--json")
+    assert [one["verdict"] for one in json.loads(done.out) if one["part"] == "database"] == ["ok"]
+    assert "max_prepared_statements" in done.err
