@@ -174,6 +174,12 @@ class Bao:
                 return
 
 
+def to_the_next_second() -> float:
+    """Return how many seconds to wait until what is made has another time: versions of a key are
+    told apart by the second that they were made in."""
+    return 1.01 - time.time() % 1
+
+
 def least_policy(key: str) -> str:
     """Return the policy of the docs, for a key of the mount ``transit``."""
     return "\n".join(

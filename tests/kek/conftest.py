@@ -1,12 +1,22 @@
 """Fixtures of the tests of KEKs."""
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Iterator
+from functools import cache
+from importlib.metadata import entry_points
 
 import pytest
 
-from kek_backends import remote
+from kek_backends import loader, remote
 from tests.kek.fakes import FakeRemote
 from tests.kek.remote_kit import Gate
+
+
+@pytest.fixture(scope="module")
+def known_backends() -> Iterator[None]:
+    """What is installed is looked up once: these tests build backends by the dozen."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(loader, "entry_points", cache(entry_points))
+        yield
 
 
 @pytest.fixture

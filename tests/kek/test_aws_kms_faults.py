@@ -31,13 +31,15 @@ from kek_backends.errors import (
     Transient,
 )
 from kek_backends.loader import load
-from kek_backends.remote import CALL_SECONDS, CONCURRENT_CALLS
+from kek_backends.remote import ATTEMPT_SECONDS, CALL_SECONDS, CONCURRENT_CALLS
 from kek_backends.uri import KekUri
 from tests.kek import kms_stub as stubs
 from tests.kek.kms_stub import SECRET_ACCESS_KEY, KmsStub, kms_stub
 from tests.leaks import remember
 from tests.logs import logging_to_memory
 from tests.moto_server import no_aws_environ
+
+pytestmark = pytest.mark.usefixtures("known_backends")
 
 # More than the machine of a busy test run should need.
 SLACK = 4.0
@@ -278,8 +280,12 @@ async def see_threads_free(backend: AwsKmsKek) -> None:
     raise AssertionError(f"{len(threads._threads) - idle} threads are stuck")
 
 
+@pytest.mark.parametrize(
+    ("attempt", "call"),
+    [(1.0, 2.2), pytest.param(ATTEMPT_SECONDS, CALL_SECONDS, marks=pytest.mark.prove)],
+)
 async def test_what_hangs_or_drips_is_cut_and_gives_its_threads_back(
-    build: Build, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+    build: Build, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, attempt: float, call: float
 ) -> None:
     async with AsyncExitStack() as stack:
 
@@ -309,6 +315,8 @@ async def test_what_hangs_or_drips_is_cut_and_gives_its_threads_back(
         profile = {"AWS_ACCESS_KEY_ID": "", "AWS_SECRET_ACCESS_KEY": "", "AWS_PROFILE": "custody"}
         through_proxy = build(proxy, AWS_ENDPOINT_URL_KMS="http://kms.invalid")
         by_role = build(sts, **profile)
+        monkeypatch.setattr(remote, "ATTEMPT_SECONDS", attempt)
+        monkeypatch.setattr(remote, "CALL_SECONDS", call)
         started = time.monotonic()
         errors = await asyncio.gather(
             through_proxy.refresh(),
@@ -318,6 +326,8 @@ async def test_what_hangs_or_drips_is_cut_and_gives_its_threads_back(
             return_exceptions=True,
         )
         assert time.monotonic() - started < CALL_SECONDS + SLACK
+        monkeypatch.setattr(remote, "ATTEMPT_SECONDS", ATTEMPT_SECONDS)
+        monkeypatch.setattr(remote, "CALL_SECONDS", CALL_SECONDS)
         assert {type(error) for error in errors} == {Transient}
         assert [name for name, _ in proxy.requests] == ["DescribeKey"]
         assert {name for name, _ in sts.requests} == {"STS"}

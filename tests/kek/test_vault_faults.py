@@ -2,16 +2,18 @@
 
 import asyncio
 import base64
+import contextlib
 import logging
 import socket
 import time
 import traceback
-from collections.abc import AsyncIterator, Iterator
-from contextlib import asynccontextmanager
+from collections.abc import AsyncIterator, Callable, Iterator
+from contextlib import AbstractContextManager, asynccontextmanager, contextmanager
 from pathlib import Path
 
 import pytest
 
+from kek_backends import breaker, remote
 from kek_backends.base import KekBackend, Wrap
 from kek_backends.errors import Denied, KekError, Misconfigured, Tampered, Throttled, Transient
 from kek_backends.loader import load
@@ -21,9 +23,32 @@ from tests.faulty_proxy import Fault, FaultyProxy, faulty_proxy
 from tests.kek.test_vault_login import held_token
 from tests.leaks import remember
 
+pytestmark = pytest.mark.usefixtures("known_backends")
+
 KEY = b"this-is-the-plaintext-of-a-user!"
 DEADLINE = CALL_SECONDS + 1.0
 BACK_WITHIN = 5.0
+
+# While something is broken: how long a try may take, and a call.
+Limits = Callable[[], AbstractContextManager[None]]
+
+
+@pytest.fixture(params=["short", pytest.param("real", marks=pytest.mark.prove)], autouse=True)
+def limits(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Limits:
+    """The limits of custody, and shorter ones, for whatever waits for nothing else."""
+    if request.param == "real":
+        return contextlib.nullcontext
+    monkeypatch.setattr(breaker, "OPEN_SECONDS", 0.2)
+    monkeypatch.setattr(remote, "_PAUSE_SECONDS", 0.05)
+
+    @contextmanager
+    def short() -> Iterator[None]:
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(remote, "ATTEMPT_SECONDS", 0.4)
+            patch.setattr(remote, "CALL_SECONDS", 0.9)
+            yield
+
+    return short
 
 
 @pytest.fixture(scope="module")
@@ -112,17 +137,21 @@ async def test_killed_and_started_again(own_bao: Bao, sdk_log: pytest.LogCapture
         await back(backend, wrap)
 
 
-async def test_frozen_and_thawed(own_bao: Bao, sdk_log: pytest.LogCaptureFixture) -> None:
+async def test_frozen_and_thawed(
+    own_bao: Bao, limits: Limits, sdk_log: pytest.LogCaptureFixture
+) -> None:
     async with prepared(own_bao) as (backend, wrap):
         own_bao.freeze()
         try:
-            errors = await asyncio.gather(*(fails(backend, wrap) for _ in range(40)))
+            with limits():
+                errors = await asyncio.gather(*(fails(backend, wrap) for _ in range(40)))
             assert {type(error) for error in errors} == {Transient}
             for error in errors:
                 assert_silent(backend, error, wrap, sdk_log)
             # The breaker is open: nobody waits any more, but for the one that tries.
             started = time.monotonic()
-            quick = await asyncio.gather(*(fails(backend, wrap) for _ in range(5)))
+            with limits():
+                quick = await asyncio.gather(*(fails(backend, wrap) for _ in range(5)))
             assert sum("not asked" in str(error) for error in quick) >= 4
             assert time.monotonic() - started < DEADLINE
         finally:
@@ -215,33 +244,35 @@ def proxy(bao: Bao) -> Iterator[FaultyProxy]:
 
 @pytest.mark.parametrize("fault", [fault for fault in Fault if fault is not Fault.NONE])
 async def test_broken_network(
-    bao: Bao, proxy: FaultyProxy, fault: Fault, sdk_log: pytest.LogCaptureFixture
+    bao: Bao, proxy: FaultyProxy, fault: Fault, limits: Limits, sdk_log: pytest.LogCaptureFixture
 ) -> None:
     async with prepared(bao, proxy.address) as (backend, wrap):
         proxy.fault = fault
-        errors = await asyncio.gather(*(fails(backend, wrap) for _ in range(20)))
+        with limits():
+            errors = await asyncio.gather(*(fails(backend, wrap) for _ in range(20)))
         assert {type(error) for error in errors} == {Transient}
         for error in errors:
             assert_silent(backend, error, wrap, sdk_log)
-        with pytest.raises(Transient):
+        with limits(), pytest.raises(Transient):
             await backend.refresh()
         assert backend.problem is not None
         proxy.fault = Fault.NONE
         await back(backend, wrap)
 
 
-async def test_no_thread_is_left_hanging(bao: Bao, proxy: FaultyProxy) -> None:
+async def test_no_thread_is_left_hanging(bao: Bao, proxy: FaultyProxy, limits: Limits) -> None:
     """The fault stays, and yet every thread comes back: the answer is cut off, not waited for."""
     async with prepared(bao, proxy.address) as (backend, wrap):
         proxy.fault = Fault.DRIP
-        await asyncio.gather(*(fails(backend, wrap) for _ in range(20)))
+        with limits():
+            await asyncio.gather(*(fails(backend, wrap) for _ in range(20)))
         threads = backend._threads  # type: ignore[attr-defined]
         until = time.monotonic() + DEADLINE
         while threads._work_queue.qsize() or (
             threads._idle_semaphore._value < len(threads._threads)
         ):
             assert time.monotonic() < until
-            await asyncio.sleep(0.05)
+            await asyncio.sleep(0.01)
 
 
 async def test_a_refusal_says_nothing_secret(bao: Bao, sdk_log: pytest.LogCaptureFixture) -> None:
@@ -259,13 +290,13 @@ async def test_a_refusal_says_nothing_secret(bao: Bao, sdk_log: pytest.LogCaptur
     await backend.close()
 
 
-async def test_another_server_at_the_address(issuer_port: int) -> None:
+async def test_another_server_at_the_address(issuer_port: int, limits: Limits) -> None:
     environ = {
         "VAULT_ADDR": f"http://127.0.0.1:{issuer_port}",
         "VAULT_TOKEN": remember("s.token-for-another-server"),
     }
     backend = load("vault:transit/key", environ=environ, development=False)
-    with pytest.raises(KekError):
+    with limits(), pytest.raises(KekError):
         await backend.refresh()
     assert backend.problem is not None
     await backend.close()

@@ -11,7 +11,7 @@ from custody.rewrap.storing import Counts
 from custody.rewrap.worker import Rewrapper
 from kek_backends.keyring import Keyring
 from kek_backends.loader import load
-from tests.bao_server import Bao
+from tests.bao_server import Bao, to_the_next_second
 from tests.rewrap.kit import fill, rewrap_engine, rows_of
 from tests.servers import Database
 
@@ -27,7 +27,7 @@ async def test_no_row_is_set_aside(bao: Bao, database: Database) -> None:
     def replace(_run: Run, counts: Counts) -> None:
         if counts.done and not replaced:
             replaced.append(key)
-            time.sleep(1.1)  # versions are told apart by the second they were made in
+            time.sleep(to_the_next_second())
             bao.delete_key(key)
             bao.make_key(key)
             bao.rotate(key)
