@@ -259,9 +259,9 @@ async def test_renewed_at_two_thirds_of_its_life(bao: Bao, logins: list[float]) 
     assert len(logins) == 1
 
 
-@pytest.mark.parametrize("turns", [3, pytest.param(10, marks=pytest.mark.prove)])
+@pytest.mark.parametrize("least", [1, pytest.param(10, marks=pytest.mark.prove)])
 async def test_logs_in_again_when_it_can_be_renewed_no_more(
-    bao: Bao, logins: list[float], turns: int
+    bao: Bao, logins: list[float], least: int
 ) -> None:
     key = bao.make_key()
     role_id, secret_id = bao.app_role(bao.write_policy(key), token_ttl="2s", token_max_ttl="3s")
@@ -269,10 +269,12 @@ async def test_logs_in_again_when_it_can_be_renewed_no_more(
     kek = backend(key, environ)
     await works(kek)
     first = held_token(kek)
-    for _ in range(turns):
+    turns = 0
+    while turns < least or held_token(kek) == first:
+        assert turns < 50
+        turns += 1
         await asyncio.sleep(0.6)
         await works(kek)
-    assert held_token(kek) != first
     # Each of them while the one before was still alive: no call was ever refused.
     assert kek.problem is None or kek.problem == "not reached yet"
     assert 2 <= len(logins) <= 6
