@@ -5,8 +5,16 @@ class DatabaseError(Exception):
     """The database can't serve this request now."""
 
 
-class Busy(DatabaseError):
+class OnlyThisRequest(DatabaseError):
+    """It can't serve this one request, and may well serve all others: no reason not to be ready."""
+
+
+class Busy(OnlyThisRequest):
     """No connection was free, or a row stayed locked by someone else, for too long."""
+
+
+class ConnectionLost(DatabaseError):
+    """The connection ended, maybe long ago while nobody used it: a new one tells more."""
 
 
 class Refused(DatabaseError):
@@ -15,3 +23,8 @@ class Refused(DatabaseError):
 
 class RetiredKek(DatabaseError):
     """A row would have been written under a retired kek_id: the database refuses that for good."""
+
+
+def reason_of(error: DatabaseError) -> str | None:
+    """Return what a failure says of the database; None where it says nothing of other requests."""
+    return None if isinstance(error, OnlyThisRequest) else str(error) or error.__doc__

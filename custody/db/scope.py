@@ -6,16 +6,23 @@ the pool (SQLAlchemy issues 12077 and 12099).
 """
 
 import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
-from typing import cast
+from typing import TypeVar, cast
 
 import asyncpg
 from sqlalchemy import exc
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 
 from custody.db.engine import Connection
-from custody.db.errors import Busy, DatabaseError, Refused, RetiredKek
+from custody.db.errors import (
+    Busy,
+    ConnectionLost,
+    DatabaseError,
+    OnlyThisRequest,
+    Refused,
+    RetiredKek,
+)
 from custody.db.queries import query
 from custody.deadline import Deadline
 
@@ -23,6 +30,9 @@ from custody.deadline import Deadline
 # last moment still reaches us: a client is not told 503 for a change that was made.
 COMMIT_MARGIN_SECONDS = 0.25
 _ROLLBACK_TIMEOUT_SECONDS = 1.0
+# The first loss may be of a connection that had ended long before; seeing it, the loop has learnt
+# which others have ended, too, and the pool replaces those.
+_ATTEMPTS = 3
 
 # Raised by the trigger encryption_vaults_refuse_retired_kek.
 _RETIRED_KEK = "KEK01"
@@ -30,6 +40,22 @@ _RETIRED_KEK = "KEK01"
 # After one of these nobody knows what state the connection is in. The internal error is what
 # asyncpg raises when the server has ended the session while nobody was using it.
 _CONNECTION_ERRORS = (asyncpg.InterfaceError, asyncpg.InternalClientError, OSError)
+# With one of these the server itself ends the connection (classes 08 and 57P0x).
+_LOSSES = (
+    asyncpg.PostgresConnectionError,
+    asyncpg.AdminShutdownError,
+    asyncpg.CrashShutdownError,
+    asyncpg.CannotConnectNowError,
+)
+# One statement's own fault: what it was given, or how long it took.
+_OF_A_STATEMENT = (
+    asyncpg.DataError,
+    asyncpg.IntegrityConstraintViolationError,
+    asyncpg.TransactionRollbackError,
+    asyncpg.QueryCanceledError,
+)
+
+T = TypeVar("T")
 
 
 # A pooler that was set up anew gives us sessions that know other statements than ours: the next
@@ -53,10 +79,11 @@ async def user_transaction(
         Busy: no free connection, or a locked row.
         Refused: a missing privilege.
         RetiredKek: a wrap under a retired KEK.
+        OnlyThisRequest: the rest of what is the request's own, such as a deadline that is over.
         DatabaseError: down, frozen, or out of time.
     """
     if deadline.remaining() <= COMMIT_MARGIN_SECONDS:
-        raise DatabaseError("no time is left")
+        raise OnlyThisRequest("no time is left")
     async with connection(engine, deadline.at) as held:
         try:
             async with asyncio.timeout_at(deadline.at):
@@ -113,7 +140,7 @@ async def _open_scope(held: Connection, user_id: str, deadline: Deadline) -> Non
         before = deadline.remaining()
         left = before - COMMIT_MARGIN_SECONDS
         if left <= 0:
-            raise DatabaseError("no time is left")
+            raise OnlyThisRequest("no time is left")
         await held.execute(query("open_scope"), user_id, left, str(int(left * 1000) or 1))
         if before - deadline.remaining() < COMMIT_MARGIN_SECONDS:
             return
@@ -135,7 +162,9 @@ async def connection(engine: AsyncEngine, until: float | None = None) -> AsyncIt
             yield held
         except _CONNECTION_ERRORS as error:
             held.terminate()
-            raise DatabaseError(f"the database failed: {type(error).__name__}") from None
+            # Without an answer in time, a new connection would hardly have one sooner.
+            kind = DatabaseError if isinstance(error, TimeoutError) else ConnectionLost
+            raise kind(f"the database failed: {type(error).__name__}") from None
         except Exception as error:
             await _roll_back(held)
             if isinstance(error, LOST_STATEMENT):
@@ -149,6 +178,26 @@ async def connection(engine: AsyncEngine, until: float | None = None) -> AsyncIt
             raise
     finally:
         await asyncio.shield(_give_back(borrowed))
+
+
+async def on_a_living_connection(work: Callable[[], Awaitable[T]]) -> T:
+    """Do what only reads, or may be done twice; again where the connection that it had was lost.
+
+    A pool may hold connections that the server has ended. Losing one of those says less than what
+    the server answers to a new one: that it is down, or refuses the role.
+
+    Args:
+        work: borrows a connection by itself.
+
+    Raises:
+        DatabaseError: as the last attempt.
+    """
+    for _ in range(_ATTEMPTS - 1):
+        try:
+            return await work()
+        except ConnectionLost:
+            continue
+    return await work()
 
 
 async def _checkout(engine: AsyncEngine, until: float | None) -> AsyncConnection:
@@ -192,4 +241,9 @@ def _translate(error: Exception) -> DatabaseError:
         return Refused("the database role lacks a privilege; run: custody doctor")
     if getattr(error, "sqlstate", None) == _RETIRED_KEK:
         return RetiredKek("the KEK of this wrap is retired; set CUSTODY_KEK to another KEK")
-    return DatabaseError(f"the database failed: {type(error).__name__}")
+    kind = DatabaseError
+    if isinstance(error, _LOSSES):
+        kind = ConnectionLost
+    elif isinstance(error, _OF_A_STATEMENT):
+        kind = OnlyThisRequest
+    return kind(f"the database failed: {type(error).__name__}")

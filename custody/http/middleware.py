@@ -19,7 +19,7 @@ from custody.ops import logging
 from custody.ops.health import Health
 from custody.ops.logging import Answered
 from custody.ops.metrics import Metrics
-from custody.vault.errors import VaultError
+from custody.vault.errors import Unavailable, VaultError
 
 MAX_IN_FLIGHT = 1000
 # Longer than any request may take, so a stop cuts none off.
@@ -42,7 +42,7 @@ class Outermost:
     Args:
         cors: answers preflights, and marks answers for browsers.
         metrics: counts answers.
-        health: says when the daemon is stopping.
+        health: says when the daemon is stopping; hears of what requests fail for.
     """
 
     def __init__(self, cors: Cors, metrics: Metrics, health: Health) -> None:
@@ -94,6 +94,8 @@ class Outermost:
         except Problem as error:
             problem = error
         except VaultError as error:
+            if isinstance(error, Unavailable):
+                self._health.met(error)
             problem = problems.of_vault(error)
         except web.HTTPMethodNotAllowed as error:
             if (answer := self._cors.preflight(request, error.allowed_methods)) is not None:

@@ -4,6 +4,7 @@ import asyncio
 import contextlib
 import os
 import socket
+from dataclasses import dataclass
 
 import structlog
 from sqlalchemy.ext.asyncio import AsyncEngine
@@ -14,7 +15,9 @@ from custody.db import instances
 from custody.db.errors import DatabaseError, Refused
 from custody.db.instances import Instance
 from custody.db.posture import PostureProblem, find_problems
+from custody.db.scope import on_a_living_connection
 from custody.settings import ConfigurationError
+from custody.vault.errors import Unavailable
 from custody.vault.registry import KekRegistry
 from kek_backends.errors import Misconfigured
 from kek_backends.keyring import Keyring
@@ -24,6 +27,14 @@ _AGAIN_SECONDS = 10.0
 _CONFIRM_SECONDS = 30.0
 
 log = structlog.get_logger()
+
+
+@dataclass(frozen=True, slots=True)
+class _Met:
+    """What a request failed for, and when, as ``loop.time()`` counts."""
+
+    reason: str
+    at: float
 
 
 class Health:
@@ -49,6 +60,9 @@ class Health:
         self._database: str | None = "not reached yet"
         self._problems: tuple[PostureProblem, ...] = ()
         self._keks_confirmed = False
+        # What requests have met since the last look that passed, by part.
+        self._met: dict[str, _Met] = {}
+        self._woken = asyncio.Event()
         self._id = event_id()
         self.draining = False
 
@@ -66,14 +80,26 @@ class Health:
         judged = self._keks_confirmed or bool(self._problems)
         unknown = None if judged else "not judged yet: no database"
         return {
-            "database": self._database,
+            "database": self._database or self._reason_met("database"),
             "schema": self._problem_of("schema") or unknown,
             "roles": self._problem_of("roles") or unknown,
-            "audit": self._problem_of("audit") or unknown,
-            "kek": self._problem_of_keks(),
+            "audit": self._problem_of("audit") or self._reason_met("audit") or unknown,
+            "kek": self._problem_of_keks() or self._reason_met("kek"),
             "jwks": None if self._jwks.ready() else "no current JWKS: is the issuer up?",
             "listener": "stopping" if self.draining else None,
         }
+
+    def met(self, failure: Unavailable) -> None:
+        """Hear that a request failed for a part: it is not ready from now on, and judged at once.
+
+        Requests go on trying: the routes stay open.
+
+        Args:
+            failure: one without a reason is the request's own.
+        """
+        if failure.reason is not None:
+            self._met[failure.part] = _Met(failure.reason, asyncio.get_running_loop().time())
+            self._woken.set()
 
     async def judge(self) -> None:
         """Ask the database once.
@@ -81,11 +107,9 @@ class Health:
         Raises:
             ConfigurationError: it is unsafe, or a KEK is not the one its rows were wrapped with.
         """
+        began = asyncio.get_running_loop().time()
         try:
-            self._problems = await find_problems(self._engine, "custody_app")
-            if not self._unsafe:
-                await self._check_keks()
-                await self._record_instance()
+            await on_a_living_connection(self._ask)
         except Refused as error:
             self._database = str(error)
             raise ConfigurationError(str(error)) from None
@@ -97,6 +121,7 @@ class Health:
         except Misconfigured as error:
             raise ConfigurationError(str(error)) from None
         self._database = None
+        self._forget_met(began)
         if self._unsafe:
             raise ConfigurationError("; ".join(problem.message for problem in self._unsafe))
 
@@ -113,18 +138,19 @@ class Health:
                 unsafe later shuts the routes, and opens them again when it is cured.
         """
         logged: str | None = None
-        waited = 0.0
+        looked = judged = asyncio.get_running_loop().time()
         while True:
-            await asyncio.sleep(_RETRY_SECONDS)
-            waited += _RETRY_SECONDS
-            if not (self._database or self._problems or waited >= _AGAIN_SECONDS):
+            await self._until_due(looked, judged)
+            looked = asyncio.get_running_loop().time()
+            due = looked >= judged + _AGAIN_SECONDS
+            if not (self._database or self._problems or self._met.keys() - {"kek"} or due):
                 # Rows that can't be read, in two small questions: the posture is a big one, and
                 # users of a KEK that is well would notice it every second.
-                if self._registry.problems:
-                    with contextlib.suppress(DatabaseError, TimeoutError):
-                        await self._check_keks()
+                with contextlib.suppress(DatabaseError, TimeoutError):
+                    await self._check_keks()
+                    self._forget_met(looked)
                 continue
-            waited = 0.0
+            judged = looked
             try:
                 await self.judge()
             except ConfigurationError as error:
@@ -137,6 +163,37 @@ class Health:
                 if logged and self._database is None:
                     logged = None
                     log.info("database_safe_again")
+
+    async def _until_due(self, looked: float, judged: float) -> None:
+        """Wait until the next look is due, all being well; what a request meets cuts it short.
+
+        But never to less than the pause after each look: a request that fails whenever it is tried
+        must not have the database judged without end.
+        """
+        loop = asyncio.get_running_loop()
+        await asyncio.sleep(looked + _RETRY_SECONDS - loop.time())
+        if not (self._database or self._problems or self._met or self._registry.problems):
+            self._woken.clear()
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout_at(judged + _AGAIN_SECONDS):
+                    await self._woken.wait()
+
+    async def _ask(self) -> None:
+        self._problems = await find_problems(self._engine, "custody_app")
+        if not self._unsafe:
+            await self._check_keks()
+            await self._record_instance()
+
+    def _forget_met(self, began: float) -> None:
+        """Forget what requests had met before a look that passed.
+
+        It has asked the database. The KEKs say by themselves how they are as soon as their own look
+        is through, so what was met there stands for the length of one.
+        """
+        until = {"kek": began - _RETRY_SECONDS}
+        self._met = {
+            part: one for part, one in self._met.items() if one.at > until.get(part, began)
+        }
 
     async def _check_keks(self) -> None:
         async with asyncio.timeout(_CONFIRM_SECONDS):
@@ -171,6 +228,10 @@ class Health:
             return "not confirmed yet"
         problems = [backend.problem for backend in self._keyring if backend.problem]
         return "; ".join((*problems, *self._registry.problems)) or None
+
+    def _reason_met(self, part: str) -> str | None:
+        met = self._met.get(part)
+        return None if met is None else met.reason
 
     def _problem_of(self, part: str) -> str | None:
         messages = [problem.message for problem in self._problems if problem.part == part]

@@ -9,6 +9,7 @@ from sqlalchemy.ext.asyncio import AsyncEngine
 from custody.db.errors import DatabaseError, Refused
 from custody.db.keks import count_rows
 from custody.db.posture import find_problems, refusal_of
+from custody.db.scope import on_a_living_connection
 from custody.ops.metrics import Metrics
 from custody.rewrap import runs
 from custody.rewrap.batch import WrongWrap
@@ -58,7 +59,9 @@ class Rewrapping:
             Refused: the message names the cure.
             DatabaseError: the database can't be asked now.
         """
-        problems = await find_problems(self._engine, "custody_rewrap")
+        problems = await on_a_living_connection(
+            lambda: find_problems(self._engine, "custody_rewrap")
+        )
         if refusal := refusal_of(problems, "custody_rewrap"):
             raise Refused(f"CUSTODY_REWRAP_DATABASE_URL: {refusal}")
 

@@ -85,10 +85,26 @@ class UnwrapFailed(VaultError):
     context = "unwrap-failed"
 
 
-class KekUnavailable(VaultError):
-    """The key-encryption key can't be used now: try again later."""
+class Unavailable(VaultError):
+    """Something that the vault needs can't be used now: try again later.
+
+    Args:
+        reason: for operators, in one line: what the part of the daemon suffers from. None where it
+            is this request's own (a locked row, say) and says nothing of others.
+    """
 
     status = 503
+    part: ClassVar[str]
+
+    def __init__(self, reason: str | None = None) -> None:
+        super().__init__(reason)
+        self.reason = reason
+
+
+class KekUnavailable(Unavailable):
+    """The key-encryption key can't be used now: try again later."""
+
+    part = "kek"
     code = "KEK_UNAVAILABLE"
     context = "kek-unavailable"
 
@@ -99,18 +115,18 @@ class KekNotConfigured(KekUnavailable):
     context = "kek-not-configured"
 
 
-class DatabaseUnavailable(VaultError):
+class DatabaseUnavailable(Unavailable):
     """The database can't be used now: try again later."""
 
-    status = 503
+    part = "database"
     code = "DATABASE_UNAVAILABLE"
     context = "database-unavailable"
 
 
-class AuditUnavailable(VaultError):
+class AuditUnavailable(Unavailable):
     """The audit trail can't be written now, so nothing was done: try again later."""
 
-    status = 503
+    part = "audit"
     code = "AUDIT_UNAVAILABLE"
     context = "audit-unavailable"
 

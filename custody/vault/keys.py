@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 
 import structlog
 
-from custody.db.errors import DatabaseError
+from custody.db.errors import DatabaseError, reason_of
 from custody.vault.errors import (
     DatabaseUnavailable,
     KekNotConfigured,
@@ -125,11 +125,12 @@ def _ours(error: Exception, caller: Caller, kek: str) -> VaultError:
             return UnwrapFailed()
         case UnknownKek():
             log.error("kek_not_configured", user_id=caller.user_id, kek=kek, reason=str(error))
-            return KekNotConfigured()
+            return KekNotConfigured(str(error))
         case DatabaseError():
             log.warning("database_unavailable", reason=str(error))
-            return DatabaseUnavailable()
+            return DatabaseUnavailable(reason_of(error))
         case _:
-            reason = str(error) or "no answer in time"
+            late = f"{kek}: no answer in time"
+            reason = late if isinstance(error, TimeoutError) else str(error)
             log.warning("kek_unavailable", user_id=caller.user_id, kek=kek, reason=reason)
-            return KekUnavailable()
+            return KekUnavailable(reason)

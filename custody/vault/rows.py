@@ -11,7 +11,7 @@ from sqlalchemy.ext.asyncio import AsyncEngine
 from custody.audit.events import Action, Event
 from custody.audit.writer import NotRecorded, write
 from custody.db.engine import Connection
-from custody.db.errors import Busy, DatabaseError, RetiredKek
+from custody.db.errors import Busy, DatabaseError, RetiredKek, reason_of
 from custody.db.gather import GoAlone
 from custody.db.queries import query
 from custody.db.scope import user_transaction
@@ -27,6 +27,8 @@ from custody.vault.gathered import GatheredRows
 from custody.vault.model import Caller, Vault
 
 OK = 200
+
+_REFUSED_ROW = "an audit row was refused; run: custody doctor"
 
 log = structlog.get_logger()
 
@@ -190,15 +192,15 @@ def _unavailable(error: DatabaseError) -> VaultError:
         case RetiredKek():
             # Retired while this process still wraps with it: nothing was stored.
             log.error("kek_retired", reason=str(error))
-            return KekUnavailable()
+            return KekUnavailable(str(error))
         case _:
             log.warning("database_unavailable", reason=str(error) or error.__doc__)
-            return DatabaseUnavailable()
+            return DatabaseUnavailable(reason_of(error))
 
 
 def _not_audited(error: DatabaseError) -> AuditUnavailable:
     log.warning("audit_unavailable", reason=str(error) or error.__doc__)
-    return AuditUnavailable()
+    return AuditUnavailable(reason_of(error))
 
 
 @asynccontextmanager
@@ -220,5 +222,5 @@ async def _change(
         await write(connection, event)
     except (asyncpg.InsufficientPrivilegeError, NotRecorded) as error:
         log.warning("audit_unavailable", reason=type(error).__name__)
-        raise AuditUnavailable from error
+        raise AuditUnavailable(_REFUSED_ROW) from error
     return cast("int", generation)

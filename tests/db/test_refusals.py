@@ -4,15 +4,22 @@ import asyncio
 import base64
 import secrets
 from collections.abc import Awaitable, Callable, Iterator
+from contextlib import AsyncExitStack
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from custody.app import running
+from custody.auth.jwks import JwksCache
+from custody.auth.sources import file_source
 from custody.db.embedded import EmbeddedPostgres
+from custody.db.engine import Dsn, create_engine
+from custody.db.scope import connection
 from custody.ops import health
 from custody.settings import ConfigurationError, load
+from custody.vault.registry import KekRegistry
+from kek_backends.loader import load_keyring
 from tests.client import Client, client_session
 from tests.db.breaking import kill
 from tests.db.command import custody
@@ -206,6 +213,38 @@ async def test_role_that_is_refused_while_serving(
             await becomes(200, lambda: readiness(daemon))
             assert (await alice.key()).json == key
     finally:
+        await database.execute(f"DROP ROLE {role}")
+
+
+async def test_refusal_is_seen_past_connections_that_have_ended(
+    database: Database, tmp_path: Path
+) -> None:
+    """What a lost connection says depends on the moment; what the server says does not."""
+    role = f"login_{secrets.token_hex(4)}"
+    await database.execute(f"CREATE ROLE {role} LOGIN PASSWORD 'x' IN ROLE custody_app")
+    url = f"postgresql://{role}:x@127.0.0.1:{database.server.port}/{database.name}"
+    engine = create_engine(Dsn(url), pool_size=4)
+    keyring = load_keyring("env:KEK", (), environ={"KEK": KEK}, development=False)
+    jwks = JwksCache(fetch=file_source(tmp_path / "none"), source="none")
+    here = health.Health(engine, keyring, KekRegistry(engine, keyring), jwks)
+    try:
+        async with AsyncExitStack() as borrowed:
+            for _ in range(4):
+                await borrowed.enter_async_context(connection(engine))
+        await here.judge()
+        # In this thread, so that nobody here notices that they are gone before they are used.
+        end = (
+            'ALTER ROLE :"role" NOLOGIN;'
+            "SELECT pg_terminate_backend(pid, 5000) FROM pg_stat_activity WHERE usename = :'role'"
+        )
+        done = database.psql("postgres", "-v", f"role={role}", text=end)
+        assert done.returncode == 0
+        with pytest.raises(ConfigurationError, match=r"CUSTODY_DATABASE_URL: .* not permitted"):
+            await here.judge()
+        assert "CUSTODY_DATABASE_URL" in (here.parts()["database"] or "")
+    finally:
+        await jwks.close()
+        await engine.dispose()
         await database.execute(f"DROP ROLE {role}")
 
 
