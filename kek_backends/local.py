@@ -81,29 +81,6 @@ class LocalKek(KekBackend):
         raise Tampered(f"{self._uri.text}: no such wrap format: {wrap.format_version}")
 
 
-def parse_key(uri: KekUri, text: str) -> bytes:
-    """Read a KEK from its text form.
-
-    Args:
-        uri: for the message.
-        text: standard base64 of 32 bytes; white space around it is ignored.
-
-    Raises:
-        Misconfigured: it is anything else. The message never holds the text.
-    """
-    try:
-        key = base64.b64decode(text.strip(), validate=True)
-    except (binascii.Error, ValueError):
-        key = b""
-    if len(key) != aead.KEY_SIZE:
-        # "from None" by construction: an exception's context could show the text.
-        raise Misconfigured(
-            f"KEK {uri.text}: what is there is not base64 of {aead.KEY_SIZE} bytes; "
-            "make one with: openssl rand -base64 32"
-        )
-    return key
-
-
 def _decode(text: str) -> bytes:
     try:
         return binascii.a2b_base64(text, strict_mode=True)

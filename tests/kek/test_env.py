@@ -1,6 +1,7 @@
 """``env:NAME``: every source, every refusal, and the development fallback."""
 
 import base64
+import os
 from pathlib import Path
 
 import pytest
@@ -33,6 +34,7 @@ async def opens_the_same(first: KekBackend, second: KekBackend) -> bool:
 async def test_variable_and_file_are_one_key(tmp_path: Path, text: str) -> None:
     file = tmp_path / "kek"
     file.write_text(text)
+    file.chmod(0o600)
     by_variable, by_file = env(KEK=text), env(KEK_FILE=str(file))
     assert fingerprint(by_variable) == fingerprint(by_file) == fingerprint(env(KEK=TEXT))
     assert by_variable.kek_id == "env-v1"
@@ -56,7 +58,7 @@ def refusal(uri: str = "env:KEK", *, development: bool = False, **environ: str) 
 
 
 def test_nothing_is_set() -> None:
-    assert "neither KEK nor KEK_FILE is set; make a key with: openssl rand" in refusal()
+    assert "neither KEK nor KEK_FILE is set; give it the key that wrapped the rows" in refusal()
 
 
 def test_both_are_set() -> None:
@@ -89,22 +91,81 @@ def test_empty_is_not_set() -> None:
 def test_not_base64_of_32_bytes(tmp_path: Path, text: str, development: bool) -> None:
     file = tmp_path / "kek"
     file.write_text(text)
+    file.chmod(0o600)
     for message in (
         refusal(KEK=text, development=development),
         refusal(KEK_FILE=str(file), development=development),
     ):
-        assert "is not base64 of 32 bytes; make one with: openssl rand -base64 32" in message
+        assert "is not base64 of 32 bytes: " in message
+        assert "restore the key that wrapped the rows there are; only where there are" in message
+        assert message.endswith("make a new one with: openssl rand -base64 32")
         assert text not in message
+        assert TEXT[:20] not in message
 
 
-@pytest.mark.parametrize("path", ["/nowhere/kek", "/"])
-def test_file_that_cannot_be_read(path: str) -> None:
-    message = refusal(KEK_FILE=path)
-    assert "KEK_FILE names" in message
+@pytest.mark.parametrize(
+    ("text", "seen"),
+    [
+        (KEY.hex(), "it is 64 hex characters: write the same bytes as base64"),
+        (KEY.hex().upper(), "it is 64 hex characters"),
+        (base64.urlsafe_b64encode(b"\xff" * 32).decode(), "it is url-safe base64: write +"),
+        (base64.urlsafe_b64encode(b"\xff" * 32).decode()[:-1], "it is url-safe base64: write +"),
+        (TEXT[:-1], "it lacks the = at its end"),
+        (f"'{TEXT}'", "it has quotes around it: take them away"),
+        (f'"{TEXT}"', "it has quotes around it"),
+        (f'{TEXT}"', "it has quotes around it"),
+        (f"\ufeff{TEXT}", "it begins with a byte order mark"),
+        (f"{TEXT[:20]}\n{TEXT[20:]}", "it has white space in it"),
+        (" \n", "it is empty"),
+        ("0123456789abcdef" * 2, "32 printable characters are text, not a raw key"),
+        (base64.b64encode(bytes(31)).decode(), "it is base64 of 31 bytes"),
+        ("correct horse", "it is text of another kind"),
+        ("ключ", "it is 8 bytes that are no text"),
+        ("k" * 2000, "it is longer than 1024 bytes"),
+    ],
+)
+def test_what_was_seen_is_said(text: str, seen: str) -> None:
+    assert f"is not base64 of 32 bytes: {seen}" in refusal(KEK=text)
 
 
-def test_file_is_not_read_without_bound(tmp_path: Path) -> None:
-    assert "is not base64" in refusal(KEK_FILE="/dev/zero")
+def test_raw_key_in_a_file(tmp_path: Path) -> None:
+    file = tmp_path / "kek"
+    file.write_bytes(KEY)
+    file.chmod(0o600)
+    assert "it is 32 raw bytes: write them as base64" in refusal(KEK_FILE=str(file))
+
+
+@pytest.mark.parametrize(
+    ("path", "why"),
+    [
+        ("/nowhere/kek", "which does not exist"),
+        ("/", "which is a folder: name the file in it that holds the key"),
+        ("/dev/zero", "which is not a regular file"),
+        ("/dev/null/kek", "which can't be read: Not a directory"),
+        ("/kek\0", "which can't be read: not a path"),
+    ],
+)
+@pytest.mark.parametrize("development", [True, False])
+def test_file_that_cannot_be_used(path: str, why: str, development: bool) -> None:
+    message = refusal(KEK_FILE=path, development=development)
+    assert f"KEK_FILE names {path}, {why}" in message
+    assert "chmod" not in message
+
+
+def test_fifo_holds_nobody(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "kek", 0o600)
+    assert "is not a regular file" in refusal(KEK_FILE=f"{tmp_path}/kek")
+
+
+@pytest.mark.parametrize("mode", [0o404, 0o444, 0o602, 0o401, 0o644, 0o777])
+def test_file_that_others_may_use(tmp_path: Path, mode: int) -> None:
+    file = tmp_path / "kek"
+    file.write_text(TEXT)
+    file.chmod(mode)
+    message = refusal(KEK_FILE=str(file))
+    assert f"{file}, which has mode {mode:04o}: others may use it; run chmod 400 on it" in message
+    file.chmod(0o640)
+    assert env(KEK_FILE=str(file)).kek_id == "env-v1"
 
 
 def test_all_zero_key_is_refused_in_production() -> None:

@@ -100,6 +100,55 @@ def test_anything_else(credential: Credential, content: bytes, development: bool
     assert TEXT[:20] not in message
 
 
+@pytest.mark.parametrize(
+    "text",
+    [
+        "0123456789abcdef" * 2,  # openssl rand -hex 16
+        "A" * 32,
+        "correct horse battery staple 123",
+        " " * 31 + "x",
+        "~" * 32,
+        "\t" * 16 + "k" * 16,
+    ],
+)
+@pytest.mark.parametrize("end", ["", "\n"])
+def test_32_characters_are_no_raw_key(credential: Credential, text: str, end: str) -> None:
+    message = refusal("systemd:kek", credential(f"{text}{end}".encode()).parent)
+    assert text not in message
+    if text == text.strip() and "\t" not in text:
+        assert "32 printable characters are text, not a raw key; restore the key" in message
+
+
+def test_31_characters_and_a_newline_are_no_raw_key(credential: Credential) -> None:
+    assert "is not base64 of 32 bytes" in refusal(
+        "systemd:kek", credential(b"k" * 31 + b"\n").parent
+    )
+
+
+@pytest.mark.parametrize(
+    "content", [b"k" * 31 + b"\x7f", b"k" * 31 + b"\0", b"\x80" + b"k" * 31], ids=repr
+)
+def test_one_byte_that_no_text_has_makes_it_a_raw_key(
+    credential: Credential, content: bytes
+) -> None:
+    assert systemd("systemd:kek", credential(content).parent).kek_id == "systemd-kek"
+
+
+@pytest.mark.parametrize(
+    ("content", "seen"),
+    [
+        (b"", "it is empty"),
+        (KEY.hex().encode(), "it is 64 hex characters"),
+        (KEY[:31], "it is 31 bytes that are no text"),
+        (b"\xef\xbb\xbf" + TEXT.encode(), "it begins with a byte order mark"),
+        (f"{TEXT}{' ' * 2000}".encode(), "it is longer than 1024 bytes"),
+    ],
+)
+def test_what_was_seen_is_said(credential: Credential, content: bytes, seen: str) -> None:
+    message = refusal("systemd:kek", credential(content).parent)
+    assert f"is not base64 of 32 bytes nor 32 raw ones: {seen}" in message
+
+
 def test_id_of_the_uri(credential: Credential) -> None:
     backend = systemd("systemd:kek?id=sd-2", credential().parent)
     assert (backend.kek_id, backend.uri.text) == ("sd-2", "systemd:kek?id=sd-2")
@@ -162,7 +211,7 @@ def test_bits_of_the_group_are_legitimate(credential: Credential, mode: int) -> 
 
 def test_a_folder_is_no_credential(tmp_path: Path) -> None:
     (tmp_path / "kek").mkdir(mode=0o700)
-    assert f"{tmp_path}/kek is not a regular file" in refusal("systemd:kek", tmp_path)
+    assert f"{tmp_path}/kek is a folder: name the file in it" in refusal("systemd:kek", tmp_path)
 
 
 def test_a_fifo_is_no_credential_and_holds_nobody(tmp_path: Path) -> None:
@@ -180,7 +229,8 @@ def test_a_device_is_no_credential(tmp_path: Path) -> None:
 def test_a_socket_is_no_credential(tmp_path: Path) -> None:
     with socket.socket(socket.AF_UNIX) as listener:
         listener.bind(str(tmp_path / "kek"))
-        assert f"{tmp_path}/kek: No such device or address" in refusal("systemd:kek", tmp_path)
+        message = refusal("systemd:kek", tmp_path)
+        assert f"{tmp_path}/kek can't be read: No such device or address" in message
 
 
 def test_a_loop_of_links_is_no_credential(tmp_path: Path) -> None:

@@ -52,7 +52,7 @@ def _vault_errors() -> list[type[VaultError]]:
     return [
         value
         for value in vars(errors).values()
-        if isinstance(value, type) and issubclass(value, VaultError) and value is not VaultError
+        if isinstance(value, type) and issubclass(value, VaultError) and hasattr(value, "code")
     ]
 
 
