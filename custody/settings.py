@@ -20,12 +20,12 @@ from pydantic import (
     model_validator,
 )
 
+from custody.db.dsn import parse
+
 PREFIX = "CUSTODY_"
 CREDENTIALS_DIRECTORY = "CREDENTIALS_DIRECTORY"
 _MAX_FILE_SIZE = 64 * 1024
 _MAX_PORT = 65535
-_HOST = r"(?:[A-Za-z0-9._-]*|\[[0-9a-fA-F:.]+\])(?::\d{1,5})?"
-_HOSTS = re.compile(rf"{_HOST}(?:,{_HOST})*")
 
 
 class ConfigurationError(Exception):
@@ -96,11 +96,7 @@ def _check_proxies(values: tuple[str, ...]) -> tuple[str, ...]:
 
 def _check_database_url(value: SecretStr) -> SecretStr:
     url = value.get_secret_value().strip().replace("postgresql+asyncpg://", "postgresql://", 1)
-    if not url.startswith(("postgresql://", "postgres://")):
-        raise ValueError("write postgresql://role:password@host:5432/database")
-    hosts = url.partition("://")[2].partition("/")[0].partition("?")[0].rpartition("@")[2]
-    if not _HOSTS.fullmatch(hosts):
-        raise ValueError("percent-encode special characters of the password (/ is %2F, @ is %40)")
+    parse(url)
     return SecretStr(url)
 
 

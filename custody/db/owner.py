@@ -5,7 +5,11 @@ from contextlib import asynccontextmanager
 
 import asyncpg
 
-from custody.db.engine import CONNECT_TIMEOUT_SECONDS, Connection, Dsn
+from custody.db.connect import Connection, Manner, connect
+from custody.db.dsn import Dsn
+from custody.db.errors import DatabaseError, Refused
+
+_VARIABLE = "CUSTODY_OWNER_DATABASE_URL"
 
 
 class OwnerError(Exception):
@@ -29,24 +33,12 @@ async def owner_connection(owner: Dsn) -> AsyncIterator[Connection]:
         OwnerRefused: it refuses the role or its password, or the URL is wrong.
     """
     try:
-        connection = await asyncpg.connect(
-            owner.url,
-            timeout=CONNECT_TIMEOUT_SECONDS,
-            statement_cache_size=0,  # a pooler may give each transaction another session
-        )
-    except (
-        asyncpg.InvalidAuthorizationSpecificationError,
-        asyncpg.InvalidCatalogNameError,
-        asyncpg.InsufficientPrivilegeError,
-    ) as error:
-        raise OwnerRefused(f"CUSTODY_OWNER_DATABASE_URL: {first_line(error)}") from None
-    except (OSError, asyncpg.PostgresError) as error:
-        raise OwnerUnreachable(
-            f"no connection to the database of CUSTODY_OWNER_DATABASE_URL: {first_line(error)}"
-        ) from None
-    except (asyncpg.InterfaceError, ValueError):
-        # Their text may quote the URL.
-        raise OwnerRefused("CUSTODY_OWNER_DATABASE_URL: the URL can't be used as it is") from None
+        # No statement is kept: a pooler may give each transaction another session.
+        connection = await connect(owner, Manner(None, 0), variable=_VARIABLE)
+    except Refused as error:
+        raise OwnerRefused(str(error)) from None
+    except DatabaseError as error:
+        raise OwnerUnreachable(str(error)) from None
     try:
         yield connection
     except (OSError, asyncpg.InterfaceError, asyncpg.PostgresConnectionError) as error:

@@ -622,7 +622,7 @@ async def test_foreign_users_whose_columns_are_open(database: Database) -> None:
 
 
 async def test_superuser_that_acts_as_the_runtime_role(database: Database) -> None:
-    found = await problems_of(f"{database.url('postgres')}?role=custody_app")
+    found = await problems_of(f"{database.url('postgres')}?options=-c%20role%3Dcustody_app")
     assert [problem.message.partition(";")[0] for problem in found] == [
         "the role postgres is superuser or may take such a role on",
         "the session of postgres acts as custody_app",

@@ -114,9 +114,9 @@ async def test_nearest_place_is_named_first(database: Database) -> None:
 
 
 async def test_setting_of_the_url(database: Database) -> None:
-    (found,) = await problems_of(f"{database.url('custody_app')}?row_security=off")
+    (found,) = await problems_of(f"{database.url('custody_app')}?options=-c%20row_security%3Doff")
     assert found.message.endswith("take it out of the URL or the server's own configuration")
-    search_path = f"{database.url('custody_app')}?search_path=public,auth"
+    search_path = f"{database.url('custody_app')}?options=-c%20search_path%3Dpublic,auth"
     assert await problems_of(search_path) == ()
 
 

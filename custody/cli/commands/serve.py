@@ -10,6 +10,7 @@ import structlog
 import uvloop
 
 from custody import app
+from custody.db.dsn import parse
 from custody.http.listeners import Listeners, adopt, open_listeners, take_handed_over
 from custody.ops.logging import configure
 from custody.ops.notify import Notifier, watchdog_seconds
@@ -37,6 +38,7 @@ def serve() -> None:
     settings = _prepare()
     for name in unknown_names(os.environ):
         log.warning("unknown_setting", name=name, cure="no such setting: is it misspelt?")
+    _name_ignored(settings)
     notifier = Notifier.from_environ(os.environ, os.getpid())
     listeners = open_listeners(settings, take_handed_over(os.environ, os.getpid()))
     if settings.workers == 1:
@@ -62,6 +64,17 @@ def worker(
     uvloop.run(
         app.serve(settings, os.environ, listeners=listeners, notifier=notifier, rewraps=number == 0)
     )
+
+
+def _name_ignored(settings: Settings) -> None:
+    """Log which parameters of the database URLs change nothing."""
+    urls = {
+        "CUSTODY_DATABASE_URL": settings.database_url,
+        "CUSTODY_REWRAP_DATABASE_URL": settings.rewrap_database_url,
+    }
+    for name, url in urls.items():
+        if url is not None and (ignored := parse(url.get_secret_value()).ignored):
+            log.warning("url_parameters_ignored", setting=name, names=ignored)
 
 
 async def _supervise(
