@@ -21,6 +21,7 @@ from pydantic import (
 )
 
 from custody.db.dsn import parse
+from custody.nearest import did_you_mean
 
 PREFIX = "CUSTODY_"
 CREDENTIALS_DIRECTORY = "CREDENTIALS_DIRECTORY"
@@ -194,13 +195,19 @@ def load(environ: Mapping[str, str] | None = None) -> Settings:
         raise ConfigurationError(_explain(error)) from None
 
 
-def unknown_names(environ: Mapping[str, str]) -> tuple[str, ...]:
-    """Return variables and credentials that start like a setting and are none: misspelt, likely."""
+def unknown_names(environ: Mapping[str, str]) -> dict[str, str]:
+    """Return variables and credentials that start like a setting and are none: misspelt, likely.
+
+    Each with a hint at the right name. A variable counts in any case, a credential as it is.
+    """
     names = {f"{PREFIX}{name}".upper() for name in Settings.model_fields}
     known = names | {f"{name}_FILE" for name in names} | {f"{PREFIX}CONFIG"}
-    variables = sorted(n for n in environ if n.startswith(PREFIX) and n not in known)
-    credentials = _credentials(environ)
-    return (*variables, *(n for n in credentials if n not in {name.lower() for name in names}))
+    variables = sorted(n for n in environ if n.upper().startswith(PREFIX) and n not in known)
+    of_credentials = {name.lower() for name in names}
+    credentials = [name for name in _credentials(environ) if name not in of_credentials]
+    return {name: did_you_mean(name, sorted(known)) for name in variables} | {
+        name: did_you_mean(name, sorted(of_credentials)) for name in credentials
+    }
 
 
 def _from_variables(environ: Mapping[str, str]) -> dict[str, Any]:
@@ -257,7 +264,8 @@ def _from_toml(environ: Mapping[str, str]) -> dict[str, Any]:
     for name in values:
         if name not in Settings.model_fields:
             raise ConfigurationError(
-                f"{PREFIX}CONFIG: {path} has an unknown name {name!r}; known: "
+                f"{PREFIX}CONFIG: {path} has an unknown name {name!r} "
+                f"({did_you_mean(name, Settings.model_fields)}); known: "
                 + ", ".join(Settings.model_fields)
             )
     return values

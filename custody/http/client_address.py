@@ -2,6 +2,7 @@
 
 import functools
 import ipaddress
+import re
 from collections.abc import Sequence
 from typing import TypeAlias
 
@@ -9,6 +10,11 @@ from aiohttp import web
 
 USER_AGENT_LENGTH = 512
 UNIX = "unix"
+
+# An address with a port behind it, as some proxies write it: an IPv6 address then has brackets.
+_WITH_PORT = re.compile(
+    r"\[([0-9A-Fa-f]{0,4}:[0-9A-Fa-f:.]{1,40})\](?::[0-9]{1,5})?|([0-9.]{7,15}):[0-9]{1,5}"
+)
 
 Address: TypeAlias = ipaddress.IPv4Address | ipaddress.IPv6Address
 Network: TypeAlias = ipaddress.IPv4Network | ipaddress.IPv6Network
@@ -43,7 +49,7 @@ class TrustedProxies:
         address = parse_address(peer)
         header = ",".join(request.headers.getall("X-Forwarded-For", ()))
         for hop in reversed(header.split(",")):
-            next_address = parse_address(hop.strip())
+            next_address = parse_hop(hop.strip(" \t"))
             if next_address is None:
                 break
             address = next_address
@@ -68,6 +74,21 @@ def parse_address(text: str) -> Address | None:
         return None
     mapped = address.ipv4_mapped if isinstance(address, ipaddress.IPv6Address) else None
     return mapped or address
+
+
+def parse_hop(text: str) -> Address | None:
+    """Return the address of a hop, without its port and quotes; None where it is none.
+
+    A port is the hop's own: of the client behind it, it says nothing.
+
+    Args:
+        text: ``203.0.113.9``, ``203.0.113.9:51234``, ``2001:db8::1``, ``[2001:db8::1]``,
+            ``[2001:db8::1]:443``; any of them also in double quotes.
+    """
+    if len(text) > 1 and text[0] == text[-1] == '"':
+        text = text[1:-1]
+    match = _WITH_PORT.fullmatch(text)
+    return parse_address(text if match is None else match[1] or match[2])
 
 
 @functools.lru_cache(1024)

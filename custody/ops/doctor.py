@@ -80,8 +80,8 @@ async def examine(environ: Mapping[str, str]) -> list[Finding]:
 
 def _examine_settings(settings: Settings, environ: Mapping[str, str]) -> list[Finding]:
     findings = [
-        Finding("settings", Verdict.FINDING, f"{name} is no setting: is it misspelt?")
-        for name in unknown_names(environ)
+        Finding("settings", Verdict.FINDING, f"{name} is no setting: {hint}")
+        for name, hint in unknown_names(environ).items()
     ]
     if settings.jwt_issuer is None:
         message = "CUSTODY_JWT_ISSUER must be set: what a token's iss must be"

@@ -133,7 +133,7 @@ async def test_hygiene_of_settings(environ: dict[str, str], tmp_path: Path) -> N
     }
     messages = [m for _, verdict, m in await findings(environ) if verdict is Verdict.FINDING]
     assert messages == [
-        "CUSTODY_LISTNE is no setting: is it misspelt?",
+        "CUSTODY_LISTNE is no setting: did you mean CUSTODY_LISTEN?",
         (
             "CUSTODY_OWNER_DATABASE_URL is set here; the daemon needs no owner: give it to custody "
             "migrate alone"

@@ -53,10 +53,26 @@ TABLE: tuple[tuple[str, tuple[str, ...], str | None], ...] = (
     *(
         ("10.0.0.1", (f"198.51.100.1, {junk}, 10.0.0.2",), "10.0.0.2")
         for junk in (
-            "198.51.100.2:443",
-            "[2001:db8::1]:443",
-            "[2001:db8::1]",
-            '"198.51.100.2"',
+            "198.51.100.2:",
+            "198.51.100.2:http",
+            "198.51.100.2:123456",
+            "198.51.100.2:4:3",
+            "198.51.100.256:443",
+            "2001:db8::1]:443",
+            "[2001:db8::1",
+            "[2001:db8::1]443",
+            "[2001:db8::1]:",
+            "[198.51.100.2]",
+            "[198.51.100.2]:443",
+            "[fe80::1%eth0]:443",
+            "[]:443",
+            "[" + ":" * 7000,
+            '"198.51.100.2',
+            '198.51.100.2"',
+            '""198.51.100.2""',
+            '"',
+            '""',
+            "'198.51.100.2'",
             "for=198.51.100.2",
             "198.51.100",
             "198.51.100.256",
@@ -83,6 +99,17 @@ TABLE: tuple[tuple[str, tuple[str, ...], str | None], ...] = (
     ("::ffff:203.0.113.9", ("198.51.100.1",), "203.0.113.9"),
     ("10.0.0.1", ("198.51.100.1, ::ffff:10.0.0.2",), "198.51.100.1"),
     ("10.0.0.1", ("::ffff:198.51.100.1",), "198.51.100.1"),
+    # a port behind the address is cut off, and quotes around it
+    ("10.0.0.1", ("203.0.113.9:51234",), "203.0.113.9"),
+    ("10.0.0.1", ("1.1.1.1:1, 203.0.113.9:51234, 10.0.0.2:65535",), "203.0.113.9"),
+    ("10.0.0.1", ("[2001:db8::1]:443",), "2001:db8::1"),
+    ("10.0.0.1", ("[2001:db8::1]",), "2001:db8::1"),
+    ("10.0.0.1", ("[2001:DB8::1]:443, [2001:db8:aa::9]:1",), "2001:db8::1"),
+    ("10.0.0.1", ("[::ffff:198.51.100.1]:443",), "198.51.100.1"),
+    ("10.0.0.1", ('"203.0.113.9"',), "203.0.113.9"),
+    ("10.0.0.1", ('"203.0.113.9:51234"',), "203.0.113.9"),
+    ("10.0.0.1", ('"[2001:db8::1]:443", "10.0.0.2"',), "2001:db8::1"),
+    ("10.0.0.1", ("2001:db8::1:443",), "2001:db8::1:443"),
     # a peer that is no plain address is stored as none, and believed about nothing
     ("fe80::1%eth0", ("198.51.100.1",), None),
     # a unix socket's peer, when that is not trusted
@@ -166,6 +193,8 @@ async def test_address_behind_a_proxy(database: Database, issuer: Issuer, tmp_pa
     async with daemon_here(database, issuer, tmp_path, TRUSTED_PROXIES=proxies) as daemon:
         for value in ("1.1.1.1, 198.51.100.1, 10.0.0.2", "junk", "x" * 7000, "2001:DB8::2"):
             await init(daemon, "alice", X_Forwarded_For=value)
+        for value in ("203.0.113.9:51234", '"[2001:db8::1]:443"', "203.0.113.9:junk"):
+            await init(daemon, "alice", X_Forwarded_For=value)
         await init(daemon, "alice", X_Forwarded_For=b"198.51.100.1, \xff\xfe")
         await init(daemon, "alice")
     assert [address for address, _ in await audited(database, "alice")] == [
@@ -173,6 +202,9 @@ async def test_address_behind_a_proxy(database: Database, issuer: Issuer, tmp_pa
         "127.0.0.1",
         "127.0.0.1",
         "2001:db8::2",
+        "203.0.113.9",
+        "2001:db8::1",
+        "127.0.0.1",
         "127.0.0.1",
         "127.0.0.1",
     ]

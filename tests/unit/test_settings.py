@@ -4,8 +4,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from structlog.testing import capture_logs
 from pydantic import SecretStr, ValidationError
 
+from custody.cli.commands import serve
 from custody.settings import ConfigurationError, Settings, load, unknown_names
 
 URL = "postgresql://custody_app:hunter2-is-the-password@db.example:5432/custody"
@@ -193,6 +195,7 @@ def test_empty_variable_is_not_set(tmp_path: Path) -> None:
 def test_unknown_name_in_toml(tmp_path: Path, text: str) -> None:
     message = refusal(toml(tmp_path, text))
     assert "unknown name" in message
+    assert "did you mean" in message or "custody config shows" in message
     assert "database_url" in message  # what there is
 
 
@@ -235,9 +238,57 @@ def test_all_faults_at_once() -> None:
 def test_misspelt_variables() -> None:
     good = {f"CUSTODY_{name.upper()}{suffix}": "x" for name in NAMES for suffix in ("", "_FILE")}
     others = {"PATH": "x", "CUSTODYX": "x", "CUSTODY_CONFIG": "x"}
-    assert unknown_names(good | others) == ()
+    assert unknown_names(good | others) == {}
     bad = {"CUSTODY_DATABSE_URL": NEEDLE, "CUSTODY_": "x", "CUSTODY_CONFIG_FILE": "x"}
-    assert unknown_names(good | others | bad) == tuple(sorted(bad))
+    assert list(unknown_names(good | others | bad)) == sorted(bad)
+
+
+@pytest.mark.parametrize(
+    ("wrong", "right"),
+    [
+        ("CUSTODY_DATABSE_URL", "CUSTODY_DATABASE_URL"),
+        ("CUSTODY_DATABASE_URI", "CUSTODY_DATABASE_URL"),
+        ("CUSTODY_DATABASE_URL_FILES", "CUSTODY_DATABASE_URL_FILE"),
+        ("CUSTODY_JWT_AUD", "CUSTODY_JWT_AUDIENCE"),
+        ("CUSTODY_ISSUER", "CUSTODY_JWT_ISSUER"),
+        ("CUSTODY_KEKS", "CUSTODY_KEK"),
+        ("CUSTODY_LOGLEVEL", "CUSTODY_LOG_LEVEL"),
+        ("CUSTODY_TRUSTED_PROXY", "CUSTODY_TRUSTED_PROXIES"),
+        ("CUSTODY_CORS_ORIGIN", "CUSTODY_CORS_ORIGINS"),
+        ("CUSTODY_CONFIG_FILE", "CUSTODY_CONFIG"),
+        ("custody_database_url", "CUSTODY_DATABASE_URL"),
+        ("Custody_Listen", "CUSTODY_LISTEN"),
+    ],
+)
+def test_misspelt_variable_is_told_the_right_name(wrong: str, right: str) -> None:
+    assert unknown_names({wrong: NEEDLE}) == {wrong: f"did you mean {right}?"}
+
+
+def test_daemon_says_so_in_its_log(monkeypatch: pytest.MonkeyPatch) -> None:
+    class Enough(Exception):
+        pass
+
+    def enough(*_: object) -> None:
+        raise Enough
+
+    monkeypatch.setattr(serve, "_prepare", lambda: load({}))
+    monkeypatch.setattr(serve, "open_listeners", enough)
+    monkeypatch.setenv("CUSTODY_DATABSE_URL", NEEDLE)
+    with capture_logs() as logs, pytest.raises(Enough):
+        serve.serve()
+    assert logs == [
+        {
+            "event": "unknown_setting",
+            "log_level": "warning",
+            "name": "CUSTODY_DATABSE_URL",
+            "cure": "no such setting: did you mean CUSTODY_DATABASE_URL?",
+        }
+    ]
+
+
+@pytest.mark.parametrize("name", ["CUSTODY_", "CUSTODY_XYZZY"])
+def test_name_that_is_like_none_is_sent_to_the_list(name: str) -> None:
+    assert unknown_names({name: NEEDLE}) == {name: "custody config shows all there are"}
 
 
 @pytest.mark.parametrize("scheme", ["postgresql", "postgres", "postgresql+asyncpg"])
@@ -287,7 +338,7 @@ def test_credential(tmp_path: Path, name: str) -> None:
         # It is the file itself, and not a path to one.
         meaning = tmp_path / f"custody_{name}"
     assert getattr(load(environ), name) == meaning
-    assert unknown_names(environ) == ()
+    assert unknown_names(environ) == {}
 
 
 def test_credential_of_a_file_is_not_read_as_text(tmp_path: Path) -> None:
@@ -370,9 +421,9 @@ def test_misspelt_credentials(tmp_path: Path) -> None:
     for other in ("kek", "kek_2026", "Custody_listen", "custody-listen"):
         credential(tmp_path, other, NEEDLE)
     environ = {"CREDENTIALS_DIRECTORY": str(tmp_path), "CUSTODY_LISTN": "x"}
-    assert unknown_names(environ) == (
-        "CUSTODY_LISTN",
-        "custody_KEK",
-        "custody_databse_url",
-        "custody_kek_file",
-    )
+    assert unknown_names(environ) == {
+        "CUSTODY_LISTN": "did you mean CUSTODY_LISTEN?",
+        "custody_KEK": "did you mean custody_kek?",
+        "custody_databse_url": "did you mean custody_database_url?",
+        "custody_kek_file": "did you mean custody_kek?",
+    }

@@ -36,8 +36,8 @@ log = structlog.get_logger()
 def serve() -> None:
     """Run the daemon. SIGTERM ends it, SIGHUP makes it read its files again."""
     settings = _prepare()
-    for name in unknown_names(os.environ):
-        log.warning("unknown_setting", name=name, cure="no such setting: is it misspelt?")
+    for name, hint in unknown_names(os.environ).items():
+        log.warning("unknown_setting", name=name, cure=f"no such setting: {hint}")
     _name_ignored(settings)
     notifier = Notifier.from_environ(os.environ, os.getpid())
     listeners = open_listeners(settings, take_handed_over(os.environ, os.getpid()))
