@@ -5,7 +5,7 @@ from collections.abc import Iterable
 
 _PREFIX = "custody_"
 # Of the share of characters in common: below it, a hint would mislead more often than it helps.
-_LEAST = 0.5
+_LEAST = 0.6
 
 
 def did_you_mean(name: str, known: Iterable[str]) -> str:
