@@ -1,7 +1,8 @@
 """Connections to a Vault or OpenBao server, and what its errors mean."""
 
 import ssl
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from typing import Any
 from urllib.parse import urlsplit
 
@@ -34,22 +35,18 @@ _REFUSALS: tuple[tuple[type[Exception], type[KekError], str], ...] = (
     (of_hvac.InvalidPath, KeyMissing, "there is no such key, mount or namespace: correct it"),
     (of_hvac.RateLimitExceeded, Throttled, "the server's quota is used up"),
 )
+_NOT_OPENED = "message authentication failed"
 # What Vault and OpenBao answer to a transit call, by a part of the text, and what it means.
-_MEANINGS: tuple[tuple[str, type[KekError], str], ...] = (
-    ("message authentication failed", Tampered, "the wrap does not open for this user"),
-    ("version is too new", VersionRetired, "the key has no such version (any more)"),
-    (
-        "disallowed by policy (too old)",
+_MEANINGS: dict[str, tuple[type[KekError], str]] = {
+    _NOT_OPENED: (Tampered, "the wrap does not open for this user"),
+    "version is too new": (VersionRetired, "the key has no such version (any more)"),
+    "disallowed by policy (too old)": (
         VersionRetired,
         "the key's min_decryption_version is above it",
     ),
-    ("invalid ciphertext", Tampered, "the wrap is damaged"),
-    (
-        "encryption key not found",
-        KeyMissing,
-        "there is no such key: restore it",
-    ),
-)
+    "invalid ciphertext": (Tampered, "the wrap is damaged"),
+    "encryption key not found": (KeyMissing, "there is no such key: restore it"),
+}
 
 
 class _Adapter(HTTPAdapter):
@@ -144,10 +141,31 @@ def of_item(uri: KekUri, text: str) -> KekError:
         uri: of the KEK, for the message.
         text: the server's; only known parts of it are used.
     """
-    for part, kind, meaning in _MEANINGS:
+    for part, (kind, meaning) in _MEANINGS.items():
         if part in text:
             return kind(f"{uri.text}: {meaning}")
     return Misconfigured(f"{uri.text}: the server refuses the call; its log says why")
+
+
+@contextmanager
+def opening(uri: KekUri) -> Iterator[None]:
+    """Tell a wrap that does not open from a server that fails, in a call that opens wraps.
+
+    Some releases of Vault answer 500 to such a wrap (hashicorp/vault#10842). Nothing but the text
+    tells it from an outage; in any other call the same text speaks of the server's own storage.
+
+    Args:
+        uri: of the KEK, for the message.
+
+    Raises:
+        Tampered: it does not open, or one in a batch does not.
+    """
+    try:
+        yield
+    except of_hvac.InternalServerError as error:
+        if _NOT_OPENED not in " ".join(error.errors or ()):
+            raise
+        raise Tampered(f"{uri.text}: {_MEANINGS[_NOT_OPENED][1]}") from None
 
 
 def data_of(uri: KekUri, answer: Any) -> Mapping[str, Any]:

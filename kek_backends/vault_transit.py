@@ -7,13 +7,13 @@ from dataclasses import dataclass, field
 from typing import Any, Self
 
 from kek_backends.base import Observation, OwnedWrap, Rewrapped, Wrap
-from kek_backends.errors import KekError, KeyMissing, Misconfigured, Transient
+from kek_backends.errors import KekError, KeyMissing, Misconfigured, Tampered, Transient
 from kek_backends.gathering import Gatherer
 from kek_backends.remote import ATTEMPT_SECONDS, RemoteKek
 from kek_backends.uri import KekUri
 from kek_backends.vault_batches import MOST_ITEMS, Batches
 from kek_backends.vault_examination import examine
-from kek_backends.vault_http import TooLarge, connector, data_of, translate
+from kek_backends.vault_http import TooLarge, connector, data_of, opening, translate
 from kek_backends.vault_key import KeyPath, TransitKey
 from kek_backends.vault_login import login_from
 from kek_backends.vault_tokens import Tokens
@@ -205,11 +205,12 @@ class VaultTransitKek(RemoteKek):
     def _decrypt(self, user_id: str, wrap: Wrap) -> bytes:
         self._path.check(wrap)
         binding = self._known().binding(user_id)
-        answer = self._tokens.call(
-            lambda vault: vault.secrets.transit.decrypt_data(
-                **self._path.named, ciphertext=wrap.wrapped_mk, **binding
+        with opening(self._uri):
+            answer = self._tokens.call(
+                lambda vault: vault.secrets.transit.decrypt_data(
+                    **self._path.named, ciphertext=wrap.wrapped_mk, **binding
+                )
             )
-        )
         key = _plaintext(data_of(self._uri, answer))
         if self.refusal(wrap.kek_id) is not None:
             self._ask()  # the version is allowed again
@@ -225,7 +226,17 @@ class VaultTransitKek(RemoteKek):
                 if len(batch) == 1:
                     raise
                 self._batch_size = len(batch) // 2
+            except Tampered:
+                # All that the server says of a batch because of one wrap in it.
+                done += [await self._reencrypt_alone(item) for item in batch]
         return done
+
+    async def _reencrypt_alone(self, item: OwnedWrap) -> Rewrapped:
+        try:
+            (outcome,) = await self._call(lambda: self._rewrap_batch([item]))
+        except Tampered as error:
+            return error
+        return outcome
 
     def _encrypt_batch(self, items: Sequence[OwnedKey]) -> list[Wrap | KekError]:
         key = self._known_derived()
@@ -246,14 +257,15 @@ class VaultTransitKek(RemoteKek):
 
     def _decrypt_batch(self, items: Sequence[OwnedWrap]) -> list[bytes | KekError]:
         key = self._known_derived()
-        done = self._batches.each(
-            items,
-            lambda item: self._entry(key, item),
-            lambda vault, batch: vault.secrets.transit.decrypt_data(
-                **self._path.named, batch_input=batch
-            ),
-            _plaintext,
-        )
+        with opening(self._uri):
+            done = self._batches.each(
+                items,
+                lambda item: self._entry(key, item),
+                lambda vault, batch: vault.secrets.transit.decrypt_data(
+                    **self._path.named, batch_input=batch
+                ),
+                _plaintext,
+            )
         opened = (
             item.wrap for item, one in zip(items, done, strict=True) if isinstance(one, bytes)
         )
@@ -263,14 +275,15 @@ class VaultTransitKek(RemoteKek):
 
     def _rewrap_batch(self, items: Sequence[OwnedWrap]) -> list[Rewrapped]:
         key = self._known_derived()
-        done = self._batches.each(
-            items,
-            lambda item: self._entry(key, item),
-            lambda vault, batch: vault.secrets.transit.rewrap_data(
-                **self._path.named, ciphertext="", batch_input=batch
-            ),
-            self._path.wrap_of,
-        )
+        with opening(self._uri):
+            done = self._batches.each(
+                items,
+                lambda item: self._entry(key, item),
+                lambda vault, batch: vault.secrets.transit.rewrap_data(
+                    **self._path.named, ciphertext="", batch_input=batch
+                ),
+                self._path.wrap_of,
+            )
         if not self._is_still(key):
             # Each of them would look as if somebody had touched its row.
             raise KeyMissing(f"{self._uri.text}: the key was replaced by another of its name")

@@ -11,6 +11,7 @@ from custody.strict_json import decode_object
 _POINT_SIZE = 32  # RFC 8032 section 5.1.5
 _P = 2**255 - 19
 _Y8 = 0x05FC536D880238B13933C6D305ACDFD5F098EFF289F4C345B027B2C28F95E826  # a point of order 8
+_BYTE_ORDER_MARK = b"\xef\xbb\xbf"
 _LOW_ORDER_Y = frozenset({0, 1, _P - 1, _Y8, _P - _Y8})
 
 
@@ -48,7 +49,9 @@ def decode_base64url(text: str) -> bytes:
 def parse_jwks(document: bytes) -> tuple[VerificationKey, ...]:
     """Read the Ed25519 keys for signatures out of a JWKS; keys of other kinds are skipped.
 
-    Two keys under one kid (or two without) are both left out: which one is meant can't be told.
+    A key that is listed twice alike is one. Two keys under one kid (or two without) are both left
+    out: which one is meant can't be told. A member that is null is an absent one, and a byte order
+    mark before the document is skipped: there are issuers that write so.
 
     Args:
         document: the JSON text, at most some hundred kilobytes.
@@ -59,18 +62,23 @@ def parse_jwks(document: bytes) -> tuple[VerificationKey, ...]:
     Source: RFC 7517 sections 4 and 5, RFC 8037 section 2, RFC 9864 section 2.2.
     """
     try:
-        jwks = decode_object(document).get("keys")
+        jwks = decode_object(document.removeprefix(_BYTE_ORDER_MARK)).get("keys")
     except ValueError:
         raise JwksError("is not a JSON object; check that it is the issuer's JWKS") from None
     if not isinstance(jwks, list):
         raise JwksError('has no list "keys"; check that it is the issuer\'s JWKS')
-    members = [jwk for jwk in jwks if isinstance(jwk, dict)]
+    members = [_without_nulls(jwk) for jwk in jwks if isinstance(jwk, dict)]
     if any("d" in jwk for jwk in members):
         raise JwksError("publishes a private key; have the issuer replace that key now")
-    alone = len(jwks) == 1
-    keys = [key for key in (_verification_key(jwk, alone=alone) for jwk in members) if key]
-    count = Counter(key.kid for key in keys)
-    usable = tuple(key for key in keys if count[key.kid] == 1)
+    found = [key for key in map(_named_point, members) if key]
+    keys = dict.fromkeys(found)
+    alone = len(keys) == 1 and len(found) == len(jwks)
+    count = Counter(kid for kid, _ in keys)
+    usable = tuple(
+        VerificationKey(kid, Ed25519PublicKey.from_public_bytes(point), alone)
+        for kid, point in keys
+        if count[kid] == 1
+    )
     if not usable:
         raise JwksError(
             "has no usable Ed25519 key; have the issuer sign with EdDSA, each key with its own kid"
@@ -78,7 +86,12 @@ def parse_jwks(document: bytes) -> tuple[VerificationKey, ...]:
     return usable
 
 
-def _verification_key(jwk: dict[str, object], *, alone: bool) -> VerificationKey | None:
+def _without_nulls(jwk: dict[str, object]) -> dict[str, object]:
+    return {name: value for name, value in jwk.items() if value is not None}
+
+
+def _named_point(jwk: dict[str, object]) -> tuple[str | None, bytes] | None:
+    """Return kid and 32 bytes of an Ed25519 key for signatures; None of anything else."""
     kid, x, key_ops = jwk.get("kid"), jwk.get("x"), jwk.get("key_ops", ["verify"])
     if (
         jwk.get("kty") != "OKP"
@@ -96,8 +109,7 @@ def _verification_key(jwk: dict[str, object], *, alone: bool) -> VerificationKey
         return None
     if len(point) != _POINT_SIZE or _is_weak(point):
         return None
-    public_key = Ed25519PublicKey.from_public_bytes(point)
-    return VerificationKey(kid if isinstance(kid, str) else None, public_key, alone)
+    return (kid if isinstance(kid, str) else None), point
 
 
 def _is_weak(point: bytes) -> bool:

@@ -65,29 +65,49 @@ class TestParse:
             {"key_ops": ["verify"]},
             {"key_ops": ["sign", "verify"]},
             {"x5t": "ignored"},
+            {"alg": None},
+            {"use": None},
+            {"key_ops": None},
+            {"x5c": None, "d": None},
         ],
     )
     def test_usable(self, issuer: Issuer, members: dict[str, object]) -> None:
         assert _kids(_jwks(issuer.jwk(**members))) == ["key-1"]
 
     def test_without_kid(self, issuer: Issuer) -> None:
-        assert _kids(_jwks(issuer.jwk(kid=ABSENT))) == [None]
+        for kid in (ABSENT, None):
+            (key,) = parse_jwks(_jwks(issuer.jwk(kid=kid)))
+            assert (key.kid, key.alone) == (None, True)
+
+    def test_byte_order_mark(self, issuer: Issuer) -> None:
+        assert parse_jwks(b"\xef\xbb\xbf" + issuer.jwks()) == parse_jwks(issuer.jwks())
+
+    @pytest.mark.parametrize("other", [{}, {"alg": "Ed25519"}, {"use": None}, {"use": ABSENT}])
+    def test_key_that_is_listed_twice_alike(self, issuer: Issuer, other: dict[str, object]) -> None:
+        twice = [issuer.jwk(), issuer.jwk(**other)]
+        (key,) = parse_jwks(_jwks(*twice))
+        assert (key.kid, key.alone) == ("key-1", True)
+        beside = parse_jwks(_jwks(*twice, Issuer().jwk(kid="other")))
+        assert [(key.kid, key.alone) for key in beside] == [("key-1", False), ("other", False)]
+
+    def test_key_that_is_listed_twice_beside_one_of_another_kind(self, issuer: Issuer) -> None:
+        (key,) = parse_jwks(_jwks(issuer.jwk(), issuer.jwk(), {"kty": "RSA"}))
+        assert (key.kid, key.alone) == ("key-1", False)
 
     @pytest.mark.parametrize(
         "members",
         [
             {"kty": "EC"},
             {"kty": ABSENT},
+            {"kty": None},
+            {"x": None},
             {"crv": "Ed448"},
             {"crv": "X25519"},
             {"use": "enc"},
-            {"use": None},
             {"alg": "ES256"},
-            {"alg": None},
             {"key_ops": ["sign"]},
             {"key_ops": "verify"},
             {"kid": 1},
-            {"kid": None},
             {"x": ABSENT},
             {"x": 1},
             {"x": b64(b"\x07" * 31)},
@@ -153,6 +173,8 @@ class TestParse:
             b'{"keys":[],"keys":[]}',
             b'{"keys":[NaN]}',
             b'{"keys":[]}\xff',
+            b"\xef\xbb\xbf" * 2 + b'{"keys":[]}',
+            b'{"keys":null}',
             b"[" * 100_000,
             b'{"keys":' * 50_000,
             '{"keys":[]}'.encode("utf-16"),
