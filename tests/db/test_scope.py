@@ -16,7 +16,7 @@ from custody import app
 from custody.audit import writer
 from custody.db.embedded import EmbeddedPostgres
 from custody.db.engine import Dsn, create_engine
-from custody.db.errors import Busy, DatabaseError, Refused
+from custody.db.errors import Busy, ConnectionLost, DatabaseError, OnlyThisRequest, Refused
 from custody.db.queries import query
 from custody.db.scope import user_transaction
 from custody.deadline import Deadline
@@ -156,10 +156,10 @@ async def test_out_of_time(engine: AsyncEngine, database: Database) -> None:
 @pytest.mark.parametrize(
     ("statement", "kind"),
     [
-        ("SELECT 1 / 0", DatabaseError),
+        ("SELECT 1 / 0", OnlyThisRequest),
         ("SELEKT", DatabaseError),
         ("TRUNCATE auth.encryption_vaults", Refused),
-        ("SELECT pg_terminate_backend(pg_backend_pid())", DatabaseError),
+        ("SELECT pg_terminate_backend(pg_backend_pid())", ConnectionLost),
     ],
 )
 async def test_failing_statement(
