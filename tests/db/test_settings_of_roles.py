@@ -46,7 +46,7 @@ NAMED = {
     ),
     "row_security = off": "every statement that row-level security would narrow fails",
     "default_transaction_read_only = on": "nothing can be written",
-    "statement_timeout = 20": "it ends what a request needs",
+    "statement_timeout = 90": "it ends what a request needs",
     "idle_in_transaction_session_timeout = 90": "it ends what a request needs",
     "idle_session_timeout = 99": "it ends what a request needs",
 }
