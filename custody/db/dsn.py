@@ -8,7 +8,7 @@ import difflib
 import re
 from dataclasses import dataclass, field
 from typing import Final
-from urllib.parse import unquote, urlsplit
+from urllib.parse import unquote
 
 DEFAULT_PORT: Final = 5432
 APPLICATION_NAME: Final = "custody"
@@ -191,19 +191,21 @@ def parse(url: str) -> Target:
         raise BadUrl("write postgresql://role:password@host:5432/database")
     if "#" in rest or _BAD_PERCENT.search(rest):
         raise BadUrl(_ENCODE)
-    parts = urlsplit(url)
-    credentials, at, hosts = parts.netloc.rpartition("@")
-    if "@" in credentials or "@" in parts.path or "@" in parts.query:
+    place, _, query = rest.partition("?")
+    authority, _, database = place.partition("/")
+    credentials, _, hosts = authority.rpartition("@")
+    # libpq ends a password at the first @, others at the last: one in between may be a part of it.
+    if any("@" in part for part in (credentials, database, query)):
         raise BadUrl(_ENCODE)
     if any(ord(character) <= ord(" ") for character in rest):
         raise BadUrl(f"there is white space in it; {_ENCODE}")
-    given = _parameters(parts.query)
-    user, _, password = credentials.partition(":") if at else ("", "", "")
+    given = _parameters(query)
+    user, _, password = credentials.partition(":")
     return Target(
         hosts=_hosts(given.get("host"), given.get("port"), hosts),
         user=given.get("user") or unquote(user) or None,
         password=given.get("password") or unquote(password) or None,
-        database=given.get("dbname") or unquote(parts.path.removeprefix("/")) or None,
+        database=given.get("dbname") or unquote(database) or None,
         tls=_tls(given),
         passfile=given.get("passfile"),
         connect_timeout=_timeout(given.get("connect_timeout")),

@@ -18,7 +18,7 @@ from sqlalchemy.ext.asyncio import AsyncEngine
 
 from custody.db.engine import Connection
 from custody.db.errors import DatabaseError
-from custody.db.scope import LOST_STATEMENT, connection
+from custody.db.scope import connection, drop_unusable
 from custody.deadline import Deadline
 
 BATCH_SIZE = 64
@@ -134,7 +134,9 @@ class Gatherer(Generic[Item, Result]):
         while batch := batch or self._take():
             try:
                 async with connection(self._engine, max(one.until for one in batch)) as held:
-                    while batch and not held.is_closed():
+                    # Another pool: this connection's server is the primary no more.
+                    pool = self._engine.pool
+                    while batch and not held.is_closed() and self._engine.pool is pool:
                         await self._serve(held, batch)
                         batch = self._take() or await self._linger()
             except Exception as error:  # noqa: BLE001 - each request raises it
@@ -188,8 +190,7 @@ class Gatherer(Generic[Item, Result]):
             held.terminate()
             raise DatabaseError("the database did not answer in time") from None
         except asyncpg.PostgresError as error:
-            if isinstance(error, LOST_STATEMENT):
-                held.terminate()
+            await drop_unusable(self._engine, held, error)
             # The server has said that nothing was done. What it did not like may lie in one item.
             _fail(batch, GoAlone())
             return

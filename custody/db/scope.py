@@ -6,6 +6,7 @@ the pool (SQLAlchemy issues 12077 and 12099).
 """
 
 import asyncio
+import contextlib
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from typing import TypeVar, cast
@@ -58,9 +59,14 @@ _OF_A_STATEMENT = (
 T = TypeVar("T")
 
 
-# A pooler that was set up anew gives us sessions that know other statements than ours: the next
-# connection finds out what it can do (custody/db/pooler.py).
-LOST_STATEMENT = (asyncpg.InvalidSQLStatementNameError, asyncpg.DuplicatePreparedStatementError)
+# What says that another connection may do: a pooler that was set up anew gives us sessions that
+# know other statements than ours (custody/db/pooler.py), and a primary that was demoted lets its
+# sessions live on, read-only (25006), while its successor is at another host of the URL.
+UNUSABLE = (
+    asyncpg.InvalidSQLStatementNameError,
+    asyncpg.DuplicatePreparedStatementError,
+    asyncpg.ReadOnlySQLTransactionError,
+)
 
 
 @asynccontextmanager
@@ -167,8 +173,7 @@ async def connection(engine: AsyncEngine, until: float | None = None) -> AsyncIt
             raise kind(f"the database failed: {type(error).__name__}") from None
         except Exception as error:
             await _roll_back(held)
-            if isinstance(error, LOST_STATEMENT):
-                held.terminate()
+            await drop_unusable(engine, held, error)
             if isinstance(error, asyncpg.PostgresError):
                 # "from None": a PostgreSQL error may quote the failing row.
                 raise _translate(error) from None
@@ -178,6 +183,24 @@ async def connection(engine: AsyncEngine, until: float | None = None) -> AsyncIt
             raise
     finally:
         await asyncio.shield(_give_back(borrowed))
+
+
+async def drop_unusable(engine: AsyncEngine, held: Connection, error: Exception) -> None:
+    """End a connection that another one may do better than, and those like it.
+
+    Args:
+        engine: its own.
+        held: the connection.
+        error: what was said on it.
+    """
+    if not isinstance(error, UNUSABLE):
+        return
+    held.terminate()
+    if isinstance(error, asyncpg.ReadOnlySQLTransactionError):
+        # The idle ones are of the same server: what they read is out of date, or soon will be.
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(_ROLLBACK_TIMEOUT_SECONDS):
+                await engine.dispose()
 
 
 async def on_a_living_connection(work: Callable[[], Awaitable[T]]) -> T:
