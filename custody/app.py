@@ -18,9 +18,10 @@ from aiohttp import web
 from sqlalchemy.ext.asyncio import AsyncEngine
 from yarl import URL
 
+from custody.auth.http_source import http_source
 from custody.auth.jwk import JwksError
 from custody.auth.jwks import JwksCache
-from custody.auth.sources import Source, file_source, http_source
+from custody.auth.sources import Source, file_source
 from custody.auth.tokens import TokenVerifier
 from custody.db.engine import POOL_SIZE, RESERVED_CONNECTIONS, Dsn, create_engine
 from custody.db.errors import DatabaseError, Refused

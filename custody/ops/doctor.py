@@ -8,11 +8,10 @@ from enum import StrEnum
 from pathlib import Path
 from urllib.parse import urlsplit
 
-import aiohttp
 from sqlalchemy.ext.asyncio import AsyncEngine
 
 from custody.auth.jwk import JwksError, parse_jwks
-from custody.auth.sources import file_source, http_source
+from custody.auth.sources import file_source
 from custody.db.engine import Dsn, create_engine
 from custody.db.errors import DatabaseError, Refused
 from custody.db.posture import find_problems
@@ -131,8 +130,7 @@ async def _examine_issuer(settings: Settings) -> list[Finding]:
         if settings.jwks_file is not None:
             document = await file_source(settings.jwks_file)()
         else:
-            async with aiohttp.ClientSession() as session:
-                document = await http_source(session, settings.jwks_url or "")()
+            document = await _download(settings.jwks_url or "")
     except JwksError as error:
         verdict = Verdict.FINDING if settings.jwks_file else Verdict.DOWN
         return [*findings, Finding("jwks", verdict, str(error))]
@@ -141,6 +139,13 @@ async def _examine_issuer(settings: Settings) -> list[Finding]:
     except JwksError as error:
         return [*findings, Finding("jwks", Verdict.FINDING, str(error))]
     return [*findings, Finding("jwks", Verdict.OK, f"{len(keys)} usable keys")]
+
+
+async def _download(url: str) -> bytes:
+    # A JWKS in a file needs no HTTP client, and no command waits for the import of one.
+    from custody.auth.http_source import fetch_once  # noqa: PLC0415
+
+    return await fetch_once(url)
 
 
 def _is_safe(url: str) -> bool:

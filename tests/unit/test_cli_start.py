@@ -3,6 +3,7 @@
 import importlib
 import json
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -15,6 +16,7 @@ from custody.db.errors import Busy, DatabaseError
 from custody.db.migrate import MigrationError
 from kek_backends.errors import Tampered
 from tests.servers import ROOT
+from tests.tokens import Issuer
 
 # Each takes a tenth of a second to import, or more.
 HEAVY = {
@@ -31,7 +33,7 @@ finally:
 """
 
 
-def loaded(*words: str, **environ: str) -> tuple[set[str], str]:
+def loaded(*words: str, code: int = 0, **environ: str) -> tuple[set[str], str]:
     """Run custody; return the heavy packages that are loaded in the end, and what was printed."""
     done = subprocess.run(
         [sys.executable, "-c", _LOADED, *words],
@@ -42,7 +44,7 @@ def loaded(*words: str, **environ: str) -> tuple[set[str], str]:
         check=False,
         timeout=60,
     )
-    assert done.returncode == 0, done.stderr
+    assert done.returncode == code, done.stderr
     return HEAVY & set(json.loads(done.stderr.splitlines()[-1])), done.stdout
 
 
@@ -57,7 +59,7 @@ def loaded(*words: str, **environ: str) -> tuple[set[str], str]:
         (("completion", "zsh"), "_CUSTODY_COMPLETE"),
         (("completion", "fish"), "_CUSTODY_COMPLETE"),
     ],
-    ids=" ".join,
+    ids=lambda value: " ".join(value) if isinstance(value, tuple) else "",
 )
 def test_what_only_explains_loads_nothing(words: tuple[str, ...], shown: str) -> None:
     heavy, out = loaded(*words)
@@ -66,21 +68,24 @@ def test_what_only_explains_loads_nothing(words: tuple[str, ...], shown: str) ->
 
 
 @pytest.mark.parametrize(
-    ("typed", "offered"),
+    ("shell", "typed", "offered"),
     [
-        ("custody ", {"serve", "dev", "kek", "doctor"}),
-        ("custody kek ", {"list", "retire", "generate"}),
-        ("custody rewrap run --", {"--dry-run", "--rate", "--verify"}),
+        ("bash", "custody ", {"serve", "dev", "kek", "doctor"}),
+        ("bash", "custody rewrap run --", {"--dry-run", "--rate", "--verify"}),
+        ("zsh", "custody kek ", {"list", "retire", "generate"}),
+        ("fish", "custody kek ", {"list", "retire", "generate"}),
     ],
 )
-def test_a_shell_is_answered_without_them(typed: str, offered: set[str]) -> None:
+def test_a_shell_is_answered_without_them(shell: str, typed: str, offered: set[str]) -> None:
+    words = typed.split(" ")
     heavy, out = loaded(
-        _CUSTODY_COMPLETE="bash_complete",
+        _CUSTODY_COMPLETE=f"{shell}_complete",
         COMP_WORDS=typed,
-        COMP_CWORD=str(len(typed.split(" ")) - 1),
+        # fish says the word that is begun, the others its number.
+        COMP_CWORD=words[-1] if shell == "fish" else str(len(words) - 1),
     )
     assert heavy == set()
-    assert offered <= {line.partition(",")[2] for line in out.splitlines()}
+    assert offered <= set(re.split(r"[\s,]+", out))
 
 
 def test_a_token_loads_what_signs_it_alone(tmp_path: Path) -> None:
@@ -93,6 +98,19 @@ def test_a_token_loads_what_signs_it_alone(tmp_path: Path) -> None:
 def test_generate_loads_no_database_client() -> None:
     heavy, _ = loaded("kek", "generate")
     assert not heavy & {"aiohttp", "asyncpg", "boto3", "hvac", "sqlalchemy"}
+
+
+def test_kek_list_loads_no_web_server_and_no_kms() -> None:
+    heavy, _ = loaded("kek", "list", code=78)  # it says which variable must be set
+    assert heavy == {"asyncpg", "pydantic", "rich", "sqlalchemy", "structlog"}
+
+
+def test_doctor_loads_an_http_client_only_for_a_url(tmp_path: Path) -> None:
+    jwks = tmp_path / "jwks.json"
+    jwks.write_bytes(Issuer().jwks())
+    heavy, out = loaded("doctor", code=1, CUSTODY_JWKS_FILE=str(jwks))
+    assert "ok      jwks: " in out
+    assert heavy == {"asyncpg", "cryptography", "pydantic", "rich", "sqlalchemy", "structlog"}
 
 
 @pytest.mark.parametrize("name", CODES)

@@ -17,9 +17,10 @@ from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey, Ed25519PublicKey
 from structlog.testing import capture_logs
 
+from custody.auth.http_source import http_source
 from custody.auth.jwk import JwksError, parse_jwks
 from custody.auth.jwks import IssuerUnavailable, JwksCache
-from custody.auth.sources import file_source, http_source
+from custody.auth.sources import file_source
 from tests.tokens import ABSENT, Issuer, b64, unb64
 
 P = 2**255 - 19
@@ -618,7 +619,7 @@ class TestHttpSource:
                 await asyncio.sleep(0.05)
             return response
 
-        monkeypatch.setattr("custody.auth.sources._FETCH_TIMEOUT", 0.2)
+        monkeypatch.setattr("custody.auth.http_source._FETCH_TIMEOUT", 0.2)
         with pytest.raises(JwksError, match="TimeoutError"):
             await (await serve(handler))()
 

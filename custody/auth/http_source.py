@@ -1,0 +1,72 @@
+"""A JWKS document over HTTP, bounded in size and time.
+
+Apart from the other source: who reads a file needs no HTTP client, which takes long to import.
+"""
+
+from collections.abc import Awaitable, Callable
+from http import HTTPStatus
+
+import aiohttp
+from yarl import URL
+
+from custody.auth.jwk import JwksError
+from custody.auth.sources import SIZE_LIMIT
+
+_FETCH_TIMEOUT = 5.0  # seconds for one document, all of it
+
+
+def http_source(session: aiohttp.ClientSession, url: str) -> Callable[[], Awaitable[bytes]]:
+    """Make a source that gets the JWKS over HTTP: no redirects, 5 s and 256 KiB at most.
+
+    Args:
+        session: with TLS verification as aiohttp has it by default; closed by its owner.
+        url: absolute; a user name, password or query in it stays out of messages.
+
+    Raises:
+        JwksError: by the source, whatever goes wrong.
+        ValueError: the URL is not absolute.
+
+    Source: RFC 8725 section 3.10: never follow where a document points.
+    """
+    target = URL(url)
+    name = f"JWKS {target.with_user(None).with_query(None)}"
+
+    async def fetch() -> bytes:
+        try:
+            return await _download(session, target, name)
+        except JwksError:
+            raise
+        except aiohttp.ClientConnectorError as error:
+            raise JwksError(f"{name}: {error}; check that the issuer is up") from error
+        except Exception as error:
+            # Only the type: an aiohttp parser error quotes what the server sent.
+            reason = type(error).__name__
+            raise JwksError(f"{name}: {reason}; check CUSTODY_JWKS_URL and the issuer") from error
+
+    return fetch
+
+
+async def fetch_once(url: str) -> bytes:
+    """Get the JWKS over HTTP, on a connection of its own; see :func:`http_source`."""
+    async with aiohttp.ClientSession() as session:
+        return await http_source(session, url)()
+
+
+async def _download(session: aiohttp.ClientSession, target: URL, name: str) -> bytes:
+    async with session.get(
+        target,
+        allow_redirects=False,
+        timeout=aiohttp.ClientTimeout(total=_FETCH_TIMEOUT),
+        headers={"Accept": "application/jwk-set+json, application/json"},
+    ) as response:
+        if response.status != HTTPStatus.OK:
+            raise JwksError(
+                f"{name} answered {response.status} instead of 200"
+                " (redirects are not followed); check CUSTODY_JWKS_URL"
+            )
+        document = bytearray()
+        async for chunk in response.content.iter_chunked(16384):
+            document += chunk
+            if len(document) > SIZE_LIMIT:
+                raise JwksError(f"{name} is over 256 KiB; check CUSTODY_JWKS_URL")
+        return bytes(document)
