@@ -7,7 +7,7 @@ PYTHON ?= $(or $(wildcard $(BIN)/python),python3)
 .PHONY: run test prove lint lock clean
 .PHONY: install install-dev
 .PHONY: prove-scope
-.PHONY: bench bench-audit bench-growth bench-kek-faults bench-remote-kek bench-rewrap bench-start
+.PHONY: bench bench-audit bench-commands bench-growth bench-kek-faults bench-remote-kek bench-rewrap bench-start
 .DEFAULT_GOAL := run
 
 INSTALL = command -v "$(PYTHON)" >/dev/null || { echo "custody needs Python 3.11 or newer, and\
@@ -44,6 +44,9 @@ bench: install-dev
 
 bench-audit: install-dev
 	@exec "$(BIN)/python" -m tests.bench.audit $(ARGS)
+
+bench-commands: install-dev
+	@exec "$(BIN)/python" -m tests.bench.commands $(ARGS)
 
 bench-growth: install-dev
 	@exec "$(BIN)/python" -m tests.bench.growth $(ARGS)

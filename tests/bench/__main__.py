@@ -23,8 +23,9 @@ How to read the table:
             round; ``/token``: of one that checks the token as the daemon does; ``/pgbench``: of
             pgbench with the same statements. Medians. Compare these between machines, not rates.
 
-``make bench-growth``, ``make bench-start``, ``make bench-remote-kek``, ``make bench-rewrap`` and
-``make bench-kek-faults`` measure other things; each says what in its own file.
+``make bench-growth``, ``make bench-start``, ``make bench-commands``, ``make bench-remote-kek``,
+``make bench-rewrap`` and ``make bench-kek-faults`` measure other things; each says what in its own
+file.
 """
 
 import argparse

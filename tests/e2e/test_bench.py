@@ -71,6 +71,17 @@ def test_the_shapes_of_the_audit_table_are_compared(tmp_path: Path) -> None:
 
 
 @pytest.mark.prove
+def test_commands_are_measured_beside_another_checkout(tmp_path: Path) -> None:
+    names = ("python", "Tab in a shell", "custody --version", "custody kek list")
+    options = ("--rounds", "1", "--beside", str(ROOT), "--only", *names)
+    text, found = bench("tests.bench.commands", tmp_path, *options)
+    (once,) = found["rounds"]
+    assert set(once) == set(names)
+    assert all(one["seconds"] > 0 for both in once.values() for one in both)
+    assert all(f"\n{name} " in text for name in names)
+
+
+@pytest.mark.prove
 def test_starts_and_idle_connections_are_measured(tmp_path: Path) -> None:
     options = ("--starts", "1", "--idle", "60", "--users", "5")
     _, found = bench("tests.bench.start", tmp_path, *options)
