@@ -4,11 +4,15 @@ from collections.abc import AsyncIterator, Callable, Iterator
 from pathlib import Path
 
 import pytest
+import pytest_asyncio
 
+from custody.db.embedded import EmbeddedPostgres
 from tests.client import Client, client_session
 from tests.moto_server import Moto, moto_server
-from tests.servers import Daemon, Database, daemon_beside
+from tests.servers import Daemon, Database, daemon_beside, new_database
 from tests.tokens import Issuer
+
+_EMPTY = "TRUNCATE auth.encryption_vaults, auth.encryption_vault_audit, auth.users"
 
 
 @pytest.fixture(scope="session")
@@ -20,22 +24,47 @@ def moto() -> Iterator[Moto]:
 
 @pytest.fixture
 async def served(database: Database, issuer: Issuer, tmp_path: Path) -> AsyncIterator[Daemon]:
-    """``custody serve`` in production mode on a fresh database."""
+    """``custody serve`` in production mode on a fresh database: a test may end or break it."""
     with daemon_beside(database, issuer, tmp_path) as running:
         yield running
 
 
-@pytest.fixture
-async def pair(
-    served: Daemon, database: Database, issuer: Issuer, tmp_path: Path
-) -> AsyncIterator[tuple[Daemon, Daemon]]:
-    """Two daemons on one database."""
-    with daemon_beside(database, issuer, tmp_path) as other:
-        yield served, other
+@pytest_asyncio.fixture(scope="module", loop_scope="module")
+async def of_the_module(
+    postgres: EmbeddedPostgres, issuer: Issuer, tmp_path_factory: pytest.TempPathFactory
+) -> AsyncIterator[Daemon]:
+    """``custody serve`` in production mode on a database of its own."""
+    folder = tmp_path_factory.mktemp("shared")
+    async with new_database(postgres) as database:
+        with daemon_beside(database, issuer, folder) as running:
+            yield running
+
+
+@pytest.fixture(scope="module")
+def second_of_the_module(
+    of_the_module: Daemon, issuer: Issuer, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[Daemon]:
+    """Another one on the same database."""
+    folder = tmp_path_factory.mktemp("second")
+    with daemon_beside(of_the_module.database, issuer, folder) as running:
+        yield running
 
 
 @pytest.fixture
-async def client(served: Daemon) -> AsyncIterator[Callable[[str], Client]]:
-    """Makes devices of the daemon ``served``."""
+async def shared(of_the_module: Daemon) -> Daemon:
+    """The daemon of the module, with no user yet: for tests that break nothing but rows."""
+    await of_the_module.database.execute(_EMPTY)
+    return of_the_module
+
+
+@pytest.fixture
+def pair(shared: Daemon, second_of_the_module: Daemon) -> tuple[Daemon, Daemon]:
+    """Two daemons on one database, with no user yet."""
+    return shared, second_of_the_module
+
+
+@pytest.fixture
+async def client(shared: Daemon) -> AsyncIterator[Callable[[str], Client]]:
+    """Makes devices of the daemon ``shared``."""
     async with client_session() as session:
-        yield lambda user: Client(served, session, user)
+        yield lambda user: Client(shared, session, user)

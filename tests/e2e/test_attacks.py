@@ -67,8 +67,8 @@ class Superuser:
 
 
 @pytest.fixture
-async def superuser(served: Daemon) -> AsyncIterator[Superuser]:
-    async with served.database.connect() as connection:
+async def superuser(shared: Daemon) -> AsyncIterator[Superuser]:
+    async with shared.database.connect() as connection:
         yield Superuser(connection)
 
 
@@ -147,7 +147,7 @@ async def test_nor_does_it_with_the_key_check_value_copied_or_taken_away(
 
 @pytest.mark.parametrize("with_check", [False, True])
 async def test_old_wraps_are_held_by_their_key_check_value(
-    served: Daemon, superuser: Superuser, client: Device, *, with_check: bool
+    shared: Daemon, superuser: Superuser, client: Device, *, with_check: bool
 ) -> None:
     devices = {user: client(user) for user in USERS[:5]}
     keys = {}
@@ -156,14 +156,14 @@ async def test_old_wraps_are_held_by_their_key_check_value(
         key = secrets.token_bytes(32)
         keys[user] = remember(base64.b64encode(key).decode())
         check = key_check_value(user, key)
-        await superuser.write(user, format_1_wrap(served, key) | {"key_check": check})
+        await superuser.write(user, format_1_wrap(shared, key) | {"key_check": check})
         answer = await device.key()
         assert answer.json == {"masterKey": keys[user], "formatVersion": 1, "kekId": "env-v1"}
     await assert_swaps_are_refused(superuser, devices, keys, with_check=with_check)
 
 
 async def test_an_old_row_gets_its_key_check_value_when_its_key_is_fetched(
-    served: Daemon, superuser: Superuser, client: Device
+    shared: Daemon, superuser: Superuser, client: Device
 ) -> None:
     devices = {user: client(user) for user in USERS[:3]}
     keys = {}
@@ -171,18 +171,18 @@ async def test_an_old_row_gets_its_key_check_value_when_its_key_is_fetched(
         await device.init()
         key = secrets.token_bytes(32)
         keys[user] = remember(base64.b64encode(key).decode())
-        await superuser.write(user, format_1_wrap(served, key) | {"key_check": None})
+        await superuser.write(user, format_1_wrap(shared, key) | {"key_check": None})
         assert (await device.key()).json["masterKey"] == keys[user]
         assert (await superuser.row(user))["key_check"] == key_check_value(user, key)
     await assert_swaps_are_refused(superuser, devices, keys, with_check=False)
 
 
-async def test_rotate_heals(superuser: Superuser, served: Daemon, client: Device) -> None:
+async def test_rotate_heals(superuser: Superuser, shared: Daemon, client: Device) -> None:
     alice, mallory = client("alice"), client("mallory")
     old = (await alice.init()).json["masterKey"]
     others = (await mallory.init()).json["masterKey"]
     await superuser.write("alice", wrap_of(await superuser.row("mallory")))
-    await served.database.execute(
+    await shared.database.execute(
         "UPDATE auth.encryption_vaults SET quarantined_at = now(), quarantine_reason = 'a test'"
         " WHERE user_id = 'alice'"
     )
@@ -330,7 +330,7 @@ async def test_a_row_of_a_kek_that_is_not_configured(
 
 
 async def test_zero_knowledge_mode_never_starts_from_a_row_that_does_not_open(
-    served: Daemon, superuser: Superuser, client: Device
+    shared: Daemon, superuser: Superuser, client: Device
 ) -> None:
     """Without a key check value its key must be opened first: the last chance to make one."""
     alice = client("alice")
@@ -338,7 +338,7 @@ async def test_zero_knowledge_mode_never_starts_from_a_row_that_does_not_open(
     wrapped = base64.b64encode(secrets.token_bytes(48)).decode()
     iv = base64.b64encode(secrets.token_bytes(12)).decode()
     assert (await alice.set_recovery(wrapped, iv)).status == 200
-    old = format_1_wrap(served, secrets.token_bytes(32))
+    old = format_1_wrap(shared, secrets.token_bytes(32))
     await superuser.write(
         "alice", old | {"wrapped_mk": _flip(old["wrapped_mk"]), "key_check": None}
     )
@@ -352,10 +352,10 @@ async def test_zero_knowledge_mode_never_starts_from_a_row_that_does_not_open(
 
 
 async def test_a_key_check_value_that_is_not_even_ascii(
-    superuser: Superuser, served: Daemon, client: Device
+    superuser: Superuser, shared: Daemon, client: Device
 ) -> None:
     alice = client("alice")
     await alice.init()
-    await served.database.execute("UPDATE auth.encryption_vaults SET key_check = 'ключ'")
+    await shared.database.execute("UPDATE auth.encryption_vaults SET key_check = 'ключ'")
     assert_no_key(await alice.key(), 500, "UNWRAP_FAILED")
-    assert (await served.database.audit("alice"))[-1] == REFUSED
+    assert (await shared.database.audit("alice"))[-1] == REFUSED

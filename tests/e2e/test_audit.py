@@ -3,29 +3,45 @@
 import base64
 import secrets
 from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 from pathlib import Path
 
 import pytest
 
+from custody.ops import health
 from tests.client import Answer, Client, client_session
 from tests.http.test_states import STATES, TABLE, act
-from tests.servers import Daemon, Database, daemon_beside
+from tests.servers import Daemon, Database, daemon_here
 from tests.tokens import Issuer
 
 COLUMNS = "(id, user_id, action, ip_address, user_agent, context, status)"
 GRANT = f"GRANT INSERT {COLUMNS} ON auth.encryption_vault_audit TO custody_app"
 REVOKE = "REVOKE INSERT ON auth.encryption_vault_audit FROM custody_app"
+FAIL = (
+    "CREATE FUNCTION public.fail() RETURNS trigger LANGUAGE plpgsql AS"
+    " $$ BEGIN RAISE EXCEPTION 'the disk is full'; END $$;"
+    "CREATE CONSTRAINT TRIGGER fail AFTER INSERT ON auth.encryption_vault_audit"
+    " DEFERRABLE INITIALLY DEFERRED FOR EACH ROW WHEN (NEW.user_id <> 'vault')"
+    " EXECUTE FUNCTION public.fail()"
+)
 PROBLEM = {"type", "title", "status", "detail", "code", "error"}
+
+
+@asynccontextmanager
+async def in_each_state(daemon: Daemon) -> AsyncIterator[dict[str, tuple[Client, str | None]]]:
+    """Make a user in each state of the contract's table, with the key where there is one."""
+    async with client_session() as session:
+        made = {}
+        for state in STATES:
+            client = Client(daemon, session, state.__name__)
+            made[state.__name__] = (client, await state(client))
+        yield made
 
 
 @pytest.fixture
 async def users(served: Daemon) -> AsyncIterator[dict[str, tuple[Client, str | None]]]:
-    """A user in each state of the contract's table, with the key where there is one."""
-    async with client_session() as session:
-        made = {}
-        for state in STATES:
-            client = Client(served, session, state.__name__)
-            made[state.__name__] = (client, await state(client))
+    """A user in each state; the daemon is a process of its own."""
+    async with in_each_state(served) as made:
         yield made
 
 
@@ -130,13 +146,15 @@ async def test_rows_say_who_it_was(
         ("DELETE", "/recovery-wrap", None),
         ("POST", "/zero-knowledge", {"enable": False, "masterKey": iv * 2 + "AAAAAAAAAAA="}),
     )
-    with daemon_beside(database, issuer, tmp_path, TRUSTED_PROXIES=proxies) as daemon:
-        async with client_session() as session:
-            client = Client(daemon, session, "alice")
-            statuses = [
-                (await client.call(method, path, body, headers=headers)).status
-                for method, path, body in acts
-            ]
+    async with (
+        daemon_here(database, issuer, tmp_path, TRUSTED_PROXIES=proxies) as daemon,
+        client_session() as session,
+    ):
+        client = Client(daemon, session, "alice")
+        statuses = [
+            (await client.call(method, path, body, headers=headers)).status
+            for method, path, body in acts
+        ]
     rows = await database.fetch(
         "SELECT action, status, ip_address, user_agent FROM auth.encryption_vault_audit"
         " ORDER BY created_at, id"
@@ -147,32 +165,29 @@ async def test_rows_say_who_it_was(
 
 
 async def test_no_key_leaves_when_the_commit_fails(
-    served: Daemon, users: dict[str, tuple[Client, str | None]]
+    database: Database, issuer: Issuer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The row is written, and what fails is COMMIT itself: for one user, at every route."""
-    database = served.database
-    await database.execute(
-        "CREATE FUNCTION public.fail() RETURNS trigger LANGUAGE plpgsql AS"
-        " $$ BEGIN RAISE EXCEPTION 'the disk is full'; END $$;"
-        "CREATE CONSTRAINT TRIGGER fail AFTER INSERT ON auth.encryption_vault_audit"
-        " DEFERRABLE INITIALLY DEFERRED FOR EACH ROW WHEN (NEW.user_id <> 'vault')"
-        " EXECUTE FUNCTION public.fail()"
-    )
-    before = await everything(database)
-    for name, (client, key) in users.items():
-        if name == "vault":
-            continue
-        for route in TABLE:
-            answer = await act(client, route, key)
-            assert answer.status == 503, (name, route)
-            assert answer.code in {"AUDIT_UNAVAILABLE", "DATABASE_UNAVAILABLE"}
-            assert_nothing_leaked(answer, key)
-            if route == "key":
-                assert answer.code == "AUDIT_UNAVAILABLE"
-    assert await everything(database) == before
-    other, other_key = users["vault"]
-    assert (await other.key()).json["masterKey"] == other_key
-    await database.execute("DROP TRIGGER fail ON auth.encryption_vault_audit")
-    client, key = users["with_recovery"]
-    assert (await client.key()).json["masterKey"] == key
-    assert (await client.rotate()).status == 200
+    # A trigger that is not ours shuts the routes at the next look. What is asked is what happens
+    # until then.
+    monkeypatch.setattr(health, "_RETRY_SECONDS", 3600)
+    async with daemon_here(database, issuer, tmp_path) as daemon, in_each_state(daemon) as users:
+        await database.execute(FAIL)
+        before = await everything(database)
+        for name, (client, key) in users.items():
+            if name == "vault":
+                continue
+            for route in TABLE:
+                answer = await act(client, route, key)
+                assert answer.status == 503, (name, route)
+                assert answer.code in {"AUDIT_UNAVAILABLE", "DATABASE_UNAVAILABLE"}
+                assert_nothing_leaked(answer, key)
+                if route == "key":
+                    assert answer.code == "AUDIT_UNAVAILABLE"
+        assert await everything(database) == before
+        other, other_key = users["vault"]
+        assert (await other.key()).json["masterKey"] == other_key
+        await database.execute("DROP TRIGGER fail ON auth.encryption_vault_audit")
+        client, key = users["with_recovery"]
+        assert (await client.key()).json["masterKey"] == key
+        assert (await client.rotate()).status == 200

@@ -25,8 +25,13 @@ from tests.e2e.browser import (
 from tests.servers import Daemon, Database
 
 DEVICES = 8
-REQUESTS = 2000
-SEEDS = (20261121, 7)
+SEED = 20261121
+# Each a storm that can be repeated: its seed, and how many requests it has.
+STORMS = (
+    pytest.param(SEED, 500, id="short"),
+    pytest.param(SEED, 2000, id=f"{SEED}", marks=pytest.mark.prove),
+    pytest.param(7, 2000, id="7", marks=pytest.mark.prove),
+)
 
 # What the contract's state table allows for each act: status and code.
 ALLOWED: dict[str, frozenset[tuple[int, str | None]]] = {
@@ -118,6 +123,7 @@ class Storm:
     """What all devices together have seen."""
 
     random: random.Random
+    requests: int
     code: bytes = field(default_factory=new_recovery_code)
     sent: int = 0
     rows: Counter[tuple[str, int]] = field(default_factory=Counter)
@@ -143,7 +149,7 @@ class Device:
 
     async def run(self) -> None:
         """Act until the storm is over."""
-        while self._storm.sent < REQUESTS:
+        while self._storm.sent < self._storm.requests:
             self._storm.sent += 1
             act = self._choose()
             answer = await self._act(act)
@@ -189,18 +195,18 @@ class Device:
         self._key, self._tag = key, tag_of(answer)
 
 
-@pytest.mark.parametrize("seed", [pytest.param(SEEDS[0], marks=pytest.mark.prove), SEEDS[1]])
-async def test_storm(pair: tuple[Daemon, Daemon], seed: int) -> None:
+@pytest.mark.parametrize(("seed", "requests"), STORMS)
+async def test_storm(pair: tuple[Daemon, Daemon], seed: int, requests: int) -> None:
     database = pair[0].database
     log = database.server.folder / "postgres.log"
     already = log.stat().st_size
-    storm = Storm(random.Random(seed))  # noqa: S311 - a test that can be repeated
+    storm = Storm(random.Random(seed), requests)  # noqa: S311 - a test that can be repeated
     async with client_session() as session:
         clients = [Client(pair[n % 2], session, "alice") for n in range(DEVICES)]
         async with asyncio.timeout(90):
             await asyncio.gather(*(Device(storm, client).run() for client in clients))
         assert storm.problems == []
-        assert storm.rows.total() == REQUESTS
+        assert storm.rows.total() == requests
         rows = [(action, status) for action, _, status in await database.audit("alice")]
         assert Counter(rows) == storm.rows
         # The storm was one: every act was both done and, where it can be, refused.

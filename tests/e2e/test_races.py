@@ -91,7 +91,7 @@ async def race(
     ],
 )
 async def test_another_device_rotates_meanwhile(
-    served: Daemon,
+    shared: Daemon,
     client: Callable[[str], Client],
     route: str,
     *,
@@ -103,10 +103,10 @@ async def test_another_device_rotates_meanwhile(
     old = await start(alice, zk=zk)
     fresh = secrets.token_bytes(32)
     remember(encode(fresh))
-    keyring = load_keyring("env:MANA_AUTH_KEK", (), environ=served.settings, development=False)
+    keyring = load_keyring("env:MANA_AUTH_KEK", (), environ=shared.settings, development=False)
     wrap = await keyring.wrap("alice", fresh)
     answer = await race(
-        served,
+        shared,
         alice,
         route,
         old,
@@ -115,7 +115,7 @@ async def test_another_device_rotates_meanwhile(
         key_check_value("alice", fresh),
     )
     assert (answer.status, answer.code) == (status, code)
-    assert (await served.database.audit("alice"))[-1][2] == status
+    assert (await shared.database.audit("alice"))[-1][2] == status
     now = await alice.key()
     if route == "rotate":
         assert now.json == answer.json
@@ -135,13 +135,13 @@ async def test_another_device_rotates_meanwhile(
     ],
 )
 async def test_another_device_turns_zero_knowledge_on_meanwhile(
-    served: Daemon, client: Callable[[str], Client], route: str, status: int, code: str | None
+    shared: Daemon, client: Callable[[str], Client], route: str, status: int, code: str | None
 ) -> None:
     alice = client("alice")
     key, tag = await start(alice, zk=False)
-    answer = await race(served, alice, route, (key, tag), ZERO_KNOWLEDGE)
+    answer = await race(shared, alice, route, (key, tag), ZERO_KNOWLEDGE)
     assert (answer.status, answer.code) == (status, code)
-    assert (await served.database.audit("alice"))[-1][2] == status
+    assert (await shared.database.audit("alice"))[-1][2] == status
     assert (await alice.key()).json["requiresRecoveryCode"] is True
     assert (await alice.disable_zk(key)).status == 200
     assert (await alice.key()).json["masterKey"] == key

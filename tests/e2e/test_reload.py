@@ -246,6 +246,7 @@ FINGERPRINT = "SELECT fingerprint FROM auth.encryption_keks WHERE kek_id = 'seco
 
 
 def write_key(file: Path) -> None:
+    file.touch(mode=0o600)
     file.write_text(remember(base64.b64encode(secrets.token_bytes(32)).decode()))
 
 
