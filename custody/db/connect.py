@@ -14,7 +14,7 @@ import asyncpg
 from asyncpg.connect_utils import SessionAttribute
 
 from custody.db.dsn import BadUrl, Dsn, Host, Target, Tls, parse
-from custody.db.errors import DatabaseError, Refused
+from custody.db.errors import Refused, Unreachable
 
 Connection: TypeAlias = "asyncpg.Connection[Any]"
 
@@ -69,7 +69,7 @@ async def connect(dsn: Dsn, manner: Manner, *, variable: str) -> Connection:
 
     Raises:
         Refused: it can't work as it is: the URL, the role, the password, a certificate.
-        DatabaseError: no server can be reached now.
+        Unreachable: no server can be reached now.
     """
     try:
         target = parse(dsn.url)
@@ -99,7 +99,7 @@ async def connect(dsn: Dsn, manner: Manner, *, variable: str) -> Connection:
                 ) from None
             except _PASSING as error:
                 reasons.append(f"{host}: {_reason(error)}")
-    raise DatabaseError(
+    raise Unreachable(
         f"{variable}: no connection to the database at {'; '.join(dict.fromkeys(reasons))}"
     )
 

@@ -13,6 +13,10 @@ class Busy(OnlyThisRequest):
     """No connection was free, or a row stayed locked by someone else, for too long."""
 
 
+class Unreachable(DatabaseError):
+    """No server of the URL can be reached: the message names the setting, the hosts, the cause."""
+
+
 class ConnectionLost(DatabaseError):
     """The connection ended, maybe long ago while nobody used it: a new one tells more."""
 

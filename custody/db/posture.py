@@ -13,7 +13,7 @@ from typing import Literal, TypeAlias, get_args
 from sqlalchemy.ext.asyncio import AsyncEngine
 
 from custody.db.engine import Connection, Dsn, create_engine
-from custody.db.errors import DatabaseError, Refused
+from custody.db.errors import DatabaseError, Refused, Unreachable
 from custody.db.queries import query
 from custody.db.scope import transaction
 
@@ -140,7 +140,7 @@ async def _find_or_name(
 ) -> tuple[PostureProblem, ...]:
     try:
         return await find_problems(engine, duty)
-    except Refused:
-        raise  # it names the variable already
+    except (Refused, Unreachable):
+        raise  # they name the variable already
     except DatabaseError as error:
         raise DatabaseError(f"{variable}: {error}") from None

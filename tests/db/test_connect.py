@@ -171,6 +171,23 @@ async def test_what_can_never_work_ends_every_command_with_its_cure(  # noqa: PL
     assert database.url("postgres").split(":")[2].split("@")[0] not in done.out + done.err
 
 
+async def test_what_is_down_is_named_once(
+    database: Database, issuer: Issuer, tmp_path: Path
+) -> None:
+    closed = free_port()
+    for name in ("doctor", "kek list", "rewrap status", "migrate"):
+        variable, words = COMMANDS[name]
+        url = database.url("custody_app").replace(f":{database.server.port}/", f":{closed}/")
+        environ = settings_for(database, issuer, tmp_path) | {variable: url}
+        done = await asyncio.to_thread(custody, environ, *words)
+        assert done.code == 69, done
+        line = (
+            f"{variable}: no connection to the database at 127.0.0.1:{closed}: Connection refused"
+        )
+        assert (done.out + done.err).count(line) == 1
+        assert (done.out + done.err).count(variable) == 1
+
+
 # ── TLS ───────────────────────────────────────────────────────────────────────
 
 
