@@ -89,6 +89,8 @@ class Bao:
         """Stop it from running; its connections stay."""
         assert self.process is not None
         self.process.send_signal(signal.SIGSTOP)
+        # Until all its threads have stopped, some of them may answer.
+        os.waitid(os.P_PID, self.process.pid, os.WSTOPPED)
 
     def thaw(self) -> None:
         """Let it run again."""

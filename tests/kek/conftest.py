@@ -6,7 +6,7 @@ from importlib.metadata import entry_points
 
 import pytest
 
-from kek_backends import loader, remote
+from kek_backends import aws_kms, loader, remote, vault_http, vault_tokens, vault_transit
 from tests.kek.fakes import FakeRemote
 from tests.kek.remote_kit import Gate
 
@@ -16,6 +16,17 @@ def known_backends() -> Iterator[None]:
     """What is installed is looked up once: these tests build backends by the dozen."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(loader, "entry_points", cache(entry_points))
+        yield
+
+
+@pytest.fixture(scope="module")
+def patient_calls() -> Iterator[None]:
+    """A call may take long, on a busy machine: for tests that are not about time."""
+    with pytest.MonkeyPatch.context() as patch:
+        for module in (remote, aws_kms, vault_http, vault_tokens, vault_transit):
+            patch.setattr(module, "ATTEMPT_SECONDS", 20.0)
+        patch.setattr(aws_kms, "_CONNECT_SECONDS", 20.0)
+        patch.setattr(remote, "CALL_SECONDS", 60.0)
         yield
 
 

@@ -25,7 +25,7 @@ from tests.kek.kms_stub import kms_stub
 from tests.leaks import remember
 from tests.moto_server import Moto, moto_server, no_aws_environ
 
-pytestmark = pytest.mark.usefixtures("known_backends")
+pytestmark = pytest.mark.usefixtures("known_backends", "patient_calls")
 
 KEY_ID = "1234abcd-12ab-34cd-56ef-1234567890ab"
 ARN = f"arn:aws:kms:eu-central-1:111122223333:key/{KEY_ID}"

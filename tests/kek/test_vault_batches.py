@@ -27,7 +27,7 @@ from tests.bao_server import Bao, least_policy
 from tests.kek.test_vault_login import held_token
 from tests.kek.test_vault_transit import transit
 
-pytestmark = pytest.mark.usefixtures("known_backends")
+pytestmark = pytest.mark.usefixtures("known_backends", "patient_calls")
 
 
 def key_of(user_id: str) -> bytes:

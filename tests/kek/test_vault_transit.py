@@ -29,7 +29,7 @@ from kek_backends.vault_transit import VaultTransitKek
 from tests.bao_server import Bao, least_policy, to_the_next_second
 from tests.leaks import remember
 
-pytestmark = pytest.mark.usefixtures("known_backends")
+pytestmark = pytest.mark.usefixtures("known_backends", "patient_calls")
 
 KEY = b"k" * 32
 
