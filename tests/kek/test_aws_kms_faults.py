@@ -383,6 +383,7 @@ async def test_service_is_back_soon_after_the_cure(stub: KmsStub, build: Build) 
             await asyncio.sleep(0.05)
 
 
+@pytest.mark.usefixtures("_short_pauses")
 async def test_a_broken_row_says_nothing_of_the_kms(stub: KmsStub, build: Build) -> None:
     backend = build(stub)
     await backend.refresh()
