@@ -39,7 +39,7 @@ def main() -> int:
     environ = os.environ | {"CUSTODY_TEST_LOGS": logs}
     python = [sys.executable, "-m"]
     command = [
-        *(*python, "pytest", "-n", str(workers()), f"--durations={_SLOWEST_SHOWN}"),
+        *(*python, "pytest", "-n", str(workers(proves=proves)), f"--durations={_SLOWEST_SHOWN}"),
         *(["--cov", "--cov-report="] if proves else ["-m", "not prove"]),
         *(arguments or [f"tests/{folder}" for folder in FOLDERS]),
     ]
@@ -53,13 +53,14 @@ def main() -> int:
         shutil.rmtree(logs, ignore_errors=True)
 
 
-def workers() -> int:
+def workers(*, proves: bool) -> int:
     """Return how many processes share the tests: tests wait half of their time, mostly.
 
-    Each has a PostgreSQL of its own, so many cores get no more than one process each.
+    Each has a PostgreSQL of its own, so many cores get no more than one process each. Proofs under
+    load want a core for themselves.
     """
     cores = len(os.sched_getaffinity(0)) if sys.platform == "linux" else os.cpu_count() or 1
-    return max(cores, min(2 * cores, 8))
+    return cores if proves else max(cores, min(2 * cores, 8))
 
 
 def run(command: list[str], environ: dict[str, str], seconds: float) -> int:
