@@ -18,11 +18,12 @@ from typing import Any
 import asyncpg
 import pytest
 
-from custody.app import running
+from custody.app import Running, running
 from custody.db.embedded import EmbeddedPostgres
 from custody.db.embedded import server as embedded
 from custody.db.engine import Dsn
 from custody.db.migrate import migrate
+from custody.http import site
 from custody.settings import load
 from tests.forked import AnyProcess, Forked
 from tests.leaks import LOGS, remember
@@ -31,6 +32,7 @@ from tests.ports import free_port
 from tests.tokens import Issuer
 
 TEMPLATE = "custody_template"
+_SHORT_STOP_SECONDS = 0.05
 ROOT = Path(__file__).resolve().parent.parent
 
 
@@ -223,14 +225,21 @@ async def daemon_here(
 ) -> AsyncIterator[Daemon]:
     """Run the daemon in this process for the length of the block."""
     environ = settings_for(database, issuer, folder, **overrides)
-    async with running(load(environ), environ) as here:
-        yield Daemon(
-            base=f"{here.addresses.vault}/api/v1/me/encryption-vault",
-            admin=here.addresses.admin,
-            issuer=issuer,
-            database=database,
-            settings=environ,
-        )
+    # Clients in this process have sent their first requests by then: no stop waits for them.
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(site, "_FIRST_REQUEST_SECONDS", _SHORT_STOP_SECONDS)
+        async with running(load(environ), environ) as here:
+            yield _daemon(here, database, issuer, environ)
+
+
+def _daemon(here: Running, database: Database, issuer: Issuer, environ: dict[str, str]) -> Daemon:
+    return Daemon(
+        base=f"{here.addresses.vault}/api/v1/me/encryption-vault",
+        admin=here.addresses.admin,
+        issuer=issuer,
+        database=database,
+        settings=environ,
+    )
 
 
 @contextmanager

@@ -18,7 +18,8 @@ from custody.http.listeners import Listener
 
 # Connections taken in one turn of the loop: what one process leaves, another one takes.
 _TAKEN_AT_ONCE = 16
-_FIRST_REQUEST_SECONDS = 0.05
+# A slow network's round trip, or what a busy machine keeps a client waiting.
+_FIRST_REQUEST_SECONDS = 0.25
 _HANDSHAKE_SECONDS = 20.0
 # For handshakes that are under way at the stop.
 _LAST_HANDSHAKES_SECONDS = 2.0
