@@ -43,8 +43,10 @@ class Forked:
     def __init__(
         self, module: str, *arguments: str, environ: Mapping[str, str], out: Path, err: Path
     ) -> None:
+        # As one that is started, it has the umask of this process.
+        os.umask(umask := os.umask(0))
         self._process = ForkServerProcess(
-            target=_run, args=(module, arguments, dict(environ), out, err), daemon=True
+            target=_run, args=(module, arguments, dict(environ), out, err, umask), daemon=True
         )
         self._process.start()
         assert self._process.pid is not None
@@ -85,8 +87,13 @@ class Forked:
 AnyProcess: TypeAlias = Forked | subprocess.Popen[bytes]
 
 
-def _run(
-    module: str, arguments: tuple[str, ...], environ: dict[str, str], out: Path, err: Path
+def _run(  # noqa: PLR0917
+    module: str,
+    arguments: tuple[str, ...],
+    environ: dict[str, str],
+    out: Path,
+    err: Path,
+    umask: int,
 ) -> None:
     # As its own group, it can be sent what a terminal sends to all of a job.
     os.setpgid(0, 0)
@@ -95,8 +102,10 @@ def _run(
     os.environ.update(environ)
     for path, descriptor in ((out, 1), (err, 2)):
         opened = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600)
+        os.fchmod(opened, 0o600)
         os.dup2(opened, descriptor)
         os.close(opened)
+    os.umask(umask)
     sys.argv = [module, *arguments]
     try:
         runpy.run_module(module, run_name="__main__", alter_sys=True)

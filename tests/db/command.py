@@ -29,6 +29,7 @@ class Done:
 def custody(environ: Mapping[str, str], *arguments: str, seconds: float = 60) -> Done:
     """Run a command to its end."""
     with tempfile.TemporaryDirectory(prefix="custody-test-") as folder:
+        Path(folder).chmod(0o700)  # whatever the umask is
         out, err = Path(folder, "out"), Path(folder, "err")
         variables = {"PATH": os.environ["PATH"], **environ}
         process = Forked("custody", *arguments, environ=variables, out=out, err=err)

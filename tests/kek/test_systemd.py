@@ -164,10 +164,10 @@ def test_names(credential: Credential, name: str) -> None:
     "name", [".", "..", "a/b", "../kek", "/kek", "a b", "ä", "a\n", "%6bek", "k" * 248]
 )
 def test_what_is_no_name(credential: Credential, name: str) -> None:
-    credential()
-    (credential().parent / "a").mkdir()
+    folder = credential().parent
+    (folder / "a").mkdir()
     with pytest.raises(Misconfigured, match="is not the name of a credential: write 1 to 247"):
-        systemd(f"systemd:{name}", credential().parent)
+        systemd(f"systemd:{name}", folder)
 
 
 @pytest.mark.parametrize("environ", [{}, {"CREDENTIALS_DIRECTORY": ""}])
