@@ -160,6 +160,7 @@ async def connection(engine: AsyncEngine, until: float | None = None) -> AsyncIt
         engine: connections of a runtime role.
         until: how long to wait for one, as ``loop.time()`` counts; None: the pool's own limits.
     """
+    pool = engine.pool
     borrowed = await _checkout(engine, until)
     try:
         raw = await borrowed.get_raw_connection()
@@ -182,7 +183,8 @@ async def connection(engine: AsyncEngine, until: float | None = None) -> AsyncIt
             held.terminate()
             raise
     finally:
-        await asyncio.shield(_give_back(borrowed))
+        # To a pool that was dropped meanwhile nothing goes back: nobody would ever close it.
+        await asyncio.shield(_give_back(borrowed, dropped=engine.pool is not pool))
 
 
 async def drop_unusable(engine: AsyncEngine, held: Connection, error: Exception) -> None:
@@ -248,10 +250,10 @@ async def _roll_back(held: Connection) -> None:
         held.terminate()
 
 
-async def _give_back(borrowed: AsyncConnection) -> None:
+async def _give_back(borrowed: AsyncConnection, *, dropped: bool) -> None:
     raw = await borrowed.get_raw_connection()
     held = cast("Connection", raw.driver_connection)
-    if held.is_closed() or held.is_in_transaction():
+    if dropped or held.is_closed() or held.is_in_transaction():
         held.terminate()
         await borrowed.invalidate()
     await borrowed.close()
