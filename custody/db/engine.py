@@ -6,7 +6,7 @@ from sqlalchemy import event
 from sqlalchemy.exc import DisconnectionError
 from sqlalchemy.ext.asyncio import AsyncEngine, create_async_engine
 
-from custody.db.connect import Connection, Manner, connect
+from custody.db.connect import Connection, Manner, Session, connect
 from custody.db.dsn import Dsn
 from custody.db.pooler import Statements
 
@@ -17,6 +17,8 @@ RESERVED_CONNECTIONS = 2
 CHECKOUT_TIMEOUT_SECONDS = 3.0
 # Callers are bound by their own deadlines; this bounds what the pool itself asks a new connection.
 STATEMENT_TIMEOUT_SECONDS = 10.0
+# The looks at the database end after five seconds: by then each host must have had its turn.
+CONNECT_WITHIN_SECONDS = 4.0
 
 
 def create_engine(
@@ -32,7 +34,9 @@ def create_engine(
 
     async def open_connection(cached_statements: int) -> Connection:
         return await connect(
-            dsn, Manner(STATEMENT_TIMEOUT_SECONDS, cached_statements), variable=variable
+            dsn,
+            Manner(STATEMENT_TIMEOUT_SECONDS, cached_statements, CONNECT_WITHIN_SECONDS),
+            variable=variable,
         )
 
     engine = create_async_engine(
@@ -44,11 +48,12 @@ def create_engine(
         pool_use_lifo=True,
         hide_parameters=True,
     )
-    event.listen(engine.sync_engine, "checkout", _refuse_closed)
+    event.listen(engine.sync_engine, "checkout", _refuse_ended)
     return engine
 
 
-def _refuse_closed(dbapi_connection: Any, _record: Any, _proxy: Any) -> None:
-    """Have the pool replace a connection that the server has closed; asks no question over it."""
-    if dbapi_connection.driver_connection.is_closed():
+def _refuse_ended(dbapi_connection: Any, _record: Any, _proxy: Any) -> None:
+    """Have the pool replace a connection that is of no more use; asks no question over it."""
+    held: Session = dbapi_connection.driver_connection
+    if held.is_closed() or held.is_demoted:
         raise DisconnectionError

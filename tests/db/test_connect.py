@@ -1,69 +1,31 @@
-"""Connections: hosts that never answer, TLS that is not right, primaries that change."""
+"""Connections: hosts that never answer, logins, and the same outcome in every command."""
 
 import asyncio
-import contextlib
-import datetime
-import os
-import shutil
-import ssl
-from collections.abc import AsyncIterator, Awaitable, Callable
-from dataclasses import dataclass
+import getpass
+import socket
+from collections.abc import AsyncIterator
+from functools import partial
 from pathlib import Path
+from typing import Any
 
-import asyncpg
 import pytest
-from cryptography import x509
-from cryptography.hazmat.primitives import hashes, serialization
-from cryptography.hazmat.primitives.asymmetric import ec
 
-from custody.db.connect import Manner, connect
+from custody.db.connect import connect
 from custody.db.dsn import Dsn
-from custody.db.embedded import EmbeddedPostgres
-from custody.db.errors import DatabaseError, Refused
 from custody.settings import ConfigurationError
-from tests.client import Answer, Client, client_session
+from tests.client import Client, client_session
 from tests.db.command import custody
-from tests.db.embedded_server import open_folder
+from tests.db.connecting import MANNER, be_silent, outcome, pass_on, serving
 from tests.ports import free_port
-from tests.servers import (
-    TEMPLATE,
-    Database,
-    bare_postgres,
-    daemon_here,
-    make_template,
-    settings_for,
-    start_on,
-)
+from tests.servers import Database, daemon_here, settings_for
 from tests.tokens import Issuer
-
-MANNER = Manner(5.0, 0)
-
-
-async def outcome(url: str) -> str:
-    """Connect, and return what came of it: the server's port, or the kind of error and its text."""
-    try:
-        connection = await connect(Dsn(url), MANNER, variable="CUSTODY_DATABASE_URL")
-    except Refused as error:
-        return f"refused: {error}"
-    except DatabaseError as error:
-        return f"down: {error}"
-    try:
-        return str(await connection.fetchval("SELECT inet_server_port()"))
-    finally:
-        await connection.close()
 
 
 @pytest.fixture
 async def silent() -> AsyncIterator[int]:
     """A port that takes connections and never answers."""
-
-    async def wait(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        await reader.read()
-        writer.close()
-
-    server = await asyncio.start_server(wait, "127.0.0.1", 0)
-    yield server.sockets[0].getsockname()[1]
-    server.close()
+    async with serving(be_silent) as port:
+        yield port
 
 
 async def test_a_host_that_never_answers_keeps_no_other_from_being_tried(
@@ -71,7 +33,7 @@ async def test_a_host_that_never_answers_keeps_no_other_from_being_tried(
 ) -> None:
     port = database.server.port
     url = database.url("custody_app").replace(f":{port}/", f":{silent},127.0.0.1:{port}/")
-    assert await outcome(url) == str(port)
+    assert await outcome(f"{url}?connect_timeout=1") == str(port)
     alone = database.url("custody_app").replace(f":{port}/", f":{silent}/")
     assert await outcome(f"{alone}?connect_timeout=1") == (
         "down: CUSTODY_DATABASE_URL: no connection to the database at "
@@ -85,10 +47,26 @@ async def test_a_daemon_boots_past_a_host_that_never_answers(
     port = database.server.port
     url = database.url("custody_app").replace(f":{port}/", f":{silent},127.0.0.1:{port}/")
     async with (
-        daemon_here(database, issuer, tmp_path, DATABASE_URL=url) as daemon,
+        # More than anybody waits for: each host has a share of what is waited for.
+        daemon_here(database, issuer, tmp_path, DATABASE_URL=f"{url}?connect_timeout=60") as daemon,
         client_session() as session,
     ):
         assert (await Client(daemon, session, "alice").init()).status == 200
+
+
+async def test_an_address_that_never_answers_keeps_no_other_of_the_name_from_being_tried(
+    database: Database, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    port, look_up = database.server.port, socket.getaddrinfo
+
+    def resolve(host: str, *rest: Any, **options: Any) -> list[Any]:
+        names = ["127.0.0.2", "127.0.0.1"] if host == "db.invalid" else [host]
+        return [found for name in names for found in look_up(name, *rest, **options)]
+
+    monkeypatch.setattr(socket, "getaddrinfo", resolve)
+    url = database.url("custody_app").replace("127.0.0.1", "db.invalid")
+    async with serving(be_silent, "127.0.0.2", port):
+        assert await outcome(f"{url}?connect_timeout=1&sslmode=disable") == str(port)
 
 
 async def test_what_is_down_names_the_host_and_the_cause(database: Database) -> None:
@@ -108,6 +86,101 @@ async def test_home_that_can_not_be_read_is_not_needed(
 ) -> None:
     monkeypatch.setenv("HOME", home)
     assert await outcome(database.url("custody_app")) == str(database.server.port)
+
+
+async def test_home_that_is_a_folder_of_others_is_not_needed(
+    database: Database, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def forbid(path: Path, *_args: object, **_options: object) -> None:
+        raise PermissionError(13, "Permission denied", str(path))
+
+    monkeypatch.setenv("HOME", "/closed")
+    for name in ("stat", "is_file", "exists", "open"):
+        monkeypatch.setattr(Path, name, forbid)
+    assert await outcome(database.url("custody_app")) == str(database.server.port)
+
+
+def without_password(database: Database) -> tuple[str, str]:
+    """Return a URL without its password, and the password."""
+    head, _, rest = database.url("custody_app").partition("custody_app:")
+    password, _, place = rest.partition("@")
+    return f"{head}custody_app@{place}", password
+
+
+async def test_passwords_of_files(
+    database: Database, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    url, password = without_password(database)
+    port = str(database.server.port)
+    monkeypatch.setenv("HOME", str(tmp_path))
+    assert "password authentication failed" in await outcome(url)
+    for name, parameter in ((".pgpass", ""), ("words", f"?passfile={tmp_path}/words")):
+        file = tmp_path / name
+        file.write_text(
+            "# a comment\n\n"
+            f"other:{port}:*:custody_app:wrong\n127.0.0.1:*:*:custody\\_app:{password}\n"
+        )
+        file.chmod(0o600)
+        assert await outcome(url + parameter) == port
+        file.chmod(0o640)
+        told = await outcome(url + parameter)
+        assert ("chmod 600" if parameter else "password authentication failed") in told
+    told = await outcome(f"{url}?passfile={tmp_path}/nowhere")
+    assert told == (
+        f"refused: CUSTODY_DATABASE_URL: passfile names {tmp_path}/nowhere: "
+        "No such file or directory"
+    )
+
+
+async def test_variables_of_libpq_count(
+    database: Database, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    url, password = without_password(database)
+    monkeypatch.setenv("PGPASSWORD", password)
+    assert await outcome(url) == str(database.server.port)
+    monkeypatch.setenv("PGSSLMODE", "require")
+    assert "the server speaks no TLS" in await outcome(url)
+    monkeypatch.setenv("PGCHANNELBINDING", "require")
+    assert "the variable PGCHANNELBINDING is not supported" in await outcome(url)
+
+
+async def test_a_process_without_a_user_needs_a_role_in_the_url(
+    database: Database, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def unknown() -> str:
+        raise KeyError("getpwuid(): uid not found: 4242")
+
+    monkeypatch.setattr(getpass, "getuser", unknown)
+    told = await outcome(f"postgresql://127.0.0.1:{database.server.port}/{database.name}")
+    assert told.startswith("refused: CUSTODY_DATABASE_URL: name the role")
+
+
+@pytest.mark.parametrize("encoded", [True, False])
+async def test_sockets(database: Database, tmp_path: Path, encoded: bool) -> None:
+    port = database.server.port
+    url = database.url("custody_app")
+    if encoded:
+        folder = str(tmp_path).replace("/", "%2F")
+        url = url.replace(f"127.0.0.1:{port}", f"{folder}:5499")
+    else:
+        url = url.replace(f"127.0.0.1:{port}", "") + f"?host={tmp_path}&port=5499"
+    mark = "&" if "?" in url else "?"
+    async with serving(partial(pass_on, port), path=tmp_path / ".s.PGSQL.5499"):
+        # Nobody is between us and a socket: TLS is not asked for, as libpq has it.
+        assert await outcome(f"{url}{mark}sslmode=verify-full") == str(port)
+    told = await outcome(url.replace("5499", "1"))
+    assert f"{tmp_path}/.s.PGSQL.1: No such file" in told
+
+
+async def test_a_login_that_custody_has_not() -> None:
+    async def ask_for_kerberos(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await reader.read(1024)
+        writer.write(b"R" + (8).to_bytes(4) + (2).to_bytes(4))
+        await reader.read()
+
+    async with serving(ask_for_kerberos) as port:
+        told = await outcome(f"postgresql://role:word@127.0.0.1:{port}/d?sslmode=disable")
+    assert told.startswith(f"refused: CUSTODY_DATABASE_URL: 127.0.0.1:{port}: it asks for a login")
 
 
 async def test_parameters_of_providers_do_no_harm(database: Database) -> None:
@@ -186,230 +259,6 @@ async def test_what_is_down_is_named_once(
         )
         assert (done.out + done.err).count(line) == 1
         assert (done.out + done.err).count(variable) == 1
-
-
-# ── TLS ───────────────────────────────────────────────────────────────────────
-
-
-@dataclass
-class TlsFront:
-    """What speaks TLS before a server: the build of the tests has none.
-
-    Args:
-        port: where it listens, as localhost.
-        ca: the certificate, which signs itself.
-        other: another one.
-        protected: whether the latest connection was.
-    """
-
-    port: int
-    ca: Path
-    other: Path
-    protected: bool | None = None
-
-    def url(self, database: Database) -> str:
-        """Return the URL of custody_app by way of the front."""
-        plain = database.url("custody_app")
-        return plain.replace(f"127.0.0.1:{database.server.port}", f"localhost:{self.port}")
-
-
-SSL_REQUEST = bytes.fromhex("0000000804d2162f")
-
-
-async def copy(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-    with contextlib.suppress(OSError):
-        while data := await reader.read(65536):
-            writer.write(data)
-            await writer.drain()
-    writer.close()
-
-
-def certificate(folder: Path, name: str) -> tuple[Path, Path]:
-    """Make a certificate that signs itself, for localhost; return it and its key."""
-    key = ec.generate_private_key(ec.SECP256R1())
-    subject = x509.Name([x509.NameAttribute(x509.NameOID.COMMON_NAME, name)])
-    now = datetime.datetime.now(datetime.UTC)
-    made = (
-        x509.CertificateBuilder()
-        .subject_name(subject)
-        .issuer_name(subject)
-        .public_key(key.public_key())
-        .serial_number(x509.random_serial_number())
-        .not_valid_before(now - datetime.timedelta(days=1))
-        .not_valid_after(now + datetime.timedelta(days=1))
-        .add_extension(x509.SubjectAlternativeName([x509.DNSName("localhost")]), critical=False)
-        .add_extension(x509.BasicConstraints(ca=True, path_length=None), critical=True)
-        .sign(key, hashes.SHA256())
-    )
-    paths = folder / f"{name}.crt", folder / f"{name}.key"
-    pem = serialization.Encoding.PEM
-    paths[0].write_bytes(made.public_bytes(pem))
-    paths[1].write_bytes(
-        key.private_bytes(pem, serialization.PrivateFormat.PKCS8, serialization.NoEncryption())
-    )
-    return paths
-
-
-@pytest.fixture
-async def front(database: Database, tmp_path: Path) -> AsyncIterator[TlsFront]:
-    cert, key = certificate(tmp_path, "server")
-    other, _ = certificate(tmp_path, "other")
-    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
-    context.load_cert_chain(cert, key)
-
-    async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        first = await reader.readexactly(8)
-        made.protected = first == SSL_REQUEST
-        try:
-            if made.protected:
-                writer.write(b"S")
-                await writer.start_tls(context)
-                first = b""
-            onward = await asyncio.open_connection("127.0.0.1", database.server.port)
-        except OSError:  # the client does not like the certificate
-            writer.close()
-            return
-        onward[1].write(first)
-        await asyncio.gather(copy(reader, onward[1]), copy(onward[0], writer))
-
-    server = await asyncio.start_server(serve, "127.0.0.1", 0)
-    made = TlsFront(server.sockets[0].getsockname()[1], cert, other)
-    yield made
-    server.close()
-
-
-@pytest.mark.parametrize(
-    ("parameters", "protected"),
-    [
-        ("", True),
-        ("?sslmode=prefer", True),
-        ("?sslmode=allow", False),
-        ("?sslmode=disable", False),
-        ("?sslmode=require", True),
-        ("?sslmode=require&sslrootcert={ca}", True),
-        ("?sslmode=verify-ca&sslrootcert={ca}", True),
-        ("?sslmode=verify-full&sslrootcert={ca}", True),
-        ("?sslmode=verify-full&sslrootcert={ca}&ssl_min_protocol_version=TLSv1.3", True),
-    ],
-)
-async def test_modes_of_tls(
-    front: TlsFront, database: Database, parameters: str, protected: bool
-) -> None:
-    url = front.url(database) + parameters.format(ca=front.ca)
-    assert await outcome(url) == str(database.server.port)
-    assert front.protected is protected
-
-
-@pytest.mark.parametrize(
-    ("change", "parameters", "reason"),
-    [
-        ("", "?sslmode=verify-full&sslrootcert={other}", "its certificate is not accepted"),
-        ("", "?sslmode=require&sslrootcert={other}", "its certificate is not accepted"),
-        ("", "?sslrootcert=system", "self-signed certificate"),
-        ("127.0.0.1", "?sslmode=verify-full&sslrootcert={ca}", "not valid for '127.0.0.1'"),
-        ("", "?sslmode=verify-full&sslrootcert=/no/such", "sslrootcert names /no/such: No such"),
-        ("", "?sslmode=verify-full&sslrootcert={key}", "not such a PEM file"),
-    ],
-    ids=["untrusted", "untrusted, require", "system", "wrong name", "no file", "no certificate"],
-)
-async def test_certificate_that_is_refused_says_why(
-    front: TlsFront, database: Database, change: str, parameters: str, reason: str
-) -> None:
-    url = front.url(database).replace("localhost", change or "localhost")
-    key = front.ca.with_suffix(".key")
-    told = await outcome(url + parameters.format(ca=front.ca, other=front.other, key=key))
-    assert told.startswith("refused: CUSTODY_DATABASE_URL: "), told
-    assert reason in told
-
-
-# ── failover ──────────────────────────────────────────────────────────────────
-
-
-@dataclass(frozen=True)
-class Pair:
-    """Two servers with the same data: one takes writes, the other does not."""
-
-    first: EmbeddedPostgres
-    second: EmbeddedPostgres
-    url: Callable[[str], str]
-
-    async def demote_first(self) -> None:
-        """What a failover does: sessions on the old primary live on, read-only."""
-        await read_only(self.first, True)
-        await read_only(self.second, False)
-
-
-async def read_only(server: EmbeddedPostgres, on: bool) -> None:
-    connection = await asyncpg.connect(server.url("postgres", "postgres"))
-    await connection.execute("SET default_transaction_read_only = off")
-    await connection.execute(f"ALTER SYSTEM SET default_transaction_read_only = {on}")
-    await connection.execute("SELECT pg_reload_conf()")
-    await connection.close()
-
-
-@pytest.fixture
-async def pair() -> AsyncIterator[Pair]:
-    with open_folder() as folder, bare_postgres(folder / "first", durable=False) as first:
-        await make_template(first)
-        await asyncio.to_thread(first.grant_logins)
-        port = first.port
-        first.stop()
-        shutil.copytree(folder / "first", folder / "second", symlinks=True)
-        for path in (folder / "first").rglob("*"):
-            owner = path.lstat()
-            os.lchown(folder / "second" / path.relative_to(folder / "first"), *owner_of(owner))
-        start_on(first, port)
-        with bare_postgres(folder / "second", durable=False) as second:
-            await read_only(second, True)
-            hosts = f"127.0.0.1:{first.port},127.0.0.1:{second.port}"
-
-            def url(role: str) -> str:
-                alone = first.url(role, TEMPLATE)
-                both = alone.replace(f"127.0.0.1:{first.port}", hosts)
-                return f"{both}?target_session_attrs=read-write"
-
-            yield Pair(first, second, url)
-
-
-def owner_of(found: os.stat_result) -> tuple[int, int]:
-    return found.st_uid, found.st_gid
-
-
-async def once_served(call: Callable[[], Awaitable[Answer]]) -> Answer:
-    """Ask until it is answered; what comes before is 503."""
-    async with asyncio.timeout(30):
-        while True:
-            answer = await call()
-            if answer.status == 200:
-                return answer
-            assert answer.status == 503
-            await asyncio.sleep(0.02)
-
-
-async def test_after_a_failover_requests_reach_the_new_primary_without_a_restart(
-    pair: Pair, issuer: Issuer, tmp_path: Path
-) -> None:
-    database = Database(pair.first, TEMPLATE)
-    async with (
-        daemon_here(database, issuer, tmp_path, DATABASE_URL=pair.url("custody_app")) as daemon,
-        client_session() as session,
-    ):
-        alice, bob = Client(daemon, session, "alice"), Client(daemon, session, "bob")
-        assert {(await alice.init()).status for _ in range(4)} == {200}
-        await asyncio.gather(*(Client(daemon, session, f"u{n}").init() for n in range(20)))
-        await pair.demote_first()
-        key = (await once_served(bob.init)).json["masterKey"]
-        await once_served(bob.key)
-        answers = await asyncio.gather(*(bob.key() for _ in range(20)))
-        assert {one.json.get("masterKey") for one in answers} == {key}
-        assert (await bob.rotate()).status == 200
-    there = Database(pair.second, TEMPLATE)
-    assert ("rotate", None, 200) in await there.audit("bob")
-
-
-def test_no_error_of_ssl_is_a_passing_one() -> None:
-    """The order of the except clauses counts: a refused certificate is an OSError, too."""
-    assert issubclass(ssl.SSLCertVerificationError, OSError)
 
 
 async def test_the_daemon_does_not_start_with_such_a_url(
