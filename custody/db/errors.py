@@ -21,6 +21,10 @@ class ConnectionLost(DatabaseError):
     """The connection ended, maybe long ago while nobody used it: a new one tells more."""
 
 
+class Demoted(ConnectionLost):
+    """The server takes no writes any more, and what it tells may be out of date."""
+
+
 class Refused(DatabaseError):
     """The database refuses a statement that our roles must be allowed."""
 

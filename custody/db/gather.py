@@ -17,8 +17,8 @@ import asyncpg
 from sqlalchemy.ext.asyncio import AsyncEngine
 
 from custody.db.engine import Connection
-from custody.db.errors import DatabaseError
-from custody.db.scope import connection, drop_unusable
+from custody.db.errors import DatabaseError, Demoted
+from custody.db.scope import UNUSABLE, connection
 from custody.deadline import Deadline
 
 BATCH_SIZE = 64
@@ -189,10 +189,11 @@ class Gatherer(Generic[Item, Result]):
         except TimeoutError:
             held.terminate()
             raise DatabaseError("the database did not answer in time") from None
-        except asyncpg.PostgresError as error:
-            await drop_unusable(self._engine, held, error)
+        except (asyncpg.PostgresError, Demoted) as error:
             # The server has said that nothing was done. What it did not like may lie in one item.
             _fail(batch, GoAlone())
+            if isinstance(error, UNUSABLE):
+                raise  # nor will it do for the next
             return
         answers = list(zip(batch, results, strict=True))  # all of them, or nobody has any
         for request, result in answers:

@@ -6,7 +6,6 @@ the pool (SQLAlchemy issues 12077 and 12099).
 """
 
 import asyncio
-import contextlib
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from typing import TypeVar, cast
@@ -15,11 +14,13 @@ import asyncpg
 from sqlalchemy import exc
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 
+from custody.db.connect import Session
 from custody.db.engine import Connection
 from custody.db.errors import (
     Busy,
     ConnectionLost,
     DatabaseError,
+    Demoted,
     OnlyThisRequest,
     Refused,
     RetiredKek,
@@ -66,7 +67,9 @@ UNUSABLE = (
     asyncpg.InvalidSQLStatementNameError,
     asyncpg.DuplicatePreparedStatementError,
     asyncpg.ReadOnlySQLTransactionError,
+    Demoted,
 )
+_READ_ONLY = (asyncpg.ReadOnlySQLTransactionError, Demoted)
 
 
 @asynccontextmanager
@@ -131,7 +134,20 @@ async def transaction(
             raise DatabaseError("the database did not answer in time") from None
 
 
+def refuse_demoted(held: Connection) -> None:
+    """Refuse what was read from a server that is the primary no more, though the URL wants one.
+
+    Before a commit nothing is lost by it; after one, what was changed stays so.
+
+    Raises:
+        Demoted: it has said so.
+    """
+    if isinstance(held, Session) and held.is_demoted:
+        raise Demoted("the server takes no writes any more")
+
+
 async def _commit(held: Connection) -> None:
+    refuse_demoted(held)
     if await held.execute("COMMIT") != "COMMIT":
         raise DatabaseError("the transaction was rolled back")
 
@@ -174,7 +190,11 @@ async def connection(engine: AsyncEngine, until: float | None = None) -> AsyncIt
             raise kind(f"the database failed: {type(error).__name__}") from None
         except Exception as error:
             await _roll_back(held)
-            await drop_unusable(engine, held, error)
+            if isinstance(error, UNUSABLE):
+                held.terminate()
+            if isinstance(error, _READ_ONLY) and engine.pool is pool:
+                # The idle ones are of the same server.
+                await _close_idle(engine)
             if isinstance(error, asyncpg.PostgresError):
                 # "from None": a PostgreSQL error may quote the failing row.
                 raise _translate(error) from None
@@ -185,24 +205,6 @@ async def connection(engine: AsyncEngine, until: float | None = None) -> AsyncIt
     finally:
         # To a pool that was dropped meanwhile nothing goes back: nobody would ever close it.
         await asyncio.shield(_give_back(borrowed, dropped=engine.pool is not pool))
-
-
-async def drop_unusable(engine: AsyncEngine, held: Connection, error: Exception) -> None:
-    """End a connection that another one may do better than, and those like it.
-
-    Args:
-        engine: its own.
-        held: the connection.
-        error: what was said on it.
-    """
-    if not isinstance(error, UNUSABLE):
-        return
-    held.terminate()
-    if isinstance(error, asyncpg.ReadOnlySQLTransactionError):
-        # The idle ones are of the same server: what they read is out of date, or soon will be.
-        with contextlib.suppress(TimeoutError):
-            async with asyncio.timeout(_ROLLBACK_TIMEOUT_SECONDS):
-                await engine.dispose()
 
 
 async def on_a_living_connection(work: Callable[[], Awaitable[T]]) -> T:
@@ -248,6 +250,14 @@ async def _roll_back(held: Connection) -> None:
                 await held.execute("ROLLBACK")
     except (asyncpg.PostgresError, *_CONNECTION_ERRORS):
         held.terminate()
+
+
+async def _close_idle(engine: AsyncEngine) -> None:
+    try:
+        async with asyncio.timeout(_ROLLBACK_TIMEOUT_SECONDS):
+            await engine.dispose()
+    except TimeoutError:
+        pass  # what is left is closed with its pool, which nobody asks any more
 
 
 async def _give_back(borrowed: AsyncConnection, *, dropped: bool) -> None:

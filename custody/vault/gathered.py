@@ -15,7 +15,7 @@ from custody.db.engine import Connection
 from custody.db.errors import DatabaseError
 from custody.db.gather import Gatherer, GoAlone
 from custody.db.queries import query
-from custody.db.scope import COMMIT_MARGIN_SECONDS
+from custody.db.scope import COMMIT_MARGIN_SECONDS, refuse_demoted
 from custody.deadline import Deadline
 from custody.vault.model import Vault
 
@@ -66,6 +66,7 @@ class GatheredRows:
         self, held: Connection, user_ids: Sequence[str], _earliest: Deadline
     ) -> list[tuple[Vault | None, bool]]:
         rows = await held.fetch(query("read_vaults"), user_ids)
+        refuse_demoted(held)
         if len(rows) != len(user_ids):
             raise WrongRow
         self._clock.observe(rows[0]["clock"])
