@@ -256,10 +256,10 @@ def daemon_beside(
 
 @contextmanager
 def unready_daemon_beside(
-    database: Database, issuer: Issuer, folder: Path, **overrides: str
+    database: Database, issuer: Issuer, folder: Path, *, module: str = "custody", **overrides: str
 ) -> Iterator[Daemon]:
     """Run ``custody serve`` as a process of its own, once it is alive; it may never be ready."""
-    with _beside(database, issuer, folder, overrides, probe="livez") as daemon:
+    with _beside(database, issuer, folder, overrides, probe="livez", module=module) as daemon:
         yield daemon
 
 

@@ -78,6 +78,7 @@ def configured(
     values: dict[str, Any],
     *,
     ready: bool = True,
+    module: str = "custody",
     **overrides: str,
 ) -> Iterator[Configured]:
     """Run a daemon with these values in its file, once it is ready, or alive.
@@ -90,7 +91,7 @@ def configured(
     unset = {name.upper(): "" for name in values}
     overrides = unset | {"CONFIG": str(file)} | overrides
     beside = daemon_beside if ready else unready_daemon_beside
-    with beside(database, issuer, folder, **overrides) as daemon:
+    with beside(database, issuer, folder, module=module, **overrides) as daemon:
         yield Configured(daemon, file, dict(values))
 
 
@@ -111,4 +112,4 @@ async def until(
         if found if isinstance(found, bool) else await found:
             return
         assert time.monotonic() < deadline, "waited in vain"
-        await asyncio.sleep(0.05)
+        await asyncio.sleep(0.02)
