@@ -17,12 +17,17 @@ from urllib.parse import urlsplit
 import aiohttp
 import pytest
 
+from custody import supervisor
+from custody.http.listeners import Listeners
+from custody.ops.notify import Notifier
 from tests.client import Client, client_session
 from tests.db.command import custody
 from tests.db.embedded_server import alive
-from tests.e2e.hangup import configured, until
+from tests.e2e import quick
+from tests.e2e.hangup import Configured, configured, until
+from tests.e2e.held import held, one_waits
 from tests.e2e.keks import Place
-from tests.e2e.service_manager import service_manager
+from tests.e2e.service_manager import ServiceManager, service_manager
 from tests.e2e.test_kek_boot import init_one
 from tests.e2e.test_stop import Load, ended, hammer
 from tests.faulty_proxy import Fault, faulty_proxy
@@ -38,6 +43,7 @@ from tests.tokens import Issuer
 pytestmark = pytest.mark.skipif(not Path("/proc/self").exists(), reason="reads Linux's /proc")
 
 COUNT = 3
+two_or_three = pytest.mark.parametrize("count", [2, pytest.param(3, marks=pytest.mark.prove)])
 OTHER_KEK = "RnJvbSBhbm90aGVyIGtleSBvZiAzMiBieXRlcyBoZXI="
 
 
@@ -149,28 +155,89 @@ async def asking(daemon: Daemon) -> AsyncIterator[list[int | str]]:
         await asyncio.gather(*tasks, return_exceptions=True)
 
 
-async def test_two_of_them_serve_are_replaced_and_end(
+async def test_two_of_them_are_one_service(
     database: Database, issuer: Issuer, tmp_path: Path
 ) -> None:
-    """The small form of what follows."""
-    with several(2, database, issuer, tmp_path) as daemon:
-        assert daemon.process is not None
-        workers = workers_of(daemon)
-        assert list(workers) == [0, 1]
-        for number, worker in workers.items():
-            with stopped(worker):
-                assert await ask(daemon) == 200
-                assert await answered(daemon) == number + 1
-        os.kill(workers[1], signal.SIGKILL)
-        await gone(workers[1])
-        async with asking(daemon) as outcomes:
-            await serving(daemon, 3)
-        assert set(outcomes) == {200}
-        after = workers_of(daemon)
-        assert after[0] == workers[0]
-        daemon.process.send_signal(signal.SIGTERM)
-        assert await ended(daemon.process, 40) == 0
-        assert not any(alive(worker) for worker in after.values())
+    """The small form of what follows: they serve, reload, are replaced, and end."""
+    with service_manager() as manager:
+        overrides = {
+            "WORKERS": "2",
+            "raw_RUNTIME_DIRECTORY": str(tmp_path),
+            "raw_NOTIFY_SOCKET": manager.address,
+        }
+        values: dict[str, Any] = {"cors_origins": []}
+        with configured(
+            database,
+            issuer,
+            tmp_path,
+            values,
+            ready=True,
+            module=quick.__name__,
+            **overrides,
+        ) as at:
+            assert at.daemon.process is not None
+            await until(lambda: manager.status.startswith("2 of 2 processes | http:"), 40)
+            workers = workers_of(at.daemon)
+            assert list(workers) == [0, 1]
+            await they_serve_and_count(at.daemon, workers)
+            await they_reload(at, workers, manager)
+            await one_is_replaced(at.daemon, workers)
+            at.daemon.process.send_signal(signal.SIGTERM)
+            assert await ended(at.daemon.process, 40) == 0
+            assert not any(alive(worker) for worker in workers_of(at.daemon).values())
+        assert len(manager.said("STOPPING")) == 1
+        assert {message.sender for message in manager.messages} == {at.daemon.process.pid}
+    assert metrics_folders(tmp_path) == []
+
+
+async def they_serve_and_count(daemon: Daemon, workers: dict[int, int]) -> None:
+    """Each answers while the others stand still, and its metrics are those of all of them."""
+    for number in workers:
+        with stopped(*(pid for other, pid in workers.items() if other != number)):
+            assert await ask(daemon) == 200
+            assert await answered(daemon) == number + 1
+
+
+async def they_reload(at: Configured, workers: dict[int, int], manager: ServiceManager) -> None:
+    assert len(manager.said("READY")) == 1
+    at.write(cors_origins=["https://app.example"])
+    at.hang_up()
+    await until(lambda: len(manager.said("READY")) == 2)
+    assert len(manager.said("RELOADING")) == 1
+    assert len(at.daemon.events("reloaded")) == len(workers)
+
+
+async def one_is_replaced(daemon: Daemon, workers: dict[int, int]) -> None:
+    """While it is missing the others serve."""
+    os.kill(workers[1], signal.SIGKILL)
+    await gone(workers[1])
+    async with asking(daemon) as outcomes:
+        await serving(daemon, len(workers) + 1)
+    assert set(outcomes) == {200}
+    after = workers_of(daemon)
+    assert after.keys() == workers.keys()
+    assert {number for number in after if after[number] != workers[number]} == {1}
+
+
+async def test_what_gives_no_sign_of_life_is_killed(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """The small form of the frozen one that is replaced."""
+    monkeypatch.setattr(supervisor, "_LOOK_SECONDS", 0.05)
+    keeper = supervisor.Supervisor(1, {}, Listeners((), ()), Notifier())
+    process = await asyncio.create_subprocess_exec("sleep", "60")
+    loop = asyncio.get_running_loop()
+    worker = supervisor._Worker(process, alive_until=loop.time() + 60)
+    try:
+        end = asyncio.create_task(keeper._end_of(worker))
+        done, _ = await asyncio.wait({end}, timeout=0.3)
+        assert not done
+        worker.alive_until = loop.time() - 1
+        assert await asyncio.wait_for(end, 30) == -signal.SIGKILL
+    finally:
+        if process.returncode is None:
+            process.kill()
+            await process.wait()
 
 
 @pytest.mark.prove
@@ -334,18 +401,18 @@ async def test_configuration_that_breaks_later_ends_no_process_that_serves(
         await serving(at.daemon, COUNT + 1)
 
 
-@pytest.mark.prove
+@two_or_three
 async def test_they_end_with_a_supervisor_that_is_killed(
-    database: Database, issuer: Issuer, tmp_path: Path
+    database: Database, issuer: Issuer, tmp_path: Path, count: int
 ) -> None:
     """Also one that was started just before."""
-    with three(database, issuer, tmp_path) as daemon:
+    with several(count, database, issuer, tmp_path) as daemon:
         assert daemon.process is not None
         first = workers_of(daemon)
-        os.kill(first[2], signal.SIGKILL)
-        await until(lambda: len(daemon.events("process_started")) == COUNT + 1)
+        os.kill(first[count - 1], signal.SIGKILL)
+        await until(lambda: len(daemon.events("process_started")) == count + 1)
         workers = workers_of(daemon).values()
-        assert len(workers) == COUNT
+        assert len(workers) == count
         daemon.process.kill()
         assert await ended(daemon.process) == -signal.SIGKILL
         await until(lambda: not any(alive(worker) for worker in workers))
@@ -382,22 +449,21 @@ async def test_a_stop_under_load_cuts_nobody_off(
         assert not any(alive(worker) for worker in workers)
 
 
-@pytest.mark.prove
+@two_or_three
 async def test_while_they_drain_nobody_new_is_kept_waiting(
-    database: Database, issuer: Issuer, tmp_path: Path
+    database: Database, issuer: Issuer, tmp_path: Path, count: int
 ) -> None:
     """What is under way is answered; a new connection is soon refused, not left in a queue."""
-    with three(database, issuer, tmp_path) as daemon:
+    with several(count, database, issuer, tmp_path) as daemon:
         assert daemon.process is not None
         async with client_session() as session:
             alice = Client(daemon, session, "alice")
             await alice.init()
-            async with database.connect() as superuser, superuser.transaction():
-                await superuser.execute("SELECT FROM auth.encryption_vaults FOR UPDATE")
+            async with held(database):
                 rotation = asyncio.create_task(alice.rotate())
-                await asyncio.sleep(0.5)
+                await one_waits(database)
                 daemon.process.send_signal(signal.SIGTERM)
-                await until(lambda: len(daemon.events("draining")) == COUNT)
+                await until(lambda: len(daemon.events("draining")) == count)
                 place = urlsplit(daemon.base)
 
                 async def refused() -> bool:
@@ -526,9 +592,11 @@ async def test_one_of_them_re_wraps(database: Database, issuer: Issuer, tmp_path
         assert len(daemon.events("rewrap_begins")) == 1
 
 
-@pytest.mark.prove
-async def test_ctrl_c_ends_all_of_them(database: Database, issuer: Issuer, tmp_path: Path) -> None:
-    with three(database, issuer, tmp_path) as daemon:
+@two_or_three
+async def test_ctrl_c_ends_all_of_them(
+    database: Database, issuer: Issuer, tmp_path: Path, count: int
+) -> None:
+    with several(count, database, issuer, tmp_path) as daemon:
         assert daemon.process is not None
         assert daemon.log is not None
         workers = workers_of(daemon).values()
@@ -536,7 +604,7 @@ async def test_ctrl_c_ends_all_of_them(database: Database, issuer: Issuer, tmp_p
         os.killpg(daemon.process.pid, signal.SIGINT)
         assert await ended(daemon.process, 40) == 0
         assert not any(alive(worker) for worker in workers)
-        assert len(daemon.events("stopped")) == COUNT
+        assert len(daemon.events("stopped")) == count
         assert daemon.events("process_ended", "process_killed", "process_frozen") == []
         assert "Traceback" not in daemon.log.read_text()
 
