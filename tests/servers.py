@@ -320,5 +320,5 @@ def wait_for(url: str, process: AnyProcess, log: Path, seconds: float = 30) -> N
                 if answer.status == 200:
                     return
         except OSError:
-            time.sleep(0.05)
+            time.sleep(0.02)
     raise AssertionError(f"{url} did not answer 200 within {seconds} s: {log.read_text()}")

@@ -250,6 +250,7 @@ def test_settings_from_elsewhere_do_not_break_it(folder: Path) -> None:
         assert dev.stop() == 0
 
 
+@pytest.mark.prove
 def test_a_unix_socket(folder: Path) -> None:
     with running(folder / "data", extra={"CUSTODY_LISTEN": f"unix:{folder}/vault.sock"}) as dev:
         assert "masterKey" in paste(dev.curl)
@@ -290,6 +291,7 @@ def test_a_folder_in_use_is_explained(folder: Path) -> None:
         assert dev.stop() == 0
 
 
+@pytest.mark.prove
 def test_another_kek_than_the_data_was_made_with_is_refused(folder: Path) -> None:
     data = folder / "data"
     kek = remember("QUJDREVGR0hJSktMTU5PUFFSU1RVVldYWVphYmNkZWY=")

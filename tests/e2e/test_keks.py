@@ -24,10 +24,19 @@ def place(request: pytest.FixtureRequest, tmp_path: Path, bao: Bao, moto: Moto) 
     return make_place(request.param, tmp_path, bao, moto)
 
 
+# With a key in a variable it is lived in test_life.
+whole_life_of = pytest.mark.parametrize(
+    "place",
+    [pytest.param("env", marks=pytest.mark.prove), *(name for name in BACKENDS if name != "env")],
+    indirect=True,
+)
+
+
 async def stamps(database: Database) -> dict[str, str]:
     return {row["user_id"]: row["kek_id"] for row in await database.fetch(STAMPS)}
 
 
+@whole_life_of
 async def test_the_whole_life_of_a_vault(
     place: Place, database: Database, issuer: Issuer, tmp_path: Path
 ) -> None:

@@ -108,7 +108,14 @@ def over_tls(
         yield at, cert, key
 
 
-@pytest.mark.parametrize("name", ["127.0.0.1", "custody.example", None])
+@pytest.mark.parametrize(
+    "name",
+    [
+        pytest.param("127.0.0.1", marks=pytest.mark.prove),
+        "custody.example",
+        pytest.param(None, marks=pytest.mark.prove),
+    ],
+)
 async def test_certificate_that_was_renewed(
     database: Database, issuer: Issuer, tmp_path: Path, name: str | None
 ) -> None:

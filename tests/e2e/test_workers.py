@@ -2,7 +2,6 @@
 
 import asyncio
 import contextlib
-import functools
 import os
 import re
 import signal
@@ -43,7 +42,6 @@ from tests.tokens import Issuer
 pytestmark = pytest.mark.skipif(not Path("/proc/self").exists(), reason="reads Linux's /proc")
 
 COUNT = 3
-two_or_three = pytest.mark.parametrize("count", [2, pytest.param(3, marks=pytest.mark.prove)])
 OTHER_KEK = "RnJvbSBhbm90aGVyIGtleSBvZiAzMiBieXRlcyBoZXI="
 
 
@@ -87,23 +85,14 @@ def ready_count(daemon: Daemon) -> int:
 
 
 @contextmanager
-def several(
-    count: int,
-    database: Database,
-    issuer: Issuer,
-    folder: Path,
-    *,
-    module: str = "custody",
-    **overrides: str,
+def three(
+    database: Database, issuer: Issuer, folder: Path, module: str = "custody", **overrides: str
 ) -> Iterator[Daemon]:
-    """Run the daemon with some processes, once all of them serve."""
-    overrides = {"WORKERS": str(count), "raw_RUNTIME_DIRECTORY": str(folder)} | overrides
+    """Run the daemon with three processes, once all of them serve."""
+    overrides = {"WORKERS": str(COUNT), "raw_RUNTIME_DIRECTORY": str(folder)} | overrides
     with daemon_beside(database, issuer, folder, module=module, **overrides) as daemon:
-        until_now(lambda: ready_count(daemon) >= count)
+        until_now(lambda: ready_count(daemon) >= COUNT)
         yield daemon
-
-
-three = functools.partial(several, COUNT)
 
 
 def until_now(true: Any, seconds: float = 40) -> None:
@@ -182,9 +171,10 @@ async def test_two_of_them_are_one_service(
             await they_serve_and_count(at.daemon, workers)
             await they_reload(at, workers, manager)
             await one_is_replaced(at.daemon, workers)
+            workers = workers_of(at.daemon)
             at.daemon.process.send_signal(signal.SIGTERM)
             assert await ended(at.daemon.process, 40) == 0
-            assert not any(alive(worker) for worker in workers_of(at.daemon).values())
+            assert not any(alive(worker) for worker in workers.values())
         assert len(manager.said("STOPPING")) == 1
         assert {message.sender for message in manager.messages} == {at.daemon.process.pid}
     assert metrics_folders(tmp_path) == []
@@ -401,18 +391,18 @@ async def test_configuration_that_breaks_later_ends_no_process_that_serves(
         await serving(at.daemon, COUNT + 1)
 
 
-@two_or_three
+@pytest.mark.prove
 async def test_they_end_with_a_supervisor_that_is_killed(
-    database: Database, issuer: Issuer, tmp_path: Path, count: int
+    database: Database, issuer: Issuer, tmp_path: Path
 ) -> None:
     """Also one that was started just before."""
-    with several(count, database, issuer, tmp_path) as daemon:
+    with three(database, issuer, tmp_path) as daemon:
         assert daemon.process is not None
         first = workers_of(daemon)
-        os.kill(first[count - 1], signal.SIGKILL)
-        await until(lambda: len(daemon.events("process_started")) == count + 1)
+        os.kill(first[2], signal.SIGKILL)
+        await until(lambda: len(daemon.events("process_started")) == COUNT + 1)
         workers = workers_of(daemon).values()
-        assert len(workers) == count
+        assert len(workers) == COUNT
         daemon.process.kill()
         assert await ended(daemon.process) == -signal.SIGKILL
         await until(lambda: not any(alive(worker) for worker in workers))
@@ -449,12 +439,12 @@ async def test_a_stop_under_load_cuts_nobody_off(
         assert not any(alive(worker) for worker in workers)
 
 
-@two_or_three
+@pytest.mark.prove
 async def test_while_they_drain_nobody_new_is_kept_waiting(
-    database: Database, issuer: Issuer, tmp_path: Path, count: int
+    database: Database, issuer: Issuer, tmp_path: Path
 ) -> None:
     """What is under way is answered; a new connection is soon refused, not left in a queue."""
-    with several(count, database, issuer, tmp_path) as daemon:
+    with three(database, issuer, tmp_path) as daemon:
         assert daemon.process is not None
         async with client_session() as session:
             alice = Client(daemon, session, "alice")
@@ -463,7 +453,7 @@ async def test_while_they_drain_nobody_new_is_kept_waiting(
                 rotation = asyncio.create_task(alice.rotate())
                 await one_waits(database)
                 daemon.process.send_signal(signal.SIGTERM)
-                await until(lambda: len(daemon.events("draining")) == count)
+                await until(lambda: len(daemon.events("draining")) == COUNT)
                 place = urlsplit(daemon.base)
 
                 async def refused() -> bool:
@@ -592,11 +582,9 @@ async def test_one_of_them_re_wraps(database: Database, issuer: Issuer, tmp_path
         assert len(daemon.events("rewrap_begins")) == 1
 
 
-@two_or_three
-async def test_ctrl_c_ends_all_of_them(
-    database: Database, issuer: Issuer, tmp_path: Path, count: int
-) -> None:
-    with several(count, database, issuer, tmp_path) as daemon:
+@pytest.mark.prove
+async def test_ctrl_c_ends_all_of_them(database: Database, issuer: Issuer, tmp_path: Path) -> None:
+    with three(database, issuer, tmp_path) as daemon:
         assert daemon.process is not None
         assert daemon.log is not None
         workers = workers_of(daemon).values()
@@ -604,7 +592,7 @@ async def test_ctrl_c_ends_all_of_them(
         os.killpg(daemon.process.pid, signal.SIGINT)
         assert await ended(daemon.process, 40) == 0
         assert not any(alive(worker) for worker in workers)
-        assert len(daemon.events("stopped")) == count
+        assert len(daemon.events("stopped")) == COUNT
         assert daemon.events("process_ended", "process_killed", "process_frozen") == []
         assert "Traceback" not in daemon.log.read_text()
 
