@@ -69,7 +69,9 @@ async def reads(daemon: Daemon, session: aiohttp.ClientSession, keys: dict[str, 
     ("pace", "backends"),
     [
         pytest.param("quick", ("env", "vault"), id="quick"),
-        pytest.param("real", ("env", "vault", "aws-kms", "systemd"), marks=pytest.mark.prove),
+        pytest.param(
+            "real", ("env", "vault", "aws-kms", "systemd"), id="real", marks=pytest.mark.prove
+        ),
     ],
     indirect=["pace"],
 )
