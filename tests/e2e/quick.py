@@ -1,13 +1,15 @@
-"""``custody serve`` that looks, tells and tries again sooner: what a test would only wait for."""
+"""``custody serve`` that looks, tells, tries again and stops sooner: what tests only wait for."""
 
 from types import ModuleType
 
 from custody import supervisor
 from custody.cli import main
+from custody.http import site
 from custody.ops import health, keks, report, rewrapping
 from kek_backends import breaker, remote, vault_tokens
 
 SHORT: tuple[tuple[ModuleType, str, float], ...] = (
+    (site, "_FIRST_REQUEST_SECONDS", 0.05),
     (health, "_RETRY_SECONDS", 0.1),
     (health, "_AGAIN_SECONDS", 1.0),
     (keks, "_AGAIN_SECONDS", 0.1),
