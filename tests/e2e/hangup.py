@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from tests.e2e import quick
 from tests.servers import Daemon, Database, daemon_beside, unready_daemon_beside
 from tests.tokens import Issuer
 
@@ -78,13 +79,13 @@ def configured(
     values: dict[str, Any],
     *,
     ready: bool = True,
-    module: str = "custody",
+    module: str = quick.__name__,
     **overrides: str,
 ) -> Iterator[Configured]:
     """Run a daemon with these values in its file, once it is ready, or alive.
 
-    Overrides are variables of ``settings_for``. Variables win over the file, so a value that is
-    there is no variable.
+    Its pauses are short ones: they are not the subject, as a rule. Overrides are variables of
+    ``settings_for``. Variables win over the file, so a value that is there is no variable.
     """
     file = folder / "custody.toml"
     file.write_text(as_toml(values))

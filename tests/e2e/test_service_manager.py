@@ -13,6 +13,7 @@ import pytest
 from custody.ops import report
 from tests.client import Client, client_session
 from tests.db.command import custody
+from tests.e2e import quick
 from tests.e2e.hangup import configured, until
 from tests.e2e.held import held, one_waits
 from tests.e2e.keks import Place
@@ -147,7 +148,7 @@ async def test_signs_of_life_in_short(database: Database, issuer: Issuer, tmp_pa
     with service_manager() as manager, faulty_proxy(database.server.port) as proxy:
         url = through(database, proxy.port)
         others = variables(manager, DATABASE_URL=url, **watchdog(seconds=SHORT_WATCHDOG_SECONDS))
-        with daemon_beside(database, issuer, tmp_path, **others):
+        with daemon_beside(database, issuer, tmp_path, module=quick.__name__, **others):
             for fault in (Fault.NONE, Fault.REFUSE, Fault.BLACK_HOLE):
                 proxy.fault = fault
                 await more_signs(manager, 2)

@@ -22,7 +22,6 @@ from custody.ops.notify import Notifier
 from tests.client import Client, client_session
 from tests.db.command import custody
 from tests.db.embedded_server import alive
-from tests.e2e import quick
 from tests.e2e.hangup import Configured, configured, until
 from tests.e2e.held import held, one_waits
 from tests.e2e.keks import Place
@@ -155,15 +154,7 @@ async def test_two_of_them_are_one_service(
             "raw_NOTIFY_SOCKET": manager.address,
         }
         values: dict[str, Any] = {"cors_origins": []}
-        with configured(
-            database,
-            issuer,
-            tmp_path,
-            values,
-            ready=True,
-            module=quick.__name__,
-            **overrides,
-        ) as at:
+        with configured(database, issuer, tmp_path, values, ready=True, **overrides) as at:
             assert at.daemon.process is not None
             await until(lambda: manager.status.startswith("2 of 2 processes | http:"), 40)
             workers = workers_of(at.daemon)
@@ -286,7 +277,9 @@ async def test_ready_when_the_first_one_is(
             "raw_RUNTIME_DIRECTORY": str(tmp_path),
         }
         values: dict[str, Any] = {"cors_origins": []}
-        with configured(database, issuer, tmp_path, values, ready=False, **overrides) as at:
+        with configured(
+            database, issuer, tmp_path, values, ready=False, module="custody", **overrides
+        ) as at:
             await until(lambda: len(manager.said("EXTEND_TIMEOUT_USEC")) >= 3)
             await until(lambda: "NOT READY: database" in manager.status)
             assert list(workers_of(at.daemon)) == [0]
@@ -381,7 +374,9 @@ async def test_configuration_that_breaks_later_ends_no_process_that_serves(
     """One that can't start is tried again; it starts when the file is right again."""
     overrides = {"WORKERS": str(COUNT), "raw_RUNTIME_DIRECTORY": str(tmp_path)}
     values: dict[str, Any] = {"cors_origins": []}
-    with configured(database, issuer, tmp_path, values, ready=True, **overrides) as at:
+    with configured(
+        database, issuer, tmp_path, values, ready=True, module="custody", **overrides
+    ) as at:
         await serving(at.daemon, COUNT)
         at.write(rate_limit=-1)
         os.kill(workers_of(at.daemon)[0], signal.SIGKILL)
@@ -483,7 +478,9 @@ async def test_a_reload_reaches_all_of_them(
             "raw_NOTIFY_SOCKET": manager.address,
         }
         values: dict[str, Any] = {"cors_origins": []}
-        with configured(database, issuer, tmp_path, values, ready=True, **overrides) as at:
+        with configured(
+            database, issuer, tmp_path, values, ready=True, module="custody", **overrides
+        ) as at:
             await until(lambda: manager.status.startswith(f"{COUNT} of {COUNT}"), 40)
             at.write(cors_origins=[origin])
             at.hang_up()
