@@ -256,10 +256,10 @@ def daemon_beside(
 
 @contextmanager
 def unready_daemon_beside(
-    database: Database, issuer: Issuer, folder: Path, **overrides: str
+    database: Database, issuer: Issuer, folder: Path, *, module: str = "custody", **overrides: str
 ) -> Iterator[Daemon]:
     """Run ``custody serve`` as a process of its own, once it is alive; it may never be ready."""
-    with _beside(database, issuer, folder, overrides, probe="livez") as daemon:
+    with _beside(database, issuer, folder, overrides, probe="livez", module=module) as daemon:
         yield daemon
 
 
@@ -320,5 +320,5 @@ def wait_for(url: str, process: AnyProcess, log: Path, seconds: float = 30) -> N
                 if answer.status == 200:
                     return
         except OSError:
-            time.sleep(0.05)
+            time.sleep(0.02)
     raise AssertionError(f"{url} did not answer 200 within {seconds} s: {log.read_text()}")

@@ -8,6 +8,7 @@ import pytest_asyncio
 
 from custody.db.embedded import EmbeddedPostgres
 from tests.client import Client, client_session
+from tests.e2e import quick
 from tests.moto_server import Moto, moto_server
 from tests.servers import Daemon, Database, daemon_beside, new_database
 from tests.tokens import Issuer
@@ -27,6 +28,20 @@ async def served(database: Database, issuer: Issuer, tmp_path: Path) -> AsyncIte
     """``custody serve`` in production mode on a fresh database: a test may end or break it."""
     with daemon_beside(database, issuer, tmp_path) as running:
         yield running
+
+
+@pytest.fixture(params=["quick", pytest.param("real", marks=pytest.mark.prove)])
+def pace(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
+    """With custody's own pauses, and with short ones for whatever waits for nothing else.
+
+    Returns:
+        The module of a daemon beside us; one in this process has the same pauses.
+    """
+    if request.param == "real":
+        return "custody"
+    for module, name, seconds in quick.SHORT:
+        monkeypatch.setattr(module, name, seconds)
+    return quick.__name__
 
 
 @pytest_asyncio.fixture(scope="module", loop_scope="module")

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from tests.e2e import quick
 from tests.servers import Daemon, Database, daemon_beside, unready_daemon_beside
 from tests.tokens import Issuer
 
@@ -78,19 +79,20 @@ def configured(
     values: dict[str, Any],
     *,
     ready: bool = True,
+    module: str = quick.__name__,
     **overrides: str,
 ) -> Iterator[Configured]:
     """Run a daemon with these values in its file, once it is ready, or alive.
 
-    Overrides are variables of ``settings_for``. Variables win over the file, so a value that is
-    there is no variable.
+    Its pauses are short ones: they are not the subject, as a rule. Overrides are variables of
+    ``settings_for``. Variables win over the file, so a value that is there is no variable.
     """
     file = folder / "custody.toml"
     file.write_text(as_toml(values))
     unset = {name.upper(): "" for name in values}
     overrides = unset | {"CONFIG": str(file)} | overrides
     beside = daemon_beside if ready else unready_daemon_beside
-    with beside(database, issuer, folder, **overrides) as daemon:
+    with beside(database, issuer, folder, module=module, **overrides) as daemon:
         yield Configured(daemon, file, dict(values))
 
 
@@ -111,4 +113,4 @@ async def until(
         if found if isinstance(found, bool) else await found:
             return
         assert time.monotonic() < deadline, "waited in vain"
-        await asyncio.sleep(0.05)
+        await asyncio.sleep(0.02)

@@ -57,7 +57,13 @@ class Case:
 
 @asynccontextmanager
 async def two_kinds_of_users(
-    database: Database, issuer: Issuer, folder: Path, sick: Place, **settings: str
+    database: Database,
+    issuer: Issuer,
+    folder: Path,
+    sick: Place,
+    *,
+    module: str = "custody",
+    **settings: str,
 ) -> AsyncIterator[tuple[Daemon, list[Client], list[Client]]]:
     """Run a daemon; some users' keys are under the KEK that will fail, some under another."""
     healthy = make_place("env", folder, None, None)  # type: ignore[arg-type] # it needs no server
@@ -65,9 +71,8 @@ async def two_kinds_of_users(
         async with daemon_here(database, issuer, folder, **overrides(healthy)) as before:
             for number in range(HEALTHY):
                 assert (await Client(before, session, f"healthy-{number}").init()).status == 200
-        with daemon_beside(
-            database, issuer, folder, **overrides(sick, healthy), **settings
-        ) as daemon:
+        keks = overrides(sick, healthy)
+        with daemon_beside(database, issuer, folder, module=module, **keks, **settings) as daemon:
             victims = [Client(daemon, session, f"victim-{n}") for n in range(VICTIMS)]
             for victim in victims:
                 assert (await victim.init()).status == 200

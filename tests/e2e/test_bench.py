@@ -1,15 +1,19 @@
 """The benchmarks work; how fast anything is, no test says."""
 
+import argparse
 import json
 import subprocess
 import sys
+import tempfile
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from tests.bench.__main__ import BARE, CHECKED, INIT, KEY, PG_KEY, PG_READ, STATUS
+from tests.bench.__main__ import bench as measured
 from tests.bench.remote_kek import BACKEND, SERVER
+from tests.memory import memory
 from tests.servers import ROOT
 
 SECONDS = 110
@@ -32,6 +36,25 @@ def bench(module: str, folder: Path, *options: str) -> tuple[str, Any]:
     assert done.returncode == 0, done.stderr
     assert "eyJ" not in done.stdout + done.stderr, "a token was printed"
     return done.stdout, json.loads(path.read_text("utf-8"))
+
+
+async def test_one_route_is_measured(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The small form of what follows, in this process; its database is durable in memory only."""
+    if folder := memory():
+        monkeypatch.setattr(tempfile, "tempdir", str(folder))
+    path = tmp_path / "bench.json"
+    chosen = argparse.Namespace(
+        seconds=0.2, rounds=1, connections=[2], users=2, workers=None, only=[STATUS], json=path
+    )
+    await measured(chosen)
+    (row,) = json.loads(path.read_text("utf-8"))["rows"]
+    assert row["name"] == STATUS
+    assert row["answered"] > 0
+    out = capsys.readouterr().out
+    assert f"\n{STATUS} " in out
+    assert "eyJ" not in out, "a token was printed"
 
 
 @pytest.mark.prove

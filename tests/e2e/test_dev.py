@@ -8,6 +8,7 @@ import signal
 import socket
 import subprocess
 import sys
+import tempfile
 import threading
 import urllib.request
 from collections.abc import Iterator, Mapping
@@ -17,7 +18,10 @@ from pathlib import Path
 
 import pytest
 
+from tests.db import command
+from tests.db.command import Done
 from tests.db.embedded_server import REPOSITORY, alive, needs_root, open_folder, wait_until
+from tests.forked import AnyProcess, Forked
 from tests.leaks import LOGS, remember
 from tests.servers import coverage_environ
 
@@ -45,7 +49,7 @@ class Dev:
         log: what it wrote to standard error.
     """
 
-    process: "subprocess.Popen[str]"
+    process: AnyProcess
     banner: str
     postgres: int
     log: Path
@@ -85,66 +89,69 @@ def environ_for(**extra: str) -> dict[str, str]:
 @contextmanager
 def running(
     data: Path,
-    command: tuple[str, ...] = MODULE,
+    command: tuple[str, ...] = (),
     user: int | None = None,
     extra: Mapping[str, str] | None = None,
     options: tuple[str, ...] = (),
 ) -> Iterator[Dev]:
-    """Run ``custody dev`` until the block ends."""
+    """Run ``custody dev`` until the block ends; without a command it is forked, not executed."""
     log = LOGS / f"dev-{os.getpid()}-{os.urandom(4).hex()}.log"
-    with log.open("w") as stream:
-        process = subprocess.Popen(
-            [*command, "dev", "--data", str(data), *options],
-            env=environ_for(**extra or {}),
+    with tempfile.TemporaryDirectory(prefix="custody-test-") as folder:
+        out = Path(folder, "out")
+        process = start((*command, "dev", "--data", str(data), *options), user, extra, out, log)
+        killer = threading.Timer(100, process.kill)
+        killer.start()
+        try:
+            wait_until(lambda: "\nCtrl-C" in text_of(out) or process.poll() is not None, 100)
+            banner = text_of(out)
+            assert process.poll() is None, f"it ended with {process.wait()}: {log.read_text()}"
+            found = re.search(r"^  data +(.+)$", banner, re.MULTILINE)
+            assert found is not None, banner
+            place = Path(found.group(1))
+            pid = (place / "data" / "postmaster.pid").read_text().split("\n", 1)[0]
+            dev = Dev(process, banner, int(pid), log)
+            remember(dev.token)
+            assert alive(dev.postgres)
+            yield dev
+        finally:
+            killer.cancel()
+            process.kill()
+            process.wait()
+            with suppress(NameError):
+                wait_until(lambda: not alive(dev.postgres), 30)
+            with suppress(NameError, OSError):
+                shutil.copy(place / "postgres.log", log.with_suffix(".postgres.log"))
+
+
+def start(
+    command: tuple[str, ...],
+    user: int | None,
+    extra: Mapping[str, str] | None,
+    out: Path,
+    log: Path,
+) -> AnyProcess:
+    environ = environ_for(**extra or {})
+    if command[0] == "dev":
+        return Forked("custody", *command, environ=environ, out=out, err=log)
+    with out.open("wb") as stream, log.open("wb") as errors:
+        return subprocess.Popen(
+            command,
+            env=environ,
             cwd=REPOSITORY,
-            stdout=subprocess.PIPE,
-            stderr=stream,
-            text=True,
+            stdout=stream,
+            stderr=errors,
             user=user,
             group=user,
             extra_groups=None if user is None else [],
         )
-    assert process.stdout is not None
-    killer = threading.Timer(100, process.kill)
-    killer.start()
-    try:
-        lines = []
-        for line in process.stdout:
-            lines.append(line)
-            if line.startswith("Ctrl-C"):
-                break
-        else:
-            raise AssertionError(f"it ended with {process.wait()}: {log.read_text()}")
-        banner = "".join(lines)
-        found = re.search(r"^  data +(.+)$", banner, re.MULTILINE)
-        assert found is not None, banner
-        place = Path(found.group(1))
-        pid = (place / "data" / "postmaster.pid").read_text().split("\n", 1)[0]
-        dev = Dev(process, banner, int(pid), log)
-        remember(dev.token)
-        assert alive(dev.postgres)
-        yield dev
-    finally:
-        killer.cancel()
-        process.kill()
-        process.wait()
-        process.stdout.close()
-        with suppress(NameError):
-            wait_until(lambda: not alive(dev.postgres), 30)
-        with suppress(NameError, OSError):
-            shutil.copy(place / "postgres.log", log.with_suffix(".postgres.log"))
 
 
-def custody(*arguments: str, **extra: str) -> "subprocess.CompletedProcess[str]":
-    return subprocess.run(
-        [*MODULE, *arguments],
-        env=environ_for(**extra),
-        cwd=REPOSITORY,
-        capture_output=True,
-        text=True,
-        timeout=60,
-        check=False,
-    )
+def text_of(file: Path) -> str:
+    return file.read_text("utf-8") if file.exists() else ""
+
+
+def custody(*arguments: str, **extra: str) -> Done:
+    return command.custody(environ_for(**extra), *arguments)
 
 
 def paste(line: str) -> Mapping[str, object]:
@@ -164,18 +171,18 @@ def fetch_key(dev: Dev, token: str) -> Mapping[str, object]:
     return paste(dev.curl.replace(dev.token, token))
 
 
-def assert_one_clear_line(done: "subprocess.CompletedProcess[str]", *words: str) -> None:
+def assert_one_clear_line(done: Done, *words: str) -> None:
     """It failed, and says why in one line among what it logged."""
-    assert done.returncode not in {0, -signal.SIGKILL}
-    assert "Traceback" not in done.stderr
-    (line,) = (line for line in done.stderr.splitlines() if line.startswith("custody: "))
+    assert done.code not in {0, -signal.SIGKILL}
+    assert "Traceback" not in done.err
+    (line,) = (line for line in done.err.splitlines() if line.startswith("custody: "))
     assert all(word in line for word in words), line
-    assert done.stdout == ""
+    assert done.out == ""
 
 
 def test_from_nothing_to_a_key_and_the_same_key_again(folder: Path) -> None:
     data = folder / "my data"
-    with running(data) as dev:
+    with running(data, MODULE) as dev:
         first = paste(dev.curl)
         assert set(first) == {"masterKey", "formatVersion", "kekId"}
         assert paste(dev.curl) == first
@@ -188,12 +195,12 @@ def test_from_nothing_to_a_key_and_the_same_key_again(folder: Path) -> None:
             document = json.load(answer)
         assert "/api/v1/me/encryption-vault/key" in document["paths"]
         # Another user: by the command, by the line that the banner shows, and as JSON.
-        bob = fetch_key(dev, custody("token", "--sub", "bob", "--data", str(data)).stdout.strip())
+        bob = fetch_key(dev, custody("token", "--sub", "bob", "--data", str(data)).out.strip())
         assert bob["masterKey"] != first["masterKey"]
         (line,) = (line for line in dev.banner.splitlines() if " token --sub NAME" in line)
-        command = line.partition(": ")[2].replace("NAME", "bob")
+        pasted = line.partition(": ")[2].replace("NAME", "bob")
         printed = subprocess.run(
-            ["bash", "-c", command],
+            ["bash", "-c", pasted],
             capture_output=True,
             text=True,
             timeout=30,
@@ -203,7 +210,7 @@ def test_from_nothing_to_a_key_and_the_same_key_again(folder: Path) -> None:
         )
         assert printed.returncode == 0, printed.stderr
         assert fetch_key(dev, printed.stdout.strip()) == bob
-        as_json = custody("token", "--sub", "bob", "--data", str(data), "--json").stdout
+        as_json = custody("token", "--sub", "bob", "--data", str(data), "--json").out
         assert fetch_key(dev, json.loads(as_json)["token"]) == bob
         refused = paste(dev.curl.replace(dev.token, dev.token[:-8] + "AAAAAAAA"))
         assert refused["code"] == "UNAUTHORIZED"
@@ -226,7 +233,6 @@ def test_the_installed_command_shows_itself(folder: Path) -> None:
         assert dev.stop() == 0
 
 
-@pytest.mark.prove
 def test_settings_from_elsewhere_do_not_break_it(folder: Path) -> None:
     """A shell that is set up for a real daemon: dev keeps its own issuer and database."""
     elsewhere = {
@@ -251,7 +257,6 @@ def test_a_unix_socket(folder: Path) -> None:
         assert dev.stop() == 0
 
 
-@pytest.mark.prove
 def test_kill_9_leaves_no_postgres_and_no_damage(folder: Path) -> None:
     with running(folder / "data") as dev:
         first = paste(dev.curl)
@@ -295,8 +300,8 @@ def test_another_kek_than_the_data_was_made_with_is_refused(folder: Path) -> Non
         assert dev.stop() == 0
     done = custody("dev", "--data", str(data), MANA_AUTH_KEK=kek)
     assert_one_clear_line(done, "env:MANA_AUTH_KEK", "env-v1", "other key material")
-    assert done.returncode == 78
-    assert kek not in done.stderr
+    assert done.code == 78
+    assert kek not in done.err
     with running(data) as again:
         assert paste(again.curl) == first
         assert again.stop() == 0
@@ -313,7 +318,7 @@ def test_another_kek_than_the_data_was_made_with_is_refused(folder: Path) -> Non
 def test_a_bad_setting_is_one_clear_line(folder: Path, extra: dict[str, str], word: str) -> None:
     done = custody("dev", "--data", str(folder / "data"), **extra)
     assert_one_clear_line(done, word)
-    assert done.returncode == 78
+    assert done.code == 78
 
 
 def test_a_token_before_the_first_run_names_the_cure(folder: Path) -> None:
@@ -331,18 +336,10 @@ def test_a_data_folder_that_cannot_be_made_is_one_clear_line(folder: Path) -> No
     assert_one_clear_line(done, str(folder / "file"))
 
 
-@pytest.mark.prove
 def test_ctrl_c_while_it_starts_leaves_nothing_behind(folder: Path) -> None:
     data = folder / "data"
     log = LOGS / f"dev-{os.getpid()}-start.log"
-    with log.open("w") as stream:
-        process = subprocess.Popen(
-            [*MODULE, "dev", "--data", str(data)],
-            env=environ_for(),
-            cwd=REPOSITORY,
-            stdout=stream,
-            stderr=stream,
-        )
+    process = start(("dev", "--data", str(data)), None, None, log, log)
     pid_file = data / "data" / "postmaster.pid"
     try:
         wait_until(lambda: pid_file.exists() or process.poll() is not None, 40)

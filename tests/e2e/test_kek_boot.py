@@ -12,6 +12,7 @@ from custody.settings import ConfigurationError
 from tests.bao_server import Bao, least_policy
 from tests.client import Client, client_session
 from tests.db.command import custody
+from tests.e2e.hangup import until
 from tests.e2e.keks import Place, make_place, overrides
 from tests.faulty_proxy import Fault, faulty_proxy
 from tests.kek.kms_stub import kms_stub
@@ -47,13 +48,19 @@ async def kek_part(daemon: Daemon) -> tuple[int, str]:
 
 
 async def becomes(daemon: Daemon, status: int, text: str) -> None:
-    until = time.monotonic() + 20
+    deadline = time.monotonic() + 20
     while True:
         seen = await kek_part(daemon)
         if seen[0] == status and text in seen[1]:
             return
-        assert time.monotonic() < until, seen
-        await asyncio.sleep(0.2)
+        assert time.monotonic() < deadline, seen
+        await asyncio.sleep(0.05)
+
+
+async def next_second() -> None:
+    """Wait for it: versions of a transit key are told apart by the second they were made in."""
+    second = int(time.time())
+    await until(lambda: int(time.time()) > second)
 
 
 async def test_changed_credential_under_a_known_kek_id_refuses_the_boot(
@@ -77,13 +84,13 @@ async def test_transit_key_made_again_refuses_the_boot(
     bao.delete_key(key)
     line = await refusal(database, issuer, tmp_path, place)
     assert f"KEK {place.uri}: there is no such key" in line
-    await asyncio.sleep(1.1)  # versions are told apart by the second they were made in
+    await next_second()
     bao.make_key(key)
     line = await refusal(database, issuer, tmp_path, place)
     assert f"KEK {place.uri}: the kek_id {place.stamp} stands for other key material" in line
 
 
-@pytest.mark.prove
+@pytest.mark.usefixtures("pace")
 async def test_transit_key_made_again_under_a_serving_daemon_is_never_written_to(
     database: Database, issuer: Issuer, tmp_path: Path, bao: Bao, moto: Moto
 ) -> None:
@@ -95,7 +102,7 @@ async def test_transit_key_made_again_under_a_serving_daemon_is_never_written_to
     ):
         assert (await Client(daemon, session, "alice").init()).status == 200
         bao.delete_key(key)
-        await asyncio.sleep(1.1)  # versions are told apart by the second they were made in
+        await next_second()
         bao.make_key(key, derived=False)
         # At once: nothing has asked for the key since.
         answer = await Client(daemon, session, "bob").init()
@@ -107,6 +114,7 @@ async def test_transit_key_made_again_under_a_serving_daemon_is_never_written_to
     assert await database.value("SELECT count(*) FROM auth.encryption_vaults") == 1
 
 
+@pytest.mark.usefixtures("pace")
 async def test_kms_that_is_down_at_boot_comes_up_later(
     database: Database, issuer: Issuer, tmp_path: Path, bao: Bao, moto: Moto
 ) -> None:
@@ -168,12 +176,11 @@ async def test_kms_that_refuses_stops_the_boot(
     assert "is listed twice" in await refusal(database, issuer, tmp_path, twice, twice)
 
 
-@pytest.mark.prove
 async def test_row_of_an_unknown_kek_is_named(
-    database: Database, issuer: Issuer, tmp_path: Path
+    pace: str, database: Database, issuer: Issuer, tmp_path: Path
 ) -> None:
     place = make_place("env", tmp_path, None, None)  # type: ignore[arg-type]
-    with daemon_beside(database, issuer, tmp_path, **overrides(place)) as daemon:
+    with daemon_beside(database, issuer, tmp_path, module=pace, **overrides(place)) as daemon:
         async with client_session() as session:
             alice = Client(daemon, session, "alice")
             assert (await alice.init()).status == 200
@@ -258,7 +265,6 @@ async def test_doctor_finds_what_is_wrong_with_a_transit_key(
     assert "the key is not derived" in found
 
 
-@pytest.mark.prove
 async def test_doctor_finds_what_is_wrong_with_a_kms_key(
     database: Database, issuer: Issuer, tmp_path: Path
 ) -> None:
@@ -277,7 +283,6 @@ async def test_doctor_finds_what_is_wrong_with_a_kms_key(
         assert not {"finding", "down"} & set(seen)
 
 
-@pytest.mark.prove
 async def test_doctor_is_content_with_what_is_well(
     database: Database, issuer: Issuer, tmp_path: Path, bao: Bao, moto: Moto
 ) -> None:
@@ -304,7 +309,7 @@ async def test_doctor_says_that_the_active_kek_is_retired(
     assert any(f"the kek_id {first.stamp} is retired" in one for one in seen["finding"])
 
 
-@pytest.mark.prove
+@pytest.mark.usefixtures("pace")
 async def test_retirement_under_a_serving_daemon_is_named(
     database: Database, issuer: Issuer, tmp_path: Path
 ) -> None:

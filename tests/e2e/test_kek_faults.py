@@ -12,6 +12,7 @@ import pytest
 
 from tests.bao_server import Bao, bao_server
 from tests.client import Client, client_session
+from tests.e2e import quick
 from tests.e2e.kek_faults import (
     AWS_FAULTS,
     OPENBAO_FAULTS,
@@ -68,7 +69,7 @@ async def becomes(daemon: Daemon, status: int, text: str) -> None:
         if seen[0] == status and text in seen[1]:
             return
         assert time.monotonic() < until, seen
-        await asyncio.sleep(0.2)
+        await asyncio.sleep(0.05)
 
 
 async def goes_through(
@@ -109,23 +110,27 @@ def own_bao(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Bao]:
         yield server
 
 
-def some_quick(faults: Sequence[str], *quick: str) -> list[Any]:
-    """Return all faults; but for a few, they are for `make prove`."""
-    marks = pytest.mark.prove
-    return [name if name in quick else pytest.param(name, marks=marks) for name in faults]
+def each(faults: Sequence[str], *some: str) -> list[Any]:
+    """Return all faults for the daemon as it is, and a few for one that looks more often."""
+    return [
+        *(pytest.param(name, quick.__name__, id=f"quick-{name}") for name in some),
+        *(pytest.param(name, "custody", id=name, marks=pytest.mark.prove) for name in faults),
+    ]
 
 
-@pytest.mark.parametrize("name", some_quick(OPENBAO_FAULTS, "token revoked"))
+@pytest.mark.parametrize(("name", "module"), each(OPENBAO_FAULTS, "token revoked", "key deleted"))
 async def test_openbao(
-    name: str, database: Database, issuer: Issuer, tmp_path: Path, own_bao: Bao
+    name: str, database: Database, issuer: Issuer, tmp_path: Path, own_bao: Bao, *, module: str
 ) -> None:
     with sick_openbao(name, own_bao, tmp_path) as (case, place):
-        async with two_kinds_of_users(database, issuer, tmp_path, place) as users:
+        async with two_kinds_of_users(database, issuer, tmp_path, place, module=module) as users:
             await goes_through(case, *users, place)
 
 
-@pytest.mark.parametrize("name", some_quick(AWS_FAULTS, "denied"))
-async def test_aws_kms(name: str, database: Database, issuer: Issuer, tmp_path: Path) -> None:
+@pytest.mark.parametrize(("name", "module"), each(AWS_FAULTS, "denied", "throttling"))
+async def test_aws_kms(
+    name: str, database: Database, issuer: Issuer, tmp_path: Path, *, module: str
+) -> None:
     with sick_aws_kms(name) as (case, place):
-        async with two_kinds_of_users(database, issuer, tmp_path, place) as users:
+        async with two_kinds_of_users(database, issuer, tmp_path, place, module=module) as users:
             await goes_through(case, *users, place)

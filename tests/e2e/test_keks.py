@@ -24,10 +24,19 @@ def place(request: pytest.FixtureRequest, tmp_path: Path, bao: Bao, moto: Moto) 
     return make_place(request.param, tmp_path, bao, moto)
 
 
+# With a key in a variable it is lived in test_life.
+whole_life_of = pytest.mark.parametrize(
+    "place",
+    [pytest.param("env", marks=pytest.mark.prove), *(name for name in BACKENDS if name != "env")],
+    indirect=True,
+)
+
+
 async def stamps(database: Database) -> dict[str, str]:
     return {row["user_id"]: row["kek_id"] for row in await database.fetch(STAMPS)}
 
 
+@whole_life_of
 async def test_the_whole_life_of_a_vault(
     place: Place, database: Database, issuer: Issuer, tmp_path: Path
 ) -> None:
@@ -43,11 +52,12 @@ async def test_the_whole_life_of_a_vault(
     assert tuple(registered) == (place.stamp, backend, place.uri, "active")
 
 
+@pytest.mark.parametrize("count", [5, pytest.param(20, marks=pytest.mark.prove)])
 async def test_copied_wraps_never_open(
-    place: Place, database: Database, issuer: Issuer, tmp_path: Path
+    place: Place, database: Database, issuer: Issuer, tmp_path: Path, count: int
 ) -> None:
-    """20 users, all 380 pairs; without the key check value, so that the binding alone decides."""
-    users = [f"user-{number}" for number in range(20)]
+    """All pairs of users; without the key check value, so that the binding alone decides."""
+    users = [f"user-{number}" for number in range(count)]
     copy = (
         "UPDATE auth.encryption_vaults AS victim SET wrapped_mk = source.wrapped_mk,"
         " wrap_iv = source.wrap_iv, key_check = NULL FROM auth.encryption_vaults AS source"
@@ -71,7 +81,7 @@ async def test_copied_wraps_never_open(
             await superuser.execute(
                 copy.replace("FROM auth.encryption_vaults AS", "FROM kept AS"), victim, victim
             )
-        assert [(await device.key()).status for device in devices.values()] == [200] * 20
+        assert [(await device.key()).status for device in devices.values()] == [200] * count
 
 
 @pytest.mark.prove

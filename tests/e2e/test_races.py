@@ -16,15 +16,12 @@ from custody.vault.key_check import key_check_value
 from kek_backends.loader import load_keyring
 from tests.client import Answer, Client
 from tests.e2e.browser import encode, tag_of
+from tests.e2e.held import held, one_waits
 from tests.leaks import remember
 from tests.servers import Daemon
 
 Call = Callable[[], Coroutine[Any, Any, Answer]]
 
-WAITING = (
-    "SELECT count(*) FROM pg_stat_activity"
-    " WHERE datname = current_database() AND wait_event_type = 'Lock'"
-)
 ROTATED = (
     "UPDATE auth.encryption_vaults SET wrapped_mk = $1, wrap_iv = $2, format_version = $3,"
     " kek_id = $4, key_check = $5, generation = generation + 1, zero_knowledge = false,"
@@ -46,10 +43,10 @@ async def start(client: Client, *, zk: bool) -> tuple[str, str]:
 
 
 async def race(
-    daemon: Daemon, client: Client, route: str, held: tuple[str, str], *change: Any
+    daemon: Daemon, client: Client, route: str, known: tuple[str, str], *change: Any
 ) -> Answer:
     """Call a route, and change the row under its hands."""
-    key, tag = held
+    key, tag = known
     wrapped, iv = encode(secrets.token_bytes(48)), encode(secrets.token_bytes(12))
     calls: dict[str, Call] = {
         "set": lambda: client.set_recovery(wrapped, iv),
@@ -62,18 +59,11 @@ async def race(
         "rotate": client.rotate,
         "rotate-if-match": lambda: client.rotate(tag),
     }
-    async with daemon.database.connect() as superuser, daemon.database.connect() as watch:
-        async with superuser.transaction():
-            await superuser.execute("SELECT FROM auth.encryption_vaults FOR UPDATE")
-            request = asyncio.create_task(calls[route]())
-            for _ in range(100):
-                if await watch.fetchval(WAITING):
-                    break
-                await asyncio.sleep(0.01)
-            else:
-                raise AssertionError("the route never came to its UPDATE")
-            await superuser.execute(*change)
-        return await request
+    async with held(daemon.database) as superuser:
+        request = asyncio.create_task(calls[route]())
+        await one_waits(daemon.database)
+        await superuser.execute(*change)
+    return await request
 
 
 @pytest.mark.parametrize(

@@ -108,7 +108,14 @@ def over_tls(
         yield at, cert, key
 
 
-@pytest.mark.parametrize("name", ["127.0.0.1", "custody.example", None])
+@pytest.mark.parametrize(
+    "name",
+    [
+        pytest.param("127.0.0.1", marks=pytest.mark.prove),
+        "custody.example",
+        pytest.param(None, marks=pytest.mark.prove),
+    ],
+)
 async def test_certificate_that_was_renewed(
     database: Database, issuer: Issuer, tmp_path: Path, name: str | None
 ) -> None:
@@ -266,15 +273,20 @@ async def says(at: Configured, text: str) -> bool:
         return text in str((await answer.json())["parts"]["kek"])
 
 
-@pytest.mark.prove
 async def test_old_kek_is_added_and_removed(
-    database: Database, issuer: Issuer, tmp_path: Path
+    pace: str, database: Database, issuer: Issuer, tmp_path: Path
 ) -> None:
     variables = await with_two_keks(database, issuer, tmp_path)
     recorded = await database.value(FINGERPRINT)
     await forget_keks(database)
     with configured(
-        database, issuer, tmp_path, {"kek": FIRST, "old_keks": []}, ready=False, **variables
+        database,
+        issuer,
+        tmp_path,
+        {"kek": FIRST, "old_keks": []},
+        ready=False,
+        module=pace,
+        **variables,
     ) as at:
         async with client_session() as session:
             alice, bob, carol = (Client(at.daemon, session, u) for u in ("alice", "bob", "carol"))
@@ -570,9 +582,9 @@ async def test_signals_that_come_at_once_end_with_what_is_there_now(
         assert at.daemon.events("reload_failed", "stray_error") == []
 
 
-@pytest.mark.prove
+@pytest.mark.parametrize("count", [8, pytest.param(20, marks=pytest.mark.prove)])
 async def test_reloads_under_load_are_noticed_by_nobody(
-    database: Database, issuer: Issuer, tmp_path: Path
+    database: Database, issuer: Issuer, tmp_path: Path, count: int
 ) -> None:
     """On connections that stay open, and on ones that are opened meanwhile."""
     variables = await with_two_keks(database, issuer, tmp_path)
@@ -585,7 +597,7 @@ async def test_reloads_under_load_are_noticed_by_nobody(
             assert {answer.status for answer in made} == {200}
         async with asyncio.TaskGroup() as group:
             tasks = [group.create_task(hammer(at.daemon, user, load)) for user in users]
-            for n in range(20):
+            for n in range(count):
                 await at.reloads(
                     old_keks=[SECOND_KEK] if n % 2 else [],
                     cors_origins=[ORIGIN] if n % 3 else [],
@@ -599,4 +611,4 @@ async def test_reloads_under_load_are_noticed_by_nobody(
                 task.cancel()
         assert (load.wrong, load.cut) == ([], 0)
         assert load.answered > len(users)
-        assert fresh == 20
+        assert fresh == count

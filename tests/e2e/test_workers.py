@@ -2,7 +2,6 @@
 
 import asyncio
 import contextlib
-import functools
 import os
 import re
 import signal
@@ -17,12 +16,16 @@ from urllib.parse import urlsplit
 import aiohttp
 import pytest
 
+from custody import supervisor
+from custody.http.listeners import Listeners
+from custody.ops.notify import Notifier
 from tests.client import Client, client_session
 from tests.db.command import custody
 from tests.db.embedded_server import alive
-from tests.e2e.hangup import configured, until
+from tests.e2e.hangup import Configured, configured, until
+from tests.e2e.held import held, one_waits
 from tests.e2e.keks import Place
-from tests.e2e.service_manager import service_manager
+from tests.e2e.service_manager import ServiceManager, service_manager
 from tests.e2e.test_kek_boot import init_one
 from tests.e2e.test_stop import Load, ended, hammer
 from tests.faulty_proxy import Fault, faulty_proxy
@@ -81,23 +84,14 @@ def ready_count(daemon: Daemon) -> int:
 
 
 @contextmanager
-def several(
-    count: int,
-    database: Database,
-    issuer: Issuer,
-    folder: Path,
-    *,
-    module: str = "custody",
-    **overrides: str,
+def three(
+    database: Database, issuer: Issuer, folder: Path, module: str = "custody", **overrides: str
 ) -> Iterator[Daemon]:
-    """Run the daemon with some processes, once all of them serve."""
-    overrides = {"WORKERS": str(count), "raw_RUNTIME_DIRECTORY": str(folder)} | overrides
+    """Run the daemon with three processes, once all of them serve."""
+    overrides = {"WORKERS": str(COUNT), "raw_RUNTIME_DIRECTORY": str(folder)} | overrides
     with daemon_beside(database, issuer, folder, module=module, **overrides) as daemon:
-        until_now(lambda: ready_count(daemon) >= count)
+        until_now(lambda: ready_count(daemon) >= COUNT)
         yield daemon
-
-
-three = functools.partial(several, COUNT)
 
 
 def until_now(true: Any, seconds: float = 40) -> None:
@@ -149,28 +143,82 @@ async def asking(daemon: Daemon) -> AsyncIterator[list[int | str]]:
         await asyncio.gather(*tasks, return_exceptions=True)
 
 
-async def test_two_of_them_serve_are_replaced_and_end(
+async def test_two_of_them_are_one_service(
     database: Database, issuer: Issuer, tmp_path: Path
 ) -> None:
-    """The small form of what follows."""
-    with several(2, database, issuer, tmp_path) as daemon:
-        assert daemon.process is not None
-        workers = workers_of(daemon)
-        assert list(workers) == [0, 1]
-        for number, worker in workers.items():
-            with stopped(worker):
-                assert await ask(daemon) == 200
-                assert await answered(daemon) == number + 1
-        os.kill(workers[1], signal.SIGKILL)
-        await gone(workers[1])
-        async with asking(daemon) as outcomes:
-            await serving(daemon, 3)
-        assert set(outcomes) == {200}
-        after = workers_of(daemon)
-        assert after[0] == workers[0]
-        daemon.process.send_signal(signal.SIGTERM)
-        assert await ended(daemon.process, 40) == 0
-        assert not any(alive(worker) for worker in after.values())
+    """The small form of what follows: they serve, reload, are replaced, and end."""
+    with service_manager() as manager:
+        overrides = {
+            "WORKERS": "2",
+            "raw_RUNTIME_DIRECTORY": str(tmp_path),
+            "raw_NOTIFY_SOCKET": manager.address,
+        }
+        values: dict[str, Any] = {"cors_origins": []}
+        with configured(database, issuer, tmp_path, values, ready=True, **overrides) as at:
+            assert at.daemon.process is not None
+            await until(lambda: manager.status.startswith("2 of 2 processes | http:"), 40)
+            workers = workers_of(at.daemon)
+            assert list(workers) == [0, 1]
+            await they_serve_and_count(at.daemon, workers)
+            await they_reload(at, workers, manager)
+            await one_is_replaced(at.daemon, workers)
+            workers = workers_of(at.daemon)
+            at.daemon.process.send_signal(signal.SIGTERM)
+            assert await ended(at.daemon.process, 40) == 0
+            assert not any(alive(worker) for worker in workers.values())
+        assert len(manager.said("STOPPING")) == 1
+        assert {message.sender for message in manager.messages} == {at.daemon.process.pid}
+    assert metrics_folders(tmp_path) == []
+
+
+async def they_serve_and_count(daemon: Daemon, workers: dict[int, int]) -> None:
+    """Each answers while the others stand still, and its metrics are those of all of them."""
+    for number in workers:
+        with stopped(*(pid for other, pid in workers.items() if other != number)):
+            assert await ask(daemon) == 200
+            assert await answered(daemon) == number + 1
+
+
+async def they_reload(at: Configured, workers: dict[int, int], manager: ServiceManager) -> None:
+    assert len(manager.said("READY")) == 1
+    at.write(cors_origins=["https://app.example"])
+    at.hang_up()
+    await until(lambda: len(manager.said("READY")) == 2)
+    assert len(manager.said("RELOADING")) == 1
+    assert len(at.daemon.events("reloaded")) == len(workers)
+
+
+async def one_is_replaced(daemon: Daemon, workers: dict[int, int]) -> None:
+    """While it is missing the others serve."""
+    os.kill(workers[1], signal.SIGKILL)
+    await gone(workers[1])
+    async with asking(daemon) as outcomes:
+        await serving(daemon, len(workers) + 1)
+    assert set(outcomes) == {200}
+    after = workers_of(daemon)
+    assert after.keys() == workers.keys()
+    assert {number for number in after if after[number] != workers[number]} == {1}
+
+
+async def test_what_gives_no_sign_of_life_is_killed(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """The small form of the frozen one that is replaced."""
+    monkeypatch.setattr(supervisor, "_LOOK_SECONDS", 0.05)
+    keeper = supervisor.Supervisor(1, {}, Listeners((), ()), Notifier())
+    process = await asyncio.create_subprocess_exec("sleep", "60")
+    loop = asyncio.get_running_loop()
+    worker = supervisor._Worker(process, alive_until=loop.time() + 60)
+    try:
+        end = asyncio.create_task(keeper._end_of(worker))
+        done, _ = await asyncio.wait({end}, timeout=0.3)
+        assert not done
+        worker.alive_until = loop.time() - 1
+        assert await asyncio.wait_for(end, 30) == -signal.SIGKILL
+    finally:
+        if process.returncode is None:
+            process.kill()
+            await process.wait()
 
 
 @pytest.mark.prove
@@ -229,7 +277,9 @@ async def test_ready_when_the_first_one_is(
             "raw_RUNTIME_DIRECTORY": str(tmp_path),
         }
         values: dict[str, Any] = {"cors_origins": []}
-        with configured(database, issuer, tmp_path, values, ready=False, **overrides) as at:
+        with configured(
+            database, issuer, tmp_path, values, ready=False, module="custody", **overrides
+        ) as at:
             await until(lambda: len(manager.said("EXTEND_TIMEOUT_USEC")) >= 3)
             await until(lambda: "NOT READY: database" in manager.status)
             assert list(workers_of(at.daemon)) == [0]
@@ -324,7 +374,9 @@ async def test_configuration_that_breaks_later_ends_no_process_that_serves(
     """One that can't start is tried again; it starts when the file is right again."""
     overrides = {"WORKERS": str(COUNT), "raw_RUNTIME_DIRECTORY": str(tmp_path)}
     values: dict[str, Any] = {"cors_origins": []}
-    with configured(database, issuer, tmp_path, values, ready=True, **overrides) as at:
+    with configured(
+        database, issuer, tmp_path, values, ready=True, module="custody", **overrides
+    ) as at:
         await serving(at.daemon, COUNT)
         at.write(rate_limit=-1)
         os.kill(workers_of(at.daemon)[0], signal.SIGKILL)
@@ -392,10 +444,9 @@ async def test_while_they_drain_nobody_new_is_kept_waiting(
         async with client_session() as session:
             alice = Client(daemon, session, "alice")
             await alice.init()
-            async with database.connect() as superuser, superuser.transaction():
-                await superuser.execute("SELECT FROM auth.encryption_vaults FOR UPDATE")
+            async with held(database):
                 rotation = asyncio.create_task(alice.rotate())
-                await asyncio.sleep(0.5)
+                await one_waits(database)
                 daemon.process.send_signal(signal.SIGTERM)
                 await until(lambda: len(daemon.events("draining")) == COUNT)
                 place = urlsplit(daemon.base)
@@ -427,7 +478,9 @@ async def test_a_reload_reaches_all_of_them(
             "raw_NOTIFY_SOCKET": manager.address,
         }
         values: dict[str, Any] = {"cors_origins": []}
-        with configured(database, issuer, tmp_path, values, ready=True, **overrides) as at:
+        with configured(
+            database, issuer, tmp_path, values, ready=True, module="custody", **overrides
+        ) as at:
             await until(lambda: manager.status.startswith(f"{COUNT} of {COUNT}"), 40)
             at.write(cors_origins=[origin])
             at.hang_up()
