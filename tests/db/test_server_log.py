@@ -25,7 +25,7 @@ async def test_auto_explain_shows_no_wrap(daemon: Daemon) -> None:
                 f"ALTER DATABASE {database.name} SET auto_explain.{name} = '{value}'"
             )
         await superuser.execute(
-            "SELECT pg_terminate_backend(pid) FROM pg_stat_activity"
+            "SELECT pg_terminate_backend(pid, 5000) FROM pg_stat_activity"
             " WHERE datname = current_database() AND pid <> pg_backend_pid()"
         )
     async with client_session() as session:
