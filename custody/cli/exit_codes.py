@@ -14,6 +14,7 @@ CODES = {
     "custody.db.errors.DatabaseError": UNAVAILABLE,
     "custody.db.owner.OwnerRefused": CONFIGURATION,
     "custody.db.owner.OwnerUnreachable": UNAVAILABLE,
+    "custody.db.owner.OwnerUncertain": UNFINISHED,
     "custody.db.owner.OwnerError": FINDING,
     "custody.http.listeners.ListenError": FINDING,
     "custody.db.embedded.user.EmbeddedError": FINDING,

@@ -36,6 +36,8 @@ class Session(_Base):
     """A connection that knows what its URL wants of the server."""
 
     wants_writes = False
+    # Of a transaction on it the server has said that no synchronous standby has confirmed it.
+    is_unreplicated = False
 
     @property
     def is_demoted(self) -> bool:
@@ -48,6 +50,16 @@ class Session(_Base):
         said = self.get_settings()
         names = ("default_transaction_read_only", "in_hot_standby")
         return any(getattr(said, name, "off") == "on" for name in names)
+
+
+def _note(session: Any, message: Any) -> None:
+    """Take note of a warning; it is heard before the answer that it comes with.
+
+    The function's name is the same in every language of the server and in all its versions; the
+    code, 01000, is that of any warning.
+    """
+    if message.server_source_function == "SyncRepWaitForLSN":
+        session.is_unreplicated = True
 
 
 @dataclass(frozen=True, slots=True)
@@ -208,5 +220,6 @@ async def _connect_to(
                 raise NoTls from None
         else:
             made.wants_writes = target.wants_writes
+            made.add_log_listener(_note)
             return made
     raise AssertionError("there is at least one way")

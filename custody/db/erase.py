@@ -5,7 +5,13 @@ from dataclasses import dataclass
 import asyncpg
 
 from custody.db.engine import Dsn
-from custody.db.owner import OwnerError, OwnerRefused, first_line, owner_connection
+from custody.db.owner import (
+    OwnerError,
+    OwnerRefused,
+    first_line,
+    owner_connection,
+    owner_transaction,
+)
 from custody.db.queries import query
 
 _TIMEOUT = "30s"
@@ -31,7 +37,7 @@ async def erase_user(owner: Dsn, user_id: str) -> Erased:
     """
     async with owner_connection(owner) as connection:
         try:
-            async with connection.transaction():
+            async with owner_transaction(connection):
                 # The owner is under forced row-level security as well: one user at a time.
                 await connection.execute(
                     "SELECT set_config('app.current_user_id', $1, true),"

@@ -21,6 +21,17 @@ class ConnectionLost(DatabaseError):
     """The connection ended, maybe long ago while nobody used it: a new one tells more."""
 
 
+class OutcomeUnknown(DatabaseError):
+    """COMMIT was sent, and nothing certain came back: the transaction may have been made or not.
+
+    Args:
+        cause: why, in a few words.
+    """
+
+    def __init__(self, cause: str) -> None:
+        super().__init__(f"the database did not say whether the change was made: {cause}")
+
+
 class Demoted(ConnectionLost):
     """The server takes no writes any more, and what it tells may be out of date."""
 

@@ -16,6 +16,7 @@ from typing import Generic, TypeVar
 import asyncpg
 from sqlalchemy.ext.asyncio import AsyncEngine
 
+from custody.db.commit import give_up
 from custody.db.engine import Connection
 from custody.db.errors import DatabaseError, Demoted
 from custody.db.scope import UNUSABLE, connection
@@ -187,7 +188,7 @@ class Gatherer(Generic[Item, Result]):
                 items = [request.item for request in batch]
                 results = await self._run(held, items, Deadline(earliest))
         except TimeoutError:
-            held.terminate()
+            await give_up(held)
             raise DatabaseError("the database did not answer in time") from None
         except (asyncpg.PostgresError, Demoted) as error:
             # The server has said that nothing was done. What it did not like may lie in one item.

@@ -8,6 +8,8 @@ from sqlalchemy.ext.asyncio import AsyncEngine
 from custody.db.queries import query
 from custody.db.scope import transaction
 
+_SECONDS = 3.0
+
 
 @dataclass(frozen=True, slots=True)
 class Instance:
@@ -41,7 +43,7 @@ async def record(engine: AsyncEngine, instance: Instance) -> None:
         engine: connections of the role custody_app.
         instance: which.
     """
-    async with transaction(engine) as held:
+    async with transaction(engine, _SECONDS) as held:
         await held.execute(
             query("record_instance"),
             instance.id,
@@ -60,7 +62,7 @@ async def forget(engine: AsyncEngine, instance_id: str) -> None:
         engine: connections of the role custody_app.
         instance_id: which.
     """
-    async with transaction(engine, seconds=3.0) as held:
+    async with transaction(engine, _SECONDS) as held:
         await held.execute(query("forget_instance"), instance_id)
 
 

@@ -14,7 +14,13 @@ from pathlib import Path
 import asyncpg
 
 from custody.db.engine import Connection, Dsn
-from custody.db.owner import OwnerError, OwnerRefused, first_line, owner_connection
+from custody.db.owner import (
+    OwnerError,
+    OwnerRefused,
+    first_line,
+    owner_connection,
+    owner_transaction,
+)
 from custody.db.posture import PostureProblem, look_as_owner
 from custody.db.queries import folder, query
 
@@ -150,7 +156,7 @@ async def _transaction(connection: Connection, name: str) -> AsyncIterator[None]
         name: what is done in it, for messages.
     """
     try:
-        async with connection.transaction(isolation="read_committed"):
+        async with owner_transaction(connection):
             await connection.execute(query("open_migration"), str(_LOCK_TIMEOUT_SECONDS * 1000))
             await _lock(connection)
             yield

@@ -14,7 +14,13 @@ import asyncpg
 from sqlalchemy import exc
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 
-from custody.db.connect import Session
+from custody.db.commit import (
+    CONNECTION_ERRORS,
+    GIVE_UP_SECONDS,
+    LOSSES,
+    commit,
+    give_up,
+)
 from custody.db.engine import Connection
 from custody.db.errors import (
     Busy,
@@ -29,8 +35,10 @@ from custody.db.queries import query
 from custody.deadline import Deadline
 
 # The database gives up this much earlier than we do, so that the word of a commit made at the
-# last moment still reaches us: a client is not told 503 for a change that was made.
-COMMIT_MARGIN_SECONDS = 0.25
+# last moment still reaches us: a client is not told 503 for a change that was made. And there is
+# time to have a commit cancelled that waits for a standby.
+_WORD_SECONDS = 0.25
+COMMIT_MARGIN_SECONDS = _WORD_SECONDS + GIVE_UP_SECONDS
 _ROLLBACK_TIMEOUT_SECONDS = 1.0
 # The first loss may be of a connection that had ended long before; seeing it, the loop has learnt
 # which others have ended, too, and the pool replaces those.
@@ -39,16 +47,6 @@ _ATTEMPTS = 3
 # Raised by the trigger encryption_vaults_refuse_retired_kek.
 _RETIRED_KEK = "KEK01"
 
-# After one of these nobody knows what state the connection is in. The internal error is what
-# asyncpg raises when the server has ended the session while nobody was using it.
-_CONNECTION_ERRORS = (asyncpg.InterfaceError, asyncpg.InternalClientError, OSError)
-# With one of these the server itself ends the connection (classes 08 and 57P0x).
-_LOSSES = (
-    asyncpg.PostgresConnectionError,
-    asyncpg.AdminShutdownError,
-    asyncpg.CrashShutdownError,
-    asyncpg.CannotConnectNowError,
-)
 # One statement's own fault: what it was given, or how long it took.
 _OF_A_STATEMENT = (
     asyncpg.DataError,
@@ -89,21 +87,20 @@ async def user_transaction(
         Refused: a missing privilege.
         RetiredKek: a wrap under a retired KEK.
         OnlyThisRequest: the rest of what is the request's own, such as a deadline that is over.
-        DatabaseError: down, frozen, or out of time.
+        OutcomeUnknown: the COMMIT may have been made. It was sent before the deadline, and no
+            longer waits for a standby: it is not made later.
+        DatabaseError: down, frozen, or out of time; nothing was done.
     """
     if deadline.remaining() <= COMMIT_MARGIN_SECONDS:
         raise OnlyThisRequest("no time is left")
-    async with connection(engine, deadline.at) as held:
-        try:
-            async with asyncio.timeout_at(deadline.at):
-                # Whatever the server's default is: a trigger that looks for retired KEKs needs it.
-                await held.execute("BEGIN ISOLATION LEVEL READ COMMITTED")
-                await _open_scope(held, user_id, deadline)
-                yield held
-                await _commit(held)
-        except TimeoutError:
-            held.terminate()
-            raise DatabaseError("the database did not answer in time") from None
+    until = deadline.at - GIVE_UP_SECONDS
+    async with connection(engine, until) as held:
+        async with _bounded(held, until):
+            # Whatever the server's default is: a trigger that looks for retired KEKs needs it.
+            await held.execute("BEGIN ISOLATION LEVEL READ COMMITTED")
+            await _open_scope(held, user_id, deadline)
+            yield held
+        await commit(held, until)
 
 
 @asynccontextmanager
@@ -122,41 +119,30 @@ async def transaction(
     """
     until = asyncio.get_running_loop().time() + seconds
     async with connection(engine, until) as held:
-        try:
-            async with asyncio.timeout_at(until):
-                await held.execute("BEGIN ISOLATION LEVEL READ COMMITTED")
-                bounds = (str(int(bound * 1000)) for bound in (lock_seconds, seconds))
-                await held.execute(query("open_transaction"), *bounds)
-                yield held
-                await _commit(held)
-        except TimeoutError:
-            held.terminate()
-            raise DatabaseError("the database did not answer in time") from None
+        async with _bounded(held, until):
+            await held.execute("BEGIN ISOLATION LEVEL READ COMMITTED")
+            bounds = (str(int(bound * 1000)) for bound in (lock_seconds, seconds))
+            await held.execute(query("open_transaction"), *bounds)
+            yield held
+        await commit(held, until)
 
 
-def refuse_demoted(held: Connection) -> None:
-    """Refuse what was read from a server that is the primary no more, though the URL wants one.
-
-    Before a commit nothing is lost by it; after one, what was changed stays so.
-
-    Raises:
-        Demoted: it has said so.
-    """
-    if isinstance(held, Session) and held.is_demoted:
-        raise Demoted("the server takes no writes any more")
-
-
-async def _commit(held: Connection) -> None:
-    refuse_demoted(held)
-    if await held.execute("COMMIT") != "COMMIT":
-        raise DatabaseError("the transaction was rolled back")
+@asynccontextmanager
+async def _bounded(held: Connection, until: float) -> AsyncIterator[None]:
+    """Give up what is asked in the block, and the connection, when the time is over."""
+    try:
+        async with asyncio.timeout_at(until):
+            yield
+    except TimeoutError:
+        await give_up(held)
+        raise DatabaseError("the database did not answer in time") from None
 
 
 async def _open_scope(held: Connection, user_id: str, deadline: Deadline) -> None:
     """Set whose rows the transaction sees, and until when it may commit.
 
     The database counts the seconds left from when it runs the statement. Where that took longer
-    than the margin, its deadline could lie after ours: then it is set anew.
+    than that, its deadline could lie after the moment at which we give up: then it is set anew.
     """
     while True:
         before = deadline.remaining()
@@ -164,7 +150,7 @@ async def _open_scope(held: Connection, user_id: str, deadline: Deadline) -> Non
         if left <= 0:
             raise OnlyThisRequest("no time is left")
         await held.execute(query("open_scope"), user_id, left, str(int(left * 1000) or 1))
-        if before - deadline.remaining() < COMMIT_MARGIN_SECONDS:
+        if before - deadline.remaining() < _WORD_SECONDS:
             return
 
 
@@ -183,7 +169,7 @@ async def connection(engine: AsyncEngine, until: float | None = None) -> AsyncIt
         held = cast("Connection", raw.driver_connection)
         try:
             yield held
-        except _CONNECTION_ERRORS as error:
+        except CONNECTION_ERRORS as error:
             held.terminate()
             # Without an answer in time, a new connection would hardly have one sooner.
             kind = DatabaseError if isinstance(error, TimeoutError) else ConnectionLost
@@ -200,7 +186,7 @@ async def connection(engine: AsyncEngine, until: float | None = None) -> AsyncIt
                 raise _translate(error) from None
             raise
         except BaseException:
-            held.terminate()
+            await give_up(held)
             raise
     finally:
         # To a pool that was dropped meanwhile nothing goes back: nobody would ever close it.
@@ -236,7 +222,7 @@ async def _checkout(engine: AsyncEngine, until: float | None) -> AsyncConnection
     except (
         exc.SQLAlchemyError,
         asyncpg.PostgresError,
-        *_CONNECTION_ERRORS,
+        *CONNECTION_ERRORS,
         ValueError,
     ) as error:
         # Only the type: the text may quote the URL.
@@ -248,7 +234,7 @@ async def _roll_back(held: Connection) -> None:
         async with asyncio.timeout(_ROLLBACK_TIMEOUT_SECONDS):
             if not held.is_closed() and held.is_in_transaction():
                 await held.execute("ROLLBACK")
-    except (asyncpg.PostgresError, *_CONNECTION_ERRORS):
+    except (asyncpg.PostgresError, *CONNECTION_ERRORS):
         held.terminate()
 
 
@@ -277,7 +263,7 @@ def _translate(error: Exception) -> DatabaseError:
     if getattr(error, "sqlstate", None) == _RETIRED_KEK:
         return RetiredKek("the KEK of this wrap is retired; set CUSTODY_KEK to another KEK")
     kind = DatabaseError
-    if isinstance(error, _LOSSES):
+    if isinstance(error, LOSSES):
         kind = ConnectionLost
     elif isinstance(error, _OF_A_STATEMENT):
         kind = OnlyThisRequest

@@ -60,6 +60,7 @@ _STALE = (412, "STALE_GENERATION")
 _UNWRAP = (500, "UNWRAP_FAILED")
 _KEK = (503, "KEK_UNAVAILABLE")
 _AUDIT = (503, "AUDIT_UNAVAILABLE")
+_OUTCOME = (503, "OUTCOME_UNKNOWN")
 
 ROUTES = (
     Route(
@@ -76,7 +77,7 @@ ROUTES = (
         summary="The master key; made if there is none yet. Idempotent",
         answer=KEY_ANSWER,
         has_etag=True,
-        refusals=(_UNKNOWN, _UNWRAP, _KEK, _AUDIT),
+        refusals=(_UNKNOWN, _UNWRAP, _KEK, _AUDIT, _OUTCOME),
     ),
     Route(
         method="GET",
@@ -95,7 +96,7 @@ ROUTES = (
         answer=TypeAdapter(MasterKeyAnswer),
         takes_if_match=True,
         has_etag=True,
-        refusals=(_UNKNOWN, (409, "ZK_ROTATE_FORBIDDEN"), _STALE, _KEK, _AUDIT),
+        refusals=(_UNKNOWN, (409, "ZK_ROTATE_FORBIDDEN"), _STALE, _KEK, _AUDIT, _OUTCOME),
     ),
     Route(
         method="POST",
@@ -105,7 +106,7 @@ ROUTES = (
         answer=TypeAdapter(OkAnswer),
         body=RECOVERY_WRAP_BODY,
         takes_if_match=True,
-        refusals=(_UNKNOWN, _NO_VAULT, _STALE, _AUDIT),
+        refusals=(_UNKNOWN, _NO_VAULT, _STALE, _AUDIT, _OUTCOME),
     ),
     Route(
         method="DELETE",
@@ -114,7 +115,7 @@ ROUTES = (
         summary="Remove the recovery wrap",
         answer=TypeAdapter(OkAnswer),
         takes_if_match=True,
-        refusals=(_UNKNOWN, _NO_VAULT, (409, "ZK_ACTIVE"), _STALE, _AUDIT),
+        refusals=(_UNKNOWN, _NO_VAULT, (409, "ZK_ACTIVE"), _STALE, _AUDIT, _OUTCOME),
     ),
     Route(
         method="POST",
@@ -133,6 +134,7 @@ ROUTES = (
             _UNWRAP,
             _KEK,
             _AUDIT,
+            _OUTCOME,
         ),
     ),
 )

@@ -15,6 +15,8 @@ from custody.auth.sources import file_source
 from custody.db.engine import Dsn, create_engine
 from custody.db.errors import DatabaseError, Refused
 from custody.db.posture import find_problems
+from custody.db.queries import query
+from custody.db.scope import transaction
 from custody.settings import ConfigurationError, Settings, load, unknown_names
 from custody.vault.registry import compare, is_retired, kek_ids_in_use, retired, unreadable
 from kek_backends.base import KekBackend
@@ -186,6 +188,7 @@ async def _examine_database(settings: Settings, keyring: Keyring | None) -> list
         if problems:
             return [Finding(p.part, Verdict.FINDING, p.message) for p in problems]
         findings = [Finding("database", Verdict.OK, "schema and role keep their promises")]
+        findings += await _examine_replication(engine)
         if keyring is not None:
             findings += await _examine_registry(engine, keyring)
     except Refused as error:
@@ -195,6 +198,21 @@ async def _examine_database(settings: Settings, keyring: Keyring | None) -> list
     finally:
         await engine.dispose()
     return findings
+
+
+async def _examine_replication(engine: AsyncEngine) -> list[Finding]:
+    async with transaction(engine, _TIMEOUT_SECONDS) as held:
+        seen = await held.fetchrow(query("read_replication"))
+    if seen is None or not seen["waits"]:
+        return []
+    waits = f"COMMIT waits for standbys (synchronous_standby_names = {seen['names']})"
+    if seen["standbys"]:
+        return [Finding("replication", Verdict.OK, waits)]
+    message = (
+        f"{waits}, and none is connected: no key leaves, and changes are answered 503 "
+        "OUTCOME_UNKNOWN; bring one back, or take it out of synchronous_standby_names"
+    )
+    return [Finding("replication", Verdict.FINDING, message)]
 
 
 async def _examine_registry(engine: AsyncEngine, keyring: Keyring) -> list[Finding]:

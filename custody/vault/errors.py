@@ -123,6 +123,14 @@ class DatabaseUnavailable(Unavailable):
     context = "database-unavailable"
 
 
+class OutcomeUnknown(Unavailable):
+    """The database did not say whether this change was made: GET /status or GET /key tells."""
+
+    part = "database"
+    code = "OUTCOME_UNKNOWN"
+    context = "outcome-unknown"
+
+
 class AuditUnavailable(Unavailable):
     """The audit trail can't be written now, so nothing was done: try again later."""
 

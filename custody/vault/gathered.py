@@ -11,11 +11,12 @@ from sqlalchemy.ext.asyncio import AsyncEngine
 from custody.audit.events import Event
 from custody.audit.writer import write_together
 from custody.db.clock import DatabaseClock
+from custody.db.commit import refuse_demoted, refuse_unreplicated
 from custody.db.engine import Connection
 from custody.db.errors import DatabaseError
 from custody.db.gather import Gatherer, GoAlone
 from custody.db.queries import query
-from custody.db.scope import COMMIT_MARGIN_SECONDS, refuse_demoted
+from custody.db.scope import COMMIT_MARGIN_SECONDS
 from custody.deadline import Deadline
 from custody.vault.model import Vault
 
@@ -84,4 +85,5 @@ class GatheredRows:
         if deadline is None:
             raise GoAlone
         await write_together(held, events, deadline)
+        refuse_unreplicated(held)
         return [None] * len(events)

@@ -10,6 +10,7 @@ from sqlalchemy.ext.asyncio import AsyncEngine
 
 from custody.audit.events import Action, Event
 from custody.audit.writer import NotRecorded, write
+from custody.db import errors as database
 from custody.db.engine import Connection
 from custody.db.errors import Busy, DatabaseError, RetiredKek, reason_of
 from custody.db.gather import GoAlone
@@ -19,6 +20,7 @@ from custody.vault.errors import (
     AuditUnavailable,
     DatabaseUnavailable,
     KekUnavailable,
+    OutcomeUnknown,
     Overloaded,
     UserUnknown,
     VaultError,
@@ -62,17 +64,19 @@ class VaultRows:
             DatabaseUnavailable, Overloaded: try again later.
         """
         try:
-            vault, known = await self._gathered.read(caller.user_id, caller.deadline)
-        except GoAlone:
-            vault, known = await self._read_alone(caller)
+            vault, known = await self._read(caller)
         except DatabaseError as error:
             raise _unavailable(error) from error
         if vault is None and not known:
             raise UserUnknown
         return vault
 
-    async def _read_alone(self, caller: Caller) -> tuple[Vault | None, bool]:
-        async with self._transaction(caller) as held:
+    async def _read(self, caller: Caller) -> tuple[Vault | None, bool]:
+        try:
+            return await self._gathered.read(caller.user_id, caller.deadline)
+        except GoAlone:
+            pass
+        async with user_transaction(self._engine, caller.user_id, caller.deadline) as held:
             row = await held.fetchrow(query("read_vault"), caller.user_id)
             if row is not None:
                 return Vault.from_row(row), True
@@ -89,10 +93,12 @@ class VaultRows:
         Returns:
             The generation, or None when a vault came into being meanwhile: nothing was written.
         """
-        async with self._transaction(caller) as connection:
+        async with self._change(caller) as connection:
             await connection.execute(query("add_user"), caller.user_id)
             try:
-                return await _change(connection, event, "insert_vault", caller.user_id, *columns)
+                return await _change_row(
+                    connection, event, "insert_vault", caller.user_id, *columns
+                )
             except asyncpg.ForeignKeyViolationError:
                 # The account was deleted after we had seen it.
                 raise UserUnknown from None
@@ -113,8 +119,8 @@ class VaultRows:
             The generation, or None when someone else changed the row meanwhile: nothing was
             written, the caller reads the row again.
         """
-        async with self._transaction(caller) as connection:
-            return await _change(
+        async with self._change(caller) as connection:
+            return await _change_row(
                 connection, event, statement, caller.user_id, vault.row_version, *columns
             )
 
@@ -163,10 +169,13 @@ class VaultRows:
             await write(held, event)
 
     @asynccontextmanager
-    async def _transaction(self, caller: Caller) -> AsyncIterator[Connection]:
+    async def _change(self, caller: Caller) -> AsyncIterator[Connection]:
         try:
             async with user_transaction(self._engine, caller.user_id, caller.deadline) as held:
                 yield held
+        except database.OutcomeUnknown as error:
+            log.warning("outcome_unknown", reason=str(error))
+            raise OutcomeUnknown(str(error)) from error
         except DatabaseError as error:
             raise _unavailable(error) from error
 
@@ -212,7 +221,7 @@ async def _audit_transaction(engine: AsyncEngine, caller: Caller) -> AsyncIterat
         raise _not_audited(error) from error
 
 
-async def _change(
+async def _change_row(
     connection: Connection, event: Event, statement: str, *parameters: str | int | None
 ) -> int | None:
     generation = await connection.fetchval(query(statement), *parameters)

@@ -16,6 +16,7 @@ from custody.vault.errors import (
     AuditUnavailable,
     KeyNotInitialised,
     MasterKeyMismatch,
+    OutcomeUnknown,
     Overloaded,
     RecoveryWrapMissing,
     StaleGeneration,
@@ -277,6 +278,9 @@ class VaultService:
         try:
             await self._rows.record_failure(caller, event(caller, failure, context, status))
         except AuditUnavailable:
+            if isinstance(error, OutcomeUnknown):
+                # The row of the change itself may be there: both have one id, so only one can be.
+                return
             log.warning("failure_not_audited", action=failure, context=context)
             if status < _INTERNAL_STATUS:
                 raise

@@ -52,7 +52,7 @@ class Named:
 Step = Named | str
 
 _USERS = f"ARRAY[{_USER}]::text[]"
-_DEADLINE = "extract(epoch FROM clock_timestamp())::float8 + 9.75"
+_DEADLINE = "extract(epoch FROM clock_timestamp())::float8 + 9.5"
 _EVENT = (
     f"json_build_array(json_build_object('id', uuidv7(), 'user_id', {_USER}::text,"
     " 'action', 'fetch', 'ip_address', '192.0.2.1', 'user_agent', 'custody-bench',"
