@@ -10,15 +10,14 @@ from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from functools import partial
-from typing import Any, TypeVar, cast
+from typing import Any, cast
 
 import aiohttp
 import structlog
 from aiohttp import web
 from sqlalchemy.ext.asyncio import AsyncEngine
-from yarl import URL
 
-from custody.auth.http_source import http_source
+from custody.auth.http_source import http_source, name_of
 from custody.auth.jwk import JwksError
 from custody.auth.jwks import JwksCache
 from custody.auth.sources import Source, file_source
@@ -35,6 +34,7 @@ from custody.http.openapi import document
 from custody.http.rate import RateLimit
 from custody.http.server import SHUTDOWN_SECONDS, Frontend, Runner, build_application
 from custody.http.site import Site
+from custody.ops import preflight
 from custody.ops.health import Health
 from custody.ops.heartbeat import Heartbeat
 from custody.ops.keks import KekWatch, reach
@@ -51,8 +51,6 @@ from custody.vault.service import VaultService
 from kek_backends.errors import Misconfigured
 from kek_backends.keyring import Keyring
 from kek_backends.loader import load_keyring
-
-T = TypeVar("T")
 
 _REWRAP_CONNECTIONS = 4
 # Objects between two looks for garbage: some requests have 700, the default, at any moment, so it
@@ -155,8 +153,7 @@ async def running(
         listeners: what to listen on; None: what the settings say.
         rewraps: as for :func:`serve`.
     """
-    database_url = _require(settings.database_url, "DATABASE_URL")
-    issuer = _require(settings.jwt_issuer, "JWT_ISSUER")
+    dsn, issuer = Dsn(preflight.database_url(settings)), preflight.jwt_issuer(settings)
     tls = tls_context(settings.tls_cert, settings.tls_key)
     keyring = _load_keyring(settings, environ)
     metrics = Metrics()
@@ -165,7 +162,6 @@ async def running(
         session = await stack.enter_async_context(aiohttp.ClientSession())
         source = partial(_jwks_source, session)
         jwks = await _open_jwks(settings, source, stack)
-        dsn = Dsn(database_url.get_secret_value())
         engine, reserve, fresh = (
             _open_engine(dsn, size, stack) for size in (POOL_SIZE, RESERVED_CONNECTIONS, 1)
         )
@@ -174,7 +170,9 @@ async def running(
         registry = KekRegistry(engine, keyring)
         health = Health(engine, keyring, registry, jwks)
         await health.judge()
-        rewrapping = await _open_rewrapping(settings, keyring, metrics, stack) if rewraps else None
+        rewrapping = None
+        if rewraps:
+            rewrapping = await _open_rewrapping(settings, engine, keyring, metrics, stack)
         rows = VaultRows(engine, reserve)
         stack.push_async_callback(rows.close)
         frontend = Frontend(
@@ -257,7 +255,11 @@ def _open_engine(dsn: Dsn, pool_size: int, stack: contextlib.AsyncExitStack) -> 
 
 
 async def _open_rewrapping(
-    settings: Settings, keyring: Keyring, metrics: Metrics, stack: contextlib.AsyncExitStack
+    settings: Settings,
+    app: AsyncEngine,
+    keyring: Keyring,
+    metrics: Metrics,
+    stack: contextlib.AsyncExitStack,
 ) -> Rewrapping | None:
     """Return the re-wrap worker, where it has a database role and an interval.
 
@@ -272,7 +274,7 @@ async def _open_rewrapping(
         variable="CUSTODY_REWRAP_DATABASE_URL",
     )
     stack.push_async_callback(engine.dispose)
-    worker = Rewrapping(engine, keyring, settings.rewrap_interval, metrics)
+    worker = Rewrapping(engine, app, keyring, settings.rewrap_interval, metrics)
     try:
         await worker.judge()
     except Refused as error:
@@ -307,15 +309,8 @@ async def _open_jwks(
 def _jwks_source(session: aiohttp.ClientSession, settings: Settings) -> Source:
     if settings.jwks_file is not None:
         return file_source(settings.jwks_file), str(settings.jwks_file)
-    if settings.jwks_url is None:
-        issuer = settings.jwt_issuer or "https://ISSUER"
-        raise ConfigurationError(
-            "CUSTODY_JWKS_URL or CUSTODY_JWKS_FILE must be set: where the issuer's keys are, for "
-            f"example {issuer.rstrip('/')}/api/auth/jwks"
-        )
-    # What is logged of the URL has no password or query.
-    name = str(URL(settings.jwks_url).with_user(None).with_query(None))
-    return http_source(session, settings.jwks_url), name
+    url = preflight.jwks_url(settings)
+    return http_source(session, url), name_of(url)
 
 
 def _log_stray_error(_loop: asyncio.AbstractEventLoop, context: dict[str, Any]) -> None:
@@ -330,10 +325,3 @@ def _log_stray_error(_loop: asyncio.AbstractEventLoop, context: dict[str, Any]) 
 
 async def _show_document(_request: web.Request) -> Answer:
     return Answer(json.dumps(document()).encode())
-
-
-def _require(value: T | None, name: str) -> T:
-    if value is None:
-        what = Settings.model_fields[name.lower()].description
-        raise ConfigurationError(f"CUSTODY_{name} must be set: {what}")
-    return value

@@ -28,8 +28,7 @@ def http_source(session: aiohttp.ClientSession, url: str) -> Callable[[], Awaita
 
     Source: RFC 8725 section 3.10: never follow where a document points.
     """
-    target = URL(url)
-    name = f"JWKS {target.with_user(None).with_query(None)}"
+    target, name = URL(url), f"JWKS {name_of(url)}"
 
     async def fetch() -> bytes:
         try:
@@ -44,6 +43,11 @@ def http_source(session: aiohttp.ClientSession, url: str) -> Callable[[], Awaita
             raise JwksError(f"{name}: {reason}; check CUSTODY_JWKS_URL and the issuer") from error
 
     return fetch
+
+
+def name_of(url: str) -> str:
+    """Return what may be shown of a URL: no user, no password, no query."""
+    return str(URL(url).with_user(None).with_query(None))
 
 
 async def fetch_once(url: str) -> bytes:

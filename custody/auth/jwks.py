@@ -113,7 +113,7 @@ class JwksCache:
             JwksError: it could not be had from there.
         """
         began = self._clock()
-        keys = await _keys_from(fetch, source)
+        keys = await keys_from(fetch, source)
 
         def put_in_force() -> None:
             self._fetch, self._source = fetch, source
@@ -189,7 +189,7 @@ class JwksCache:
         """Fetch once and return the problem there was: a task nobody awaits must not raise."""
         began, fetch, source = self._clock(), self._fetch, self._source
         try:
-            keys = await _keys_from(fetch, source)
+            keys = await keys_from(fetch, source)
         except JwksError as error:
             structlog.get_logger().warning("jwks_refresh_failed", source=source, error=str(error))
             return str(error)
@@ -206,16 +206,42 @@ class JwksCache:
         self._fetched_at = fetched_at
 
 
-async def _keys_from(
+async def keys_from(
     fetch: Callable[[], Awaitable[bytes]], source: str
 ) -> tuple[VerificationKey, ...]:
+    """Get a JWKS, and read its keys; see the two functions below."""
+    return keys_of(await document_from(fetch, source), source)
+
+
+async def document_from(fetch: Callable[[], Awaitable[bytes]], source: str) -> bytes:
+    """Get a JWKS.
+
+    Args:
+        fetch: gets the document.
+        source: its name in messages.
+
+    Raises:
+        JwksError: it could not be had.
+    """
     try:
         async with asyncio.timeout(_SOURCE_TIMEOUT):
-            document = await fetch()
+            return await fetch()
     except JwksError:
         raise
     except Exception as error:
         raise JwksError(f"JWKS {source}: {type(error).__name__}") from error
+
+
+def keys_of(document: bytes, source: str) -> tuple[VerificationKey, ...]:
+    """Read the keys of a JWKS.
+
+    Args:
+        document: as it came.
+        source: its name in messages.
+
+    Raises:
+        JwksError: it is none, or has no usable key.
+    """
     try:
         return parse_jwks(document)
     except JwksError as error:

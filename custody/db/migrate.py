@@ -13,6 +13,7 @@ from pathlib import Path
 
 import asyncpg
 
+from custody.db.advice import Advice, advise_over
 from custody.db.engine import Connection, Dsn
 from custody.db.owner import (
     OwnerError,
@@ -104,6 +105,19 @@ async def look_at(owner: Dsn) -> tuple[PostureProblem, ...]:
             raise MigrationError(
                 f"the look at the schema took more than {_LOOK_TIMEOUT_SECONDS} s; run it again"
             ) from None
+
+
+async def advice_for(owner: Dsn) -> tuple[Advice, ...]:
+    """Return what the owner should know of the database.
+
+    Args:
+        owner: URL of the role that owns the schema.
+
+    Raises:
+        OwnerError: the database can't be asked now.
+    """
+    async with owner_connection(owner) as connection:
+        return await advise_over(connection)
 
 
 async def _apply_missing(connection: Connection, wanted: tuple[Migration, ...]) -> tuple[str, ...]:

@@ -14,6 +14,7 @@ from sqlalchemy.ext.asyncio import AsyncEngine
 
 from custody.db.engine import Connection, Dsn, create_engine
 from custody.db.errors import DatabaseError, Refused, Unreachable
+from custody.db.one_database import refuse_another
 from custody.db.queries import query
 from custody.db.scope import transaction
 
@@ -93,7 +94,7 @@ async def _look_at_schema(held: Connection) -> tuple[bool | None, tuple[PostureP
 
 @asynccontextmanager
 async def safe_engine(
-    dsn: Dsn, duty: Duty, *, variable: str, pool_size: int = 1
+    dsn: Dsn, duty: Duty, *, variable: str, pool_size: int = 1, beside: Dsn | None = None
 ) -> AsyncIterator[AsyncEngine]:
     """Connect for one command, once the database and the role are found safe for its duty.
 
@@ -102,6 +103,7 @@ async def safe_engine(
         duty: the runtime role that it must be, or be a member of.
         variable: which setting the URL is, for messages.
         pool_size: connections at most.
+        beside: of the daemon's role, where it is known: it must be the same database.
 
     Raises:
         Refused: the database, the role or the URL is not to be used; the message names the cure.
@@ -109,15 +111,54 @@ async def safe_engine(
     """
     engine = create_engine(dsn, pool_size=pool_size, variable=variable)
     try:
-        problems = await _find_or_name(engine, duty, variable)
-        if refusal := refusal_of(problems, duty):
-            raise Refused(f"{variable}: {refusal}")
+        await refuse_unfit(engine, duty, variable)
+        if beside is not None:
+            await _refuse_another(engine, beside)
         yield engine
     finally:
         await engine.dispose()
 
 
-def refusal_of(problems: Sequence[PostureProblem], duty: Duty) -> str | None:
+async def refuse_unfit(engine: AsyncEngine, duty: Duty, variable: str) -> None:
+    """Refuse a database, or a role, that is not to be used for a command or a worker.
+
+    Args:
+        engine: connections of the role.
+        duty: the runtime role that it must be, or be a member of.
+        variable: which setting the URL is, for messages.
+
+    Raises:
+        Refused: the message names the cure.
+        DatabaseError: the database can't be asked now.
+    """
+    problems = await _find_or_name(engine, duty, variable)
+    if refusal := _refusal_of(problems, duty):
+        raise Refused(f"{variable}: {refusal}")
+
+
+async def refuse_unfit_rewrap(engine: AsyncEngine, app: AsyncEngine) -> None:
+    """Refuse a role that is not for re-wraps, or of another database than the daemon's.
+
+    Args:
+        engine: connections by CUSTODY_REWRAP_DATABASE_URL.
+        app: connections by CUSTODY_DATABASE_URL.
+
+    Raises:
+        Refused, DatabaseError: as :func:`refuse_unfit`.
+    """
+    await refuse_unfit(engine, "custody_rewrap", "CUSTODY_REWRAP_DATABASE_URL")
+    await refuse_another(engine, app)
+
+
+async def _refuse_another(engine: AsyncEngine, beside: Dsn) -> None:
+    app = create_engine(beside, pool_size=1)
+    try:
+        await refuse_another(engine, app)
+    finally:
+        await app.dispose()
+
+
+def _refusal_of(problems: Sequence[PostureProblem], duty: Duty) -> str | None:
     """Say why a role may not be used for a command or a worker, or None where it may.
 
     Args:

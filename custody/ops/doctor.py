@@ -1,30 +1,28 @@
 """Examines what is configured, without changing anything."""
 
 import asyncio
-import ipaddress
 from collections.abc import Mapping
 from dataclasses import dataclass
 from enum import StrEnum
-from pathlib import Path
-from urllib.parse import urlsplit
+from functools import partial
 
 from sqlalchemy.ext.asyncio import AsyncEngine
 
-from custody.auth.jwk import JwksError, parse_jwks
-from custody.auth.sources import file_source
+from custody.auth.jwk import JwksError
+from custody.auth.jwks import document_from, keys_of
+from custody.auth.sources import Source, file_source
+from custody.db.advice import advise
 from custody.db.engine import Dsn, create_engine
 from custody.db.errors import DatabaseError, Refused
-from custody.db.posture import find_problems
-from custody.db.queries import query
-from custody.db.scope import transaction
-from custody.settings import ConfigurationError, Settings, load, unknown_names
+from custody.db.posture import find_problems, refuse_unfit_rewrap
+from custody.ops import preflight
+from custody.settings import ConfigurationError, Settings, load
 from custody.vault.registry import compare, is_retired, kek_ids_in_use, retired, unreadable
 from kek_backends.base import KekBackend
 from kek_backends.errors import KekError, Misconfigured, Transient
 from kek_backends.keyring import Keyring
 from kek_backends.loader import load_keyring
 
-_OTHERS = 0o077
 _TIMEOUT_SECONDS = 10.0
 
 
@@ -80,85 +78,37 @@ async def examine(environ: Mapping[str, str]) -> list[Finding]:
 
 
 def _examine_settings(settings: Settings, environ: Mapping[str, str]) -> list[Finding]:
-    findings = [
-        Finding("settings", Verdict.FINDING, f"{name} is no setting: {hint}")
-        for name, hint in unknown_names(environ).items()
-    ]
-    if settings.jwt_issuer is None:
-        message = "CUSTODY_JWT_ISSUER must be set: what a token's iss must be"
-        findings.append(Finding("settings", Verdict.FINDING, message))
-    if settings.owner_database_url is not None and not settings.development:
-        findings.append(
-            Finding(
-                "settings",
-                Verdict.FINDING,
-                "CUSTODY_OWNER_DATABASE_URL is set here; the daemon needs no owner: give it to "
-                "custody migrate alone",
-            )
-        )
-    keys = {f"{uri.partition(':')[2].partition('?')[0]}_FILE" for uri in _kek_uris(settings)}
-    for name, value in environ.items():
-        if value and name.endswith("_FILE") and (name.startswith("CUSTODY_") or name in keys):
-            findings += _examine_file(name, Path(value))
+    found = preflight.remarks(settings, environ)
+    findings = [Finding(one.part, Verdict.FINDING, one.message) for one in found]
     return findings or [Finding("settings", Verdict.OK, f"{settings.env} mode")]
-
-
-def _kek_uris(settings: Settings) -> tuple[str, ...]:
-    return (settings.kek, *settings.old_keks)
-
-
-def _examine_file(name: str, path: Path) -> list[Finding]:
-    if name == "CUSTODY_JWKS_FILE":
-        return []
-    try:
-        mode = path.stat().st_mode
-    except OSError as error:
-        return [Finding("settings", Verdict.FINDING, f"{name} names {path}: {error.strerror}")]
-    if mode & _OTHERS:
-        message = f"{name} names {path}, which others may use; run: chmod 600 {path}"
-        return [Finding("settings", Verdict.FINDING, message)]
-    return []
 
 
 async def _examine_issuer(settings: Settings) -> list[Finding]:
     if settings.jwks_file is None and settings.jwks_url is None:
-        message = "set CUSTODY_JWKS_URL or CUSTODY_JWKS_FILE: where the issuer's keys are"
-        return [Finding("jwks", Verdict.FINDING, message)]
-    findings = []
-    if settings.jwks_url and not _is_safe(settings.jwks_url):
-        message = f"{settings.jwks_url} is plain http: whoever is on the way can forge tokens"
-        findings.append(Finding("jwks", Verdict.FINDING, message))
+        return []  # said already, of the settings
+    fetch, source = _issuer_keys(settings)
+    # A file's faults stop the daemon; an issuer may be down for a while.
+    prefix = "CUSTODY_JWKS_FILE: " if settings.jwks_file else ""
     try:
-        if settings.jwks_file is not None:
-            document = await file_source(settings.jwks_file)()
-        else:
-            document = await _download(settings.jwks_url or "")
+        document = await document_from(fetch, source)
     except JwksError as error:
         verdict = Verdict.FINDING if settings.jwks_file else Verdict.DOWN
-        return [*findings, Finding("jwks", verdict, str(error))]
+        return [Finding("jwks", verdict, f"{prefix}{error}")]
     try:
-        keys = parse_jwks(document)
+        keys = keys_of(document, source)
     except JwksError as error:
-        return [*findings, Finding("jwks", Verdict.FINDING, str(error))]
-    return [*findings, Finding("jwks", Verdict.OK, f"{len(keys)} usable keys")]
+        return [Finding("jwks", Verdict.FINDING, f"{prefix}{error}")]
+    return [Finding("jwks", Verdict.OK, f"{len(keys)} usable keys")]
 
 
-async def _download(url: str) -> bytes:
+def _issuer_keys(settings: Settings) -> Source:
+    if settings.jwks_file is not None:
+        return file_source(settings.jwks_file), str(settings.jwks_file)
     # A JWKS in a file needs no HTTP client, and no command waits for the import of one.
-    from custody.auth.http_source import fetch_once  # noqa: PLC0415
+    from custody.auth.http_source import fetch_once, name_of  # noqa: PLC0415
 
-    return await fetch_once(url)
-
-
-def _is_safe(url: str) -> bool:
-    parts = urlsplit(url)
-    host = parts.hostname or ""
-    if parts.scheme == "https" or host == "localhost":
-        return True
-    try:
-        return ipaddress.ip_address(host).is_loopback
-    except ValueError:
-        return False
+    url = preflight.jwks_url(settings)
+    return partial(fetch_once, url), name_of(url)
 
 
 async def _examine_keks(keyring: Keyring) -> list[Finding]:
@@ -188,7 +138,8 @@ async def _examine_database(settings: Settings, keyring: Keyring | None) -> list
         if problems:
             return [Finding(p.part, Verdict.FINDING, p.message) for p in problems]
         findings = [Finding("database", Verdict.OK, "schema and role keep their promises")]
-        findings += await _examine_replication(engine)
+        findings += await _examine_advice(engine)
+        findings += await _examine_rewrap(settings, engine)
         if keyring is not None:
             findings += await _examine_registry(engine, keyring)
     except Refused as error:
@@ -200,19 +151,27 @@ async def _examine_database(settings: Settings, keyring: Keyring | None) -> list
     return findings
 
 
-async def _examine_replication(engine: AsyncEngine) -> list[Finding]:
-    async with transaction(engine, _TIMEOUT_SECONDS) as held:
-        seen = await held.fetchrow(query("read_replication"))
-    if seen is None or not seen["waits"]:
+async def _examine_advice(engine: AsyncEngine) -> list[Finding]:
+    return [
+        Finding(one.part, Verdict.FINDING if one.is_problem else Verdict.OK, one.message)
+        for one in await advise(engine)
+    ]
+
+
+async def _examine_rewrap(settings: Settings, app: AsyncEngine) -> list[Finding]:
+    if settings.rewrap_database_url is None:
         return []
-    waits = f"COMMIT waits for standbys (synchronous_standby_names = {seen['names']})"
-    if seen["standbys"]:
-        return [Finding("replication", Verdict.OK, waits)]
-    message = (
-        f"{waits}, and none is connected: no key leaves, and changes are answered 503 "
-        "OUTCOME_UNKNOWN; bring one back, or take it out of synchronous_standby_names"
-    )
-    return [Finding("replication", Verdict.FINDING, message)]
+    dsn = Dsn(settings.rewrap_database_url.get_secret_value())
+    engine = create_engine(dsn, pool_size=1, variable="CUSTODY_REWRAP_DATABASE_URL")
+    try:
+        await refuse_unfit_rewrap(engine, app)
+    except Refused as error:
+        return [Finding("rewrap", Verdict.FINDING, str(error))]
+    except DatabaseError as error:
+        return [Finding("rewrap", Verdict.DOWN, str(error))]
+    finally:
+        await engine.dispose()
+    return [Finding("rewrap", Verdict.OK, "the role for re-wraps is of the same database")]
 
 
 async def _examine_registry(engine: AsyncEngine, keyring: Keyring) -> list[Finding]:

@@ -12,6 +12,7 @@ from sqlalchemy.ext.asyncio import AsyncEngine
 from custody.audit.events import event_id
 from custody.auth.jwks import JwksCache
 from custody.db import instances
+from custody.db.advice import advise
 from custody.db.errors import DatabaseError, Refused
 from custody.db.instances import Instance
 from custody.db.posture import PostureProblem, find_problems
@@ -60,6 +61,7 @@ class Health:
         self._database: str | None = "not reached yet"
         self._problems: tuple[PostureProblem, ...] = ()
         self._keks_confirmed = False
+        self._advised = False
         # What requests have met since the last look that passed, by part.
         self._met: dict[str, _Met] = {}
         self._woken = asyncio.Event()
@@ -183,6 +185,16 @@ class Health:
         if not self._unsafe:
             await self._check_keks()
             await self._record_instance()
+            await self._log_advice()
+
+    async def _log_advice(self) -> None:
+        """Say once what is unwise in the database, and no reason not to serve."""
+        if not self._advised:
+            for one in await advise(self._engine):
+                (log.warning if one.is_problem else log.info)(
+                    "database_advice", part=one.part, advice=one.message
+                )
+            self._advised = True
 
     def _forget_met(self, began: float) -> None:
         """Forget what requests had met before a look that passed.

@@ -8,7 +8,7 @@ from sqlalchemy.ext.asyncio import AsyncEngine
 
 from custody.db.errors import DatabaseError, Refused
 from custody.db.keks import count_rows
-from custody.db.posture import find_problems, refusal_of
+from custody.db.posture import refuse_unfit_rewrap
 from custody.db.scope import on_a_living_connection
 from custody.ops.metrics import Metrics
 from custody.rewrap import runs
@@ -35,15 +35,22 @@ class Rewrapping:
 
     Args:
         engine: connections of the role custody_rewrap.
+        app: connections of the role custody_app.
         keyring: all KEKs; the daemon keeps them fresh.
         interval: seconds from one look to the next.
         metrics: told of what is done.
     """
 
     def __init__(
-        self, engine: AsyncEngine, keyring: Keyring, interval: float, metrics: Metrics
+        self,
+        engine: AsyncEngine,
+        app: AsyncEngine,
+        keyring: Keyring,
+        interval: float,
+        metrics: Metrics,
     ) -> None:
         self._engine = engine
+        self._app = app
         self._keyring = keyring
         self._interval = interval
         self._metrics = metrics
@@ -53,17 +60,13 @@ class Rewrapping:
         self.rows_left: int | None = None
 
     async def judge(self) -> None:
-        """Refuse a database role that is not for this work.
+        """Refuse a role that is not for this work, and a database that is not the daemon's.
 
         Raises:
             Refused: the message names the cure.
             DatabaseError: the database can't be asked now.
         """
-        problems = await on_a_living_connection(
-            lambda: find_problems(self._engine, "custody_rewrap")
-        )
-        if refusal := refusal_of(problems, "custody_rewrap"):
-            raise Refused(f"CUSTODY_REWRAP_DATABASE_URL: {refusal}")
+        await on_a_living_connection(lambda: refuse_unfit_rewrap(self._engine, self._app))
 
     async def work(self) -> None:
         """Look and re-wrap, again and again, until it is stopped."""

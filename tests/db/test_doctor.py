@@ -109,8 +109,9 @@ async def test_kek_that_is_not_configured(environ: dict[str, str]) -> None:
 async def test_nothing_is_configured() -> None:
     found = await findings({})
     assert [(part, verdict) for part, verdict, _ in found] == [
-        ("settings", Verdict.FINDING),
-        ("jwks", Verdict.FINDING),
+        ("settings", Verdict.FINDING),  # the database's URL
+        ("settings", Verdict.FINDING),  # the issuer
+        ("settings", Verdict.FINDING),  # its keys
         ("kek", Verdict.FINDING),
         ("database", Verdict.UNSEEN),
     ]

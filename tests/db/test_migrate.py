@@ -225,7 +225,7 @@ def test_command(postgres: EmbeddedPostgres, empty: Database) -> None:
     environ = {"CUSTODY_OWNER_DATABASE_URL": empty.url("custody_owner")}
     first = custody(environ, "migrate", "--json")
     assert first.code == 0
-    assert json.loads(first.out) == {"applied": NAMES, "problems": []}
+    assert json.loads(first.out) == {"applied": NAMES, "problems": [], "advice": []}
     again = custody(environ, "migrate")
     assert (again.code, again.out, again.err) == (0, "the database is up to date\n", "")
 

@@ -45,6 +45,10 @@ def environ_of(database: Database) -> dict[str, str]:
     }
 
 
+def named(database: Database) -> str:
+    return f"the database {database.name} at 127.0.0.1:{database.server.port}"
+
+
 async def run(environ: Mapping[str, str], *arguments: str) -> Done:
     done = await asyncio.to_thread(custody, environ, "rewrap", *arguments)
     for secret in KEKS.values():
@@ -100,7 +104,8 @@ async def test_run(database: Database) -> None:
     done = await run(environ_of(database), "run", "--batch", "7", "--verify", "all")
     assert (done.code, done.err) == (0, "")
     assert done.out == (
-        "run 1 to env-v2: 30 re-wrapped, 0 changed by their users meanwhile, 0 set aside\n"
+        "run 1 to env-v2: 30 re-wrapped, 0 changed by their users meanwhile, 0 set aside; "
+        f"in {named(database)}\n"
     )
     assert await opened(database, keyring()) == ledger
     assert await stamps(database) == {NEW_STAMP: 30}
@@ -165,7 +170,10 @@ async def test_dry_run_changes_nothing(database: Database) -> None:
     await instance(database, reads=(OLD, "env-v1"))
     before = await rows_of(database)
     done = await run(environ_of(database), "run", "--dry-run")
-    assert (done.code, done.out) == (0, "9 rows to bring to env-v2, from env-v1, gone\n")
+    assert (done.code, done.out) == (
+        0,
+        f"9 rows to bring to env-v2, from env-v1, gone; in {named(database)}\n",
+    )
     assert "list it in CUSTODY_OLD_KEKS" in done.err
     assert "can't read env:NEW?id=env-v2" in done.err
     done = await run(environ_of(database), "run", "--dry-run", "--json")
@@ -178,9 +186,9 @@ async def test_dry_run_changes_nothing(database: Database) -> None:
 async def test_dry_run_over_all(database: Database) -> None:
     await fill(database, 3, kek=new_kek())
     done = await run(environ_of(database), "run", "--dry-run", "--all")
-    assert done.out == "3 rows to bring to env-v2, from env-v2\n"
+    assert done.out == f"3 rows to bring to env-v2, from env-v2; in {named(database)}\n"
     done = await run(environ_of(database), "run", "--dry-run")
-    assert done.out == "0 rows to bring to env-v2\n"
+    assert done.out == f"0 rows to bring to env-v2; in {named(database)}\n"
 
 
 async def test_all(database: Database) -> None:

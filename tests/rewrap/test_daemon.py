@@ -137,7 +137,7 @@ async def held_up(database: Database, monkeypatch: pytest.MonkeyPatch) -> AsyncI
 
     keks = Keyring(new_kek(wait), [old_kek()])
     async with rewrap_engine(database) as engine:
-        yield Watched(database, Rewrapping(engine, keks, 1, metrics), metrics, go_on)
+        yield Watched(database, Rewrapping(engine, engine, keks, 1, metrics), metrics, go_on)
 
 
 async def test_run_is_seen_before_it_has_ended(

@@ -25,6 +25,8 @@ TEXTS = [*PAGES, ROOT / ".env.example"]
 _PLACEHOLDERS = {"CUSTODY_NAME_FILE"}
 _CODE_ROW = r"(?m)^\| \d{3} \| `([A-Z_]+)` \|"
 _AUDIT_ROW = r"(?m)^\| (.+?) \| (.+?) \| (\d{3}) \|"
+_EVENT_ROW = r"(?m)^\| (`[a-z_`, ]+`) \| ([a-z, ]+) \|"
+_LEVELS = {"debug", "info", "warning", "error"}
 _LINK = re.compile(r"(?<!!)\[[^\]]*\]\(([^)\s]+)\)")
 _FENCE = re.compile(r"^```.*?^```", re.DOTALL | re.MULTILINE)
 
@@ -46,6 +48,26 @@ def _problem_codes() -> set[str]:
                 if status != "200":
                     found |= set(response["description"].split(", "))
     return found | set(_strings("custody/http", r"[A-Z]+(?:_[A-Z]+)*", inside="Problem"))
+
+
+def _events() -> dict[str, set[str]]:
+    """Every event that is logged, with its levels."""
+    found: dict[str, set[str]] = {}
+    for folder in ("custody", "kek_backends"):
+        for file in (ROOT / folder).rglob("*.py"):
+            for node in ast.walk(ast.parse(file.read_text("utf-8"))):
+                match node:
+                    case ast.Call(func=called, args=[ast.Constant(value=str(event)), *_]):
+                        levels = {
+                            part.attr
+                            for part in ast.walk(called)
+                            if isinstance(part, ast.Attribute)
+                            and isinstance(part.value, ast.Name)
+                            and part.value.id == "log"
+                        }
+                        if levels:
+                            found.setdefault(event, set()).update(levels & _LEVELS)
+    return found
 
 
 def _vault_errors() -> list[type[VaultError]]:
@@ -198,6 +220,19 @@ def test_links_lead_somewhere(page: Path) -> None:
         target = (page.parent / path).resolve() if path else page
         assert target.exists(), link
         assert not anchor or anchor in _anchors(target), link
+
+
+def test_the_reference_has_every_log_event_with_its_levels() -> None:
+    described: dict[str, set[str]] = {}
+    for names, levels in re.findall(_EVENT_ROW, _read("docs/reference/logs.md")):
+        for name in re.findall(r"`([a-z_]+)`", names):
+            described[name] = set(levels.split(", "))
+    # A request's line is put together by hand, since there is one for each.
+    assert described.pop("request") == {"info", "debug"}
+    events = _events()
+    assert described.keys() == events.keys()
+    for name, levels in events.items():
+        assert levels <= described[name], name
 
 
 def test_decisions_are_short_and_listed() -> None:

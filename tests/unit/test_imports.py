@@ -136,6 +136,7 @@ FORBIDDEN: dict[str, tuple[tuple[str, ...], tuple[str, ...], tuple[str, ...]]] =
             "custody.ops",
             "custody.rewrap",
             "custody.cli.commands.rewrap",
+            "custody.cli.commands.rewrap_role",
             "custody.app",
             "custody.reload",
         ),

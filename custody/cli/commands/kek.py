@@ -11,11 +11,12 @@ import click
 
 from custody.cli.commands.kek_report import report_lines
 from custody.cli.commands.kek_table import ListedKek, table
+from custody.cli.commands.rewrap_role import VARIABLE, rewrap_dsn, rewrap_engine
 from custody.cli.exit_codes import FINDING
 from custody.db.engine import Dsn
-from custody.db.keks import NO_ROWS, Retirement, count_rows, list_keks
+from custody.db.keks import NO_ROWS, Retirement, RowCount, count_rows, list_keks
 from custody.db.keks import retire as retire_kek
-from custody.db.posture import Duty, safe_engine
+from custody.db.posture import safe_engine
 from custody.ops.logging import configure
 from custody.ops.process import harden
 from custody.settings import ConfigurationError, Settings, load
@@ -24,9 +25,7 @@ from kek_backends.errors import KekError, Misconfigured
 from kek_backends.keyring import Keyring
 from kek_backends.loader import load_keyring
 
-_APP, _REWRAP = "CUSTODY_DATABASE_URL", "CUSTODY_REWRAP_DATABASE_URL"
-_APP_DUTY: Duty = "custody_app"
-_REWRAP_DUTY: Duty = "custody_rewrap"
+_APP = "CUSTODY_DATABASE_URL"
 _REFRESH_SECONDS = 5.0
 _ACTIVE = "{0} is what {1} stamps on new keys; set CUSTODY_KEK to another KEK and restart first"
 _MESSAGES = {
@@ -59,14 +58,8 @@ def list_(as_json: bool) -> None:
 def retire(kek_id: str, *, as_json: bool) -> int:
     """Retire a KEK for good: nothing can be wrapped under it again."""
     settings = _settings()
-    if settings.rewrap_database_url is None:
-        raise ConfigurationError(
-            f"{_REWRAP} must be set: PostgreSQL, as a login role that is custody_rewrap or a "
-            "member of it"
-        )
-    outcome, rows, message, report = asyncio.run(
-        _retire(settings, settings.rewrap_database_url.get_secret_value(), kek_id)
-    )
+    rewrap_dsn(settings)  # before a KMS is asked
+    outcome, rows, message, report = asyncio.run(_retire(settings, kek_id))
     done = outcome in {Retirement.RETIRED, Retirement.ALREADY_RETIRED}
     if as_json:
         said = {"kek_id": kek_id, "outcome": outcome, "rows": rows, "retirement": report}
@@ -80,17 +73,18 @@ def retire(kek_id: str, *, as_json: bool) -> int:
 
 
 async def _list(settings: Settings) -> tuple[list[ListedKek], list[str]]:
+    notes: list[str] = []
+    counted: Mapping[str, RowCount] | None = None
     if settings.rewrap_database_url is not None:
-        url, variable, duty = settings.rewrap_database_url, _REWRAP, _REWRAP_DUTY
-        notes = []
+        async with rewrap_engine(settings) as engine:
+            known, counted = await list_keks(engine), await count_rows(engine)
     elif settings.database_url is not None:
-        url, variable, duty = settings.database_url, _APP, _APP_DUTY
-        notes = [f"rows could not be counted: {_REWRAP} is not set"]
+        notes.append(f"rows could not be counted: {VARIABLE} is not set")
+        dsn = Dsn(settings.database_url.get_secret_value())
+        async with safe_engine(dsn, "custody_app", variable=_APP) as engine:
+            known = await list_keks(engine)
     else:
-        raise ConfigurationError(f"{_REWRAP} or {_APP} must be set: PostgreSQL, as a runtime role")
-    async with safe_engine(Dsn(url.get_secret_value()), duty, variable=variable) as engine:
-        known = await list_keks(engine)
-        counted = await count_rows(engine) if duty == _REWRAP_DUTY else None
+        raise ConfigurationError(f"{VARIABLE} or {_APP} must be set: PostgreSQL, as a runtime role")
     listed = []
     async with _configured(settings) as (keyring, unseen):
         notes += unseen
@@ -109,14 +103,14 @@ async def _list(settings: Settings) -> tuple[list[ListedKek], list[str]]:
 
 
 async def _retire(
-    settings: Settings, url: str, kek_id: str
+    settings: Settings, kek_id: str
 ) -> tuple[Retirement, int, str, Mapping[str, Any] | None]:
     async with _configured(settings) as (keyring, notes):
         for note in notes:
             _say(note)
         if keyring is not None and keyring.active.kek_id == kek_id:
             return Retirement.ACTIVE, 0, _ACTIVE.format(kek_id, keyring.active.uri.text), None
-    async with safe_engine(Dsn(url), _REWRAP_DUTY, variable=_REWRAP) as engine:
+    async with rewrap_engine(settings) as engine:
         outcome = await retire_kek(engine, kek_id)
         counted = await count_rows(engine) if outcome is Retirement.IN_USE else {}
         known = {one.kek_id: one for one in await list_keks(engine)}

@@ -8,7 +8,7 @@ import click
 
 from custody.cli.exit_codes import CONFIGURATION
 from custody.db.engine import Dsn
-from custody.db.migrate import look_at
+from custody.db.migrate import advice_for, look_at
 from custody.db.migrate import migrate as run
 from custody.settings import ConfigurationError, load
 
@@ -30,11 +30,15 @@ def migrate(as_json: bool) -> int:
         for name in applied:
             click.echo(f"applied {name}")
     problems = asyncio.run(look_at(owner))
+    advice = [one for one in asyncio.run(advice_for(owner)) if one.is_problem]
     if as_json:
         shown = [dataclasses.asdict(problem) for problem in problems]
-        click.echo(json.dumps({"applied": applied, "problems": shown}))
+        said = [{"part": one.part, "message": one.message} for one in advice]
+        click.echo(json.dumps({"applied": applied, "problems": shown, "advice": said}))
     elif not problems:
         click.echo("the database is up to date")
     for problem in problems:
         click.echo(f"custody: the daemon would refuse this database: {problem.message}", err=True)
+    for one in advice:
+        click.echo(f"custody: {one.message}", err=True)
     return CONFIGURATION if problems else 0

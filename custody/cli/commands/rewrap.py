@@ -13,10 +13,10 @@ import click
 from sqlalchemy.ext.asyncio import AsyncEngine
 
 from custody.cli.commands.rewrap_progress import Progress, describe, progress
+from custody.cli.commands.rewrap_role import rewrap_dsn, rewrap_engine
 from custody.cli.exit_codes import FINDING
-from custody.db.engine import Dsn
 from custody.db.keks import RowCount, count_rows
-from custody.db.posture import safe_engine
+from custody.db.one_database import name_of
 from custody.ops.keks import KekWatch
 from custody.ops.logging import configure
 from custody.ops.process import harden
@@ -31,7 +31,6 @@ from kek_backends.errors import KekError, Misconfigured
 from kek_backends.keyring import Keyring
 from kek_backends.loader import load_keyring
 
-_VARIABLE = "CUSTODY_REWRAP_DATABASE_URL"
 _POOL_SIZE = 4
 _SHOWN_RUNS = 10
 
@@ -42,13 +41,13 @@ def run(options: Options, *, as_json: bool, dry_run: bool) -> int:
     if dry_run:
         asyncio.run(_foresee(settings, options, as_json=as_json))
         return 0
-    done, unreadable = asyncio.run(_run(settings, options))
+    done, unreadable, database = asyncio.run(_run(settings, options))
     if as_json:
         click.echo(json.dumps(describe(done) | {"unreadable": list(unreadable)}))
     else:
         click.echo(
             f"run {done.id} to {done.target}: {done.done} re-wrapped, {done.moved} changed by "
-            f"their users meanwhile, {done.failed} set aside"
+            f"their users meanwhile, {done.failed} set aside; in {database}"
         )
     for problem in unreadable.values():
         _say(problem)
@@ -97,23 +96,25 @@ async def _foresee(settings: Settings, options: Options, *, as_json: bool) -> No
             await target.check_instances(kek_id)
         except Blocked as blocked:
             problems.append(str(blocked))
+        database = await name_of(engine)
     if as_json:
         click.echo(json.dumps({"target": kek_id, **dataclasses.asdict(stale)}))
     else:
         sources = f", from {', '.join(stale.sources)}" if stale.sources else ""
-        click.echo(f"{stale.total} rows to bring to {kek_id}{sources}")
+        click.echo(f"{stale.total} rows to bring to {kek_id}{sources}; in {database}")
     for problem in problems:
         _say(problem)
 
 
-async def _run(settings: Settings, options: Options) -> tuple[Run, dict[str, str]]:
+async def _run(settings: Settings, options: Options) -> tuple[Run, dict[str, str], str]:
     stopping = _Stopping()
     async with _prepared(settings) as (engine, keyring), _kept_fresh(keyring):
         with progress() as shown:
             rewrapper = Rewrapper(engine, keyring, options, shown.advance)
             stopping.hand_over(rewrapper)
             done = await _shown(rewrapper, shown)
-        return done, _unreadable(keyring, await rewrapper.unreadable(done))
+        unreadable = _unreadable(keyring, await rewrapper.unreadable(done))
+        return done, unreadable, await name_of(engine)
 
 
 async def _shown(rewrapper: Rewrapper, shown: Progress) -> Run:
@@ -167,14 +168,14 @@ def _unreadable(keyring: Keyring, kek_ids: Sequence[str]) -> dict[str, str]:
 
 
 async def _status(settings: Settings) -> tuple[tuple[Run, ...], dict[str, RowCount]]:
-    async with safe_engine(_dsn(settings), "custody_rewrap", variable=_VARIABLE) as engine:
+    async with rewrap_engine(settings) as engine:
         return await runs.latest(engine, _SHOWN_RUNS), await count_rows(engine)
 
 
 @asynccontextmanager
 async def _prepared(settings: Settings) -> AsyncIterator[tuple[AsyncEngine, Keyring]]:
     """Load the KEKs, ask each KMS for its key, and connect."""
-    dsn = _dsn(settings)
+    rewrap_dsn(settings)  # before a KMS is asked
     try:
         keyring = load_keyring(
             settings.kek, settings.old_keks, environ=os.environ, development=settings.development
@@ -186,21 +187,10 @@ async def _prepared(settings: Settings) -> AsyncIterator[tuple[AsyncEngine, Keyr
             # One that is down says so when a row needs it.
             with contextlib.suppress(KekError):
                 await backend.refresh()
-        async with safe_engine(
-            dsn, "custody_rewrap", variable=_VARIABLE, pool_size=_POOL_SIZE
-        ) as engine:
+        async with rewrap_engine(settings, pool_size=_POOL_SIZE) as engine:
             yield engine, keyring
     finally:
         await keyring.close()
-
-
-def _dsn(settings: Settings) -> Dsn:
-    if settings.rewrap_database_url is None:
-        raise ConfigurationError(
-            f"{_VARIABLE} must be set: PostgreSQL, as a login role that is custody_rewrap or a "
-            "member of it"
-        )
-    return Dsn(settings.rewrap_database_url.get_secret_value())
 
 
 def _settings() -> Settings:

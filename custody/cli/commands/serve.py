@@ -12,10 +12,11 @@ import uvloop
 from custody import app
 from custody.db.dsn import parse
 from custody.http.listeners import Listeners, adopt, open_listeners, take_handed_over
+from custody.ops import preflight
 from custody.ops.logging import configure
 from custody.ops.notify import Notifier, watchdog_seconds
 from custody.ops.process import end_with_parent, harden
-from custody.settings import Settings, load, unknown_names
+from custody.settings import Settings, load
 from custody.supervisor import Supervisor
 
 # What the service manager tells of sockets and of itself is for the process that it has started.
@@ -36,8 +37,7 @@ log = structlog.get_logger()
 def serve() -> None:
     """Run the daemon. SIGTERM ends it, SIGHUP makes it read its files again."""
     settings = _prepare()
-    for name, hint in unknown_names(os.environ).items():
-        log.warning("unknown_setting", name=name, cure=f"no such setting: {hint}")
+    preflight.check(settings, os.environ)
     _name_ignored(settings)
     notifier = Notifier.from_environ(os.environ, os.getpid())
     listeners = open_listeners(settings, take_handed_over(os.environ, os.getpid()))

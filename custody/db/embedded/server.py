@@ -125,7 +125,7 @@ class EmbeddedPostgres:
             raise EmbeddedError(
                 f"can't use {where} ({error.strerror}): use a folder that you may write to"
             ) from None
-        log.info("embedded PostgreSQL started", folder=str(self.folder), port=self._port)
+        log.info("embedded_postgresql_started", folder=str(self.folder), port=self._port)
 
     def _start(self, user: ServerUser) -> None:
         self.folder = claim_folder(self._wanted, user)

@@ -1,0 +1,212 @@
+"""What can be judged of settings before anything is asked: one look for daemon and doctor."""
+
+import ipaddress
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TypeVar
+from urllib.parse import urlsplit
+
+import structlog
+
+from custody.http.listeners import tls_context
+from custody.settings import ConfigurationError, Settings, unknown_names
+
+_GROUP, _OTHERS = 0o070, 0o007
+_UNIX = "unix:"
+# Those of KEKs are the loader's, too: it refuses one that all may use.
+_SECRET_FILES = ("VAULT_SECRET_ID_FILE", "VAULT_TOKEN_FILE", "BAO_TOKEN_FILE")
+
+T = TypeVar("T")
+
+log = structlog.get_logger()
+
+
+@dataclass(frozen=True, slots=True)
+class Remark:
+    """Something that is wrong with the settings.
+
+    Args:
+        part: of the configuration.
+        message: what is wrong and the cure, in one line.
+        refused: whether the daemon does not start with it; else it says so and goes on.
+    """
+
+    part: str
+    message: str
+    refused: bool = False
+
+
+def check(settings: Settings, environ: Mapping[str, str]) -> None:
+    """Log what is unwise in the settings, and refuse what can't work.
+
+    Args:
+        settings: of the daemon.
+        environ: the variables of the process.
+
+    Raises:
+        ConfigurationError: all that is refused, in one line.
+    """
+    for name, hint in unknown_names(environ).items():
+        log.warning("unknown_setting", name=name, cure=f"no such setting: {hint}")
+    found = list(_of_known(settings, environ))
+    for remark in found:
+        if not remark.refused:
+            log.warning("unsafe_setting", part=remark.part, problem=remark.message)
+    if refused := [remark.message for remark in found if remark.refused]:
+        raise ConfigurationError("; ".join(refused))
+
+
+def remarks(settings: Settings, environ: Mapping[str, str]) -> Iterator[Remark]:
+    """Return what is wrong with settings that could be read.
+
+    Args:
+        settings: of the daemon.
+        environ: the variables of the process.
+    """
+    for name, hint in unknown_names(environ).items():
+        yield Remark("settings", f"{name} is no setting: {hint}")
+    yield from _of_known(settings, environ)
+
+
+def _of_known(settings: Settings, environ: Mapping[str, str]) -> Iterator[Remark]:
+    for ask in (_database_url, jwt_issuer, _jwks, _tls):
+        try:
+            ask(settings)
+        except ConfigurationError as error:
+            yield Remark("settings", str(error), refused=True)
+    if settings.owner_database_url is not None and not settings.development:
+        yield Remark(
+            "settings",
+            "CUSTODY_OWNER_DATABASE_URL is set here; the daemon needs no owner: give it to "
+            "custody migrate alone",
+        )
+    yield from _open_files(settings, environ)
+    yield from _open_doors(settings)
+
+
+def database_url(settings: Settings) -> str:
+    """Return the URL of the daemon's database, with its password.
+
+    Raises:
+        ConfigurationError: it is not set.
+    """
+    return _require(settings.database_url, "database_url").get_secret_value()
+
+
+def _database_url(settings: Settings) -> None:
+    database_url(settings)
+
+
+def jwt_issuer(settings: Settings) -> str:
+    """Return what a token's ``iss`` must be.
+
+    Raises:
+        ConfigurationError: it is not set.
+    """
+    return _require(settings.jwt_issuer, "jwt_issuer")
+
+
+def _require(value: T | None, name: str) -> T:
+    if value is None:
+        what = Settings.model_fields[name].description
+        raise ConfigurationError(f"CUSTODY_{name.upper()} must be set: {what}")
+    return value
+
+
+def _jwks(settings: Settings) -> None:
+    if settings.jwks_file is None:
+        jwks_url(settings)
+
+
+def jwks_url(settings: Settings) -> str:
+    """Return where the issuer's keys are, of settings without a file of them.
+
+    Raises:
+        ConfigurationError: it is not set.
+    """
+    if settings.jwks_url is None:
+        issuer = settings.jwt_issuer or "https://ISSUER"
+        raise ConfigurationError(
+            "CUSTODY_JWKS_URL or CUSTODY_JWKS_FILE must be set: where the issuer's keys are, for "
+            f"example {issuer.rstrip('/')}/api/auth/jwks"
+        )
+    return settings.jwks_url
+
+
+def _tls(settings: Settings) -> None:
+    tls_context(settings.tls_cert, settings.tls_key)
+
+
+def _open_files(settings: Settings, environ: Mapping[str, str]) -> Iterator[Remark]:
+    """Say which files that hold secrets are open to others."""
+    keks = (uri.partition(":")[2].partition("?")[0] for uri in (settings.kek, *settings.old_keks))
+    of_keks = {f"{name}_FILE" for name in keks}
+    for name, value in sorted(environ.items()):
+        is_ours = name.startswith("CUSTODY_") and name.endswith("_FILE")
+        if not value or name == "CUSTODY_JWKS_FILE":
+            continue
+        if name in of_keks:
+            yield from _open_file(name, Path(value), _GROUP, unless=_OTHERS)
+        elif is_ours or name in _SECRET_FILES:
+            yield from _open_file(name, Path(value), _GROUP | _OTHERS)
+    if settings.tls_key is not None:
+        # Some hosts give such keys to a group of their own.
+        yield from _open_file("CUSTODY_TLS_KEY", settings.tls_key, _OTHERS)
+
+
+def _open_file(name: str, path: Path, who: int, *, unless: int = 0) -> Iterator[Remark]:
+    try:
+        mode = path.stat().st_mode
+    except OSError:
+        return  # whoever reads it says so
+    if mode & who and not mode & unless:
+        cure = f"run: chmod {'600' if who & _GROUP else 'o='} {path}"
+        yield Remark("settings", f"{name} names {path}, which others may use; {cure}")
+
+
+def _open_doors(settings: Settings) -> Iterator[Remark]:
+    """Say what is open to the network without need."""
+    if not _is_local(settings.listen) and settings.tls_cert is None:
+        yield Remark(
+            "listener",
+            f"CUSTODY_LISTEN is {settings.listen} without TLS: keys and tokens cross the network "
+            "in clear; set CUSTODY_TLS_CERT and CUSTODY_TLS_KEY, or listen on 127.0.0.1 behind a "
+            "proxy with TLS",
+        )
+    if not _is_local(settings.admin_listen):
+        yield Remark(
+            "listener",
+            f"CUSTODY_ADMIN_LISTEN is {settings.admin_listen}: whoever reaches it reads metrics "
+            "and what is wrong; set it to 127.0.0.1:3002, or to a network of operators alone",
+        )
+    for proxies in settings.trusted_proxies:
+        if proxies.endswith("/0"):
+            yield Remark(
+                "settings",
+                f"CUSTODY_TRUSTED_PROXIES has {proxies}: everybody may choose the address that "
+                "the audit shows; name the proxies alone",
+            )
+    if settings.jwks_url and not _is_safe(settings.jwks_url):
+        yield Remark(
+            "jwks",
+            f"{settings.jwks_url} is plain http: whoever is on the way can forge tokens; use https",
+        )
+
+
+def _is_local(listen: str) -> bool:
+    return listen.startswith(_UNIX) or _is_loopback(listen.rpartition(":")[0].strip("[]"))
+
+
+def _is_safe(url: str) -> bool:
+    parts = urlsplit(url)
+    return parts.scheme == "https" or _is_loopback(parts.hostname or "")
+
+
+def _is_loopback(host: str) -> bool:
+    if host == "localhost":
+        return True
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return False
