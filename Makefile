@@ -67,15 +67,18 @@ prove-scope: install-dev
 	@exec "$(BIN)/python" -m tests.bench.prove_scope $(ARGS)
 
 # Everything first, then each part of it at the same releases. No URLs, no names of an index.
-COMPILE = "$(BIN)/uv" pip compile pyproject.toml --universal --python-version 3.11 \
+# [build-system] in pyproject.toml has the releases of the last one: bring it along by hand.
+COMPILE = "$(BIN)/uv" pip compile --universal --python-version 3.11 \
 	--generate-hashes --no-emit-index-url --no-annotate --no-header --quiet
 lock: install-dev
-	$(COMPILE) --upgrade --extra vault --extra aws --extra dev \
+	$(COMPILE) pyproject.toml --upgrade --extra vault --extra aws --extra dev \
 	  --group test --group lint --group build --group lock --output-file requirements-dev.lock
-	$(COMPILE) --constraint requirements-dev.lock --extra vault --extra aws \
+	$(COMPILE) pyproject.toml --constraint requirements-dev.lock --extra vault --extra aws \
 	  --output-file requirements.lock
-	$(COMPILE) --constraint requirements-dev.lock --extra dev --group build \
+	$(COMPILE) pyproject.toml --constraint requirements-dev.lock --extra dev --group build \
 	  --output-file requirements-run.lock
+	$(COMPILE) --constraint requirements-dev.lock --group build \
+	  --output-file requirements-build.lock
 
 clean:
 	rm -rf "$(VENV)" dist .coverage* .hypothesis .mypy_cache .pytest_cache .ruff_cache

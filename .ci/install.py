@@ -31,6 +31,7 @@ ROOT = Path(__file__).resolve().parent.parent
 LOCKS = ("requirements-run.lock", "requirements-dev.lock")
 KINDS = {"run": LOCKS[:1], "dev": LOCKS}
 _PROJECT = "pyproject.toml"
+_DISTRIBUTION = "custody-daemon"
 _OLDEST_PIP = (22, 3)  # the first that fills an environment other than its own
 _OTHER_PYTHON = "name another Python, for example make PYTHON=python3.12 run"
 
@@ -105,8 +106,10 @@ class Environment:
 
     def _digest(self, name: str) -> str:
         """Return what changes whenever an installation of this file would come out otherwise."""
-        # The places, because scripts and the editable installation have them in them.
-        about = f"{sys.version}\n{os.path.realpath(_base_python())}\n{self.folder}\n{ROOT}\n"
+        # The places, because scripts and the editable installation have them in them; the name,
+        # because an installation under another one would stay beside it.
+        places = (os.path.realpath(_base_python()), self.folder, ROOT)
+        about = "\n".join(map(str, (sys.version, *places, _DISTRIBUTION, "")))
         return hashlib.sha256(about.encode() + (ROOT / name).read_bytes()).hexdigest()
 
     def _installed(self) -> dict[str, str]:

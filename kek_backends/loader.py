@@ -1,6 +1,5 @@
 """From a KEK URI to its backend, by entry point."""
 
-import re
 from collections.abc import Mapping, Sequence
 from importlib.metadata import EntryPoint, entry_points
 
@@ -36,26 +35,19 @@ def load(text: str, *, environ: Mapping[str, str], development: bool) -> KekBack
         return backend.from_uri(uri, environ=environ, development=development)
     except ImportError as error:
         raise Misconfigured(
-            f"KEK {uri.text}: the module {error.name} can't be imported; run: "
-            f"pip install {_what_is_missing(entry_point)}"
+            f"KEK {uri.text}: the module {error.name} can't be imported; {_cure(entry_point)}"
         ) from None
 
 
-def _what_is_missing(entry_point: EntryPoint) -> str:
-    """Return what to install: the libraries themselves, where the distribution says which.
+def _cure(entry_point: EntryPoint) -> str:
+    """Return how the package that has the backend gets whole.
 
-    Its own name may be another's on an index, if it was installed from a checkout.
+    By its sources, never by a name: on an index that may be somebody else's.
     """
-    dist, extras = entry_point.dist, entry_point.extras
-    if dist is None:
-        return f"'{entry_point.module}'"
-    libraries = [
-        line.partition(";")[0].strip()
-        for line in dist.requires or ()
-        if any(re.search(rf"extra == ['\"]{re.escape(extra)}['\"]", line) for extra in extras)
-    ]
-    package = f"{dist.name}[{','.join(extras)}]" if extras else dist.name
-    return " ".join(f"'{name}'" for name in libraries or [package])
+    if entry_point.dist is None:
+        return "reinstall the package that has it"
+    extras = f"[{','.join(entry_point.extras)}]" if entry_point.extras else ""
+    return f"in the sources of {entry_point.dist.name} run: pip install '.{extras}'"
 
 
 def _class_at(entry_point: EntryPoint, uri: KekUri) -> type[KekBackend]:

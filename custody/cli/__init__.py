@@ -8,6 +8,7 @@ import sys
 
 import click
 
+from custody import DISTRIBUTION
 from custody.cli.completion import completion
 from custody.cli.config import config
 from custody.cli.dev import dev
@@ -25,7 +26,7 @@ __all__ = ["main"]
 
 
 @click.group(context_settings={"help_option_names": ["-h", "--help"]})
-@click.version_option(package_name="custody")
+@click.version_option(package_name=DISTRIBUTION)
 def cli() -> None:
     """Keep users' master keys, wrapped.
 

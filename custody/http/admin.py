@@ -5,6 +5,7 @@ from importlib.metadata import version
 
 from aiohttp import web
 
+from custody import DISTRIBUTION
 from custody.http import problems
 from custody.http.answer import SAFE_HEADERS
 from custody.http.middleware import REQUEST_ID, new_request_id
@@ -34,7 +35,7 @@ def build_admin(health: Health, metrics: Metrics) -> web.Application:
         return web.Response(body=body, headers={"Content-Type": metrics.content_type})
 
     async def show_version(_request: web.Request) -> web.Response:
-        return web.json_response({"name": "custody", "version": version("custody")})
+        return web.json_response({"name": "custody", "version": version(DISTRIBUTION)})
 
     app = web.Application(middlewares=[_problems])
     app.on_response_prepare.append(_protect)

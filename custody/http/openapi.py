@@ -5,6 +5,7 @@ from typing import Any
 
 from pydantic import TypeAdapter
 
+from custody import DISTRIBUTION
 from custody.http.body import MAX_BODY_BYTES
 from custody.http.problems import MEDIA_TYPE
 from custody.http.routes import BASE_PATH, ROUTES, Route
@@ -63,7 +64,7 @@ def document() -> dict[str, Any]:
         "openapi": "3.1.0",
         "info": {
             "title": "custody",
-            "version": version("custody"),
+            "version": version(DISTRIBUTION),
             "description": "Keeps each user's master key. The user is the token's sub.",
             "license": {"name": "Apache-2.0", "identifier": "Apache-2.0"},
         },

