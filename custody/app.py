@@ -24,11 +24,12 @@ from custody.auth.sources import Source, file_source
 from custody.auth.tokens import TokenVerifier
 from custody.db.engine import POOL_SIZE, RESERVED_CONNECTIONS, Dsn, create_engine
 from custody.db.errors import DatabaseError, Refused
+from custody.http.addresses import Listener
 from custody.http.admin import build_admin
 from custody.http.answer import Answer
 from custody.http.client_address import TrustedProxies
 from custody.http.cors import Cors
-from custody.http.listeners import Listener, Listeners, open_listeners, tls_context
+from custody.http.listeners import Listeners, open_listeners, tls_context
 from custody.http.middleware import Outermost
 from custody.http.openapi import document
 from custody.http.rate import RateLimit

@@ -7,7 +7,8 @@ import tomllib
 from collections.abc import Mapping
 from enum import StrEnum
 from pathlib import Path
-from typing import Annotated, Any, Self
+from typing import Annotated, Any, Final, Self
+from urllib.parse import urlsplit
 
 from pydantic import (
     AfterValidator,
@@ -27,6 +28,17 @@ PREFIX = "CUSTODY_"
 CREDENTIALS_DIRECTORY = "CREDENTIALS_DIRECTORY"
 _MAX_FILE_SIZE = 64 * 1024
 _MAX_PORT = 65535
+UNIX: Final = "unix:"
+_OPTION = r"(mode=0?[0-7]{3}|group=[A-Za-z_][\w.-]*)"
+_SOCKET = rf"/[^?\0]+(\?{_OPTION}(&{_OPTION})?)?"
+_PLAIN: Final = {
+    "int_parsing": "write a whole number",
+    "int_from_float": "write a whole number",
+    "greater_than_equal": "write {ge} or more",
+    "less_than_equal": "write {le} or less",
+    "enum": "write {expected}",
+    "string_too_short": "it is empty",
+}
 
 
 class ConfigurationError(Exception):
@@ -65,13 +77,18 @@ def _no_empty(values: tuple[str, ...]) -> tuple[str, ...]:
 
 
 def _check_listen(value: str) -> str:
-    if value.startswith("unix:"):
-        if not value.removeprefix("unix:").startswith("/"):
-            raise ValueError("write unix:/absolute/path")
+    if value.startswith(UNIX):
+        if not re.fullmatch(_SOCKET, value.removeprefix(UNIX)):
+            raise ValueError("write unix:/absolute/path, or unix:/path?mode=0660&group=NAME")
         return value
+    if "://" in value:
+        raise ValueError("write host:port, [address]:port or unix:/path, without a scheme")
     host, colon, port = value.rpartition(":")
     if not (colon and host and port.isascii() and port.isdigit() and int(port) <= _MAX_PORT):
         raise ValueError("write host:port, [address]:port or unix:/path")
+    if ":" in host and not (host.startswith("[") and host.endswith("]")):
+        # ::1:3001 could be an address without a port.
+        raise ValueError("write an IPv6 address in brackets: [::1]:3001")
     return value
 
 
@@ -93,6 +110,21 @@ def _check_proxies(values: tuple[str, ...]) -> tuple[str, ...]:
                 "write addresses or CIDR networks (host bits zero), or unix for a local socket"
             ) from None
     return values
+
+
+def _check_jwks_url(value: str) -> str:
+    if not re.match(r"https?://", value):
+        raise ValueError("write it with its scheme: https://")
+    if "@" in value:
+        raise ValueError("write it without a user and a password")
+    try:
+        parts = urlsplit(value)
+        has_host = bool(parts.hostname) and parts.port != 0
+    except ValueError:
+        has_host = False
+    if not has_host or re.search(r"\s", value):
+        raise ValueError("it is no URL of a host")
+    return value
 
 
 def _check_database_url(value: SecretStr) -> SecretStr:
@@ -133,10 +165,8 @@ class Settings(BaseModel):
     )
     kek: str = Field("env:MANA_AUTH_KEK", description="URI of the active KEK, which wraps new keys")
     old_keks: Words = Field((), description="URIs of decrypt-only KEKs")
-    jwks_url: str | None = Field(
-        None,
-        pattern=r"^https?://[^\s@]+$",
-        description="the issuer's JWKS, for example https://HOST/api/auth/jwks",
+    jwks_url: Annotated[str, AfterValidator(_check_jwks_url)] | None = Field(
+        None, description="the issuer's JWKS, for example https://HOST/api/auth/jwks"
     )
     jwks_file: Path | None = Field(None, description="the issuer's JWKS as a file")
     jwt_issuer: str | None = Field(None, min_length=1, description="what a token's iss must be")
@@ -285,11 +315,18 @@ def _read(path: Path, source: str) -> str:
         raise ConfigurationError(f"{source}: not UTF-8 text") from None
 
 
+def _plain(kind: str, bounds: Mapping[str, Any], message: str) -> str:
+    """Return pydantic's message, or our own for what operators meet most."""
+    if kind in _PLAIN:
+        return _PLAIN[kind].format(**bounds)
+    return message.removeprefix("Value error, ")
+
+
 def _explain(error: ValidationError) -> str:
     """Say what is wrong without a value: pydantic's messages for our types hold none."""
     lines = []
-    for item in error.errors(include_url=False, include_input=False, include_context=False):
-        message = item["msg"].removeprefix("Value error, ")
+    for item in error.errors(include_url=False, include_input=False):
+        message = _plain(item["type"], item.get("ctx", {}), item["msg"])
         field = str(item["loc"][0]) if item["loc"] else None
         name = f"{PREFIX}{field.upper()}: " if field else ""
         what = Settings.model_fields[field].description if field in Settings.model_fields else None

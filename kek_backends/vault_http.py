@@ -1,9 +1,11 @@
 """Connections to a Vault or OpenBao server, and what its errors mean."""
 
+import os
+import socket
 import ssl
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from typing import Any
+from typing import Any, TypeVar
 from urllib.parse import urlsplit
 
 import hvac
@@ -24,6 +26,8 @@ from kek_backends.errors import (
 )
 from kek_backends.remote import ATTEMPT_SECONDS, CONCURRENT_CALLS
 from kek_backends.uri import KekUri
+
+Cause = TypeVar("Cause", bound=BaseException)
 
 _REFUSALS: tuple[tuple[type[Exception], type[KekError], str], ...] = (
     (
@@ -130,8 +134,26 @@ def translate(uri: KekUri, error: Exception) -> KekError:
         )
     if isinstance(error, OSError) and "TLS CA" in str(error):
         return Misconfigured(f"{uri.text}: VAULT_CACERT names a file that is not there")
-    what = "be reached" if isinstance(error, requests.RequestException) else "be understood"
-    return Transient(f"{uri.text}: the server can't {what} ({type(error).__name__})")
+    if isinstance(error, requests.RequestException):
+        problem = f"reached ({_cause(error)})"
+    else:
+        problem = f"understood ({type(error).__name__})"
+    return Transient(f"{uri.text}: the server can't be {problem}")
+
+
+def _cause(error: requests.RequestException) -> str:
+    """Say where the call went, which is no secret, and in the system's words why it failed."""
+    url = getattr(error.request, "url", None) or ""
+    parts = urlsplit(url)
+    place = f"VAULT_ADDR, {parts.scheme}://{parts.netloc.rpartition('@')[2]}: " if url else ""
+    if _has_cause(error, ssl.SSLError):
+        return f"{place}the port speaks no TLS: is it http?"
+    if resolved := _find_cause(error, socket.gaierror):
+        return f"{place}{resolved.strerror}"
+    refused = _find_cause(error, ConnectionError)
+    if refused is not None and refused.errno:
+        return f"{place}{os.strerror(refused.errno)}"
+    return f"{place}{type(error).__name__}"
 
 
 def of_item(uri: KekUri, text: str) -> KekError:
@@ -229,14 +251,18 @@ def _timeout(uri: KekUri, environ: Mapping[str, str]) -> float:
 
 
 def _has_cause(error: BaseException, kind: type[BaseException]) -> bool:
-    """Say whether an error of this kind is anywhere below: requests nests them in arguments."""
+    return _find_cause(error, kind) is not None
+
+
+def _find_cause(error: BaseException, kind: type[Cause]) -> Cause | None:
+    """Return an error of this kind from anywhere below: requests nests them in arguments."""
     below: list[object] = [error]
     for _ in range(16):
         if not below:
-            return False
+            return None
         one = below.pop()
         if isinstance(one, kind):
-            return True
+            return one
         if isinstance(one, BaseException):
             below += [*one.args, getattr(one, "reason", None), one.__cause__, one.__context__]
-    return False
+    return None

@@ -3,6 +3,9 @@
 Apart from the other source: who reads a file needs no HTTP client, which takes long to import.
 """
 
+import os
+import socket
+import ssl
 from collections.abc import Awaitable, Callable
 from http import HTTPStatus
 
@@ -12,6 +15,7 @@ from yarl import URL
 from custody.auth.jwk import JwksError
 from custody.auth.sources import SIZE_LIMIT
 
+_CA = "have the issuer use one of a CA that this system knows"
 _FETCH_TIMEOUT = 5.0  # seconds for one document, all of it
 
 
@@ -35,8 +39,16 @@ def http_source(session: aiohttp.ClientSession, url: str) -> Callable[[], Awaita
             return await _download(session, target, name)
         except JwksError:
             raise
+        except aiohttp.ClientConnectorCertificateError as error:
+            raise JwksError(f"{name}: the certificate is not trusted; {_CA}") from error
         except aiohttp.ClientConnectorError as error:
-            raise JwksError(f"{name}: {error}; check that the issuer is up") from error
+            raise JwksError(f"{name}: {target.host}: {_cause(error)}") from error
+        except (aiohttp.ServerDisconnectedError, aiohttp.ClientResponseError) as error:
+            # What a port that speaks TLS answers to plain HTTP, too.
+            raise JwksError(
+                f"{name}: what answers speaks no HTTP; check CUSTODY_JWKS_URL, and whether it is "
+                "http: or https:"
+            ) from error
         except Exception as error:
             # Only the type: an aiohttp parser error quotes what the server sent.
             reason = type(error).__name__
@@ -54,6 +66,17 @@ async def fetch_once(url: str) -> bytes:
     """Get the JWKS over HTTP, on a connection of its own; see :func:`http_source`."""
     async with aiohttp.ClientSession() as session:
         return await http_source(session, url)()
+
+
+def _cause(error: aiohttp.ClientConnectorError) -> str:
+    """Say in the system's words why there is no connection, and what to check."""
+    reason = error.os_error
+    if isinstance(reason, ssl.SSLError) or (error.ssl and isinstance(reason, ConnectionResetError)):
+        return "the port speaks no TLS; check whether the URL is http: or https:"
+    if isinstance(reason, socket.gaierror):
+        return f"{reason.strerror}; check the host in CUSTODY_JWKS_URL, and the resolver"
+    said = os.strerror(reason.errno) if reason.errno else type(reason).__name__
+    return f"port {error.port}: {said}; check that the issuer is up"
 
 
 async def _download(session: aiohttp.ClientSession, target: URL, name: str) -> bytes:

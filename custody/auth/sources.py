@@ -34,7 +34,7 @@ def _read(path: Path) -> bytes:
         with path.open("rb") as file:
             document = file.read(SIZE_LIMIT + 1)
     except (OSError, ValueError) as error:
-        reason = type(error).__name__
+        reason = getattr(error, "strerror", None) or type(error).__name__
         raise JwksError(f"JWKS {path}: {reason}; check CUSTODY_JWKS_FILE and its mode") from error
     if len(document) > SIZE_LIMIT:
         raise JwksError(f"JWKS {path} is over 256 KiB; check CUSTODY_JWKS_FILE")

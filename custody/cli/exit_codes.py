@@ -16,7 +16,7 @@ CODES = {
     "custody.db.owner.OwnerUnreachable": UNAVAILABLE,
     "custody.db.owner.OwnerUncertain": UNFINISHED,
     "custody.db.owner.OwnerError": FINDING,
-    "custody.http.listeners.ListenError": FINDING,
+    "custody.http.addresses.ListenError": FINDING,
     "custody.db.embedded.user.EmbeddedError": FINDING,
     "custody.auth.development.NoIssuer": FINDING,
     "custody.rewrap.patience.NotFinished": UNFINISHED,

@@ -19,6 +19,8 @@ from custody.db.queries import query
 from custody.db.scope import transaction
 
 CHECK_TIMEOUT_SECONDS = 5.0
+# What list_role_problems.sql calls a role that does not have the duty at all.
+_STRANGER = "stranger"
 
 Duty: TypeAlias = Literal["custody_app", "custody_rewrap"]
 
@@ -58,8 +60,13 @@ async def look(held: Connection, duty: Duty) -> tuple[PostureProblem, ...]:
         held: in a transaction, which is changed by what the look sets: to its end.
         duty: the runtime role that it must be, or be a member of.
     """
+    if unmigrated := await held.fetchval(query("describe_unmigrated")):
+        return (PostureProblem("schema", unmigrated),)
     ours, schema = await _look_at_schema(held)
     roles = await held.fetch(query("list_role_problems"), duty, ours, None)
+    if strangers := [row for row in roles if row["part"] == _STRANGER]:
+        # With the URL of another role, all the rest follows from that.
+        return tuple(PostureProblem("roles", row["problem"]) for row in strangers)
     settings = await held.fetch(query("list_setting_problems"))
     return (
         *schema,
@@ -74,6 +81,8 @@ async def look_as_owner(held: Connection) -> tuple[PostureProblem, ...]:
     Args:
         held: a connection of the owner, in a transaction that the look changes.
     """
+    if unmigrated := await held.fetchval(query("describe_unmigrated")):
+        return (PostureProblem("schema", unmigrated),)
     ours, schema = await _look_at_schema(held)
     found = {problem.message: problem for problem in schema}
     for duty in get_args(Duty):
@@ -171,9 +180,7 @@ def _refusal_of(problems: Sequence[PostureProblem], duty: Duty) -> str | None:
         for problem in problems
         if problem.part != "audit" or duty == "custody_rewrap"
     ]
-    # With the URL of another role, all the rest follows from that.
-    stranger = [one for one in unsafe if f"is not {duty} nor a member of it" in one]
-    return "; ".join(stranger or unsafe) or None
+    return "; ".join(unsafe) or None
 
 
 async def _find_or_name(

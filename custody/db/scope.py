@@ -256,6 +256,8 @@ async def _give_back(borrowed: AsyncConnection, *, dropped: bool) -> None:
 
 
 def _translate(error: Exception) -> DatabaseError:
+    if isinstance(error, asyncpg.DiskFullError):
+        return DatabaseError("the disk of the database is full: give it room")
     if isinstance(error, asyncpg.LockNotAvailableError | asyncpg.DeadlockDetectedError):
         return Busy("the user's row is locked by someone else")
     if isinstance(error, asyncpg.InsufficientPrivilegeError):

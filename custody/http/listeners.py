@@ -1,36 +1,24 @@
 """The sockets that the daemon listens on: opened here, or handed over by the service manager."""
 
 import contextlib
-import errno
 import os
 import socket
 import ssl
-import stat
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
 import structlog
 
+from custody.http.addresses import Listener, ListenError, open_address
 from custody.settings import ConfigurationError, Settings
 
-_BACKLOG = 1024
 # sd_listen_fds(3): the first descriptor that is handed over.
 _FIRST_HANDED_OVER = 3
 # What is listened on, and the setting of its address.
 _NAMES = {"admin": "admin_listen", "vault": "listen"}
-# A host whose kernel has no IPv6 may still name ::1 as localhost.
-_NOT_ON_THIS_HOST = (errno.EAFNOSUPPORT, errno.EADDRNOTAVAIL)
 
 log = structlog.get_logger()
-
-
-class ListenError(Exception):
-    """An address can't be listened on. The message names the cure."""
-
-
-class Listener(socket.socket):
-    """A socket that listens."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,7 +50,8 @@ def open_listeners(
             the vault's.
 
     Raises:
-        ListenError: an address is taken, or not ours; or a name says nothing.
+        ConfigurationError: an address can never be listened on.
+        ListenError: one is taken; or a name says nothing.
     """
     given = dict(handed_over)
     opened: dict[str, tuple[Listener, ...]] = {}
@@ -82,7 +71,7 @@ def open_listeners(
             if name in given and field not in settings.model_fields_set:
                 opened[name] = given.pop(name)
                 continue
-            opened[name] = _open(getattr(settings, field), f"CUSTODY_{field.upper()}")
+            opened[name] = open_address(getattr(settings, field), f"CUSTODY_{field.upper()}")
             for listener in opened[name]:
                 stack.callback(listener.close)
         stack.pop_all()
@@ -154,12 +143,21 @@ def tls_context(cert: Path | None, key: Path | None) -> ssl.SSLContext | None:
         # Without a password OpenSSL asks the terminal for that of an encrypted key, and waits.
         context.load_cert_chain(cert, key, password="")
     except (OSError, ValueError) as error:
-        reason = error.strerror if isinstance(error, OSError) else None
         raise ConfigurationError(
-            f"CUSTODY_TLS_CERT, CUSTODY_TLS_KEY: {cert} and {key} can't be used: "
-            f"{reason or type(error).__name__}"
+            f"CUSTODY_TLS_CERT, CUSTODY_TLS_KEY: {cert} and {key} can't be used: {_reason(error)}"
         ) from None
     return context
+
+
+def _reason(error: Exception) -> str:
+    if isinstance(error, ssl.SSLError):
+        # OpenSSL's names of what goes wrong; the text around them is the interpreter's.
+        known = {
+            "KEY_VALUES_MISMATCH": "the key is that of another certificate",
+            "BAD_DECRYPT": "the key is encrypted: store it without a password, mode 0600",
+        }
+        return known.get(error.reason or "", "they are no PEM files of a certificate and a key")
+    return (error.strerror if isinstance(error, OSError) else None) or type(error).__name__
 
 
 def follow(context: ssl.SSLContext, other: ssl.SSLContext) -> None:
@@ -178,71 +176,3 @@ def follow(context: ssl.SSLContext, other: ssl.SSLContext) -> None:
 
     # Called in every handshake, also where the client names no server.
     context.sni_callback = use
-
-
-def _open(address: str, variable: str) -> tuple[Listener, ...]:
-    try:
-        if address.startswith("unix:"):
-            return (_open_unix(address.removeprefix("unix:")),)
-        return _open_tcp(address)
-    except OSError as error:
-        raise ListenError(
-            f"{variable}: can't listen on {address}: {error.strerror or error}; stop what listens "
-            f"there, or set {variable} to another address"
-        ) from None
-
-
-def _open_tcp(address: str) -> tuple[Listener, ...]:
-    host, _, port = address.rpartition(":")
-    found = socket.getaddrinfo(
-        host.strip("[]"), int(port), type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
-    )
-    opened: list[Listener] = []
-    missing: OSError | None = None
-    with contextlib.ExitStack() as stack:
-        for family, _, _, _, place in dict.fromkeys(found):
-            try:
-                opened.append(stack.enter_context(_bind(family, place)))
-            except OSError as error:
-                if error.errno not in _NOT_ON_THIS_HOST:
-                    raise
-                missing = error
-        if missing is not None and not opened:
-            raise missing
-        stack.pop_all()
-    return tuple(opened)
-
-
-def _open_unix(path: str) -> Listener:
-    _remove_stale(path)
-    return _bind(socket.AF_UNIX, path)
-
-
-def _bind(family: int, place: object) -> Listener:
-    listener = Listener(family, socket.SOCK_STREAM)
-    try:
-        if family != socket.AF_UNIX:
-            listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        if family == socket.AF_INET6:
-            listener.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
-        listener.bind(place)  # type: ignore[arg-type]
-        listener.listen(_BACKLOG)
-    except BaseException:
-        listener.close()
-        raise
-    return listener
-
-
-def _remove_stale(path: str) -> None:
-    """Remove the socket of a daemon that was killed; one that somebody listens on stays."""
-    try:
-        if not stat.S_ISSOCK(Path(path).stat().st_mode):
-            return
-    except FileNotFoundError:
-        return
-    with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as probe:
-        probe.setblocking(False)
-        try:
-            probe.connect(path)
-        except ConnectionRefusedError:
-            Path(path).unlink()

@@ -9,11 +9,11 @@ from urllib.parse import urlsplit
 
 import structlog
 
+from custody.http.addresses import refuse_impossible
 from custody.http.listeners import tls_context
-from custody.settings import ConfigurationError, Settings, unknown_names
+from custody.settings import UNIX, ConfigurationError, Settings, unknown_names
 
 _GROUP, _OTHERS = 0o070, 0o007
-_UNIX = "unix:"
 # Those of KEKs are the loader's, too: it refuses one that all may use.
 _SECRET_FILES = ("VAULT_SECRET_ID_FILE", "VAULT_TOKEN_FILE", "BAO_TOKEN_FILE")
 
@@ -70,7 +70,7 @@ def remarks(settings: Settings, environ: Mapping[str, str]) -> Iterator[Remark]:
 
 
 def _of_known(settings: Settings, environ: Mapping[str, str]) -> Iterator[Remark]:
-    for ask in (_database_url, jwt_issuer, _jwks, _tls):
+    for ask in (_database_url, jwt_issuer, _jwks, _tls, _listen, _admin_listen):
         try:
             ask(settings)
         except ConfigurationError as error:
@@ -138,6 +138,14 @@ def _tls(settings: Settings) -> None:
     tls_context(settings.tls_cert, settings.tls_key)
 
 
+def _listen(settings: Settings) -> None:
+    refuse_impossible(settings.listen, "CUSTODY_LISTEN")
+
+
+def _admin_listen(settings: Settings) -> None:
+    refuse_impossible(settings.admin_listen, "CUSTODY_ADMIN_LISTEN")
+
+
 def _open_files(settings: Settings, environ: Mapping[str, str]) -> Iterator[Remark]:
     """Say which files that hold secrets are open to others."""
     keks = (uri.partition(":")[2].partition("?")[0] for uri in (settings.kek, *settings.old_keks))
@@ -195,7 +203,7 @@ def _open_doors(settings: Settings) -> Iterator[Remark]:
 
 
 def _is_local(listen: str) -> bool:
-    return listen.startswith(_UNIX) or _is_loopback(listen.rpartition(":")[0].strip("[]"))
+    return listen.startswith(UNIX) or _is_loopback(listen.rpartition(":")[0].strip("[]"))
 
 
 def _is_safe(url: str) -> bool:

@@ -50,7 +50,13 @@ SELECT 'roles', format('the role %s may act on the server''s files or programs; 
 FROM plain, mine
 WHERE mine.rolname IN ('pg_read_server_files', 'pg_write_server_files', 'pg_execute_server_program')
 UNION ALL
-SELECT 'roles', format('the role %s is not %s nor a member of it; run: GRANT %s TO %I', rolname, $1, $1, rolname)
+-- All the rest follows from that. One that has the other duty comes of a wrong URL: with both it would
+-- be refused as well.
+SELECT 'stranger', format('the role %s is not %s nor a member of it; ', rolname, $1)
+    || CASE WHEN EXISTS (SELECT 1 FROM mine WHERE mine.rolname IN ('custody_app', 'custody_rewrap'))
+       THEN format(CASE $1 WHEN 'custody_app' THEN 'it is one for re-wraps: set CUSTODY_DATABASE_URL to a login role that is a member of %s'
+                           ELSE 'it is one for the daemon: set CUSTODY_REWRAP_DATABASE_URL to a login role that is a member of %s' END, $1)
+       ELSE format('run: GRANT %s TO %I', $1, rolname) END
 FROM plain WHERE NOT EXISTS (SELECT 1 FROM mine WHERE mine.rolname = $1)
 UNION ALL
 -- One that inherits no rights lacks them all: that is said once, with what gives it all of them.

@@ -92,7 +92,7 @@ async def test_database_that_was_never_migrated(
     async with new_database(postgres, "template0") as empty:
         done = await asyncio.to_thread(custody, settings_for(empty, issuer, tmp_path), "serve")
     assert done.code == 78
-    assert "auth.encryption_vaults is missing; run: custody migrate" in done.complaint
+    assert "has no schema of custody; run: custody migrate" in done.complaint
 
 
 CONFIGURATION: dict[str, tuple[dict[str, str], str]] = {

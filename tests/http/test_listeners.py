@@ -1,7 +1,9 @@
 """Sockets to listen on: opened from settings, or handed over as systemd does."""
 
+import grp
 import os
 import socket
+import stat
 import struct
 from collections.abc import AsyncIterator, Iterator, Mapping
 from contextlib import ExitStack, asynccontextmanager, contextmanager
@@ -13,16 +15,10 @@ import pytest
 from aiohttp import web
 
 from custody.http import listeners
-from custody.http.listeners import (
-    Listener,
-    ListenError,
-    Listeners,
-    adopt,
-    open_listeners,
-    take_handed_over,
-)
+from custody.http.addresses import Listener, ListenError
+from custody.http.listeners import Listeners, adopt, open_listeners, take_handed_over
 from custody.http.site import Site
-from custody.settings import load
+from custody.settings import ConfigurationError, load
 from tests.ports import free_port
 
 # Where descriptors are handed over in these tests: at 3 this process has others.
@@ -355,7 +351,7 @@ def test_name_with_an_address_that_the_host_has_not(monkeypatch: pytest.MonkeyPa
 
 
 def test_address_that_the_host_has_not() -> None:
-    with pytest.raises(ListenError, match=r"CUSTODY_LISTEN: .*Cannot assign requested address"):
+    with pytest.raises(ConfigurationError, match="this host has no such address"):
         open_listeners(settings("192.0.2.1:3001"), {})
 
 
@@ -382,8 +378,9 @@ async def test_unix_socket(tmp_path: Path) -> None:
 
 def test_stale_unix_socket_is_replaced(tmp_path: Path) -> None:
     path = tmp_path / "vault"
-    with opened(settings(f"unix:{path}"), {}):
-        pass
+    killed = socket.socket(socket.AF_UNIX)
+    killed.bind(str(path))
+    killed.close()
     assert path.is_socket()
     assert not is_open(path)
     with opened(settings(f"unix:{path}"), {}):
@@ -410,14 +407,42 @@ def test_live_unix_socket_is_refused(tmp_path: Path, queue: str) -> None:
 def test_file_at_the_path_of_a_unix_socket_is_refused(tmp_path: Path) -> None:
     path = tmp_path / "vault"
     path.write_text("precious")
-    with pytest.raises(ListenError, match="Address already in use"):
+    with pytest.raises(ConfigurationError, match="something that is no socket; remove it"):
         open_listeners(settings(f"unix:{path}"), {})
     assert path.read_text() == "precious"
 
 
 def test_path_in_no_folder() -> None:
-    with pytest.raises(ListenError, match="No such file or directory"):
+    with pytest.raises(ConfigurationError, match="there is no folder /nowhere; make that"):
         open_listeners(settings("unix:/nowhere/vault"), {})
+
+
+def test_path_that_is_too_long(tmp_path: Path) -> None:
+    with pytest.raises(ConfigurationError, match="107 bytes at most"):
+        open_listeners(settings(f"unix:{tmp_path}/{'x' * 108}"), {})
+
+
+def test_unix_socket_with_a_mode_and_a_group(tmp_path: Path) -> None:
+    path, group = tmp_path / "vault", grp.getgrgid(os.getgid()).gr_name
+    with opened(settings(f"unix:{path}?mode=0660&group={group}"), {}):
+        assert stat.S_IMODE(path.stat().st_mode) == 0o660
+        assert path.stat().st_gid == os.getgid()
+        assert is_open(path)
+    with pytest.raises(ConfigurationError, match="there is no group nobody-here; name a group"):
+        open_listeners(settings(f"unix:{path}?group=nobody-here"), {})
+
+
+def test_unix_socket_is_gone_after_a_stop(tmp_path: Path) -> None:
+    path = tmp_path / "vault"
+    with opened(settings(f"unix:{path}"), {}):
+        assert path.is_socket()
+    assert not path.exists()
+    # Unless it is another's by then.
+    with opened(settings(f"unix:{path}"), {}), ExitStack() as stack:
+        path.unlink()
+        other = stack.enter_context(socket.socket(socket.AF_UNIX))
+        other.bind(str(path))
+    assert path.is_socket()
 
 
 # ── the queue ─────────────────────────────────────────────────────────────────

@@ -13,7 +13,7 @@ import pytest
 from structlog.testing import capture_logs
 
 from custody.http import site as site_module
-from custody.http.listeners import Listener
+from custody.http.addresses import Listener
 from custody.http.site import Site
 from tests.http.test_tls import make_certificate
 

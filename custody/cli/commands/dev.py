@@ -16,7 +16,7 @@ from custody.cli.options import DATA_FOLDER
 from custody.db.embedded import EmbeddedPostgres
 from custody.db.engine import Dsn
 from custody.db.migrate import migrate
-from custody.http.listeners import ListenError
+from custody.http.addresses import ListenError
 from custody.http.routes import BASE_PATH
 from custody.ops.logging import configure
 from custody.ops.process import harden
