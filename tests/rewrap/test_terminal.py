@@ -49,7 +49,7 @@ async def test_a_bar_with_rate_and_time_left(database: Database) -> None:
         "CUSTODY_OLD_KEKS": f"{OLD}?id=env-v1",
         **KEKS,
     }
-    arguments = "rewrap", "run", "--batch", "100", "--rate", "400"
+    arguments = "rewrap", "run", "--batch", "100", "--rate", "200"
     code, drawn = await asyncio.to_thread(on_a_terminal, environ, *arguments)
     assert code == 0, drawn
     assert "Traceback" not in drawn
