@@ -7,6 +7,8 @@ import os
 import re
 import secrets
 import socket
+import subprocess
+import sys
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -22,7 +24,7 @@ from tests.db.kek_registry import REWRAP, add_row, psql, register, retire, state
 from tests.db.old_service import KEK, build
 from tests.leaks import remember
 from tests.ports import free_port
-from tests.servers import Database, new_database
+from tests.servers import ROOT, Database, new_database
 
 TIME = r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\dZ"
 UNSEEN = "custody: rows could not be counted: CUSTODY_REWRAP_DATABASE_URL is not set"
@@ -199,6 +201,30 @@ async def test_what_a_row_says_does_not_steer_the_terminal(
     done = await run(environ, "list")
     assert "?[2Jno" in done.out
     assert "\x1b" not in done.out
+
+
+def on_a_full_disk(environ: Mapping[str, str], *arguments: str) -> tuple[int, str]:
+    """Run a command whose standard output takes nothing; return its exit code and what it said."""
+    with Path("/dev/full").open("wb") as full:
+        done = subprocess.run(
+            [sys.executable, "-m", "custody", *arguments],
+            env={"PATH": os.environ["PATH"], **environ},
+            cwd=ROOT,
+            stdout=full,
+            stderr=subprocess.PIPE,
+            text=True,
+            check=False,
+            timeout=60,
+        )
+    return done.returncode, done.stderr
+
+
+@pytest.mark.parametrize("options", [(), ("--json",)])
+async def test_list_on_a_full_disk(environ: dict[str, str], options: tuple[str, ...]) -> None:
+    code, said = await asyncio.to_thread(on_a_full_disk, environ, "kek", "list", *options)
+    assert code == 74
+    assert said.startswith("custody: standard output could not be written: No space left on device")
+    assert len(said.splitlines()) == 1
 
 
 # ── retire ────────────────────────────────────────────────────────────────────

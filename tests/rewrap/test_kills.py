@@ -9,9 +9,9 @@ import time
 
 import pytest
 
-from custody.rewrap.runs import LEASE_SECONDS
 from custody.rewrap.options import Options
 from custody.rewrap.patience import NotFinished
+from custody.rewrap.runs import LEASE_SECONDS
 from custody.rewrap.worker import Rewrapper
 from tests.db import breaking
 from tests.db.embedded_server import open_folder
