@@ -20,7 +20,7 @@ from rich.progress import (
 from rich.progress import Progress as Bar
 from rich.text import Text
 
-from custody.cli.commands.times import shown
+from custody.cli.commands import shown
 from custody.rewrap.runs import Run, State
 from custody.rewrap.storing import Counts
 
@@ -147,7 +147,7 @@ def describe(run: Run) -> dict[str, object]:
         "rows_a_second": None if run.state is State.STOPPED else round(run.rows_a_second),
         "seconds_left": None if left is None else round(left),
         "started_by": run.started_by,
-        "started_at": shown(run.started_at),
-        "heartbeat_at": shown(run.heartbeat_at),
-        "ended_at": shown(run.ended_at) if run.ended_at else None,
+        "started_at": shown.time(run.started_at),
+        "heartbeat_at": shown.time(run.heartbeat_at),
+        "ended_at": shown.time(run.ended_at) if run.ended_at else None,
     }
