@@ -71,7 +71,7 @@ def status(as_json: bool) -> None:
         click.echo(json.dumps({"runs": [describe(one) for one in shown], "rows": rows}, indent=2))
         return
     for one in shown:
-        click.echo(_line(one))
+        click.echo(run_line(one))
     if shown and shown[0].state is State.STOPPED:
         click.echo("nobody works on it; what is left is done by: custody rewrap run")
     for kek_id, count in sorted(counted.items()):
@@ -83,7 +83,7 @@ def status(as_json: bool) -> None:
         click.echo("no run yet, and no row")
 
 
-def _line(run: Run) -> str:
+def run_line(run: Run) -> str:
     """Show a run in one line."""
     said = describe(run)
     pace = "" if said["rows_a_second"] is None else f", {said['rows_a_second']} rows/s"
