@@ -4,16 +4,20 @@ What a command does is in ``commands``, and imported when it runs: a command ans
 loads nothing that another one needs.
 """
 
+import contextlib
 import sys
+from collections.abc import Callable
+from functools import partial
 
 import click
 
 from custody import DISTRIBUTION
+from custody.cli import output
 from custody.cli.completion import completion
 from custody.cli.config import config
 from custody.cli.dev import dev
 from custody.cli.doctor import doctor
-from custody.cli.exit_codes import exit_code_of
+from custody.cli.exit_codes import READER_GONE, exit_code_of
 from custody.cli.kek import kek
 from custody.cli.migrate import migrate
 from custody.cli.openapi import openapi
@@ -45,12 +49,40 @@ for command in _COMMANDS:
 
 
 def main() -> None:
-    """Run the command line; every failure that we know ends in one line and its exit code."""
+    """Run the command line; every failure that we know ends in one line and its exit code.
+
+    Raises:
+        KeyboardInterrupt: Ctrl-C, where the command has no way of its own to end.
+    """
+    output.guard()
+    code = _run()
+    output.forget_lost_errors()
+    sys.exit(code)
+
+
+def _run() -> int:
+    """Run the command line; return the exit code."""
     try:
-        sys.exit(cli(prog_name="custody"))
+        # It returns what a command gave to exit(), or None.
+        code: int | None = cli.main(prog_name="custody", standalone_mode=False)
+    except click.ClickException as error:
+        _tell(error.show)
+        return error.exit_code
+    except click.Abort as error:
+        # click makes this of a Ctrl-C, and of an end of input.
+        raise error.__cause__ or error from None
+    except output.ReaderGone:
+        return READER_GONE
     except Exception as error:
-        code = exit_code_of(error)
-        if code is None:
+        known = exit_code_of(error)
+        if known is None:
             raise
-        click.echo(f"custody: {error}", err=True)
-        sys.exit(code)
+        _tell(partial(click.echo, f"custody: {error}", err=True))
+        return known
+    return code or 0
+
+
+def _tell(say: Callable[[], None]) -> None:
+    """Say something on standard error; where nobody can be told, the exit code alone says it."""
+    with contextlib.suppress(OSError):
+        say()

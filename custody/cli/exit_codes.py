@@ -2,11 +2,15 @@
 
 FINDING = 1
 UNAVAILABLE = 69
+OUTPUT_LOST = 74
 UNFINISHED = 75
 CONFIGURATION = 78
+# As a shell has it for a process that SIGPIPE ended.
+READER_GONE = 141
 
 # By the full name of the class: to import them all would take longer than most commands do.
 CODES = {
+    "custody.cli.output.OutputLost": OUTPUT_LOST,
     "custody.settings.ConfigurationError": CONFIGURATION,
     "custody.db.errors.Refused": CONFIGURATION,
     "custody.db.errors.RetiredKek": CONFIGURATION,

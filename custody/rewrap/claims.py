@@ -14,10 +14,7 @@ from custody.db.engine import Connection
 from custody.db.queries import query
 from custody.db.scope import transaction
 from custody.rewrap.rows import Lane, Row, is_to_do, lanes_of, page
-from custody.rewrap.runs import Run, State
-
-# So long a claim is its owner's, without a word from it.
-LEASE_SECONDS = 15.0
+from custody.rewrap.runs import LEASE_SECONDS, Run, State
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,6 +1,6 @@
 """Runs are records in the database: many processes share one, and a killed one is taken over."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from enum import StrEnum
@@ -14,6 +14,8 @@ from custody.db.engine import Connection
 from custody.db.queries import query
 from custody.db.scope import transaction
 
+# So long a claim is its owner's, without a word from it; and a run goes on without one.
+LEASE_SECONDS = 15.0
 _OK, _FAILED = 200, 500
 # Counting reads the whole table: about a third of a second for a million rows.
 _COUNT_SECONDS = 120.0
@@ -38,7 +40,7 @@ class Run:
         everything: whether rows under the target are re-wrapped, too.
         started_by: host and process of whoever began it.
         sources: the kek_ids that rows had when it began.
-        state: running, done, failed (rows are left) or stopped.
+        state: running, done, failed (rows are left) or stopped (before its end, or given up).
         total: rows to do, counted at the beginning.
         done: rows re-wrapped.
         moved: rows that somebody else changed meanwhile.
@@ -114,7 +116,7 @@ async def count_stale(engine: AsyncEngine, target: str, *, everything: bool) -> 
 
 
 async def join(engine: AsyncEngine, target: str, *, everything: bool, started_by: str) -> Run:
-    """Begin a run, or join the one that is going on.
+    """Begin a run, or join the one that is going on, or go on with one that was stopped.
 
     Args:
         engine: connections of the role custody_rewrap.
@@ -133,6 +135,8 @@ async def join(engine: AsyncEngine, target: str, *, everything: bool, started_by
         for _ in await held.fetch(query("stop_dead_rewrap_run"), target, everything):
             await write(held, _event(State.STOPPED))
         rows = await held.fetch(query("read_running_rewrap"))
+        if not rows:
+            rows = await held.fetch(query("resume_rewrap"), target, everything)
         if not rows:
             await held.execute(query("clear_rewrap_claims"))
             stale = await _count(held, target, everything=everything)
@@ -170,6 +174,26 @@ async def end(engine: AsyncEngine, run_id: int, state: State, *, even_at_work: b
     return Run.from_row(row)
 
 
+async def leave(engine: AsyncEngine, run_id: int, owners: Sequence[str]) -> None:
+    """Give back what we have claimed of a run; where nobody else works on it, it is stopped.
+
+    Another process that is just between two claims finds it stopped, and goes on with it.
+
+    Args:
+        engine: connections of the role custody_rewrap.
+        run_id: which.
+        owners: our names.
+    """
+    async with transaction(engine) as held:
+        # As in :func:`end`.
+        await held.fetch(query("lock_rewrap_cursor"), run_id)
+        await held.execute(query("give_back_rewrap_claims"), run_id, list(owners))
+        if not await held.fetchval(query("count_live_rewrap_claims"), run_id, LEASE_SECONDS):
+            ended = await held.fetchval(query("end_rewrap"), run_id, State.STOPPED)
+            if ended is not None:
+                await write(held, _event(State(ended)))
+
+
 async def read(engine: AsyncEngine, run_id: int) -> Run:
     """Read a run's record."""
     async with transaction(engine) as held:
@@ -184,9 +208,16 @@ async def release_quarantined(engine: AsyncEngine) -> int:
 
 
 async def latest(engine: AsyncEngine, count: int) -> tuple[Run, ...]:
-    """Return the latest runs, the newest first."""
+    """Return the latest run, and the latest of those that did something, the newest first.
+
+    One that has been left by all who worked on it is stopped, whatever its record says.
+
+    Args:
+        engine: connections of the role custody_rewrap.
+        count: of runs at most.
+    """
     async with transaction(engine) as held:
-        rows = await held.fetch(query("list_rewrap_runs"), count)
+        rows = await held.fetch(query("list_rewrap_runs"), count, LEASE_SECONDS)
     return tuple(Run.from_row(row) for row in rows)
 
 

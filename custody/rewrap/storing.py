@@ -10,9 +10,9 @@ from custody.audit.writer import write
 from custody.db.engine import Connection
 from custody.db.queries import query
 from custody.db.scope import transaction
-from custody.rewrap.claims import LEASE_SECONDS, Claim
+from custody.rewrap.claims import Claim
 from custody.rewrap.rows import Row
-from custody.rewrap.runs import Run
+from custody.rewrap.runs import LEASE_SECONDS, Run
 from kek_backends.base import Wrap
 
 _FAILED = 500

@@ -60,6 +60,8 @@ class Rewrapper:
         self._progress = progress
         self._target = Target(engine, keyring)
         self._owner = f"{socket.gethostname()}:{os.getpid()}:{secrets.token_hex(4)}"
+        # Names of their own: one that was given up for lost must not store beside its heir.
+        self._owners = tuple(f"{self._owner}:{number}" for number in range(_AT_ONCE))
         self._stop = asyncio.Event()
         self._patience = Patience(options.patience, self._stop)
         self._next_at = 0.0
@@ -99,6 +101,11 @@ class Rewrapper:
                 await self._give_up(run, State.STOPPED)
             except WrongWrap:
                 await self._give_up(run, State.FAILED)
+                raise
+            except (Exception, asyncio.CancelledError):
+                # Where the database is down, too, what we have is taken over after a while.
+                with contextlib.suppress(DatabaseError):
+                    await runs.leave(self._engine, run.id, self._owners)
                 raise
             else:
                 if ended.state is not State.STOPPED:
@@ -140,9 +147,7 @@ class Rewrapper:
 
     async def _participate_all(self, run: Run) -> None:
         """Do all claims. Where one fails, end the others and raise what it raised."""
-        # Names of their own: one that was given up for lost must not store beside its heir.
-        owners = [f"{self._owner}:{number}" for number in range(_AT_ONCE)]
-        tasks = [asyncio.create_task(self._participate(run, owner)) for owner in owners]
+        tasks = [asyncio.create_task(self._participate(run, owner)) for owner in self._owners]
         grace = asyncio.create_task(self._grace_is_over())
         try:
             working = asyncio.gather(*tasks)

@@ -3,6 +3,7 @@
 import asyncio
 import base64
 import json
+import os
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,7 @@ from custody.ops.doctor import Verdict, examine
 from tests.db.command import custody
 from tests.ports import free_port
 from tests.servers import Database, daemon_here, settings_for
+from tests.terminal import on_a_terminal
 from tests.tokens import Issuer
 
 OTHER = base64.b64encode(b"\x22" * 32).decode()
@@ -45,6 +47,40 @@ async def test_healthy(environ: dict[str, str]) -> None:
     done = await asyncio.to_thread(custody, environ, "doctor")
     assert (done.code, done.err) == (0, "")
     assert "ok      database: schema and role keep their promises" in done.out
+
+
+async def test_findings_come_first(database: Database, issuer: Issuer, tmp_path: Path) -> None:
+    """Then what is down, what could not be seen, and what is right; as JSON as it was examined."""
+    environ = settings_for(database, issuer, tmp_path) | {
+        "CUSTODY_LISTNE": "x",
+        "CUSTODY_OLD_KEKS": "vault:transit/mana",
+        "VAULT_ADDR": f"http://127.0.0.1:{free_port()}",
+        "VAULT_TOKEN": "t",
+    }
+    done = await asyncio.to_thread(custody, environ, "doctor")
+    signs = [line.split()[0] for line in done.out.splitlines()]
+    order = ["FINDING", "DOWN", "unseen", "ok"]
+    assert sorted(set(signs), key=order.index) == order
+    assert signs == sorted(signs, key=order.index)
+    done = await asyncio.to_thread(custody, environ, "doctor", "--json")
+    parts = [one["part"] for one in json.loads(done.out)]
+    assert parts == [part for part, _, _ in await findings(environ)]
+
+
+@pytest.mark.parametrize(
+    ("changes", "coloured"),
+    [({}, True), ({"NO_COLOR": ""}, True), ({"NO_COLOR": "1"}, False), ({"TERM": "dumb"}, False)],
+)
+async def test_colours(changes: dict[str, str], coloured: bool) -> None:
+    environ = {"PATH": os.environ["PATH"], "TERM": "xterm-256color", **changes}
+    code, drawn = await asyncio.to_thread(on_a_terminal, environ, "doctor")
+    assert code == 1
+    assert drawn.startswith(
+        "\x1b[31mFINDING\x1b[0m settings: " if coloured else "FINDING settings: "
+    )
+    assert ("\x1b" in drawn) is coloured
+    # Where it is piped there are none.
+    assert "\x1b" not in custody(environ, "doctor").out
 
 
 async def test_changes_nothing(database: Database, issuer: Issuer, tmp_path: Path) -> None:

@@ -7,6 +7,8 @@ import os
 import re
 import secrets
 import socket
+import subprocess
+import sys
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -22,8 +24,9 @@ from tests.db.kek_registry import REWRAP, add_row, psql, register, retire, state
 from tests.db.old_service import KEK, build
 from tests.leaks import remember
 from tests.ports import free_port
-from tests.servers import Database, new_database
+from tests.servers import ROOT, Database, new_database
 
+DAY = r"\d{4}-\d\d-\d\d"
 TIME = r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\dZ"
 UNSEEN = "custody: rows could not be counted: CUSTODY_REWRAP_DATABASE_URL is not set"
 
@@ -73,27 +76,48 @@ async def test_table(environ: dict[str, str]) -> None:
     done = await run(environ, "list")
     assert (done.code, done.err) == (0, "")
     head, *lines = lines_of(done)
-    assert head == [
-        "KEK_ID",
-        "STATE",
-        "BACKEND",
-        "LOCATOR",
-        "ROWS",
-        "FORMAT 1",
-        "QUARANTINED",
-        "FIRST SEEN",
-        "ACTIVE SINCE",
-        "RETIRED",
-        "HERE",
-    ]
-    absent = "not configured"
-    shown = [[re.sub(TIME, "TIME", cell) for cell in line] for line in lines]
+    assert head == ["KEK_ID", "STATE", "ROWS", "FORMAT 1", "ASIDE", "SINCE", "HERE"]
+    shown = [[re.sub(DAY, "DAY", cell) for cell in line] for line in lines]
     assert shown == [
-        ["old", "decrypt-only", "env", "env:old", "2", "1", "1", "TIME", "-", "-", "configured"],
-        ["gone", "retired", "env", "env:gone", "0", "0", "0", "TIME", "-", "TIME", absent],
-        ["now", "active", "env", "env:now", "1", "0", "0", "TIME", "TIME", "-", "configured"],
-        ["stray", "unregistered", "-", "-", "1", "0", "0", "-", "-", "-", absent],
+        ["old", "decrypt-only", "2", "1", "1", "DAY", "yes"],
+        ["gone", "retired", "0", "0", "0", "DAY", "no"],
+        ["now", "active", "1", "0", "0", "DAY", "yes"],
+        ["stray", "unregistered", "1", "0", "0", "-", "no"],
     ]
+
+
+LONG_IDS = (
+    "aws-kms:arn:aws-us-gov:kms:us-gov-west-1:123456789012:key/mrk-1234abcd12ab34cd56ef1234567890ab",
+    "aws-kms:arn:aws:kms:ap-northeast-1:123456789012:key/1234abcd-12ab-34cd-56ef-1234567890ab",
+    "vault:teams/payments/transit/mana-production-eu-central-1:v12",
+    "systemd-kek-2027",
+)
+
+
+@pytest.mark.parametrize("columns", ["", "80", "60"])
+async def test_table_fits_a_terminal(database: Database, columns: str) -> None:
+    """With ids as long as those of a KMS are; and as long ones as a row can have."""
+    for number, kek_id in enumerate(LONG_IDS):
+        await register(database, kek_id, f"f{number}")
+        await add_row(database, f"user-{number}", kek_id)
+    await add_row(database, "anybody", endless := "x" * 500)
+    url = {"CUSTODY_REWRAP_DATABASE_URL": database.url("custody_rewrap"), "MANA_AUTH_KEK": KEK}
+    done = await run(url | {"COLUMNS": columns}, "list")
+    lines = done.out.splitlines()
+    assert max(map(len, lines)) <= 80
+    aws, arn, vault, systemd = LONG_IDS
+    assert [line for line in lines if not line.startswith(" ")][1:] == [
+        f"{aws[:38]}...{aws[-39:]}",
+        f"{arn[:38]}...{arn[-39:]}",
+        vault,
+        next(line for line in lines if line.startswith(f"{systemd}  decrypt-only ")),
+        f"{'x' * 38}...{'x' * 39}",
+    ]
+    assert sum(line.strip().startswith(("decrypt-only", "unregistered")) for line in lines) == 4
+    wide = (await run(url | {"COLUMNS": "200"}, "list")).out.splitlines()
+    assert wide[1].startswith(f"{aws}  decrypt-only ")
+    listed = json.loads((await run(url, "list", "--json")).out)
+    assert [one["kek_id"] for one in listed] == [*LONG_IDS, endless]
 
 
 async def test_json(environ: dict[str, str]) -> None:
@@ -127,7 +151,7 @@ async def test_without_the_rewrap_role_rows_are_not_counted(
     assert (done.code, done.err) == (0, f"{UNSEEN}\n")
     lines = lines_of(done)[1:]
     assert [line[0] for line in lines] == ["old", "gone", "now", "stray"]
-    assert {tuple(line[4:7]) for line in lines} == {("?", "?", "?")}
+    assert {tuple(line[2:5]) for line in lines} == {("?", "?", "?")}
     listed = json.loads((await run(environ, "list", "--json")).out)
     assert {one["rows"] for one in listed} == {None}
 
@@ -154,12 +178,7 @@ async def test_list_comes_while_a_kms_is_down(environ: dict[str, str]) -> None:
     done = await run(environ | kms, "list")
     assert done.code == 0
     assert done.complaint.startswith("what vault:transit/mana holds could not be asked: ")
-    assert [line[-1] for line in lines_of(done)[1:]] == [
-        "configured",
-        "not configured",
-        "configured",
-        "not configured",
-    ]
+    assert [line[-1] for line in lines_of(done)[1:]] == ["yes", "no", "yes", "no"]
 
 
 async def test_list_of_a_kms_that_hangs(environ: dict[str, str]) -> None:
@@ -181,9 +200,7 @@ async def test_rows_of_the_old_service(postgres: EmbeddedPostgres) -> None:
         url = {"CUSTODY_REWRAP_DATABASE_URL": database.url("custody_rewrap")}
         done = await run({**url, "MANA_AUTH_KEK": KEK}, "list")
         assert (done.code, done.err) == (0, "")
-        assert lines_of(done)[1:] == [
-            ["env-v1", "unregistered", "-", "-", "18", "18", "0", "-", "-", "-", "configured"]
-        ]
+        assert lines_of(done)[1:] == [["env-v1", "unregistered", "18", "18", "0", "-", "yes"]]
 
 
 async def test_empty_list(database: Database) -> None:
@@ -199,6 +216,30 @@ async def test_what_a_row_says_does_not_steer_the_terminal(
     done = await run(environ, "list")
     assert "?[2Jno" in done.out
     assert "\x1b" not in done.out
+
+
+def on_a_full_disk(environ: Mapping[str, str], *arguments: str) -> tuple[int, str]:
+    """Run a command whose standard output takes nothing; return its exit code and what it said."""
+    with Path("/dev/full").open("wb") as full:
+        done = subprocess.run(
+            [sys.executable, "-m", "custody", *arguments],
+            env={"PATH": os.environ["PATH"], **environ},
+            cwd=ROOT,
+            stdout=full,
+            stderr=subprocess.PIPE,
+            text=True,
+            check=False,
+            timeout=60,
+        )
+    return done.returncode, done.stderr
+
+
+@pytest.mark.parametrize("options", [(), ("--json",)])
+async def test_list_on_a_full_disk(environ: dict[str, str], options: tuple[str, ...]) -> None:
+    code, said = await asyncio.to_thread(on_a_full_disk, environ, "kek", "list", *options)
+    assert code == 74
+    assert said.startswith("custody: standard output could not be written: No space left on device")
+    assert len(said.splitlines()) == 1
 
 
 # ── retire ────────────────────────────────────────────────────────────────────

@@ -388,3 +388,22 @@ def test_an_ordinary_user_needs_nothing_special(folder: Path) -> None:
             assert Path("/proc", str(dev.process.pid), "environ").stat().st_uid == 0
             assert dev.stop() == 0
     assert {path.stat().st_uid for path in home.rglob("*")} == {nobody}
+
+
+def test_a_banner_that_nobody_can_read(folder: Path) -> None:
+    """It ends, and its PostgreSQL with it: without the token there is nothing to try."""
+    with Path("/dev/full").open("wb") as full:
+        done = subprocess.run(
+            [*MODULE, "dev", "--data", str(folder / "dev"), "--free-ports"],
+            env=environ_for(),
+            cwd=REPOSITORY,
+            stdout=full,
+            stderr=subprocess.PIPE,
+            text=True,
+            check=False,
+            timeout=100,
+        )
+    assert done.returncode == 74, done.stderr
+    assert "Traceback" not in done.stderr
+    assert done.stderr.splitlines()[-1].startswith("custody: standard output could not be written")
+    assert not list((folder / "dev").rglob("postmaster.pid"))

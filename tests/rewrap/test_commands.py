@@ -3,6 +3,8 @@
 import asyncio
 import json
 import os
+import re
+import signal
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -210,11 +212,11 @@ async def test_sigterm_and_on(database: Database, tmp_path: Path) -> None:
     assert ended.complaint == ("stopped before the end, run it again: what was done is stored")
     done = (await stamps(database))[NEW_STAMP]
     assert 0 < done < 200
-    assert await database.value("SELECT state FROM auth.rewrap_runs") == "running"
-    # What it had claimed and not done rests for some seconds.
-    await database.execute(
-        "UPDATE auth.rewrap_claims SET heartbeat_at = heartbeat_at - interval '10 seconds'"
-    )
+    status = (await run(environ_of(database), "status")).out.splitlines()
+    assert status[0].startswith(f"run 1 stopped: {done} of 200 to env-v2, ")
+    assert status[1] == "nobody works on it; what is left is done by: custody rewrap run"
+    assert "rows/s" not in status[0]
+    assert " left;" not in status[0]
     finished = await run(environ_of(database), "run")
     assert finished.code == 0
     assert finished.out.startswith("run 1 to env-v2: 200 re-wrapped")
@@ -397,6 +399,84 @@ async def test_status(database: Database) -> None:
         "ended_at": None,
     }
     assert said["rows"]["env-v1"] == {"wraps": 1, "format_1": 0, "quarantined": 1}
+
+
+async def test_a_run_that_was_stopped_is_said_to_be(database: Database, tmp_path: Path) -> None:
+    """At once, by Ctrl-C too; and whoever begins with another aim need not wait."""
+    await fill(database, 200)
+    running = Running(tmp_path, environ_of(database), "--rate", "40")
+    await running.has_stored(database)
+    said = json.loads((await run(environ_of(database), "status", "--json")).out)["runs"][0]
+    assert said["state"] == "running"
+    running.process.send_signal(signal.SIGINT)
+    assert (await running.end()).code == 75
+    said = json.loads((await run(environ_of(database), "status", "--json")).out)["runs"][0]
+    assert (said["state"], said["rows_a_second"], said["seconds_left"]) == ("stopped", None, None)
+    assert said["ended_at"] is not None
+    back = {"CUSTODY_KEK": f"{OLD}?id=env-v1", "CUSTODY_OLD_KEKS": NEW}
+    assert (await run(environ_of(database) | back, "run")).code == 0
+    assert (await stamps(database)).keys() == {OLD_STAMP}
+
+
+async def test_a_run_that_others_work_on_goes_on(database: Database, tmp_path: Path) -> None:
+    await fill(database, 400)
+    limits = ("--batch", "10", "--rate", "100")
+    folders = [tmp_path / name for name in "ab"]
+    for folder in folders:
+        folder.mkdir()
+    both = [Running(folder, environ_of(database), *limits) for folder in folders]
+    until = asyncio.get_running_loop().time() + 30
+    owners = "SELECT count(DISTINCT split_part(owner, ':', 2)) FROM auth.rewrap_claims"
+    while await database.value(owners) < 2:
+        assert asyncio.get_running_loop().time() < until
+        await asyncio.sleep(0.02)
+    both[0].process.send_signal(signal.SIGINT)
+    assert (await both[0].end()).code == 75
+    status = (await run(environ_of(database), "status")).out
+    assert status.startswith("run 1 running: ")
+    both[1].process.send_signal(signal.SIGINT)
+    assert (await both[1].end()).code == 75
+    assert (await run(environ_of(database), "status")).out.startswith("run 1 stopped: ")
+
+
+async def test_a_run_whose_process_was_killed_is_stopped(database: Database) -> None:
+    """Its record says that it goes on: what decides is whether somebody looks after a claim."""
+    await database.execute(
+        "INSERT INTO auth.rewrap_runs (target, everything, started_by, sources, total)"
+        " VALUES ('env-v2', false, 'far:1', '{env-v1}', 30)"
+    )
+    await database.execute(
+        "INSERT INTO auth.rewrap_claims (run_id, owner, kek_id, format, above, up_to)"
+        " VALUES (1, 'far:1:0', 'env-v1', 2, '', 'z')"
+    )
+    # As long as a KMS takes for a batch, whoever works on it has nothing to say of the run.
+    await database.execute(
+        "UPDATE auth.rewrap_runs SET heartbeat_at = now() - interval '20 seconds'"
+    )
+    assert (await run(environ_of(database), "status")).out.startswith("run 1 running: ")
+    await database.execute(
+        "UPDATE auth.rewrap_claims SET heartbeat_at = now() - interval '16 seconds'"
+    )
+    assert (await run(environ_of(database), "status")).out.startswith("run 1 stopped: ")
+
+
+async def test_nights_without_work_do_not_fill_the_list(database: Database) -> None:
+    await fill(database, 3)
+    await rewrap(database, keyring())
+    for _ in range(12):
+        await rewrap(database, keyring())
+    said = json.loads((await run(environ_of(database), "status", "--json")).out)
+    assert [(one["id"], one["done"]) for one in said["runs"]] == [(13, 0), (1, 3)]
+
+
+async def test_times_are_to_the_second(database: Database) -> None:
+    await fill(database, 1)
+    await rewrap(database, keyring())
+    time = r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\dZ"
+    assert re.search(rf"; began {time} by ", (await run(environ_of(database), "status")).out)
+    (one,) = json.loads((await run(environ_of(database), "status", "--json")).out)["runs"]
+    for name in ("started_at", "heartbeat_at", "ended_at"):
+        assert re.fullmatch(time, one[name])
 
 
 # ── retire ────────────────────────────────────────────────────────────────────

@@ -437,6 +437,11 @@ async def test_a_kms_that_hangs_does_not_hold_up_the_end(
         async with asyncio.timeout(5):
             with pytest.raises(NotFinished):
                 await running
+    # What it was cut off from is anybody's.
+    assert await database.value("SELECT state FROM auth.rewrap_runs") == "stopped"
+    assert await database.fetch("SELECT owner, isfinite(heartbeat_at) FROM auth.rewrap_claims") == [
+        ("", False)
+    ]
 
 
 # ── KEKs that fail ────────────────────────────────────────────────────────────

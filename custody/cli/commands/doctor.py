@@ -4,20 +4,25 @@ import asyncio
 import dataclasses
 import json
 import os
+import sys
+from collections.abc import Mapping
 
 import click
 
+from custody.cli.commands.shown import printable
 from custody.cli.exit_codes import FINDING, UNAVAILABLE
 from custody.ops.doctor import Finding, Verdict, examine
 from custody.ops.logging import configure
 from custody.settings import LogFormat, LogLevel
 
+# In the order of what must be done about them, with their colours.
 _SIGNS = {
-    Verdict.OK: "ok     ",
-    Verdict.FINDING: "FINDING",
-    Verdict.DOWN: "DOWN   ",
-    Verdict.UNSEEN: "unseen ",
+    Verdict.FINDING: ("FINDING", "red"),
+    Verdict.DOWN: ("DOWN   ", "yellow"),
+    Verdict.UNSEEN: ("unseen ", "cyan"),
+    Verdict.OK: ("ok     ", "green"),
 }
+_ORDER = list(_SIGNS)
 
 
 def doctor(as_json: bool) -> int:
@@ -27,9 +32,26 @@ def doctor(as_json: bool) -> int:
     if as_json:
         click.echo(json.dumps([dataclasses.asdict(finding) for finding in findings], indent=2))
     else:
-        for finding in findings:
-            click.echo(f"{_SIGNS[finding.verdict]} {finding.part}: {finding.message}")
+        coloured = _is_coloured(os.environ)
+        for finding in sorted(findings, key=lambda one: _ORDER.index(one.verdict)):
+            click.echo(_line(finding), color=coloured)
     return _exit_code(findings)
+
+
+def _line(finding: Finding) -> str:
+    sign, colour = _SIGNS[finding.verdict]
+    said = printable(f"{finding.part}: {finding.message}")
+    return f"{click.style(sign, fg=colour)} {said}"
+
+
+def _is_coloured(environ: Mapping[str, str]) -> bool:
+    """Tell whether colours are wanted: on a terminal that has them (https://no-color.org)."""
+    return (
+        sys.stdout is not None
+        and sys.stdout.isatty()
+        and not environ.get("NO_COLOR")
+        and environ.get("TERM") != "dumb"
+    )
 
 
 def _exit_code(findings: list[Finding]) -> int:

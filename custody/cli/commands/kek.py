@@ -3,6 +3,7 @@
 import asyncio
 import json
 import os
+import shutil
 from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
 from typing import Any
@@ -27,6 +28,8 @@ from kek_backends.loader import load_keyring
 
 _APP = "CUSTODY_DATABASE_URL"
 _REFRESH_SECONDS = 5.0
+# Of a line, in columns, where no terminal says that it has more.
+_WIDTH = 80
 _ACTIVE = "{0} is what {1} stamps on new keys; set CUSTODY_KEK to another KEK and restart first"
 _MESSAGES = {
     Retirement.RETIRED: "{0} is retired: nothing can be wrapped under it again",
@@ -52,7 +55,8 @@ def list_(as_json: bool) -> None:
     if as_json:
         click.echo(json.dumps([one.as_object() for one in listed], indent=2))
     else:
-        click.echo(table(listed))
+        width = shutil.get_terminal_size((_WIDTH, 1)).columns
+        click.echo(table(listed, max(width, _WIDTH)))
 
 
 def retire(kek_id: str, *, as_json: bool) -> int:

@@ -1,28 +1,21 @@
 """How ``custody kek list`` shows a KEK: a line of a table, or an object for machines."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from datetime import UTC, datetime
+from datetime import datetime
 from typing import Any
 
+from custody.cli.commands import shown
 from custody.db.keks import RegisteredKek, RowCount
 
-_HEADINGS = (
-    "KEK_ID",
-    "STATE",
-    "BACKEND",
-    "LOCATOR",
-    "ROWS",
-    "FORMAT 1",
-    "QUARANTINED",
-    "FIRST SEEN",
-    "ACTIVE SINCE",
-    "RETIRED",
-    "HERE",
-)
+_HEADINGS = ("KEK_ID", "STATE", "ROWS", "FORMAT 1", "ASIDE", "SINCE", "HERE")
+_NUMBERS = frozenset({"ROWS", "FORMAT 1", "ASIDE"})
+_GAP = "  "
 _UNSEEN = "?"
 _NONE = "-"
-_HERE = {True: "configured", False: "not configured", None: _UNSEEN}
+_HERE = {True: "yes", False: "no", None: _UNSEEN}
+# In the middle of what is too long; no letter that a terminal may not have.
+_CUT = "..."
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,37 +53,57 @@ class ListedKek:
     def as_cells(self) -> tuple[str, ...]:
         """Return it for the table."""
         kek, rows = self.kek, self.rows
+        since = {"active": kek.activated_at, "retired": kek.retired_at}
+        at = since.get(kek.state, kek.recorded_at)
         return (
             kek.kek_id,
             kek.state,
-            kek.backend or _NONE,
-            kek.locator or _NONE,
             _UNSEEN if rows is None else str(rows.wraps),
             _UNSEEN if rows is None else str(rows.format_1),
             _UNSEEN if rows is None else str(rows.quarantined),
-            _time(kek.recorded_at) or _NONE,
-            (_time(kek.activated_at) if kek.state == "active" else None) or _NONE,
-            _time(kek.retired_at) or _NONE,
+            _NONE if at is None else shown.time(at).partition("T")[0],
             _HERE[self.configured],
         )
 
 
-def table(listed: Iterable[ListedKek]) -> str:
-    """Return all KEKs as text, one a line, under headings."""
-    lines = [_HEADINGS, *(tuple(map(_printable, kek.as_cells())) for kek in listed)]
+def table(listed: Iterable[ListedKek], width: int) -> str:
+    """Return all KEKs as text, one a line, under headings.
+
+    A kek_id that leaves no room for the rest has a line of its own before it. One that is longer
+    than a line is cut in its middle: its two ends tell more.
+
+    Args:
+        listed: the KEKs.
+        width: of a line, in columns.
+    """
+    lines = [_HEADINGS, *(tuple(map(shown.printable, kek.as_cells())) for kek in listed)]
     widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
-    return "\n".join(
-        "  ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)).rstrip()
-        for line in lines
+    room = width - sum(widths[1:]) - len(_GAP) * len(widths[1:])
+    widths[0] = max(len(line[0]) for line in lines if len(line[0]) <= max(room, len(_HEADINGS[0])))
+    said = []
+    for kek_id, *cells in lines:
+        own_line = len(kek_id) > widths[0]
+        if own_line:
+            said.append(_shorten(kek_id, width))
+        said.append(_line(("" if own_line else kek_id, *cells), widths))
+    return "\n".join(said)
+
+
+def _line(cells: Sequence[str], widths: Sequence[int]) -> str:
+    aligned = (
+        cell.rjust(width) if heading in _NUMBERS else cell.ljust(width)
+        for heading, cell, width in zip(_HEADINGS, cells, widths, strict=True)
     )
+    return _GAP.join(aligned).rstrip()
 
 
-def _printable(text: str) -> str:
-    """Keep what a row says of itself from steering the terminal."""
-    return "".join(letter if letter.isprintable() else "?" for letter in text)
+def _shorten(text: str, width: int) -> str:
+    if len(text) <= width:
+        return text
+    before = (width - len(_CUT)) // 2
+    after = width - len(_CUT) - before
+    return f"{text[:before]}{_CUT}{text[-after:]}"
 
 
 def _time(at: datetime | None) -> str | None:
-    if at is None:
-        return None
-    return f"{at.astimezone(UTC).replace(tzinfo=None).isoformat(timespec='seconds')}Z"
+    return None if at is None else shown.time(at)

@@ -14,6 +14,7 @@ from sqlalchemy.ext.asyncio import AsyncEngine
 
 from custody.cli.commands.rewrap_progress import Progress, describe, progress
 from custody.cli.commands.rewrap_role import rewrap_dsn, rewrap_engine
+from custody.cli.commands.shown import printable
 from custody.cli.exit_codes import FINDING
 from custody.db.keks import RowCount, count_rows
 from custody.db.one_database import name_of
@@ -70,20 +71,28 @@ def status(as_json: bool) -> None:
         click.echo(json.dumps({"runs": [describe(one) for one in shown], "rows": rows}, indent=2))
         return
     for one in shown:
-        said = describe(one)
-        left = "" if said["seconds_left"] is None else f", {said['seconds_left']} s left"
-        click.echo(
-            f"run {one.id} {one.state}: {one.done + one.failed} of {one.total} to {one.target}, "
-            f"{one.moved} changed by their users, {one.failed} set aside, "
-            f"{said['rows_a_second']} rows/s{left}; began {said['started_at']} by {one.started_by}"
-        )
+        click.echo(run_line(one))
+    if shown and shown[0].state is State.STOPPED:
+        click.echo("nobody works on it; what is left is done by: custody rewrap run")
     for kek_id, count in sorted(counted.items()):
         click.echo(
-            f"{kek_id}: {count.wraps} rows, {count.format_1} of format 1, "
+            f"{printable(kek_id)}: {count.wraps} rows, {count.format_1} of format 1, "
             f"{count.quarantined} set aside"
         )
     if not shown and not counted:
         click.echo("no run yet, and no row")
+
+
+def run_line(run: Run) -> str:
+    """Show a run in one line."""
+    said = describe(run)
+    pace = "" if said["rows_a_second"] is None else f", {said['rows_a_second']} rows/s"
+    left = "" if said["seconds_left"] is None else f", {said['seconds_left']} s left"
+    return printable(
+        f"run {run.id} {run.state}: {run.done + run.failed} of {run.total} to {run.target}, "
+        f"{run.moved} changed by their users, {run.failed} set aside{pace}{left}; "
+        f"began {said['started_at']} by {run.started_by}"
+    )
 
 
 async def _foresee(settings: Settings, options: Options, *, as_json: bool) -> None:

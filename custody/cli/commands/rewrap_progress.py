@@ -2,7 +2,8 @@
 
 import asyncio
 import sys
-from collections.abc import Iterator
+import time
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
@@ -19,10 +20,13 @@ from rich.progress import (
 from rich.progress import Progress as Bar
 from rich.text import Text
 
-from custody.rewrap.runs import Run
+from custody.cli.commands import shown
+from custody.rewrap.runs import Run, State
 from custody.rewrap.storing import Counts
 
 _LINE_SECONDS = 10.0
+# Of a shorter time no pace can be told: two batches that are stored at once are no rate.
+_PACE_SECONDS = 1.0
 
 log = structlog.get_logger()
 
@@ -39,12 +43,15 @@ class Progress:
         self._task: Any = None
         self._run: Run | None = None
         self._done = self._moved = self._failed = 0
+        # What was done when the last line was logged, or before we came.
+        self._logged = 0
 
     def advance(self, run: Run, counts: Counts) -> None:
         """Add what was stored just now."""
         if self._run is None or self._run.id != run.id:
             self._run = run
             self._done, self._moved, self._failed = run.done, run.moved, run.failed
+            self._logged = run.done + run.failed
             if self._bar is not None:
                 self._task = self._bar.add_task(f"to {run.target}", total=run.total)
         self._done += counts.done
@@ -55,12 +62,11 @@ class Progress:
 
     async def keep_showing(self) -> None:
         """Log a line every ten seconds, where there is no bar."""
-        before = 0
         while True:
             await asyncio.sleep(_LINE_SECONDS)
             if self._bar is None and self._run is not None:
                 now = self._done + self._failed
-                rate = (now - before) / _LINE_SECONDS
+                rate = (now - self._logged) / _LINE_SECONDS
                 left = max(0, self._run.total - now)
                 log.info(
                     "rewrap_progress",
@@ -72,14 +78,46 @@ class Progress:
                     rows_a_second=round(rate),
                     seconds_left=round(left / rate) if rate else None,
                 )
-                before = now
+                self._logged = now
 
 
 class _Rate(ProgressColumn):
     """Rows a second; nothing while they can't be told yet."""
 
     def render(self, task: Task) -> Text:
-        return Text("" if task.speed is None else f"{task.speed:.0f} rows/s")
+        """Return what is drawn."""
+        if task.speed is None or not _has_a_pace(task):
+            return Text("")
+        return Text(f"{task.speed:.0f} rows/s")
+
+
+class _TimeLeft(TimeRemainingColumn):
+    """The time that is left; nothing while it can't be told yet."""
+
+    def render(self, task: Task) -> Text:
+        """Return what is drawn."""
+        return super().render(task) if _has_a_pace(task) else Text("")
+
+
+def _has_a_pace(task: Task) -> bool:
+    return task.elapsed is not None and task.elapsed >= _PACE_SECONDS
+
+
+def new_bar(console: Console, get_time: Callable[[], float] = time.monotonic) -> Bar:
+    """Return what draws a run as a bar.
+
+    Args:
+        console: where it is drawn.
+        get_time: a clock, in seconds.
+    """
+    columns = (
+        TextColumn("{task.description}"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        _Rate(),
+        _TimeLeft(),
+    )
+    return Bar(*columns, console=console, get_time=get_time, speed_estimate_period=10)
 
 
 @contextmanager
@@ -88,14 +126,7 @@ def progress() -> Iterator[Progress]:
     if not sys.stderr.isatty():
         yield Progress(None)
         return
-    columns = (
-        TextColumn("{task.description}"),
-        BarColumn(),
-        MofNCompleteColumn(),
-        _Rate(),
-        TimeRemainingColumn(),
-    )
-    with Bar(*columns, console=Console(stderr=True), speed_estimate_period=10) as bar:
+    with new_bar(Console(stderr=True)) as bar:
         yield Progress(bar)
 
 
@@ -112,10 +143,11 @@ def describe(run: Run) -> dict[str, object]:
         "done": run.done,
         "moved": run.moved,
         "failed": run.failed,
-        "rows_a_second": round(run.rows_a_second),
+        # Of one that was stopped it would say nothing: nobody worked on it for a while.
+        "rows_a_second": None if run.state is State.STOPPED else round(run.rows_a_second),
         "seconds_left": None if left is None else round(left),
         "started_by": run.started_by,
-        "started_at": run.started_at.isoformat(),
-        "heartbeat_at": run.heartbeat_at.isoformat(),
-        "ended_at": run.ended_at.isoformat() if run.ended_at else None,
+        "started_at": shown.time(run.started_at),
+        "heartbeat_at": shown.time(run.heartbeat_at),
+        "ended_at": shown.time(run.ended_at) if run.ended_at else None,
     }

@@ -1,0 +1,185 @@
+"""How commands end when nobody wants them any more: Ctrl-C, a full disk, a reader that has gone."""
+
+import os
+import signal
+import socket
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import click
+import pytest
+
+from custody.auth.development import DevelopmentIssuer
+from custody.cli import cli
+from tests.servers import ROOT
+
+# What each command needs to come as far as its work.
+WORDS = {
+    "completion": ("bash",),
+    "kek retire": ("kek-id",),
+    "token": ("--sub", "alice"),
+    "users erase": ("somebody", "--yes"),
+}
+# Ctrl-C comes in the middle of an import: that of the module named first.
+_INTERRUPTED = """
+import os, runpy, signal, sys
+class Finder:
+    def find_spec(self, name, path, target=None):
+        if name == wanted:
+            sys.meta_path.remove(self)
+            os.kill(os.getpid(), signal.SIGINT)
+wanted = sys.argv.pop(1)
+sys.meta_path.insert(0, Finder())
+runpy.run_module("custody", run_name="__main__", alter_sys=True)
+"""
+
+
+def commands(group: click.Group = cli, *before: str) -> Iterator[str]:
+    for name, command in group.commands.items():
+        if isinstance(command, click.Group):
+            yield from commands(command, *before, name)
+        elif not command.hidden:
+            yield " ".join((*before, name))
+
+
+def custody(
+    *words: str, out: int = subprocess.DEVNULL, code: str | None = None, **environ: str
+) -> "subprocess.CompletedProcess[str]":
+    """Run a command as a process of its own."""
+    start = ("-m", "custody") if code is None else ("-c", code)
+    return subprocess.run(
+        [sys.executable, *start, *words],
+        env={"PATH": os.environ["PATH"], **environ},
+        cwd=ROOT,
+        stdout=out,
+        stderr=subprocess.PIPE,
+        text=True,
+        check=False,
+        timeout=60,
+    )
+
+
+def all_words(command: str) -> tuple[str, ...]:
+    return (*command.split(), *WORDS.get(command, ()))
+
+
+# ── Ctrl-C ────────────────────────────────────────────────────────────────────
+
+
+@pytest.mark.parametrize("module", ["custody.cli", "click", "click.core", "custody.cli.rewrap"])
+def test_interrupted_before_the_command_is_known(module: str) -> None:
+    done = custody(module, "doctor", code=_INTERRUPTED)
+    assert (done.returncode, done.stderr.strip()) == (130, "")
+
+
+@pytest.mark.parametrize("command", sorted(set(commands()) - {"completion"}))
+def test_interrupted_while_the_command_is_loaded(command: str) -> None:
+    done = custody("custody.cli.commands", *all_words(command), code=_INTERRUPTED)
+    assert (done.returncode, done.stderr.strip()) == (130, "")
+
+
+@pytest.mark.parametrize("module", ["pydantic_core", "asyncpg", "cryptography", "structlog"])
+def test_interrupted_in_what_others_wrote(module: str) -> None:
+    done = custody(module, "doctor", code=_INTERRUPTED)
+    assert (done.returncode, done.stderr.strip()) == (130, "")
+
+
+def test_interrupted_at_work() -> None:
+    """Here a database that takes the connection and says nothing."""
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        url = f"postgresql://custody_rewrap:x@127.0.0.1:{silent.getsockname()[1]}/custody"
+        process = subprocess.Popen(
+            [sys.executable, "-m", "custody", "kek", "list"],
+            env={"PATH": os.environ["PATH"], "CUSTODY_REWRAP_DATABASE_URL": url},
+            cwd=ROOT,
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+        silent.settimeout(30)
+        with silent.accept()[0]:
+            process.send_signal(signal.SIGINT)
+            _, said = process.communicate(timeout=30)
+    assert (process.returncode, said.strip()) == (130, "")
+
+
+# ── standard output ───────────────────────────────────────────────────────────
+
+LOST = (
+    "custody: standard output could not be written: No space left on device; what is there is not "
+    "whole\n"
+)
+PRINTING = [
+    ("--help",),
+    ("--version",),
+    ("rewrap", "run", "--help"),
+    ("completion", "zsh"),
+    ("config",),
+    ("config", "--json"),
+    ("doctor",),
+    ("doctor", "--json"),
+    ("kek", "generate"),
+    ("openapi",),
+]
+
+
+@pytest.fixture
+def full() -> Iterator[int]:
+    """A disk that is full."""
+    with Path("/dev/full").open("wb", buffering=0) as device:
+        yield device.fileno()
+
+
+@pytest.fixture
+def unread() -> Iterator[int]:
+    """A pipe whose reader has gone, as `| head -0` leaves it."""
+    reader, writer = os.pipe()
+    os.close(reader)
+    yield writer
+    os.close(writer)
+
+
+@pytest.mark.parametrize("words", PRINTING, ids=" ".join)
+def test_a_full_disk(words: tuple[str, ...], full: int) -> None:
+    done = custody(*words, out=full)
+    assert (done.returncode, done.stderr) == (74, LOST)
+
+
+@pytest.mark.parametrize("words", PRINTING, ids=" ".join)
+def test_a_reader_that_has_gone(words: tuple[str, ...], unread: int) -> None:
+    done = custody(*words, out=unread)
+    assert (done.returncode, done.stderr) == (141, "")
+
+
+def test_a_token_that_nobody_got(tmp_path: Path, full: int) -> None:
+    DevelopmentIssuer.create(tmp_path)
+    done = custody("token", "--sub", "alice", "--data", str(tmp_path), out=full)
+    assert (done.returncode, done.stderr) == (74, LOST)
+
+
+def test_a_shell_that_asks_for_completions(full: int) -> None:
+    asked = {"_CUSTODY_COMPLETE": "bash_complete", "COMP_WORDS": "custody ", "COMP_CWORD": "1"}
+    done = custody(out=full, **asked)
+    assert (done.returncode, done.stderr) == (74, LOST)
+
+
+def test_unbuffered(full: int) -> None:
+    done = custody("--version", out=full, PYTHONUNBUFFERED="1")
+    assert (done.returncode, done.stderr) == (74, LOST)
+
+
+def test_a_standard_error_that_is_full(full: int) -> None:
+    """Then the exit code alone can tell."""
+    for words, code in ((("serve",), 78), (("no-such-command",), 2), (("kek", "list"), 78)):
+        done = subprocess.run(
+            [sys.executable, "-m", "custody", *words],
+            env={"PATH": os.environ["PATH"]},
+            cwd=ROOT,
+            stdout=full,
+            stderr=full,
+            check=False,
+            timeout=60,
+        )
+        assert done.returncode == code
