@@ -104,7 +104,7 @@ class TokenVerifier:
         kid = _checked_header(header)
         # Ed25519's (RFC 8032, section 5.1.6); a longer one costs no fetch of keys.
         if len(signature) != _SIGNATURE_BYTES:
-            raise InvalidToken("the signature is not 64 bytes")
+            raise InvalidToken("the signature has another length")
         self._check_addressing(claims)
         if "exp" not in claims:
             raise InvalidToken("no exp")

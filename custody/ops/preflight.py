@@ -70,10 +70,12 @@ def remarks(settings: Settings, environ: Mapping[str, str]) -> Iterator[Remark]:
 
 
 def _of_known(settings: Settings, environ: Mapping[str, str]) -> Iterator[Remark]:
+    refused: set[object] = set()
     for ask in (_database_url, jwt_issuer, _jwks, _tls, _listen, _admin_listen):
         try:
             ask(settings)
         except ConfigurationError as error:
+            refused.add(ask)
             yield Remark("settings", str(error), refused=True)
     if settings.owner_database_url is not None and not settings.development:
         yield Remark(
@@ -82,7 +84,11 @@ def _of_known(settings: Settings, environ: Mapping[str, str]) -> Iterator[Remark
             "custody migrate alone",
         )
     yield from _open_files(settings, environ)
-    yield from _open_doors(settings)
+    if _listen not in refused:
+        yield from _plain_listener(settings)
+    if _admin_listen not in refused:
+        yield from _open_admin(settings)
+    yield from _believed(settings)
 
 
 def database_url(settings: Settings) -> str:
@@ -173,8 +179,7 @@ def _open_file(name: str, path: Path, who: int, *, unless: int = 0) -> Iterator[
         yield Remark("settings", f"{name} names {path}, which others may use; {cure}")
 
 
-def _open_doors(settings: Settings) -> Iterator[Remark]:
-    """Say what is open to the network without need."""
+def _plain_listener(settings: Settings) -> Iterator[Remark]:
     if not _is_local(settings.listen) and settings.tls_cert is None:
         yield Remark(
             "listener",
@@ -182,12 +187,19 @@ def _open_doors(settings: Settings) -> Iterator[Remark]:
             "in clear; set CUSTODY_TLS_CERT and CUSTODY_TLS_KEY, or listen on 127.0.0.1 behind a "
             "proxy with TLS",
         )
+
+
+def _open_admin(settings: Settings) -> Iterator[Remark]:
     if not _is_local(settings.admin_listen):
         yield Remark(
             "listener",
             f"CUSTODY_ADMIN_LISTEN is {settings.admin_listen}: whoever reaches it reads metrics "
             "and what is wrong; set it to 127.0.0.1:3002, or to a network of operators alone",
         )
+
+
+def _believed(settings: Settings) -> Iterator[Remark]:
+    """Say whom the daemon believes without reason."""
     for proxies in settings.trusted_proxies:
         if proxies.endswith("/0"):
             yield Remark(

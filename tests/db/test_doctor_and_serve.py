@@ -1,11 +1,9 @@
 """``custody doctor`` and ``custody serve`` judge alike: a table of what is wrong, both on each."""
 
 import json
-import subprocess
-from collections.abc import Awaitable, Callable, Mapping
-from dataclasses import dataclass
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, TypeAlias
+from typing import Any
 
 import pytest
 from structlog.testing import capture_logs
@@ -14,173 +12,10 @@ from custody.app import running
 from custody.ops import preflight
 from custody.ops.doctor import Finding, Verdict, examine
 from custody.settings import ConfigurationError, load
-from tests.db.kek_registry import register, retire
+from tests.db.mistakes import OTHER_KEK, REFUSED, UNWISE, Change, Place, setting
 from tests.ports import free_port
 from tests.servers import Database, daemon_here, new_database, settings_for
 from tests.tokens import Issuer
-
-OTHER_KEK = "QW5vdGhlciBrZXkgb2YgdGhpcnR5LXR3byBieXRlcyE="
-
-
-@dataclass(frozen=True)
-class Place:
-    """Where a configuration is made wrong."""
-
-    database: Database
-    folder: Path
-
-    def url(self, role: str, **changes: str) -> str:
-        """Return a role's URL with some of its text replaced."""
-        url = self.database.url(role)
-        for old, new in changes.items():
-            url = url.replace(old, new)
-        return url
-
-    def file(self, text: str | bytes, mode: int = 0o600) -> str:
-        """Write a file, and return its path."""
-        path = self.folder / f"file-{len(list(self.folder.iterdir()))}"
-        path.write_bytes(text if isinstance(text, bytes) else text.encode())
-        path.chmod(mode)
-        return str(path)
-
-    def certificate(self, name: str) -> tuple[str, str]:
-        """Make a certificate and its key."""
-        cert, key = self.folder / f"{name}.pem", self.folder / f"{name}.key"
-        command = ["openssl", "req", "-x509", "-newkey", "ed25519", "-nodes", "-days", "1"]
-        command += ["-subj", f"/CN={name}", "-out", str(cert), "-keyout", str(key)]
-        subprocess.run(command, check=True, capture_output=True)
-        return str(cert), str(key)
-
-    def password(self, role: str) -> str:
-        """Return the role's password."""
-        return self.database.url(role).split(":")[2].split("@")[0]
-
-
-Change: TypeAlias = Callable[[Place], Mapping[str, str]]
-Turn: TypeAlias = Callable[[Place], Awaitable[None]]
-
-
-def setting(**values: str) -> Change:
-    return lambda _place: {f"CUSTODY_{name}": value for name, value in values.items()}
-
-
-def variable(**values: str) -> Change:
-    return lambda _place: values
-
-
-def mismatched(place: Place) -> Mapping[str, str]:
-    return {
-        "CUSTODY_TLS_CERT": place.certificate("one")[0],
-        "CUSTODY_TLS_KEY": place.certificate("other")[1],
-    }
-
-
-def no_pem(place: Place) -> Mapping[str, str]:
-    return {
-        "CUSTODY_TLS_CERT": place.certificate("one")[0],
-        "CUSTODY_TLS_KEY": place.file("no key"),
-    }
-
-
-def kek_file(mode: int) -> Change:
-    def change(place: Place) -> Mapping[str, str]:
-        return {"MANA_AUTH_KEK": "", "MANA_AUTH_KEK_FILE": place.file(OTHER_KEK, mode)}
-
-    return change
-
-
-def open_tls_key(place: Place) -> Mapping[str, str]:
-    cert, key = place.certificate("one")
-    Path(key).chmod(0o644)
-    return {"CUSTODY_TLS_CERT": cert, "CUSTODY_TLS_KEY": key}
-
-
-REFUSED: dict[str, Change] = {
-    "no database": setting(DATABASE_URL=""),
-    "no issuer": setting(JWT_ISSUER=""),
-    "no keys of the issuer": setting(JWKS_FILE=""),
-    "two places for the issuer's keys": setting(JWKS_URL="https://issuer.example/jwks"),
-    "a certificate without its key": setting(TLS_CERT="/nowhere/cert.pem"),
-    "a certificate that is not there": setting(
-        TLS_CERT="/nowhere/cert.pem", TLS_KEY="/nowhere/key.pem"
-    ),
-    "a key of another certificate": mismatched,
-    "a key that is none": no_pem,
-    "a listener without a port": setting(LISTEN="nowhere"),
-    "an admin listener without a port": setting(ADMIN_LISTEN="127.0.0.1"),
-    "a relative path of a socket": setting(LISTEN="unix:custody.sock"),
-    "proxies that are no addresses": setting(TRUSTED_PROXIES="proxy.example"),
-    "any origin": setting(CORS_ORIGINS="*"),
-    "a negative rate": setting(RATE_LIMIT="-1"),
-    "no worker at all": setting(WORKERS="0"),
-    "an unknown environment": setting(ENV="staging"),
-    "a config file that is not there": setting(CONFIG="/nowhere/custody.toml"),
-    "a config file with an unknown name": lambda place: {
-        "CUSTODY_CONFIG": place.file("listne = 'x'")
-    },
-    "a value and a file": setting(JWT_ISSUER_FILE="/nowhere/issuer"),
-    "a URL of another scheme": setting(DATABASE_URL="mysql://u:x@127.0.0.1/d"),
-    "channel binding": lambda place: {
-        "CUSTODY_DATABASE_URL": place.url("custody_app") + "?channel_binding=require"
-    },
-    "a parameter that libpq does not know": lambda place: {
-        "CUSTODY_DATABASE_URL": place.url("custody_app") + "?sslmod=require"
-    },
-    "no file of the issuer's keys": setting(JWKS_FILE="/nowhere/jwks.json"),
-    "an issuer without keys": lambda place: {"CUSTODY_JWKS_FILE": place.file('{"keys": []}')},
-    "keys that are no JSON": lambda place: {"CUSTODY_JWKS_FILE": place.file("<html>")},
-    "no KEK": variable(MANA_AUTH_KEK=""),
-    "a KEK that is no base64": variable(MANA_AUTH_KEK="not base64 at all, is it"),
-    "a short KEK": variable(MANA_AUTH_KEK="c2hvcnQ="),
-    "a KEK of zeros": variable(MANA_AUTH_KEK="A" * 43 + "="),
-    "a KEK of an unknown kind": setting(KEK="kms:key"),
-    "one KEK twice": setting(OLD_KEKS="env:MANA_AUTH_KEK"),
-    "a KEK in a file for all": kek_file(0o644),
-    "a KEK in no file": variable(MANA_AUTH_KEK="", MANA_AUTH_KEK_FILE="/nowhere/kek"),
-    "a wrong password": lambda place: {
-        "CUSTODY_DATABASE_URL": place.url(
-            "custody_app", **{f":{place.password('custody_app')}@": ":wrong@"}
-        )
-    },
-    "a database that is not there": lambda place: {
-        "CUSTODY_DATABASE_URL": place.url("custody_app", **{place.database.name: "nowhere"})
-    },
-    "a superuser": lambda place: {"CUSTODY_DATABASE_URL": place.url("postgres")},
-    "the owner": lambda place: {"CUSTODY_DATABASE_URL": place.url("custody_owner")},
-    "the role for re-wraps": lambda place: {"CUSTODY_DATABASE_URL": place.url("custody_rewrap")},
-    "re-wraps with a wrong password": lambda place: {
-        "CUSTODY_REWRAP_DATABASE_URL": place.url(
-            "custody_rewrap", **{f":{place.password('custody_rewrap')}@": ":wrong@"}
-        )
-    },
-    "re-wraps by the daemon's role": lambda place: {
-        "CUSTODY_REWRAP_DATABASE_URL": place.url("custody_app")
-    },
-    "re-wraps in a database that is not there": lambda place: {
-        "CUSTODY_REWRAP_DATABASE_URL": place.url("custody_rewrap", **{place.database.name: "no"})
-    },
-    "re-wraps in a database without our schema": lambda place: {
-        "CUSTODY_REWRAP_DATABASE_URL": place.url(
-            "custody_rewrap", **{place.database.name: "postgres"}
-        )
-    },
-}
-
-WARNED: dict[str, Change] = {
-    "a plain listener": setting(LISTEN="0.0.0.0:3001"),
-    "a plain listener by IPv6": setting(LISTEN="[::]:3001"),
-    "an open admin listener": setting(ADMIN_LISTEN="0.0.0.0:3002"),
-    "everybody is a trusted proxy": setting(TRUSTED_PROXIES="0.0.0.0/0 ::/0"),
-    "the owner's URL": setting(OWNER_DATABASE_URL="postgresql://owner:x@127.0.0.1/d"),
-    "plain http to the issuer": setting(JWKS_FILE="", JWKS_URL="http://issuer.invalid/jwks"),
-    "a KEK in a file for a group": kek_file(0o640),
-    "a TLS key for all": open_tls_key,
-    "a URL in a file for all": lambda place: {
-        "CUSTODY_DATABASE_URL": "",
-        "CUSTODY_DATABASE_URL_FILE": place.file(place.url("custody_app"), 0o644),
-    },
-    "a secret id for all": lambda place: {"VAULT_SECRET_ID_FILE": place.file("secret", 0o644)},
-}
 
 
 async def serve(environ: Mapping[str, str], *, whole: bool = True) -> tuple[str | None, list[Any]]:
@@ -223,36 +58,33 @@ def wrong(place: Place, issuer: Issuer, change: Change) -> dict[str, str]:
 
 @pytest.mark.parametrize("name", REFUSED)
 async def test_refused_by_both_with_one_line(place: Place, issuer: Issuer, name: str) -> None:
-    environ = wrong(place, issuer, REFUSED[name])
+    mistake = REFUSED[name]
+    environ = wrong(place, issuer, mistake.change)
     findings = await examine(environ)
     refused, _ = await serve(environ)
-    assert refused is not None
-    assert "\n" not in refused
+    assert refused == place.line(mistake.line)
     assert "; ".join(said(findings, Verdict.FINDING)) == refused
 
 
-@pytest.mark.parametrize("name", WARNED)
+@pytest.mark.parametrize("name", UNWISE)
 async def test_unwise_to_both_in_one_line(place: Place, issuer: Issuer, name: str) -> None:
-    environ = wrong(place, issuer, WARNED[name])
+    mistake = UNWISE[name]
+    environ = wrong(place, issuer, mistake.change)
     found = said(await examine(environ), Verdict.FINDING)
     refused, logs = await serve(environ, whole=False)
     assert refused is None
     logged = [one["problem"] for one in logs if one["event"] == "unsafe_setting"]
-    assert found == logged != []
-
-
-async def unforced(place: Place) -> None:
-    await place.database.execute("ALTER TABLE auth.encryption_vaults NO FORCE ROW LEVEL SECURITY")
-
-
-async def retired(place: Place) -> None:
-    await register(place.database, "env-v1")
-    await retire(place.database, "env-v1")
+    logged += [
+        f"{one['name']} is {one['cure'].replace('no such', 'no')}"
+        for one in logs
+        if one["event"] == "unknown_setting"
+    ]
+    assert found == logged == [place.line(mistake.line)]
 
 
 async def test_database_that_is_refused_by_both(place: Place, issuer: Issuer) -> None:
     environ = wrong(place, issuer, setting())
-    await unforced(place)
+    await place.database.execute("ALTER TABLE auth.encryption_vaults NO FORCE ROW LEVEL SECURITY")
     refused, _ = await serve(environ)
     assert "; ".join(said(await examine(environ), Verdict.FINDING)) == refused
     assert refused is not None
