@@ -10,7 +10,7 @@ from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from functools import partial
-from typing import Any, cast
+from typing import cast
 
 import aiohttp
 import structlog
@@ -43,6 +43,7 @@ from custody.ops.metrics import Metrics
 from custody.ops.notify import Notifier
 from custody.ops.report import Report, describe
 from custody.ops.rewrapping import Rewrapping
+from custody.ops.stray_errors import log_stray_error
 from custody.reload import Reload, Reloadable
 from custody.settings import ConfigurationError, Settings
 from custody.vault.keys import MasterKeys
@@ -111,7 +112,7 @@ async def serve(
     """
     stop, hangup = asyncio.Event(), asyncio.Event()
     loop = asyncio.get_running_loop()
-    loop.set_exception_handler(_log_stray_error)
+    loop.set_exception_handler(log_stray_error)
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, stop.set)
     loop.add_signal_handler(signal.SIGHUP, stop.set if settings.development else hangup.set)
@@ -312,16 +313,6 @@ def _jwks_source(session: aiohttp.ClientSession, settings: Settings) -> Source:
         return file_source(settings.jwks_file), str(settings.jwks_file)
     url = preflight.jwks_url(settings)
     return http_source(session, url), name_of(url)
-
-
-def _log_stray_error(_loop: asyncio.AbstractEventLoop, context: dict[str, Any]) -> None:
-    """Log what nobody waited for, by type: asyncio would show its text and its task's arguments."""
-    error = context.get("exception")
-    # A connection that was thrown away leaves such an error behind: nothing is wrong then.
-    expected = type(error).__module__.startswith("asyncpg.") or isinstance(error, OSError)
-    (log.debug if expected else log.error)(
-        "stray_error", what=context["message"], error=type(error).__name__
-    )
 
 
 async def _show_document(_request: web.Request) -> Answer:

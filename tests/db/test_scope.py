@@ -160,6 +160,7 @@ async def test_out_of_time(engine: AsyncEngine, database: Database) -> None:
         ("SELEKT", DatabaseError),
         ("TRUNCATE auth.encryption_vaults", Refused),
         ("SELECT pg_terminate_backend(pg_backend_pid())", ConnectionLost),
+        ("DO $$ BEGIN RAISE disk_full; END $$", DatabaseError),
     ],
 )
 async def test_failing_statement(
@@ -169,6 +170,8 @@ async def test_failing_statement(
         with pytest.raises(DatabaseError) as caught:
             await sleep_in(engine, 5, statement)
         assert type(caught.value) is kind
+        # What /readyz shows of it, then.
+        assert ("the disk of the database is full" in str(caught.value)) == ("disk" in statement)
         assert caught.value.__suppress_context__
         assert borrowed(engine) == 0
     await eventually(lambda: clean(database, engine))

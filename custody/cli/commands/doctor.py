@@ -1,6 +1,5 @@
 """custody doctor."""
 
-import asyncio
 import dataclasses
 import json
 import os
@@ -9,6 +8,7 @@ from collections.abc import Mapping
 
 import click
 
+from custody.cli.commands import event_loop
 from custody.cli.commands.shown import printable
 from custody.cli.exit_codes import FINDING, UNAVAILABLE
 from custody.ops.doctor import Finding, Verdict, examine
@@ -28,7 +28,7 @@ _ORDER = list(_SIGNS)
 def doctor(as_json: bool) -> int:
     """Examine what is configured: settings, KEKs, database, roles, the issuer's keys."""
     configure(LogLevel.WARNING, LogFormat.TEXT)  # beside the findings, not among them
-    findings = asyncio.run(examine(os.environ))
+    findings = event_loop.run(examine(os.environ))
     if as_json:
         click.echo(json.dumps([dataclasses.asdict(finding) for finding in findings], indent=2))
     else:

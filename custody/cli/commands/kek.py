@@ -10,6 +10,7 @@ from typing import Any
 
 import click
 
+from custody.cli.commands import event_loop
 from custody.cli.commands.kek_report import report_lines
 from custody.cli.commands.kek_table import ListedKek, table
 from custody.cli.commands.rewrap_role import VARIABLE, rewrap_dsn, rewrap_engine
@@ -49,7 +50,7 @@ def list_(as_json: bool) -> None:
     Rows are counted by CUSTODY_REWRAP_DATABASE_URL; with CUSTODY_DATABASE_URL alone they can't be
     seen.
     """
-    listed, notes = asyncio.run(_list(_settings()))
+    listed, notes = event_loop.run(_list(_settings()))
     for note in notes:
         _say(note)
     if as_json:
@@ -63,7 +64,7 @@ def retire(kek_id: str, *, as_json: bool) -> int:
     """Retire a KEK for good: nothing can be wrapped under it again."""
     settings = _settings()
     rewrap_dsn(settings)  # before a KMS is asked
-    outcome, rows, message, report = asyncio.run(_retire(settings, kek_id))
+    outcome, rows, message, report = event_loop.run(_retire(settings, kek_id))
     done = outcome in {Retirement.RETIRED, Retirement.ALREADY_RETIRED}
     if as_json:
         said = {"kek_id": kek_id, "outcome": outcome, "rows": rows, "retirement": report}

@@ -1,11 +1,11 @@
 """custody migrate."""
 
-import asyncio
 import dataclasses
 import json
 
 import click
 
+from custody.cli.commands import event_loop
 from custody.cli.exit_codes import CONFIGURATION
 from custody.db.engine import Dsn
 from custody.db.migrate import advice_for, look_at
@@ -25,12 +25,12 @@ def migrate(as_json: bool) -> int:
             "CUSTODY_OWNER_DATABASE_URL must be set: PostgreSQL, as the owner of the schema auth"
         )
     owner = Dsn(url.get_secret_value())
-    applied = asyncio.run(run(owner))
+    applied = event_loop.run(run(owner))
     if not as_json:
         for name in applied:
             click.echo(f"applied {name}")
-    problems = asyncio.run(look_at(owner))
-    advice = [one for one in asyncio.run(advice_for(owner)) if one.is_problem]
+    problems = event_loop.run(look_at(owner))
+    advice = [one for one in event_loop.run(advice_for(owner)) if one.is_problem]
     if as_json:
         shown = [dataclasses.asdict(problem) for problem in problems]
         said = [{"part": one.part, "message": one.message} for one in advice]

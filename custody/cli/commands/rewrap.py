@@ -12,6 +12,7 @@ from contextlib import asynccontextmanager
 import click
 from sqlalchemy.ext.asyncio import AsyncEngine
 
+from custody.cli.commands import event_loop
 from custody.cli.commands.rewrap_progress import Progress, describe, progress
 from custody.cli.commands.rewrap_role import rewrap_dsn, rewrap_engine
 from custody.cli.commands.shown import printable
@@ -40,9 +41,9 @@ def run(options: Options, *, as_json: bool, dry_run: bool) -> int:
     """Re-wrap every row that is not under the active KEK, while users keep working."""
     settings = _settings()
     if dry_run:
-        asyncio.run(_foresee(settings, options, as_json=as_json))
+        event_loop.run(_foresee(settings, options, as_json=as_json))
         return 0
-    done, unreadable, database = asyncio.run(_run(settings, options))
+    done, unreadable, database = event_loop.run(_run(settings, options))
     if as_json:
         click.echo(json.dumps(describe(done) | {"unreadable": list(unreadable)}))
     else:
@@ -65,7 +66,7 @@ def status(as_json: bool) -> None:
 
     Uses CUSTODY_REWRAP_DATABASE_URL.
     """
-    shown, counted = asyncio.run(_status(_settings()))
+    shown, counted = event_loop.run(_status(_settings()))
     if as_json:
         rows = {kek_id: dataclasses.asdict(count) for kek_id, count in counted.items()}
         click.echo(json.dumps({"runs": [describe(one) for one in shown], "rows": rows}, indent=2))

@@ -1,10 +1,10 @@
 """custody users."""
 
-import asyncio
 import json
 
 import click
 
+from custody.cli.commands import event_loop
 from custody.cli.exit_codes import FINDING
 from custody.db.engine import Dsn
 from custody.db.erase import Erased, erase_user
@@ -18,7 +18,7 @@ def erase(user_id: str, *, as_json: bool) -> int:
         raise ConfigurationError(
             "CUSTODY_OWNER_DATABASE_URL must be set: PostgreSQL, as the owner of the schema auth"
         )
-    erased = asyncio.run(erase_user(Dsn(url.get_secret_value()), user_id))
+    erased = event_loop.run(erase_user(Dsn(url.get_secret_value()), user_id))
     if as_json:
         click.echo(json.dumps({"vault": erased.vault, "user": erased.user}))
     else:
