@@ -170,6 +170,8 @@ async def end(engine: AsyncEngine, run_id: int, state: State, *, even_at_work: b
             ended = await held.fetchval(query("end_rewrap"), run_id, state)
             if ended is not None:
                 await write(held, _event(State(ended)))
+                # Should it be gone on with after all, nobody waits for those who lost it.
+                await held.execute(query("give_back_rewrap_claims"), run_id, None)
         (row,) = await held.fetch(query("read_rewrap_run"), run_id)
     return Run.from_row(row)
 

@@ -324,8 +324,8 @@ async def test_no_key_is_lost_under_live_traffic(
         assert ledger.problems == []
         assert code == 0, run
     assert (run["state"], run["failed"], run["unreadable"]) == ("done", 0, [])
-    # Users and the worker met: and nobody was overwritten.
-    assert run["moved"] > 0
+    # Users and the worker met, where there are enough of them: and nobody was overwritten.
+    assert run["moved"] > 0 or scale is SMALL
     assert run["done"] > scale.users / 2
     assert {status for _, status in ledger.answers} == {200, 400, 409}
     await check_audit(database, ledger)
