@@ -126,6 +126,29 @@ async def test_audit_that_fails_a_request(
         assert (await alice.key()).status == 200
 
 
+async def test_full_disk_is_named(own_database: Database, issuer: Issuer, tmp_path: Path) -> None:
+    """As PostgreSQL answers to whatever needs another page: the daemon's own rows, too."""
+    tables = ["custody_instances", "encryption_vault_audit"]
+    async with serving(own_database, issuer, tmp_path) as (daemon, alice):
+        await own_database.execute(
+            "CREATE FUNCTION public.fill() RETURNS trigger LANGUAGE plpgsql AS"
+            " $$ BEGIN RAISE disk_full; END $$"
+        )
+        for table in tables:
+            await own_database.execute(
+                f"CREATE TRIGGER fill BEFORE INSERT OR UPDATE ON auth.{table}"
+                " FOR EACH ROW EXECUTE FUNCTION public.fill()"
+            )
+        assert (await alice.key()).status == 503
+        status, parts = await readiness(daemon)
+        assert status == 503
+        assert "the disk of the database is full: give it room" in parts.values()
+        for table in tables:
+            await own_database.execute(f"DROP TRIGGER fill ON auth.{table}")
+        await ready_again(daemon)
+        assert (await alice.key()).status == 200
+
+
 @pytest.mark.parametrize("failure", [Transient("failing: down"), Denied("failing: no"), None])
 async def test_kek_that_fails_a_request(
     database: Database,

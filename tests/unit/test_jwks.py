@@ -654,6 +654,37 @@ class TestHttpSource:
                 await http_source(session, url)()
         assert "secret" not in str(failure.value)
 
+    async def test_host_that_is_not_known(self) -> None:
+        async with aiohttp.ClientSession() as session:
+            with pytest.raises(
+                JwksError, match=r"name\.invalid: .*; check the host in CUSTODY_JWKS"
+            ):
+                await http_source(session, "https://name.invalid/jwks")()
+
+    async def test_nobody_listens(self) -> None:
+        async with aiohttp.ClientSession() as session:
+            with pytest.raises(JwksError, match=r"127\.0\.0\.1: port 1: Connection refused; check"):
+                await http_source(session, "http://127.0.0.1:1/jwks")()
+
+    async def test_tls_to_a_plain_port(self) -> None:
+        app = web.Application()
+        app.router.add_get("/jwks", _good)
+        server = TestServer(app)
+        await server.start_server()
+        async with aiohttp.ClientSession() as session:
+            with pytest.raises(JwksError, match=r"127\.0\.0\.1: the port speaks no TLS"):
+                await http_source(session, f"https://127.0.0.1:{server.port}/jwks")()
+        await server.close()
+
+    async def test_plain_to_a_tls_port(self, tmp_path: Path) -> None:
+        app = web.Application()
+        server = TestServer(app, scheme="https")
+        await server.start_server(ssl=_self_signed(tmp_path / "server.pem"))
+        async with aiohttp.ClientSession() as session:
+            with pytest.raises(JwksError, match=r"speaks no HTTP; .*http: or https:"):
+                await http_source(session, f"http://127.0.0.1:{server.port}/jwks")()
+        await server.close()
+
     async def test_closed_session(self) -> None:
         async with aiohttp.ClientSession() as session:
             fetch = http_source(session, "http://127.0.0.1:1/jwks")

@@ -1,5 +1,7 @@
 """Bearer tokens: what is let in, and a long table of what is not."""
 
+import base64
+import json
 import re
 from collections.abc import Awaitable, Callable
 
@@ -72,6 +74,17 @@ async def test_bad_token(verifier: TokenVerifier, issuer: Issuer, name: str) -> 
     # A fixed phrase of small letters and a few names can't hold a part of a token.
     assert re.fullmatch(r"[A-Za-z ]{3,50}", str(refusal.value))
     assert refusal.value.__cause__ is None
+
+
+async def test_token_of_another_algorithm_is_called_that(verifier: TokenVerifier) -> None:
+    """Its signature has another length, and that is not what is wrong with it."""
+    header, claims = (
+        base64.urlsafe_b64encode(json.dumps(part).encode()).rstrip(b"=").decode()
+        for part in ({"alg": "RS256", "kid": "one"}, {"sub": "alice"})
+    )
+    signature = base64.urlsafe_b64encode(bytes(256)).rstrip(b"=").decode()
+    with pytest.raises(InvalidToken, match="its alg is not EdDSA"):
+        await verifier.verify(f"Bearer {header}.{claims}.{signature}")
 
 
 @pytest.mark.parametrize("name", BAD_TOKENS)

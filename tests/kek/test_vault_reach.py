@@ -1,0 +1,45 @@
+"""A transit server that can't be reached: the line says where and why."""
+
+import asyncio
+
+import pytest
+
+from kek_backends.errors import Transient
+from kek_backends.loader import load
+from tests.ports import free_port
+
+
+async def reason(address: str) -> str:
+    environ = {"VAULT_ADDR": address, "VAULT_TOKEN": "held-for-a-test"}
+    backend = load("vault:transit/custody", environ=environ, development=False)
+    try:
+        with pytest.raises(Transient) as caught:
+            await backend.refresh()
+    finally:
+        await backend.close()
+    return str(caught.value)
+
+
+async def test_nobody_listens() -> None:
+    address = f"http://127.0.0.1:{free_port()}"
+    assert f"(VAULT_ADDR, {address}: Connection refused)" in await reason(address)
+
+
+async def test_host_that_is_not_known() -> None:
+    said = await reason("https://nowhere.invalid:8200")
+    assert "VAULT_ADDR, https://nowhere.invalid:8200: " in said
+    assert "Error" not in said  # in words, not by the name of an exception
+
+
+async def test_tls_to_a_plain_port() -> None:
+    async def answer(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await reader.read(100)
+        writer.write(b"HTTP/1.1 400 Bad Request\r\n\r\n")
+        writer.close()
+        await writer.wait_closed()
+
+    server = await asyncio.start_server(answer, "127.0.0.1", 0)
+    async with server:
+        port = server.sockets[0].getsockname()[1]
+        said = await reason(f"https://127.0.0.1:{port}")
+    assert f"https://127.0.0.1:{port}: the port speaks no TLS: is it http?" in said
