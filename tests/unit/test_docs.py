@@ -3,6 +3,7 @@
 import ast
 import re
 from collections.abc import Iterator
+from datetime import date
 from pathlib import Path
 
 import click
@@ -235,8 +236,24 @@ def test_the_reference_has_every_log_event_with_its_levels() -> None:
         assert levels <= described[name], name
 
 
-def test_decisions_are_short_and_listed() -> None:
+_ADR = r"\[\d+\]\((\d{4}-[\w-]+\.md)\)"
+_ADR_STATUS = re.compile(
+    r"(?m)^Date: (\d{4}-\d\d-\d\d)\. Status: "
+    rf"(?:superseded by {_ADR}|accepted(?:; .+ superseded by {_ADR})?)$"
+)
+
+
+def test_decisions_are_short_dated_and_listed() -> None:
     listed = _read("docs/adr/README.md")
-    for decision in sorted((DOCS / "adr").glob("[0-9]*.md")):
+    decisions = sorted((DOCS / "adr").glob("[0-9]*.md"))
+    for number, decision in enumerate(decisions, 1):
         assert decision.name in listed
-        assert len(decision.read_text("utf-8").splitlines()) <= 40
+        assert decision.name.startswith(f"{number:04}-")
+        text = decision.read_text("utf-8")
+        assert len(text.splitlines()) <= 40, decision.name
+        said = _ADR_STATUS.search(text)
+        assert said is not None, f"{decision.name}: no date and status, as in docs/adr/template.md"
+        date.fromisoformat(said[1])
+        for by in filter(None, said.groups()[1:]):
+            assert (DOCS / "adr" / by).is_file()
+            assert by > decision.name, f"{decision.name} is superseded by an older one"
