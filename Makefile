@@ -4,7 +4,7 @@ BIN    := $(VENV)/bin
 # The Python that the environment has; for a new one, or another: make PYTHON=python3.12 run
 PYTHON ?= $(or $(wildcard $(BIN)/python),python3)
 
-.PHONY: run test prove lint lock clean
+.PHONY: run test prove lint format audit lock clean
 .PHONY: install install-dev
 .PHONY: prove-scope
 .PHONY: bench bench-audit bench-commands bench-growth bench-kek-faults bench-remote-kek bench-rewrap bench-start
@@ -37,6 +37,15 @@ lint: install-dev
 	"$(BIN)/ruff" format --check .
 	"$(BIN)/ruff" check .
 	"$(BIN)/mypy"
+
+# What lint asks for, where it can be done without a thought.
+format: install-dev
+	"$(BIN)/ruff" check --fix-only .
+	"$(BIN)/ruff" format .
+
+# Known vulnerabilities in what the locks have.
+audit:
+	@PYTHON="$(PYTHON)" .ci/audit
 
 # Options, for example: make bench ARGS="--only key --connections 64"
 bench: install-dev
@@ -79,6 +88,7 @@ lock: install-dev
 	  --output-file requirements-run.lock
 	$(COMPILE) --constraint requirements-dev.lock --group build \
 	  --output-file requirements-build.lock
+	$(COMPILE) --upgrade --group audit --output-file requirements-audit.lock
 
 clean:
 	rm -rf "$(VENV)" dist .coverage* .hypothesis .mypy_cache .pytest_cache .ruff_cache
