@@ -22,7 +22,8 @@ from tests.systemd.howto import commands
 PROJECT: dict[str, Any] = tomllib.loads((ROOT / "pyproject.toml").read_text("utf-8"))
 PLACES = (
     *("docs", "systemd", "custody", "kek_backends", "sql", ".ci", ".env.example"),
-    *("README.md", "CHANGELOG.md", "Makefile", "pyproject.toml"),
+    *("README.md", "CHANGELOG.md", "CONTRIBUTING.md", "SECURITY.md", "Makefile", "pyproject.toml"),
+    *(".github", ".pre-commit-config.yaml"),
 )
 FILES = sorted(
     file

@@ -19,7 +19,8 @@ from custody.vault.errors import VaultError
 
 ROOT = Path(__file__).resolve().parents[2]
 DOCS = ROOT / "docs"
-PAGES = sorted([*DOCS.rglob("*.md"), ROOT / "README.md", ROOT / "CHANGELOG.md"])
+_TOP = ("README.md", "CHANGELOG.md", "CONTRIBUTING.md", "SECURITY.md")
+PAGES = sorted([*DOCS.rglob("*.md"), *map(ROOT.joinpath, _TOP)])
 TEXTS = [*PAGES, ROOT / ".env.example"]
 
 # Names that say no thing of ours: the prefix itself, and "each setting" in general.
