@@ -107,6 +107,7 @@ def test_a_job_without_its_database_is_run_again(debian: Host) -> None:
     assert debian.systemctl("start", JOB).returncode == 1
     eventually(lambda: int(debian.property("NRestarts", JOB)) >= 1)
     assert "status=69/UNAVAILABLE" in debian.system.journal(JOB)
+    assert alarms(debian) == []
     debian.seal("custody_rewrap_database_url", url)
     eventually(lambda: debian.property("ActiveState", JOB) == "inactive", seconds=60)
     assert debian.property("Result", JOB) == "success"
@@ -140,6 +141,15 @@ def test_a_job_that_is_configured_wrongly_fails_once(wrong: str, debian: Host) -
     code = "78" if wrong == "role" else "243"
     shown = debian.show("ActiveState", "ExecMainStatus", "NRestarts", unit=JOB)
     assert shown == ["failed", code, "0"]
+    line = f"custody: {JOB} has failed (exit-code, {code}): journalctl --unit=custody-rewrap"
+    eventually(lambda: line in alarms(debian))
+
+
+def alarms(host: Host) -> list[str]:
+    """Return what is critical in the journal of the alarm for the job."""
+    asked = ("--priority=crit", "--unit=custody-failed@custody-rewrap")
+    host.system.run("journalctl", "--sync")
+    return host.system.run("journalctl", "--output=cat", *asked).stdout.splitlines()
 
 
 @pytest.mark.prove
