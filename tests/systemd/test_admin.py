@@ -1,12 +1,12 @@
 """custody-admin: it runs as the daemon would, with a KMS too, and says what systemd can't start."""
 
 import signal
-import subprocess
 
 import pytest
 
 from tests.bao_server import Bao
 from tests.systemd.host import CREDENTIALS, KEKS, Host, eventually
+from tests.systemd.throwaway import Answer
 
 pytestmark = pytest.mark.timeout(600)
 
@@ -14,7 +14,7 @@ SHARED = "/etc/custody/service.d/vault.conf"
 PROGRAM = "/opt/custody/bin/custody"
 
 
-def admin(host: Host, *words: str) -> "subprocess.CompletedProcess[str]":
+def admin(host: Host, *words: str) -> Answer:
     return host.system.run("custody-admin", *words, check=False)
 
 

@@ -4,7 +4,6 @@ import json
 import re
 import subprocess
 from collections.abc import Iterable, Iterator, Mapping
-from pathlib import Path
 
 import pytest
 

@@ -52,12 +52,8 @@ def no_program(host: Host) -> None:
     host.system.run("mount", "-t", "tmpfs", "tmpfs", "/opt/custody")
 
 
-def no_user(host: Host) -> None:
-    host.drop_in("custody.service", "[Service]", "User=nobody-knows")
-
-
-def no_folder_of_the_sandbox(host: Host) -> None:
-    host.drop_in("custody.service", "[Service]", "ReadOnlyPaths=/nowhere")
+def no_folder_of_the_program(host: Host) -> None:
+    host.system.run("mount", "-t", "tmpfs", "tmpfs", "/opt")
 
 
 REFUSED: dict[Callable[[Host], None], tuple[str, str]] = {
@@ -69,8 +65,7 @@ REFUSED: dict[Callable[[Host], None], tuple[str, str]] = {
     sealed_under_another_name: ("243", "does not decrypt on this host under its name"),
     damaged: ("243", "does not decrypt on this host under its name"),
     no_program: ("203", "/opt/custody/bin/custody, or the Python that it names, is not there"),
-    no_user: ("217", "run systemd-sysusers"),
-    no_folder_of_the_sandbox: ("226", "the sandbox can not be made"),
+    no_folder_of_the_program: ("226", "/opt/custody, or another path of the sandbox"),
 }
 
 
@@ -136,17 +131,43 @@ def test_a_start_by_hand_fails_and_says_so_too(debian: Host) -> None:
     assert "custody: a credential in /etc/credstore.encrypted" in status
 
 
-def test_no_client_waits_for_a_program_that_is_not_there(debian: Host) -> None:
-    no_program(debian)
+@pytest.mark.parametrize(
+    "spoil", [no_program, no_folder_of_the_program], ids=lambda spoil: spoil.__name__
+)
+def test_no_client_waits_for_a_program_that_is_not_there(
+    spoil: Callable[[Host], None], debian: Host
+) -> None:
+    spoil(debian)
     debian.start("custody.socket")
     port = urlsplit(debian.daemon.base).port or 0
-    with socket.create_connection(("127.0.0.1", port), timeout=30) as client:
-        # It ends, one way or the other, and the next one is refused at once.
-        with contextlib.suppress(ConnectionResetError):
-            assert client.recv(1) == b""
+    with (
+        socket.create_connection(("127.0.0.1", port), timeout=30) as client,
+        contextlib.suppress(ConnectionResetError),
+    ):
+        assert client.recv(1) == b""
+    # The next one is refused at once.
     eventually(lambda: debian.property("ActiveState", "custody.socket") == "inactive")
-    assert debian.show("ActiveState", "ExecMainStatus", "NRestarts") == ["failed", "203", "0"]
-    assert "make /opt/custody anew" in "".join(debian.said())
+    code, named = REFUSED[spoil]
+    assert debian.show("ActiveState", "ExecMainStatus", "NRestarts") == ["failed", code, "0"]
+    (said,) = debian.said()
+    assert named in said
+
+
+@pytest.mark.prove
+def test_no_client_waits_for_a_daemon_without_its_user(debian: Host) -> None:
+    debian.drop_in("custody.service", "[Service]", "User=nobody-knows")
+    debian.start("custody.socket")
+    port = urlsplit(debian.daemon.base).port or 0
+    with (
+        socket.create_connection(("127.0.0.1", port), timeout=30) as client,
+        contextlib.suppress(ConnectionResetError),
+    ):
+        assert client.recv(1) == b""
+    # It has given up by itself: nothing of the unit could stop it.
+    eventually(lambda: debian.property("ActiveState", "custody.socket") == "failed")
+    assert debian.show("ActiveState", "ExecMainStatus", "NRestarts") == ["failed", "217", "0"]
+    alarm = "custody: custody.service has failed (exit-code, 217): journalctl --unit=custody"
+    eventually(lambda: alarm in debian.system.journal("custody-failed@custody"))
 
 
 @pytest.mark.prove
