@@ -112,10 +112,16 @@ def test_each_way_in_which_it_cannot_start_is_one_line(debian: Host) -> None:
     assert line() == f"{PROGRAM} can't be executed (203/EXEC): make /opt/custody anew"
     debian.system.write(PROGRAM, "#!/bin/sh\nkill -9 $$\n", 0o755)
     assert "the command was killed" in line()
-    debian.system.run("umount", "/opt/custody")
+    debian.drop_in("custody.service", "[Service]", "EnvironmentFile=/nowhere/environ")
+    debian.system.write(PROGRAM, "#!/bin/sh\n", 0o755)
+    assert "systemd could not start it" in line()
+    debian.system.run("rm", "/usr/local/lib/systemd/system/custody.service")
+    debian.system.run("systemctl", "daemon-reload")
+    assert line().startswith("custody.service is ")
 
 
-def test_an_interrupted_command_does_not_go_on_unseen(debian: Host) -> None:
+@pytest.mark.parametrize("ended_by", ["INT", "TERM"])
+def test_an_interrupted_command_does_not_go_on_unseen(ended_by: str, debian: Host) -> None:
     debian.system.run("mkdir", "--parents", "/root/opt/bin")
     debian.system.run("mount", "--bind", "/root/opt", "/opt/custody")
     debian.system.write(PROGRAM, "#!/bin/sh\nexec sleep infinity\n", 0o755)
@@ -124,6 +130,6 @@ def test_an_interrupted_command_does_not_go_on_unseen(debian: Host) -> None:
     eventually(lambda: bool(debian.systemctl(*listed).stdout))
     # Its unit is named for it.
     pid = debian.systemctl(*listed).stdout.partition("custody-admin-")[2].partition(".")[0]
-    debian.system.run("kill", "-INT", pid)
+    debian.system.run("kill", f"-{ended_by}", pid)
     assert command.wait(30) == 128 + signal.SIGINT
     assert debian.systemctl(*listed).stdout == ""
