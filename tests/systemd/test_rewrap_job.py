@@ -24,8 +24,7 @@ class Hook(http.server.BaseHTTPRequestHandler):
         text = self.rfile.read(int(self.headers["Content-Length"]))
         self.send_response(204)
         self.end_headers()
-        pathlib.Path(sys.argv[2] + ".part").write_bytes(text)
-        pathlib.Path(sys.argv[2] + ".part").rename(sys.argv[2])
+        pathlib.Path(sys.argv[2]).write_bytes(text)
 
 server = http.server.HTTPServer(("127.0.0.1", int(sys.argv[1])), Hook)
 pathlib.Path(sys.argv[2] + ".listens").touch()
@@ -169,11 +168,11 @@ def test_a_failure_calls_somebody_by_the_drop_in_of_the_how_to(debian: Host) -> 
     debian.drop_in("custody-failed@.service", lines)
     debian.seal("hook", f'url = "http://127.0.0.1:{port}/"\n')
     debian.system.write("/run/hook.py", HOOK)
-    debian.system.start("/usr/bin/python3", "/run/hook.py", str(port), caught)
+    hook = debian.system.start("/usr/bin/python3", "/run/hook.py", str(port), caught)
     eventually(lambda: debian.system.path(f"{caught}.listens").exists())
     debian.system.run("rm", "/etc/credstore.encrypted/custody_rewrap_database_url")
     assert debian.systemctl("start", JOB).returncode == 1
-    eventually(lambda: debian.system.path(caught).exists())
+    assert hook.wait(30) == 0
     assert "custody-rewrap%20has%20failed" in debian.system.read(caught).replace("+", "%20")
 
 
