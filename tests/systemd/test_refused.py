@@ -1,4 +1,4 @@
-"""A credential that is wrong: one line that says so, and no second start, whoever connects."""
+"""What no start can cure: one line that says so, and no second start, whoever connects."""
 
 import asyncio
 import contextlib
@@ -47,6 +47,15 @@ def damaged(host: Host) -> None:
     host.system.write(f"{CREDENTIALS}/custody_database_url", "c2VhbGVkIG5vd2hlcmU=\n")
 
 
+def no_program(host: Host) -> None:
+    # What is below is shared, and may not be changed.
+    host.system.run("mount", "-t", "tmpfs", "tmpfs", "/opt/custody")
+
+
+def no_folder_of_the_program(host: Host) -> None:
+    host.system.run("mount", "-t", "tmpfs", "tmpfs", "/opt")
+
+
 REFUSED: dict[Callable[[Host], None], tuple[str, str]] = {
     wrong_password: ("78", "CUSTODY_DATABASE_URL"),
     wrong_role: ("78", "the role custody_rewrap is not custody_app"),
@@ -55,12 +64,14 @@ REFUSED: dict[Callable[[Host], None], tuple[str, str]] = {
     no_url: ("78", "CUSTODY_DATABASE_URL"),
     sealed_under_another_name: ("243", "does not decrypt on this host under its name"),
     damaged: ("243", "does not decrypt on this host under its name"),
+    no_program: ("203", "/opt/custody/bin/custody, or the Python that it names, is not there"),
+    no_folder_of_the_program: ("226", "/opt/custody, or another path of the sandbox"),
 }
 
 
 @pytest.mark.prove
 @pytest.mark.parametrize("spoil", REFUSED, ids=lambda spoil: spoil.__name__)
-async def test_a_wrong_credential_is_one_clear_line_and_no_restart_loop(
+async def test_what_is_wrong_is_one_clear_line_and_no_restart_loop(
     spoil: Callable[[Host], None], debian: Host
 ) -> None:
     code, named = REFUSED[spoil]
@@ -98,7 +109,7 @@ async def test_a_wrong_credential_is_one_clear_line_and_no_restart_loop(
 
 
 @pytest.mark.prove
-@pytest.mark.parametrize("spoil", [no_key, damaged], ids=lambda spoil: spoil.__name__)
+@pytest.mark.parametrize("spoil", [no_key, damaged, no_program], ids=lambda spoil: spoil.__name__)
 def test_what_a_new_start_cannot_cure_is_not_started_again(
     spoil: Callable[[Host], None], debian: Host
 ) -> None:
@@ -118,6 +129,45 @@ def test_a_start_by_hand_fails_and_says_so_too(debian: Host) -> None:
     status = debian.systemctl("status", "--no-pager", "custody").stdout
     assert "status=243/CREDENTIALS" in status
     assert "custody: a credential in /etc/credstore.encrypted" in status
+
+
+@pytest.mark.parametrize(
+    "spoil", [no_program, no_folder_of_the_program], ids=lambda spoil: spoil.__name__
+)
+def test_no_client_waits_for_a_program_that_is_not_there(
+    spoil: Callable[[Host], None], debian: Host
+) -> None:
+    spoil(debian)
+    debian.start("custody.socket")
+    port = urlsplit(debian.daemon.base).port or 0
+    with (
+        socket.create_connection(("127.0.0.1", port), timeout=30) as client,
+        contextlib.suppress(ConnectionResetError),
+    ):
+        assert client.recv(1) == b""
+    # The next one is refused at once.
+    eventually(lambda: debian.property("ActiveState", "custody.socket") == "inactive")
+    code, named = REFUSED[spoil]
+    assert debian.show("ActiveState", "ExecMainStatus", "NRestarts") == ["failed", code, "0"]
+    (said,) = debian.said()
+    assert named in said
+
+
+@pytest.mark.prove
+def test_no_client_waits_for_a_daemon_without_its_user(debian: Host) -> None:
+    debian.drop_in("custody.service", "[Service]", "User=nobody-knows")
+    debian.start("custody.socket")
+    port = urlsplit(debian.daemon.base).port or 0
+    with (
+        socket.create_connection(("127.0.0.1", port), timeout=30) as client,
+        contextlib.suppress(ConnectionResetError),
+    ):
+        assert client.recv(1) == b""
+    # It has given up by itself: nothing of the unit could stop it.
+    eventually(lambda: debian.property("ActiveState", "custody.socket") == "failed")
+    assert debian.show("ActiveState", "ExecMainStatus", "NRestarts") == ["failed", "217", "0"]
+    alarm = "custody: custody.service has failed (exit-code, 217): journalctl --unit=custody"
+    eventually(lambda: alarm in debian.system.journal("custody-failed@custody"))
 
 
 @pytest.mark.prove

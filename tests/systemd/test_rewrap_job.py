@@ -7,12 +7,29 @@ from collections import Counter
 import pytest
 
 from tests.many_rows import copy_rows
+from tests.ports import free_port
 from tests.systemd.host import Host, eventually
+from tests.systemd.howto import drop_ins
 from tests.systemd.load import load
 
 pytestmark = pytest.mark.timeout(600)
 
 ROWS = 2000
+# What a chat would be: it takes one message.
+HOOK = """
+import http.server, pathlib, sys
+
+class Hook(http.server.BaseHTTPRequestHandler):
+    def do_POST(self):
+        text = self.rfile.read(int(self.headers["Content-Length"]))
+        self.send_response(204)
+        self.end_headers()
+        pathlib.Path(sys.argv[2]).write_bytes(text)
+
+server = http.server.HTTPServer(("127.0.0.1", int(sys.argv[1])), Hook)
+pathlib.Path(sys.argv[2] + ".listens").touch()
+server.handle_request()
+"""
 JOB = "custody-rewrap.service"
 TIMER = "custody-rewrap.timer"
 
@@ -107,6 +124,7 @@ def test_a_job_without_its_database_is_run_again(debian: Host) -> None:
     assert debian.systemctl("start", JOB).returncode == 1
     eventually(lambda: int(debian.property("NRestarts", JOB)) >= 1)
     assert "status=69/UNAVAILABLE" in debian.system.journal(JOB)
+    assert alarms(debian) == []
     debian.seal("custody_rewrap_database_url", url)
     eventually(lambda: debian.property("ActiveState", JOB) == "inactive", seconds=60)
     assert debian.property("Result", JOB) == "success"
@@ -140,6 +158,29 @@ def test_a_job_that_is_configured_wrongly_fails_once(wrong: str, debian: Host) -
     code = "78" if wrong == "role" else "243"
     shown = debian.show("ActiveState", "ExecMainStatus", "NRestarts", unit=JOB)
     assert shown == ["failed", code, "0"]
+    line = f"custody: {JOB} has failed (exit-code, {code}): journalctl --unit=custody-rewrap"
+    eventually(lambda: line in alarms(debian))
+
+
+def test_a_failure_calls_somebody_by_the_drop_in_of_the_how_to(debian: Host) -> None:
+    port, caught = free_port(), "/run/caught"
+    (lines,) = drop_ins("install-on-debian", "When it fails")
+    debian.drop_in("custody-failed@.service", lines)
+    debian.seal("hook", f'url = "http://127.0.0.1:{port}/"\n')
+    debian.system.write("/run/hook.py", HOOK)
+    hook = debian.system.start("/usr/bin/python3", "/run/hook.py", str(port), caught)
+    eventually(lambda: debian.system.path(f"{caught}.listens").exists())
+    debian.system.run("rm", "/etc/credstore.encrypted/custody_rewrap_database_url")
+    assert debian.systemctl("start", JOB).returncode == 1
+    assert hook.wait(30) == 0
+    assert "custody-rewrap%20has%20failed" in debian.system.read(caught).replace("+", "%20")
+
+
+def alarms(host: Host) -> list[str]:
+    """Return what is critical in the journal of the alarm for the job."""
+    asked = ("--priority=crit", "--unit=custody-failed@custody-rewrap")
+    host.system.run("journalctl", "--sync")
+    return host.system.run("journalctl", "--output=cat", *asked).stdout.splitlines()
 
 
 @pytest.mark.prove

@@ -1,0 +1,133 @@
+"""custody-admin: it runs as the daemon would, with a KMS too, and says what systemd can't start."""
+
+import signal
+
+import pytest
+
+from tests.bao_server import Bao
+from tests.systemd.host import CREDENTIALS, KEKS, Host, eventually
+from tests.systemd.throwaway import Answer
+
+pytestmark = pytest.mark.timeout(600)
+
+SHARED = "/etc/custody/service.d/vault.conf"
+PROGRAM = "/opt/custody/bin/custody"
+
+
+def admin(host: Host, *words: str) -> Answer:
+    return host.system.run("custody-admin", *words, check=False)
+
+
+def use_vault(host: Host, bao: Bao) -> dict[str, str]:
+    """Make a key the KEK, and return the variables of the login."""
+    key = bao.make_key(derived=True)
+    host.configure(kek=f"vault:transit/{key}")
+    role_id, secret_id = bao.app_role(bao.write_policy(key))
+    return {
+        "VAULT_ADDR": bao.address,
+        "VAULT_ROLE_ID": role_id,
+        "VAULT_SECRET_ID": secret_id,
+    }
+
+
+def login_for_all(host: Host, login: dict[str, str]) -> None:
+    """Write a KMS login where the daemon, the job and custody-admin read it."""
+    host.seal("vault_secret_id", login["VAULT_SECRET_ID"])
+    host.system.write(
+        SHARED,
+        "[Service]\n"
+        f"Environment=VAULT_ADDR={login['VAULT_ADDR']} VAULT_ROLE_ID={login['VAULT_ROLE_ID']}\n"
+        "Environment=VAULT_SECRET_ID_FILE=%d/vault_secret_id\n"
+        "LoadCredentialEncrypted=vault_secret_id\n",
+    )
+    host.system.run("systemctl", "daemon-reload")
+
+
+def test_one_drop_in_is_the_login_of_daemon_job_and_custody_admin(debian: Host, bao: Bao) -> None:
+    login_for_all(debian, use_vault(debian, bao))
+    debian.start()
+    debian.start("custody-rewrap.service")
+    counted = admin(debian, "rewrap", "run", "--dry-run")
+    assert (counted.returncode, counted.stdout[:2]) == (0, "0 "), counted.stderr
+
+
+def test_a_drop_in_of_the_daemon_alone_is_read_too(debian: Host, bao: Bao) -> None:
+    login = use_vault(debian, bao)
+    # As many ways as there are: a file of variables, a plain credential, one in the unit itself.
+    secret_id = login.pop("VAULT_SECRET_ID")
+    debian.system.write("/etc/custody/secret-id", secret_id, 0o600)
+    debian.system.write("/etc/custody/vault.env", f"VAULT_ADDR={login['VAULT_ADDR']}\n", 0o600)
+    debian.drop_in(
+        "custody.service",
+        "[Service]",
+        "EnvironmentFile=/etc/custody/vault.env",
+        "LoadCredential=secret_id:/etc/custody/secret-id",
+        f"SetCredential=role_id:{login['VAULT_ROLE_ID']}",
+        'Environment="VAULT_SECRET_ID_FILE=%d/secret_id" VAULT_ROLE_ID_FILE=%d/role_id',
+    )
+    looked = admin(debian, "doctor")
+    assert looked.returncode == 0, looked.stdout + looked.stderr
+
+
+def test_each_way_in_which_it_cannot_start_is_one_line(debian: Host) -> None:
+    def line(*words: str) -> str:
+        done = admin(debian, *(words or ("kek", "list")))
+        assert (done.returncode, done.stdout) == (78, "")
+        (said,) = done.stderr.splitlines()
+        return said.removeprefix("custody-admin: ")
+
+    assert admin(debian, "doctor", "--nothing").returncode == 2
+    shown = admin(debian, "users", "erase", "--yes", "$HOME")
+    assert "/root" not in shown.stdout + shown.stderr
+
+    sealed = debian.system.read(f"{KEKS}/2026")
+    debian.system.write(f"{KEKS}/2027", sealed)
+    debian.system.write(f"{CREDENTIALS}/custody_rewrap_database_url", "c2Vh\n")
+    assert line() == (
+        "no command gets its credentials (243/CREDENTIALS): "
+        f"{KEKS}/2027 does not decrypt on this host under the name kek_2027, "
+        f"{CREDENTIALS}/custody_rewrap_database_url does not decrypt on this host under the name "
+        "custody_rewrap_database_url"
+    )
+    debian.drop_in("custody.service", "[Service]", "LoadCredential=a:/nowhere/a")
+    assert "/nowhere/a is not there" in line()
+    debian.drop_in("custody.service", "[Service]")
+    debian.system.run("rm", f"{KEKS}/2027", f"{CREDENTIALS}/custody_rewrap_database_url")
+
+    # /opt/custody is shared, and may not be changed.
+    debian.system.run("mkdir", "--parents", "/root/opt")
+    debian.system.run("mount", "--bind", "/root/opt", "/opt/custody")
+    assert line() == f"{PROGRAM} is not there, or may not be executed: make /opt/custody anew"
+    debian.system.write(PROGRAM, "#!/opt/custody/bin/python3\n", 0o755)
+    assert line() == (
+        f"{PROGRAM} wants /opt/custody/bin/python3, which is not there (203/EXEC): "
+        "make /opt/custody anew"
+    )
+    debian.system.write(PROGRAM, "no program at all", 0o755)
+    assert line() == f"{PROGRAM} can't be executed (203/EXEC): make /opt/custody anew"
+    debian.system.write(PROGRAM, "#!/bin/sh\nkill -9 $$\n", 0o755)
+    assert "it did not come to its end (signal)" in line()
+    debian.drop_in("custody.service", "[Service]", "EnvironmentFile=/nowhere/environ")
+    debian.system.write(PROGRAM, "#!/bin/sh\n", 0o755)
+    assert "it did not come to its end (resources)" in line()
+    debian.drop_in("custody.service", "[Service]", "UnsetEnvironment=PATH")
+    assert admin(debian, "doctor").returncode == 0
+    assert debian.systemctl("--failed", "--no-legend", "list-units").stdout == ""
+    debian.system.run("rm", "/usr/local/lib/systemd/system/custody.service")
+    debian.system.run("systemctl", "daemon-reload")
+    assert line().startswith("custody.service is ")
+
+
+@pytest.mark.parametrize("ended_by", ["INT", "TERM"])
+def test_an_interrupted_command_does_not_go_on_unseen(ended_by: str, debian: Host) -> None:
+    debian.system.run("mkdir", "--parents", "/root/opt/bin")
+    debian.system.run("mount", "--bind", "/root/opt", "/opt/custody")
+    debian.system.write(PROGRAM, "#!/bin/sh\nexec sleep infinity\n", 0o755)
+    command = debian.system.start("custody-admin", "rewrap", "run")
+    listed = ("list-units", "--no-legend", "--state=active", "custody-admin-*")
+    eventually(lambda: bool(debian.systemctl(*listed).stdout))
+    # Its unit is named for it.
+    pid = debian.systemctl(*listed).stdout.partition("custody-admin-")[2].partition(".")[0]
+    debian.system.run("kill", f"-{ended_by}", pid)
+    assert command.wait(30) == 128 + signal.SIGINT
+    assert debian.systemctl(*listed).stdout == ""
