@@ -33,6 +33,7 @@ KINDS = {"run": LOCKS[:1], "dev": LOCKS}
 _PROJECT = "pyproject.toml"
 _DISTRIBUTION = "custody-daemon"
 _OLDEST_PIP = (22, 3)  # the first that fills an environment other than its own
+_TENTH = 10
 _OTHER_PYTHON = "name another Python, for example make PYTHON=python3.12 run"
 
 
@@ -185,7 +186,8 @@ class Environment:
 
 def _follow(process: "subprocess.Popen[str]", log: IO[str], count: int) -> str:
     """Keep what pip says, show a person how far it is, and return its first complaint."""
-    person = sys.stdout.isatty() and count > 0
+    # A terminal has one line that changes; a log has a line for each tenth package.
+    person, step = sys.stdout.isatty(), 1 if sys.stdout.isatty() else _TENTH
     seen, last, complaint = 0, "", ""
     for line in process.stdout or ():
         log.write(line)
@@ -193,10 +195,13 @@ def _follow(process: "subprocess.Popen[str]", log: IO[str], count: int) -> str:
         # What pip prints is all that it tells of its progress and of its errors.
         if line.startswith("ERROR: ") and not complaint:
             complaint = line.removeprefix("ERROR: ").strip()
-        if person and line.startswith(("Collecting ", "Requirement already ")):
+        if count and line.startswith(("Collecting ", "Requirement already ")):
             seen += 1
-            say(f"  {seen} of {count}", end="\r")
-    if person:
+            if seen % step == 0 or seen == count:
+                say(f"  {seen} of {count} fetched", end="\r" if person else "\n")
+        elif count and line.startswith("Installing collected packages"):
+            say("  unpacking them", end="\r" if person else "\n")
+    if person and count:
         say("", end="\r")
     process.wait()
     return complaint or last

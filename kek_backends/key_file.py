@@ -8,9 +8,10 @@ from kek_backends.errors import Misconfigured
 from kek_backends.key_text import MAX_SIZE
 
 _OTHERS = 0o007
+_ABSENT = "does not exist; correct the path, or restore the file from your copy"
 
 
-def read_key_file(path: Path, named: str, *, absent: str = "does not exist") -> bytes:
+def read_key_file(path: Path, named: str, *, absent: str = _ABSENT) -> bytes:
     """Return what a key file holds; at most one byte more than a key may have.
 
     The bits of the group may be set: where systemd gives access by an ACL, they show the mask of

@@ -17,7 +17,8 @@ MAX_SIZE = 1024
 _TEXT = frozenset(string.printable.encode())
 _BYTE_ORDER_MARKS = (b"\xef\xbb\xbf", b"\xff\xfe", b"\xfe\xff")
 _HEX = re.compile(rb"(?:0x)?[0-9a-fA-F]{64}")
-_CURE = (
+# Rows that were wrapped need the very key: a new one would never open them.
+CURE = (
     "restore the key that wrapped the rows there are; only where there are none yet, make a new "
     "one with: openssl rand -base64 32"
 )
@@ -42,7 +43,7 @@ def parse_key(uri: KekUri, content: bytes, *, raw: bool = False) -> bytes:
     # Out of any "except": an exception's context could show the text.
     forms = f"base64 of {aead.KEY_SIZE} bytes" + (" nor 32 raw ones" if raw else "")
     raise Misconfigured(
-        f"KEK {uri.text}: what is there is not {forms}: {_seen(content, raw=raw)}; {_CURE}"
+        f"KEK {uri.text}: what is there is not {forms}: {_seen(content, raw=raw)}; {CURE}"
     )
 
 

@@ -8,6 +8,7 @@ import hmac
 from kek_backends import aead
 from kek_backends.base import FORMAT_BOUND, FORMAT_UNBOUND, KekBackend, Wrap
 from kek_backends.errors import Misconfigured, Tampered
+from kek_backends.key_text import CURE
 from kek_backends.uri import KekUri
 
 ZERO_KEY = bytes(aead.KEY_SIZE)
@@ -32,10 +33,7 @@ class LocalKek(KekBackend):
         if len(key) != aead.KEY_SIZE:
             raise ValueError(f"a local KEK has {aead.KEY_SIZE} bytes")
         if hmac.compare_digest(key, ZERO_KEY) and not development:
-            raise Misconfigured(
-                f"KEK {uri.text}: the all-zero key protects nothing; make a real one with: "
-                "openssl rand -base64 32"
-            )
+            raise Misconfigured(f"KEK {uri.text}: the all-zero key protects nothing; {CURE}")
         self._uri = uri
         self._kek_id = kek_id
         self._key = key

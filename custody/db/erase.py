@@ -51,6 +51,11 @@ async def erase_user(owner: Dsn, user_id: str) -> Erased:
             raise OwnerRefused(
                 f"{first_line(error)}; CUSTODY_OWNER_DATABASE_URL must be the owner of the schema"
             ) from None
+        except (asyncpg.UndefinedTableError, asyncpg.UndefinedColumnError):
+            raise OwnerRefused(
+                "nothing was removed: the database of CUSTODY_OWNER_DATABASE_URL is not migrated "
+                "to this release; run: custody migrate, or correct the database's name in the URL"
+            ) from None
         except asyncpg.PostgresError as error:
             raise OwnerError(f"nothing was removed: {first_line(error)}") from None
     return Erased(vault=vault is not None, user=user is not None)

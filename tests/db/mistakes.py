@@ -328,8 +328,9 @@ REFUSED: dict[str, Mistake] = {
     ),
     "a KEK of zeros": Mistake(
         kek("A" * 43 + "="),
-        "KEK env:MANA_AUTH_KEK: the all-zero key protects nothing; make a real one with: "
-        "openssl rand -base64 32",
+        "KEK env:MANA_AUTH_KEK: the all-zero key protects nothing; restore the key that wrapped "
+        "the rows there are; only where there are none yet, make a new one with: openssl rand "
+        "-base64 32",
     ),
     "a KEK as hex": Mistake(
         kek(KEY.hex()),
@@ -388,7 +389,8 @@ REFUSED: dict[str, Mistake] = {
     ),
     "a KEK in no file": Mistake(
         variable(MANA_AUTH_KEK="", MANA_AUTH_KEK_FILE="/nowhere/kek"),
-        "KEK env:MANA_AUTH_KEK: MANA_AUTH_KEK_FILE names /nowhere/kek, which does not exist",
+        "KEK env:MANA_AUTH_KEK: MANA_AUTH_KEK_FILE names /nowhere/kek, which does not exist; "
+        "correct the path, or restore the file from your copy",
     ),
     "a KEK of an unknown kind": Mistake(
         setting(KEK="kms:key"),

@@ -91,3 +91,13 @@ def test_without_a_database() -> None:
     done = custody({"CUSTODY_OWNER_DATABASE_URL": url}, "users", "erase", "alice", "--yes")
     assert done.code == 69
     assert "secretsecret" not in done.err
+
+
+async def test_database_that_was_never_migrated(postgres: EmbeddedPostgres) -> None:
+    async with new_database(postgres, "template0") as empty:
+        done = await erase(empty, "alice", "--yes")
+    assert done.code == 78
+    assert done.complaint == (
+        "nothing was removed: the database of CUSTODY_OWNER_DATABASE_URL is not migrated to this "
+        "release; run: custody migrate, or correct the database's name in the URL"
+    )

@@ -96,7 +96,7 @@ async def test_database_that_was_never_migrated(
 
 
 CONFIGURATION: dict[str, tuple[dict[str, str], str]] = {
-    "zero KEK": ({"raw_MANA_AUTH_KEK": ZERO}, "the all-zero key protects nothing; make a real one"),
+    "zero KEK": ({"raw_MANA_AUTH_KEK": ZERO}, "the all-zero key protects nothing; restore the key"),
     "no KEK": ({"raw_MANA_AUTH_KEK": ""}, "neither MANA_AUTH_KEK nor MANA_AUTH_KEK_FILE is set"),
     "both": ({"raw_MANA_AUTH_KEK_FILE": "/kek"}, "both MANA_AUTH_KEK and MANA_AUTH_KEK_FILE are"),
     "bad base64": ({"raw_MANA_AUTH_KEK": "correct horse battery"}, "is not base64 of 32 bytes"),

@@ -3,6 +3,7 @@
 import importlib.util
 import json
 import shutil
+import subprocess
 import sys
 from pathlib import Path
 from types import ModuleType
@@ -226,3 +227,35 @@ def pins(name: str) -> dict[str, list[str]]:
             assert "==" in line
             found[line.rstrip(" \\")] = []
     return found
+
+
+def test_progress_is_shown_in_a_log(
+    module: ModuleType, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Nobody waits for minutes before a screen that does not move."""
+    printed = "".join(f"print('Collecting package-{n}')\n" for n in range(25))
+    printed += "print('Installing collected packages: all')\n"
+    with (
+        subprocess.Popen([sys.executable, "-c", printed], stdout=subprocess.PIPE, text=True) as pip,
+        (tmp_path / "log").open("w") as log,
+    ):
+        module._follow(pip, log, 25)
+    assert capsys.readouterr().out.splitlines() == [
+        *("  10 of 25 fetched", "  20 of 25 fetched", "  25 of 25 fetched", "  unpacking them")
+    ]
+
+
+def test_what_holds_secrets_is_not_committed() -> None:
+    """Ours are: the folder kek_backends, and the example."""
+    secret = [".env", ".env.local", "custody.toml", "kek", "kek-2027", "new.kek", "kek.b64"]
+    ours = [".env.example", "kek_backends/env.py", "custody/ops/keks.py", "tests/kek/fakes.py"]
+    done = subprocess.run(
+        ["git", "check-ignore", "--no-index", *secret, *ours],
+        cwd=ROOT,
+        check=False,
+        capture_output=True,
+        text=True,
+    )
+    if done.returncode > 1:
+        pytest.skip("this is no checkout of git")
+    assert done.stdout.split() == secret
