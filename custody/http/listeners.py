@@ -10,7 +10,7 @@ from pathlib import Path
 
 import structlog
 
-from custody.http.addresses import Listener, ListenError, open_address
+from custody.http.addresses import Listener, open_address
 from custody.settings import ConfigurationError, Settings
 
 # sd_listen_fds(3): the first descriptor that is handed over.
@@ -50,8 +50,8 @@ def open_listeners(
             the vault's.
 
     Raises:
-        ConfigurationError: an address can never be listened on.
-        ListenError: one is taken; or a name says nothing.
+        ConfigurationError: an address can never be listened on, or a name says nothing.
+        ListenError: an address is taken.
     """
     given = dict(handed_over)
     opened: dict[str, tuple[Listener, ...]] = {}
@@ -63,7 +63,7 @@ def open_listeners(
             given = {"vault": next(iter(given.values()))}
         if unknown := sorted(given.keys() - _NAMES.keys()):
             # Closed, it would still be open in the service manager, and clients wait there.
-            raise ListenError(
+            raise ConfigurationError(
                 f"a socket named {', '.join(unknown)} was handed over beside others; write "
                 "FileDescriptorName=vault or FileDescriptorName=admin in its socket unit"
             )
@@ -94,7 +94,7 @@ def take_handed_over(environ: Mapping[str, str], process: int) -> dict[str, tupl
         process: our process id: what was handed to another process is not ours.
 
     Raises:
-        ListenError: one of them is no stream socket that listens.
+        ConfigurationError: one of them is no stream socket that listens.
     """
     count = environ.get("LISTEN_FDS", "")
     if environ.get("LISTEN_PID") != str(process) or not count.isdecimal():
@@ -115,7 +115,7 @@ def adopt(descriptor: int) -> Listener:
     """Return the listening socket of a descriptor that was handed over.
 
     Raises:
-        ListenError: it is no stream socket that listens.
+        ConfigurationError: it is no stream socket that listens.
     """
     with contextlib.suppress(OSError):
         os.set_inheritable(descriptor, False)
@@ -124,7 +124,7 @@ def adopt(descriptor: int) -> Listener:
         if listening and listener.type is socket.SOCK_STREAM:
             return listener
         listener.close()
-    raise ListenError(
+    raise ConfigurationError(
         f"descriptor {descriptor} that was handed over is no stream socket that listens; "
         "write ListenStream= in the socket unit, and Accept=no"
     )

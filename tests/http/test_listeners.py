@@ -151,7 +151,7 @@ def test_all_sockets_of_one_unit_are_the_vaults(manager: ServiceManager, names: 
 def test_name_that_says_nothing(manager: ServiceManager, names: str) -> None:
     ports = [manager.listen(), manager.listen()]
     cure = "FileDescriptorName=vault or FileDescriptorName=admin"
-    with pytest.raises(ListenError, match=cure), taken(manager.environ(names), settings()):
+    with pytest.raises(ConfigurationError, match=cure), taken(manager.environ(names), settings()):
         pass
     assert all(is_open(port) for port in ports)
     with pytest.raises(OSError, match="Bad file descriptor"):
@@ -216,7 +216,7 @@ def unusable(name: str, folder: Path) -> socket.socket:
 def test_socket_that_is_of_no_use(manager: ServiceManager, tmp_path: Path, name: str) -> None:
     manager.listen()
     manager.keep(unusable(name, tmp_path))
-    with pytest.raises(ListenError, match=f"descriptor {FIRST + 1} .*{CURE}"):
+    with pytest.raises(ConfigurationError, match=f"descriptor {FIRST + 1} .*{CURE}"):
         take_handed_over(manager.environ("vault:admin"), OURS)
     for number in range(2):
         with pytest.raises(OSError, match="Bad file descriptor"):
@@ -224,9 +224,9 @@ def test_socket_that_is_of_no_use(manager: ServiceManager, tmp_path: Path, name:
 
 
 def test_descriptor_that_is_no_socket(tmp_path: Path) -> None:
-    with (tmp_path / "file").open("wb") as file, pytest.raises(ListenError, match=CURE):
+    with (tmp_path / "file").open("wb") as file, pytest.raises(ConfigurationError, match=CURE):
         adopt(file.fileno())
-    with pytest.raises(ListenError, match=CURE):
+    with pytest.raises(ConfigurationError, match=CURE):
         adopt(FIRST + 50)
 
 
