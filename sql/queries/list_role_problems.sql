@@ -24,18 +24,22 @@ owned AS (
                  AND objid = (SELECT oid FROM pg_database WHERE datname = current_database())))
     ORDER BY 1 LIMIT 1
 ),
+url AS (  -- where the role comes from
+    SELECT format('set %s to a login role that is a member of %s',
+                  CASE $1::text WHEN 'custody_app' THEN 'CUSTODY_DATABASE_URL' ELSE 'CUSTODY_REWRAP_DATABASE_URL' END, $1::text) AS cure
+),
 plain AS (  -- judged in detail only if it is not the wrong role altogether
     SELECT me.* FROM me WHERE NOT EXISTS (SELECT 1 FROM mine WHERE rolsuper) AND NOT EXISTS (SELECT 1 FROM owned)
 )
 SELECT 'roles' AS part,
-       format('the role %s is superuser or may take such a role on; connect as a login role that is a member of %s', rolname, $1::text) AS problem
-FROM me WHERE EXISTS (SELECT 1 FROM mine WHERE rolsuper)
+       format('the role %s is superuser or may take such a role on; %s', rolname, url.cure) AS problem
+FROM me, url WHERE EXISTS (SELECT 1 FROM mine WHERE rolsuper)
 UNION ALL
-SELECT 'roles', format('the role %s owns things (first: %s), and a runtime role owns nothing; connect as a login role that is a member of %s', me.rolname, owned.name, $1)
-FROM me, owned WHERE NOT EXISTS (SELECT 1 FROM mine WHERE rolsuper)
+SELECT 'roles', format('the role %s owns things (first: %s), and a runtime role owns nothing; %s', me.rolname, owned.name, url.cure)
+FROM me, owned, url WHERE NOT EXISTS (SELECT 1 FROM mine WHERE rolsuper)
 UNION ALL
-SELECT 'roles', format('the session of %s acts as %s; connect as a login role that is a member of %s', session_user, current_user, $1)
-WHERE session_user <> current_user AND $3::name IS NULL
+SELECT 'roles', format('the session of %s acts as %s; %s', session_user, current_user, url.cure)
+FROM url WHERE session_user <> current_user AND $3::name IS NULL
 UNION ALL
 SELECT 'roles', format('the role %s skips row-level security; run: ALTER ROLE %I NOBYPASSRLS', mine.rolname, mine.rolname)
 FROM plain, mine WHERE rolbypassrls

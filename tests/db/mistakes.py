@@ -431,13 +431,13 @@ REFUSED: dict[str, Mistake] = {
     ),
     "a superuser": Mistake(
         database_url(lambda place: place.url("postgres")),
-        "the role postgres is superuser or may take such a role on; connect as a login role "
-        "that is a member of custody_app",
+        "the role postgres is superuser or may take such a role on; set "
+        "CUSTODY_DATABASE_URL to a login role that is a member of custody_app",
     ),
     "the owner": Mistake(
         database_url(lambda place: place.url("custody_owner")),
         "the role custody_owner owns things (first: database {database}), and a runtime role "
-        "owns nothing; connect as a login role that is a member of custody_app",
+        "owns nothing; set CUSTODY_DATABASE_URL to a login role that is a member of custody_app",
     ),
     "the role for re-wraps": Mistake(
         database_url(lambda place: place.url("custody_rewrap")),

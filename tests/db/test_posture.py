@@ -786,21 +786,21 @@ async def test_one_file_run_again_alone_is_named_with_its_cure(database: Databas
 
 OWNS = (
     "the role {{role}} owns things (first: {}), and a runtime role owns nothing; "
-    "connect as a login role that is a member of custody_app"
+    "set CUSTODY_DATABASE_URL to a login role that is a member of custody_app"
 )
 UNCURABLE: dict[str, tuple[str, str]] = {
     "superuser": (
         "ALTER ROLE {role} SUPERUSER",
         (
             "the role {role} is superuser or may take such a role on; "
-            "connect as a login role that is a member of custody_app"
+            "set CUSTODY_DATABASE_URL to a login role that is a member of custody_app"
         ),
     ),
     "member of a superuser": (
         "CREATE ROLE {role}_up SUPERUSER; GRANT {role}_up TO {role} WITH INHERIT FALSE",
         (
             "the role {role} is superuser or may take such a role on; "
-            "connect as a login role that is a member of custody_app"
+            "set CUSTODY_DATABASE_URL to a login role that is a member of custody_app"
         ),
     ),
     "right of a group not inherited": (
