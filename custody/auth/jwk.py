@@ -8,6 +8,7 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
 
 from custody.strict_json import decode_object
 
+_SHOWN_LENGTH = 40  # characters of a kid in a message
 _POINT_SIZE = 32  # RFC 8032 section 5.1.5
 _P = 2**255 - 19
 _Y8 = 0x05FC536D880238B13933C6D305ACDFD5F098EFF289F4C345B027B2C28F95E826  # a point of order 8
@@ -61,18 +62,9 @@ def parse_jwks(document: bytes) -> tuple[VerificationKey, ...]:
 
     Source: RFC 7517 sections 4 and 5, RFC 8037 section 2, RFC 9864 section 2.2.
     """
-    try:
-        jwks = decode_object(document.removeprefix(_BYTE_ORDER_MARK)).get("keys")
-    except ValueError:
-        raise JwksError("is not a JSON object; check that it is the issuer's JWKS") from None
-    if not isinstance(jwks, list):
-        raise JwksError('has no list "keys"; check that it is the issuer\'s JWKS')
-    members = [_without_nulls(jwk) for jwk in jwks if isinstance(jwk, dict)]
-    if any("d" in jwk for jwk in members):
-        raise JwksError("publishes a private key; have the issuer replace that key now")
-    found = [key for key in map(_named_point, members) if key]
+    found, others = _read(document)
     keys = dict.fromkeys(found)
-    alone = len(keys) == 1 and len(found) == len(jwks)
+    alone = len(keys) == 1 and not others
     count = Counter(kid for kid, _ in keys)
     usable = tuple(
         VerificationKey(kid, Ed25519PublicKey.from_public_bytes(point), alone)
@@ -84,6 +76,39 @@ def parse_jwks(document: bytes) -> tuple[VerificationKey, ...]:
             "has no usable Ed25519 key; have the issuer sign with EdDSA, each key with its own kid"
         )
     return usable
+
+
+def doubled_kids(document: bytes) -> tuple[str, ...]:
+    """Return the names that two different keys have: neither of them is used.
+
+    Args:
+        document: as for :func:`parse_jwks`.
+
+    Raises:
+        JwksError: it is not a JWKS, or has a private key in it.
+    """
+    found, _ = _read(document)
+    count = Counter(kid for kid, _ in dict.fromkeys(found))
+    return tuple(_shown(kid) for kid in count if count[kid] > 1)
+
+
+def _shown(kid: str | None) -> str:
+    return "none" if kid is None else repr(kid[:_SHOWN_LENGTH])
+
+
+def _read(document: bytes) -> tuple[list[tuple[str | None, bytes]], int]:
+    """Return kid and 32 bytes of each usable key, and how many members are something else."""
+    try:
+        jwks = decode_object(document.removeprefix(_BYTE_ORDER_MARK)).get("keys")
+    except ValueError:
+        raise JwksError("is not a JSON object; check that it is the issuer's JWKS") from None
+    if not isinstance(jwks, list):
+        raise JwksError('has no list "keys"; check that it is the issuer\'s JWKS')
+    members = [_without_nulls(jwk) for jwk in jwks if isinstance(jwk, dict)]
+    if any("d" in jwk for jwk in members):
+        raise JwksError("publishes a private key; have the issuer replace that key now")
+    found = [key for key in map(_named_point, members) if key]
+    return found, len(jwks) - len(found)
 
 
 def _without_nulls(jwk: dict[str, object]) -> dict[str, object]:

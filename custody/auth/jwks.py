@@ -11,7 +11,9 @@ from collections.abc import Awaitable, Callable
 
 import structlog
 
-from custody.auth.jwk import JwksError, VerificationKey, parse_jwks
+from custody.auth.jwk import JwksError, VerificationKey, doubled_kids, parse_jwks
+
+log = structlog.get_logger()
 
 _SOURCE_TIMEOUT = 6.0  # seconds after which a stuck source of any kind gives up its turn
 _RETRY_PAUSE = 1.0  # seconds between attempts while there is no usable JWKS
@@ -191,7 +193,7 @@ class JwksCache:
         try:
             keys = await keys_from(fetch, source)
         except JwksError as error:
-            structlog.get_logger().warning("jwks_refresh_failed", source=source, error=str(error))
+            log.warning("jwks_refresh_failed", source=source, error=str(error))
             return str(error)
         else:
             # Meanwhile another place may have been put in force.
@@ -210,7 +212,11 @@ async def keys_from(
     fetch: Callable[[], Awaitable[bytes]], source: str
 ) -> tuple[VerificationKey, ...]:
     """Get a JWKS, and read its keys; see the two functions below."""
-    return keys_of(await document_from(fetch, source), source)
+    document = await document_from(fetch, source)
+    keys = keys_of(document, source)
+    if doubled := doubled_kids(document):
+        log.warning("jwks_kids_doubled", source=source, kids=doubled)
+    return keys
 
 
 async def document_from(fetch: Callable[[], Awaitable[bytes]], source: str) -> bytes:

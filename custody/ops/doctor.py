@@ -8,7 +8,7 @@ from functools import partial
 
 from sqlalchemy.ext.asyncio import AsyncEngine
 
-from custody.auth.jwk import JwksError
+from custody.auth.jwk import JwksError, doubled_kids
 from custody.auth.jwks import document_from, keys_of
 from custody.auth.sources import Source, file_source
 from custody.db.advice import advise
@@ -98,6 +98,12 @@ async def _examine_issuer(settings: Settings) -> list[Finding]:
         keys = keys_of(document, source)
     except JwksError as error:
         return [Finding("jwks", Verdict.FINDING, f"{prefix}{error}")]
+    if doubled := doubled_kids(document):
+        message = (
+            f"two different keys of {source} have one kid ({', '.join(doubled)}): neither is used, "
+            "and their tokens are refused; have the issuer give each key a kid of its own"
+        )
+        return [Finding("jwks", Verdict.FINDING, message)]
     return [Finding("jwks", Verdict.OK, f"{len(keys)} usable keys")]
 
 

@@ -193,6 +193,26 @@ async def test_issuer(environ: dict[str, str], tmp_path: Path) -> None:
     assert [verdict for part, verdict, _ in found if part == "jwks"] == [Verdict.FINDING]
 
 
+async def test_two_keys_under_one_kid_beside_a_good_one(
+    environ: dict[str, str], tmp_path: Path
+) -> None:
+    """The daemon serves, and whoever has a token of either is signed out."""
+    keys = [
+        json.loads(other.jwks())["keys"][1] | {"kid": kid}
+        for other, kid in ((Issuer(), "one"), (Issuer(), "one"), (Issuer(), "two"))
+    ]
+    file = tmp_path / "doubled.json"
+    file.write_text(json.dumps({"keys": keys}))
+    found = await findings(environ | {"CUSTODY_JWKS_FILE": str(file)})
+    ((verdict, message),) = [(verdict, said) for part, verdict, said in found if part == "jwks"]
+    assert verdict is Verdict.FINDING
+    assert message.startswith(f"two different keys of {file} have one kid ('one'): neither is used")
+    # Listed twice alike it is one key.
+    file.write_text(json.dumps({"keys": [keys[0], keys[0], keys[2]]}))
+    found = await findings(environ | {"CUSTODY_JWKS_FILE": str(file)})
+    assert ("jwks", Verdict.OK, "2 usable keys") in found
+
+
 @pytest.mark.parametrize(
     ("url", "shown"),
     [
