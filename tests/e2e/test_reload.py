@@ -428,7 +428,7 @@ def key_for_a_name(at: Configured, folder: Path) -> str:
 
 def unforeseen(at: Configured, folder: Path) -> str:
     # The setting allows it, and what parses it raises an error that is not ours.
-    at.write(jwks_url="http://[::1")
+    at.write(jwks_url="http://issuer\\example/jwks")
     return "ValueError"
 
 
