@@ -46,8 +46,8 @@ def http_source(session: aiohttp.ClientSession, url: str) -> Callable[[], Awaita
         except (aiohttp.ServerDisconnectedError, aiohttp.ClientResponseError) as error:
             # What a port that speaks TLS answers to plain HTTP, too.
             raise JwksError(
-                f"{name}: what answers speaks no HTTP; check CUSTODY_JWKS_URL, and whether it is "
-                "http: or https:"
+                f"{name}: no answer in HTTP came; check that the issuer is up, and whether "
+                "CUSTODY_JWKS_URL is http: or https:"
             ) from error
         except Exception as error:
             # Only the type: an aiohttp parser error quotes what the server sent.

@@ -1,9 +1,7 @@
 """The registry of KEKs as an operator sees it: what is recorded, how many rows, and retirement."""
 
-import asyncio
 import json
-from collections.abc import AsyncIterator, Mapping
-from contextlib import asynccontextmanager
+from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import datetime
 from enum import StrEnum
@@ -11,10 +9,9 @@ from typing import Any
 
 from sqlalchemy.ext.asyncio import AsyncEngine
 
-from custody.db.engine import Connection
-from custody.db.errors import Busy, DatabaseError
+from custody.db.errors import Busy
 from custody.db.queries import query
-from custody.db.scope import connection
+from custody.db.scope import transaction
 
 UNREGISTERED = "unregistered"
 
@@ -86,7 +83,7 @@ async def list_keks(engine: AsyncEngine) -> tuple[RegisteredKek, ...]:
     Raises:
         DatabaseError: the database can't be asked now.
     """
-    async with _connection(engine, _TIMEOUT_SECONDS) as held:
+    async with transaction(engine, _TIMEOUT_SECONDS) as held:
         recorded = await held.fetch(query("list_keks"))
         in_use = [row["kek_id"] for row in await held.fetch(query("list_keks_in_use"))]
     known = {row["kek_id"] for row in recorded}
@@ -117,7 +114,7 @@ async def count_rows(engine: AsyncEngine) -> dict[str, RowCount]:
     Raises:
         DatabaseError: the database can't be asked now.
     """
-    async with _connection(engine, _COUNT_TIMEOUT_SECONDS) as held:
+    async with transaction(engine, _COUNT_TIMEOUT_SECONDS) as held:
         rows = await held.fetch(query("count_rows_by_kek"), timeout=_COUNT_TIMEOUT_SECONDS)
     return {
         row["kek_id"]: RowCount(row["wraps"], row["format_1"], row["quarantined"]) for row in rows
@@ -133,26 +130,15 @@ async def retire(engine: AsyncEngine, kek_id: str) -> Retirement:
 
     Raises:
         Busy: a transaction that writes under it has not ended yet.
+        OutcomeUnknown: it may be retired; to try again tells.
         DatabaseError: the database can't be asked now.
     """
     try:
-        async with (
-            _connection(engine, _TIMEOUT_SECONDS) as held,
-            # Whatever the server's default is: the database retires in no other.
-            held.transaction(isolation="read_committed"),
-        ):
+        # It is READ COMMITTED whatever the server's default is: the database retires in no other.
+        async with transaction(engine, _TIMEOUT_SECONDS) as held:
             outcome = await held.fetchval(query("retire_kek"), kek_id)
     except Busy:
         raise Busy(
             f"nothing was done: something is just being written under {kek_id}; try again"
         ) from None
     return Retirement(outcome)
-
-
-@asynccontextmanager
-async def _connection(engine: AsyncEngine, seconds: float) -> AsyncIterator[Connection]:
-    try:
-        async with asyncio.timeout(seconds), connection(engine) as held:
-            yield held
-    except TimeoutError:
-        raise DatabaseError("the database did not answer in time") from None

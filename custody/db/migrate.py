@@ -86,8 +86,10 @@ async def migrate(owner: Dsn, source: Path | None = None) -> tuple[str, ...]:
         return await _apply_missing(connection, migrations(source))
 
 
-async def look_at(owner: Dsn) -> tuple[PostureProblem, ...]:
-    """Return for what the daemon would refuse this database, as far as its owner can see it.
+async def look_at(owner: Dsn) -> tuple[tuple[PostureProblem, ...], tuple[Advice, ...]]:
+    """Return for what the daemon would refuse this database, and what would be wiser in it.
+
+    Both as far as its owner can see it.
 
     Args:
         owner: URL of the role that owns the schema.
@@ -98,26 +100,13 @@ async def look_at(owner: Dsn) -> tuple[PostureProblem, ...]:
     async with owner_connection(owner) as connection, connection.transaction():
         try:
             async with asyncio.timeout(_LOOK_TIMEOUT_SECONDS):
-                return await look_as_owner(connection)
+                return await look_as_owner(connection), await advise_over(connection)
         except asyncpg.PostgresError as error:
             raise _failure("the look at the schema", error) from None
         except TimeoutError:
             raise MigrationError(
                 f"the look at the schema took more than {_LOOK_TIMEOUT_SECONDS} s; run it again"
             ) from None
-
-
-async def advice_for(owner: Dsn) -> tuple[Advice, ...]:
-    """Return what the owner should know of the database.
-
-    Args:
-        owner: URL of the role that owns the schema.
-
-    Raises:
-        OwnerError: the database can't be asked now.
-    """
-    async with owner_connection(owner) as connection:
-        return await advise_over(connection)
 
 
 async def _apply_missing(connection: Connection, wanted: tuple[Migration, ...]) -> tuple[str, ...]:

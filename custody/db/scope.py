@@ -170,7 +170,10 @@ async def connection(engine: AsyncEngine, until: float | None = None) -> AsyncIt
         try:
             yield held
         except CONNECTION_ERRORS as error:
-            held.terminate()
+            if isinstance(error, TimeoutError):
+                await give_up(held)
+            else:
+                held.terminate()
             # Without an answer in time, a new connection would hardly have one sooner.
             kind = DatabaseError if isinstance(error, TimeoutError) else ConnectionLost
             raise kind(f"the database failed: {type(error).__name__}") from None

@@ -9,6 +9,7 @@ import stat
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 from urllib.parse import parse_qsl
 
 from custody.settings import UNIX, ConfigurationError
@@ -195,14 +196,14 @@ def _open_unix(wanted: _Socket) -> Listener:
     return listener
 
 
-def _bind(family: int, place: object, *, listens: bool) -> Listener:
+def _bind(family: int, place: tuple[Any, ...] | str, *, listens: bool) -> Listener:
     listener = Listener(family, socket.SOCK_STREAM)
     try:
         if family != socket.AF_UNIX:
             listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         if family == socket.AF_INET6:
             listener.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
-        listener.bind(place)  # type: ignore[arg-type]
+        listener.bind(place)
         if listens:
             listener.listen(_BACKLOG)
     except BaseException:

@@ -158,9 +158,13 @@ async def _examine_database(settings: Settings, keyring: Keyring | None) -> list
 
 
 async def _examine_advice(engine: AsyncEngine) -> list[Finding]:
+    try:
+        advice = await advise(engine)
+    except DatabaseError as error:
+        return [Finding("database", Verdict.UNSEEN, f"what would be wiser was not seen: {error}")]
     return [
         Finding(one.part, Verdict.FINDING if one.is_problem else Verdict.OK, one.message)
-        for one in await advise(engine)
+        for one in advice
     ]
 
 

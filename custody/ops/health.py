@@ -189,12 +189,15 @@ class Health:
 
     async def _log_advice(self) -> None:
         """Say once what is unwise in the database, and no reason not to serve."""
-        if not self._advised:
+        if self._advised:
+            return
+        # Nor is it one that the role may not ask.
+        with contextlib.suppress(DatabaseError):
             for one in await advise(self._engine):
                 (log.warning if one.is_problem else log.info)(
                     "database_advice", part=one.part, advice=one.message
                 )
-            self._advised = True
+        self._advised = True
 
     def _forget_met(self, began: float) -> None:
         """Forget what requests had met before a look that passed.

@@ -12,12 +12,13 @@ import structlog
 from sqlalchemy.ext.asyncio import AsyncEngine
 
 from custody.db.queries import query
-from custody.db.scope import connection
+from custody.db.scope import connection, transaction
 from kek_backends.base import KekBackend, Wrap
 from kek_backends.errors import KekError, Misconfigured, Tampered
 from kek_backends.keyring import Keyring
 
 RETIRED = "retired"
+_REGISTER_SECONDS = 3.0
 
 log = structlog.get_logger()
 
@@ -96,7 +97,7 @@ class KekRegistry:
             return
         await compare(self._engine, backend, kek_id, fingerprint)
         parameters = kek_id, backend.uri.scheme, backend.uri.text, fingerprint, active
-        async with connection(self._engine) as held:
+        async with transaction(self._engine, _REGISTER_SECONDS) as held:
             (recorded,) = await held.fetch(query("register_kek"), *parameters)
         # Another instance may have recorded another one first: then we are wrong.
         _hold_against(backend, kek_id, fingerprint, recorded["fingerprint"])

@@ -137,6 +137,19 @@ async def test_rewrap_url_of_another_database(
 # ── advice ────────────────────────────────────────────────────────────────────
 
 
+async def test_advice_that_the_role_may_not_ask_for_keeps_nobody_from_serving(
+    place: Place, issuer: Issuer
+) -> None:
+    environ = wrong(place, issuer, setting())
+    await place.database.execute(
+        "REVOKE EXECUTE ON FUNCTION pg_catalog.pg_stat_get_wal_senders() FROM PUBLIC"
+    )
+    assert (await serve(environ))[0] is None
+    found = await examine(environ)
+    assert not said(found, Verdict.FINDING)
+    assert "what would be wiser was not seen" in str(said(found, Verdict.UNSEEN))
+
+
 async def test_functions_of_a_superuser(place: Place, issuer: Issuer) -> None:
     environ = wrong(place, issuer, setting())
     async with daemon_here(place.database, issuer, place.folder):

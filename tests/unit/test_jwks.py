@@ -681,7 +681,7 @@ class TestHttpSource:
         server = TestServer(app, scheme="https")
         await server.start_server(ssl=_self_signed(tmp_path / "server.pem"))
         async with aiohttp.ClientSession() as session:
-            with pytest.raises(JwksError, match=r"speaks no HTTP; .*http: or https:"):
+            with pytest.raises(JwksError, match=r"no answer in HTTP came; .*http: or https:"):
                 await http_source(session, f"http://127.0.0.1:{server.port}/jwks")()
         await server.close()
 

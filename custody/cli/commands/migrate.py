@@ -8,7 +8,7 @@ import click
 from custody.cli.commands import event_loop
 from custody.cli.exit_codes import CONFIGURATION
 from custody.db.engine import Dsn
-from custody.db.migrate import advice_for, look_at
+from custody.db.migrate import look_at
 from custody.db.migrate import migrate as run
 from custody.settings import ConfigurationError, load
 
@@ -29,8 +29,8 @@ def migrate(as_json: bool) -> int:
     if not as_json:
         for name in applied:
             click.echo(f"applied {name}")
-    problems = event_loop.run(look_at(owner))
-    advice = [one for one in event_loop.run(advice_for(owner)) if one.is_problem]
+    problems, known = event_loop.run(look_at(owner))
+    advice = [one for one in known if one.is_problem]
     if as_json:
         shown = [dataclasses.asdict(problem) for problem in problems]
         said = [{"part": one.part, "message": one.message} for one in advice]

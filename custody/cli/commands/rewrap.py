@@ -119,12 +119,14 @@ async def _foresee(settings: Settings, options: Options, *, as_json: bool) -> No
 async def _run(settings: Settings, options: Options) -> tuple[Run, dict[str, str], str]:
     stopping = _Stopping()
     async with _prepared(settings) as (engine, keyring), _kept_fresh(keyring):
+        # Before: a run that was done is not to fail for a name.
+        database = await name_of(engine)
         with progress() as shown:
             rewrapper = Rewrapper(engine, keyring, options, shown.advance)
             stopping.hand_over(rewrapper)
             done = await _shown(rewrapper, shown)
         unreadable = _unreadable(keyring, await rewrapper.unreadable(done))
-        return done, unreadable, await name_of(engine)
+        return done, unreadable, database
 
 
 async def _shown(rewrapper: Rewrapper, shown: Progress) -> Run:
