@@ -95,8 +95,8 @@ def test_each_way_in_which_it_cannot_start_is_one_line(debian: Host) -> None:
     debian.system.run("rm", f"{KEKS}/2027", f"{CREDENTIALS}/custody_rewrap_database_url")
 
     # /opt/custody is shared, and may not be changed.
-    debian.system.run("mkdir", "--parents", "/root/opt")
-    debian.system.run("mount", "--bind", "/root/opt", "/opt/custody")
+    debian.system.run("mkdir", "--parents", "/var/lib/opt")
+    debian.system.run("mount", "--bind", "/var/lib/opt", "/opt/custody")
     assert line() == f"{PROGRAM} is not there, or may not be executed: make /opt/custody anew"
     debian.system.write(PROGRAM, "#!/opt/custody/bin/python3\n", 0o755)
     assert line() == (
@@ -120,8 +120,8 @@ def test_each_way_in_which_it_cannot_start_is_one_line(debian: Host) -> None:
 
 @pytest.mark.parametrize("ended_by", ["INT", "TERM"])
 def test_an_interrupted_command_does_not_go_on_unseen(ended_by: str, debian: Host) -> None:
-    debian.system.run("mkdir", "--parents", "/root/opt/bin")
-    debian.system.run("mount", "--bind", "/root/opt", "/opt/custody")
+    debian.system.run("mkdir", "--parents", "/var/lib/opt/bin")
+    debian.system.run("mount", "--bind", "/var/lib/opt", "/opt/custody")
     debian.system.write(PROGRAM, "#!/bin/sh\nexec sleep infinity\n", 0o755)
     command = debian.system.start("custody-admin", "rewrap", "run")
     listed = ("list-units", "--no-legend", "--state=active", "custody-admin-*")

@@ -113,8 +113,8 @@ def test_the_commands_of_the_how_tos_lead_to_a_rotated_key_in_openbao(
     first = titles.index("The KEK")
     follow(fresh, INSTALL, titles[:first])
     follow(fresh, APPROLE, ["The key and its AppRole"], administrator)
-    remember(fresh.read("/root/vault-secret-id"))
-    assert fresh.run("stat", "--format=%a", "/root/vault-secret-id").stdout == "600\n"
+    remember(fresh.read("/run/vault-secret-id"))
+    assert fresh.run("stat", "--format=%a", "/run/vault-secret-id").stdout == "600\n"
     follow(fresh, APPROLE, ["The login", "Use it"])
     follow(fresh, INSTALL, titles[first + 1 :])
     made = ask(fresh, theirs, "POST", "/init")
