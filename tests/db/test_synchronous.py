@@ -10,6 +10,7 @@ from typing import Any
 
 import asyncpg
 import pytest
+from structlog.testing import capture_logs
 
 from custody.db import erase, keks, owner
 from custody.db.embedded import EmbeddedPostgres
@@ -213,8 +214,13 @@ async def test_wait_that_an_administrator_cuts_short_is_no_success(
                 return bool(await own_database.value(WAITING) == 2)
 
             await eventually(both_wait, 2)
-            await own_database.fetch(END.format(end))
-            rotated, fetched = await asyncio.gather(*calls)
+            with capture_logs() as logs:
+                await own_database.fetch(END.format(end))
+                rotated, fetched = await asyncio.gather(*calls)
+            # Its failure needs no row: that of the change is there.
+            events = {one["event"] for one in logs}
+            assert "outcome_unknown" in events
+            assert "failure_not_audited" not in events
             assert (rotated.status, rotated.code) == (503, "OUTCOME_UNKNOWN")
             assert (fetched.status, fetched.code) == (503, "AUDIT_UNAVAILABLE")
         assert (await device("alice").key()).headers["ETag"] != etags["alice"]
