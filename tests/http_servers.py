@@ -1,0 +1,120 @@
+"""HTTP servers on loopback, in threads, that answer as a test says: in bytes or in words."""
+
+import contextlib
+import socketserver
+import threading
+from collections.abc import Callable, Iterable, Iterator
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from typing import TypeAlias, TypeVar
+
+Pieces: TypeAlias = Callable[[bytes], Iterable[bytes]]
+
+CLOSE = b""
+
+
+class RawServer(socketserver.ThreadingTCPServer):
+    """Answers each request of each connection with bytes alone.
+
+    Args:
+        answer: takes the head of a request; the pieces that it returns are sent one by one, and
+            ``CLOSE`` closes the connection.
+    """
+
+    daemon_threads = True
+
+    def __init__(self, answer: Pieces) -> None:
+        super().__init__(("127.0.0.1", 0), _RawConnection)
+        self.answer = answer
+        self.connections = 0
+        self.sent = 0
+
+    @property
+    def port(self) -> int:
+        """Where it listens."""
+        return int(self.server_address[1])
+
+    @property
+    def url(self) -> str:
+        """Where it is asked for something."""
+        return f"http://127.0.0.1:{self.port}/"
+
+
+class _RawConnection(socketserver.StreamRequestHandler):
+    disable_nagle_algorithm = True
+    server: RawServer
+
+    def handle(self) -> None:
+        self.server.connections += 1
+        head = b""
+        with contextlib.suppress(OSError):
+            while line := self.rfile.readline():
+                head += line
+                if line != b"\r\n":
+                    continue
+                for piece in self.server.answer(head):
+                    if piece == CLOSE:
+                        return
+                    self.wfile.write(piece)
+                    self.server.sent += len(piece)
+                head = b""
+
+
+class Asked(BaseHTTPRequestHandler):
+    """A request with its body, and the ways to answer it."""
+
+    protocol_version = "HTTP/1.1"
+    disable_nagle_algorithm = True
+    server: "HttpServer"
+
+    def _answer(self) -> None:
+        self.body = self.rfile.read(int(self.headers.get("Content-Length") or 0))
+        try:
+            self.server.answer(self)
+        except OSError:
+            self.close_connection = True
+
+    do_GET = do_POST = do_PUT = _answer  # noqa: N815 - names of the library
+
+    def say(
+        self, body: bytes = b"", status: int = 200, kind: str = "application/json", **more: str
+    ) -> None:
+        """Send an answer; ``more`` are headers."""
+        self.send_response(status)
+        for name, value in {"Content-Type": kind, "Content-Length": str(len(body)), **more}.items():
+            self.send_header(name, value)
+        self.end_headers()
+        self.wfile.write(body)
+
+    def log_message(self, format: str, *_: object) -> None:  # noqa: A002 - as its base has it
+        """Log nothing."""
+
+
+class HttpServer(ThreadingHTTPServer):
+    """Answers each request by a function; one that ends in an OSError closes the connection.
+
+    ``closing`` is set when the server ends: what waits or drips must look at it.
+    """
+
+    def __init__(self, answer: Callable[[Asked], None]) -> None:
+        super().__init__(("127.0.0.1", 0), Asked)
+        self.answer = answer
+        self.closing = threading.Event()
+        self.url = f"http://127.0.0.1:{self.server_port}"
+
+
+S = TypeVar("S", bound=socketserver.BaseServer)
+
+
+@contextlib.contextmanager
+def serving(server: S) -> Iterator[S]:
+    """Run a server for the length of the block."""
+    with server:
+        thread = threading.Thread(target=server.serve_forever, args=(0.02,))
+        thread.start()
+        try:
+            yield server
+        finally:
+            if isinstance(server, HttpServer):
+                server.closing.set()
+            server.shutdown()
+            thread.join()
