@@ -1,5 +1,6 @@
 """Fixtures of the tests of KEKs."""
 
+import threading
 from collections.abc import AsyncIterator, Iterator
 from functools import cache
 from importlib.metadata import entry_points
@@ -8,7 +9,6 @@ import pytest
 
 from kek_backends import aws_kms, loader, remote, vault_http, vault_tokens, vault_transit
 from tests.kek.fakes import FakeRemote
-from tests.kek.remote_kit import Gate
 
 
 @pytest.fixture(scope="module")
@@ -56,6 +56,8 @@ async def fresh() -> AsyncIterator[FakeRemote]:
 
 
 @pytest.fixture
-def gate() -> Gate:
-    """A fault that waits."""
-    return Gate()
+def gate() -> Iterator[threading.Event]:
+    """Its ``wait`` is a fault that waits until it is set."""
+    made = threading.Event()
+    yield made
+    made.set()

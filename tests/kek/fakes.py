@@ -13,6 +13,9 @@ from kek_backends.errors import Denied, KekError, Tampered, Transient
 from kek_backends.remote import RemoteKek
 from kek_backends.uri import KekUri
 
+# What a call does in its thread, before it does what it should.
+Fault = Callable[[], object]
+
 
 class SdkError(Exception):
     """An SDK's exception: its text holds what was decrypted, as hvac's does."""
@@ -105,8 +108,8 @@ class FakeRemote(RemoteKek):
         super().__init__(KekUri.parse("fake:remote"))
         self.version = 1
         self.calls: list[str] = []
-        self.faults: dict[str, list[Callable[[], None]]] = {"ask": [], "encrypt": [], "decrypt": []}
-        self.always: Callable[[], None] = lambda: None
+        self.faults: dict[str, list[Fault]] = {"ask": [], "encrypt": [], "decrypt": []}
+        self.always: Fault = lambda: None
         self.running = 0
         self.most_running = 0
         self._ignores_user = ignores_user
@@ -127,6 +130,12 @@ class FakeRemote(RemoteKek):
 
     def fingerprint(self, kek_id: str) -> None:
         return None
+
+    async def some_wrap(self) -> Wrap:
+        """Return a wrap for alice, and count calls from here."""
+        wrap = await self.wrap("alice", b"k" * 32)
+        self.calls.clear()
+        return wrap
 
     def _ask(self) -> None:
         self._meet("ask")
@@ -171,7 +180,7 @@ class FakeRemote(RemoteKek):
                 self.running -= 1
 
 
-def raising(error: BaseException) -> Callable[[], None]:
+def raising(error: BaseException) -> Fault:
     """Return a fault that raises a new copy of an error each time."""
 
     def fault() -> None:

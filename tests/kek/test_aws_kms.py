@@ -21,6 +21,7 @@ from kek_backends.keyring import Keyring
 from kek_backends.loader import load
 from kek_backends.testing import CHECKS, Check, Subject
 from tests.kek.fakes import FakeKms
+from tests.kek.kit import refusal
 from tests.kek.kms_stub import kms_stub
 from tests.leaks import remember
 from tests.moto_server import Moto, moto_server, no_aws_environ
@@ -111,17 +112,6 @@ def master_key() -> bytes:
     return key
 
 
-def refused(uri: str, **environ: str) -> str:
-    with pytest.raises(Misconfigured) as caught:
-        load(uri, environ=environ, development=False)
-    assert caught.value.__cause__ is None
-    assert caught.value.__context__ is None
-    message = str(caught.value)
-    assert uri.partition("?")[0] in message
-    assert "\n" not in message
-    return message
-
-
 # The URI and the environment
 
 
@@ -143,26 +133,26 @@ def refused(uri: str, **environ: str) -> str:
         ARN.replace(f"key/{KEY_ID}", "alias/aws/ebs"),
     ],
 )
-def test_a_name_that_no_key_has_is_refused(name: str) -> None:
+def test_a_name_that_no_key_has_is_refusal(name: str) -> None:
     assert KeyName.parse(name) is None
     with pytest.raises(Misconfigured, match="alias"):
         load(f"aws-kms:{name}", environ=REGION, development=False)
 
 
 def test_the_stamp_can_not_be_chosen() -> None:
-    assert "remove ?id=" in refused("aws-kms:alias/x?id=mine", **REGION)
+    assert "remove ?id=" in refusal("aws-kms:alias/x?id=mine", **REGION)
 
 
 def test_a_region_is_needed() -> None:
-    assert "set AWS_REGION" in refused("aws-kms:alias/x")
-    assert "is not a region" in refused("aws-kms:alias/x", AWS_REGION="eu-central-1.evil.example")
+    assert "set AWS_REGION" in refusal("aws-kms:alias/x")
+    assert "is not a region" in refusal("aws-kms:alias/x", AWS_REGION="eu-central-1.evil.example")
     assert offline("aws-kms:alias/x", AWS_DEFAULT_REGION="us-east-1").region == "us-east-1"
     assert offline(f"aws-kms:{ARN}", AWS_REGION="us-east-1").region == "eu-central-1"
 
 
-def test_half_a_pair_of_credentials_is_refused() -> None:
+def test_half_a_pair_of_credentials_is_refusal() -> None:
     for name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"):
-        message = refused("aws-kms:alias/x", **REGION, **{name: "only-this-one"})
+        message = refusal("aws-kms:alias/x", **REGION, **{name: "only-this-one"})
         assert "only one of AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY" in message
         assert "only-this-one" not in message
 
@@ -170,14 +160,14 @@ def test_half_a_pair_of_credentials_is_refused() -> None:
 @pytest.mark.parametrize(
     "url", ["kms.example", "ftp://x", "https://", "https://u:hunter2@x", "http://["]
 )
-def test_an_endpoint_that_is_no_url_is_refused(url: str) -> None:
-    message = refused("aws-kms:alias/x", **REGION, AWS_ENDPOINT_URL=url)
+def test_an_endpoint_that_is_no_url_is_refusal(url: str) -> None:
+    message = refusal("aws-kms:alias/x", **REGION, AWS_ENDPOINT_URL=url)
     assert "AWS_ENDPOINT_URL is not a URL" in message
     assert "hunter2" not in message
 
 
-def test_a_profile_that_is_not_there_is_refused() -> None:
-    assert "ProfileNotFound" in refused("aws-kms:alias/x", **REGION, AWS_PROFILE="nobody")
+def test_a_profile_that_is_not_there_is_refusal() -> None:
+    assert "ProfileNotFound" in refusal("aws-kms:alias/x", **REGION, AWS_PROFILE="nobody")
 
 
 def test_a_broken_file_of_credentials_is_not_shown(
@@ -186,7 +176,7 @@ def test_a_broken_file_of_credentials_is_not_shown(
     file = tmp_path / "config"
     file.write_text("aws_secret_access_key = hunter2-hunter2-hunter2\n")
     monkeypatch.setenv("AWS_CONFIG_FILE", str(file))
-    message = refused("aws-kms:alias/x", **REGION)
+    message = refusal("aws-kms:alias/x", **REGION)
     assert "ConfigParseError" in message
     assert "hunter2" not in message
 

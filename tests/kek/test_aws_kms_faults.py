@@ -8,9 +8,9 @@ import re
 import secrets
 import threading
 import time
-import traceback
 from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import AsyncExitStack
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -33,7 +33,9 @@ from kek_backends.errors import (
 from kek_backends.loader import load
 from kek_backends.remote import ATTEMPT_SECONDS, CALL_SECONDS, CONCURRENT_CALLS
 from kek_backends.uri import KekUri
+from tests.eventually import eventually
 from tests.kek import kms_stub as stubs
+from tests.kek.kit import all_shown, chain, no_thread_waits, opens
 from tests.kek.kms_stub import SECRET_ACCESS_KEY, KmsStub, kms_stub
 from tests.leaks import remember
 from tests.logs import logging_to_memory
@@ -112,17 +114,9 @@ def forms(*values: bytes) -> list[str]:
 
 def assert_clean(error: KekError, secret: list[str]) -> None:
     """See that neither an error nor anything that hangs on it shows a secret."""
-    seen: set[int] = set()
-    chain: list[BaseException | None] = [error]
-    while chain:
-        one = chain.pop()
-        if one is None or id(one) in seen:
-            continue
-        seen.add(id(one))
-        assert type(one).__module__.split(".")[0] in ("kek_backends", "builtins", "asyncio")
-        shown = f"{one} {one!r} {one.args!r} {''.join(traceback.format_exception(one))}"
-        assert not [form for form in secret if form in shown]
-        chain += [one.__cause__, one.__context__]
+    modules = {type(one).__module__.split(".")[0] for one in chain(error)}
+    assert modules <= {"kek_backends", "builtins", "asyncio"}
+    assert not [form for form in secret if form in all_shown(error)]
     assert "\n" not in str(error)
 
 
@@ -268,18 +262,6 @@ async def test_a_key_in_another_state_is_missing(stub: KmsStub, build: Build, st
         await backend.refresh()
 
 
-async def see_threads_free(backend: AwsKmsKek) -> None:
-    """See that no thread of a backend is stuck."""
-    until = time.monotonic() + SLACK
-    threads = backend._threads
-    while time.monotonic() < until:
-        idle = threads._idle_semaphore._value
-        if idle == len(threads._threads) > 0 and threads._work_queue.empty():
-            return
-        await asyncio.sleep(0.05)
-    raise AssertionError(f"{len(threads._threads) - idle} threads are stuck")
-
-
 @pytest.mark.parametrize(
     ("attempt", "call"),
     [(1.0, 2.2), pytest.param(ATTEMPT_SECONDS, CALL_SECONDS, marks=pytest.mark.prove)],
@@ -332,7 +314,7 @@ async def test_what_hangs_or_drips_is_cut_and_gives_its_threads_back(
         assert [name for name, _ in proxy.requests] == ["DescribeKey"]
         assert {name for name, _ in sts.requests} == {"STS"}
         for backend in (through_proxy, by_role, *(one for _, one, _ in direct)):
-            await see_threads_free(backend)
+            await eventually(partial(no_thread_waits, backend), SLACK)
         for stub, backend, made in direct:
             stub.faults.clear()
             await backend.refresh()
@@ -373,14 +355,7 @@ async def test_service_is_back_soon_after_the_cure(stub: KmsStub, build: Build) 
     assert len(stub.requests) - asked <= 3  # the breaker let one call through at most
     assert "ConnectionClosedError" in (backend.problem or "")
     stub.faults.clear()
-    cured = time.monotonic()
-    while True:
-        try:
-            assert await backend.unwrap("alice", made) == bytes(32)
-            break
-        except Transient:
-            assert time.monotonic() - cured < 5
-            await asyncio.sleep(0.05)
+    await eventually(lambda: opens(backend, made, bytes(32)), 5)
 
 
 @pytest.mark.usefixtures("_short_pauses")

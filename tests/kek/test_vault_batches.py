@@ -3,7 +3,6 @@
 import asyncio
 import base64
 import logging
-import traceback
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -24,8 +23,7 @@ from kek_backends.gathering import CALLS_AT_ONCE
 from kek_backends.vault_batches import MOST_ITEMS
 from kek_backends.vault_transit import VaultTransitKek
 from tests.bao_server import Bao, least_policy
-from tests.kek.test_vault_login import held_token
-from tests.kek.test_vault_transit import transit
+from tests.kek.kit import all_shown, chain, held_token, transit
 
 pytestmark = pytest.mark.usefixtures("known_backends", "patient_calls")
 
@@ -131,9 +129,8 @@ def assert_says_nothing(
     shown = [log]
     for error in errors:
         assert isinstance(error, KekError)
-        assert error.__cause__ is None
-        assert error.__context__ is None
-        shown += [repr(error), "".join(traceback.format_exception(error))]
+        assert list(chain(error)) == [error]
+        shown.append(all_shown(error))
     secrets = [held_token(kek)]
     for user, wrap in wraps.items():
         secrets += [base64.b64encode(key_of(user)).decode(), key_of(user).decode(), wrap.wrapped_mk]

@@ -6,7 +6,6 @@ import contextlib
 import logging
 import socket
 import time
-import traceback
 from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import AbstractContextManager, asynccontextmanager, contextmanager
 from pathlib import Path
@@ -14,13 +13,15 @@ from pathlib import Path
 import pytest
 
 from kek_backends import breaker, remote
-from kek_backends.base import KekBackend, Wrap
+from kek_backends.base import Wrap
 from kek_backends.errors import Denied, KekError, Misconfigured, Tampered, Throttled, Transient
 from kek_backends.loader import load
 from kek_backends.remote import CALL_SECONDS
+from kek_backends.vault_transit import VaultTransitKek
 from tests.bao_server import Bao, bao_server
+from tests.eventually import eventually
 from tests.faulty_proxy import Fault, FaultyProxy, faulty_proxy
-from tests.kek.test_vault_login import held_token
+from tests.kek.kit import all_shown, held_token, no_thread_waits, opens, transit, transit_kek
 from tests.leaks import remember
 
 pytestmark = pytest.mark.usefixtures("known_backends")
@@ -67,38 +68,34 @@ def sdk_log(caplog: pytest.LogCaptureFixture) -> pytest.LogCaptureFixture:
 
 
 @asynccontextmanager
-async def prepared(bao: Bao, address: str | None = None) -> AsyncIterator[tuple[KekBackend, Wrap]]:
+async def prepared(
+    bao: Bao, address: str | None = None
+) -> AsyncIterator[tuple[VaultTransitKek, Wrap]]:
     key = bao.make_key()
-    environ = bao.environ(key)
-    backend = load(
-        f"vault:transit/{key}",
-        environ=environ | ({"VAULT_ADDR": address} if address else {}),
-        development=False,
-    )
-    wrap = await backend.wrap("alice", KEY)
-    await backend.refresh()
-    assert backend.problem is None
-    try:
+    environ = bao.environ(key) | ({"VAULT_ADDR": address} if address else {})
+    async with transit(bao, key, environ) as backend:
+        wrap = await backend.wrap("alice", KEY)
+        await backend.refresh()
+        assert backend.problem is None
         yield backend, wrap
-    finally:
-        await backend.close()
 
 
 def assert_silent(
-    backend: KekBackend, error: BaseException, wrap: Wrap, log: pytest.LogCaptureFixture
+    backend: VaultTransitKek, error: BaseException, wrap: Wrap, log: pytest.LogCaptureFixture
 ) -> None:
     """Nothing of plaintext, token or ciphertext in the exception or what the SDKs logged."""
-    shown = [repr(error), "".join(traceback.format_exception(error)), log.text]
-    encoded, token = base64.b64encode(KEY).decode(), held_token(backend)
-    below: BaseException | None = error
-    while below is not None:
-        shown.append(repr(below))
-        below = below.__context__ or below.__cause__
-    for secret in (KEY.decode(), encoded, wrap.wrapped_mk, wrap.wrapped_mk[9:], token):
-        assert all(secret not in text for text in shown)
+    shown, encoded = all_shown(error) + log.text, base64.b64encode(KEY).decode()
+    for secret in (
+        KEY.decode(),
+        encoded,
+        wrap.wrapped_mk,
+        wrap.wrapped_mk[9:],
+        held_token(backend),
+    ):
+        assert secret not in shown
 
 
-async def fails(backend: KekBackend, wrap: Wrap) -> KekError:
+async def fails(backend: VaultTransitKek, wrap: Wrap) -> KekError:
     started = time.monotonic()
     with pytest.raises(KekError) as caught:
         await backend.unwrap("alice", wrap)
@@ -106,17 +103,10 @@ async def fails(backend: KekBackend, wrap: Wrap) -> KekError:
     return caught.value
 
 
-async def back(backend: KekBackend, wrap: Wrap) -> None:
+async def back(backend: VaultTransitKek, wrap: Wrap) -> None:
     """Service returns without a restart, within five seconds."""
-    until = time.monotonic() + BACK_WITHIN
-    while True:
-        try:
-            assert await backend.unwrap("alice", wrap) == KEY
-        except Transient:
-            assert time.monotonic() < until
-            await asyncio.sleep(0.1)
-        else:
-            break
+
+    await eventually(lambda: opens(backend, wrap, KEY), BACK_WITHIN)
     await backend.refresh()
     assert backend.problem is None
 
@@ -266,19 +256,13 @@ async def test_no_thread_is_left_hanging(bao: Bao, proxy: FaultyProxy, limits: L
         proxy.fault = Fault.DRIP
         with limits():
             await asyncio.gather(*(fails(backend, wrap) for _ in range(20)))
-        threads = backend._threads  # type: ignore[attr-defined]
-        until = time.monotonic() + DEADLINE
-        while threads._work_queue.qsize() or (
-            threads._idle_semaphore._value < len(threads._threads)
-        ):
-            assert time.monotonic() < until
-            await asyncio.sleep(0.01)
+        await eventually(lambda: no_thread_waits(backend), DEADLINE)
 
 
 async def test_a_refusal_says_nothing_secret(bao: Bao, sdk_log: pytest.LogCaptureFixture) -> None:
     key = bao.make_key()
     environ = bao.environ(key)
-    backend = load(f"vault:transit/{key}", environ=environ, development=False)
+    backend = transit_kek(key, environ)
     wrap = await backend.wrap("alice", KEY)
     with pytest.raises(Tampered) as tampered:
         await backend.unwrap("bob", wrap)
