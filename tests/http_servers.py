@@ -69,7 +69,7 @@ class Asked(BaseHTTPRequestHandler):
     def _answer(self) -> None:
         self.body = self.rfile.read(int(self.headers.get("Content-Length") or 0))
         try:
-            self.server.answer(self)
+            self.server.respond(self)
         except OSError:
             self.close_connection = True
 
@@ -95,9 +95,9 @@ class HttpServer(ThreadingHTTPServer):
     ``closing`` is set when the server ends: what waits or drips must look at it.
     """
 
-    def __init__(self, answer: Callable[[Asked], None]) -> None:
+    def __init__(self, respond: Callable[[Asked], None]) -> None:
         super().__init__(("127.0.0.1", 0), Asked)
-        self.answer = answer
+        self.respond = respond
         self.closing = threading.Event()
         self.url = f"http://127.0.0.1:{self.server_port}"
 

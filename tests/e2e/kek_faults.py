@@ -10,6 +10,7 @@ from tests.bao_server import Bao, least_policy
 from tests.client import Client, client_session
 from tests.e2e.keks import Place, make_place, overrides
 from tests.faulty_proxy import Fault, FaultyProxy, faulty_proxy
+from tests.http_servers import Asked
 from tests.kek import kms_stub as stubs
 from tests.kek.kms_stub import KmsStub, kms_stub
 from tests.servers import Daemon, Database, daemon_beside, daemon_here
@@ -162,7 +163,7 @@ def aws_case(name: str, stub: KmsStub, key: stubs.Key) -> Case:
 def until_cured(stub: KmsStub) -> stubs.Fault:
     """Take the request and never answer it, as a peer does that is gone without a word."""
 
-    def fault(handler: stubs.Handler, operation: str, request: stubs.Request) -> None:
+    def fault(handler: Asked, operation: str, request: stubs.Request) -> None:
         while stub.faults and not stub.closing.wait(0.05):
             continue
         raise ConnectionResetError

@@ -34,6 +34,7 @@ from kek_backends.loader import load
 from kek_backends.remote import ATTEMPT_SECONDS, CALL_SECONDS, CONCURRENT_CALLS
 from kek_backends.uri import KekUri
 from tests.eventually import eventually
+from tests.http_servers import Asked
 from tests.kek import kms_stub as stubs
 from tests.kek.kit import all_shown, chain, no_thread_waits, opens
 from tests.kek.kms_stub import SECRET_ACCESS_KEY, KmsStub, kms_stub
@@ -133,7 +134,7 @@ async def use(backend: AwsKmsKek, call: str, key: bytes, wrap: Wrap) -> KekError
     return caught.value
 
 
-def babble(handler: stubs.Handler, operation: str, request: stubs.Request) -> None:
+def babble(asked: Asked, operation: str, request: stubs.Request) -> None:
     """Refuse with what was sent where the code should be."""
     raise stubs.Refused(f"{request.get('Plaintext')}\n{request.get('CiphertextBlob')}")
 
@@ -208,7 +209,7 @@ async def test_no_answer_names_another_key_or_another_size(stub: KmsStub, build:
         ({"Plaintext": ""}, "Decrypt", Tampered, "no master key"),
         ({"Plaintext": "A"}, "Decrypt", Transient, "makes no sense"),
     ):
-        stub.faults[call] = stubs.change(**fields)
+        stub.faults[call] = stub.changed(**fields)
         error = await use(backend, call, key, made)
         assert type(error) is kind
         assert phrase in str(error)
@@ -220,8 +221,8 @@ async def test_no_answer_names_another_key_or_another_size(stub: KmsStub, build:
 
 
 async def test_a_kms_that_does_not_bind_is_not_used(stub: KmsStub, build: Build) -> None:
-    def unbound(handler: stubs.Handler, operation: str, request: stubs.Request) -> None:
-        handler.say(handler.stub.answer(operation, {**request, "EncryptionContext": {}}))
+    def unbound(asked: Asked, operation: str, request: stubs.Request) -> None:
+        stubs.say(asked, stub.answer(operation, {**request, "EncryptionContext": {}}))
 
     stub.faults |= {"Encrypt": unbound, "Decrypt": unbound}
     with pytest.raises(Misconfigured, match="opens for another user"):
@@ -385,13 +386,13 @@ async def test_each_item_of_a_rewrap_fails_alone(stub: KmsStub, build: Build) ->
         "gone": "NotFoundException",
     }
 
-    def sometimes(handler: stubs.Handler, operation: str, request: stubs.Request) -> None:
+    def sometimes(asked: Asked, operation: str, request: stubs.Request) -> None:
         user = request["SourceEncryptionContext"]["custody:user"]
         assert request["DestinationEncryptionContext"] == {"custody:user": user}
         if user in answers:
             raise stubs.Refused(answers[user])
-        answer = handler.stub.answer(operation, request)
-        handler.say(answer | ({"SourceKeyId": OTHER_ARN} if user == "odd" else {}))
+        answer = stub.answer(operation, request)
+        stubs.say(asked, answer | ({"SourceKeyId": OTHER_ARN} if user == "odd" else {}))
 
     stub.faults["ReEncrypt"] = sometimes
     done = await target.rewrap(items)

@@ -1,7 +1,8 @@
 """Stands before an OpenBao; answers 500 to a wrap that does not open, as some Vaults do."""
 
-import http.client
 import json
+
+import requests
 
 from tests.bao_server import Bao
 from tests.http_servers import Asked, HttpServer
@@ -21,16 +22,15 @@ class Front(HttpServer):
     def __init__(self, bao: Bao, *, whole: bool) -> None:
         super().__init__(self._pass_on)
         self.calls: list[str] = []
-        self._behind, self._whole = bao.port, whole
+        self._behind, self._whole = bao.address, whole
 
     def _pass_on(self, asked: Asked) -> None:
         self.calls.append(asked.path.removeprefix("/v1/transit/").partition("/")[0])
-        behind = http.client.HTTPConnection("127.0.0.1", self._behind, timeout=10)
-        headers = {name: value for name, value in asked.headers.items() if name != "Host"}
-        behind.request(asked.command, asked.path, asked.body, headers)
-        response = behind.getresponse()
-        status, answer = response.status, response.read()
-        behind.close()
+        url = self._behind + asked.path
+        reply = requests.request(
+            asked.command, url, data=asked.body, headers=dict(asked.headers), timeout=10
+        )
+        status, answer = reply.status_code, reply.content
         if TEXT.encode() in answer:
             status = 500
             answer = json.dumps({"errors": [TEXT]}).encode() if self._whole else answer
