@@ -7,13 +7,9 @@ import sys
 from collections.abc import Iterator
 from contextlib import closing, contextmanager
 from dataclasses import dataclass
-from functools import cache
 from typing import Any
 
 import boto3
-import botocore.session
-import pytest
-from botocore.loaders import create_loader
 
 from tests.leaks import LOGS
 from tests.ports import free_port
@@ -86,21 +82,3 @@ def moto_server() -> Iterator[Moto]:
         except subprocess.TimeoutExpired:
             process.kill()
             process.wait()
-
-
-@contextmanager
-def no_aws_environ() -> Iterator[None]:
-    """Hide what the machine says of AWS: variables, files, metadata service, proxies.
-
-    The SDK's descriptions of services are read once here, not by every session: with a new
-    backend for each test that would be most of the time.
-    """
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(botocore.session, "create_loader", cache(create_loader))
-        for name in list(os.environ):
-            if name.startswith("AWS_") or name.lower().endswith("_proxy"):
-                patch.delenv(name)
-        for name in ("AWS_CONFIG_FILE", "AWS_SHARED_CREDENTIALS_FILE"):
-            patch.setenv(name, os.devnull)
-        patch.setenv("AWS_EC2_METADATA_DISABLED", "true")
-        yield

@@ -6,6 +6,7 @@ from contextlib import asynccontextmanager
 
 import pytest
 
+from kek_backends.aws_kms import AwsKmsKek
 from kek_backends.base import KekBackend, Wrap
 from kek_backends.errors import KekError, Misconfigured, Transient
 from kek_backends.loader import load
@@ -52,6 +53,13 @@ def all_shown(error: BaseException) -> str:
     """Return all that a log could show of an error, and of what hangs on it."""
     parts = [f"{one} {one!r} {one.args!r}" for one in chain(error)]
     return "\n".join([*parts, *traceback.format_exception(error)])
+
+
+def aws_kms_kek(name: str, **environ: str) -> AwsKmsKek:
+    """Build the KEK of a key of AWS KMS."""
+    made = load(f"aws-kms:{name}", environ=environ, development=False)
+    assert isinstance(made, AwsKmsKek)
+    return made
 
 
 def transit_kek(key: str, environ: Mapping[str, str], mount: str = "transit") -> VaultTransitKek:

@@ -3,7 +3,6 @@
 import asyncio
 import base64
 import contextlib
-import logging
 import socket
 import time
 from collections.abc import AsyncIterator, Callable, Iterator
@@ -57,14 +56,6 @@ def own_bao(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Bao]:
     """A server that these tests may kill: others share theirs."""
     with bao_server(tmp_path_factory.mktemp("own-bao")) as server:
         yield server
-
-
-@pytest.fixture
-def sdk_log(caplog: pytest.LogCaptureFixture) -> pytest.LogCaptureFixture:
-    """Everything that hvac, requests and urllib3 log, at debug level."""
-    for name in ("hvac", "requests", "urllib3", ""):
-        caplog.set_level(logging.DEBUG, logger=name)
-    return caplog
 
 
 @asynccontextmanager
