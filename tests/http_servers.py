@@ -1,62 +1,10 @@
 """HTTP servers on loopback, in threads, that answer as a test says: in bytes or in words."""
 
 import contextlib
-import socketserver
 import threading
 from collections.abc import Callable, Iterable, Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
-from typing import TypeAlias, TypeVar
-
-Pieces: TypeAlias = Callable[[bytes], Iterable[bytes]]
-
-CLOSE = b""
-
-
-class RawServer(socketserver.ThreadingTCPServer):
-    """Answers each request of each connection with bytes alone.
-
-    Args:
-        answer: takes the head of a request; the pieces that it returns are sent one by one, and
-            ``CLOSE`` closes the connection.
-    """
-
-    daemon_threads = True
-
-    def __init__(self, answer: Pieces) -> None:
-        super().__init__(("127.0.0.1", 0), _RawConnection)
-        self.answer = answer
-        self.connections = 0
-        self.sent = 0
-
-    @property
-    def port(self) -> int:
-        """Where it listens."""
-        return int(self.server_address[1])
-
-    @property
-    def url(self) -> str:
-        """Where it is asked for something."""
-        return f"http://127.0.0.1:{self.port}/"
-
-
-class _RawConnection(socketserver.StreamRequestHandler):
-    disable_nagle_algorithm = True
-    server: RawServer
-
-    def handle(self) -> None:
-        self.server.connections += 1
-        head = b""
-        with contextlib.suppress(OSError):
-            while line := self.rfile.readline():
-                head += line
-                if line != b"\r\n":
-                    continue
-                for piece in self.server.answer(head):
-                    if piece == CLOSE:
-                        return
-                    self.wfile.write(piece)
-                    self.server.sent += len(piece)
-                head = b""
+from typing import TypeVar
 
 
 class Asked(BaseHTTPRequestHandler):
@@ -74,6 +22,11 @@ class Asked(BaseHTTPRequestHandler):
             self.close_connection = True
 
     do_GET = do_POST = do_PUT = _answer  # noqa: N815 - names of the library
+
+    def setup(self) -> None:
+        """Count the connection."""
+        super().setup()
+        self.server.connections += 1
 
     def say(
         self, body: bytes = b"", status: int = 200, kind: str = "application/json", **more: str
@@ -98,11 +51,23 @@ class HttpServer(ThreadingHTTPServer):
     def __init__(self, respond: Callable[[Asked], None]) -> None:
         super().__init__(("127.0.0.1", 0), Asked)
         self.respond = respond
+        self.connections = self.sent = 0
         self.closing = threading.Event()
         self.url = f"http://127.0.0.1:{self.server_port}"
 
 
-S = TypeVar("S", bound=socketserver.BaseServer)
+def raw_server(answer: Callable[[Asked], Iterable[bytes]]) -> HttpServer:
+    """Make a server whose answers are those bytes alone, sent piece by piece."""
+
+    def respond(asked: Asked) -> None:
+        for piece in answer(asked):
+            asked.wfile.write(piece)
+            asked.server.sent += len(piece)
+
+    return HttpServer(respond)
+
+
+S = TypeVar("S", bound=HttpServer)
 
 
 @contextlib.contextmanager
@@ -114,7 +79,6 @@ def serving(server: S) -> Iterator[S]:
         try:
             yield server
         finally:
-            if isinstance(server, HttpServer):
-                server.closing.set()
+            server.closing.set()
             server.shutdown()
             thread.join()

@@ -13,7 +13,7 @@ from requests.adapters import HTTPAdapter
 
 from kek_backends import bounded_http
 from kek_backends.bounded_http import MAX_ANSWER_SIZE, deadline
-from tests.http_servers import Pieces, RawServer, serving
+from tests.http_servers import Asked, raw_server, serving
 
 # What both kernels may hold of an answer that nobody reads any more.
 _SOCKET_BUFFERS = 15 * 1024 * 1024
@@ -23,6 +23,7 @@ CONTINUE = b"HTTP/1.1 100 Continue\r\n\r\n"
 FAILURES = (requests.RequestException, urllib3.exceptions.HTTPError)
 
 Get = Callable[[str], bytes]
+Pieces = Callable[[Asked], Iterable[bytes]]
 
 
 class Adapter(HTTPAdapter):
@@ -59,9 +60,9 @@ def within(seconds: float) -> contextlib.AbstractContextManager[None]:
 def answering(head: bytes, piece: bytes = b"", times: int = 0, pause: float = 0.0) -> Pieces:
     """Return an answer that ends in a piece, again and again."""
 
-    def answer(_head: bytes) -> Iterator[bytes]:
+    def answer(_: Asked) -> Iterator[bytes]:
         yield head
-        for _ in range(times):
+        for _turn in range(times):
             yield piece
             time.sleep(pause)
 
@@ -93,7 +94,7 @@ DRIPPING: dict[str, Pieces] = {
 
 @pytest.mark.parametrize("answer", DRIPPING)
 def test_an_answer_that_does_not_end_ends_at_the_deadline(get: Get, answer: str) -> None:
-    with serving(RawServer(DRIPPING[answer])) as server:
+    with serving(raw_server(DRIPPING[answer])) as server:
         began = time.monotonic()
         with within(0.15), pytest.raises(FAILURES):
             get(server.url)
@@ -116,7 +117,7 @@ ENDLESS = {
 @pytest.mark.parametrize("answer", ENDLESS)
 def test_an_endless_answer_ends_at_its_size(get: Get, answer: str) -> None:
     """With much time left; and no more of it is read than that (the rest is in buffers)."""
-    with serving(RawServer(ENDLESS[answer])) as server, within(60), pytest.raises(FAILURES):
+    with serving(raw_server(ENDLESS[answer])) as server, within(60), pytest.raises(FAILURES):
         get(server.url)
     assert server.sent < MAX_ANSWER_SIZE + _SOCKET_BUFFERS
 
@@ -129,7 +130,7 @@ HUGE = {
 
 @pytest.mark.parametrize("answer", HUGE)
 def test_no_memory_is_taken_for_what_is_only_announced(get: Get, answer: str) -> None:
-    server = RawServer(answering(HUGE[answer]))
+    server = raw_server(answering(HUGE[answer]))
     with serving(server), within(0.2), pytest.raises(FAILURES):
         get(server.url)
 
@@ -138,13 +139,13 @@ def test_no_memory_is_taken_for_what_is_only_announced(get: Get, answer: str) ->
 def test_an_answer_up_to_the_size_passes(get: Get, bounded: bool) -> None:
     size = MAX_ANSWER_SIZE - 1000
     answer = answering(b"HTTP/1.1 200 OK\r\nContent-Length: %d\r\n\r\n" % size, b"x" * size, 1)
-    with serving(RawServer(answer)) as server, within(20) if bounded else contextlib.nullcontext():
+    with serving(raw_server(answer)) as server, within(20) if bounded else contextlib.nullcontext():
         assert len(get(server.url)) == size
         get(server.url)
 
 
 def test_a_connection_is_used_again_under_each_new_deadline(get: Get) -> None:
-    with serving(RawServer(ANSWERS)) as server:
+    with serving(raw_server(ANSWERS)) as server:
         for _ in range(3):
             with within(0.2):
                 assert get(server.url) == b"ok"
@@ -156,11 +157,11 @@ def test_a_connection_is_used_again_under_each_new_deadline(get: Get) -> None:
 def test_a_deadline_of_before_does_not_bound_a_later_answer(get: Get) -> None:
     """The socket still has the timeout that was left then."""
 
-    def slow(_: bytes) -> list[bytes]:
+    def slow(_: Asked) -> list[bytes]:
         time.sleep(0.4 if server.sent else 0)
         return [OK]
 
-    with serving(RawServer(slow)) as server:
+    with serving(raw_server(slow)) as server:
         with within(0.2):
             get(server.url)
         with within(5):
@@ -170,10 +171,10 @@ def test_a_deadline_of_before_does_not_bound_a_later_answer(get: Get) -> None:
 
 
 def test_a_deadline_holds_for_an_old_connection_too(get: Get) -> None:
-    def answer(head: bytes) -> Iterable[bytes]:
-        return (DRIPPING["drips_body"] if server.sent else ANSWERS)(head)
+    def answer(asked: Asked) -> Iterable[bytes]:
+        return (DRIPPING["drips_body"] if server.sent else ANSWERS)(asked)
 
-    with serving(RawServer(answer)) as server:
+    with serving(raw_server(answer)) as server:
         get(server.url)
         began = time.monotonic()
         with within(0.3), pytest.raises(FAILURES):
@@ -185,7 +186,7 @@ def test_a_deadline_holds_for_an_old_connection_too(get: Get) -> None:
 def test_a_connection_that_was_given_up_is_not_used_again(get: Get) -> None:
     """The rest of its answer would be taken for the next one, of another user."""
 
-    def answer(_: bytes) -> Iterator[bytes]:
+    def answer(_: Asked) -> Iterator[bytes]:
         if server.connections == 1:
             yield b"HTTP/1.1 200 OK\r\nContent-Length: 50\r\n\r\nsecret"
             time.sleep(0.4)
@@ -193,7 +194,7 @@ def test_a_connection_that_was_given_up_is_not_used_again(get: Get) -> None:
         else:
             yield OK
 
-    with serving(RawServer(answer)) as server:
+    with serving(raw_server(answer)) as server:
         with within(0.2), pytest.raises(FAILURES):
             get(server.url)
         time.sleep(0.3)
@@ -203,12 +204,12 @@ def test_a_connection_that_was_given_up_is_not_used_again(get: Get) -> None:
 
 
 def test_a_deadline_that_is_over_takes_no_answer(get: Get) -> None:
-    with serving(RawServer(ANSWERS)) as server, within(-1), pytest.raises(FAILURES):
+    with serving(raw_server(ANSWERS)) as server, within(-1), pytest.raises(FAILURES):
         get(server.url)
 
 
 def test_the_outer_deadline_is_back_after_an_inner_one(get: Get) -> None:
-    with serving(RawServer(DRIPPING["drips_body"])) as server:
+    with serving(raw_server(DRIPPING["drips_body"])) as server:
         began = time.monotonic()
         with within(0.4):
             with within(30):
@@ -219,12 +220,12 @@ def test_the_outer_deadline_is_back_after_an_inner_one(get: Get) -> None:
 
 
 def test_a_deadline_is_of_its_own_thread(get: Get) -> None:
-    def slow(_: bytes) -> list[bytes]:
+    def slow(_: Asked) -> list[bytes]:
         time.sleep(0.3)
         return [OK]
 
     got: list[bytes] = []
-    with serving(RawServer(slow)) as server, within(0.1):
+    with serving(raw_server(slow)) as server, within(0.1):
         thread = threading.Thread(target=lambda: got.append(get(server.url)))
         thread.start()
         thread.join(5)
@@ -238,7 +239,7 @@ def test_through_a_proxy_that_drips() -> None:
             bounded_http.bind(manager)
             return manager
 
-    with serving(RawServer(DRIPPING["drips_headers"])) as server, requests.Session() as session:
+    with serving(raw_server(DRIPPING["drips_headers"])) as server, requests.Session() as session:
         for scheme in ("http", "https"):
             session.mount(f"{scheme}://", Proxied())
             began = time.monotonic()

@@ -16,7 +16,7 @@ from tests.bench.load import (
     percentile,
 )
 from tests.bench.load_python import PythonGenerator
-from tests.http_servers import CLOSE, RawServer, serving
+from tests.http_servers import Asked, raw_server, serving
 from tests.ports import free_port
 
 SECONDS = 0.1
@@ -66,21 +66,21 @@ def test_a_run_without_answers_has_no_rate() -> None:
 
 
 def test_every_answer_is_counted(generator: Generator) -> None:
-    seen: Counter[bytes] = Counter()
+    seen: Counter[str] = Counter()
 
-    def answer(head: bytes) -> list[bytes]:
-        seen[head.split()[1]] += 1
+    def answer(asked: Asked) -> list[bytes]:
+        seen[asked.path] += 1
         return [text()]
 
     asks = [Request(f"GET /{n} HTTP/1.1\r\nHost: test\r\n\r\n".encode()) for n in range(5)]
-    with serving(RawServer(answer)) as server:
-        load = generator.run(server.port, asks, 3, SECONDS)
+    with serving(raw_server(answer)) as server:
+        load = generator.run(server.server_port, asks, 3, SECONDS)
     assert load.statuses == {200: sum(seen.values())}
     assert len(load.times) == load.answered == sum(seen.values()) > 0
     assert list(load.times) == sorted(load.times)
     assert load.seconds > SECONDS / 2
     # In turn, whichever connection is free: each request as often as any other.
-    assert set(seen) == {f"/{n}".encode() for n in range(5)}
+    assert set(seen) == {f"/{n}" for n in range(5)}
     assert max(seen.values()) - min(seen.values()) <= 1
 
 
@@ -89,7 +89,7 @@ def test_no_more_than_one_request_is_in_flight_on_a_connection(generator: Genera
     lock = threading.Lock()
     all_there = threading.Event()
 
-    def answer(head: bytes) -> list[bytes]:
+    def answer(asked: Asked) -> list[bytes]:
         nonlocal most, now
         with lock:
             now += 1
@@ -101,8 +101,8 @@ def test_no_more_than_one_request_is_in_flight_on_a_connection(generator: Genera
             now -= 1
         return [text()]
 
-    with serving(RawServer(answer)) as server:
-        load = generator.run(server.port, [ASK], 4, SECONDS)
+    with serving(raw_server(answer)) as server:
+        load = generator.run(server.server_port, [ASK], 4, SECONDS)
     assert most == 4
     assert not load.errors
 
@@ -110,11 +110,11 @@ def test_no_more_than_one_request_is_in_flight_on_a_connection(generator: Genera
 def test_each_status_is_counted(generator: Generator) -> None:
     turns = iter(range(10**9))
 
-    def answer(head: bytes) -> list[bytes]:
+    def answer(asked: Asked) -> list[bytes]:
         return [text(status="503 Service Unavailable" if next(turns) % 4 else "200 OK")]
 
-    with serving(RawServer(answer)) as server:
-        load = generator.run(server.port, [ASK], 1, SECONDS)
+    with serving(raw_server(answer)) as server:
+        load = generator.run(server.server_port, [ASK], 1, SECONDS)
     right, refused = load.statuses[200], load.statuses[503]
     assert 3 * right - 3 <= refused <= 3 * right
     assert load.errors == {"503": refused}
@@ -123,21 +123,21 @@ def test_each_status_is_counted(generator: Generator) -> None:
 def test_an_answer_in_pieces_is_one(generator: Generator) -> None:
     whole = text(b'{"a": 1}', more=b"X: y\r\n")
 
-    def answer(head: bytes) -> list[bytes]:
+    def answer(asked: Asked) -> list[bytes]:
         return [whole[at : at + 7] for at in range(0, len(whole), 7)]
 
-    with serving(RawServer(answer)) as server:
-        load = generator.run(server.port, [Request(ASK.text, b'"a": 1')], 2, SECONDS)
+    with serving(raw_server(answer)) as server:
+        load = generator.run(server.server_port, [Request(ASK.text, b'"a": 1')], 2, SECONDS)
     assert load.answered > 0
     assert not load.errors
 
 
 def test_names_of_headers_have_any_case(generator: Generator) -> None:
-    def answer(head: bytes) -> list[bytes]:
+    def answer(asked: Asked) -> list[bytes]:
         return [b"HTTP/1.1 200 OK\r\nX: y\r\ncOnTeNt-LeNgTh:2\r\n\r\n{}"]
 
-    with serving(RawServer(answer)) as server:
-        assert not generator.run(server.port, [ASK], 1, SECONDS).errors
+    with serving(raw_server(answer)) as server:
+        assert not generator.run(server.server_port, [ASK], 1, SECONDS).errors
 
 
 def test_another_users_answer_is_wrong(generator: Generator) -> None:
@@ -145,8 +145,8 @@ def test_another_users_answer_is_wrong(generator: Generator) -> None:
         Request(f"GET /{user} HTTP/1.1\r\nHost: test\r\n\r\n".encode(), f"key of {user}".encode())
         for user in ("alice", "bob")
     ]
-    with serving(RawServer(lambda head: [text(b"the key of alice")])) as server:
-        load = generator.run(server.port, asks, 2, SECONDS)
+    with serving(raw_server(lambda asked: [text(b"the key of alice")])) as server:
+        load = generator.run(server.server_port, asks, 2, SECONDS)
     assert abs(load.wrong - load.answered) <= 1
     assert load.errors == {"wrong": load.wrong}
 
@@ -154,12 +154,12 @@ def test_another_users_answer_is_wrong(generator: Generator) -> None:
 def test_a_connection_that_breaks_is_counted_and_opened_anew(generator: Generator) -> None:
     turns = iter(range(10**9))
 
-    def answer(head: bytes) -> list[bytes]:
-        whole = text()
-        return [whole] if next(turns) % 2 else [whole[:-1], CLOSE]
+    def answer(asked: Asked) -> list[bytes]:
+        whole, asked.close_connection = text(), next(turns) % 2 == 0
+        return [whole[:-1] if asked.close_connection else whole]
 
-    with serving(RawServer(answer)) as server:
-        load = generator.run(server.port, [ASK], 1, SECONDS)
+    with serving(raw_server(answer)) as server:
+        load = generator.run(server.server_port, [ASK], 1, SECONDS)
     assert load.answered > 0
     assert abs(load.broken - load.answered) <= 1
     assert load.errors == {"broken": load.broken}
@@ -168,12 +168,13 @@ def test_a_connection_that_breaks_is_counted_and_opened_anew(generator: Generato
 def test_a_connection_that_is_closed_after_its_answer_is_not_broken(generator: Generator) -> None:
     connections = set()
 
-    def answer(head: bytes) -> list[bytes]:
+    def answer(asked: Asked) -> list[bytes]:
         connections.add(threading.get_ident())
-        return [text(more=b"Connection: close\r\n"), CLOSE]
+        asked.close_connection = True
+        return [text(more=b"Connection: close\r\n")]
 
-    with serving(RawServer(answer)) as server:
-        load = generator.run(server.port, [ASK], 2, SECONDS)
+    with serving(raw_server(answer)) as server:
+        load = generator.run(server.server_port, [ASK], 2, SECONDS)
     assert load.answered > 2
     assert not load.errors
 
@@ -184,19 +185,19 @@ def test_a_port_without_a_server_is_said(generator: Generator) -> None:
 
 
 def test_what_is_not_http_is_said(generator: Generator) -> None:
-    def answer(head: bytes) -> list[bytes]:
+    def answer(asked: Asked) -> list[bytes]:
         return [b"SSH-2.0-OpenSSH\r\n\r\n"]
 
-    with serving(RawServer(answer)) as server, pytest.raises(LoadError, match=r"not HTTP/1\.1"):
-        generator.run(server.port, [ASK], 1, SECONDS)
+    with serving(raw_server(answer)) as server, pytest.raises(LoadError, match=r"not HTTP/1\.1"):
+        generator.run(server.server_port, [ASK], 1, SECONDS)
 
 
 def test_an_answer_without_a_length_is_said(generator: Generator) -> None:
-    def answer(head: bytes) -> list[bytes]:
+    def answer(asked: Asked) -> list[bytes]:
         return [b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n2\r\n{}\r\n0\r\n\r\n"]
 
-    with serving(RawServer(answer)) as server, pytest.raises(LoadError, match="no Content-Length"):
-        generator.run(server.port, [ASK], 1, SECONDS)
+    with serving(raw_server(answer)) as server, pytest.raises(LoadError, match="no Content-Length"):
+        generator.run(server.server_port, [ASK], 1, SECONDS)
 
 
 def test_output_that_is_cut_off_is_no_result() -> None:
