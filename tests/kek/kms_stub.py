@@ -15,10 +15,9 @@ from cryptography.exceptions import InvalidTag
 from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 
 from tests.http_servers import Asked, HttpServer, serving
+from tests.moto_server import REGION, Moto
 
-REGION = "eu-central-1"
 ACCOUNT = "111122223333"
-SECRET_ACCESS_KEY = "stub/secret/access/key/of/nobody"
 
 KIND = "application/x-amz-json-1.1"
 
@@ -70,12 +69,7 @@ class KmsStub(HttpServer):
 
     @property
     def environ(self) -> dict[str, str]:
-        return {
-            "AWS_REGION": REGION,
-            "AWS_ENDPOINT_URL_KMS": self.url,
-            "AWS_ACCESS_KEY_ID": "AKIASTUBSTUBSTUBSTUB",
-            "AWS_SECRET_ACCESS_KEY": SECRET_ACCESS_KEY,
-        }
+        return Moto(self.url).environ
 
     def asked(self, operation: str) -> list[Request]:
         return [request for name, request in self.requests if name == operation]

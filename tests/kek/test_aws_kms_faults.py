@@ -35,15 +35,16 @@ from tests.eventually import eventually
 from tests.http_servers import Asked
 from tests.kek import kms_stub as stubs
 from tests.kek.kit import all_shown, chain, no_thread_waits, opens
-from tests.kek.kms_stub import SECRET_ACCESS_KEY, KmsStub, kms_stub
+from tests.kek.kms_stub import KmsStub, kms_stub
 from tests.leaks import forms, remember
 from tests.logs import logging_to_memory
+from tests.moto_server import REGION
 
 pytestmark = pytest.mark.usefixtures("known_backends", "no_aws_environ")
 
 # More than the machine of a busy test run should need.
 SLACK = 4.0
-OTHER_ARN = f"arn:aws:kms:{stubs.REGION}:{stubs.ACCOUNT}:key/{'0' * 8}-0000-0000-0000-{'0' * 12}"
+OTHER_ARN = f"arn:aws:kms:{REGION}:{stubs.ACCOUNT}:key/{'0' * 8}-0000-0000-0000-{'0' * 12}"
 
 Build = Callable[..., AwsKmsKek]
 
@@ -128,7 +129,10 @@ async def test_a_fault_has_its_type_and_shows_nothing(
     await backend.refresh()
     made = await backend.wrap("alice", key)
     assert await backend.unwrap("alice", made) == key
-    secret = {*all_forms(key, base64.b64decode(made.wrapped_mk)), SECRET_ACCESS_KEY}
+    secret = {
+        *all_forms(key, base64.b64decode(made.wrapped_mk)),
+        stub.environ["AWS_SECRET_ACCESS_KEY"],
+    }
     action, kind, phrase = FAULTS[fault]
     stub.faults["*"] = action
     for call in ("Decrypt", "Encrypt", "DescribeKey"):
@@ -446,7 +450,7 @@ async def test_nobody_waits_long_for_who_waits_for_credentials() -> None:
     client = AwsClient(
         KekUri.parse("aws-kms:alias/x"),
         Session(),
-        region=stubs.REGION,
+        region=REGION,
         endpoint=None,
         patience=0.01,
     )

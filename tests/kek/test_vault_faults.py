@@ -193,8 +193,7 @@ async def test_sealed_and_unsealed(own_bao: Bao) -> None:
             assert type(error) is Transient
             assert "can't answer now (VaultDown)" in str(error)
         finally:
-            own_bao.ask("PUT", "sys/unseal", {"key": own_bao.unseal_key})
-            own_bao._wait("sys/health")
+            own_bao.unseal()
         await back(backend, wrap)
 
 
