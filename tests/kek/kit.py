@@ -5,13 +5,13 @@ from collections.abc import AsyncIterator, Awaitable, Iterator, Mapping
 from contextlib import asynccontextmanager
 
 import pytest
+from kek_backends.aws.kek import AwsKmsKek
+from kek_backends.transit.kek import TransitKek
 
-from kek_backends.aws_kms import AwsKmsKek
 from kek_backends.base import KekBackend, Wrap
 from kek_backends.errors import KekError, Misconfigured, Transient
 from kek_backends.loader import load
 from kek_backends.remote import RemoteKek
-from kek_backends.vault_transit import VaultTransitKek
 from tests.bao_server import Bao
 
 KEY = b"k" * 32
@@ -62,17 +62,17 @@ def aws_kms_kek(name: str, **environ: str) -> AwsKmsKek:
     return made
 
 
-def transit_kek(key: str, environ: Mapping[str, str], mount: str = "transit") -> VaultTransitKek:
+def transit_kek(key: str, environ: Mapping[str, str], mount: str = "transit") -> TransitKek:
     """Build the KEK of a transit key."""
     made = load(f"vault:{mount}/{key}", environ=environ, development=False)
-    assert isinstance(made, VaultTransitKek)
+    assert isinstance(made, TransitKek)
     return made
 
 
 @asynccontextmanager
 async def transit(
     bao: Bao, key: str, environ: Mapping[str, str] | None = None, mount: str = "transit"
-) -> AsyncIterator[VaultTransitKek]:
+) -> AsyncIterator[TransitKek]:
     """Build the KEK of a transit key, with the least rights, for the length of the block."""
     made = transit_kek(key, environ or bao.environ(key), mount)
     try:
@@ -81,7 +81,7 @@ async def transit(
         await made.close()
 
 
-def held_token(kek: VaultTransitKek) -> str:
+def held_token(kek: TransitKek) -> str:
     """Return the token that a KEK would send now."""
     return str(kek._tokens._client.token)
 

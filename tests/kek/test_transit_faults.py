@@ -10,13 +10,13 @@ from contextlib import AbstractContextManager, asynccontextmanager, contextmanag
 from pathlib import Path
 
 import pytest
+from kek_backends.transit.kek import TransitKek
 
 from kek_backends import breaker, remote
 from kek_backends.base import Wrap
 from kek_backends.errors import Denied, KekError, Misconfigured, Tampered, Throttled, Transient
 from kek_backends.loader import load
 from kek_backends.remote import CALL_SECONDS
-from kek_backends.vault_transit import VaultTransitKek
 from tests.bao_server import Bao, bao_server
 from tests.eventually import eventually
 from tests.faulty_proxy import Fault, FaultyProxy, faulty_proxy
@@ -59,9 +59,7 @@ def own_bao(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Bao]:
 
 
 @asynccontextmanager
-async def prepared(
-    bao: Bao, address: str | None = None
-) -> AsyncIterator[tuple[VaultTransitKek, Wrap]]:
+async def prepared(bao: Bao, address: str | None = None) -> AsyncIterator[tuple[TransitKek, Wrap]]:
     key = bao.make_key()
     environ = bao.environ(key) | ({"VAULT_ADDR": address} if address else {})
     async with transit(bao, key, environ) as backend:
@@ -72,7 +70,7 @@ async def prepared(
 
 
 def assert_silent(
-    backend: VaultTransitKek, error: BaseException, wrap: Wrap, log: pytest.LogCaptureFixture
+    backend: TransitKek, error: BaseException, wrap: Wrap, log: pytest.LogCaptureFixture
 ) -> None:
     """Nothing of plaintext, token or ciphertext in the exception or what the SDKs logged."""
     shown, encoded = all_shown(error) + log.text, base64.b64encode(KEY).decode()
@@ -86,7 +84,7 @@ def assert_silent(
         assert secret not in shown
 
 
-async def fails(backend: VaultTransitKek, wrap: Wrap) -> KekError:
+async def fails(backend: TransitKek, wrap: Wrap) -> KekError:
     started = time.monotonic()
     with pytest.raises(KekError) as caught:
         await backend.unwrap("alice", wrap)
@@ -94,7 +92,7 @@ async def fails(backend: VaultTransitKek, wrap: Wrap) -> KekError:
     return caught.value
 
 
-async def back(backend: VaultTransitKek, wrap: Wrap) -> None:
+async def back(backend: TransitKek, wrap: Wrap) -> None:
     """Service returns without a restart, within five seconds."""
 
     await eventually(lambda: opens(backend, wrap, KEY), BACK_WITHIN)

@@ -6,6 +6,7 @@ from collections.abc import Callable
 from typing import Any
 
 import pytest
+from kek_backends.transit.key import TransitKey
 
 from kek_backends.base import OwnedWrap, Severity, Wrap
 from kek_backends.checks.life import check_examination
@@ -19,7 +20,6 @@ from kek_backends.errors import (
 )
 from kek_backends.keyring import Keyring
 from kek_backends.testing import CHECKS, Check, Subject
-from kek_backends.vault_key import TransitKey
 from tests.bao_server import Bao, least_policy, to_the_next_second
 from tests.http_servers import HttpServer, serving
 from tests.kek.kit import KEY, failure, refusal, transit, transit_kek
@@ -242,9 +242,9 @@ async def test_only_a_derived_key_rewraps_on_the_server(bao: Bao) -> None:
     async with transit(bao, derived) as one, transit(bao, plain) as two:
         await one.refresh()
         await two.refresh()
-        assert one.takes_over(one)
-        assert not two.takes_over(two)
-        assert not one.takes_over(two)
+        assert one.can_rewrap_from(one)
+        assert not two.can_rewrap_from(two)
+        assert not one.can_rewrap_from(two)
         # The keyring carries over what no server can: through this process, user by user.
         wrap = await two.wrap("alice", KEY)
         done = await Keyring(one, [two]).rewrap([OwnedWrap("alice", wrap), OwnedWrap("bob", wrap)])

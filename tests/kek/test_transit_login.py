@@ -10,12 +10,12 @@ from typing import Any
 import jwt
 import pytest
 from cryptography.hazmat.primitives.asymmetric.ec import SECP256R1, generate_private_key
+from kek_backends.transit import tokens
+from kek_backends.transit.kek import TransitKek
+from kek_backends.transit.login import AppRole, GivenToken, Grant
 
-from kek_backends import vault_tokens
 from kek_backends.base import Severity
 from kek_backends.errors import Denied, Misconfigured
-from kek_backends.vault_login import AppRole, GivenToken, Grant
-from kek_backends.vault_transit import VaultTransitKek
 from tests.bao_server import Bao, BaoError
 from tests.http.test_tls import make_certificate
 from tests.http_servers import Asked, HttpServer, serving
@@ -25,14 +25,14 @@ from tests.leaks import remember
 pytestmark = pytest.mark.usefixtures("known_backends")
 
 
-async def works(kek: VaultTransitKek) -> None:
+async def works(kek: TransitKek) -> None:
     wrap = await kek.wrap("alice", KEY)
     assert await kek.unwrap("alice", wrap) == KEY
 
 
 @pytest.fixture
 def no_wait_between_logins(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(vault_tokens, "_BETWEEN_LOGINS_SECONDS", 0.0)
+    monkeypatch.setattr(tokens, "_BETWEEN_LOGINS_SECONDS", 0.0)
 
 
 @pytest.fixture
@@ -196,7 +196,7 @@ async def test_kubernetes_with_a_token_that_changes(
         if expires:
             await asyncio.sleep(2.1)
         else:
-            monkeypatch.setattr(vault_tokens, "_BETWEEN_LOGINS_SECONDS", 0.0)
+            monkeypatch.setattr(tokens, "_BETWEEN_LOGINS_SECONDS", 0.0)
             bao.revoke(remember(held_token(kek)))
         await works(kek)
 
