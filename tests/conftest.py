@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 import structlog
 
-from custody.db.embedded import EmbeddedPostgres
+from custody.development.postgres import EmbeddedPostgres
 from custody.ops.logging import configure
 from custody.settings import LogFormat, LogLevel
 from tests import leaks

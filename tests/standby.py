@@ -11,8 +11,8 @@ from pathlib import Path
 
 import asyncpg
 
-from custody.db.embedded import EmbeddedPostgres, cluster
-from custody.db.embedded.user import choose_user
+from custody.development.postgres import EmbeddedPostgres, cluster
+from custody.development.postgres.user import choose_user
 from tests.ports import free_port
 
 

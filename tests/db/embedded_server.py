@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from custody.db.embedded import EmbeddedPostgres
+from custody.development.postgres import EmbeddedPostgres
 from tests.memory import memory
 
 REPOSITORY = Path(__file__).parents[2]

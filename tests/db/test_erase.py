@@ -5,9 +5,9 @@ import json
 
 import pytest
 
-from custody.db.embedded import EmbeddedPostgres
 from custody.db.engine import Dsn
 from custody.db.migrate import migrate
+from custody.development.postgres import EmbeddedPostgres
 from tests.client import Client, client_session
 from tests.db.command import Done, custody
 from tests.db.old_service import build

@@ -8,11 +8,11 @@ from typing import Any
 import asyncpg
 import pytest
 
-from custody.db.embedded import EmbeddedPostgres
 from custody.db.engine import Dsn, create_engine
-from custody.db.keks import RegisteredKek, RowCount, count_rows, list_keks
 from custody.db.migrate import migrate
 from custody.db.queries import folder, query
+from custody.development.postgres import EmbeddedPostgres
+from custody.keks.records import RegisteredKek, RowCount, count_rows, list_keks
 from tests.db.kek_registry import (
     REGISTER,
     RETIRE,

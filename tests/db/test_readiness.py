@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 
-from custody.db.embedded import EmbeddedPostgres
+from custody.development.postgres import EmbeddedPostgres
 from custody.http import server as http_server
 from custody.ops import health
 from kek_backends.errors import Denied, KekError, Transient

@@ -14,12 +14,12 @@ from sqlalchemy.pool import QueuePool
 
 from custody import app
 from custody.audit import writer
-from custody.db.embedded import EmbeddedPostgres
 from custody.db.engine import Dsn, create_engine
 from custody.db.errors import Busy, ConnectionLost, DatabaseError, OnlyThisRequest, Refused
 from custody.db.queries import query
 from custody.db.scope import user_transaction
 from custody.deadline import Deadline
+from custody.development.postgres import EmbeddedPostgres
 from custody.http import server as http_server
 from custody.ops import health
 from custody.vault import rows

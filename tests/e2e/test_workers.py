@@ -17,8 +17,8 @@ import aiohttp
 import pytest
 
 from custody import supervisor
-from custody.http.listeners import Listeners
 from custody.ops.notify import Notifier
+from custody.sockets.listeners import Listeners
 from tests.client import Client, client_session
 from tests.db.command import custody
 from tests.db.embedded_server import alive

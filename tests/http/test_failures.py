@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from custody.db.embedded import EmbeddedPostgres
+from custody.development.postgres import EmbeddedPostgres
 from custody.vault import keys
 from kek_backends.base import Wrap
 from kek_backends.env import EnvKek

@@ -21,7 +21,7 @@ from schemathesis.specs.openapi.checks import (
     status_code_conformance,
 )
 
-from custody.db.embedded import EmbeddedPostgres
+from custody.development.postgres import EmbeddedPostgres
 from custody.http.openapi import document
 from custody.http.routes import BASE_PATH, ROUTES, Route
 from tests.servers import TEMPLATE, Daemon, Database, daemon_beside

@@ -1,0 +1,87 @@
+"""Which daemons are alive, and which KEKs each of them reads and writes."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from sqlalchemy.ext.asyncio import AsyncEngine
+
+from custody.db.queries import query
+from custody.db.scope import transaction
+
+_SECONDS = 3.0
+
+
+@dataclass(frozen=True, slots=True)
+class Instance:
+    """A daemon.
+
+    Args:
+        id: of this life of it.
+        host: where it runs.
+        process: its process id.
+        writes_uri: URI of its active KEK.
+        writes_kek_id: what its new wraps carry; None while its KMS has not been reached.
+        reads: URIs and kek_ids of all its KEKs.
+    """
+
+    id: str
+    host: str
+    process: int
+    writes_uri: str
+    writes_kek_id: str | None
+    reads: tuple[str, ...]
+
+    def can_read(self, uri: str, kek_id: str) -> bool:
+        """Say whether it can unwrap what this KEK wraps."""
+        return uri in self.reads or kek_id in self.reads
+
+
+async def record(engine: AsyncEngine, instance: Instance) -> None:
+    """Say that an instance lives, and what it reads and writes.
+
+    Args:
+        engine: connections of the role custody_app.
+        instance: which.
+    """
+    async with transaction(engine, _SECONDS) as connection:
+        await connection.execute(
+            query("record_instance"),
+            instance.id,
+            instance.host,
+            instance.process,
+            instance.writes_uri,
+            instance.writes_kek_id,
+            list(instance.reads),
+        )
+
+
+async def forget(engine: AsyncEngine, instance_id: str) -> None:
+    """Say that an instance ends.
+
+    Args:
+        engine: connections of the role custody_app.
+        instance_id: which.
+    """
+    async with transaction(engine, _SECONDS) as connection:
+        await connection.execute(query("forget_instance"), instance_id)
+
+
+async def live(engine: AsyncEngine) -> Sequence[Instance]:
+    """Return the instances that were alive within the last minute.
+
+    Args:
+        engine: connections of a runtime role.
+    """
+    async with transaction(engine) as connection:
+        rows = await connection.fetch(query("list_instances"))
+    return [
+        Instance(
+            id=row["id"],
+            host=row["host"],
+            process=row["process"],
+            writes_uri=row["writes_uri"],
+            writes_kek_id=row["writes_kek_id"],
+            reads=tuple(row["reads"]),
+        )
+        for row in rows
+    ]

@@ -1,0 +1,170 @@
+"""The re-wrap worker of the daemon: looks now and then for stale rows, and re-wraps them."""
+
+import asyncio
+import contextlib
+from collections.abc import Mapping
+from typing import Protocol
+
+import structlog
+from sqlalchemy.ext.asyncio import AsyncEngine
+
+from custody.db.errors import DatabaseError, Refused
+from custody.db.posture import refuse_unfit_rewrap
+from custody.db.scope import on_a_living_connection
+from custody.keks.records import RowCount, count_rows
+from custody.rewrap import runs
+from custody.rewrap.backoff import NotFinished
+from custody.rewrap.batch import WrongWrap
+from custody.rewrap.options import Options
+from custody.rewrap.runs import AnotherRun, Run
+from custody.rewrap.storing import Counts
+from custody.rewrap.target import Blocked
+from custody.rewrap.worker import RewrapRun
+from kek_backends.errors import KekError
+from kek_backends.keyring import Keyring
+
+# Instances of a fleet that restarts have said by then what they read and write.
+_FIRST_SECONDS = 15.0
+_GRACE_SECONDS = 15.0
+_SHOW_SECONDS = 10.0
+
+log = structlog.get_logger()
+
+
+class RewrapMetrics(Protocol):
+    """Where it shows what it does; see :class:`custody.ops.metrics.Metrics`."""
+
+    def rewrapped(self, counts: Counts) -> None:
+        """Count the rows of one claim."""
+
+    def show_rows(self, counted: Mapping[str, RowCount]) -> None:
+        """Show how many rows each KEK has."""
+
+    def show_run(self, run: Run) -> None:
+        """Show how far the latest run is."""
+
+
+class BackgroundRewrap:
+    """Re-wraps in the background, while users are served.
+
+    Args:
+        engine: connections of the role custody_rewrap.
+        app: connections of the role custody_app.
+        keyring: all KEKs; the daemon keeps them fresh.
+        interval: seconds from one look to the next.
+        metrics: show what is done.
+    """
+
+    def __init__(
+        self,
+        engine: AsyncEngine,
+        app: AsyncEngine,
+        keyring: Keyring,
+        interval: float,
+        metrics: RewrapMetrics,
+    ) -> None:
+        self._engine = engine
+        self._app = app
+        self._keyring = keyring
+        self._interval = interval
+        self._metrics = metrics
+        self._stopping = asyncio.Event()
+        self._current: RewrapRun | None = None
+        # Rows that are not under the active KEK, set aside or not; None: not counted yet.
+        self.rows_left: int | None = None
+
+    async def check_role(self) -> None:
+        """Refuse a role that is not for this work, and a database that is not the daemon's.
+
+        Raises:
+            Refused: the message names the cure.
+            DatabaseError: the database can't be asked now.
+        """
+        await on_a_living_connection(lambda: refuse_unfit_rewrap(self._engine, self._app))
+
+    async def work(self) -> None:
+        """Look and re-wrap, again and again, until it is stopped."""
+        seconds = min(self._interval, _FIRST_SECONDS)
+        while not await self._stopped_within(seconds):
+            seconds = self._interval
+            try:
+                await self._look()
+            except Refused as error:
+                log.error("rewrap_refused", problem=str(error))  # noqa: TRY400
+            except (Blocked, AnotherRun, NotFinished, KekError, DatabaseError) as error:
+                log.warning("rewrap_waits", reason=str(error) or type(error).__name__)
+            except WrongWrap as error:
+                log.error("rewrap_wrong_wrap", reason=str(error))  # noqa: TRY400
+            except Exception as error:  # noqa: BLE001 - this must go on for ever
+                log.error("rewrap_failed", error=type(error).__name__)  # noqa: TRY400
+
+    async def stop(self, task: "asyncio.Task[None]") -> None:
+        """End it: what the batches at hand have done is stored.
+
+        Args:
+            task: the one that runs :meth:`work`.
+        """
+        self._stopping.set()
+        if self._current is not None:
+            self._current.stop()
+        done, _ = await asyncio.wait({task}, timeout=_GRACE_SECONDS)
+        if not done:
+            task.cancel()
+            await asyncio.wait({task}, timeout=1.0)
+
+    async def _look(self) -> None:
+        await self.check_role()
+        active = self._keyring.active.kek_id
+        if active is None:
+            return  # not reached yet; /readyz says so
+        await self._show()
+        stale = await runs.count_stale(self._engine, active, everything=False)
+        # Where none of them can be unwrapped here, /readyz says so, and a run says no more.
+        if any(self._can_read(kek_id) for kek_id in stale.sources):
+            log.info("rewrap_begins", rows=stale.total, target=active)
+            run = await self._run()
+            log.info("rewrap_ended", run=run.id, state=run.state, done=run.done, failed=run.failed)
+
+    async def _run(self) -> Run:
+        showing = asyncio.create_task(self._keep_showing())
+        self._current = RewrapRun(self._engine, self._keyring, Options(), self._advance)
+        try:
+            return await self._current.run()
+        finally:
+            self._current = None
+            showing.cancel()
+            await asyncio.gather(showing, return_exceptions=True)
+            # A count of all rows must not hold up the end of the process.
+            if not self._stopping.is_set():
+                with contextlib.suppress(DatabaseError):
+                    await self._show()
+
+    async def _keep_showing(self) -> None:
+        while True:
+            await asyncio.sleep(_SHOW_SECONDS)
+            with contextlib.suppress(DatabaseError):
+                await self._show()
+
+    async def _show(self) -> None:
+        counted = await count_rows(self._engine)
+        self._metrics.show_rows(counted)
+        active = self._keyring.active.kek_id
+        self.rows_left = sum(
+            count.format_1 if kek_id == active else count.wraps for kek_id, count in counted.items()
+        )
+        if latest := await runs.latest(self._engine, 1):
+            self._metrics.show_run(latest[0])
+
+    def _can_read(self, kek_id: str) -> bool:
+        backend = self._keyring.find(kek_id)
+        return backend is not None and backend.refusal(kek_id) is None
+
+    def _advance(self, _run: Run, counts: Counts) -> None:
+        self._metrics.rewrapped(counts)
+
+    async def _stopped_within(self, seconds: float) -> bool:
+        try:
+            await asyncio.wait_for(self._stopping.wait(), seconds)
+        except TimeoutError:
+            return False
+        return True

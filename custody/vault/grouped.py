@@ -1,0 +1,89 @@
+"""The two statements of the hot path, run for many users at once.
+
+The database reads and writes each row in the scope of its own user, one after the other
+(``sql/migrations``, 0008 to 0010); what comes back is held against who asked.
+"""
+
+from collections.abc import Awaitable, Sequence
+
+from sqlalchemy.ext.asyncio import AsyncEngine
+
+from custody.audit.events import Event
+from custody.audit.writer import write_together
+from custody.db.clock import DatabaseClock
+from custody.db.commit import refuse_demoted, refuse_unreplicated
+from custody.db.engine import Connection
+from custody.db.errors import DatabaseError
+from custody.db.group_commit import GroupCommit, NotBatched
+from custody.db.queries import query
+from custody.db.scope import COMMIT_MARGIN_SECONDS
+from custody.deadline import Deadline
+from custody.vault.model import Vault
+
+
+class WrongRow(DatabaseError):
+    """The database answered with another user's row."""
+
+
+class GroupedRows:
+    """Reads vaults and writes audit rows, those of concurrent requests together.
+
+    Args:
+        engine: connections of the role custody_app.
+    """
+
+    def __init__(self, engine: AsyncEngine) -> None:
+        self._clock = DatabaseClock()
+        self._reads = GroupCommit(engine, self._read_all)
+        self._records = GroupCommit(engine, self._record_all)
+
+    def read(self, user_id: str, deadline: Deadline) -> Awaitable[tuple[Vault | None, bool]]:
+        """Read a user's row, as it is after this call began.
+
+        Returns:
+            The vault or None, and whether the user may have one.
+
+        Raises:
+            NotBatched: read it in a transaction of its own.
+            DatabaseError: as :meth:`custody.db.group_commit.GroupCommit.ask`.
+        """
+        return self._reads.ask(user_id, deadline)
+
+    def record(self, event: Event, deadline: Deadline) -> Awaitable[None]:
+        """Commit an audit row.
+
+        Raises:
+            NotBatched: nothing was recorded; record it in a transaction of its own.
+            DatabaseError: as :meth:`custody.db.group_commit.GroupCommit.ask`.
+        """
+        return self._records.ask(event, deadline)
+
+    async def close(self) -> None:
+        """Give connections back."""
+        await self._reads.close()
+        await self._records.close()
+
+    async def _read_all(
+        self, connection: Connection, user_ids: Sequence[str], _earliest: Deadline
+    ) -> list[tuple[Vault | None, bool]]:
+        rows = await connection.fetch(query("read_vaults"), user_ids)
+        refuse_demoted(connection)
+        if len(rows) != len(user_ids):
+            raise WrongRow
+        self._clock.observe(rows[0]["clock"])
+        found: list[tuple[Vault | None, bool]] = []
+        for place, (user_id, row) in enumerate(zip(user_ids, rows, strict=True), start=1):
+            if row["place"] != place or row["user_id"] not in (user_id, None):
+                raise WrongRow
+            found.append((None if row["user_id"] is None else Vault.from_row(row), row["known"]))
+        return found
+
+    async def _record_all(
+        self, connection: Connection, events: Sequence[Event], earliest: Deadline
+    ) -> list[None]:
+        deadline = self._clock.at(earliest.at - COMMIT_MARGIN_SECONDS)
+        if deadline is None:
+            raise NotBatched
+        await write_together(connection, events, deadline)
+        refuse_unreplicated(connection)
+        return [None] * len(events)

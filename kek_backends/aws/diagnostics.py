@@ -1,0 +1,60 @@
+"""What ``custody doctor`` says of a key of AWS KMS."""
+
+import ipaddress
+from collections.abc import Awaitable, Callable
+from urllib.parse import urlsplit
+
+from kek_backends.aws.errors import CredentialsRefused
+from kek_backends.base import Observation, Severity
+from kek_backends.errors import Denied, KekError, Transient
+
+
+def of_endpoint(endpoint: str | None) -> list[Observation]:
+    """Look at the endpoint that was set instead of the region's own.
+
+    Args:
+        endpoint: its URL, or None.
+    """
+    parts = urlsplit(endpoint or "")
+    if parts.scheme != "http" or _is_loopback(parts.hostname or ""):
+        return []
+    message = f"the endpoint http://{parts.hostname} is plain http: keys can be read on the way"
+    return [Observation(Severity.FINDING, f"{message}; use https")]
+
+
+async def tried(rights: str, work: Callable[[], Awaitable[object]]) -> list[Observation]:
+    """Try something, and say why it failed if it did.
+
+    Args:
+        rights: the permissions it needs.
+        work: makes the call.
+    """
+    try:
+        await work()
+    except CredentialsRefused as error:
+        return [Observation(Severity.FINDING, str(error))]
+    except Denied as error:
+        return [Observation(Severity.FINDING, f"{error}; grant {rights} on the key")]
+    except Transient as error:
+        return [Observation(Severity.DOWN, str(error))]
+    except KekError as error:
+        return [Observation(Severity.FINDING, str(error))]
+    return []
+
+
+def good(kek_id: str | None, *, active: bool) -> Observation:
+    """Say that all is well.
+
+    Args:
+        kek_id: the stamp.
+        active: whether the key wraps.
+    """
+    use = "wraps and unwraps" if active else "ready to unwrap"
+    return Observation(Severity.OK, f"{use}; kek_id {kek_id}")
+
+
+def _is_loopback(host: str) -> bool:
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return host == "localhost"

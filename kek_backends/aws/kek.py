@@ -1,0 +1,340 @@
+"""``aws-kms:KEY``: a symmetric key of AWS KMS."""
+
+import asyncio
+import base64
+import contextlib
+import logging
+import secrets
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, Self
+
+import botocore.session
+from botocore import exceptions as sdk
+from botocore.config import Config
+
+from kek_backends.aws.client import AwsClient, endpoint_from, region_from
+from kek_backends.aws.diagnostics import good, of_endpoint, tried
+from kek_backends.aws.errors import CredentialsRefused, by_code
+from kek_backends.aws.key import check, context, missing, parse_wrap
+from kek_backends.aws.names import KeyArn, KeyName
+from kek_backends.base import (
+    FORMAT_BOUND,
+    MASTER_KEY_SIZE,
+    KekBackend,
+    Observation,
+    OwnedWrap,
+    Rewrapped,
+    Wrap,
+)
+from kek_backends.errors import KekError, Misconfigured, Transient
+from kek_backends.remote import ATTEMPT_SECONDS, CONCURRENT_CALLS, RemoteKek
+from kek_backends.uri import KekUri
+
+# Of a re-wrap at once: the calls of users keep the other turns.
+_CONCURRENT_REENCRYPTS = 4
+# Long enough for one lost SYN; the read timeout is cut further by the attempt's deadline.
+_CONNECT_SECONDS = 1.5
+_PROBE_USER = "custody-proof-own"
+# Only the operator can cure these, on this host.
+_CONFIGURATION = (
+    sdk.ConfigNotFound,
+    sdk.ConfigParseError,
+    sdk.InvalidConfigError,
+    sdk.InvalidRegionError,
+    sdk.NoCredentialsError,
+    sdk.NoRegionError,
+    sdk.PartialCredentialsError,
+    sdk.ProfileNotFound,
+    sdk.UnknownCredentialError,
+)
+_LOGIN = (sdk.LoginError, sdk.SSOError, sdk.TokenRetrievalError)
+_CONNECTION = (
+    sdk.ConnectionError,
+    sdk.HTTPClientError,
+    sdk.CredentialRetrievalError,
+    sdk.MetadataRetrievalError,
+)
+
+
+class AwsKmsKek(RemoteKek):
+    """A key of AWS KMS; it never leaves it. Rows are stamped with its ARN, never with an alias.
+
+    The least IAM policy, with the key's own ARN; the condition allows no call that is not bound
+    to a user. A decrypt-only key needs neither ``kms:Encrypt`` nor ``kms:ReEncryptTo``::
+
+        {
+          "Version": "2012-10-17",
+          "Statement": [
+            {
+              "Effect": "Allow",
+              "Action": "kms:DescribeKey",
+              "Resource": "arn:aws:kms:REGION:ACCOUNT:key/KEY_ID"
+            },
+            {
+              "Effect": "Allow",
+              "Action": [
+                "kms:Encrypt", "kms:Decrypt", "kms:ReEncryptFrom", "kms:ReEncryptTo"
+              ],
+              "Resource": "arn:aws:kms:REGION:ACCOUNT:key/KEY_ID",
+              "Condition": {
+                "ForAllValues:StringEquals": {"kms:EncryptionContextKeys": ["custody:user"]},
+                "Null": {"kms:EncryptionContextKeys": "false"}
+              }
+            }
+          ]
+        }
+
+    Args:
+        uri: which key.
+        name: its path, parsed.
+        client: makes the calls.
+    """
+
+    def __init__(self, uri: KekUri, name: KeyName, client: AwsClient) -> None:
+        super().__init__(uri)
+        self._name = name
+        self._client = client
+        # As last learnt. Two threads may learn at once: the last one counts, and both were true.
+        self._arn = KeyArn.parse(name.text)
+
+    @classmethod
+    def from_uri(cls, uri: KekUri, *, environ: Mapping[str, str], development: bool) -> Self:  # noqa: ARG003 - nothing is made up for it
+        """Build the backend that a URI names; see :meth:`KekBackend.from_uri`."""
+        name = KeyName.parse(uri.path)
+        if name is None:
+            raise Misconfigured(
+                f"KEK {uri.text}: {uri.path!r} is not the id, the ARN or an alias (alias/NAME) of "
+                "a key of your own; list them with: aws kms list-aliases"
+            )
+        if uri.kek_id is not None:
+            raise Misconfigured(
+                f"KEK {uri.text}: rows are stamped with the ARN of the key: remove ?id="
+            )
+        session = _session(uri, environ)
+        # KMS answers only for keys of the region that is asked.
+        region = name.region or region_from(uri, environ, session.get_config_variable("region"))
+        session.set_config_variable("region", region)  # where credentials come from asks it too
+        endpoint = endpoint_from(uri, environ)
+        client = AwsClient(uri, session, region=region, endpoint=endpoint, patience=ATTEMPT_SECONDS)
+        return cls(uri, name, client)
+
+    @property
+    def region(self) -> str:
+        """The region that is asked."""
+        return self._client.region
+
+    @property
+    def kek_id(self) -> str | None:
+        """The stamp of new wraps, as last learnt."""
+        return None if self._arn is None else self._arn.stamp
+
+    def fingerprint(self, kek_id: str) -> str:
+        """Return the stamp itself: an ARN is never given to another key, and keeps its material."""
+        return kek_id
+
+    def holds(self, kek_id: str) -> bool:
+        """Say whether a row's key can be the one of this URI; an alias may have moved on."""
+        arn = KeyArn.of_stamp(kek_id)
+        return arn is not None and self._may_be(arn)
+
+    def can_rewrap_from(self, source: KekBackend) -> bool:
+        """Say whether KMS can re-wrap what ``source`` wrapped: within a region it can."""
+        return isinstance(source, AwsKmsKek) and source.region == self.region
+
+    async def close(self) -> None:
+        """Give back threads and connections."""
+        await super().close()
+        self._client.close()
+
+    async def examine(self, *, active: bool) -> list[Observation]:
+        """Try each right; see :meth:`KekBackend.examine`."""
+        found = await tried("kms:DescribeKey", self.refresh)
+        if not found:
+            found = await (self._try_all() if active else tried("kms:Decrypt", self._try_decrypt))
+        found = [*of_endpoint(self._client.endpoint), *found]
+        return found or [good(self.kek_id, active=active)]
+
+    async def _try_all(self) -> list[Observation]:
+        denied = await tried("kms:Encrypt", lambda: self._try_wrap(self._encrypt))
+        if denied:
+            return [*denied, *await tried("kms:Decrypt", self._try_decrypt)]
+        return [
+            *await tried("kms:Decrypt", self.prove),
+            *await tried(
+                "kms:ReEncryptFrom and kms:ReEncryptTo", lambda: self._try_wrap(self._encrypt_twice)
+            ),
+        ]
+
+    async def _try_wrap(self, wrap: Callable[[str, bytes], Wrap]) -> None:
+        probe = secrets.token_bytes(MASTER_KEY_SIZE)
+        await self._call(lambda: wrap(_PROBE_USER, probe))
+
+    async def _try_decrypt(self) -> None:
+        """See whether KMS would decrypt: without the right to encrypt there is nothing to try."""
+        await self._call(self._dry_decrypt)
+
+    async def _unwrap(self, user_id: str, wrap: Wrap) -> bytes:
+        # What is seen here is no answer of the KMS: neither the breaker nor ``problem`` may take
+        # it for one.
+        parse_wrap(self._uri, wrap)
+        return await super()._unwrap(user_id, wrap)
+
+    async def _reencrypt(self, items: Sequence[OwnedWrap]) -> list[Rewrapped]:
+        turns = asyncio.Semaphore(_CONCURRENT_REENCRYPTS)
+
+        async def one(item: OwnedWrap) -> Rewrapped:
+            try:
+                parse_wrap(self._uri, item.wrap)
+                async with turns:
+                    return await self._call(lambda: self._reencrypt_one(item))
+            except KekError as error:
+                return error
+
+        return list(await asyncio.gather(*map(one, items)))
+
+    def _ask(self) -> None:
+        client = self._client.get()
+        try:
+            metadata = client.describe_key(KeyId=self._name.text)["KeyMetadata"]
+        except client.exceptions.NotFoundException:
+            raise missing(self._uri, self._name, self._client.region) from None
+        self._learn(metadata["Arn"])
+        check(self._uri, metadata)
+
+    def _encrypt(self, user_id: str, master_key: bytes) -> Wrap:
+        answer = self._client.get().encrypt(
+            KeyId=self._name.text, Plaintext=master_key, EncryptionContext=context(user_id)
+        )
+        return self._wrap_of(answer)
+
+    def _decrypt(self, user_id: str, wrap: Wrap) -> bytes:
+        blob, arn = parse_wrap(self._uri, wrap)
+        answer = self._client.get().decrypt(
+            CiphertextBlob=blob, KeyId=arn.text, EncryptionContext=context(user_id)
+        )
+        self._see_same(arn, answer["KeyId"])
+        plaintext: bytes = answer["Plaintext"]
+        return plaintext
+
+    def _reencrypt_one(self, item: OwnedWrap) -> Wrap:
+        blob, arn = parse_wrap(self._uri, item.wrap)
+        answer = self._client.get().re_encrypt(
+            CiphertextBlob=blob,
+            SourceKeyId=arn.text,
+            SourceEncryptionContext=context(item.user_id),
+            DestinationKeyId=self._name.text,
+            DestinationEncryptionContext=context(item.user_id),
+        )
+        self._see_same(arn, answer["SourceKeyId"])
+        return self._wrap_of(answer)
+
+    def _may_be(self, arn: KeyArn) -> bool:
+        known = self._arn
+        return (
+            self._name.may_mean(arn)
+            and arn.region == self._client.region
+            and (known is None or (known.partition, known.account) == (arn.partition, arn.account))
+        )
+
+    def _encrypt_twice(self, user_id: str, master_key: bytes) -> Wrap:
+        return self._reencrypt_one(OwnedWrap(user_id, self._encrypt(user_id, master_key)))
+
+    def _dry_decrypt(self) -> None:
+        if self._arn is None:
+            raise Transient(f"{self._uri.text}: the key is not known yet")
+        client = self._client.get()
+        # Each of the two says that the right is there: KMS looks at the policy first.
+        with contextlib.suppress(
+            client.exceptions.DryRunOperationException,
+            client.exceptions.InvalidCiphertextException,
+        ):
+            client.decrypt(
+                CiphertextBlob=b"no ciphertext",
+                KeyId=self._arn.text,
+                EncryptionContext=context(_PROBE_USER),
+                DryRun=True,
+                DryRunModifiers=["IGNORE_CIPHERTEXT"],
+            )
+
+    def _wrap_of(self, answer: Mapping[str, Any]) -> Wrap:
+        arn = self._learn(answer["KeyId"])
+        blob: bytes = answer["CiphertextBlob"]
+        if not blob:
+            raise Transient(f"{self._uri.text}: an answer without a ciphertext")
+        return Wrap(base64.b64encode(blob).decode(), "", FORMAT_BOUND, arn.stamp)
+
+    def _learn(self, text: object) -> KeyArn:
+        """Remember which key KMS says it used."""
+        arn = KeyArn.parse(text)
+        if arn is None:
+            raise Transient(f"{self._uri.text}: an answer without the ARN of a key")
+        if not self._may_be(arn):
+            raise self._other_key()
+        self._arn = arn
+        return arn
+
+    def _see_same(self, asked: KeyArn, answered: object) -> None:
+        if answered != asked.text:
+            raise self._other_key()
+
+    def _other_key(self) -> Misconfigured:
+        return Misconfigured(
+            f"KEK {self._uri.text}: another key answered than the one that was asked; is the "
+            "endpoint AWS KMS, and are the credentials those of the same account?"
+        )
+
+    def _translate(self, error: Exception) -> KekError:
+        return _translated(self._uri, error)
+
+
+def _session(uri: KekUri, environ: Mapping[str, str]) -> Any:
+    """Return the SDK's session. Reads files, and no network."""
+    key, secret = environ.get("AWS_ACCESS_KEY_ID"), environ.get("AWS_SECRET_ACCESS_KEY")
+    if bool(key) != bool(secret):
+        raise Misconfigured(
+            f"KEK {uri.text}: only one of AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY is set"
+        )
+    # At debug level it logs requests as they are, with the plaintext; as a warning the traceback
+    # of every failure to fetch credentials, which our own error tells in a line.
+    logging.getLogger("botocore").setLevel(logging.ERROR)
+    session = botocore.session.Session()
+    if profile := environ.get("AWS_PROFILE"):
+        session.set_config_variable("profile", profile)
+    if key:
+        session.set_credentials(key, secret, environ.get("AWS_SESSION_TOKEN") or None)
+    # Of the session, not of one client: those that fetch credentials from STS must end too.
+    session.set_default_client_config(
+        Config(
+            connect_timeout=_CONNECT_SECONDS,
+            read_timeout=ATTEMPT_SECONDS,
+            # More than there are threads: none waits for a connection, none is thrown away.
+            max_pool_connections=2 * CONCURRENT_CALLS,
+            # The retries are ours: they know the deadline of the whole call.
+            retries={"total_max_attempts": 1, "mode": "standard"},
+        )
+    )
+    try:
+        session.get_scoped_config()
+    except Exception as error:  # noqa: BLE001 - the SDK's text may hold lines of a file of secrets
+        failed = _translated(uri, error)
+    else:
+        return session
+    raise failed
+
+
+def _translated(uri: KekUri, error: Exception) -> KekError:
+    kind = type(error).__name__
+    if isinstance(error, sdk.ClientError):
+        code = str(error.response.get("Error", {}).get("Code"))
+        status = error.response.get("ResponseMetadata", {}).get("HTTPStatusCode", 0)
+        return by_code(uri, error.operation_name, code, status)
+    if isinstance(error, _CONFIGURATION):
+        return Misconfigured(
+            f"KEK {uri.text}: the AWS configuration of this host is wrong ({kind}); check "
+            "AWS_PROFILE, the files it names, and the credentials"
+        )
+    if isinstance(error, _LOGIN):
+        return CredentialsRefused(f"{uri.text}: the login has ended ({kind}); run: aws sso login")
+    if isinstance(error, _CONNECTION):
+        return Transient(f"{uri.text}: AWS can't be reached ({kind})")
+    return Transient(f"{uri.text}: an answer that makes no sense ({kind})")

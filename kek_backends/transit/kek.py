@@ -1,0 +1,297 @@
+"""``vault:MOUNT/KEY``: a key of the transit engine of HashiCorp Vault or OpenBao."""
+
+import base64
+import threading
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Self
+
+from kek_backends.base import Observation, OwnedWrap, Rewrapped, Wrap
+from kek_backends.call_batcher import CallBatcher
+from kek_backends.errors import KekError, KeyMissing, Misconfigured, Tampered, Transient
+from kek_backends.remote import ATTEMPT_SECONDS, RemoteKek
+from kek_backends.transit.batches import MOST_ITEMS, Batches
+from kek_backends.transit.diagnostics import examine
+from kek_backends.transit.http import TooLarge, connector, data_of, opening, translate
+from kek_backends.transit.key import KeyPath, TransitKey
+from kek_backends.transit.login import login_from
+from kek_backends.transit.tokens import Tokens
+from kek_backends.uri import KekUri
+
+
+@dataclass(frozen=True, slots=True)
+class OwnedKey:
+    """A master key and whose it is: one item of a batch of wraps.
+
+    Args:
+        user_id: for whom alone the wrap will open.
+        master_key: 32 bytes.
+    """
+
+    user_id: str
+    master_key: bytes = field(repr=False)
+
+
+class TransitKek(RemoteKek):
+    """A key of the transit engine; it never leaves the server.
+
+    A key made with ``derived=true`` binds a wrap to its user by ``context``, and the server can
+    re-wrap it; any other AEAD key binds by ``associated_data``, and can't. Rows are stamped with
+    the version that the server says it used: ``vault:MOUNT/KEY:vN``.
+
+    The least policy, for ``vault:transit/custody``. With ``create`` on the first path a
+    misspelt or deleted key would come into being at the first wrap; without the first path the
+    KEK is decrypt-only, and only a derived key needs the third::
+
+        path "transit/encrypt/custody" { capabilities = ["update"] }
+        path "transit/decrypt/custody" { capabilities = ["update"] }
+        path "transit/rewrap/custody"  { capabilities = ["update"] }
+        path "transit/keys/custody"    { capabilities = ["read"] }
+
+    The policy ``default`` must be there too: it lets a token look at itself and be renewed.
+    """
+
+    def __init__(self, path: KeyPath, tokens: Tokens) -> None:
+        super().__init__(path.uri)
+        self._path = path
+        self._tokens = tokens
+        self._state: TransitKey | None = None
+        self._asking = threading.Lock()
+        self._batch_size = MOST_ITEMS
+        self._batches = Batches(path.uri, tokens)
+        self._gathered_wraps: CallBatcher[OwnedKey, Wrap] = CallBatcher(
+            lambda items: self._take_turn(lambda: self._encrypt_batch(items)), MOST_ITEMS
+        )
+        self._gathered_unwraps: CallBatcher[OwnedWrap, bytes] = CallBatcher(
+            lambda items: self._take_turn(lambda: self._decrypt_batch(items)), MOST_ITEMS
+        )
+
+    @classmethod
+    def from_uri(cls, uri: KekUri, *, environ: Mapping[str, str], development: bool) -> Self:  # noqa: ARG003 - nothing is made up for it
+        """Build the backend that a URI names; see :meth:`KekBackend.from_uri`."""
+        path = KeyPath.of(uri)
+        if uri.kek_id is not None:
+            raise Misconfigured(
+                f"KEK {uri.text}: a transit key has no ?id=: its rows are stamped with the version "
+                "that the server used"
+            )
+        tokens = Tokens(uri, login_from(uri, environ), connector(uri, environ))
+        return cls(path, tokens)
+
+    @property
+    def kek_id(self) -> str | None:
+        """The stamp of the version that encrypts, as last heard."""
+        return None if self._state is None else self._path.stamp(self._state.latest)
+
+    def fingerprint(self, kek_id: str) -> str | None:
+        """Return when the version was made: a key that was deleted and made again differs."""
+        version = self._path.version(kek_id)
+        if self._state is None or version is None or version not in self._state.created:
+            return None
+        return f"transit version made at {self._state.created[version]}"
+
+    def holds(self, kek_id: str) -> bool:
+        """Every version of this key is ours to unwrap."""
+        return self._path.version(kek_id) is not None
+
+    def refusal(self, kek_id: str) -> str | None:
+        """Name a version that the server would refuse to decrypt with."""
+        version = self._path.version(kek_id)
+        if self._state is None or version is None:
+            return None
+        if version > self._state.latest:
+            return (
+                f"{self._uri.text}: rows carry version {version}, and the key has "
+                f"{self._state.latest}: restore a newer backup of the key"
+            )
+        if version >= self._state.least:
+            return None
+        return (
+            f"{self._uri.text}: rows carry version {version}, and the key's min_decryption_version "
+            f"is {self._state.least}: lower it until they are re-wrapped"
+        )
+
+    @property
+    def refresh_seconds(self) -> float:
+        """Half a minute, or less: until the token must be renewed."""
+        return max(0.0, min(super().refresh_seconds, self._tokens.seconds_to_renewal))
+
+    def can_rewrap_from(self, source: object) -> bool:
+        """The server re-wraps to its newest version what a derived key wrapped."""
+        return source is self and self._is_derived
+
+    async def examine(self, *, active: bool) -> list[Observation]:
+        """Look at the key, its policy, the token and the address; see the docs of the doctor."""
+        return await examine(self, self._path, self._tokens, lambda: self._state, active=active)
+
+    @property
+    def _is_derived(self) -> bool:
+        return self._state is not None and self._state.derived
+
+    def _ask(self) -> None:
+        # One at a time: an answer that was asked for earlier never replaces a later one.
+        if not self._asking.acquire(timeout=ATTEMPT_SECONDS):
+            raise Transient(f"{self._uri.text}: the server does not say how the key is")
+        try:
+            self._state = self._read_key()
+        finally:
+            self._asking.release()
+
+    def _read_key(self) -> TransitKey:
+        answer = self._tokens.call(lambda vault: vault.secrets.transit.read_key(**self._path.named))
+        return self._path.state(data_of(self._uri, answer))
+
+    def _known(self) -> TransitKey:
+        if self._state is None:
+            self._ask()
+        if self._state is None:
+            raise AssertionError
+        return self._state
+
+    def _known_derived(self) -> TransitKey:
+        """Return the state of a key that binds by ``context``: only that is sent in batches."""
+        key = self._known()
+        if not key.derived:
+            raise Transient(f"{self._uri.text}: the key was replaced at this moment")
+        return key
+
+    def _is_still(self, before: TransitKey) -> bool:
+        """Ask whether the key is still the one that a call was made for.
+
+        A key that is deleted and made again has the same versions, and may not be derived: then a
+        wrap would be bound to nobody, or be of a key that the kek_id does not stand for.
+        """
+        self._ask()
+        return before.is_same(self._known())
+
+    async def _wrap_once(self, user_id: str, master_key: bytes) -> Wrap:
+        if not await self._goes_in_batches():
+            return await super()._wrap_once(user_id, master_key)
+        return await self._gathered_wraps.ask(OwnedKey(user_id, master_key))
+
+    async def _unwrap_once(self, user_id: str, wrap: Wrap) -> bytes:
+        if not await self._goes_in_batches():
+            return await super()._unwrap_once(user_id, wrap)
+        return await self._gathered_unwraps.ask(OwnedWrap(user_id, wrap))
+
+    async def _goes_in_batches(self) -> bool:
+        """Say whether this key's calls go in batches; then a lone one does, too.
+
+        A key has one form of call, so the form that is proven to bind is the form that is used.
+        Only ``context`` is relied on in a batch: rewrap, for one, ignores ``associated_data``.
+        """
+        if self._state is None:
+            await self._take_turn(self._known)
+        return self._is_derived
+
+    def _encrypt(self, user_id: str, master_key: bytes) -> Wrap:
+        key = self._known()
+        plaintext = base64.b64encode(master_key).decode()
+        answer = self._tokens.call(
+            lambda vault: vault.secrets.transit.encrypt_data(
+                **self._path.named, plaintext=plaintext, **key.binding(user_id)
+            )
+        )
+        wrap = self._path.wrap_of(data_of(self._uri, answer))
+        if not self._is_still(key):
+            raise Transient(f"{self._uri.text}: the key was replaced at this moment")
+        return wrap
+
+    def _decrypt(self, user_id: str, wrap: Wrap) -> bytes:
+        self._path.check(wrap)
+        binding = self._known().binding(user_id)
+        with opening(self._uri):
+            answer = self._tokens.call(
+                lambda vault: vault.secrets.transit.decrypt_data(
+                    **self._path.named, ciphertext=wrap.wrapped_mk, **binding
+                )
+            )
+        key = _plaintext(data_of(self._uri, answer))
+        if self.refusal(wrap.kek_id) is not None:
+            self._ask()  # the version is allowed again
+        return key
+
+    async def _reencrypt(self, items: Sequence[OwnedWrap]) -> list[Rewrapped]:
+        done: list[Rewrapped] = []
+        while len(done) < len(items):
+            batch = items[len(done) : len(done) + self._batch_size]
+            try:
+                done += await self._call(lambda batch=batch: self._rewrap_batch(batch))  # type: ignore[misc]
+            except TooLarge:
+                if len(batch) == 1:
+                    raise
+                self._batch_size = len(batch) // 2
+            except Tampered:
+                # All that the server says of a batch because of one wrap in it.
+                done += [await self._reencrypt_alone(item) for item in batch]
+        return done
+
+    async def _reencrypt_alone(self, item: OwnedWrap) -> Rewrapped:
+        try:
+            (outcome,) = await self._call(lambda: self._rewrap_batch([item]))
+        except Tampered as error:
+            return error
+        return outcome
+
+    def _encrypt_batch(self, items: Sequence[OwnedKey]) -> list[Wrap | KekError]:
+        key = self._known_derived()
+        done = self._batches.each(
+            items,
+            lambda item: {
+                "plaintext": base64.b64encode(item.master_key).decode(),
+                **key.binding(item.user_id),
+            },
+            lambda vault, batch: vault.secrets.transit.encrypt_data(
+                **self._path.named, batch_input=batch
+            ),
+            self._path.wrap_of,
+        )
+        if not self._is_still(key):
+            raise Transient(f"{self._uri.text}: the key was replaced at this moment")
+        return done
+
+    def _decrypt_batch(self, items: Sequence[OwnedWrap]) -> list[bytes | KekError]:
+        key = self._known_derived()
+        with opening(self._uri):
+            done = self._batches.each(
+                items,
+                lambda item: self._entry(key, item),
+                lambda vault, batch: vault.secrets.transit.decrypt_data(
+                    **self._path.named, batch_input=batch
+                ),
+                _plaintext,
+            )
+        opened = (
+            item.wrap for item, one in zip(items, done, strict=True) if isinstance(one, bytes)
+        )
+        if any(self.refusal(wrap.kek_id) is not None for wrap in opened):
+            self._ask()  # the version is allowed again
+        return done
+
+    def _rewrap_batch(self, items: Sequence[OwnedWrap]) -> list[Rewrapped]:
+        key = self._known_derived()
+        with opening(self._uri):
+            done = self._batches.each(
+                items,
+                lambda item: self._entry(key, item),
+                lambda vault, batch: vault.secrets.transit.rewrap_data(
+                    **self._path.named, ciphertext="", batch_input=batch
+                ),
+                self._path.wrap_of,
+            )
+        if not self._is_still(key):
+            # Each of them would look as if somebody had touched its row.
+            raise KeyMissing(f"{self._uri.text}: the key was replaced by another of its name")
+        return done
+
+    def _translate(self, error: Exception) -> KekError:
+        return translate(self._uri, error)
+
+    def _entry(self, key: TransitKey, item: OwnedWrap) -> dict[str, str]:
+        """Return what is sent of one wrap."""
+        self._path.check(item.wrap)
+        return {"ciphertext": item.wrap.wrapped_mk, **key.binding(item.user_id)}
+
+
+def _plaintext(answer: Mapping[str, Any]) -> bytes:
+    return base64.b64decode(answer["plaintext"], validate=True)
