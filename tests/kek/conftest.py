@@ -11,13 +11,13 @@ from importlib.metadata import entry_points
 import botocore.session
 import pytest
 from botocore.loaders import create_loader
-from kek_backends.aws import kek as aws_kek
+
+from kek_backends import loader, remote
+from kek_backends.aws import kek as aws_kms
 from kek_backends.aws.kek import AwsKmsKek
 from kek_backends.transit import http as transit_http
 from kek_backends.transit import kek as transit_kek
 from kek_backends.transit import tokens as transit_tokens
-
-from kek_backends import loader, remote
 from tests.kek.fakes import FakeRemote
 from tests.kek.kit import aws_kms_kek
 
@@ -34,9 +34,9 @@ def known_backends() -> Iterator[None]:
 def patient_calls() -> Iterator[None]:
     """A call may take long, on a busy machine: for tests that are not about time."""
     with pytest.MonkeyPatch.context() as patch:
-        for module in (remote, aws_kek, transit_http, transit_tokens, transit_kek):
+        for module in (remote, aws_kms, transit_http, transit_tokens, transit_kek):
             patch.setattr(module, "ATTEMPT_SECONDS", 20.0)
-        patch.setattr(aws_kek, "_CONNECT_SECONDS", 20.0)
+        patch.setattr(aws_kms, "_CONNECT_SECONDS", 20.0)
         patch.setattr(remote, "CALL_SECONDS", 60.0)
         yield
 

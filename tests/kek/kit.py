@@ -5,13 +5,13 @@ from collections.abc import AsyncIterator, Awaitable, Iterator, Mapping
 from contextlib import asynccontextmanager
 
 import pytest
-from kek_backends.aws.kek import AwsKmsKek
-from kek_backends.transit.kek import TransitKek
 
+from kek_backends.aws.kek import AwsKmsKek
 from kek_backends.base import KekBackend, Wrap
 from kek_backends.errors import KekError, Misconfigured, Transient
 from kek_backends.loader import load
 from kek_backends.remote import RemoteKek
+from kek_backends.transit.kek import TransitKek
 from tests.bao_server import Bao
 
 KEY = b"k" * 32

@@ -6,7 +6,6 @@ from collections.abc import Callable
 from typing import Any
 
 import pytest
-from kek_backends.transit.key import TransitKey
 
 from kek_backends.base import OwnedWrap, Severity, Wrap
 from kek_backends.checks.life import check_examination
@@ -20,6 +19,7 @@ from kek_backends.errors import (
 )
 from kek_backends.keyring import Keyring
 from kek_backends.testing import CHECKS, Check, Subject
+from kek_backends.transit.key import TransitKey
 from tests.bao_server import Bao, least_policy, to_the_next_second
 from tests.http_servers import HttpServer, serving
 from tests.kek.kit import KEY, failure, refusal, transit, transit_kek

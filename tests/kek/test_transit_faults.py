@@ -10,13 +10,13 @@ from contextlib import AbstractContextManager, asynccontextmanager, contextmanag
 from pathlib import Path
 
 import pytest
-from kek_backends.transit.kek import TransitKek
 
 from kek_backends import breaker, remote
 from kek_backends.base import Wrap
 from kek_backends.errors import Denied, KekError, Misconfigured, Tampered, Throttled, Transient
 from kek_backends.loader import load
 from kek_backends.remote import CALL_SECONDS
+from kek_backends.transit.kek import TransitKek
 from tests.bao_server import Bao, bao_server
 from tests.eventually import eventually
 from tests.faulty_proxy import Fault, FaultyProxy, faulty_proxy
