@@ -74,7 +74,7 @@ def test_every_answer_is_counted(generator: Generator) -> None:
 
     asks = [Request(f"GET /{n} HTTP/1.1\r\nHost: test\r\n\r\n".encode()) for n in range(5)]
     with serving(raw_server(answer)) as server:
-        load = generator.run(server.server_port, asks, 3, SECONDS)
+        load = generator.run(server.server_port, asks, 3, 5 * SECONDS)
     assert load.statuses == {200: sum(seen.values())}
     assert len(load.times) == load.answered == sum(seen.values()) > 0
     assert list(load.times) == sorted(load.times)

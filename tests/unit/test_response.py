@@ -1,6 +1,6 @@
 """An answer is sent whole, and waits for a client that does not read."""
 
-from typing import Any
+from unittest.mock import call, create_autospec
 
 import pytest
 from aiohttp.abc import AbstractStreamWriter
@@ -9,44 +9,13 @@ from aiohttp.test_utils import make_mocked_request
 from custody.http.response import Answer
 
 
-class Recorder(AbstractStreamWriter):
-    """Keeps what is written."""
-
-    def __init__(self) -> None:
-        self.calls: list[Any] = []
-
-    async def write(self, chunk: Any) -> None:
-        """Keep it."""
-        self.calls.append(bytes(chunk))
-
-    async def drain(self) -> None:
-        """Keep that it was asked for."""
-        self.calls.append("drained")
-
-    async def write_eof(self, chunk: bytes = b"") -> None:
-        """Nobody calls this."""
-        raise NotImplementedError
-
-    async def write_headers(self, status_line: str, headers: Any) -> None:
-        """Nobody calls this."""
-        raise NotImplementedError
-
-    def enable_compression(self, encoding: str = "deflate", strategy: int | None = None) -> None:
-        """Nobody calls this."""
-        raise NotImplementedError
-
-    def enable_chunking(self) -> None:
-        """Nobody calls this."""
-        raise NotImplementedError
-
-
 async def sent(answer: Answer, method: str = "GET") -> tuple[list[bytes], bytes]:
     """Send an answer in one write, wait for room, and return its lines and its body."""
-    writer = Recorder()
+    writer = create_autospec(AbstractStreamWriter)
     await answer.prepare(make_mocked_request(method, "/", writer=writer))
     await answer.write_eof()
-    whole, drained = writer.calls
-    assert drained == "drained"
+    (_, (whole,), _), drained = writer.mock_calls
+    assert drained == call.drain()
     head, _, body = whole.partition(b"\r\n\r\n")
     return head.split(b"\r\n"), body
 
