@@ -6,7 +6,7 @@ import socket
 import struct
 import threading
 from asyncio import StreamReader, StreamWriter
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from enum import Enum, auto
 
@@ -27,6 +27,14 @@ class Fault(Enum):
     DRIP = auto()  # answers come a byte at a time, and never end in time
     ENDLESS = auto()  # the answer's body never ends, as fast as it can
     GARBAGE = auto()  # an answer that is no JSON, with status 200
+
+
+# What is answered instead, by the proxy itself, and what is said after it for ever.
+_INSTEAD = {
+    Fault.RESET: (b"", b""),
+    Fault.GARBAGE: (_HEAD + b"Content-Length: 13\r\n\r\n<html></html>", b""),
+    Fault.ENDLESS: (_HEAD + b'\r\n{"data": "', b"x" * _CHUNK),
+}
 
 
 class FaultyProxy:
@@ -82,48 +90,37 @@ class FaultyProxy:
                 server, to_server = await asyncio.open_connection("127.0.0.1", self._target)
                 with contextlib.closing(to_server):
                     async with asyncio.TaskGroup() as directions:
-                        directions.create_task(self._ask(client, to_server, to_client))
-                        directions.create_task(self._answer(server, to_client))
+                        directions.create_task(self._pass(client, to_server, to_client))
+                        directions.create_task(self._pass(server, to_client))
             except* OSError:
                 pass  # one of the two has gone: the other one loses its connection too
             except* asyncio.CancelledError:
                 to_client.transport.abort()
 
-    async def _ask(self, client: StreamReader, server: StreamWriter, back: StreamWriter) -> None:
-        async for asked in self._passed(client):
-            if self._fault in (Fault.RESET, Fault.GARBAGE, Fault.ENDLESS):
-                await self._answer_itself(back)
-            server.write(asked)
-            await server.drain()
-
-    async def _answer(self, server: StreamReader, client: StreamWriter) -> None:
-        async for answer in self._passed(server):
-            drips = self._fault is Fault.DRIP
-            for piece in (bytes([byte]) for byte in answer) if drips else [answer]:
-                client.write(piece)
-                await client.drain()
-                if self._fault is Fault.DRIP:
-                    await asyncio.sleep(_TICK)
-
-    async def _passed(self, reader: StreamReader) -> AsyncIterator[bytes]:
-        """Yield what comes, when something may pass; raise at the end."""
-        while piece := await reader.read(_CHUNK):
+    async def _pass(
+        self, reader: StreamReader, writer: StreamWriter, asker: StreamWriter | None = None
+    ) -> None:
+        """Pass on what one side says until it has gone; ``asker`` is who waits for an answer."""
+        while said := await reader.read(_CHUNK):
             await self._passes.wait()
-            yield piece
+            if asker is not None and self._fault in _INSTEAD:
+                await self._answer(asker, *_INSTEAD[self._fault])
+            drips = asker is None and self._fault is Fault.DRIP
+            for piece in (bytes([byte]) for byte in said) if drips else [said]:
+                writer.write(piece)
+                await writer.drain()
+                await asyncio.sleep(_TICK if drips and self._fault is Fault.DRIP else 0)
         raise ConnectionAbortedError
 
-    async def _answer_itself(self, client: StreamWriter) -> None:
-        if self._fault is Fault.RESET:
+    async def _answer(self, client: StreamWriter, answer: bytes, piece: bytes) -> None:
+        client.write(answer)
+        while piece and self._fault is Fault.ENDLESS:
+            client.write(piece)
+            await client.drain()
+        if not answer:
             at_once = struct.pack("ii", 1, 0)
             client.get_extra_info("socket").setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, at_once)
             client.transport.abort()
-        elif self._fault is Fault.GARBAGE:
-            client.write(_HEAD + b"Content-Length: 13\r\n\r\n<html></html>")
-        else:
-            client.write(_HEAD + b'\r\n{"data": "')
-            while self._fault is Fault.ENDLESS:
-                client.write(b"x" * _CHUNK)
-                await client.drain()
         raise ConnectionAbortedError
 
 

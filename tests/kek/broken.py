@@ -84,6 +84,13 @@ def cut(kek: Good, wrap: Wrap) -> Wrap:
     return replace(wrap, wrapped_mk=wrap.wrapped_mk[:64])
 
 
+async def once(kek: Good) -> None:
+    """Be a step that succeeds only the first time."""
+    if vars(kek).setdefault("done", []):
+        raise Transient("once is enough")
+    vars(kek)["done"].append(True)
+
+
 IgnoresTheUser = mistaken("IgnoresTheUser", user=lambda kek, user_id: "")
 StripsTheUser = mistaken("StripsTheUser", user=lambda kek, user_id: user_id.strip())
 CutsTheUser = mistaken("CutsTheUser", user=lambda kek, user_id: user_id[:254])
@@ -114,6 +121,8 @@ FingerprintOfTheDay = mistaken(
 )
 FingerprintIsTheKey = mistaken("FingerprintIsTheKey", fingerprint=lambda kek, kek_id: TEXT)
 CannotBeProven = mistaken("CannotBeProven", prove=AsyncMock(side_effect=Misconfigured("no")))
+FailsToRefreshAgain = mistaken("FailsToRefreshAgain", refresh=once)
+CannotCloseTwice = mistaken("CannotCloseTwice", close=once)
 ShowsItself = mistaken("ShowsItself", __repr__=lambda kek: f"ShowsItself({vars(kek)})")
 FindsFault, TellsTheKek, SaysNothing = (
     mistaken(name, examine=AsyncMock(return_value=said))
@@ -209,24 +218,6 @@ class NeverFreesItsLock(Good):
 class ChangesItsKekId(Good):
     async def refresh(self) -> None:
         self._kek_id += "x"
-
-
-class FailsToRefreshAgain(Good):
-    _fresh = False
-
-    async def refresh(self) -> None:
-        if self._fresh:
-            raise Transient("once is enough")
-        self._fresh = True
-
-
-class CannotCloseTwice(Good):
-    _open = True
-
-    async def close(self) -> None:
-        if not self._open:
-            raise Transient("closed")
-        self._open = False
 
 
 class BackgroundRewrap(Good):
