@@ -1,8 +1,10 @@
 """What the tests of KEKs share."""
 
+import time
 import traceback
-from collections.abc import AsyncIterator, Awaitable, Iterator, Mapping
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Iterator, Mapping
 from contextlib import asynccontextmanager
+from typing import Any
 
 import pytest
 
@@ -32,10 +34,12 @@ def refusal(uri: str, development: bool = False, /, **environ: str) -> str:
     return message
 
 
-async def failure(call: Awaitable[object]) -> KekError:
-    """Return the error that a call ends in; nothing hangs on it."""
+async def failure(call: Awaitable[object], seconds: float = 60.0) -> KekError:
+    """Return the error that a call ends in, in time; nothing hangs on it."""
+    started = time.monotonic()
     with pytest.raises(KekError) as caught:
         await call
+    assert time.monotonic() - started < seconds
     assert caught.value.__cause__ is None
     assert caught.value.__context__ is None
     return caught.value
@@ -53,6 +57,29 @@ def all_shown(error: BaseException) -> str:
     """Return all that a log could show of an error, and of what hangs on it."""
     parts = [f"{one} {one!r} {one.args!r}" for one in chain(error)]
     return "\n".join([*parts, *traceback.format_exception(error)])
+
+
+def assert_silent(secrets: Iterable[str], *errors: BaseException, log: str = "") -> None:
+    """See that nothing of the secrets is in errors, in what hangs on them, and in a log."""
+    shown = "\n".join([log, *map(all_shown, errors)])
+    assert not [secret for secret in secrets if secret in shown]
+
+
+def noting(note: Callable[..., object], real: Callable[..., Any]) -> Callable[..., Any]:
+    """Return a function that tells what it is called with, and does what the real one does."""
+
+    def call(*arguments: Any) -> Any:
+        note(*arguments)
+        return real(*arguments)
+
+    return call
+
+
+def counted(kek: TransitKek, name: str) -> list[int]:
+    """Return the sizes of the calls of a kind, as they are made."""
+    sizes: list[int] = []
+    setattr(kek, name, noting(lambda items: sizes.append(len(items)), getattr(kek, name)))
+    return sizes
 
 
 def aws_kms_kek(name: str, **environ: str) -> AwsKmsKek:

@@ -2,7 +2,7 @@
 
 import asyncio
 import base64
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import pytest
@@ -22,7 +22,7 @@ from kek_backends.transit import tokens
 from kek_backends.transit.batches import MOST_ITEMS
 from kek_backends.transit.kek import TransitKek
 from tests.bao_server import Bao, least_policy
-from tests.kek.kit import all_shown, chain, held_token, transit
+from tests.kek.kit import assert_silent, chain, counted, held_token, transit
 
 pytestmark = pytest.mark.usefixtures("known_backends", "patient_calls")
 
@@ -42,19 +42,6 @@ async def opened(kek: TransitKek, asked: Sequence[tuple[str, Wrap]]) -> list[byt
     )
     assert all(isinstance(one, bytes | KekError) for one in found)
     return found  # type: ignore[return-value]
-
-
-def counted(kek: TransitKek, name: str) -> list[int]:
-    """Return the sizes of the calls of a kind, as they are made."""
-    sizes: list[int] = []
-    real: Callable[[Sequence[Any]], Any] = getattr(kek, name)
-
-    def call(items: Sequence[Any]) -> Any:
-        sizes.append(len(items))
-        return real(items)
-
-    setattr(kek, name, call)
-    return sizes
 
 
 async def test_concurrent_unwraps_share_calls(bao: Bao) -> None:
@@ -125,15 +112,13 @@ def assert_says_nothing(
     errors: Sequence[object], kek: TransitKek, wraps: dict[str, Wrap], log: str
 ) -> None:
     """No plaintext, ciphertext or token, of any user, in errors, what is below them, and logs."""
-    shown = [log]
-    for error in errors:
-        assert isinstance(error, KekError)
-        assert list(chain(error)) == [error]
-        shown.append(all_shown(error))
     secrets = [held_token(kek)]
     for user, wrap in wraps.items():
         secrets += [base64.b64encode(key_of(user)).decode(), key_of(user).decode(), wrap.wrapped_mk]
-    assert all(secret not in text for secret in secrets for text in shown)
+    failed = [error for error in errors if isinstance(error, KekError)]
+    assert len(failed) == len(errors)
+    assert all(list(chain(error)) == [error] for error in failed)
+    assert_silent(secrets, *failed, log=log)
 
 
 async def test_one_that_fails_fails_alone(bao: Bao, sdk_log: pytest.LogCaptureFixture) -> None:

@@ -3,9 +3,7 @@
 import asyncio
 import json
 import time
-from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import jwt
 import pytest
@@ -19,7 +17,7 @@ from kek_backends.transit.login import AppRole, GivenToken, Grant
 from tests.bao_server import Bao, BaoError
 from tests.http.test_tls import make_certificate
 from tests.http_servers import Asked, HttpServer, serving
-from tests.kek.kit import KEY, held_token, transit_kek
+from tests.kek.kit import KEY, held_token, noting, transit_kek
 from tests.leaks import remember
 
 pytestmark = pytest.mark.usefixtures("known_backends")
@@ -40,13 +38,8 @@ def logins(monkeypatch: pytest.MonkeyPatch) -> list[float]:
     """The moments of all logins."""
     times: list[float] = []
     for kind in (AppRole, GivenToken):
-        real = kind.log_in
-
-        def counted(self: Any, client: Any, real: Callable[..., Any] = real) -> Any:
-            times.append(time.monotonic())
-            return real(self, client)
-
-        monkeypatch.setattr(kind, "log_in", counted)
+        log_in = noting(lambda *_: times.append(time.monotonic()), kind.log_in)
+        monkeypatch.setattr(kind, "log_in", log_in)
     return times
 
 
