@@ -113,7 +113,7 @@ def master_key() -> bytes:
         ARN.replace(f"key/{KEY_ID}", "alias/aws/ebs"),
     ],
 )
-def test_a_name_that_no_key_has_is_refusal(name: str) -> None:
+def test_a_name_that_no_key_has_is_refused(name: str) -> None:
     assert KeyName.parse(name) is None
     with pytest.raises(Misconfigured, match="alias"):
         load(f"aws-kms:{name}", environ=REGION, development=False)
@@ -130,7 +130,7 @@ def test_a_region_is_needed() -> None:
     assert aws_kms_kek(ARN, AWS_REGION="us-east-1").region == "eu-central-1"
 
 
-def test_half_a_pair_of_credentials_is_refusal() -> None:
+def test_half_a_pair_of_credentials_is_refused() -> None:
     for name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"):
         message = refusal("aws-kms:alias/x", **REGION, **{name: "only-this-one"})
         assert "only one of AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY" in message
@@ -140,13 +140,13 @@ def test_half_a_pair_of_credentials_is_refusal() -> None:
 @pytest.mark.parametrize(
     "url", ["kms.example", "ftp://x", "https://", "https://u:hunter2@x", "http://["]
 )
-def test_an_endpoint_that_is_no_url_is_refusal(url: str) -> None:
+def test_an_endpoint_that_is_no_url_is_refused(url: str) -> None:
     message = refusal("aws-kms:alias/x", **REGION, AWS_ENDPOINT_URL=url)
     assert "AWS_ENDPOINT_URL is not a URL" in message
     assert "hunter2" not in message
 
 
-def test_a_profile_that_is_not_there_is_refusal() -> None:
+def test_a_profile_that_is_not_there_is_refused() -> None:
     assert "ProfileNotFound" in refusal("aws-kms:alias/x", **REGION, AWS_PROFILE="nobody")
 
 
