@@ -17,6 +17,7 @@ from structlog.testing import capture_logs
 from custody.auth.http_source import http_source
 from custody.auth.jwk import JwksError, parse_jwks
 from custody.auth.jwks import IssuerUnavailable, JwksCache
+from custody.auth.sources import file_source
 from tests.certificates import make_certificate
 from tests.tokens import ABSENT, Issuer, b64, unb64
 from tests.unit.served_jwks import ServedJwks, jwks
@@ -674,3 +675,30 @@ class TestHttpSource:
             with pytest.raises(JwksError, match="the certificate is not trusted"):
                 await http_source(session, str(server.make_url("/jwks")))()
         await server.close()
+
+
+class TestFileSource:
+    async def test_read_anew_each_time(self, tmp_path: Path) -> None:
+        path = tmp_path / "jwks.json"
+        fetch = file_source(path)
+        with pytest.raises(
+            JwksError, match=r"jwks.json: No such file or directory; .*CUSTODY_JWKS_FILE"
+        ):
+            await fetch()
+        path.write_bytes(b"1")
+        assert await fetch() == b"1"
+        path.write_bytes(b"2")
+        assert await fetch() == b"2"
+
+    async def test_size(self, tmp_path: Path) -> None:
+        path = tmp_path / "jwks.json"
+        path.write_bytes(bytes(256 * 1024))
+        assert len(await file_source(path)()) == 256 * 1024
+        path.write_bytes(bytes(256 * 1024 + 1))
+        with pytest.raises(JwksError, match="over 256 KiB"):
+            await file_source(path)()
+
+    async def test_not_a_file(self, tmp_path: Path) -> None:
+        for path in (tmp_path, Path("/dev/zero")):
+            with pytest.raises(JwksError, match="is not a file"):
+                await file_source(path)()
