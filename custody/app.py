@@ -115,7 +115,7 @@ async def serve(
     async with running(settings, environ, listeners, rewraps=rewraps) as daemon:
         log.info("serving", vault=daemon.addresses.vault, admin=daemon.addresses.admin)
         # What boot has made lives to the end: looking through it again and again for garbage, which
-        # each failure leaves a little of, would hold up everybody for a tenth of a second.
+        # each failure leaves a little of, would block everybody for a tenth of a second.
         gc.collect()
         gc.freeze()
         gc.set_threshold(_GARBAGE)

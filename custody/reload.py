@@ -47,7 +47,7 @@ log = structlog.get_logger()
 
 @dataclass(frozen=True, slots=True)
 class Reloadable:
-    """The parts of a running daemon that a reload reaches.
+    """The parts of a running daemon that a reload changes.
 
     Args:
         frontend: proxies and limit.
@@ -72,7 +72,7 @@ class Reload:
     Args:
         settings: those in force.
         environ: the variables of the process, which name the files to read again.
-        parts: what is reached.
+        parts: what it changes.
     """
 
     def __init__(self, settings: Settings, environ: Mapping[str, str], parts: Reloadable) -> None:

@@ -72,7 +72,7 @@ class Keks:
 
     @property
     def problems(self) -> tuple[str, ...]:
-        """What is wrong now, in one line each, as far as the last calls tell; asks nobody."""
+        """What is wrong now, in one line each, as far as the last calls say; asks nobody."""
         own = (backend.problem for backend in self.keyring)
         return (*(problem for problem in own if problem), *self._registry.problems)
 

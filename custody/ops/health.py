@@ -1,4 +1,4 @@
-"""Whether the daemon may serve: judged before the first request, and again all the time."""
+"""Whether the daemon may serve: checked before the first request, and again all the time."""
 
 import asyncio
 import contextlib
@@ -71,8 +71,8 @@ class Health:
 
     def parts(self) -> dict[str, str | None]:
         """Return each part's problem, or None where the part is ready."""
-        judged = self._keks_confirmed or bool(self._problems)
-        unknown = None if judged else "not judged yet: no database"
+        checked = self._keks_confirmed or bool(self._problems)
+        unknown = None if checked else "not judged yet: no database"
         return {
             "database": self._database or self._reason_met("database"),
             "schema": self._problem_of("schema") or unknown,
@@ -84,7 +84,7 @@ class Health:
         }
 
     def met(self, failure: Unavailable) -> None:
-        """Hear that a request failed for a part: it is not ready from now on, and judged at once.
+        """Take note that a request failed for a part: not ready from now on, and checked at once.
 
         Requests go on trying: the routes stay open.
 
@@ -141,11 +141,11 @@ class Health:
                 unsafe later shuts the routes, and opens them again when it is cured.
         """
         logged: str | None = None
-        looked = judged = asyncio.get_running_loop().time()
+        looked = checked = asyncio.get_running_loop().time()
         while True:
-            await self._until_due(looked, judged)
+            await self._until_due(looked, checked)
             looked = asyncio.get_running_loop().time()
-            due = looked >= judged + _AGAIN_SECONDS
+            due = looked >= checked + _AGAIN_SECONDS
             if not (self._database or self._problems or self._met.keys() - {"kek"} or due):
                 # Rows that can't be read, in two small questions: the posture is a big one, and
                 # users of a KEK that is well would notice it every second.
@@ -153,7 +153,7 @@ class Health:
                     await self._check_keks()
                     self._forget_met(looked)
                 continue
-            judged = looked
+            checked = looked
             try:
                 await self.check()
             except ConfigurationError as error:
@@ -167,18 +167,18 @@ class Health:
                     logged = None
                     log.info("database_safe_again")
 
-    async def _until_due(self, looked: float, judged: float) -> None:
+    async def _until_due(self, looked: float, checked: float) -> None:
         """Wait until the next look is due, all being well; what a request meets cuts it short.
 
         But never to less than the pause after each look: a request that fails whenever it is tried
-        must not have the database judged without end.
+        must not have the database checked without end.
         """
         loop = asyncio.get_running_loop()
         await asyncio.sleep(looked + _RETRY_SECONDS - loop.time())
         if not (self._database or self._problems or self._met or self._keks.has_wrong_rows):
             self._woken.clear()
             with contextlib.suppress(TimeoutError):
-                async with asyncio.timeout_at(judged + _AGAIN_SECONDS):
+                async with asyncio.timeout_at(checked + _AGAIN_SECONDS):
                     await self._woken.wait()
 
     async def _ask(self) -> None:

@@ -49,7 +49,7 @@ def _line(finding: Finding) -> str:
 
 
 def _is_coloured(environ: Mapping[str, str]) -> bool:
-    """Tell whether colours are wanted: on a terminal that has them (https://no-color.org)."""
+    """Say whether colours are wanted: on a terminal that has them (https://no-color.org)."""
     return (
         sys.stdout is not None
         and sys.stdout.isatty()

@@ -19,7 +19,7 @@ from custody.settings import Settings
 from custody.sockets.listeners import Listeners, adopt, open_listeners, take_handed_over
 from custody.supervisor import Supervisor
 
-# What the service manager tells of sockets and of itself is for the process that it has started.
+# Of the service manager, for the process that it has started alone.
 _FOR_THIS_PROCESS = frozenset(
     {
         "LISTEN_FDS",
@@ -48,7 +48,7 @@ def serve() -> None:
     sys.exit(asyncio.run(_supervise(settings, environ, listeners, notifier)))
 
 
-def worker(
+def serve_process(
     number: int, parent: int, vault: tuple[int, ...], admin: tuple[int, ...], notify: int
 ) -> None:
     """Run one of several processes, on sockets that `custody serve` hands over."""
