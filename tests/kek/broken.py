@@ -8,9 +8,10 @@ from typing import Any
 from unittest.mock import AsyncMock
 
 from kek_backends import aead
-from kek_backends.base import KekBackend, Observation, OwnedWrap, Rewrapped, Severity, Wrap
+from kek_backends.base import KekBackend, OwnedWrap, Rewrapped, Wrap
 from kek_backends.env import EnvKek
 from kek_backends.errors import Denied, KekError, Misconfigured, Tampered, Transient
+from kek_backends.findings import Finding, Verdict
 from kek_backends.uri import KekUri
 
 KEY = bytes(range(32))
@@ -127,8 +128,8 @@ ShowsItself = mistaken("ShowsItself", __repr__=lambda kek: f"ShowsItself({vars(k
 FindsFault, TellsTheKek, SaysNothing = (
     mistaken(name, examine=AsyncMock(return_value=said))
     for name, said in {
-        "FindsFault": [Observation(Severity.FINDING, "something is wrong")],
-        "TellsTheKek": [Observation(Severity.OK, f"the key is {TEXT}")],
+        "FindsFault": [Finding(Verdict.FINDING, "something is wrong")],
+        "TellsTheKek": [Finding(Verdict.OK, f"the key is {TEXT}")],
         "SaysNothing": [],
     }.items()
 )
