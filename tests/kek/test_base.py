@@ -107,7 +107,7 @@ async def test_a_wrap_that_could_never_be_opened_is_not_handed_out(
     for use in ("wrap", "re-wrap"):
         error = await failure(call(backend, use))
         assert type(error) is Misconfigured
-        assert str(error) == "fake:key: the backend made a wrap that is not its own"
+        assert str(error) == "KEK fake:key: the backend made a wrap that is not its own"
 
 
 async def test_a_kms_that_was_not_asked_yet_may_stamp_what_it_holds() -> None:
