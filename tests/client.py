@@ -116,3 +116,9 @@ async def client_session() -> AsyncIterator[aiohttp.ClientSession]:
     timeout = aiohttp.ClientTimeout(total=60)
     async with aiohttp.ClientSession(connector=connector, timeout=timeout) as session:
         yield session
+
+
+async def readiness(daemon: Daemon) -> tuple[int, dict[str, str]]:
+    """Return the status of /readyz, and what it says of each part."""
+    async with client_session() as session, session.get(f"{daemon.admin}/readyz") as response:
+        return response.status, (await response.json())["parts"]

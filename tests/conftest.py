@@ -2,6 +2,7 @@
 
 import os
 from collections.abc import AsyncIterator, Callable, Iterator
+from functools import cache
 from pathlib import Path
 
 import pytest
@@ -73,9 +74,9 @@ async def daemon(database: Database, issuer: Issuer, tmp_path: Path) -> AsyncIte
 
 @pytest.fixture
 async def device(daemon: Daemon) -> AsyncIterator[Callable[[str], Client]]:
-    """Makes devices: ``device("alice")`` is a client with alice's token."""
+    """Makes devices: ``device("alice")`` is the client with alice's token."""
     async with client_session() as session:
-        yield lambda user: Client(daemon, session, user)
+        yield cache(lambda user: Client(daemon, session, user))
 
 
 def pytest_sessionfinish(session: pytest.Session) -> None:
