@@ -8,6 +8,7 @@ from typing import Any
 
 import aiohttp
 
+from tests.eventually import eventually
 from tests.leaks import remember
 from tests.servers import Daemon
 
@@ -122,3 +123,14 @@ async def readiness(daemon: Daemon) -> tuple[int, dict[str, str]]:
     """Return the status of /readyz, and what it says of each part."""
     async with client_session() as session, session.get(f"{daemon.admin}/readyz") as response:
         return response.status, (await response.json())["parts"]
+
+
+async def becomes(daemon: Daemon, status: int) -> dict[str, str]:
+    """Wait until /readyz has a status, and return what it says of each part then."""
+
+    async def parts() -> dict[str, str]:
+        found, said = await readiness(daemon)
+        assert found == status, said
+        return said
+
+    return await eventually(parts)

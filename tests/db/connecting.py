@@ -1,4 +1,4 @@
-"""What the tests of connecting share: outcomes, and servers that do one thing."""
+"""What tests of connections share: engines, outcomes, and servers that do one thing."""
 
 import asyncio
 import contextlib
@@ -7,13 +7,33 @@ from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import TypeAlias
 
+from sqlalchemy.ext.asyncio import AsyncEngine
+from sqlalchemy.pool import QueuePool
+
 from custody.db.connect import Manner, connect
 from custody.db.dsn import Dsn
+from custody.db.engine import create_engine
 from custody.db.errors import DatabaseError, Refused
 
 MANNER = Manner(5.0, 0)
 
 Handler: TypeAlias = Callable[[asyncio.StreamReader, asyncio.StreamWriter], Awaitable[None]]
+
+
+@asynccontextmanager
+async def engine_of(url: str, pool_size: int = 1) -> AsyncIterator[AsyncEngine]:
+    """Make an engine for the length of the block."""
+    engine = create_engine(Dsn(url), pool_size=pool_size)
+    try:
+        yield engine
+    finally:
+        await engine.dispose()
+
+
+def borrowed(engine: AsyncEngine) -> int:
+    """Return how many of its connections an engine has lent."""
+    assert isinstance(engine.pool, QueuePool)
+    return engine.pool.checkedout()
 
 
 async def outcome(url: str, manner: Manner = MANNER) -> str:
