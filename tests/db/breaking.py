@@ -54,6 +54,7 @@ async def killed(server: EmbeddedPostgres) -> AsyncIterator[int]:
     port = server.port
     signal_all(server, signal.SIGKILL)
     await asyncio.to_thread(server.stop)
+    server._port = port  # its URLs stay what they were
     try:
         yield port
     finally:
