@@ -125,12 +125,13 @@ async def readiness(daemon: Daemon) -> tuple[int, dict[str, str]]:
         return response.status, (await response.json())["parts"]
 
 
-async def becomes(daemon: Daemon, status: int) -> dict[str, str]:
-    """Wait until /readyz has a status, and return what it says of each part then."""
+async def becomes(daemon: Daemon, status: int, **named: str) -> dict[str, str]:
+    """Wait until /readyz has a status, and names this of parts; return what it says of each."""
 
     async def parts() -> dict[str, str]:
         found, said = await readiness(daemon)
         assert found == status, said
+        assert all(text in said[part] for part, text in named.items()), said
         return said
 
     return await eventually(parts)

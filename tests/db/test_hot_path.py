@@ -206,7 +206,7 @@ async def test_rows_that_arrive_at_a_frozen_server_are_never_committed(
         freeze(database.server)
         await write_together(held, events, deadline)
 
-    async def first_key() -> str | None:
+    async def first_key() -> object:
         return (await device(users[0]).key()).json.get("masterKey")
 
     keys = await init(device, users)

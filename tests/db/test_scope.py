@@ -43,7 +43,7 @@ async def clean(database: Database, engine: AsyncEngine, seconds: float = 8) -> 
     """Wait until nothing is borrowed, no transaction open, and no lock held."""
 
     async def look() -> bool:
-        return borrowed(engine) == await database.value(AT_WORK) == 0
+        return bool(borrowed(engine) == await database.value(AT_WORK) == 0)
 
     await eventually(look, seconds)
 
