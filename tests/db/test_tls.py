@@ -2,8 +2,7 @@
 
 import asyncio
 import contextlib
-import datetime
-import socket
+import socketserver
 import ssl
 import threading
 from collections.abc import AsyncIterator, Iterator
@@ -15,6 +14,7 @@ from cryptography import x509
 from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 
+from tests.certificates import make_certificate
 from tests.db.connecting import outcome, pass_on, serving
 from tests.servers import Database
 
@@ -26,22 +26,26 @@ class TlsFront:
     """What speaks TLS before a server: the build of the tests has none.
 
     Args:
+        folder: of certificates that sign themselves, and their keys: its own, and another.
         port: where it listens, as localhost.
         direct: where it speaks TLS at once.
-        ca: the certificate, which signs itself.
-        other: another one.
-        context: how it speaks TLS.
         protected: whether the latest connection was.
         protocol: what was agreed on in the handshake of the latest one.
     """
 
-    port: int
-    direct: int
-    ca: Path
-    other: Path
-    context: ssl.SSLContext
+    folder: Path
+    port: int = 0
+    direct: int = 0
     protected: bool | None = None
     protocol: str | None = None
+
+    def __post_init__(self) -> None:
+        (self.folder / "other").mkdir()
+        self.ca, self.key = make_certificate(self.folder, "localhost")
+        self.other, self.other_key = make_certificate(self.folder / "other", "other.invalid")
+        self.context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+        self.context.load_cert_chain(self.ca, self.key)
+        self.context.set_alpn_protocols(["postgresql"])
 
     def url(self, database: Database) -> str:
         """Return the URL of custody_app by way of the front."""
@@ -49,57 +53,26 @@ class TlsFront:
         return plain.replace(f"127.0.0.1:{database.server.port}", f"localhost:{self.port}")
 
 
-def certificate(folder: Path, name: str) -> tuple[Path, Path]:
-    """Make a certificate that signs itself, for localhost; return it and its key."""
-    key = ec.generate_private_key(ec.SECP256R1())
-    subject = x509.Name([x509.NameAttribute(x509.NameOID.COMMON_NAME, name)])
-    now = datetime.datetime.now(datetime.UTC)
-    made = (
-        x509.CertificateBuilder()
-        .subject_name(subject)
-        .issuer_name(subject)
-        .public_key(key.public_key())
-        .serial_number(x509.random_serial_number())
-        .not_valid_before(now - datetime.timedelta(days=1))
-        .not_valid_after(now + datetime.timedelta(days=1))
-        .add_extension(x509.SubjectAlternativeName([x509.DNSName("localhost")]), critical=False)
-        .add_extension(x509.BasicConstraints(ca=True, path_length=None), critical=True)
-        .sign(key, hashes.SHA256())
-    )
-    paths = folder / f"{name}.crt", folder / f"{name}.key"
-    pem = serialization.Encoding.PEM
-    paths[0].write_bytes(made.public_bytes(pem))
-    paths[1].write_bytes(
-        key.private_bytes(pem, serialization.PrivateFormat.PKCS8, serialization.NoEncryption())
-    )
-    return paths
-
-
 @pytest.fixture
 async def front(database: Database, tmp_path: Path) -> AsyncIterator[TlsFront]:
-    cert, key = certificate(tmp_path, "server")
-    other, _ = certificate(tmp_path, "other")
-    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
-    context.load_cert_chain(cert, key)
-    context.set_alpn_protocols(["postgresql"])
+    made = TlsFront(tmp_path)
 
     async def ask_first(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         first = await reader.readexactly(8)
         made.protected = first == SSL_REQUEST
         if made.protected:
             writer.write(b"S")
-            await writer.start_tls(context)
+            await writer.start_tls(made.context)
             first = b""
         await pass_on(database.server.port, reader, writer, first)
 
     async def at_once(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        await writer.start_tls(context)
+        await writer.start_tls(made.context)
         tls: ssl.SSLObject = writer.get_extra_info("ssl_object")
         made.protected, made.protocol = True, tls.selected_alpn_protocol()
         await pass_on(database.server.port, reader, writer)
 
-    async with serving(ask_first) as port, serving(at_once) as direct:
-        made = TlsFront(port, direct, cert, other, context)
+    async with serving(ask_first) as made.port, serving(at_once) as made.direct:
         yield made
 
 
@@ -141,8 +114,8 @@ async def test_certificate_that_is_refused_says_why(
     front: TlsFront, database: Database, change: str, parameters: str, reason: str
 ) -> None:
     url = front.url(database).replace("localhost", change or "localhost")
-    key = front.ca.with_suffix(".key")
-    told = await outcome(url + parameters.format(ca=front.ca, other=front.other, key=key))
+    files = {"ca": front.ca, "other": front.other, "key": front.key}
+    told = await outcome(url + parameters.format(**files))
     assert told.startswith("refused: CUSTODY_DATABASE_URL: "), told
     assert reason in told
 
@@ -181,27 +154,22 @@ class Strict:
 
 @pytest.fixture
 def strict(front: TlsFront) -> Iterator[Strict]:
-    listener = socket.create_server(("127.0.0.1", 0))
+    tried: list[bool] = []
 
-    def serve() -> None:
-        while True:
-            client, _ = listener.accept()
-            with client, contextlib.suppress(OSError):
-                first = client.recv(8)
-                if not first:
-                    return
-                made.tried.append(first == SSL_REQUEST)
-                if made.tried[-1]:
-                    client.sendall(b"S")
-                    front.context.wrap_socket(client, server_side=True).close()
+    class Handler(socketserver.BaseRequestHandler):
+        def handle(self) -> None:
+            tried.append(self.request.recv(8) == SSL_REQUEST)
+            if tried[-1]:
+                self.request.sendall(b"S")
+                with contextlib.suppress(OSError):
+                    front.context.wrap_socket(self.request, server_side=True).close()
 
-    made = Strict(listener.getsockname()[1], [])
-    thread = threading.Thread(target=serve, daemon=True)
-    thread.start()
-    yield made
-    socket.create_connection(("127.0.0.1", made.port)).close()
-    thread.join(10)
-    listener.close()
+    with socketserver.TCPServer(("127.0.0.1", 0), Handler) as server:
+        thread = threading.Thread(target=server.serve_forever, args=(0.01,))
+        thread.start()
+        yield Strict(server.server_address[1], tried)
+        server.shutdown()
+        thread.join()
 
 
 async def test_no_version_of_tls_in_common(strict: Strict, front: TlsFront) -> None:
@@ -228,12 +196,11 @@ async def test_our_own_certificate(front: TlsFront, database: Database) -> None:
     front.context.verify_mode = ssl.CERT_REQUIRED
     front.context.load_verify_locations(front.other)
     url = f"{front.url(database)}?sslmode=require"
-    key = front.other.with_suffix(".key")
-    own = f"{url}&sslcert={front.other}&sslkey={key}"
+    own = f"{url}&sslcert={front.other}&sslkey={front.other_key}"
     assert await outcome(own) == str(database.server.port)
     for of_key, reason in (
         (Path("/no/such"), "the key in /no/such: No such file"),
-        (front.ca.with_suffix(".key"), "not a pair"),
+        (front.key, "not a pair"),
     ):
         told = await outcome(f"{url}&sslcert={front.other}&sslkey={of_key}")
         assert told.startswith("refused: ")
@@ -252,28 +219,22 @@ async def test_files_of_home_as_libpq_has_them(
     root.write_bytes(front.ca.read_bytes())
     assert await outcome(url) == str(database.server.port)
     # With a list of revoked certificates, one that says nothing of this CA is not enough.
-    root.with_suffix(".crl").write_bytes(revoked(front.other))
+    root.with_suffix(".crl").write_bytes(revoked(front.other, front.other_key))
     assert "unable to get certificate CRL" in await outcome(url)
-    root.with_suffix(".crl").write_bytes(revoked(front.ca))
+    root.with_suffix(".crl").write_bytes(revoked(front.ca, front.key))
     assert "certificate revoked" in await outcome(url)
 
 
-def revoked(ca: Path) -> bytes:
+def revoked(ca: Path, ca_key: Path) -> bytes:
     """Make a list of a CA that revokes the CA itself."""
     cert = x509.load_pem_x509_certificate(ca.read_bytes())
-    key = serialization.load_pem_private_key(ca.with_suffix(".key").read_bytes(), None)
+    key = serialization.load_pem_private_key(ca_key.read_bytes(), None)
     assert isinstance(key, ec.EllipticCurvePrivateKey)
-    now = datetime.datetime.now(datetime.UTC)
-    entry = x509.RevokedCertificateBuilder().serial_number(cert.serial_number)
-    made = (
-        x509.CertificateRevocationListBuilder()
-        .issuer_name(cert.subject)
-        .last_update(now - datetime.timedelta(days=1))
-        .next_update(now + datetime.timedelta(days=1))
-        .add_revoked_certificate(entry.revocation_date(now).build())
-        .sign(key, hashes.SHA256())
-    )
-    return made.public_bytes(serialization.Encoding.PEM)
+    now = cert.not_valid_before_utc
+    entry = x509.RevokedCertificateBuilder().serial_number(cert.serial_number).revocation_date(now)
+    made = x509.CertificateRevocationListBuilder().issuer_name(cert.subject).last_update(now)
+    made = made.next_update(cert.not_valid_after_utc).add_revoked_certificate(entry.build())
+    return made.sign(key, hashes.SHA256()).public_bytes(serialization.Encoding.PEM)
 
 
 async def test_an_end_in_the_middle_of_the_handshake_may_pass() -> None:
