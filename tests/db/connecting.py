@@ -14,6 +14,7 @@ from custody.db.connect import Manner, connect
 from custody.db.dsn import Dsn
 from custody.db.engine import create_engine
 from custody.db.errors import DatabaseError, Refused
+from tests.servers import Database
 
 MANNER = Manner(5.0, 0)
 
@@ -28,6 +29,11 @@ async def engine_of(url: str, pool_size: int = 1) -> AsyncIterator[AsyncEngine]:
         yield engine
     finally:
         await engine.dispose()
+
+
+def owner(database: Database) -> Dsn:
+    """Return where its owner connects, who migrates it."""
+    return Dsn(database.url("custody_owner"))
 
 
 def borrowed(engine: AsyncEngine) -> int:

@@ -29,8 +29,8 @@ async def problems_of(url: str, duty: Duty = "custody_app") -> tuple[PostureProb
         return await find_problems(engine, duty)
 
 
-def migrate_by_psql(database: Database) -> None:
+def migrate_by_psql(database: Database, *options: str) -> None:
     """Run all files of the migrations."""
     for file in sorted((folder() / "migrations").glob("*.sql")):
-        done = database.psql("custody_owner", "-f", str(file))
+        done = database.psql("custody_owner", *options, "-f", str(file))
         assert done.returncode == 0, done.stderr

@@ -2,21 +2,19 @@
 
 import secrets
 import shutil
-from collections.abc import AsyncIterator
 from pathlib import Path
 
 import pytest
 
-from custody.db.embedded import EmbeddedPostgres
-from custody.db.engine import Dsn
 from custody.db.erase import erase_user
 from custody.db.migrate import migrate
 from custody.db.owner import OwnerRefused
 from custody.db.queries import folder
 from tests.client import Client, client_session
 from tests.db import old_service
-from tests.db.test_posture import migrate_by_psql, problems_of
-from tests.servers import Database, daemon_here, new_database
+from tests.db.connecting import owner
+from tests.db.posture import migrate_by_psql, problems_of
+from tests.servers import Database, daemon_here
 from tests.tokens import Issuer
 
 BEFORE = "0009"  # the last one by which a comment was the mark
@@ -28,24 +26,12 @@ COMMENTS = ("NULL", "'kept by the team of accounts'")
 
 
 @pytest.fixture
-async def empty(postgres: EmbeddedPostgres) -> AsyncIterator[Database]:
-    """A database that was never migrated."""
-    async with new_database(postgres, "template0") as made:
-        yield made
-
-
-@pytest.fixture
 def until_then(tmp_path: Path) -> Path:
     """The migrations as they were when a comment was the mark."""
-    source = Path(shutil.copytree(folder() / "migrations", tmp_path / "migrations"))
-    for file in source.glob("*.sql"):
-        if file.stem[:4] > BEFORE:
-            file.unlink()
-    return source
-
-
-def owner(database: Database) -> Dsn:
-    return Dsn(database.url("custody_owner"))
+    for file in (folder() / "migrations").glob("*.sql"):
+        if file.stem[:4] <= BEFORE:
+            shutil.copy(file, tmp_path)
+    return tmp_path
 
 
 async def first_key(database: Database, issuer: Issuer, folder: Path) -> int:

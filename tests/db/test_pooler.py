@@ -17,7 +17,8 @@ from custody.db.migrate import migrate
 from custody.db.scope import connection
 from tests.client import Client, client_session
 from tests.db.command import custody
-from tests.db.test_posture import problems_of
+from tests.db.connecting import engine_of
+from tests.db.posture import problems_of
 from tests.pgbouncer import PgBouncer, keeps_statements, pgbouncer
 from tests.servers import Database, daemon_here, new_database, settings_for
 from tests.tokens import Issuer
@@ -32,12 +33,8 @@ def pooler(postgres: EmbeddedPostgres) -> Iterator[PgBouncer]:
 
 async def prepared(url: str) -> int:
     """Return how many prepared statements a session has after one question of an engine."""
-    engine = create_engine(Dsn(url), pool_size=1)
-    try:
-        async with connection(engine) as held:
-            return int(await held.fetchval("SELECT count(*) FROM pg_prepared_statements"))
-    finally:
-        await engine.dispose()
+    async with engine_of(url) as engine, connection(engine) as held:
+        return int(await held.fetchval("SELECT count(*) FROM pg_prepared_statements"))
 
 
 async def test_daemon(

@@ -10,11 +10,12 @@ import pytest
 import pytest_asyncio
 
 from custody.db.embedded import EmbeddedPostgres
-from custody.db.engine import Connection, Dsn, create_engine
+from custody.db.engine import Connection
 from custody.db.migrate import migrations
-from custody.db.posture import Duty, PostureProblem, find_problems, look
+from custody.db.posture import Duty, PostureProblem, look
 from custody.db.queries import folder
 from tests.db.breaking import give_users_away
+from tests.db.posture import login, migrate_by_psql, problems_of
 from tests.servers import Database, new_database
 
 AGAIN = "sql/migrations again by psql"
@@ -30,37 +31,6 @@ POLICIES = {
     "users": ("users_own_row",),
 }
 SCOPED = tuple(POLICIES)
-
-
-@asynccontextmanager
-async def login(database: Database, duty: str = "custody_app") -> AsyncIterator[tuple[str, str]]:
-    """Make a login role that is a plain member of a runtime role; yields its name and its URL."""
-    name = f"login_{secrets.token_hex(4)}"
-    await database.execute(f"CREATE ROLE {name} LOGIN PASSWORD 'x'")
-    await database.execute(f"GRANT {duty} TO {name}")
-    try:
-        yield name, f"postgresql://{name}:x@127.0.0.1:{database.server.port}/{database.name}"
-    finally:
-        for role in (f"{name}_up", name):
-            if await database.value("SELECT to_regrole($1)", role) is not None:
-                await database.execute(f"ALTER DATABASE {database.name} OWNER TO custody_owner")
-                await database.execute(f"REASSIGN OWNED BY {role} TO custody_owner")
-                await database.execute(f"DROP OWNED BY {role}")
-                await database.execute(f"DROP ROLE {role}")
-
-
-async def problems_of(url: str, duty: Duty = "custody_app") -> tuple[PostureProblem, ...]:
-    engine = create_engine(Dsn(url), pool_size=1)
-    try:
-        return await find_problems(engine, duty)
-    finally:
-        await engine.dispose()
-
-
-def migrate_by_psql(database: Database) -> None:
-    for file in sorted((folder() / "migrations").glob("*.sql")):
-        done = database.psql("custody_owner", "-f", str(file))
-        assert done.returncode == 0, done.stderr
 
 
 @dataclass(frozen=True)
@@ -876,9 +846,8 @@ async def test_problem_among_what_follows_from_it(migrated: Database, name: str)
         assert not any(re.search(r"[\r\n]", line) for line in found)
 
 
-async def test_database_without_the_schema(postgres: EmbeddedPostgres) -> None:
-    async with new_database(postgres, "template0") as empty:
-        (found,) = await problems_of(empty.url("custody_app"))
+async def test_database_without_the_schema(empty: Database) -> None:
+    (found,) = await problems_of(empty.url("custody_app"))
     assert (
         found.message == f"the database {empty.name} has no schema of custody; run: custody migrate"
     )

@@ -10,7 +10,7 @@ from custody.db.posture import Duty
 from custody.db.scope import transaction
 from custody.settings import ConfigurationError
 from tests.client import Client, client_session
-from tests.db.test_posture import login, problems_of
+from tests.db.posture import login, problems_of
 from tests.servers import Database, daemon_here
 from tests.tokens import Issuer
 
@@ -98,7 +98,7 @@ async def test_settings_that_are_named(database: Database, setting: str, place: 
 
 
 async def test_nearest_place_is_named_first(database: Database) -> None:
-    async with login(database) as (role, url):
+    async with login(database, "custody_app") as (role, url):
         places = (
             f"ALTER DATABASE {database.name}",
             f"ALTER ROLE {role}",
