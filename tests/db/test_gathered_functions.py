@@ -9,7 +9,7 @@ import pytest
 
 from tests.client import Client, client_session
 from tests.db.breaking import give_users_away
-from tests.db.test_row_level_security import DENIED, POLICY, ask
+from tests.db.psql import DENIED, POLICY, psql
 from tests.servers import Daemon, Database
 
 USERS = ("alice", "bob", "carol")
@@ -100,13 +100,13 @@ async def test_nobody_else_may_run_them(filled: Database, function: str) -> None
 
 async def test_rewrap_role_reads_and_writes_in_nobodys_name(filled: Database) -> None:
     read = "SELECT * FROM auth.custody_read_vaults(ARRAY['alice'])"
-    assert DENIED in ask(filled, "custody_rewrap", read)
+    assert DENIED in psql(filled, "custody_rewrap", read)
     await filled.execute(
         "GRANT EXECUTE ON FUNCTION auth.custody_record_events TO custody_rewrap;"
         "GRANT EXECUTE ON FUNCTION auth.custody_read_vaults TO custody_rewrap"
     )
     # Even then they lend it no rights: they run with those of the caller.
-    assert DENIED in ask(filled, "custody_rewrap", read)
+    assert DENIED in psql(filled, "custody_rewrap", read)
     async with filled.connect("custody_rewrap") as rewrap:
         with pytest.raises(asyncpg.InsufficientPrivilegeError, match=POLICY):
             await record(rewrap, await rewrap.fetchval(NOW) + 60, ("1", "alice"))

@@ -20,8 +20,9 @@ from custody.db.engine import Dsn
 from custody.db.migrate import migrate
 from custody.ops import new_kek
 from tests.db.command import Done, custody
-from tests.db.kek_registry import REWRAP, add_row, psql, register, retire, states
+from tests.db.kek_registry import REWRAP, add_row, register, retire, states
 from tests.db.old_service import KEK, build
+from tests.db.psql import psql
 from tests.leaks import remember
 from tests.ports import free_port
 from tests.servers import ROOT, Database, new_database

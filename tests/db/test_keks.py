@@ -9,21 +9,22 @@ import asyncpg
 import pytest
 
 from custody.db.embedded import EmbeddedPostgres
-from custody.db.engine import Dsn, create_engine
+from custody.db.engine import Dsn
 from custody.db.keks import RegisteredKek, RowCount, count_rows, list_keks
 from custody.db.migrate import migrate
 from custody.db.queries import folder, query
+from tests.db.connecting import engine_of
 from tests.db.kek_registry import (
     REGISTER,
     RETIRE,
     add_row,
-    psql,
     record,
     register,
     retire,
     states,
 )
 from tests.db.old_service import build
+from tests.db.psql import psql
 from tests.servers import Database, new_database
 
 DENIED = "permission denied"
@@ -298,12 +299,9 @@ async def test_rows_of_the_old_service_are_counted(postgres: EmbeddedPostgres) -
     async with new_database(postgres, "template0") as database:
         await build(database, "custody_owner")
         await migrate(Dsn(database.url("custody_owner")))
-        engine = create_engine(Dsn(database.url("custody_rewrap")), pool_size=1)
-        try:
+        async with engine_of(database.url("custody_rewrap")) as engine:
             assert await list_keks(engine) == (RegisteredKek("env-v1", "unregistered"),)
             assert await count_rows(engine) == {"env-v1": RowCount(18, 18, 0)}
-        finally:
-            await engine.dispose()
         assert await retire(database, "env-v1") == "in-use"
 
 

@@ -10,7 +10,7 @@ from structlog.testing import capture_logs
 
 from custody.db import migrate as migrations
 from custody.db.embedded import EmbeddedPostgres
-from custody.db.engine import Dsn, create_engine
+from custody.db.engine import Dsn
 from custody.db.erase import erase_user
 from custody.db.errors import DatabaseError
 from custody.db.migrate import migrate
@@ -94,8 +94,7 @@ async def test_statement_mode_is_named(database: Database, postgres: EmbeddedPos
 
 async def test_session_that_forgot_its_statements_is_thrown_away(database: Database) -> None:
     """As behind a pooler that was set up anew while we were connected."""
-    engine = create_engine(Dsn(database.url("custody_app")), pool_size=1)
-    try:
+    async with engine_of(database.url("custody_app")) as engine:
         async with connection(engine) as held:
             before = await held.fetchval("SELECT pg_backend_pid()")
             await held.execute("DEALLOCATE ALL")
@@ -104,8 +103,6 @@ async def test_session_that_forgot_its_statements_is_thrown_away(database: Datab
                 await held.fetchval("SELECT pg_backend_pid()")
         async with connection(engine) as held:
             assert await held.fetchval("SELECT pg_backend_pid()") != before
-    finally:
-        await engine.dispose()
 
 
 async def test_migrations_leave_no_lock(
