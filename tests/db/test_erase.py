@@ -5,14 +5,11 @@ import json
 
 import pytest
 
-from custody.db.embedded import EmbeddedPostgres
-from custody.db.engine import Dsn
-from custody.db.migrate import migrate
 from tests.client import Client, client_session
 from tests.db.command import Done, custody
-from tests.db.old_service import build
+from tests.db.old_service import move
 from tests.ports import free_port
-from tests.servers import Daemon, Database, new_database
+from tests.servers import Daemon, Database
 
 
 async def erase(database: Database, *arguments: str, role: str = "custody_owner") -> Done:
@@ -52,18 +49,16 @@ async def test_from_a_table_of_our_own(daemon: Daemon) -> None:
         assert (await Client(daemon, session, "alice").init()).status == 200
 
 
-async def test_from_someone_elses_table(postgres: EmbeddedPostgres) -> None:
-    async with new_database(postgres, "template0") as database:
-        old = await build(database, "custody_owner")
-        await migrate(Dsn(database.url("custody_owner")))
-        before = await users(database)
-        done = await erase(database, "vec-003", "--yes", "--json")
-        assert (done.code, json.loads(done.out)) == (0, {"vault": True, "user": False})
-        assert len(await vaults(database)) == len(old.rows) - 1
-        assert await users(database) == before
-        assert len(await database.audit("vec-003")) == 1
-        done = await erase(database, "vec-003", "--yes")
-        assert (done.code, done.out) == (1, "there was no vault; auth.users was left as it is\n")
+async def test_from_someone_elses_table(empty: Database) -> None:
+    old = await move(empty)
+    before = await users(empty)
+    done = await erase(empty, "vec-003", "--yes", "--json")
+    assert (done.code, json.loads(done.out)) == (0, {"vault": True, "user": False})
+    assert len(await vaults(empty)) == len(old.rows) - 1
+    assert await users(empty) == before
+    assert len(await empty.audit("vec-003")) == 1
+    done = await erase(empty, "vec-003", "--yes")
+    assert (done.code, done.out) == (1, "there was no vault; auth.users was left as it is\n")
 
 
 @pytest.mark.parametrize("user", ["' OR true --", "", "%", "nobody"])
@@ -93,9 +88,8 @@ def test_without_a_database() -> None:
     assert "secretsecret" not in done.err
 
 
-async def test_database_that_was_never_migrated(postgres: EmbeddedPostgres) -> None:
-    async with new_database(postgres, "template0") as empty:
-        done = await erase(empty, "alice", "--yes")
+async def test_database_that_was_never_migrated(empty: Database) -> None:
+    done = await erase(empty, "alice", "--yes")
     assert done.code == 78
     assert done.complaint == (
         "nothing was removed: the database of CUSTODY_OWNER_DATABASE_URL is not migrated to this "

@@ -1,7 +1,6 @@
 """What makes auth.users custody's own is data: no comment, and no dump without them, changes it."""
 
 import secrets
-import shutil
 from pathlib import Path
 
 import pytest
@@ -9,15 +8,13 @@ import pytest
 from custody.db.erase import erase_user
 from custody.db.migrate import migrate
 from custody.db.owner import OwnerRefused
-from custody.db.queries import folder
 from tests.client import Client, client_session
 from tests.db import old_service
 from tests.db.connecting import owner
-from tests.db.posture import migrate_by_psql, problems_of
+from tests.db.posture import migrate_by_psql, migrations_until, problems_of
 from tests.servers import Database, daemon_here
 from tests.tokens import Issuer
 
-BEFORE = "0009"  # the last one by which a comment was the mark
 OURS = "SELECT ours FROM auth.custody_marks WHERE table_name = 'users'"
 FORCED = (
     "SELECT relrowsecurity AND relforcerowsecurity FROM pg_class WHERE oid = 'auth.users'::regclass"
@@ -28,10 +25,7 @@ COMMENTS = ("NULL", "'kept by the team of accounts'")
 @pytest.fixture
 def until_then(tmp_path: Path) -> Path:
     """The migrations as they were when a comment was the mark."""
-    for file in (folder() / "migrations").glob("*.sql"):
-        if file.stem[:4] <= BEFORE:
-            shutil.copy(file, tmp_path)
-    return tmp_path
+    return migrations_until("0009", tmp_path)
 
 
 async def first_key(database: Database, issuer: Issuer, folder: Path) -> int:

@@ -2,7 +2,6 @@
 
 import asyncio
 import json
-import shutil
 from pathlib import Path
 
 import pytest
@@ -12,11 +11,10 @@ from custody.db.embedded import EmbeddedPostgres
 from custody.db.engine import Dsn
 from custody.db.migrate import MigrationError, migrate, migrations
 from custody.db.owner import OwnerRefused
-from custody.db.queries import folder as sql_folder
 from tests.client import Client, client_session
 from tests.db.command import custody
 from tests.db.connecting import owner
-from tests.db.posture import login, migrate_by_psql
+from tests.db.posture import login, migrate_by_psql, migrations_until
 from tests.ports import free_port
 from tests.servers import Database, daemon_here
 from tests.tokens import Issuer
@@ -75,7 +73,7 @@ async def test_lock_ends_with_the_migration(empty: Database) -> None:
 
 
 async def test_changed_file_is_refused(empty: Database, tmp_path: Path) -> None:
-    source = copy_of_migrations(tmp_path)
+    source = migrations_until(NAMES[-1], tmp_path)
     await migrate(owner(empty), source)
     changed = source / "0002_create_users.sql"
     changed.write_text(changed.read_text() + "-- a comment\n")
@@ -86,7 +84,7 @@ async def test_changed_file_is_refused(empty: Database, tmp_path: Path) -> None:
 
 
 async def test_failing_file_leaves_the_earlier_ones(empty: Database, tmp_path: Path) -> None:
-    source = copy_of_migrations(tmp_path)
+    source = migrations_until(NAMES[-1], tmp_path)
     bad = source / "0003_create_vaults.sql"
     good_text = bad.read_text()
     bad.write_text("CREATE TABLE auth.half (); SELECT 1 / 0;")
@@ -139,13 +137,9 @@ def shape(database: Database) -> list[str]:
     return [line for line in done.stdout.splitlines() if not line.startswith("\\")]
 
 
-def copy_of_migrations(folder: Path) -> Path:
-    return Path(shutil.copytree(sql_folder() / "migrations", folder / "migrations"))
-
-
 async def test_without_the_right_to_make_roles(empty: Database, tmp_path: Path) -> None:
     """On a server of its own kind: roles belong to the whole cluster, so they get other names."""
-    source = copy_of_migrations(tmp_path)
+    source = migrations_until(NAMES[-1], tmp_path)
     file = source / "0001_create_roles.sql"
     file.write_text(
         file.read_text()

@@ -1,23 +1,16 @@
 """A database of the service that custody replaces migrates in place, and every key still opens."""
 
 import base64
-from collections.abc import AsyncIterator, Callable
-from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from collections.abc import AsyncIterator, Callable, Mapping
 from pathlib import Path
 from typing import Any
 
 import pytest
-from cryptography.hazmat.primitives.ciphers.aead import AESGCM
-from cryptography.hazmat.primitives.hashes import SHA256
-from cryptography.hazmat.primitives.kdf.hkdf import HKDF
 
-from custody.db.embedded import EmbeddedPostgres
-from custody.db.engine import Dsn
-from custody.db.migrate import migrate
 from tests.client import Answer, Client, client_session
-from tests.db.old_service import KEK, ROWS, OldService, audit_rows, build
-from tests.leaks import remember
-from tests.servers import Daemon, daemon_here, new_database
+from tests.db.old_service import KEK, ROWS, OldService, audit_rows, move
+from tests.e2e.browser import encode, open_recovery
+from tests.servers import Daemon, Database, daemon_here
 from tests.tokens import Issuer
 
 Device = Callable[[str], Client]
@@ -28,41 +21,21 @@ ZK = [row for row in ROWS if row["zero_knowledge"]]
 
 
 @pytest.fixture(params=["custody_owner", "postgres"])
-async def old(
-    request: pytest.FixtureRequest, postgres: EmbeddedPostgres
-) -> AsyncIterator[OldService]:
+async def old(request: pytest.FixtureRequest, empty: Database) -> OldService:
     """A migrated old database, whose owner is an ordinary role or superuser."""
-    async with migrated(postgres, request.param) as made:
-        yield made
+    return await move(empty, request.param)
 
 
 @pytest.fixture
-async def device(old: OldService, issuer: Issuer, tmp_path: Path) -> AsyncIterator[Device]:
-    """Makes devices of a daemon on the old database."""
-    async with daemon(old, issuer, tmp_path) as running, client_session() as session:
-        yield lambda user: Client(running, session, user)
+async def daemon(old: OldService, issuer: Issuer, tmp_path: Path) -> AsyncIterator[Daemon]:
+    """A daemon on the old database."""
+    async with daemon_here(old.database, issuer, tmp_path, raw_MANA_AUTH_KEK=KEK) as running:
+        yield running
 
 
-@asynccontextmanager
-async def migrated(
-    server: EmbeddedPostgres, role: str, *, older: bool = False
-) -> AsyncIterator[OldService]:
-    async with new_database(server, "template0") as database:
-        made = await build(database, role, older=older)
-        await migrate(Dsn(database.url(role)))
-        yield made
-
-
-def daemon(old: OldService, issuer: Issuer, folder: Path) -> AbstractAsyncContextManager[Daemon]:
-    return daemon_here(old.database, issuer, folder, raw_MANA_AUTH_KEK=KEK)
-
-
-def open_by_code(row: dict[str, Any], wrapped: str, iv: str) -> str:
+def open_by_code(row: dict[str, Any], blob: Mapping[str, Any]) -> str:
     """Open a recovery wrap as the browser client does."""
-    secret = bytes.fromhex(row["recovery_code"].replace("-", ""))
-    key = HKDF(algorithm=SHA256(), length=32, salt=None, info=b"mana-recovery-v1").derive(secret)
-    opened = AESGCM(key).decrypt(base64.b64decode(iv), base64.b64decode(wrapped), b"")
-    return remember(base64.b64encode(opened).decode())
+    return encode(open_recovery(bytes.fromhex(row["recovery_code"].replace("-", "")), blob))
 
 
 async def test_every_key_opens(old: OldService, device: Device) -> None:
@@ -85,13 +58,15 @@ async def test_every_key_opens(old: OldService, device: Device) -> None:
 async def test_every_recovery_wrap_is_as_it_was(old: OldService, device: Device) -> None:
     assert len(WITH_CODE) == 12
     for row in WITH_CODE:
-        stored = await old.database.fetch(
+        (stored,) = await old.database.fetch(
             "SELECT recovery_wrapped_mk, recovery_iv FROM auth.encryption_vaults"
             " WHERE user_id = $1",
             row["user_id"],
         )
-        assert tuple(stored[0]) == (row["recovery_wrapped_mk"], row["recovery_iv"])
-        assert open_by_code(row, *stored[0]) == row["master_key"]
+        wrapped, iv = stored
+        assert (wrapped, iv) == (row["recovery_wrapped_mk"], row["recovery_iv"])
+        blob = {"recoveryWrappedMk": wrapped, "recoveryIv": iv}
+        assert open_by_code(row, blob) == row["master_key"]
         status = (await device(row["user_id"]).status()).json
         assert status["hasRecoveryWrap"] is True
         assert status["zeroKnowledge"] is row["zero_knowledge"]
@@ -108,9 +83,7 @@ async def test_zero_knowledge_rows_answer_the_blob(old: OldService, device: Devi
                 "recoveryIv": row["recovery_iv"],
                 "formatVersion": 1,
             }
-        blob = answer.json
-        opened = open_by_code(row, blob["recoveryWrappedMk"], blob["recoveryIv"])
-        assert opened == row["master_key"]
+        assert open_by_code(row, answer.json) == row["master_key"]
 
 
 async def test_zero_knowledge_off_takes_the_clients_word_once(
@@ -247,11 +220,11 @@ async def test_stricter_pair_check_holds_for_old_tables(old: OldService) -> None
 
 
 async def test_form_from_before_recovery_wraps(
-    postgres: EmbeddedPostgres, issuer: Issuer, tmp_path: Path
+    empty: Database, issuer: Issuer, tmp_path: Path
 ) -> None:
+    old = await move(empty, older=True)
     async with (
-        migrated(postgres, "custody_owner", older=True) as old,
-        daemon(old, issuer, tmp_path) as running,
+        daemon_here(empty, issuer, tmp_path, raw_MANA_AUTH_KEK=KEK) as running,
         client_session() as session,
     ):
         for row in old.rows:
