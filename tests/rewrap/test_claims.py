@@ -25,7 +25,6 @@ from tests.rewrap.kit import (
     opened,
     rewrap,
     rewrap_engine,
-    run_audit,
     stamps,
 )
 from tests.servers import Database
@@ -177,7 +176,7 @@ async def test_a_run_does_not_end_under_others_hands(work: Work) -> None:
     await work.store("a", claim, await work.rewrapped(claim))
     assert (await runs.end(work.engine, work.run.id, State.DONE)).state is State.DONE
     assert (await runs.end(work.engine, work.run.id, State.FAILED)).state is State.DONE
-    assert await run_audit(work.database) == [("rewrap_run", "run-done", 200)]
+    assert await work.database.audit("") == [("rewrap_run", "run-done", 200)]
 
 
 async def test_the_cursor_is_not_set_back_under_others_hands(work: Work) -> None:
@@ -260,7 +259,7 @@ async def test_a_dead_run_with_another_aim_makes_way(work: Work) -> None:
     run = await join(work.engine, "env-v3")
     assert (run.id, run.target, run.state) == (2, "env-v3", "running")
     assert (await runs.read(work.engine, 1)).state is State.STOPPED
-    assert await run_audit(work.database) == [("rewrap_run", "run-stopped", 500)]
+    assert await work.database.audit("") == [("rewrap_run", "run-stopped", 500)]
     assert await work.database.value("SELECT count(*) FROM auth.rewrap_claims") == 0
 
 
@@ -282,7 +281,7 @@ async def test_a_run_that_set_rows_aside_is_not_done(work: Work) -> None:
     await work.store("a", claim, Done((await work.rewrapped(claim)).wrapped[1:], aside, 0))
     ended = await runs.end(work.engine, work.run.id, State.DONE)
     assert (ended.state, ended.done, ended.failed) == ("failed", 9, 1)
-    assert await run_audit(work.database) == [("rewrap_run", "run-failed", 500)]
+    assert await work.database.audit("") == [("rewrap_run", "run-failed", 500)]
 
 
 async def test_another_process_stops_the_run(work: Work) -> None:
