@@ -160,6 +160,14 @@ async def stamps(database: Database) -> Counter[tuple[str, int]]:
     )
 
 
+async def age_claims(database: Database, seconds: float) -> None:
+    """Let time pass for the claims that nobody looks after any more."""
+    await database.execute(
+        "UPDATE auth.rewrap_claims SET heartbeat_at = heartbeat_at - make_interval(secs => $1)",
+        seconds,
+    )
+
+
 async def has_stored(database: Database, more_than: int = 0) -> None:
     """Wait until more rows are under the new KEK."""
 

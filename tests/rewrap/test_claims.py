@@ -19,6 +19,7 @@ from custody.rewrap.worker import Rewrapper
 from kek_backends.keyring import Keyring
 from tests.db.kek_registry import register
 from tests.rewrap.kit import (
+    age_claims,
     fill,
     keyring,
     new_kek,
@@ -57,12 +58,6 @@ class Work:
     async def store(self, owner: str, claim: Claim, done: Done) -> Counts:
         return await storing.store(self.engine, self.run, owner, claim, done)
 
-    async def age(self, seconds: float) -> None:
-        await self.database.execute(
-            "UPDATE auth.rewrap_claims SET heartbeat_at = now() - make_interval(secs => $1)",
-            seconds,
-        )
-
     async def counts(self) -> tuple[int, int, int]:
         run = await runs.read(self.engine, self.run.id)
         return run.done, run.moved, run.failed
@@ -94,13 +89,13 @@ async def test_claims_made_at_once_are_apart(work: Work) -> None:
 
 async def test_a_claim_is_left_alone_while_it_is_looked_after(work: Work) -> None:
     first = await work.must_claim("a", 10)
-    await work.age(14)
+    await age_claims(work.database, 14)
     assert await work.claim("b") is None
-    await work.age(16)
+    await age_claims(work.database, 16)
     await claims.touch(work.engine, first, "a")
     assert await work.claim("b") is None
     # Not by a word from somebody else.
-    await work.age(16)
+    await age_claims(work.database, 16)
     await claims.touch(work.engine, first, "b")
     assert (await work.must_claim("b", 10)).id == first.id
 
@@ -108,7 +103,7 @@ async def test_a_claim_is_left_alone_while_it_is_looked_after(work: Work) -> Non
 async def test_who_lost_a_claim_stores_nothing(work: Work) -> None:
     lost = await work.must_claim("a", 10)
     done = await work.rewrapped(lost)
-    await work.age(16)
+    await age_claims(work.database, 16)
     heir = await work.must_claim("b", 10)
     assert users(heir) == list(range(10))
     with pytest.raises(LostClaim):
@@ -137,16 +132,14 @@ async def test_a_claim_that_could_not_be_done_rests(work: Work) -> None:
     done = await work.rewrapped(claim)
     await work.store("a", claim, Done(done.wrapped[:7], (), left=3))
     assert await work.claim("b") is None
-    await work.database.execute(
-        "UPDATE auth.rewrap_claims SET heartbeat_at = heartbeat_at - interval '5.1 seconds'"
-    )
+    await age_claims(work.database, 5.1)
     # What was stored is not done again.
     assert users(await work.must_claim("b", 10)) == [7, 8, 9]
 
 
 async def test_a_large_claim_is_taken_over_in_our_own_steps(work: Work) -> None:
     await work.must_claim("a", 9)
-    await work.age(16)
+    await age_claims(work.database, 16)
     found = []
     for _ in range(3):
         claim = await work.must_claim("b", 4)
@@ -198,7 +191,7 @@ async def test_rows_that_cannot_be_read_here_are_not_claimed(work: Work) -> None
 async def test_a_claim_that_nobody_here_can_read_blocks_nothing(work: Work) -> None:
     """It was left by a worker that had a KEK more."""
     await work.must_claim("a", 4)
-    await work.age(16)
+    await age_claims(work.database, 16)
     async with asyncio.timeout(5):
         run = await rewrap(work.database, Keyring(new_kek()))
     assert (run.id, run.state, run.done) == (work.run.id, "failed", 0)
@@ -208,7 +201,7 @@ async def test_a_dead_workers_run_is_finished(work: Work) -> None:
     claim = await work.must_claim("dead", 4)
     await work.store("dead", claim, await work.rewrapped(claim))
     await work.must_claim("dead", 4)
-    await work.age(16)
+    await age_claims(work.database, 16)
     run = await rewrap(work.database, keyring())
     assert (run.id, run.state, run.total, run.done) == (work.run.id, "done", 10, 10)
     assert await opened(work.database, keyring()) == work.ledger

@@ -18,6 +18,7 @@ from custody.rewrap.worker import Rewrapper
 from tests.db.breaking import killed
 from tests.db.command import Command
 from tests.rewrap.kit import (
+    age_claims,
     environ_of,
     fill,
     has_stored,
@@ -67,14 +68,6 @@ async def assert_whole(database: Database, ledger: dict[str, bytes], seed: int) 
         "SELECT count(*) FROM auth.encryption_vaults WHERE rewrapped_at IS NOT NULL"
     )
     assert runs[0]["done"] == stored, seed
-
-
-async def age_claims(database: Database, seconds: float) -> None:
-    """Let time pass for the claims that nobody looks after any more."""
-    await database.execute(
-        "UPDATE auth.rewrap_claims SET heartbeat_at = heartbeat_at - make_interval(secs => $1)",
-        seconds,
-    )
 
 
 @pytest.mark.timeout(300)
