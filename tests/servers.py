@@ -17,13 +17,13 @@ from typing import Any
 
 import asyncpg
 import pytest
+from custody.development.postgres import EmbeddedPostgres
+from custody.development.postgres import server as embedded
+from custody.sockets import site
 
 from custody.app import Running, running
-from custody.db.embedded import EmbeddedPostgres
-from custody.db.embedded import server as embedded
 from custody.db.engine import Dsn
 from custody.db.migrate import migrate
-from custody.http import site
 from custody.settings import load
 from tests.forked import AnyProcess, Forked
 from tests.leaks import LOGS, remember

@@ -7,11 +7,11 @@ from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack
 
 import pytest
+from custody.development.postgres import EmbeddedPostgres
 from sqlalchemy.ext.asyncio import AsyncEngine
 
 from custody.db import engine as engine_module
-from custody.db.embedded import EmbeddedPostgres
-from custody.db.scope import connection
+from custody.db.scope import acquire
 from custody.ops import heartbeat
 from custody.ops.heartbeat import Heartbeat
 from tests.db.breaking import frozen, killed
@@ -56,7 +56,7 @@ async def test_connections_that_nobody_gives_back(
 ) -> None:
     async with AsyncExitStack() as leaked:
         for _ in range(POOL):
-            await leaked.enter_async_context(connection(engine))
+            await leaked.enter_async_context(acquire(engine))
         assert not await heart.beat()
         assert not await heart.beat()
         # What it asked over is not kept.
@@ -67,10 +67,10 @@ async def test_connections_that_nobody_gives_back(
 async def test_busy_connections_that_come_and_go(heart: Heartbeat, engine: AsyncEngine) -> None:
     """Those who wait are many, and this one comes last: a load, and nothing that is stuck."""
     async with AsyncExitStack() as held:
-        await held.enter_async_context(connection(engine))
+        await held.enter_async_context(acquire(engine))
         others = AsyncExitStack()
-        await others.enter_async_context(connection(engine))
-        next_one = asyncio.create_task(held.enter_async_context(connection(engine)))
+        await others.enter_async_context(acquire(engine))
+        next_one = asyncio.create_task(held.enter_async_context(acquire(engine)))
         await asyncio.sleep(0.05)
         beat = asyncio.create_task(heart.beat())
         await asyncio.sleep(0.05)
@@ -84,7 +84,7 @@ async def test_busy_connections_that_come_and_go(heart: Heartbeat, engine: Async
 async def test_connection_that_nobody_answers_on(heart: Heartbeat, engine: AsyncEngine) -> None:
     """As one that a firewall has forgotten, while new ones are answered."""
     assert await heart.beat()
-    async with connection(engine) as held:
+    async with acquire(engine) as held:
         backend = await held.fetchval("SELECT pg_backend_pid()")
     os.kill(backend, signal.SIGSTOP)
     try:
@@ -106,7 +106,7 @@ async def test_database_that_is_killed(
     assert await heart.beat()
     async with AsyncExitStack() as leaked:
         for _ in range(POOL):
-            await leaked.enter_async_context(connection(engine))
+            await leaked.enter_async_context(acquire(engine))
         assert not await heart.beat()
 
 
@@ -118,7 +118,7 @@ async def test_database_that_is_frozen(
     async with AsyncExitStack() as held:
         assert await heart.beat()
         for _ in range(leaked):
-            await held.enter_async_context(connection(engine))
+            await held.enter_async_context(acquire(engine))
         async with frozen(own_server), asyncio.timeout(10):
             assert await heart.beat()
     assert await heart.beat()

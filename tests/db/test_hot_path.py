@@ -12,7 +12,7 @@ from custody.audit.writer import write_together
 from custody.db.engine import Connection
 from custody.http import server as http_server
 from custody.ops.health import Health
-from custody.vault import gathered
+from custody.vault import grouped
 from tests.client import Answer, Client
 from tests.db.breaking import freeze, thawed
 from tests.eventually import eventually
@@ -212,7 +212,7 @@ async def test_rows_that_arrive_at_a_frozen_server_are_never_committed(
     keys = await init(device, users)
     with monkeypatch.context() as patch, thawed(database.server):
         patch.setattr(http_server, "REQUEST_SECONDS", 3.0)
-        patch.setattr(gathered, "write_together", freeze_then_write)
+        patch.setattr(grouped, "write_together", freeze_then_write)
         answers = await asyncio.gather(*(device(user).key() for user in users))
     assert {(answer.status, answer.code) for answer in answers} == {(503, "AUDIT_UNAVAILABLE")}
     await asyncio.sleep(1)

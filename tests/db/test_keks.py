@@ -7,8 +7,8 @@ from typing import Any
 
 import asyncpg
 import pytest
+from custody.keks.records import RegisteredKek, RowCount, count_rows, list_keks
 
-from custody.db.keks import RegisteredKek, RowCount, count_rows, list_keks
 from custody.db.migrate import migrate
 from custody.db.queries import query
 from tests.db.connecting import engine_of, owner

@@ -6,15 +6,15 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from custody.development.postgres import EmbeddedPostgres
 from structlog.testing import capture_logs
 
 from custody.db import migrate as migrations
-from custody.db.embedded import EmbeddedPostgres
 from custody.db.engine import Dsn
 from custody.db.erase import erase_user
 from custody.db.errors import DatabaseError
 from custody.db.migrate import migrate
-from custody.db.scope import connection
+from custody.db.scope import acquire
 from tests.client import Client, client_session
 from tests.db.command import custody
 from tests.db.connecting import engine_of
@@ -33,7 +33,7 @@ def pooler(postgres: EmbeddedPostgres) -> Iterator[PgBouncer]:
 
 async def prepared(url: str) -> int:
     """Return how many prepared statements a session has after one question of an engine."""
-    async with engine_of(url) as engine, connection(engine) as held:
+    async with engine_of(url) as engine, acquire(engine) as held:
         return int(await held.fetchval("SELECT count(*) FROM pg_prepared_statements"))
 
 
@@ -95,13 +95,13 @@ async def test_statement_mode_is_named(database: Database, postgres: EmbeddedPos
 async def test_session_that_forgot_its_statements_is_thrown_away(database: Database) -> None:
     """As behind a pooler that was set up anew while we were connected."""
     async with engine_of(database.url("custody_app")) as engine:
-        async with connection(engine) as held:
+        async with acquire(engine) as held:
             before = await held.fetchval("SELECT pg_backend_pid()")
             await held.execute("DEALLOCATE ALL")
         with pytest.raises(DatabaseError, match="InvalidSQLStatementName"):
-            async with connection(engine) as held:
+            async with acquire(engine) as held:
                 await held.fetchval("SELECT pg_backend_pid()")
-        async with connection(engine) as held:
+        async with acquire(engine) as held:
             assert await held.fetchval("SELECT pg_backend_pid()") != before
 
 

@@ -15,9 +15,9 @@ from urllib.parse import urlsplit
 
 import aiohttp
 import pytest
+from custody.sockets.listeners import Listeners
 
 from custody import supervisor
-from custody.http.listeners import Listeners
 from custody.ops.notify import Notifier
 from tests.client import Client, client_session
 from tests.db.command import custody

@@ -13,11 +13,11 @@ from typing import Any
 import aiohttp
 import pytest
 from aiohttp import web
+from custody.sockets import listeners
+from custody.sockets.addresses import Listener, ListenError
+from custody.sockets.listeners import Listeners, adopt, open_listeners, take_handed_over
+from custody.sockets.site import Site
 
-from custody.http import listeners
-from custody.http.addresses import Listener, ListenError
-from custody.http.listeners import Listeners, adopt, open_listeners, take_handed_over
-from custody.http.site import Site
 from custody.settings import ConfigurationError, load
 from tests.ports import free_port
 

@@ -11,8 +11,8 @@ from cryptography import x509
 from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import NameOID
+from custody.sockets.addresses import ListenError
 
-from custody.http.addresses import ListenError
 from custody.settings import ConfigurationError
 from tests.ports import free_port
 from tests.servers import Database, daemon_here

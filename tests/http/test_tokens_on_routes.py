@@ -6,12 +6,12 @@ from typing import Any
 
 import aiohttp
 import pytest
+from custody.vault.grouped import GroupedRows
 
 from custody.audit.events import Event
 from custody.db.scope import user_transaction
 from custody.http.routes import BASE_PATH, ROUTES, Route
 from custody.vault import rows
-from custody.vault.gathered import GatheredRows
 from tests.client import Answer, Client, client_session
 from tests.http.wire import exchange, header, parse, request
 from tests.ports import free_port
@@ -30,13 +30,13 @@ def transactions(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     """Who went to the database, alone or with others: every way of a route there passes here."""
     opened: list[str] = []
     real = user_transaction
-    read, record = GatheredRows.read, GatheredRows.record
+    read, record = GroupedRows.read, GroupedRows.record
 
-    def counted_read(self: GatheredRows, user_id: str, deadline: Any) -> Any:
+    def counted_read(self: GroupedRows, user_id: str, deadline: Any) -> Any:
         opened.append(user_id)
         return read(self, user_id, deadline)
 
-    def counted_record(self: GatheredRows, event: Event, deadline: Any) -> Any:
+    def counted_record(self: GroupedRows, event: Event, deadline: Any) -> Any:
         opened.append(event.user_id)
         return record(self, event, deadline)
 
@@ -45,8 +45,8 @@ def transactions(monkeypatch: pytest.MonkeyPatch) -> list[str]:
         return real(engine, user_id, deadline)
 
     monkeypatch.setattr(rows, "user_transaction", counted)
-    monkeypatch.setattr(GatheredRows, "read", counted_read)
-    monkeypatch.setattr(GatheredRows, "record", counted_record)
+    monkeypatch.setattr(GroupedRows, "read", counted_read)
+    monkeypatch.setattr(GroupedRows, "record", counted_record)
     return opened
 
 

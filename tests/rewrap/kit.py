@@ -13,7 +13,7 @@ from sqlalchemy.ext.asyncio import AsyncEngine
 from custody.rewrap.options import Options
 from custody.rewrap.runs import Run
 from custody.rewrap.storing import Counts
-from custody.rewrap.worker import Rewrapper
+from custody.rewrap.worker import RewrapRun
 from kek_backends.base import KekBackend, OwnedWrap, Rewrapped, Wrap
 from kek_backends.env import EnvKek
 from kek_backends.keyring import Keyring
@@ -62,7 +62,7 @@ class CountingKek(EnvKek):
 class Inside(CountingKek):
     """A KMS that re-wraps by itself what it wrapped: wraps stay under one kek_id, as AWS's do."""
 
-    def takes_over(self, source: KekBackend) -> bool:
+    def can_rewrap_from(self, source: KekBackend) -> bool:
         return source is self
 
     async def _rewrap(self, items: Sequence[OwnedWrap]) -> list[Rewrapped]:
@@ -190,7 +190,7 @@ async def rewrap(
 ) -> Run:
     """Run one worker to its end; it reports progress."""
     async with rewrap_engine(database) as engine:
-        return await Rewrapper(engine, keks, Options(**options), progress).run()
+        return await RewrapRun(engine, keks, Options(**options), progress).run()
 
 
 def environ_of(database: Database) -> dict[str, str]:

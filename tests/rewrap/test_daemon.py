@@ -8,12 +8,12 @@ from functools import partial
 from pathlib import Path
 
 import pytest
+from custody.rewrap.background import BackgroundRewrap
+from custody.rewrap.backoff import NotFinished
 
-from custody.ops import rewrapping
 from custody.ops.metrics import Metrics
-from custody.ops.rewrapping import Rewrapping
+from custody.rewrap import background
 from custody.rewrap.options import Options
-from custody.rewrap.patience import NotFinished
 from kek_backends.keyring import Keyring
 from tests.client import Client, client_session
 from tests.db.command import custody
@@ -103,7 +103,7 @@ class Watched:
         go_on: set to let it do the rest.
     """
 
-    worker: Rewrapping
+    worker: BackgroundRewrap
     metrics: Metrics
     go_on: asyncio.Event
 
@@ -116,7 +116,7 @@ class Watched:
 
 @pytest.fixture
 async def watched(database: Database, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[Watched]:
-    monkeypatch.setattr(rewrapping, "Options", partial(Options, batch=BATCH))
+    monkeypatch.setattr(background, "Options", partial(Options, batch=BATCH))
     await fill(database, ROWS)
     go_on, metrics = asyncio.Event(), Metrics()
 
@@ -126,13 +126,13 @@ async def watched(database: Database, monkeypatch: pytest.MonkeyPatch) -> AsyncI
 
     keks = Keyring(new_kek(wait), [old_kek()])
     async with rewrap_engine(database) as engine:
-        yield Watched(Rewrapping(engine, engine, keks, 1, metrics), metrics, go_on)
+        yield Watched(BackgroundRewrap(engine, engine, keks, 1, metrics), metrics, go_on)
 
 
 async def test_run_is_seen_before_it_has_ended(
     database: Database, watched: Watched, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(rewrapping, "_SHOW_SECONDS", 0.05)
+    monkeypatch.setattr(background, "_SHOW_SECONDS", 0.05)
     assert watched.worker.rows_left is None
     looking = asyncio.create_task(watched.worker._look())
     await has_stored(database, BATCH - 1)
@@ -168,7 +168,7 @@ async def test_run_that_raises_is_seen(database: Database, watched: Watched) -> 
 async def test_counting_does_not_hold_up_the_end(
     database: Database, watched: Watched, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(rewrapping, "_FIRST_SECONDS", 0.0)
+    monkeypatch.setattr(background, "_FIRST_SECONDS", 0.0)
     working = asyncio.create_task(watched.worker.work())
     await has_stored(database, BATCH - 1)
     stopping = asyncio.create_task(watched.worker.stop(working))

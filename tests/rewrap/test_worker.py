@@ -5,13 +5,13 @@ import itertools
 import time
 
 import pytest
+from custody.rewrap.backoff import NotFinished
 
 from custody.rewrap.batch import WrongWrap
 from custody.rewrap.options import Options, Verify
-from custody.rewrap.patience import NotFinished
 from custody.rewrap.runs import State
 from custody.rewrap.target import Blocked
-from custody.rewrap.worker import Rewrapper
+from custody.rewrap.worker import RewrapRun
 from kek_backends.base import Wrap
 from kek_backends.errors import Misconfigured
 from kek_backends.keyring import Keyring
@@ -265,7 +265,7 @@ async def test_rows_of_a_kek_that_is_not_there_are_left(database: Database) -> N
     assert (run.state, run.total, run.done, run.failed) == ("failed", 8, 5, 0)
     assert await stamps(database) == {NEW: 5, ("aa", 2): 3}
     async with rewrap_engine(database) as engine:
-        worker = Rewrapper(engine, keks, Options())
+        worker = RewrapRun(engine, keks, Options())
         assert await worker.unreadable(run) == ("aa",)
 
 
@@ -397,7 +397,7 @@ async def test_stop_and_go_on(database: Database) -> None:
     ledger = await fill(database, 50)
     keks = keyring()
     async with rewrap_engine(database) as engine:
-        worker = Rewrapper(engine, keks, Options(batch=5, verify=Verify.NONE))
+        worker = RewrapRun(engine, keks, Options(batch=5, verify=Verify.NONE))
 
         async def enough(user: str) -> None:
             if user == "user-000012":
@@ -426,7 +426,7 @@ async def test_a_kms_that_hangs_does_not_hold_up_the_end(
         await asyncio.sleep(60)
 
     async with rewrap_engine(database) as engine:
-        worker = Rewrapper(engine, Keyring(new_kek(hang), [old_kek()]), Options())
+        worker = RewrapRun(engine, Keyring(new_kek(hang), [old_kek()]), Options())
         running = asyncio.create_task(worker.run())
         await hanging.wait()
         worker.stop()
@@ -481,7 +481,7 @@ async def test_a_kms_that_is_down_pauses_the_run(database: Database) -> None:
     await remote.prove()
     remote.always = lambda: None
     async with rewrap_engine(database) as engine:
-        worker = Rewrapper(engine, keks, Options(batch=10))
+        worker = RewrapRun(engine, keks, Options(batch=10))
         remote.faults["encrypt"] = [lambda: None]  # the proof
         remote.always = fault
         remote.faults["ask"] = [lambda: None] * 3
