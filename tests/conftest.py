@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 import structlog
-from custody.development.postgres import EmbeddedPostgres
 
+from custody.development.postgres import EmbeddedPostgres
 from custody.ops.logging import configure
 from custody.settings import LogFormat, LogLevel
 from tests import leaks

@@ -11,10 +11,10 @@ from subprocess import DEVNULL, run
 from urllib.parse import urlsplit
 
 import pytest
+
 from custody.development.postgres import EmbeddedPostgres, cluster
 from custody.development.postgres.cluster import ROLES
 from custody.development.postgres.user import choose_user
-
 from tests.db.embedded_server import open_folder
 from tests.eventually import soon
 from tests.ports import free_port

@@ -7,11 +7,11 @@ from pathlib import Path
 from urllib.parse import urlsplit
 
 import pytest
+
 from custody.development.postgres import EmbeddedPostgres
 from custody.development.postgres import server as embedded
 from custody.development.postgres.lock import pid_file
 from custody.development.postgres.user import choose_user
-
 from tests.db.embedded_server import open_folder, query
 from tests.ports import free_port
 from tests.servers import start_on

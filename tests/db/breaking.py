@@ -11,7 +11,6 @@ from contextlib import asynccontextmanager, contextmanager, suppress
 from pathlib import Path
 
 from custody.development.postgres import EmbeddedPostgres
-
 from tests.db.embedded_server import pid_of, query
 from tests.servers import Database, start_on
 

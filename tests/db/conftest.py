@@ -6,11 +6,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from custody.development.postgres import EmbeddedPostgres
 from sqlalchemy.ext.asyncio import AsyncEngine
 
 from custody import app
 from custody.db.engine import Dsn, create_engine
+from custody.development.postgres import EmbeddedPostgres
 from tests.db.connecting import engine_of
 from tests.db.embedded_server import open_folder
 from tests.servers import TEMPLATE, Database, new_database, postgres_server

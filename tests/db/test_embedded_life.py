@@ -12,11 +12,11 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+
 from custody.development.postgres import EmbeddedError, EmbeddedPostgres
 from custody.development.postgres import server as server_module
 from custody.development.postgres.lock import pid_file
 from custody.development.postgres.user import choose_user
-
 from tests.db.embedded_server import alive, needs_proc, pid_of, query
 from tests.eventually import soon
 from tests.ports import free_port

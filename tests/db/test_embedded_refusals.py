@@ -6,10 +6,10 @@ import sys
 from pathlib import Path
 
 import pytest
+
 from custody.development.postgres import EmbeddedError, EmbeddedPostgres, binaries
 from custody.development.postgres import user as server_user
 from custody.development.postgres.user import ServerUser, choose_user
-
 from tests.db.embedded_server import needs_root, query
 from tests.servers import ROOT
 

@@ -6,14 +6,14 @@ from collections.abc import AsyncIterator, Coroutine, Sequence
 from typing import Any
 
 import pytest
-from custody.db.group_commit import BATCH_SIZE, LANES, GroupCommit, NotBatched
-from custody.development.postgres import EmbeddedPostgres
 from sqlalchemy.ext.asyncio import AsyncEngine
 
 from custody.db.clock import DatabaseClock
 from custody.db.engine import Connection
 from custody.db.errors import Busy, DatabaseError
+from custody.db.group_commit import BATCH_SIZE, LANES, GroupCommit, NotBatched
 from custody.deadline import Deadline
+from custody.development.postgres import EmbeddedPostgres
 from tests.db.breaking import frozen
 from tests.db.connecting import borrowed, engine_of
 from tests.eventually import eventually

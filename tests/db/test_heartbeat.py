@@ -7,11 +7,11 @@ from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack
 
 import pytest
-from custody.development.postgres import EmbeddedPostgres
 from sqlalchemy.ext.asyncio import AsyncEngine
 
 from custody.db import engine as engine_module
 from custody.db.scope import acquire
+from custody.development.postgres import EmbeddedPostgres
 from custody.ops import heartbeat
 from custody.ops.heartbeat import Heartbeat
 from tests.db.breaking import frozen, killed

@@ -14,8 +14,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from custody.keks import generate
 
+from custody.keks import generate
 from tests.db.command import Done, custody
 from tests.db.kek_registry import REWRAP, add_row, register, retire, states
 from tests.db.old_service import KEK, move

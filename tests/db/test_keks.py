@@ -7,10 +7,10 @@ from typing import Any
 
 import asyncpg
 import pytest
-from custody.keks.records import RegisteredKek, RowCount, count_rows, list_keks
 
 from custody.db.migrate import migrate
 from custody.db.queries import query
+from custody.keks.records import RegisteredKek, RowCount, count_rows, list_keks
 from tests.db.connecting import engine_of, owner
 from tests.db.kek_registry import (
     REGISTER,

@@ -5,12 +5,12 @@ import json
 from pathlib import Path
 
 import pytest
-from custody.development.postgres import EmbeddedPostgres
 
 from custody.db import migrate as module
 from custody.db.engine import Dsn
 from custody.db.migrate import MigrationError, migrate, migrations
 from custody.db.owner import OwnerRefused
+from custody.development.postgres import EmbeddedPostgres
 from tests.client import Client, client_session
 from tests.db.command import custody
 from tests.db.connecting import owner

@@ -8,13 +8,13 @@ from contextlib import AsyncExitStack, ExitStack
 from pathlib import Path
 
 import pytest
-from custody.development.postgres import EmbeddedPostgres
-from custody.keks.registry import KekRegistry
 
 from custody.app import running
 from custody.auth.jwks import JwksCache
 from custody.auth.sources import file_source
 from custody.db.scope import acquire
+from custody.development.postgres import EmbeddedPostgres
+from custody.keks.registry import KekRegistry
 from custody.ops import health
 from custody.settings import ConfigurationError, load
 from kek_backends.loader import load_keyring

@@ -5,8 +5,8 @@ from pathlib import Path
 
 import pytest
 import pytest_asyncio
-from custody.development.postgres import EmbeddedPostgres
 
+from custody.development.postgres import EmbeddedPostgres
 from tests.client import Client, client_session
 from tests.e2e import quick
 from tests.moto_server import Moto, moto_server

@@ -15,10 +15,10 @@ from urllib.parse import urlsplit
 
 import aiohttp
 import pytest
-from custody.sockets.listeners import Listeners
 
 from custody import supervisor
 from custody.ops.notify import Notifier
+from custody.sockets.listeners import Listeners
 from tests.client import Client, client_session
 from tests.db.command import custody
 from tests.db.embedded_server import alive

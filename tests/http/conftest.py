@@ -7,8 +7,8 @@ from collections.abc import AsyncIterator, Callable
 
 import pytest
 import pytest_asyncio
-from custody.development.postgres import EmbeddedPostgres
 
+from custody.development.postgres import EmbeddedPostgres
 from tests.client import Client, client_session
 from tests.servers import Daemon, daemon_here, new_database
 from tests.tokens import Issuer

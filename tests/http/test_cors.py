@@ -5,8 +5,8 @@ from collections.abc import AsyncIterator
 
 import pytest
 import pytest_asyncio
-from custody.development.postgres import EmbeddedPostgres
 
+from custody.development.postgres import EmbeddedPostgres
 from custody.http.routes import BASE_PATH, ROUTES
 from tests.client import Answer, Client, client_session
 from tests.http.wire import SHARED, exchange, header, parse, request

@@ -13,12 +13,12 @@ from typing import Any
 import aiohttp
 import pytest
 from aiohttp import web
+
+from custody.settings import ConfigurationError, load
 from custody.sockets import listeners
 from custody.sockets.addresses import Listener, ListenError
 from custody.sockets.listeners import Listeners, adopt, open_listeners, take_handed_over
 from custody.sockets.site import Site
-
-from custody.settings import ConfigurationError, load
 from tests.ports import free_port
 
 # Where descriptors are handed over in these tests: at 3 this process has others.

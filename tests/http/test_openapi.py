@@ -10,7 +10,6 @@ from typing import Any
 import pytest
 import requests
 import schemathesis
-from custody.development.postgres import EmbeddedPostgres
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from jsonschema_rs import Draft202012Validator
@@ -22,6 +21,7 @@ from schemathesis.specs.openapi.checks import (
     status_code_conformance,
 )
 
+from custody.development.postgres import EmbeddedPostgres
 from custody.http.openapi import document
 from custody.http.routes import BASE_PATH, ROUTES, Route
 from tests.servers import TEMPLATE, Daemon, Database, daemon_beside

@@ -11,9 +11,9 @@ from cryptography import x509
 from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import NameOID
-from custody.sockets.addresses import ListenError
 
 from custody.settings import ConfigurationError
+from custody.sockets.addresses import ListenError
 from tests.ports import free_port
 from tests.servers import Database, daemon_here
 from tests.tokens import Issuer

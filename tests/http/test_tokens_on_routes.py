@@ -6,12 +6,12 @@ from typing import Any
 
 import aiohttp
 import pytest
-from custody.vault.grouped import GroupedRows
 
 from custody.audit.events import Event
 from custody.db.scope import user_transaction
 from custody.http.routes import BASE_PATH, ROUTES, Route
 from custody.vault import rows
+from custody.vault.grouped import GroupedRows
 from tests.client import Answer, Client, client_session
 from tests.http.wire import exchange, header, parse, request
 from tests.ports import free_port

@@ -8,8 +8,8 @@ from collections.abc import Mapping
 from pathlib import Path
 
 import pytest
-from custody.keks.instances import Instance, record
 
+from custody.keks.instances import Instance, record
 from tests.client import Client, client_session
 from tests.db.command import Command, Done, custody
 from tests.db.connecting import engine_of

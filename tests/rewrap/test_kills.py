@@ -9,9 +9,9 @@ import signal
 from collections.abc import Iterator
 
 import pytest
+
 from custody.development.postgres import EmbeddedPostgres
 from custody.rewrap.backoff import NotFinished
-
 from custody.rewrap.options import Options
 from custody.rewrap.runs import LEASE_SECONDS
 from custody.rewrap.worker import RewrapRun

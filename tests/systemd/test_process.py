@@ -8,8 +8,8 @@ from typing import Any
 
 import pytest
 import pytest_asyncio
-from custody.development.postgres import EmbeddedPostgres
 
+from custody.development.postgres import EmbeddedPostgres
 from tests.servers import Database, new_database
 from tests.systemd.host import Host, host
 from tests.systemd.installation import SOURCES
