@@ -6,6 +6,7 @@ from functools import cache
 from pathlib import Path
 
 import pytest
+import pytest_asyncio
 import structlog
 
 from custody.development.postgres import EmbeddedPostgres
@@ -55,6 +56,13 @@ def bao(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Bao]:
 @pytest.fixture
 async def database(postgres: EmbeddedPostgres) -> AsyncIterator[Database]:
     """A fresh migrated database."""
+    async with new_database(postgres) as made:
+        yield made
+
+
+@pytest_asyncio.fixture(scope="module", loop_scope="module")
+async def module_database(postgres: EmbeddedPostgres) -> AsyncIterator[Database]:
+    """A fresh migrated database for all tests of a module."""
     async with new_database(postgres) as made:
         yield made
 

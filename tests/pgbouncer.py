@@ -3,11 +3,11 @@
 import os
 import shutil
 import socket
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
 from pathlib import Path
 from subprocess import DEVNULL, run
+from typing import TypeAlias
 from urllib.parse import urlsplit
 
 import pytest
@@ -20,18 +20,7 @@ from tests.eventually import soon
 from tests.ports import free_port
 from tests.servers import Database
 
-
-@dataclass(frozen=True)
-class PgBouncer:
-    """A pooler that runs."""
-
-    server: EmbeddedPostgres
-    port: int
-
-    def url(self, database: Database, role: str) -> str:
-        """Return the URL of a role by way of the pooler."""
-        direct = f"127.0.0.1:{self.server.port}"
-        return database.url(role).replace(direct, f"127.0.0.1:{self.port}")
+UrlOf: TypeAlias = Callable[[Database, str], str]
 
 
 def _program() -> str | None:
@@ -62,12 +51,15 @@ def keeps_statements() -> bool:
 
 
 @contextmanager
-def pgbouncer(server: EmbeddedPostgres, **options: str) -> Iterator[PgBouncer]:
+def pgbouncer(server: EmbeddedPostgres, **options: str) -> Iterator[UrlOf]:
     """Run a PgBouncer for the length of the block; it refuses root, as the server does.
 
     Args:
         server: what it stands in front of.
         options: of its configuration file.
+
+    Yields:
+        What gives the URL of a role by way of it.
     """
     user, port = choose_user(), free_port()
     words = {role: urlsplit(server.url(role)).password for role in ROLES}
@@ -95,7 +87,7 @@ def pgbouncer(server: EmbeddedPostgres, **options: str) -> Iterator[PgBouncer]:
             process = user.spawn(command, stdin=DEVNULL, output=log.fileno())
         try:
             soon(lambda: _answers(port, folder / "log"))
-            yield PgBouncer(server, port)
+            yield lambda database, role: database.url(role).replace(f":{server.port}/", f":{port}/")
         finally:
             process.kill()
             process.wait()

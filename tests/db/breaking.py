@@ -14,6 +14,15 @@ from custody.development.postgres import EmbeddedPostgres
 from tests.db.embedded_server import pid_of, query
 from tests.servers import Database, start_on
 
+# Makes auth.users a table as somebody else would have made it before custody came.
+GIVE_USERS_AWAY = """
+DROP POLICY users_own_row ON auth.users;
+ALTER TABLE auth.users NO FORCE ROW LEVEL SECURITY, DISABLE ROW LEVEL SECURITY;
+REVOKE INSERT ON auth.users FROM custody_app;
+COMMENT ON TABLE auth.users IS NULL;
+UPDATE auth.custody_marks SET ours = false WHERE table_name = 'users';
+"""
+
 
 def signal_all(server: EmbeddedPostgres, number: signal.Signals) -> None:
     """Signal every process, the postmaster first, so that it makes no more of them."""
@@ -67,15 +76,4 @@ async def forget_keks(database: Database) -> None:
         "ALTER TABLE auth.encryption_keks DISABLE TRIGGER USER;"
         "DELETE FROM auth.encryption_keks;"
         "ALTER TABLE auth.encryption_keks ENABLE TRIGGER USER"
-    )
-
-
-async def give_users_away(database: Database) -> None:
-    """Make auth.users a table as somebody else would have made it before custody came."""
-    await database.execute(
-        "DROP POLICY users_own_row ON auth.users;"
-        "ALTER TABLE auth.users NO FORCE ROW LEVEL SECURITY, DISABLE ROW LEVEL SECURITY;"
-        "REVOKE INSERT ON auth.users FROM custody_app;"
-        "COMMENT ON TABLE auth.users IS NULL;"
-        "UPDATE auth.custody_marks SET ours = false WHERE table_name = 'users'"
     )

@@ -1,9 +1,8 @@
 """What tests of connections share: engines, outcomes, and servers that do one thing."""
 
 import asyncio
-import contextlib
 from collections.abc import AsyncIterator, Awaitable, Callable
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, closing, suppress
 from pathlib import Path
 from typing import TypeAlias
 
@@ -57,39 +56,33 @@ async def outcome(url: str, manner: Manner = MANNER) -> str:
 
 
 @asynccontextmanager
-async def serving(
-    handle: Handler, host: str = "127.0.0.1", port: int = 0, *, path: Path | None = None
-) -> AsyncIterator[int]:
-    """Serve connections for the length of the block, and end them with it; return the port."""
-    tasks: set[asyncio.Task[None]] = set()
+async def serving(handle: Handler, path: Path | None = None) -> AsyncIterator[int]:
+    """Serve connections for the length of the block, and end them with it; yields the port.
+
+    Args:
+        handle: what is done with each.
+        path: of a socket, in place of a port.
+    """
+    connections: list[asyncio.Task[None]] = []
 
     async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        task = asyncio.current_task()
-        assert task is not None
-        tasks.add(task)
-        try:
-            with contextlib.suppress(OSError, asyncio.IncompleteReadError, asyncio.CancelledError):
-                await handle(reader, writer)
-        finally:
-            writer.close()
+        with closing(writer), suppress(OSError, EOFError):
+            await handle(reader, writer)
+
+    def begin(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        connections.append(asyncio.create_task(serve(reader, writer)))
 
     if path is None:
-        server = await asyncio.start_server(serve, host, port)
+        server = await asyncio.start_server(begin, "127.0.0.1", 0)
     else:
-        server = await asyncio.start_unix_server(serve, path)
+        server = await asyncio.start_unix_server(begin, path)
     try:
         yield 0 if path else server.sockets[0].getsockname()[1]
     finally:
         server.close()
-        for task in tasks:
-            task.cancel()
-        await asyncio.gather(*tasks, return_exceptions=True)
-
-
-async def be_silent(reader: asyncio.StreamReader, _writer: asyncio.StreamWriter) -> None:
-    """Take what comes and never answer."""
-    while await reader.read(1024):
-        pass
+        for connection in connections:
+            connection.cancel()
+        await asyncio.gather(*connections, return_exceptions=True)
 
 
 async def pass_on(
@@ -98,15 +91,11 @@ async def pass_on(
     """Pass a connection on to a server on loopback, until one of them ends it."""
     from_server, to_server = await asyncio.open_connection("127.0.0.1", port)
     to_server.write(first)
-    try:
-        await asyncio.gather(_copy(reader, to_server), _copy(from_server, writer))
-    finally:
-        to_server.close()
+    await asyncio.gather(_copy(reader, to_server), _copy(from_server, writer))
 
 
 async def _copy(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-    with contextlib.suppress(OSError):
+    with closing(writer), suppress(OSError):
         while data := await reader.read(65536):
             writer.write(data)
             await writer.drain()
-    writer.close()

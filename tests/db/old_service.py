@@ -92,6 +92,12 @@ CREATE POLICY encryption_vault_audit_user_isolation ON auth.encryption_vault_aud
     WITH CHECK (user_id = current_setting('app.current_user_id', true));
 """
 
+# All audit rows of the old service, whole.
+AUDIT = (
+    "SELECT id, user_id, action, ip_address, user_agent, context, status, created_at"
+    " FROM auth.encryption_vault_audit WHERE id LIKE 'cuid-%' ORDER BY id"
+)
+
 _WRAPS = ("wrapped_mk", "wrap_iv", "format_version", "kek_id")
 _RECOVERY = ("recovery_wrapped_mk", "recovery_iv", "recovery_format_version", "zero_knowledge")
 
@@ -151,7 +157,7 @@ async def build(
                 "UPDATE auth.encryption_vaults SET recovery_set_at = '2025-02-03T04:05:06Z'"
                 " WHERE recovery_wrapped_mk IS NOT NULL"
             )
-    return OldService(database, rows, await audit_rows(database))
+    return OldService(database, rows, await database.fetch(AUDIT))
 
 
 async def move(
@@ -161,11 +167,3 @@ async def move(
     made = await build(database, role, older=older)
     await migrate(Dsn(database.url(role)))
     return made
-
-
-async def audit_rows(database: Database) -> list[Any]:
-    """Return all audit rows of the old service, whole."""
-    return await database.fetch(
-        "SELECT id, user_id, action, ip_address, user_agent, context, status, created_at"
-        " FROM auth.encryption_vault_audit WHERE id LIKE 'cuid-%' ORDER BY id"
-    )

@@ -8,7 +8,7 @@ import asyncpg
 import pytest
 
 from tests.client import Client, client_session
-from tests.db.breaking import give_users_away
+from tests.db.breaking import GIVE_USERS_AWAY
 from tests.db.psql import DENIED, POLICY, psql
 from tests.servers import Daemon, Database
 
@@ -206,7 +206,7 @@ async def test_without_the_right_to_insert_nothing_is_recorded(filled: Database)
 
 async def test_someone_elses_users_are_known_or_not(filled: Database) -> None:
     await filled.execute("INSERT INTO auth.users (id) VALUES ('dave')")
-    await give_users_away(filled)
+    await filled.execute(GIVE_USERS_AWAY)
     async with filled.connect("custody_app") as app:
         rows = await app.fetch(READ, ["dave", "mallory", "alice"])
     assert [row["known"] for row in rows] == [True, False, True]

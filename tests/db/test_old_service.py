@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from tests.client import Answer, Client, client_session
-from tests.db.old_service import KEK, ROWS, OldService, audit_rows, move
+from tests.db.old_service import AUDIT, KEK, ROWS, OldService, move
 from tests.e2e.browser import encode, open_recovery
 from tests.servers import Daemon, Database, daemon_here
 from tests.tokens import Issuer
@@ -49,7 +49,7 @@ async def test_every_key_opens(old: OldService, device: Device) -> None:
         }
         assert answer.headers["Etag"] == '"1"'
         assert (await device(row["user_id"]).init()).json == answer.json
-    assert await audit_rows(old.database) == old.audit
+    assert await old.database.fetch(AUDIT) == old.audit
     # The server has held these keys now, so a swapped wrap can be told from here on.
     checks = "SELECT count(*) FROM auth.encryption_vaults WHERE key_check IS NOT NULL"
     assert await old.database.value(checks) == len(OPEN)
@@ -128,7 +128,7 @@ async def test_rotate_writes_format_2(old: OldService, device: Device) -> None:
 
 
 async def test_audit_outlives_the_account(old: OldService) -> None:
-    assert await audit_rows(old.database) == old.audit
+    assert await old.database.fetch(AUDIT) == old.audit
     assert len(old.audit) == len(ROWS)
     keys = (
         "SELECT count(*) FROM pg_constraint WHERE contype = 'f'"
@@ -136,7 +136,7 @@ async def test_audit_outlives_the_account(old: OldService) -> None:
     )
     assert await old.database.value(keys) == 0
     await old.database.execute("DELETE FROM auth.users WHERE id = 'vec-003'")
-    assert await audit_rows(old.database) == old.audit
+    assert await old.database.fetch(AUDIT) == old.audit
     assert await vault_count(old, "vec-003") == 0
     assert await vault_count(old, "vec-004") == 1
 
@@ -239,7 +239,7 @@ async def test_form_from_before_recovery_wraps(
         ).status == 200
         assert (await client.enable_zk()).status == 200
         assert (await client.key()).json["requiresRecoveryCode"] is True
-        assert await audit_rows(old.database) == old.audit
+        assert await old.database.fetch(AUDIT) == old.audit
 
 
 async def test_wraps_swapped_before_the_move_are_told_once_seen(

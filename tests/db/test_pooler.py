@@ -19,13 +19,13 @@ from tests.client import Client, client_session
 from tests.db.command import custody
 from tests.db.connecting import engine_of
 from tests.db.posture import problems_of
-from tests.pgbouncer import PgBouncer, keeps_statements, pgbouncer
+from tests.pgbouncer import UrlOf, keeps_statements, pgbouncer
 from tests.servers import Database, daemon_here, new_database, settings_for
 from tests.tokens import Issuer
 
 
 @pytest.fixture(scope="module")
-def pooler(postgres: EmbeddedPostgres) -> Iterator[PgBouncer]:
+def pooler(postgres: EmbeddedPostgres) -> Iterator[UrlOf]:
     """A PgBouncer in transaction mode that knows nothing of prepared statements."""
     with pgbouncer(postgres) as running:
         yield running
@@ -37,11 +37,9 @@ async def prepared(url: str) -> int:
         return int(await held.fetchval("SELECT count(*) FROM pg_prepared_statements"))
 
 
-async def test_daemon(
-    database: Database, pooler: PgBouncer, issuer: Issuer, tmp_path: Path
-) -> None:
+async def test_daemon(database: Database, pooler: UrlOf, issuer: Issuer, tmp_path: Path) -> None:
     """Two daemons with many users at once share the pooler's sessions."""
-    url = pooler.url(database, "custody_app")
+    url = pooler(database, "custody_app")
     async with (
         daemon_here(database, issuer, tmp_path, DATABASE_URL=url) as one,
         daemon_here(database, issuer, tmp_path, DATABASE_URL=url) as other,
@@ -62,10 +60,10 @@ async def test_statements_are_sent_anew_where_nobody_keeps_them(
     database: Database, postgres: EmbeddedPostgres, mode: str
 ) -> None:
     with pgbouncer(postgres, pool_mode=mode) as pooler, capture_logs() as logged:
-        assert await prepared(pooler.url(database, "custody_app")) == 0
+        assert await prepared(pooler(database, "custody_app")) == 0
         assert [line["event"] for line in logged] == ["pooler_keeps_no_statements"]
         # What the question left behind would be in the way of the next one.
-        assert await prepared(pooler.url(database, "custody_app")) == 0
+        assert await prepared(pooler(database, "custody_app")) == 0
 
 
 async def test_statements_are_kept_where_nobody_is_in_between(database: Database) -> None:
@@ -79,7 +77,7 @@ async def test_statements_are_kept_by_a_newer_one(
     database: Database, postgres: EmbeddedPostgres
 ) -> None:
     with pgbouncer(postgres, max_prepared_statements="100") as pooler, capture_logs() as logged:
-        assert await prepared(pooler.url(database, "custody_app")) > 0
+        assert await prepared(pooler(database, "custody_app")) > 0
     assert logged == []
 
 
@@ -89,7 +87,7 @@ async def test_statement_mode_is_named(database: Database, postgres: EmbeddedPos
         pgbouncer(postgres, pool_mode="statement") as pooler,
         pytest.raises(DatabaseError, match=said),
     ):
-        await prepared(pooler.url(database, "custody_app"))
+        await prepared(pooler(database, "custody_app"))
 
 
 async def test_session_that_forgot_its_statements_is_thrown_away(database: Database) -> None:
@@ -106,11 +104,11 @@ async def test_session_that_forgot_its_statements_is_thrown_away(database: Datab
 
 
 async def test_migrations_leave_no_lock(
-    postgres: EmbeddedPostgres, pooler: PgBouncer, monkeypatch: pytest.MonkeyPatch
+    postgres: EmbeddedPostgres, pooler: UrlOf, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(migrations, "_LOCK_TIMEOUT_SECONDS", 1)
     async with new_database(postgres, "template0") as empty:
-        owner = Dsn(pooler.url(empty, "custody_owner"))
+        owner = Dsn(pooler(empty, "custody_owner"))
         both = await asyncio.gather(*(migrate(owner) for _ in range(2)))
         names = [migration.name for migration in migrations.migrations()]
         assert sorted(both[0] + both[1]) == names
@@ -118,15 +116,15 @@ async def test_migrations_leave_no_lock(
         assert await empty.value(locks) == 0
         for _ in range(3):
             assert await migrate(owner) == ()
-        assert await problems_of(pooler.url(empty, "custody_app")) == ()
+        assert await problems_of(pooler(empty, "custody_app")) == ()
         erased = await erase_user(owner, "nobody")
     assert not erased.vault
 
 
 async def test_doctor_says_it_beside_its_findings(
-    database: Database, pooler: PgBouncer, issuer: Issuer, tmp_path: Path
+    database: Database, pooler: UrlOf, issuer: Issuer, tmp_path: Path
 ) -> None:
-    url = pooler.url(database, "custody_app")
+    url = pooler(database, "custody_app")
     environ = settings_for(database, issuer, tmp_path, DATABASE_URL=url)
     done = await asyncio.to_thread(custody, environ, "doctor", "--json")
     assert [one["verdict"] for one in json.loads(done.out) if one["part"] == "database"] == ["ok"]

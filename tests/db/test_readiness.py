@@ -19,7 +19,7 @@ from kek_backends.keyring import Keyring
 from kek_backends.uri import KekUri
 from tests.client import Client, becomes, readiness
 from tests.db.breaking import frozen, killed
-from tests.http.test_failures import FailingKek
+from tests.failing_kek import FailingKek
 from tests.servers import Daemon, Database
 
 WRAPPED = base64.b64encode(bytes(48)).decode()

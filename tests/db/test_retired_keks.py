@@ -188,13 +188,11 @@ async def test_scope_names_it_and_keeps_its_level(retired: Database) -> None:
 # ── races: a writer and a retirement at the same time, in both orders ─────────
 
 
-async def one_waits(database: Database) -> None:
-    """Wait until a session waits for an advisory lock."""
-    waiting = (
-        "SELECT count(*) FROM pg_locks JOIN pg_database ON pg_database.oid = database"
-        " WHERE datname = current_database() AND locktype = 'advisory' AND NOT granted"
-    )
-    await eventually(lambda: database.value(waiting))
+# How many sessions wait for an advisory lock.
+WAITING = (
+    "SELECT count(*) FROM pg_locks JOIN pg_database ON pg_database.oid = database"
+    " WHERE datname = current_database() AND locktype = 'advisory' AND NOT granted"
+)
 
 
 @pytest.mark.parametrize(("end", "answer"), [("commit", "in-use"), ("rollback", "retired")])
@@ -213,7 +211,7 @@ async def test_writer_first(database: Database, end: str, answer: str, by_insert
         else:
             await writer.execute(REWRAP, "old", "alice")
         retirement = asyncio.create_task(retire(database, "old"))
-        await one_waits(database)
+        await eventually(lambda: database.value(WAITING))
         await getattr(transaction, end)()
         assert await retirement == answer
     under = "SELECT count(*) FROM auth.encryption_vaults WHERE kek_id = 'old'"
@@ -243,7 +241,7 @@ async def test_retirement_first(database: Database, end: str, by_hand: bool) -> 
         assert await writer.fetchval("SELECT state FROM auth.encryption_keks") == "decrypt-only"
         assert await retiring.fetchval(retires) == "retired"
         write = asyncio.create_task(writer.execute(REWRAP, "old", "alice"))
-        await one_waits(database)
+        await eventually(lambda: database.value(WAITING))
         await getattr(transaction, end)()
         if end == "commit":
             with pytest.raises(asyncpg.PostgresError) as caught:
@@ -266,7 +264,7 @@ async def test_retirement_by_hand_waits_for_writers(database: Database) -> None:
         await transaction.start()
         await writer.execute(REWRAP, "old", "alice")
         by_hand = asyncio.create_task(database.execute(sql))
-        await one_waits(database)
+        await eventually(lambda: database.value(WAITING))
         await transaction.commit()
         await by_hand
 

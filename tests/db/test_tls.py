@@ -11,8 +11,8 @@ from pathlib import Path
 
 import pytest
 from cryptography import x509
-from cryptography.hazmat.primitives import hashes, serialization
-from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.hazmat.primitives import serialization
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
 from tests.certificates import make_certificate
 from tests.db.connecting import outcome, pass_on, serving
@@ -139,21 +139,13 @@ async def test_an_address_that_is_given_is_held_against_the_name(
     assert "not valid for 'other.invalid'" in told
 
 
-@dataclass
-class Strict:
-    """Agrees on TLS as PostgreSQL does, with OpenSSL's own alerts, and goes no further.
-
-    Args:
-        port: where it listens.
-        tried: for each connection, whether it was to be protected.
-    """
-
-    port: int
-    tried: list[bool]
-
-
 @pytest.fixture
-def strict(front: TlsFront) -> Iterator[Strict]:
+def strict(front: TlsFront) -> Iterator[tuple[int, list[bool]]]:
+    """What agrees on TLS as PostgreSQL does, with OpenSSL's own alerts, and goes no further.
+
+    Yields:
+        Its port, and for each connection whether it was to be protected.
+    """
     tried: list[bool] = []
 
     class Handler(socketserver.BaseRequestHandler):
@@ -167,27 +159,31 @@ def strict(front: TlsFront) -> Iterator[Strict]:
     with socketserver.TCPServer(("127.0.0.1", 0), Handler) as server:
         thread = threading.Thread(target=server.serve_forever, args=(0.01,))
         thread.start()
-        yield Strict(server.server_address[1], tried)
+        yield server.server_address[1], tried
         server.shutdown()
         thread.join()
 
 
-async def test_no_version_of_tls_in_common(strict: Strict, front: TlsFront) -> None:
+async def test_no_version_of_tls_in_common(strict: tuple[int, list[bool]], front: TlsFront) -> None:
+    port, tried = strict
     front.context.maximum_version = ssl.TLSVersion.TLSv1_2
-    url = f"postgresql://role@localhost:{strict.port}/d?ssl_min_protocol_version=TLSv1.3"
+    url = f"postgresql://role@localhost:{port}/d?ssl_min_protocol_version=TLSv1.3"
     told = await outcome(f"{url}&sslmode=require")
-    assert told.startswith(f"refused: CUSTODY_DATABASE_URL: localhost:{strict.port}: TLS is not")
+    assert told.startswith(f"refused: CUSTODY_DATABASE_URL: localhost:{port}: TLS is not")
     assert "protocol version" in told
-    assert strict.tried == [True]
+    assert tried == [True]
     # As libpq has it, prefer goes on without.
     assert (await outcome(url)).startswith("down: ")
-    assert strict.tried == [True, True, False]
+    assert tried == [True, True, False]
 
 
-async def test_no_certificate_where_the_server_wants_one(strict: Strict, front: TlsFront) -> None:
+async def test_no_certificate_where_the_server_wants_one(
+    strict: tuple[int, list[bool]], front: TlsFront
+) -> None:
+    port, _ = strict
     front.context.verify_mode = ssl.CERT_REQUIRED
     front.context.maximum_version = ssl.TLSVersion.TLSv1_2
-    told = await outcome(f"postgresql://role@localhost:{strict.port}/d?sslmode=require")
+    told = await outcome(f"postgresql://role@localhost:{port}/d?sslmode=require")
     assert told.startswith("refused: ")
     assert "sslcert" in told
 
@@ -229,12 +225,12 @@ def revoked(ca: Path, ca_key: Path) -> bytes:
     """Make a list of a CA that revokes the CA itself."""
     cert = x509.load_pem_x509_certificate(ca.read_bytes())
     key = serialization.load_pem_private_key(ca_key.read_bytes(), None)
-    assert isinstance(key, ec.EllipticCurvePrivateKey)
+    assert isinstance(key, Ed25519PrivateKey)
     now = cert.not_valid_before_utc
     entry = x509.RevokedCertificateBuilder().serial_number(cert.serial_number).revocation_date(now)
     made = x509.CertificateRevocationListBuilder().issuer_name(cert.subject).last_update(now)
     made = made.next_update(cert.not_valid_after_utc).add_revoked_certificate(entry.build())
-    return made.sign(key, hashes.SHA256()).public_bytes(serialization.Encoding.PEM)
+    return made.sign(key, None).public_bytes(serialization.Encoding.PEM)
 
 
 async def test_an_end_in_the_middle_of_the_handshake_may_pass() -> None:

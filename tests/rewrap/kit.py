@@ -31,6 +31,19 @@ OLD, NEW = "env:OLD", "env:NEW?id=env-v2"
 KEKS = {"OLD": OLD_KEY, "NEW": NEW_KEY}
 ROWS = "SELECT * FROM auth.encryption_vaults ORDER BY user_id"
 
+# What is done to some users' rows: zero-knowledge mode is turned on, wraps are tampered with.
+GO_ZK = (
+    "UPDATE auth.encryption_vaults SET wrapped_mk = NULL, wrap_iv = NULL,"
+    " recovery_wrapped_mk = 'r', recovery_iv = 'i', zero_knowledge = true"
+    " WHERE user_id = ANY ($1::text[])"
+)
+DAMAGE = (
+    "UPDATE auth.encryption_vaults SET wrapped_mk = reverse(wrapped_mk)"
+    " WHERE user_id = ANY ($1::text[])"
+)
+# Lets so many seconds pass for the claims that nobody looks after any more.
+AGE_CLAIMS = "UPDATE auth.rewrap_claims SET heartbeat_at = heartbeat_at - make_interval(secs => $1)"
+
 Hook = Callable[[str], Awaitable[None]]
 
 
@@ -102,25 +115,6 @@ async def make_format_1(database: Database, ledger: Mapping[str, bytes]) -> None
         await _store(database, user, Wrap(encode(sealed), encode(nonce), 1, "env-v1"))
 
 
-async def go_zk(database: Database, *users: str) -> None:
-    """Turn zero-knowledge mode on."""
-    await database.execute(
-        "UPDATE auth.encryption_vaults SET wrapped_mk = NULL, wrap_iv = NULL,"
-        " recovery_wrapped_mk = 'r', recovery_iv = 'i', zero_knowledge = true"
-        " WHERE user_id = ANY ($1::text[])",
-        list(users),
-    )
-
-
-async def damage(database: Database, *users: str) -> None:
-    """Tamper with wraps."""
-    await database.execute(
-        "UPDATE auth.encryption_vaults SET wrapped_mk = reverse(wrapped_mk)"
-        " WHERE user_id = ANY ($1::text[])",
-        list(users),
-    )
-
-
 async def rotate(database: Database, user: str, kek: KekBackend | None = None) -> bytes:
     """Give a user a new key, as POST /rotate does; returns it."""
     key = secrets.token_bytes(32)
@@ -157,14 +151,6 @@ async def stamps(database: Database) -> Counter[tuple[str, int]]:
         (row["kek_id"], row["format_version"])
         for row in (await rows_of(database)).values()
         if row["wrapped_mk"] is not None
-    )
-
-
-async def age_claims(database: Database, seconds: float) -> None:
-    """Let time pass for the claims that nobody looks after any more."""
-    await database.execute(
-        "UPDATE auth.rewrap_claims SET heartbeat_at = heartbeat_at - make_interval(secs => $1)",
-        seconds,
     )
 
 

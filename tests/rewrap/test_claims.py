@@ -19,7 +19,7 @@ from custody.rewrap.worker import RewrapRun
 from kek_backends.keyring import Keyring
 from tests.db.kek_registry import register
 from tests.rewrap.kit import (
-    age_claims,
+    AGE_CLAIMS,
     fill,
     keyring,
     new_kek,
@@ -89,13 +89,13 @@ async def test_claims_made_at_once_are_apart(work: Work) -> None:
 
 async def test_a_claim_is_left_alone_while_it_is_looked_after(work: Work) -> None:
     first = await work.must_claim("a", 10)
-    await age_claims(work.database, 14)
+    await work.database.execute(AGE_CLAIMS, 14)
     assert await work.claim("b") is None
-    await age_claims(work.database, 16)
+    await work.database.execute(AGE_CLAIMS, 16)
     await claims.touch(work.engine, first, "a")
     assert await work.claim("b") is None
     # Not by a word from somebody else.
-    await age_claims(work.database, 16)
+    await work.database.execute(AGE_CLAIMS, 16)
     await claims.touch(work.engine, first, "b")
     assert (await work.must_claim("b", 10)).id == first.id
 
@@ -103,7 +103,7 @@ async def test_a_claim_is_left_alone_while_it_is_looked_after(work: Work) -> Non
 async def test_who_lost_a_claim_stores_nothing(work: Work) -> None:
     lost = await work.must_claim("a", 10)
     done = await work.rewrapped(lost)
-    await age_claims(work.database, 16)
+    await work.database.execute(AGE_CLAIMS, 16)
     heir = await work.must_claim("b", 10)
     assert users(heir) == list(range(10))
     with pytest.raises(LostClaim):
@@ -132,14 +132,14 @@ async def test_a_claim_that_could_not_be_done_rests(work: Work) -> None:
     done = await work.rewrapped(claim)
     await work.store("a", claim, Done(done.wrapped[:7], (), left=3))
     assert await work.claim("b") is None
-    await age_claims(work.database, 5.1)
+    await work.database.execute(AGE_CLAIMS, 5.1)
     # What was stored is not done again.
     assert users(await work.must_claim("b", 10)) == [7, 8, 9]
 
 
 async def test_a_large_claim_is_taken_over_in_our_own_steps(work: Work) -> None:
     await work.must_claim("a", 9)
-    await age_claims(work.database, 16)
+    await work.database.execute(AGE_CLAIMS, 16)
     found = []
     for _ in range(3):
         claim = await work.must_claim("b", 4)
@@ -191,7 +191,7 @@ async def test_rows_that_cannot_be_read_here_are_not_claimed(work: Work) -> None
 async def test_a_claim_that_nobody_here_can_read_blocks_nothing(work: Work) -> None:
     """It was left by a worker that had a KEK more."""
     await work.must_claim("a", 4)
-    await age_claims(work.database, 16)
+    await work.database.execute(AGE_CLAIMS, 16)
     async with asyncio.timeout(5):
         run = await rewrap(work.database, Keyring(new_kek()))
     assert (run.id, run.state, run.done) == (work.run.id, "failed", 0)
@@ -201,7 +201,7 @@ async def test_a_dead_workers_run_is_finished(work: Work) -> None:
     claim = await work.must_claim("dead", 4)
     await work.store("dead", claim, await work.rewrapped(claim))
     await work.must_claim("dead", 4)
-    await age_claims(work.database, 16)
+    await work.database.execute(AGE_CLAIMS, 16)
     run = await rewrap(work.database, keyring())
     assert (run.id, run.state, run.total, run.done) == (work.run.id, "done", 10, 10)
     assert await opened(work.database, keyring()) == work.ledger

@@ -17,12 +17,12 @@ from tests.db.kek_registry import register, retire, states
 from tests.eventually import eventually
 from tests.ports import free_port
 from tests.rewrap.kit import (
+    DAMAGE,
     KEKS,
     NEW,
     NEW_KEY,
     OLD,
     CountingKek,
-    damage,
     environ_of,
     fill,
     has_stored,
@@ -87,7 +87,7 @@ async def test_run(database: Database) -> None:
 
 async def test_rows_that_are_set_aside(database: Database) -> None:
     await fill(database, 10)
-    await damage(database, "user-000003")
+    await database.execute(DAMAGE, ["user-000003"])
     done = await run(environ_of(database), "run")
     assert done.code == 1
     assert "9 re-wrapped, 0 changed by their users meanwhile, 1 set aside" in done.out
@@ -97,7 +97,7 @@ async def test_rows_that_are_set_aside(database: Database) -> None:
     )
     assert (await run(environ_of(database), "run")).code == 0
     assert (await run(environ_of(database), "run", "--quarantined")).code == 1
-    await damage(database, "user-000003")
+    await database.execute(DAMAGE, ["user-000003"])
     assert (await run(environ_of(database), "run", "--quarantined")).code == 0
     assert await stamps(database) == {NEW_STAMP: 10}
 
@@ -106,7 +106,7 @@ async def test_a_users_rotate_lifts_the_quarantine(
     database: Database, issuer: Issuer, tmp_path: Path
 ) -> None:
     await fill(database, 2)
-    await damage(database, "user-000001")
+    await database.execute(DAMAGE, ["user-000001"])
     keks = {f"raw_{name}": value for name, value in KEKS.items()}
     async with (
         daemon_here(database, issuer, tmp_path, KEK=NEW, OLD_KEKS=OLD, **keks) as daemon,
@@ -324,7 +324,7 @@ def test_usage() -> None:
 async def test_status(database: Database) -> None:
     assert (await run(environ_of(database), "status")).out == "no run yet, and no row\n"
     await fill(database, 20)
-    await damage(database, "user-000003")
+    await database.execute(DAMAGE, ["user-000003"])
     await rewrap(database, keyring())
     await database.execute(
         "INSERT INTO auth.rewrap_runs (target, everything, started_by, sources, total)"

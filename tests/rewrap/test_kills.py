@@ -18,7 +18,7 @@ from custody.rewrap.worker import RewrapRun
 from tests.db.breaking import killed
 from tests.db.command import Command
 from tests.rewrap.kit import (
-    age_claims,
+    AGE_CLAIMS,
     environ_of,
     fill,
     has_stored,
@@ -91,7 +91,7 @@ async def test_workers_are_killed(database: Database, kills: int, rows: int, age
             await let_users_rotate(database, ledger, dice)
     left = (await stamps(database))["env-v1", 2]
     assert 0 < left < rows, seed
-    await age_claims(database, age)
+    await database.execute(AGE_CLAIMS, age)
     await rewrap(database, keyring())
     await assert_whole(database, ledger, seed)
 
@@ -108,7 +108,7 @@ async def test_postgresql_is_killed(
     ledger = await fill(database, rows)
     await kill_it_under_workers(database, dice, seed, kills)
     await let_users_rotate(database, ledger, dice)
-    await age_claims(database, age)
+    await database.execute(AGE_CLAIMS, age)
     await rewrap(database, keyring())
     await assert_whole(database, ledger, seed)
 

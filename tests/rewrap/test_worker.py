@@ -19,12 +19,12 @@ from tests.db.kek_registry import register
 from tests.eventually import eventually
 from tests.kek.fakes import FakeRemote, SdkBusy, SdkError, raising
 from tests.rewrap.kit import (
+    DAMAGE,
+    GO_ZK,
     NEW_KEY,
     CountingKek,
     Inside,
-    damage,
     fill,
-    go_zk,
     keyring,
     make_format_1,
     new_kek,
@@ -61,7 +61,7 @@ async def test_every_row_comes_to_the_active_kek(database: Database) -> None:
     ledger = await fill(database, 60)
     await make_format_1(database, dict(itertools.islice(ledger.items(), 20)))
     away = ["user-000005", "user-000050"]
-    await go_zk(database, *away)
+    await database.execute(GO_ZK, list(away))
     before = await rows_of(database)
     keks = keyring()
     run = await rewrap(database, keks, batch=7)
@@ -180,7 +180,7 @@ async def test_rate_bounds_rows_a_second(database: Database) -> None:
 async def test_damaged_rows_are_set_aside(database: Database) -> None:
     ledger = await fill(database, 40)
     bad = ["user-000000", "user-000017", "user-000039"]
-    await damage(database, *bad)
+    await database.execute(DAMAGE, list(bad))
     before = await rows_of(database)
     keks = keyring()
     run = await rewrap(database, keks, batch=5)
@@ -203,7 +203,7 @@ async def test_damaged_rows_are_set_aside(database: Database) -> None:
     assert (run.state, run.total, run.failed) == ("done", 0, 0)
     assert await database.audit(bad[0]) == [("rewrap_failed", "unwrap-failed", 500)]
     # Unless it is asked, and then only once.
-    await damage(database, bad[1])  # back to what it was
+    await database.execute(DAMAGE, [bad[1]])  # back to what it was
     run = await rewrap(database, keks, quarantined=True)
     assert (run.state, run.total, run.done, run.failed) == ("failed", 3, 1, 2)
     assert (await rows_of(database))[bad[1]]["quarantined_at"] is None
@@ -298,7 +298,7 @@ async def test_a_users_rotate_wins(database: Database) -> None:
 
 async def test_a_users_rotate_wins_over_quarantine(database: Database) -> None:
     ledger = await fill(database, 3)
-    await damage(database, "user-000001")
+    await database.execute(DAMAGE, ["user-000001"])
 
     async def quicker(user: str) -> None:
         if user == "user-000002":
@@ -316,7 +316,7 @@ async def test_a_user_who_turns_zk_on_wins(database: Database) -> None:
 
     async def quicker(user: str) -> None:
         if user == "user-000001":
-            await go_zk(database, user)
+            await database.execute(GO_ZK, [user])
 
     run = await rewrap(database, Keyring(new_kek(quicker), [old_kek()]))
     assert (run.state, run.done, run.moved) == ("done", 2, 1)
@@ -329,7 +329,7 @@ async def test_a_locked_row_is_done_later(database: Database, damaged: bool) -> 
     """Nobody waits for it, least of all with other rows locked."""
     await fill(database, 5)
     if damaged:
-        await damage(database, "user-000002")
+        await database.execute(DAMAGE, ["user-000002"])
     steps: list[int] = []
     async with database.connect() as user:
         transaction = user.transaction()
