@@ -20,6 +20,20 @@ from tests.eventually import soon
 from tests.ports import free_port
 from tests.servers import Database
 
+_INI = """
+[databases]
+* = host=127.0.0.1 port={server}
+[pgbouncer]
+listen_addr = 127.0.0.1
+listen_port = {port}
+unix_socket_dir =
+auth_type = scram-sha-256
+auth_file = {folder}/users
+pool_mode = transaction
+default_pool_size = 8
+max_client_conn = 300
+"""
+
 UrlOf: TypeAlias = Callable[[Database, str], str]
 
 
@@ -62,24 +76,12 @@ def pgbouncer(server: EmbeddedPostgres, **options: str) -> Iterator[UrlOf]:
         What gives the URL of a role by way of it.
     """
     user, port = choose_user(), free_port()
+    options = {"max_prepared_statements": "0"} | options if keeps_statements() else options
+    more = "\n".join(f"{name} = {value}" for name, value in options.items())
     words = {role: urlsplit(server.url(role)).password for role in ROLES}
+    users = "".join(f'"{role}" "{word}"\n' for role, word in words.items())
     with open_folder() as folder:
-        settings = {
-            "listen_addr": "127.0.0.1",
-            "listen_port": str(port),
-            "unix_socket_dir": "",
-            "auth_type": "scram-sha-256",
-            "auth_file": f"{folder}/users",
-            "pool_mode": "transaction",
-            **({"max_prepared_statements": "0"} if keeps_statements() else {}),
-            "default_pool_size": "8",
-            "max_client_conn": "300",
-            **options,
-        }
-        lines = [f"{name} = {value}" for name, value in settings.items()]
-        target = f"* = host=127.0.0.1 port={server.port}"
-        ini = "\n".join(["[databases]", target, "[pgbouncer]", *lines, ""])
-        users = "".join(f'"{role}" "{word}"\n' for role, word in words.items())
+        ini = _INI.format(server=server.port, port=port, folder=folder) + more
         cluster.write_private(folder / "ini", ini, user)
         cluster.write_private(folder / "users", users, user)
         with (folder / "log").open("wb") as log:

@@ -1,9 +1,9 @@
 """What tests of connections share: engines, outcomes, and servers that do one thing."""
 
 import asyncio
+import socket
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager, closing, suppress
-from pathlib import Path
 from typing import TypeAlias
 
 from sqlalchemy.ext.asyncio import AsyncEngine
@@ -56,13 +56,8 @@ async def outcome(url: str, manner: Manner = MANNER) -> str:
 
 
 @asynccontextmanager
-async def serving(handle: Handler, path: Path | None = None) -> AsyncIterator[int]:
-    """Serve connections for the length of the block, and end them with it; yields the port.
-
-    Args:
-        handle: what is done with each.
-        path: of a socket, in place of a port.
-    """
+async def serving(handle: Handler, listener: socket.socket | None = None) -> AsyncIterator[int]:
+    """Serve connections for the length of the block, and end them with it; yields the port."""
     connections: list[asyncio.Task[None]] = []
 
     async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
@@ -72,12 +67,10 @@ async def serving(handle: Handler, path: Path | None = None) -> AsyncIterator[in
     def begin(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         connections.append(asyncio.create_task(serve(reader, writer)))
 
-    if path is None:
-        server = await asyncio.start_server(begin, "127.0.0.1", 0)
-    else:
-        server = await asyncio.start_unix_server(begin, path)
+    listener = listener or socket.create_server(("127.0.0.1", 0))
+    server = await asyncio.start_server(begin, sock=listener)
     try:
-        yield 0 if path else server.sockets[0].getsockname()[1]
+        yield listener.getsockname()[1]
     finally:
         server.close()
         for connection in connections:

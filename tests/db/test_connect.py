@@ -165,9 +165,11 @@ async def test_sockets(database: Database, tmp_path: Path, encoded: bool) -> Non
     else:
         url = url.replace(f"127.0.0.1:{port}", "") + f"?host={tmp_path}&port=5499"
     mark = "&" if "?" in url else "?"
-    async with serving(partial(pass_on, port), tmp_path / ".s.PGSQL.5499"):
-        # Nobody is between us and a socket: TLS is not asked for, as libpq has it.
-        assert await outcome(f"{url}{mark}sslmode=verify-full") == str(port)
+    with socket.socket(socket.AF_UNIX) as listener:
+        listener.bind(str(tmp_path / ".s.PGSQL.5499"))
+        async with serving(partial(pass_on, port), listener):
+            # Nobody is between us and a socket: TLS is not asked for, as libpq has it.
+            assert await outcome(f"{url}{mark}sslmode=verify-full") == str(port)
     told = await outcome(url.replace("5499", "1"))
     assert f"{tmp_path}/.s.PGSQL.1: No such file" in told
 

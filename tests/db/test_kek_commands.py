@@ -40,9 +40,7 @@ async def environ(database: Database) -> dict[str, str]:
         await add_row(database, user, kek_id)
     await add_row(database, "zoe", "gone", wrap=None)
     await database.execute(
-        "UPDATE auth.encryption_vaults SET format_version = 2 WHERE user_id <> 'bob'"
-    )
-    await database.execute(
+        "UPDATE auth.encryption_vaults SET format_version = 2 WHERE user_id <> 'bob';"
         "UPDATE auth.encryption_vaults SET quarantined_at = now() WHERE user_id = 'carol'"
     )
     assert await retire(database, "gone") == "retired"

@@ -15,17 +15,12 @@ from tests.db.posture import migrate_by_psql, migrations_until, problems_of
 from tests.servers import Database, daemon_here
 from tests.tokens import Issuer
 
+BEFORE = "0009"  # the last migration by which a comment was the mark
 OURS = "SELECT ours FROM auth.custody_marks WHERE table_name = 'users'"
 FORCED = (
     "SELECT relrowsecurity AND relforcerowsecurity FROM pg_class WHERE oid = 'auth.users'::regclass"
 )
 COMMENTS = ("NULL", "'kept by the team of accounts'")
-
-
-@pytest.fixture
-def until_then(tmp_path: Path) -> Path:
-    """The migrations as they were when a comment was the mark."""
-    return migrations_until("0009", tmp_path)
 
 
 async def first_key(database: Database, issuer: Issuer, folder: Path) -> int:
@@ -44,18 +39,18 @@ async def test_comment_means_nothing(
     assert (await erase_user(owner(database), user)).user
 
 
-async def test_mark_comes_from_the_comment_of_before(empty: Database, until_then: Path) -> None:
-    await migrate(owner(empty), until_then)
+async def test_mark_comes_from_the_comment_of_before(empty: Database, tmp_path: Path) -> None:
+    await migrate(owner(empty), migrations_until(BEFORE, tmp_path))
     assert await migrate(owner(empty)) == ("0010_mark_users",)
     assert await empty.value(OURS)
 
 
 @pytest.mark.parametrize("comment", COMMENTS)
 async def test_mark_comes_without_the_comment(
-    empty: Database, issuer: Issuer, until_then: Path, tmp_path: Path, comment: str
+    empty: Database, issuer: Issuer, tmp_path: Path, comment: str
 ) -> None:
     """One that was restored without comments before this migration: its policy tells."""
-    await migrate(owner(empty), until_then)
+    await migrate(owner(empty), migrations_until(BEFORE, tmp_path))
     await empty.execute(f"COMMENT ON TABLE auth.users IS {comment}")
     await migrate(owner(empty))
     assert await empty.value(OURS)

@@ -16,22 +16,21 @@ from tests.tokens import Issuer
 
 @pytest_asyncio.fixture(scope="module", loop_scope="module")
 async def template(
-    postgres: EmbeddedPostgres, issuer: Issuer, tmp_path_factory: pytest.TempPathFactory
-) -> AsyncIterator[str]:
+    module_database: Database, issuer: Issuer, tmp_path_factory: pytest.TempPathFactory
+) -> str:
     """Vaults of alice, bob (with a recovery wrap) and zoe (zero-knowledge), with audit rows."""
     folder = tmp_path_factory.mktemp("filled")
-    async with new_database(postgres) as database:
-        async with (
-            daemon_here(database, issuer, folder) as daemon,
-            client_session() as session,
-        ):
-            alice, bob, zoe = (Client(daemon, session, user) for user in ("alice", "bob", "zoe"))
-            for client in (alice, bob, zoe):
-                assert (await client.init()).status == 200
-            for client in (bob, zoe):
-                assert (await client.set_recovery("A" * 64, "A" * 16)).status == 200
-            assert (await zoe.enable_zk()).status == 200
-        yield database.name
+    async with (
+        daemon_here(module_database, issuer, folder) as daemon,
+        client_session() as session,
+    ):
+        alice, bob, zoe = (Client(daemon, session, user) for user in ("alice", "bob", "zoe"))
+        for client in (alice, bob, zoe):
+            assert (await client.init()).status == 200
+        for client in (bob, zoe):
+            assert (await client.set_recovery("A" * 64, "A" * 16)).status == 200
+        assert (await zoe.enable_zk()).status == 200
+    return module_database.name
 
 
 @pytest.fixture

@@ -1,12 +1,13 @@
 """TLS to the database: its modes, what is refused, and why."""
 
-import asyncio
 import contextlib
 import socketserver
 import ssl
 import threading
+from asyncio import StreamReader, StreamWriter
 from collections.abc import AsyncIterator, Iterator
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -57,22 +58,20 @@ class TlsFront:
 async def front(database: Database, tmp_path: Path) -> AsyncIterator[TlsFront]:
     made = TlsFront(tmp_path)
 
-    async def ask_first(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        first = await reader.readexactly(8)
+    async def pass_all(at_once: bool, reader: StreamReader, writer: StreamWriter) -> None:
+        first = SSL_REQUEST if at_once else await reader.readexactly(8)
         made.protected = first == SSL_REQUEST
         if made.protected:
-            writer.write(b"S")
+            writer.write(b"" if at_once else b"S")
             await writer.start_tls(made.context)
-            first = b""
+            tls: ssl.SSLObject = writer.get_extra_info("ssl_object")
+            made.protocol, first = tls.selected_alpn_protocol(), b""
         await pass_on(database.server.port, reader, writer, first)
 
-    async def at_once(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        await writer.start_tls(made.context)
-        tls: ssl.SSLObject = writer.get_extra_info("ssl_object")
-        made.protected, made.protocol = True, tls.selected_alpn_protocol()
-        await pass_on(database.server.port, reader, writer)
-
-    async with serving(ask_first) as made.port, serving(at_once) as made.direct:
+    async with (
+        serving(partial(pass_all, False)) as made.port,
+        serving(partial(pass_all, True)) as made.direct,
+    ):
         yield made
 
 
@@ -234,7 +233,7 @@ def revoked(ca: Path, ca_key: Path) -> bytes:
 
 
 async def test_an_end_in_the_middle_of_the_handshake_may_pass() -> None:
-    async def end(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+    async def end(reader: StreamReader, writer: StreamWriter) -> None:
         assert await reader.readexactly(8) == SSL_REQUEST
         writer.write(b"S")
         await reader.readexactly(1)

@@ -147,10 +147,9 @@ async def opened(database: Database, keks: Keyring) -> dict[str, bytes]:
 
 async def stamps(database: Database) -> Counter[tuple[str, int]]:
     """Count the rows that have a wrap, by kek_id and format."""
+    rows = (await rows_of(database)).values()
     return Counter(
-        (row["kek_id"], row["format_version"])
-        for row in (await rows_of(database)).values()
-        if row["wrapped_mk"] is not None
+        (row["kek_id"], row["format_version"]) for row in rows if row["wrapped_mk"] is not None
     )
 
 

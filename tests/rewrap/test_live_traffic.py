@@ -142,7 +142,6 @@ class Traffic:
         scale: of the run.
         entries: of all users.
         answers: counted by action and status.
-        problems: answers that are wrong.
         over: set when the clients shall end.
         at: the user at which the run is, as far as we know.
     """
@@ -152,7 +151,6 @@ class Traffic:
     scale: Scale
     entries: list[Entry]
     answers: Counter[tuple[str, int]] = field(default_factory=Counter)
-    problems: list[str] = field(default_factory=list)
     over: asyncio.Event = field(default_factory=asyncio.Event)
     at: int = 0
 
@@ -195,10 +193,9 @@ class Traffic:
         answer = await entry.do(act, client, recovery)
         failed = act == "key" and answer.status != 200
         self.answers["failed_fetch" if failed else ACTS[act][1], answer.status] += 1
-        if (answer.status, answer.code) != due:
-            self.problems.append(f"user {number}: {act}: {answer.status} {answer.code}")
-        elif answer.status == 200 and act in {"key", "rotate"} and not entry.is_shown_by(answer):
-            self.problems.append(f"user {number}: {act}: not this user's key")
+        assert (answer.status, answer.code) == due, f"user {number}: {act}"
+        if answer.status == 200 and act in {"key", "rotate"}:
+            assert entry.is_shown_by(answer), f"user {number}: {act}: not this user's key"
 
 
 def name(number: int) -> str:
@@ -239,7 +236,6 @@ async def test_no_key_is_lost_under_live_traffic(
                 working.create_task(traffic.client(number))
             done = await asyncio.to_thread(custody, environ, *command, seconds=LONGEST_SECONDS)
             traffic.over.set()
-    assert traffic.problems == []
     assert done.code == 0, done.err
     run = json.loads(done.out)
     assert (run["state"], run["failed"], run["unreadable"]) == ("done", 0, [])
