@@ -1,7 +1,6 @@
 """A database as the service that custody replaces makes it, filled with rows that it wrote."""
 
 import json
-from dataclasses import dataclass
 from typing import Any
 
 from custody.db.engine import Dsn
@@ -102,25 +101,10 @@ _WRAPS = ("wrapped_mk", "wrap_iv", "format_version", "kek_id")
 _RECOVERY = ("recovery_wrapped_mk", "recovery_iv", "recovery_format_version", "zero_knowledge")
 
 
-@dataclass(frozen=True)
-class OldService:
-    """The database and what is in it.
-
-    Args:
-        database: not migrated yet.
-        rows: of the vectors, those that fit its form.
-        audit: all audit rows, as they were written.
-    """
-
-    database: Database
-    rows: list[dict[str, Any]]
-    audit: list[Any]
-
-
 async def build(
     database: Database, role: str = "custody_owner", *, older: bool = False
-) -> OldService:
-    """Make the old service's tables as a role, and fill them.
+) -> list[Any]:
+    """Make the old service's tables as a role, and fill them; return its audit.
 
     Args:
         database: an empty database that belongs to the role.
@@ -157,13 +141,13 @@ async def build(
                 "UPDATE auth.encryption_vaults SET recovery_set_at = '2025-02-03T04:05:06Z'"
                 " WHERE recovery_wrapped_mk IS NOT NULL"
             )
-    return OldService(database, rows, await database.fetch(AUDIT))
+    return await database.fetch(AUDIT)
 
 
 async def move(
     database: Database, role: str = "custody_owner", *, older: bool = False
-) -> OldService:
-    """Make one as :func:`build` does, and migrate it."""
-    made = await build(database, role, older=older)
+) -> list[Any]:
+    """Make one as :func:`build` does, and migrate it; return the audit of before."""
+    audit = await build(database, role, older=older)
     await migrate(Dsn(database.url(role)))
-    return made
+    return audit

@@ -7,7 +7,7 @@ import pytest
 
 from tests.client import Client, client_session
 from tests.db.command import Done, custody
-from tests.db.old_service import move
+from tests.db.old_service import ROWS, move
 from tests.ports import free_port
 from tests.servers import Daemon, Database
 
@@ -50,11 +50,11 @@ async def test_from_a_table_of_our_own(daemon: Daemon) -> None:
 
 
 async def test_from_someone_elses_table(empty: Database) -> None:
-    old = await move(empty)
+    await move(empty)
     before = await users(empty)
     done = await erase(empty, "vec-003", "--yes", "--json")
     assert (done.code, json.loads(done.out)) == (0, {"vault": True, "user": False})
-    assert len(await vaults(empty)) == len(old.rows) - 1
+    assert len(await vaults(empty)) == len(ROWS) - 1
     assert await users(empty) == before
     assert len(await empty.audit("vec-003")) == 1
     done = await erase(empty, "vec-003", "--yes")

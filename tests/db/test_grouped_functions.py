@@ -2,15 +2,16 @@
 
 import asyncio
 import json
+from collections.abc import Callable
 from typing import Any
 
 import asyncpg
 import pytest
 
-from tests.client import Client, client_session
+from tests.client import Client
 from tests.db.breaking import GIVE_USERS_AWAY
 from tests.db.psql import DENIED, POLICY, psql
-from tests.servers import Daemon, Database
+from tests.servers import Database
 
 USERS = ("alice", "bob", "carol")
 READ = "SELECT place, known, user_id FROM auth.custody_read_vaults($1) ORDER BY place"
@@ -19,13 +20,12 @@ NOW = "SELECT extract(epoch FROM clock_timestamp())::float8"
 
 
 @pytest.fixture
-async def filled(daemon: Daemon) -> Database:
+async def filled(database: Database, device: Callable[[str], Client]) -> Database:
     """Vaults of three users."""
-    async with client_session() as session:
-        for user in USERS:
-            assert (await Client(daemon, session, user).init()).status == 200
-    await daemon.database.execute("TRUNCATE auth.encryption_vault_audit")
-    return daemon.database
+    for user in USERS:
+        assert (await device(user).init()).status == 200
+    await database.execute("TRUNCATE auth.encryption_vault_audit")
+    return database
 
 
 async def record(connection: Any, deadline: float, *rows: tuple[str, str]) -> None:

@@ -24,6 +24,12 @@ from tests.leaks import remember
 from tests.ports import free_port
 from tests.servers import ROOT, Database
 
+SETTINGS = {
+    "CUSTODY_KEK": "env:NOW?id=now",
+    "CUSTODY_OLD_KEKS": "env:OLD?id=old",
+    "NOW": KEK,
+    "OLD": base64.b64encode(b"\x33" * 32).decode(),
+}
 DAY = r"\d{4}-\d\d-\d\d"
 TIME = r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\dZ"
 UNSEEN = "custody: rows could not be counted: CUSTODY_REWRAP_DATABASE_URL is not set"
@@ -44,13 +50,7 @@ async def environ(database: Database) -> dict[str, str]:
         "UPDATE auth.encryption_vaults SET quarantined_at = now() WHERE user_id = 'carol'"
     )
     assert await retire(database, "gone") == "retired"
-    return {
-        "CUSTODY_REWRAP_DATABASE_URL": database.url("custody_rewrap"),
-        "CUSTODY_KEK": "env:NOW?id=now",
-        "CUSTODY_OLD_KEKS": "env:OLD?id=old",
-        "NOW": KEK,
-        "OLD": base64.b64encode(b"\x33" * 32).decode(),
-    }
+    return SETTINGS | {"CUSTODY_REWRAP_DATABASE_URL": database.url("custody_rewrap")}
 
 
 async def run(environ: Mapping[str, str], *arguments: str) -> Done:

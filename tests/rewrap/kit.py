@@ -29,6 +29,7 @@ from tests.servers import Database
 NEW_KEY = remember(encode(b"the KEK that comes after: test 2"))
 OLD, NEW = "env:OLD", "env:NEW?id=env-v2"
 KEKS = {"OLD": OLD_KEY, "NEW": NEW_KEY}
+SETTINGS = {"CUSTODY_KEK": NEW, "CUSTODY_OLD_KEKS": OLD, **KEKS}
 ROWS = "SELECT * FROM auth.encryption_vaults ORDER BY user_id"
 
 # What is done to some users' rows: zero-knowledge mode is turned on, wraps are tampered with.
@@ -44,6 +45,7 @@ DAMAGE = (
 # Lets so many seconds pass for the claims that nobody looks after any more.
 AGE_CLAIMS = "UPDATE auth.rewrap_claims SET heartbeat_at = heartbeat_at - make_interval(secs => $1)"
 
+Progress = Callable[[Run, Counts], None]
 Hook = Callable[[str], Awaitable[None]]
 
 
@@ -167,22 +169,12 @@ def rewrap_engine(database: Database) -> AbstractAsyncContextManager[AsyncEngine
     return engine_of(database.url("custody_rewrap"), 4)
 
 
-async def rewrap(
-    database: Database,
-    keks: Keyring,
-    progress: Callable[[Run, Counts], None] = lambda _run, _counts: None,
-    **options: Any,
-) -> Run:
+async def rewrap(database: Database, keks: Keyring, *progress: Progress, **options: Any) -> Run:
     """Run one worker to its end; it reports progress."""
     async with rewrap_engine(database) as engine:
-        return await RewrapRun(engine, keks, Options(**options), progress).run()
+        return await RewrapRun(engine, keks, Options(**options), *progress).run()
 
 
 def environ_of(database: Database) -> dict[str, str]:
     """Return the variables of a command that brings rows from the old KEK to the new one."""
-    return {
-        "CUSTODY_REWRAP_DATABASE_URL": database.url("custody_rewrap"),
-        "CUSTODY_KEK": NEW,
-        "CUSTODY_OLD_KEKS": OLD,
-        **KEKS,
-    }
+    return SETTINGS | {"CUSTODY_REWRAP_DATABASE_URL": database.url("custody_rewrap")}

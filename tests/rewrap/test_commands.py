@@ -5,7 +5,9 @@ import json
 import re
 import signal
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -37,6 +39,14 @@ from tests.rewrap.kit import (
 from tests.servers import Database, daemon_here
 from tests.tokens import Issuer
 
+FAR = Instance(
+    id="i1",
+    host="far",
+    process=7,
+    writes_uri=NEW,
+    writes_kek_id="env-v2",
+    reads=(NEW, "env-v2", OLD, "env-v1"),
+)
 NEW_STAMP, OLD_STAMP = ("env-v2", 2), ("env-v1", 2)
 
 
@@ -51,18 +61,10 @@ async def run(environ: Mapping[str, str], *arguments: str) -> Done:
     return done
 
 
-async def instance(database: Database, **changes: object) -> None:
+async def instance(database: Database, **changes: Any) -> None:
     """Let a daemon say what it reads and writes."""
-    values: dict[str, object] = {
-        "id": "i1",
-        "host": "far",
-        "process": 7,
-        "writes_uri": NEW,
-        "writes_kek_id": "env-v2",
-        "reads": (NEW, "env-v2", OLD, "env-v1"),
-    }
     async with engine_of(database.url("custody_app")) as engine:
-        await record(engine, Instance(**values | changes))  # type: ignore[arg-type]
+        await record(engine, replace(FAR, **changes))
 
 
 # ── run ───────────────────────────────────────────────────────────────────────
