@@ -42,5 +42,4 @@ async def record(database: Database, kek_id: str) -> dict[str, Any]:
 
 
 async def states(database: Database) -> dict[str, str]:
-    rows = await database.fetch("SELECT kek_id, state FROM auth.encryption_keks")
-    return {row["kek_id"]: row["state"] for row in rows}
+    return dict(await database.fetch("SELECT kek_id, state FROM auth.encryption_keks"))

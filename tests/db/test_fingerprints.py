@@ -26,7 +26,7 @@ async def boot(
 
 
 async def recorded(database: Database) -> dict[str, str]:
-    return {row["kek_id"]: row["fingerprint"] for row in await database.fetch(RECORDED)}
+    return dict(await database.fetch(RECORDED))
 
 
 async def test_first_boot_records_and_another_key_is_refused(

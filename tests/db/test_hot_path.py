@@ -19,7 +19,10 @@ from tests.eventually import eventually
 from tests.servers import Database
 
 Device = Callable[[str], Client]
-FETCHED = ("fetch", None, 200)
+FETCHED = (
+    "SELECT user_id, count(*) FROM auth.encryption_vault_audit"
+    " WHERE action = 'fetch' AND status = 200 GROUP BY user_id"
+)
 
 
 pytestmark = pytest.mark.usefixtures("engines")
@@ -36,11 +39,7 @@ async def init(device: Device, users: Sequence[str]) -> dict[str, str]:
 
 
 async def fetched(database: Database) -> Counter[str]:
-    rows = await database.fetch(
-        "SELECT user_id, count(*) FROM auth.encryption_vault_audit"
-        " WHERE action = 'fetch' AND status = 200 GROUP BY user_id"
-    )
-    return Counter({row["user_id"]: row["count"] for row in rows})
+    return Counter(dict(await database.fetch(FETCHED)))
 
 
 async def test_everyone_gets_the_own_key_and_one_row_for_each_answer(

@@ -4,8 +4,8 @@ import asyncio
 import base64
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
+from functools import partial
 from pathlib import Path
-from typing import Any
 
 import asyncpg
 import pytest
@@ -36,6 +36,7 @@ WRAPPED, IV = (base64.b64encode(bytes(size)).decode() for size in (48, 12))
 # The pool of requests and the connections kept for audit rows of failures.
 MOST_CONNECTIONS = 18
 
+VAULTS = "SELECT * FROM auth.encryption_vaults ORDER BY user_id"
 WAITING = (
     "SELECT count(*) FROM pg_stat_activity"
     " WHERE wait_event = 'SyncRep' AND application_name = 'custody'"
@@ -77,31 +78,24 @@ async def set_standbys(server: EmbeddedPostgres, names: str) -> None:
 async def no_standby(server: EmbeddedPostgres) -> AsyncIterator[None]:
     """For the length of the block, commits wait for a standby that is not there."""
 
-    async def commits_wait() -> bool:
+    async def commits(*, wait: bool) -> bool:
         admin = await asyncpg.connect(server.url("postgres"))
         await admin.execute("SET synchronous_commit = on")
         try:
             await admin.execute("SELECT pg_logical_emit_message(true, '', '')", timeout=0.2)
         except TimeoutError:
-            return True
+            return wait
         finally:
             admin.terminate()
-        return False
-
-    async def commits_go_on() -> bool:
-        return not await commits_wait()
+        return not wait
 
     await set_standbys(server, "s1")
-    await eventually(commits_wait)
+    await eventually(partial(commits, wait=True))
     try:
         yield
     finally:
         await set_standbys(server, "")
-        await eventually(commits_go_on)
-
-
-async def vaults(database: Database) -> list[Any]:
-    return await database.fetch("SELECT * FROM auth.encryption_vaults ORDER BY user_id")
+        await eventually(partial(commits, wait=False))
 
 
 async def none_waits(database: Database, seconds: float = 2) -> None:
@@ -118,18 +112,18 @@ async def test_change_that_no_standby_confirms(
         assert (await alice.set_recovery(WRAPPED, IV)).status == 200
     if action == "zk_disable":
         assert (await alice.enable_zk()).status == 200
-    before = await vaults(database)
+    before = await database.fetch(VAULTS)
     async with no_standby(database.server):
         answer = await asyncio.wait_for(CHANGES[action](alice, key), SECONDS + 0.5)
         assert (answer.status, answer.code) == (503, "OUTCOME_UNKNOWN")
         assert answer.headers["Retry-After"]
         # Whoever asks now hears what will be so later.
         await none_waits(database)
-        told = await vaults(database)
+        told = await database.fetch(VAULTS)
         assert told != before
         if action != "init":
             assert (await alice.status()).status == 200
-    assert await vaults(database) == told
+    assert await database.fetch(VAULTS) == told
     assert (await database.audit("alice"))[-1][::2] == (action, 200)
     again = await alice.key()
     assert again.status == 200

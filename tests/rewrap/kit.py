@@ -32,6 +32,10 @@ KEKS = {"OLD": OLD_KEY, "NEW": NEW_KEY}
 SETTINGS = {"CUSTODY_KEK": NEW, "CUSTODY_OLD_KEKS": OLD, **KEKS}
 ROWS = "SELECT * FROM auth.encryption_vaults ORDER BY user_id"
 
+STORED_MORE = (
+    "SELECT count(*) > $1 FROM auth.encryption_vaults"
+    " WHERE kek_id = 'env-v2' AND format_version = 2 AND wrapped_mk IS NOT NULL"
+)
 # What is done to some users' rows: zero-knowledge mode is turned on, wraps are tampered with.
 GO_ZK = (
     "UPDATE auth.encryption_vaults SET wrapped_mk = NULL, wrap_iv = NULL,"
@@ -157,11 +161,7 @@ async def stamps(database: Database) -> Counter[tuple[str, int]]:
 
 async def has_stored(database: Database, more_than: int = 0) -> None:
     """Wait until more rows are under the new KEK."""
-
-    async def has() -> bool:
-        return (await stamps(database))["env-v2", 2] > more_than
-
-    await eventually(has, 30)
+    await eventually(lambda: database.value(STORED_MORE, more_than), 30)
 
 
 def rewrap_engine(database: Database) -> AbstractAsyncContextManager[AsyncEngine]:

@@ -249,11 +249,8 @@ async def test_no_key_is_lost_under_live_traffic(
 
 async def check_audit(database: Database, answers: Counter[tuple[str, int]]) -> None:
     """One row for each answer, and one for the run."""
-    rows = await database.fetch(
-        "SELECT action, status, count(*) AS count FROM auth.encryption_vault_audit GROUP BY 1, 2"
-    )
-    found = Counter({(row["action"], row["status"]): row["count"] for row in rows})
-    assert found == answers + Counter({("rewrap_run", 200): 1})
+    rows = await database.fetch("SELECT action, status FROM auth.encryption_vault_audit")
+    assert Counter(map(tuple, rows)) == answers + Counter({("rewrap_run", 200): 1})
 
 
 async def check_rows(database: Database, entries: list[Entry], keyring: Keyring) -> None:
