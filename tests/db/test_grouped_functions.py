@@ -16,6 +16,7 @@ from tests.servers import Database
 USERS = ("alice", "bob", "carol")
 READ = "SELECT place, known, user_id FROM auth.custody_read_vaults($1) ORDER BY place"
 RECORD = "SELECT auth.custody_record_events($1, $2)"
+TRAIL = "SELECT id, user_id FROM auth.encryption_vault_audit ORDER BY id"
 NOW = "SELECT extract(epoch FROM clock_timestamp())::float8"
 
 
@@ -35,8 +36,7 @@ async def record(connection: Any, deadline: float, *rows: tuple[str, str]) -> No
 
 
 async def trail(database: Database) -> list[tuple[str, str]]:
-    rows = await database.fetch("SELECT id, user_id FROM auth.encryption_vault_audit ORDER BY id")
-    return [(row["id"], row["user_id"]) for row in rows]
+    return [tuple(row) for row in await database.fetch(TRAIL)]
 
 
 async def test_each_place_has_its_own_users_row(filled: Database) -> None:

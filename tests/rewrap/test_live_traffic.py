@@ -124,11 +124,8 @@ class Entry:
     def is_shown_by(self, answer: Answer) -> bool:
         """Say whether an answer with a key has this one."""
         body = answer.json
-        shown = (
-            (body.get("recoveryWrappedMk"), body.get("recoveryIv")) == self.recovery
-            if self.zk
-            else body["masterKey"] == encode(self.key)
-        )
+        blob = (body.get("recoveryWrappedMk"), body.get("recoveryIv"))
+        shown = blob == self.recovery if self.zk else body["masterKey"] == encode(self.key)
         return shown and answer.headers["ETag"] == f'"{self.generation}"'
 
 
@@ -174,7 +171,13 @@ class Traffic:
             client = Client(self.daemon, self.session, name(number))
             for act in dice.choices(list(ACTS), WEIGHTS, k=dice.randint(1, 5)):
                 recovery = encode(dice.randbytes(48)), encode(dice.randbytes(12))
-                await self._act(number, act, client, recovery)
+                entry, who = self.entries[number], f"user {number}: {act}"
+                due = entry.due(act)
+                answer = await entry.do(act, client, recovery)
+                assert (answer.status, answer.code) == due, who
+                if act == "key" or (act == "rotate" and answer.status == 200):
+                    assert entry.is_shown_by(answer), f"{who}: not this user's key"
+                self.answers[ACTS[act][1], answer.status] += 1
                 await asyncio.sleep(PAUSE_SECONDS)
 
     def _choose(self, dice: random.Random, visited: list[int]) -> int:
@@ -186,16 +189,6 @@ class Traffic:
             near = self.at + dice.randint(-self.scale.behind, self.scale.ahead)
             return min(max(near, 0), self.scale.users - 1)
         return dice.randrange(self.scale.users)
-
-    async def _act(self, number: int, act: str, client: Client, recovery: tuple[str, str]) -> None:
-        entry = self.entries[number]
-        due = entry.due(act)
-        answer = await entry.do(act, client, recovery)
-        failed = act == "key" and answer.status != 200
-        self.answers["failed_fetch" if failed else ACTS[act][1], answer.status] += 1
-        assert (answer.status, answer.code) == due, f"user {number}: {act}"
-        if answer.status == 200 and act in {"key", "rotate"}:
-            assert entry.is_shown_by(answer), f"user {number}: {act}: not this user's key"
 
 
 def name(number: int) -> str:

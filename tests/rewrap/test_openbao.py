@@ -42,10 +42,10 @@ def audited(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Bao, Pat
     """An OpenBao of these tests' own, which logs each request with all that is in it."""
     folder = tmp_path_factory.mktemp("audited")
     log = folder / "requests.log"
-    # OpenBao takes audit devices from its configuration only.
-    config = bao_module._CONFIG + _AUDIT.replace("FILE", str(log))
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("tests.bao_server._CONFIG", config)
+        # OpenBao takes audit devices from its configuration only.
+        config = bao_module._CONFIG + _AUDIT.replace("FILE", str(log))
+        patch.setattr(bao_module, "_CONFIG", config)
         with bao_server(folder) as bao:
             yield bao, log
 
