@@ -14,7 +14,7 @@ from custody.auth.jwks import JwksCache
 from custody.auth.sources import file_source
 from custody.db.scope import acquire
 from custody.development.postgres import EmbeddedPostgres
-from custody.keks.registry import KekRegistry
+from custody.keks.keks import Keks
 from custody.ops import health
 from custody.settings import ConfigurationError, load
 from kek_backends.loader import load_keyring
@@ -201,7 +201,7 @@ async def test_refusal_is_seen_past_connections_that_have_ended(
     keyring = load_keyring("env:KEK", (), environ={"KEK": KEK}, development=False)
     jwks = JwksCache(fetch=file_source(tmp_path / "none"), source="none")
     async with login(database, "custody_app") as (role, url), engine_of(url, 4) as engine:
-        here = health.Health(engine, keyring, KekRegistry(engine, keyring), jwks)
+        here = health.Health(engine, Keks(keyring, engine, "here"), jwks)
         async with AsyncExitStack() as borrowed:
             for _ in range(4):
                 await borrowed.enter_async_context(acquire(engine))

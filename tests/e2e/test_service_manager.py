@@ -69,7 +69,7 @@ async def test_ready_with_a_status(
         assert ready.sender == daemon.process.pid
         address = daemon.base.removesuffix("/api/v1/me/encryption-vault")
         assert ready.fields["STATUS"] == f"{address} | KEK env-v1 | no re-wrap worker"
-        await asyncio.sleep(2.5 * report._TELL_SECONDS)
+        await asyncio.sleep(2.5 * report._REPORT_SECONDS)
         # Nobody is told the same again, and nobody asked for signs of life.
         assert [one.fields for one in manager.messages if one.at > ready.at] == []
 
@@ -98,7 +98,7 @@ async def test_database_that_is_down_at_boot(
             assert await is_ready(daemon)
             extended = len(manager.said("EXTEND_TIMEOUT_USEC"))
             await until(lambda: manager.status.endswith("| KEK env-v1 | no re-wrap worker"))
-            await asyncio.sleep(1.5 * report._TELL_SECONDS)
+            await asyncio.sleep(1.5 * report._REPORT_SECONDS)
             assert len(manager.said("EXTEND_TIMEOUT_USEC")) == extended
         assert len(manager.said("READY")) == 1
 

@@ -52,7 +52,7 @@ def workers_of(daemon: Daemon) -> dict[int, int]:
         with contextlib.suppress(OSError):
             parent = int((folder / "stat").read_text().rpartition(") ")[2].split()[1])
             command = (folder / "cmdline").read_text().split("\0")
-            if parent == daemon.process.pid and "worker" in command:
+            if parent == daemon.process.pid and "serve-process" in command:
                 number = next(one for one in command if one.startswith("--number="))
                 found[int(number.partition("=")[2])] = int(folder.name)
     return dict(sorted(found.items()))
@@ -208,7 +208,7 @@ async def test_what_gives_no_sign_of_life_is_killed(
     keeper = supervisor.Supervisor(1, {}, Listeners((), ()), Notifier())
     process = await asyncio.create_subprocess_exec("sleep", "60")
     loop = asyncio.get_running_loop()
-    worker = supervisor._Worker(process, alive_until=loop.time() + 60)
+    worker = supervisor._Daemon(process, alive_until=loop.time() + 60)
     try:
         end = asyncio.create_task(keeper._end_of(worker))
         done, _ = await asyncio.wait({end}, timeout=0.3)

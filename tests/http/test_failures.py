@@ -57,7 +57,7 @@ async def daemon(
     kek: FailingKek,
     monkeypatch: pytest.MonkeyPatch,
 ) -> AsyncIterator[Daemon]:
-    monkeypatch.setattr("custody.app.load_keyring", lambda *_uris, **_rest: Keyring(kek))
+    monkeypatch.setattr("custody.keks.keks.load_keyring", lambda *_uris, **_rest: Keyring(kek))
     async with (
         new_database(postgres) as database,
         daemon_here(database, issuer, tmp_path) as running,
