@@ -2,9 +2,11 @@
 
 import os
 from collections.abc import AsyncIterator, Callable, Iterator
+from functools import cache
 from pathlib import Path
 
 import pytest
+import pytest_asyncio
 import structlog
 
 from custody.development.postgres import EmbeddedPostgres
@@ -58,6 +60,13 @@ async def database(postgres: EmbeddedPostgres) -> AsyncIterator[Database]:
         yield made
 
 
+@pytest_asyncio.fixture(scope="module", loop_scope="module")
+async def module_database(postgres: EmbeddedPostgres) -> AsyncIterator[Database]:
+    """A fresh migrated database for all tests of a module."""
+    async with new_database(postgres) as made:
+        yield made
+
+
 @pytest.fixture(scope="session")
 def issuer() -> Issuer:
     """A token issuer."""
@@ -73,9 +82,9 @@ async def daemon(database: Database, issuer: Issuer, tmp_path: Path) -> AsyncIte
 
 @pytest.fixture
 async def device(daemon: Daemon) -> AsyncIterator[Callable[[str], Client]]:
-    """Makes devices: ``device("alice")`` is a client with alice's token."""
+    """Makes devices: ``device("alice")`` is the client with alice's token."""
     async with client_session() as session:
-        yield lambda user: Client(daemon, session, user)
+        yield cache(lambda user: Client(daemon, session, user))
 
 
 def pytest_sessionfinish(session: pytest.Session) -> None:

@@ -20,7 +20,8 @@ import pytest
 
 from tests.db import command
 from tests.db.command import Done
-from tests.db.embedded_server import REPOSITORY, alive, needs_root, open_folder, wait_until
+from tests.db.embedded_server import REPOSITORY, alive, needs_root, open_folder
+from tests.eventually import soon as wait_until
 from tests.forked import AnyProcess, Forked
 from tests.leaks import LOGS, remember
 from tests.servers import coverage_environ
