@@ -6,7 +6,9 @@ from collections.abc import Mapping
 from urllib.parse import urlsplit
 
 import pytest
+from multidict import CIMultiDict
 
+from custody.http.routes import BASE_PATH
 from tests.client import Answer
 from tests.servers import Daemon
 
@@ -40,6 +42,19 @@ async def exchange(
         writer.close()
 
 
+async def ask(
+    daemon: Daemon,
+    method: str,
+    path: str,
+    headers: Mapping[str, str | bytes] | None = None,
+    body: bytes = b"",
+) -> Answer:
+    """Send one request for a path of the vault, and return the one answer to it."""
+    sent = request(method, BASE_PATH + path, headers, body)
+    (answer,) = parse(await exchange(daemon, sent), head=method == "HEAD")
+    return answer
+
+
 async def read_to_end(reader: asyncio.StreamReader) -> bytes:
     """Read until the connection ends, in whichever way."""
     received = b""
@@ -61,10 +76,16 @@ async def first_answer(reader: asyncio.StreamReader) -> Answer:
 
 
 def request(
-    method: str, target: str, headers: Mapping[str, str | bytes] | None = None, body: bytes = b""
+    method: str,
+    target: str,
+    headers: Mapping[str, str | bytes] | None = None,
+    body: bytes = b"",
+    *,
+    close: bool = True,
 ) -> bytes:
-    """Write a request that asks to close the connection after it."""
-    lines = [f"{method} {target} HTTP/1.1".encode(), b"Host: test", b"Connection: close"]
+    """Write a request, which asks to close the connection after it unless it is not to."""
+    lines = [f"{method} {target} HTTP/1.1".encode(), b"Host: test"]
+    lines += [b"Connection: close"] * close
     for name, value in (headers or {}).items():
         raw = value if isinstance(value, bytes) else value.encode("utf-8", "surrogateescape")
         lines.append(name.encode() + b": " + raw)
@@ -84,20 +105,12 @@ def parse(received: bytes, *, head: bool = False) -> list[Answer]:
         first, *lines = block.split(b"\r\n")
         start = _STATUS_LINE.fullmatch(first)
         assert start, first
-        headers = {}
+        headers = CIMultiDict[str]()
         for line in lines:
             name, _, value = line.partition(b":")
-            headers[name.decode().title()] = value.strip().decode()
+            headers.add(name.decode(), value.strip().decode())
         size = 0 if head else int(headers.get("Content-Length", "0"))
         body, received = received[:size], received[size:]
         assert len(body) == size
         answers.append(Answer(int(start[1]), headers, body))
     return answers
-
-
-def header(answer: Answer, name: str) -> str | None:
-    """Return a header's value, or None; names have no case."""
-    for sent, value in answer.headers.items():
-        if sent.lower() == name.lower():
-            return value
-    return None

@@ -1,13 +1,14 @@
 """A host with custody, its configuration and its credentials, on a database of the tests."""
 
 import base64
+import contextlib
 import json
 import secrets
-import time
 import tomllib
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 from kek_backends.systemd import SystemdKek
@@ -82,24 +83,18 @@ class Host:
 
     def said(self, unit: str = "custody.service") -> list[str]:
         """Return what custody itself said to an operator: the lines that are no log."""
-        return [
-            line for line in self.system.journal(unit).splitlines() if line.startswith("custody:")
-        ]
+        lines = self.system.journal(unit).splitlines()
+        return [line for line in lines if line.startswith("custody:")]
 
-
-def eventually(there: Callable[[], bool], seconds: float = 30, pause: float = 0.1) -> None:
-    """Wait until something is so.
-
-    Args:
-        there: whether it is.
-        seconds: how long it may take.
-        pause: seconds between two looks.
-    """
-    until = time.monotonic() + seconds
-    while not there():
-        if time.monotonic() > until:
-            raise AssertionError(f"it did not come within {seconds} s")
-        time.sleep(pause)
+    def main_process(self) -> int:
+        """Return the daemon's process, as this machine numbers it; 0: there is none just now."""
+        inside = self.property("MainPID")
+        group = self.system.cgroup / "system.slice/custody.service/cgroup.procs"
+        with contextlib.suppress(OSError):
+            for process in group.read_text().split():
+                if f"NSpid:\t{process}\t{inside}\n" in Path(f"/proc/{process}/status").read_text():
+                    return int(process)
+        return 0
 
 
 @contextmanager

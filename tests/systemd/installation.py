@@ -7,8 +7,9 @@ import sys
 import sysconfig
 from pathlib import Path
 
+from tests.servers import ROOT
 from tests.systemd.howto import sections
-from tests.systemd.throwaway import ROOT, Bind, System, throwaway
+from tests.systemd.throwaway import Bind, System, throwaway
 
 PAGE = "install-on-debian"
 SOURCES = Path("/usr/local/src/custody")

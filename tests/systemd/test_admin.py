@@ -5,7 +5,8 @@ import signal
 import pytest
 
 from tests.bao_server import Bao
-from tests.systemd.host import CREDENTIALS, KEKS, Host, eventually
+from tests.eventually import soon
+from tests.systemd.host import CREDENTIALS, KEKS, Host
 from tests.systemd.throwaway import Answer
 
 pytestmark = pytest.mark.timeout(600)
@@ -125,7 +126,7 @@ def test_an_interrupted_command_does_not_go_on_unseen(ended_by: str, debian: Hos
     debian.system.write(PROGRAM, "#!/bin/sh\nexec sleep infinity\n", 0o755)
     command = debian.system.start("custody-admin", "rewrap", "run")
     listed = ("list-units", "--no-legend", "--state=active", "custody-admin-*")
-    eventually(lambda: bool(debian.systemctl(*listed).stdout))
+    soon(lambda: bool(debian.systemctl(*listed).stdout))
     # Its unit is named for it.
     pid = debian.systemctl(*listed).stdout.partition("custody-admin-")[2].partition(".")[0]
     debian.system.run("kill", f"-{ended_by}", pid)

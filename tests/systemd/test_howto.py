@@ -8,12 +8,13 @@ from collections.abc import Iterable, Iterator, Mapping
 import pytest
 
 from tests.leaks import remember
+from tests.servers import ROOT
 from tests.systemd.conftest import need
 from tests.systemd.host import journal_is_searched
 from tests.systemd.howto import sections
 from tests.systemd.installation import sources
 from tests.systemd.neighbours import BAO, ISSUER, start_issuer, start_openbao, start_postgresql
-from tests.systemd.throwaway import ROOT, Bind, System, throwaway
+from tests.systemd.throwaway import Bind, System, throwaway
 from tests.tokens import Issuer
 
 pytestmark = pytest.mark.timeout(600)

@@ -10,7 +10,8 @@ from urllib.parse import urlsplit
 import pytest
 
 from tests.client import Client, client_session
-from tests.systemd.host import CREDENTIALS, KEKS, Host, eventually
+from tests.eventually import soon
+from tests.systemd.host import CREDENTIALS, KEKS, Host
 
 pytestmark = pytest.mark.timeout(600)
 
@@ -85,7 +86,7 @@ async def test_what_is_wrong_is_one_clear_line_and_no_restart_loop(
     port = urlsplit(debian.daemon.base).port or 0
     # These wait at the socket, and would have the daemon started again and again.
     waiting = [socket.create_connection(("127.0.0.1", port)) for _ in range(3)]
-    eventually(lambda: debian.property("ActiveState") == "failed")
+    soon(lambda: debian.property("ActiveState") == "failed")
     refused = 0
     until = time.monotonic() + _LONG_ENOUGH
     while time.monotonic() < until:
@@ -124,7 +125,7 @@ def test_what_a_new_start_cannot_cure_is_not_started_again(
 def test_a_start_by_hand_fails_and_says_so_too(debian: Host) -> None:
     damaged(debian)
     assert debian.systemctl("start", "custody").returncode == 1
-    eventually(lambda: debian.property("ActiveState") == "failed")
+    soon(lambda: debian.property("ActiveState") == "failed")
     debian.system.run("journalctl", "--sync")
     status = debian.systemctl("status", "--no-pager", "custody").stdout
     assert "status=243/CREDENTIALS" in status
@@ -146,7 +147,7 @@ def test_no_client_waits_for_a_program_that_is_not_there(
     ):
         assert client.recv(1) == b""
     # The next one is refused at once.
-    eventually(lambda: debian.property("ActiveState", "custody.socket") == "inactive")
+    soon(lambda: debian.property("ActiveState", "custody.socket") == "inactive")
     code, named = REFUSED[spoil]
     assert debian.show("ActiveState", "ExecMainStatus", "NRestarts") == ["failed", code, "0"]
     (said,) = debian.said()
@@ -164,17 +165,17 @@ def test_no_client_waits_for_a_daemon_without_its_user(debian: Host) -> None:
     ):
         assert client.recv(1) == b""
     # It has given up by itself: nothing of the unit could stop it.
-    eventually(lambda: debian.property("ActiveState", "custody.socket") == "failed")
+    soon(lambda: debian.property("ActiveState", "custody.socket") == "failed")
     assert debian.show("ActiveState", "ExecMainStatus", "NRestarts") == ["failed", "217", "0"]
     alarm = "custody: custody.service has failed (exit-code, 217): journalctl --unit=custody"
-    eventually(lambda: alarm in debian.system.journal("custody-failed@custody"))
+    soon(lambda: alarm in debian.system.journal("custody-failed@custody"))
 
 
 @pytest.mark.prove
 async def test_once_the_credential_is_right_a_start_opens_the_socket_again(debian: Host) -> None:
     damaged(debian)
     debian.systemctl("start", "custody")
-    eventually(lambda: debian.property("ActiveState", "custody.socket") == "inactive")
+    soon(lambda: debian.property("ActiveState", "custody.socket") == "inactive")
     debian.seal("custody_database_url", debian.daemon.database.url("custody_app"))
     debian.start()
     assert debian.property("ActiveState", "custody.socket") == "active"

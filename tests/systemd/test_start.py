@@ -7,8 +7,9 @@ from urllib.parse import urlsplit
 import pytest
 
 from tests.client import Client, client_session
+from tests.eventually import soon
 from tests.faulty_proxy import Fault, faulty_proxy
-from tests.systemd.host import Host, eventually
+from tests.systemd.host import Host
 
 pytestmark = pytest.mark.timeout(600)
 
@@ -49,7 +50,7 @@ async def test_a_first_connection_starts_it(debian: Host) -> None:
     async with client_session() as session:
         assert (await Client(debian.daemon, session, "alice").init()).status == 200
     # It is served before systemd has heard that it is.
-    eventually(lambda: debian.property("ActiveState") == "active")
+    soon(lambda: debian.property("ActiveState") == "active")
 
 
 @pytest.mark.prove
@@ -64,11 +65,11 @@ def test_it_is_started_only_when_the_database_is_there_and_says_what_it_waits_fo
         # Shorter than the wait: it asks for more time.
         debian.drop_in("custody.service", "[Service]", "TimeoutStartSec=5")
         debian.systemctl("start", "--no-block", "custody")
-        eventually(lambda: "NOT READY: database" in debian.property("StatusText"))
+        soon(lambda: "NOT READY: database" in debian.property("StatusText"))
         time.sleep(8)
         assert debian.show("ActiveState", "NRestarts") == ["activating", "0"]
         proxy.fault = Fault.NONE
-        eventually(lambda: debian.property("ActiveState") == "active")
+        soon(lambda: debian.property("ActiveState") == "active")
         assert "NOT READY" not in debian.property("StatusText")
         assert debian.property("NRestarts") == "0"
 
@@ -82,7 +83,7 @@ async def test_several_processes_are_one_service(debian: Host) -> None:
     assert len(workers) == 2
     killed = workers.pop()
     debian.system.run("kill", "-KILL", killed)
-    eventually(lambda: len(processes(debian)) == 3 and killed not in processes(debian))
+    soon(lambda: len(processes(debian)) == 3 and killed not in processes(debian))
     async with client_session() as session:
         assert (await Client(debian.daemon, session, "alice").init()).status == 200
     assert debian.show("MainPID", "NRestarts", "ActiveState") == [main, "0", "active"]

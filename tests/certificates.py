@@ -1,0 +1,19 @@
+"""Certificates for servers of tests."""
+
+import ipaddress
+import subprocess
+from pathlib import Path
+
+
+def make_certificate(folder: Path, host: str = "127.0.0.1") -> tuple[Path, Path]:
+    """Make a certificate for a host that signs itself; return its file, and that of its key."""
+    cert, key = folder / "cert.pem", folder / "key.pem"
+    try:
+        name = f"IP:{ipaddress.ip_address(host)}"
+    except ValueError:
+        name = f"DNS:{host}"
+    command = ["openssl", "req", "-x509", "-newkey", "ed25519", "-nodes", "-days", "1"]
+    command += ["-subj", f"/CN={host}", "-addext", f"subjectAltName={name}"]
+    command += ["-out", str(cert), "-keyout", str(key)]
+    subprocess.run(command, check=True, capture_output=True)
+    return cert, key
