@@ -83,44 +83,53 @@ class Database:
         )
         return [(row["action"], row["context"], row["status"]) for row in rows]
 
-    def psql(
-        self, role: str, *arguments: str, text: str | None = None
+    async def vault(self, user_id: str) -> dict[str, Any]:
+        """Return a user's row; nothing of it where there is none."""
+        row = "SELECT to_jsonb(vault)::text FROM auth.encryption_vaults AS vault WHERE user_id = $1"
+        return dict(json.loads(await self.value(row, user_id) or "{}"))
+
+    async def contents(self) -> list[str]:
+        """Return all rows that a request could change: vaults, audit and users."""
+        rows = await self.fetch(
+            "SELECT to_jsonb(vault)::text AS row FROM auth.encryption_vaults AS vault"
+            " UNION ALL SELECT to_jsonb(event)::text FROM auth.encryption_vault_audit AS event"
+            " UNION ALL SELECT to_jsonb(one)::text FROM auth.users AS one ORDER BY 1"
+        )
+        return [row["row"] for row in rows]
+
+    def tool(
+        self, program: str, role: str, *arguments: str, text: str | None = None
     ) -> subprocess.CompletedProcess[str]:
-        """Run psql as a role; the password travels in a file."""
-        password_file = self.server.folder / "pgpass"
+        """Run a client program of PostgreSQL as a role; the password travels in a file."""
+        here = ("-h", "127.0.0.1", "-p", str(self.server.port), "-U", role, "-d", self.name)
         return subprocess.run(
-            [
-                str(self.server.bin / "psql"),
-                "-X",
-                "-v",
-                "ON_ERROR_STOP=1",
-                "-h",
-                "127.0.0.1",
-                "-p",
-                str(self.server.port),
-                "-U",
-                role,
-                "-d",
-                self.name,
-                *arguments,
-            ],
+            [str(self.server.bin / program), *here, *arguments],
             input=text,
             capture_output=True,
             text=True,
             timeout=60,
             check=False,
-            env={"PGPASSFILE": str(password_file), "PATH": os.environ["PATH"]},
+            env={
+                "PGPASSFILE": str(self.server.folder / "pgpass"),
+                "PATH": os.environ["PATH"],
+            },
         )
+
+    def psql(
+        self, role: str, *arguments: str, text: str | None = None
+    ) -> subprocess.CompletedProcess[str]:
+        """Run psql as a role."""
+        return self.tool("psql", role, "-X", "-v", "ON_ERROR_STOP=1", *arguments, text=text)
 
 
 @contextmanager
-def postgres_server() -> Iterator[EmbeddedPostgres]:
+def postgres_server(*, durable: bool = False) -> Iterator[EmbeddedPostgres]:
     """Run a PostgreSQL whose template database is migrated."""
     # Not pytest's tmp_path: under root the server's own user could not reach it.
     parent = Path(tempfile.mkdtemp(prefix="custody-test-", dir=memory()))
     parent.chmod(0o755)
     try:
-        with bare_postgres(parent / "pg", durable=False) as server:
+        with bare_postgres(parent / "pg", durable=durable) as server:
             asyncio.run(make_template(server))
             server.grant_logins()
             yield server

@@ -21,7 +21,7 @@ from kek_backends.keyring import Keyring
 from kek_backends.uri import KekUri
 from tests.client import Client, client_session
 from tests.db.breaking import frozen, kill
-from tests.http.test_failures import FailingKek
+from tests.failing_kek import FailingKek
 from tests.servers import TEMPLATE, Daemon, Database, daemon_here, postgres_server, start_on
 from tests.tokens import Issuer
 

@@ -4,13 +4,11 @@ from collections.abc import AsyncIterator, Callable, Iterator
 from pathlib import Path
 
 import pytest
-import pytest_asyncio
 
-from custody.db.embedded import EmbeddedPostgres
 from tests.client import Client, client_session
 from tests.e2e import quick
 from tests.moto_server import Moto, moto_server
-from tests.servers import Daemon, Database, daemon_beside, new_database
+from tests.servers import Daemon, Database, daemon_beside
 from tests.tokens import Issuer
 
 _EMPTY = "TRUNCATE auth.encryption_vaults, auth.encryption_vault_audit, auth.users"
@@ -42,17 +40,6 @@ def pace(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str
     for module, name, seconds in quick.SHORT:
         monkeypatch.setattr(module, name, seconds)
     return quick.__name__
-
-
-@pytest_asyncio.fixture(scope="module", loop_scope="module")
-async def of_the_module(
-    postgres: EmbeddedPostgres, issuer: Issuer, tmp_path_factory: pytest.TempPathFactory
-) -> AsyncIterator[Daemon]:
-    """``custody serve`` in production mode on a database of its own."""
-    folder = tmp_path_factory.mktemp("shared")
-    async with new_database(postgres) as database:
-        with daemon_beside(database, issuer, folder) as running:
-            yield running
 
 
 @pytest.fixture(scope="module")

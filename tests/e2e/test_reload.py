@@ -18,6 +18,7 @@ from custody.app import running
 from custody.http.routes import BASE_PATH
 from custody.settings import load as load_settings
 from kek_backends.env import EnvKek
+from tests.certificates import make_certificate
 from tests.client import Client, client_session
 from tests.db.breaking import forget_keks
 from tests.e2e.hangup import Configured, configured, until
@@ -25,7 +26,6 @@ from tests.e2e.keks import Place
 from tests.e2e.test_kek_boot import init_one
 from tests.e2e.test_stop import Load, hammer, read_answer
 from tests.faulty_proxy import Fault, faulty_proxy
-from tests.http.test_tls import make_certificate
 from tests.leaks import remember
 from tests.ports import free_port
 from tests.servers import Database, settings_for

@@ -13,7 +13,7 @@ from custody.http.body import MAX_BODY_BYTES
 from custody.http.routes import BASE_PATH
 from tests.client import Answer, Client
 from tests.http.wire import connect, exchange, first_answer, parse, request
-from tests.servers import Daemon, Database
+from tests.servers import Daemon
 
 Device = Callable[[str], Client]
 
@@ -170,13 +170,6 @@ TABLES = {"/recovery-wrap": RECOVERY, "/zero-knowledge": ZERO_KNOWLEDGE}
 GOOD = {"/recovery-wrap": recovery(), "/zero-knowledge": document(enable=True)}
 
 
-async def contents(database: Database) -> list[Any]:
-    return await database.fetch(
-        "SELECT (SELECT count(*) FROM auth.encryption_vault_audit),"
-        " (SELECT string_agg(v::text, ',' ORDER BY user_id) FROM auth.encryption_vaults v)"
-    )
-
-
 def assert_problem(name: str, answer: Answer, status: int, code: str) -> None:
     assert (answer.status, answer.code) == (status, code), name
     assert answer.headers["Content-Type"] == "application/problem+json", name
@@ -195,16 +188,16 @@ async def test_bad_bodies(daemon: Daemon, device: Device, path: str) -> None:
     alice = device("alice")
     await alice.init()
     assert (await alice.set_recovery(WRAPPED, IV)).status == 200
-    before = await contents(daemon.database)
+    before = await daemon.database.contents()
     for name, body in TABLES[path].items():
         assert len(body) <= MAX_BODY_BYTES, name
         answer = await alice.call("POST", path, data=body)
         assert_problem(name, answer, 400, "BAD_REQUEST")
         assert_no_echo(name, body, answer)
-    assert await contents(daemon.database) == before
+    assert await daemon.database.contents() == before
     # The control: one good body does change it.
     assert (await alice.call("POST", path, data=GOOD[path])).status == 200
-    assert await contents(daemon.database) != before
+    assert await daemon.database.contents() != before
 
 
 async def test_bad_key_in_zero_knowledge_mode(daemon: Daemon, device: Device) -> None:
@@ -212,12 +205,12 @@ async def test_bad_key_in_zero_knowledge_mode(daemon: Daemon, device: Device) ->
     await alice.init()
     await alice.set_recovery(WRAPPED, IV)
     await alice.enable_zk()
-    before = await contents(daemon.database)
+    before = await daemon.database.contents()
     for name, body in ZERO_KNOWLEDGE.items():
         assert_problem(
             name, await alice.call("POST", "/zero-knowledge", data=body), 400, "BAD_REQUEST"
         )
-    assert await contents(daemon.database) == before
+    assert await daemon.database.contents() == before
 
 
 @pytest.mark.parametrize("path", TABLES)
@@ -251,7 +244,7 @@ async def test_spellings_of_a_good_body(device: Device, path: str) -> None:
 async def test_too_large(daemon: Daemon, device: Device, path: str) -> None:
     alice = device("alice")
     await alice.init()
-    before = await contents(daemon.database)
+    before = await daemon.database.contents()
     token = daemon.issuer.bearer("alice")
     base = {"Authorization": token, "Content-Type": "application/json"}
     good = GOOD[path]
@@ -275,7 +268,7 @@ async def test_too_large(daemon: Daemon, device: Device, path: str) -> None:
     writer.write(sent)
     assert_problem("announced", await first_answer(reader), 413, "PAYLOAD_TOO_LARGE")
     writer.close()
-    assert await contents(daemon.database) == before
+    assert await daemon.database.contents() == before
 
 
 MEDIA_TYPES = (
@@ -319,7 +312,7 @@ async def test_unsupported_media_type(daemon: Daemon, device: Device, path: str)
     alice = device("alice")
     await alice.init()
     await alice.set_recovery(WRAPPED, IV)
-    before = await contents(daemon.database)
+    before = await daemon.database.contents()
     good = GOOD[path]
     base = {"Authorization": daemon.issuer.bearer("alice"), "Content-Length": str(len(good))}
     variants = [{} if value is None else {"Content-Type": value} for value in MEDIA_TYPES]
@@ -330,7 +323,7 @@ async def test_unsupported_media_type(daemon: Daemon, device: Device, path: str)
         sent = request("POST", BASE_PATH + path, {**base, **headers}, good)
         (answer,) = parse(await exchange(daemon, sent))
         assert_problem(str(headers), answer, 415, "UNSUPPORTED_MEDIA_TYPE")
-    assert await contents(daemon.database) == before
+    assert await daemon.database.contents() == before
 
 
 BODYLESS = (
@@ -381,9 +374,7 @@ async def test_connection_lives_on_after_an_ignored_body(
     await device("alice").init()
     token = daemon.issuer.bearer("alice")
     headers = {"Authorization": token, "Content-Length": "5", "Content-Encoding": "gzip"}
-    first = request(method, BASE_PATH + path, headers, b"hello").replace(
-        b"Connection: close\r\n", b""
-    )
+    first = request(method, BASE_PATH + path, headers, b"hello", close=False)
     last = request("GET", f"{BASE_PATH}/status", {"Authorization": token})
     answers = parse(await exchange(daemon, first * 2 + last))
     assert [answer.status for answer in answers] == [200, 200, 200]

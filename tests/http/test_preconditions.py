@@ -4,14 +4,12 @@ import base64
 import secrets
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import pytest
 
-from custody.http.routes import BASE_PATH
-from tests.client import Answer, Client
-from tests.http.wire import exchange, header, parse, request
-from tests.servers import Daemon, Database
+from tests.client import Answer, Client, generation_of, tag_of
+from tests.http.wire import ask
+from tests.servers import Daemon
 
 Device = Callable[[str], Client]
 
@@ -107,19 +105,6 @@ MALFORMED = (
 )
 
 
-def tag_of(answer: Answer) -> str:
-    value = header(answer, "ETag")
-    assert value is not None
-    return value
-
-
-async def contents(database: Database, user: str) -> list[Any]:
-    """The vault's row; a refusal must leave it as it was."""
-    return await database.fetch(
-        "SELECT v::text FROM auth.encryption_vaults v WHERE user_id = $1", user
-    )
-
-
 async def prepare(client: Client, change: Change) -> tuple[str, str, str]:
     """Make a vault that was rotated once, and return its key, generation and former one."""
     old = tag_of(await client.init()).strip('"')
@@ -151,29 +136,29 @@ async def test_current(daemon: Daemon, device: Device, name: str) -> None:
 async def test_stale(daemon: Daemon, device: Device, name: str) -> None:
     change, client = CHANGES[name], device("alice")
     key, now, old = await prepare(client, change)
-    row = await contents(daemon.database, "alice")
+    row = await daemon.database.vault("alice")
     for value in fill(STALE, now, old):
         before = await daemon.database.audit("alice")
         answer = await change.call(client, key, value)
         assert (answer.status, answer.code) == (412, "STALE_GENERATION"), value
         assert answer.headers["Content-Type"] == "application/problem+json"
-        assert header(answer, "ETag") is None
+        assert answer.headers.get("ETag") is None
         after = await daemon.database.audit("alice")
         assert after == [*before, (change.action, "stale-generation", 412)], value
-    assert await contents(daemon.database, "alice") == row
+    assert await daemon.database.vault("alice") == row
 
 
 @pytest.mark.parametrize("name", CHANGES)
 async def test_malformed(daemon: Daemon, device: Device, name: str) -> None:
     change, client = CHANGES[name], device("alice")
     key, now, old = await prepare(client, change)
-    row = await contents(daemon.database, "alice")
+    row = await daemon.database.vault("alice")
     before = await daemon.database.audit("alice")
     for value in fill(MALFORMED, now, old):
         answer = await change.call(client, key, value)
         assert (answer.status, answer.code) == (400, "BAD_REQUEST"), value
     assert await daemon.database.audit("alice") == before
-    assert await contents(daemon.database, "alice") == row
+    assert await daemon.database.vault("alice") == row
 
 
 @pytest.mark.parametrize("value", ["*", '"1"', '"0"', '""', 'W/"1"'])
@@ -184,7 +169,7 @@ async def test_no_vault(daemon: Daemon, device: Device, name: str, value: str) -
     answer = await change.call(client, OTHER_KEY, value)
     assert (answer.status, answer.code) == (412, "STALE_GENERATION")
     assert (await client.status()).json["vaultExists"] is False
-    assert await contents(daemon.database, "alice") == []
+    assert await daemon.database.vault("alice") == {}
 
 
 async def test_stale_and_no_vault_of_a_known_user_is_audited(
@@ -212,15 +197,8 @@ async def test_412_before_409_and_400(daemon: Daemon, device: Device) -> None:
     assert (await bob.enable_zk(tag)).code == "RECOVERY_WRAP_MISSING"
 
 
-async def clear(daemon: Daemon, **headers: str | bytes) -> Answer:
-    """DELETE /recovery-wrap of alice, with headers whose names are written with underscores."""
-    sent: dict[str, str | bytes] = {"Authorization": daemon.issuer.bearer("alice")}
-    sent |= {name.replace("_", "-"): value for name, value in headers.items()}
-    (answer,) = parse(await exchange(daemon, request("DELETE", f"{BASE_PATH}/recovery-wrap", sent)))
-    return answer
-
-
 async def test_several_header_lines(daemon: Daemon, device: Device) -> None:
+    token = daemon.issuer.bearer("alice")
     _, now, old = await prepare(device("alice"), CHANGES["set recovery"])
     table = (
         (('"{old}"', '"{now}"'), 200),
@@ -234,14 +212,17 @@ async def test_several_header_lines(daemon: Daemon, device: Device) -> None:
     )
     for lines, status in table:
         first, second = fill(lines, now, old)
-        answer = await clear(daemon, If_Match=first, if_match=second)
+        headers = {"Authorization": token, "If-Match": first, "if-match": second}
+        answer = await ask(daemon, "DELETE", "/recovery-wrap", headers)
         assert answer.status == status, lines
 
 
 async def test_bytes_beyond_ascii(daemon: Daemon, device: Device) -> None:
+    token = daemon.issuer.bearer("alice")
     tag = tag_of(await device("alice").init()).encode()
     for value, status in ((b'"\xff\xfe"', 412), (tag + b', "\xe9"', 200), (b"\xff", 400)):
-        assert (await clear(daemon, If_Match=value)).status == status, value
+        headers: dict[str, str | bytes] = {"Authorization": token, "If-Match": value}
+        assert (await ask(daemon, "DELETE", "/recovery-wrap", headers)).status == status, value
 
 
 @pytest.mark.parametrize("value", ['"99"', 'W/"1"', "nonsense", "", "*"])
@@ -262,17 +243,11 @@ async def test_generation_grows_with_every_new_key_and_nothing_else(
 ) -> None:
     alice = device("alice")
 
-    def generation(answer: Answer) -> int:
-        assert answer.status == 200
-        tag = tag_of(answer)
-        assert tag == f'"{int(tag[1:-1])}"'
-        return int(tag[1:-1])
-
     async def unchanged(seen: int) -> None:
-        assert generation(await alice.key()) == seen
-        assert generation(await alice.init()) == seen
+        assert generation_of(await alice.key()) == seen
+        assert generation_of(await alice.init()) == seen
 
-    last = generation(await alice.init())
+    last = generation_of(await alice.init())
     for _ in range(3):
         key = (await alice.key()).json["masterKey"]
         await unchanged(last)
@@ -292,13 +267,13 @@ async def test_generation_grows_with_every_new_key_and_nothing_else(
         ):
             answer = await step
             assert answer.status == 200
-            assert header(answer, "ETag") is None
+            assert answer.headers.get("ETag") is None
             await unchanged(last)
-        rotated = generation(await alice.rotate())
+        rotated = generation_of(await alice.rotate())
         assert rotated > last
         last = rotated
     # A vault that is made by rotate has one too.
-    assert generation(await device("bob").rotate()) >= 1
+    assert generation_of(await device("bob").rotate()) >= 1
 
 
 async def test_of_two_devices_one_rotates(device: Device) -> None:

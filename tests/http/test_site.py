@@ -15,7 +15,7 @@ from structlog.testing import capture_logs
 from custody.http import site as site_module
 from custody.http.addresses import Listener
 from custody.http.site import Site
-from tests.http.test_tls import make_certificate
+from tests.certificates import make_certificate
 
 
 class Greeter(asyncio.Protocol):

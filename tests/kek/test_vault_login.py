@@ -21,7 +21,7 @@ from kek_backends.loader import load
 from kek_backends.vault_login import AppRole, GivenToken, Grant
 from kek_backends.vault_transit import VaultTransitKek
 from tests.bao_server import Bao, BaoError
-from tests.http.test_tls import make_certificate
+from tests.certificates import make_certificate
 from tests.leaks import remember
 
 pytestmark = pytest.mark.usefixtures("known_backends")
