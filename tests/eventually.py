@@ -4,7 +4,7 @@ import asyncio
 import inspect
 import time
 from collections.abc import Awaitable, Callable, Iterator
-from typing import TypeVar
+from typing import TypeVar, overload
 
 # Room for a busy machine: who waits in vain waits this long, and nobody else does.
 SECONDS = 20.0
@@ -13,6 +13,10 @@ _PAUSE_SECONDS = 0.02
 T = TypeVar("T")
 
 
+@overload
+async def eventually(look: Callable[[], Awaitable[T]], seconds: float = ...) -> T: ...
+@overload
+async def eventually(look: Callable[[], T], seconds: float = ...) -> T: ...
 async def eventually(look: Callable[[], T | Awaitable[T]], seconds: float = SECONDS) -> T:
     """Look again and again until what is found is true, and return it.
 

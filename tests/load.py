@@ -85,7 +85,8 @@ async def load(
             except (OSError, EOFError) as error:
                 problem = error
             seen.requests.append(Request(begun, time.monotonic(), problem))
-            if stream and (problem or not keep_alive):
+            goes_on = keep_alive and problem is None and not stop.is_set()
+            if stream and not goes_on:
                 stream[1].close()
                 stream = None
             if problem:

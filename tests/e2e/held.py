@@ -4,7 +4,7 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from typing import TYPE_CHECKING, Any
 
-from tests.e2e.hangup import until
+from tests.eventually import eventually
 from tests.servers import Database
 
 if TYPE_CHECKING:
@@ -35,4 +35,4 @@ async def one_waits(database: Database) -> None:
         async def waiting() -> bool:
             return bool(await watch.fetchval(_WAITING))
 
-        await until(waiting)
+        await eventually(waiting)

@@ -13,14 +13,12 @@ import pytest
 from custody.vault.key_check import is_master_key
 from kek_backends.base import Wrap
 from kek_backends.loader import load_keyring
-from tests.client import Answer, Client, client_session
+from tests.client import Answer, Client, client_session, generation_of, tag_of
 from tests.e2e.browser import (
     encode,
-    generation_of,
     new_recovery_code,
     open_recovery,
     seal_recovery,
-    tag_of,
 )
 from tests.servers import Daemon, Database
 

@@ -14,8 +14,8 @@ import pytest
 
 from custody.vault.key_check import key_check_value
 from kek_backends.loader import load_keyring
-from tests.client import Answer, Client
-from tests.e2e.browser import encode, tag_of
+from tests.client import Answer, Client, tag_of
+from tests.e2e.browser import encode
 from tests.e2e.held import held, one_waits
 from tests.leaks import remember
 from tests.servers import Daemon

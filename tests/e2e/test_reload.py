@@ -21,10 +21,10 @@ from kek_backends.env import EnvKek
 from tests.certificates import make_certificate
 from tests.client import Client, client_session
 from tests.db.breaking import forget_keks
-from tests.e2e.hangup import Configured, configured, until
-from tests.e2e.keks import Place
-from tests.e2e.test_kek_boot import init_one
+from tests.e2e.hangup import Configured, configured
+from tests.e2e.keks import Place, make_vaults
 from tests.e2e.test_stop import Load, hammer, read_answer
+from tests.eventually import eventually
 from tests.faulty_proxy import Fault, faulty_proxy
 from tests.leaks import remember
 from tests.ports import free_port
@@ -235,17 +235,17 @@ async def test_log_level(database: Database, issuer: Issuer, tmp_path: Path) -> 
     with configured(database, issuer, tmp_path, {"log_level": "info"}) as at:
         assert await status(at, issuer) == 200
         # Written at the end of the turn in which it was answered.
-        await until(lambda: bool(at.daemon.events("request")))
+        await eventually(lambda: at.daemon.events("request"))
         (first,) = at.daemon.events("request")
         assert first["route"] == "get_status"
         at.write(log_level="warning", rate_limit=5, jwt_audience="another")
         at.hang_up()
-        await until(lambda: bool(at.daemon.events("restart_needed")))
+        await eventually(lambda: at.daemon.events("restart_needed"))
         assert await status(at, issuer) == 200
         await at.reloads(log_level="debug", jwt_audience=None)
         assert len(at.daemon.events("request")) == 1
         assert await status(at, issuer) == 200
-        await until(lambda: len(at.daemon.events("request")) == 2)
+        await eventually(lambda: len(at.daemon.events("request")) == 2)
 
 
 FIRST, SECOND_KEK = "env:FIRST_KEK?id=first", "env:SECOND_KEK?id=second"
@@ -263,7 +263,7 @@ async def with_two_keks(database: Database, issuer: Issuer, folder: Path) -> dic
     for file in files.values():
         write_key(file)
     environ = {f"{name}_FILE": str(file) for name, file in files.items()}
-    await init_one(database, issuer, folder, Place(SECOND_KEK, "second", environ))
+    await make_vaults(database, issuer, folder, Place(SECOND_KEK, "second", environ), "alice")
     return {f"raw_{name}": value for name, value in environ.items()}
 
 
@@ -290,20 +290,20 @@ async def test_old_kek_is_added_and_removed(
     ) as at:
         async with client_session() as session:
             alice, bob, carol = (Client(at.daemon, session, u) for u in ("alice", "bob", "carol"))
-            await until(lambda: says(at, "rows carry the kek_id second"))
+            await eventually(lambda: says(at, "rows carry the kek_id second"))
             assert ((await alice.key()).status, (await bob.init()).status) == (503, 200)
             await at.reloads(old_keks=[SECOND_KEK])
             answer = await alice.key()
             assert (answer.status, answer.json["kekId"]) == (200, "second")
             assert await database.value(FINGERPRINT) == recorded is not None
-            await until(lambda: says(at, "ok"))
+            await eventually(lambda: says(at, "ok"))
             # What is new is under the active one still.
             assert (await carol.init()).json["kekId"] == "first"
             await at.reloads(old_keks=[])
             refused = await alice.key()
             assert (refused.status, refused.code) == (503, "KEK_UNAVAILABLE")
             assert (await bob.key()).status == 200
-            await until(lambda: says(at, "rows carry the kek_id second"))
+            await eventually(lambda: says(at, "rows carry the kek_id second"))
             await at.reloads(old_keks=[SECOND_KEK])
             assert (await alice.key()).json == answer.json
 
@@ -349,7 +349,7 @@ async def test_kek_that_is_dropped_is_closed_after_the_last_call_to_it(
         environ["CUSTODY_OLD_KEKS"] = ""
         await here.report._reload()
         assert closed == []
-        await until(lambda: closed == [SECOND_KEK])
+        await eventually(lambda: closed == [SECOND_KEK])
         closed.clear()
         environ["CUSTODY_OLD_KEKS"] = f"{SECOND_KEK} env:MISSING?id=missing"
         await here.report._reload()
@@ -503,7 +503,7 @@ async def test_old_kek_while_the_database_is_down(
         variables["DATABASE_URL"] = database.url("custody_app").replace(port, behind)
         values = {"kek": FIRST, "old_keks": [], "cors_origins": [ORIGIN]}
         with configured(database, issuer, tmp_path, values, ready=False, **variables) as at:
-            await until(lambda: says(at, "rows carry the kek_id second"))
+            await eventually(lambda: says(at, "rows carry the kek_id second"))
             proxy.fault = Fault.REFUSE
             reason = await at.refuses(old_keks=[SECOND_KEK], cors_origins=[SECOND])
             assert "database" in reason
@@ -516,8 +516,8 @@ async def test_old_kek_while_the_database_is_down(
             async def reloaded() -> bool:
                 return bool((await at.change(old_keks=[SECOND_KEK]))["event"] == "reloaded")
 
-            await until(reloaded)
-            await until(lambda: says(at, "ok"))
+            await eventually(reloaded)
+            await eventually(lambda: says(at, "ok"))
 
 
 async def test_what_needs_a_restart_is_named_without_its_value(
@@ -576,7 +576,7 @@ async def test_signals_that_come_at_once_end_with_what_is_there_now(
             async def is_last() -> bool:
                 return await allowed(at) == [SECOND]
 
-            await until(is_last)
+            await eventually(is_last)
         await asyncio.sleep(0.5)
         assert await allowed(at) == [SECOND]
         assert at.daemon.events("reload_failed", "stray_error") == []

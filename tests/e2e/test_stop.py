@@ -15,10 +15,9 @@ from urllib.parse import urlsplit
 import aiohttp
 import pytest
 
-from tests.client import Client, client_session
-from tests.e2e.browser import generation_of
-from tests.e2e.hangup import until
+from tests.client import Client, client_session, generation_of
 from tests.e2e.held import held, one_waits
+from tests.eventually import eventually
 from tests.forked import AnyProcess
 from tests.leaks import LOGS, remember
 from tests.ports import free_port
@@ -115,7 +114,7 @@ async def test_a_stop_under_load_cuts_nobody_off(
     async with asyncio.TaskGroup() as group:
         for user in users:
             group.create_task(hammer(served, user, load))
-        await until(lambda: load.answered >= answers, 60)
+        await eventually(lambda: load.answered >= answers, 60)
         assert load.cut == load.late == 0
         load.stopped_at = time.monotonic()
         served.process.send_signal(number)
@@ -145,7 +144,7 @@ async def test_while_it_drains_it_says_so_and_finishes(served: Daemon) -> None:
             await one_waits(served.database)
             assert not rotation.done()
             served.process.send_signal(signal.SIGTERM)
-            await until(lambda: says_that_it_stops(served))
+            await eventually(lambda: says_that_it_stops(served))
             assert not rotation.done()
             with pytest.raises(aiohttp.ClientConnectionError):
                 await Client(served, session, "bob").init()
@@ -173,7 +172,7 @@ async def test_a_body_that_still_arrives_at_the_stop_is_read(served: Daemon) -> 
     await asyncio.sleep(0.3)
     assert served.process is not None
     served.process.send_signal(signal.SIGTERM)
-    await until(lambda: says_that_it_stops(served))
+    await eventually(lambda: says_that_it_stops(served))
     writer.write(body[20:])
     answer = await read_answer(reader)
     assert answer.startswith(b"HTTP/1.1 200"), answer

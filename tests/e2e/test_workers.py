@@ -22,12 +22,12 @@ from custody.ops.notify import Notifier
 from tests.client import Client, client_session
 from tests.db.command import custody
 from tests.db.embedded_server import alive
-from tests.e2e.hangup import Configured, configured, until
+from tests.e2e.hangup import Configured, configured
 from tests.e2e.held import held, one_waits
-from tests.e2e.keks import Place
+from tests.e2e.keks import Place, make_vaults
 from tests.e2e.service_manager import ServiceManager, service_manager
-from tests.e2e.test_kek_boot import init_one
 from tests.e2e.test_stop import Load, ended, hammer
+from tests.eventually import eventually
 from tests.faulty_proxy import Fault, faulty_proxy
 from tests.leaks import remember
 from tests.servers import (
@@ -70,12 +70,12 @@ def variables_of(process: int) -> set[str]:
 
 async def gone(process: int) -> None:
     """Wait for the end of a process."""
-    await until(lambda: not alive(process))
+    await eventually(lambda: not alive(process))
 
 
 async def serving(daemon: Daemon, count: int) -> None:
     """Wait until so many processes have come to serve, those that are gone included."""
-    await until(lambda: ready_count(daemon) >= count, 60)
+    await eventually(lambda: ready_count(daemon) >= count, 60)
 
 
 def ready_count(daemon: Daemon) -> int:
@@ -156,7 +156,7 @@ async def test_two_of_them_are_one_service(
         values: dict[str, Any] = {"cors_origins": []}
         with configured(database, issuer, tmp_path, values, ready=True, **overrides) as at:
             assert at.daemon.process is not None
-            await until(lambda: manager.status.startswith("2 of 2 processes | http:"), 40)
+            await eventually(lambda: manager.status.startswith("2 of 2 processes | http:"), 40)
             workers = workers_of(at.daemon)
             assert list(workers) == [0, 1]
             await they_serve_and_count(at.daemon, workers)
@@ -183,7 +183,7 @@ async def they_reload(at: Configured, workers: dict[int, int], manager: ServiceM
     assert len(manager.said("READY")) == 1
     at.write(cors_origins=["https://app.example"])
     at.hang_up()
-    await until(lambda: len(manager.said("READY")) == 2)
+    await eventually(lambda: len(manager.said("READY")) == 2)
     assert len(manager.said("RELOADING")) == 1
     assert len(at.daemon.events("reloaded")) == len(workers)
 
@@ -245,18 +245,20 @@ async def test_they_are_one_service(database: Database, issuer: Issuer, tmp_path
         overrides = {"raw_NOTIFY_SOCKET": manager.address, "raw_WATCHDOG_USEC": "6000000"}
         with three(database, issuer, tmp_path, **overrides) as daemon:
             assert daemon.process is not None
-            await until(lambda: manager.status.startswith(f"{COUNT} of {COUNT} processes | http:"))
+            await eventually(
+                lambda: manager.status.startswith(f"{COUNT} of {COUNT} processes | http:")
+            )
             assert len(manager.said("READY")) == 1
             assert {message.sender for message in manager.messages} == {daemon.process.pid}
             count = len(manager.said("WATCHDOG"))
-            await until(lambda: len(manager.said("WATCHDOG")) > count + 2)
+            await eventually(lambda: len(manager.said("WATCHDOG")) > count + 2)
             # What the service manager tells of itself is not for them.
             for worker in workers_of(daemon).values():
                 names = variables_of(worker)
                 assert "CUSTODY_WORKERS" in names
                 assert not {name for name in names if name.startswith(("NOTIFY_", "LISTEN_"))}
             daemon.process.send_signal(signal.SIGTERM)
-            await until(lambda: bool(manager.said("STOPPING")))
+            await eventually(lambda: manager.said("STOPPING"))
             assert await ended(daemon.process, 40) == 0
         assert {message.sender for message in manager.messages} == {daemon.process.pid}
         assert metrics_folders(tmp_path) == []
@@ -280,13 +282,13 @@ async def test_ready_when_the_first_one_is(
         with configured(
             database, issuer, tmp_path, values, ready=False, module="custody", **overrides
         ) as at:
-            await until(lambda: len(manager.said("EXTEND_TIMEOUT_USEC")) >= 3)
-            await until(lambda: "NOT READY: database" in manager.status)
+            await eventually(lambda: len(manager.said("EXTEND_TIMEOUT_USEC")) >= 3)
+            await eventually(lambda: "NOT READY: database" in manager.status)
             assert list(workers_of(at.daemon)) == [0]
             await at.reloads(cors_origins=["https://app.example"])
             assert manager.said("READY") == manager.said("RELOADING") == []
             proxy.fault = Fault.NONE
-            await until(lambda: manager.status.startswith(f"{COUNT} of {COUNT} "), 40)
+            await eventually(lambda: manager.status.startswith(f"{COUNT} of {COUNT} "), 40)
             assert len(manager.said("READY")) == 1
 
 
@@ -338,10 +340,12 @@ async def test_all_of_them_replaced_while_the_database_is_down(
                 os.kill(worker, signal.SIGKILL)
             await serving(daemon, 2 * COUNT)
             count = len(manager.said("WATCHDOG"))
-            await until(lambda: len(manager.said("WATCHDOG")) > count + 2)
+            await eventually(lambda: len(manager.said("WATCHDOG")) > count + 2)
             assert manager.status.startswith(f"0 of {COUNT} processes | NOT READY: database")
             proxy.fault = Fault.NONE
-            await until(lambda: manager.status.startswith(f"{COUNT} of {COUNT} processes | http"))
+            await eventually(
+                lambda: manager.status.startswith(f"{COUNT} of {COUNT} processes | http")
+            )
 
 
 @pytest.mark.parametrize(
@@ -380,7 +384,9 @@ async def test_configuration_that_breaks_later_ends_no_process_that_serves(
         await serving(at.daemon, COUNT)
         at.write(rate_limit=-1)
         os.kill(workers_of(at.daemon)[0], signal.SIGKILL)
-        await until(lambda: [e["code"] for e in at.daemon.events("process_ended")] == [-9, 78], 40)
+        await eventually(
+            lambda: [e["code"] for e in at.daemon.events("process_ended")] == [-9, 78], 40
+        )
         assert await ask(at.daemon) == 200
         at.write(rate_limit=None)
         await serving(at.daemon, COUNT + 1)
@@ -395,12 +401,12 @@ async def test_they_end_with_a_supervisor_that_is_killed(
         assert daemon.process is not None
         first = workers_of(daemon)
         os.kill(first[2], signal.SIGKILL)
-        await until(lambda: len(daemon.events("process_started")) == COUNT + 1)
+        await eventually(lambda: len(daemon.events("process_started")) == COUNT + 1)
         workers = workers_of(daemon).values()
         assert len(workers) == COUNT
         daemon.process.kill()
         assert await ended(daemon.process) == -signal.SIGKILL
-        await until(lambda: not any(alive(worker) for worker in workers))
+        await eventually(lambda: not any(alive(worker) for worker in workers))
         for base in (daemon.base, daemon.admin):
             place = urlsplit(base)
             assert place.port is not None
@@ -448,7 +454,7 @@ async def test_while_they_drain_nobody_new_is_kept_waiting(
                 rotation = asyncio.create_task(alice.rotate())
                 await one_waits(database)
                 daemon.process.send_signal(signal.SIGTERM)
-                await until(lambda: len(daemon.events("draining")) == COUNT)
+                await eventually(lambda: len(daemon.events("draining")) == COUNT)
                 place = urlsplit(daemon.base)
 
                 async def refused() -> bool:
@@ -459,7 +465,7 @@ async def test_while_they_drain_nobody_new_is_kept_waiting(
                     writer.close()
                     return False
 
-                await until(refused)
+                await eventually(refused)
                 assert daemon.process.poll() is None
             assert (await rotation).status == 200
         assert await ended(daemon.process, 40) == 0
@@ -481,10 +487,10 @@ async def test_a_reload_reaches_all_of_them(
         with configured(
             database, issuer, tmp_path, values, ready=True, module="custody", **overrides
         ) as at:
-            await until(lambda: manager.status.startswith(f"{COUNT} of {COUNT}"), 40)
+            await eventually(lambda: manager.status.startswith(f"{COUNT} of {COUNT}"), 40)
             at.write(cors_origins=[origin])
             at.hang_up()
-            await until(lambda: len(manager.said("READY")) == 2)
+            await eventually(lambda: len(manager.said("READY")) == 2)
             assert len(manager.said("RELOADING")) == 1
             assert len(at.daemon.events("reloaded")) == COUNT
             workers = workers_of(at.daemon)
@@ -499,7 +505,7 @@ async def test_a_reload_reaches_all_of_them(
                         assert answer.status == 204
             at.write(rate_limit=-1)
             at.hang_up()
-            await until(lambda: len(manager.said("READY")) == 3)
+            await eventually(lambda: len(manager.said("READY")) == 3)
             assert "reload failed: CUSTODY_RATE_LIMIT" in manager.status
 
 
@@ -535,7 +541,7 @@ async def test_metrics_are_those_of_all_of_them(
         async def counted() -> bool:
             return await answered(daemon) == total + 1
 
-        await until(counted)
+        await eventually(counted)
 
 
 async def rows(database: Database, kek_id: str) -> int:
@@ -568,14 +574,14 @@ async def test_one_of_them_re_wraps(database: Database, issuer: Issuer, tmp_path
                 "SELECT pg_terminate_backend(pid) FROM pg_stat_activity"
                 " WHERE usename = 'custody_rewrap' AND datname = current_database()"
             )
-            await init_one(database, issuer, tmp_path, old)
+            await make_vaults(database, issuer, tmp_path, old, "alice")
             await asyncio.sleep(3)
             assert (await rows(database, "other"), await database.value(connected)) == (1, 0)
 
         async def moved() -> bool:
             return await rows(database, "env-v1") == 1
 
-        await until(moved, 40)
+        await eventually(moved, 40)
         assert len(daemon.events("rewrap_begins")) == 1
 
 

@@ -21,8 +21,8 @@ from custody.vault.key_check import is_master_key
 from kek_backends.base import Wrap
 from kek_backends.keyring import Keyring
 from kek_backends.loader import load_keyring
-from tests.client import Answer, client_session
-from tests.e2e.browser import encode, generation_of
+from tests.client import Answer, client_session, generation_of
+from tests.e2e.browser import encode
 from tests.forked import Forked
 from tests.leaks import LOGS, remember
 from tests.many_rows import copy_rows
