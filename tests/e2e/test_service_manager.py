@@ -11,19 +11,17 @@ from typing import Any
 import pytest
 
 from custody.ops import report
-from tests.client import Client, client_session
+from tests.client import Client, client_session, readiness
 from tests.db.command import custody
 from tests.e2e import quick
 from tests.e2e.hangup import configured
 from tests.e2e.held import held, one_waits
 from tests.e2e.keks import Place, make_vaults
 from tests.e2e.service_manager import ServiceManager, service_manager
-from tests.e2e.test_stop import ended
 from tests.eventually import eventually
 from tests.faulty_proxy import Fault, faulty_proxy
 from tests.leaks import remember
 from tests.servers import (
-    Daemon,
     Database,
     daemon_beside,
     settings_for,
@@ -46,16 +44,6 @@ def variables(manager: ServiceManager, **others: str) -> dict[str, str]:
     return {"raw_NOTIFY_SOCKET": manager.address, **others}
 
 
-def through(database: Database, port: int) -> str:
-    """Return the URL of custody_app by way of a proxy."""
-    return database.url("custody_app").replace(f":{database.server.port}/", f":{port}/")
-
-
-async def is_ready(daemon: Daemon) -> bool:
-    async with client_session() as session, session.get(f"{daemon.admin}/readyz") as answer:
-        return answer.status == 200
-
-
 async def test_ready_with_a_status(
     pace: str, database: Database, issuer: Issuer, tmp_path: Path
 ) -> None:
@@ -65,8 +53,7 @@ async def test_ready_with_a_status(
     ):
         await eventually(lambda: manager.said("READY"))
         (ready,) = manager.said("READY")
-        assert daemon.process is not None
-        assert ready.sender == daemon.process.pid
+        assert ready.sender == daemon.running.pid
         address = daemon.base.removesuffix("/api/v1/me/encryption-vault")
         assert ready.fields["STATUS"] == f"{address} | KEK env-v1 | no re-wrap worker"
         await asyncio.sleep(2.5 * report._TELL_SECONDS)
@@ -80,7 +67,7 @@ async def test_database_that_is_down_at_boot(
     """More time is asked for, again and again; ready is said when the database was judged."""
     with service_manager() as manager, faulty_proxy(database.server.port) as proxy:
         proxy.fault = Fault.REFUSE
-        others = variables(manager, DATABASE_URL=through(database, proxy.port))
+        others = variables(manager, DATABASE_URL=database.through(proxy.port))
         with unready_daemon_beside(database, issuer, tmp_path, module=pace, **others) as daemon:
             await eventually(lambda: len(manager.said("EXTEND_TIMEOUT_USEC")) >= 4)
             first, *later = manager.said("EXTEND_TIMEOUT_USEC")
@@ -92,10 +79,10 @@ async def test_database_that_is_down_at_boot(
                 "NOT READY: database: CUSTODY_DATABASE_URL: no connection to the database at "
             )
             assert manager.said("READY") == []
-            assert not await is_ready(daemon)
+            assert (await readiness(daemon))[0] == 503
             proxy.fault = Fault.NONE
             await eventually(lambda: manager.said("READY"))
-            assert await is_ready(daemon)
+            assert (await readiness(daemon))[0] == 200
             extended = len(manager.said("EXTEND_TIMEOUT_USEC"))
             await eventually(lambda: manager.status.endswith("| KEK env-v1 | no re-wrap worker"))
             await asyncio.sleep(1.5 * report._TELL_SECONDS)
@@ -147,7 +134,7 @@ def watchdog(process: int | None = None, *, seconds: float = WATCHDOG_SECONDS) -
 async def test_signs_of_life_in_short(database: Database, issuer: Issuer, tmp_path: Path) -> None:
     """They come while the database is well, gone, or silent."""
     with service_manager() as manager, faulty_proxy(database.server.port) as proxy:
-        url = through(database, proxy.port)
+        url = database.through(proxy.port)
         others = variables(manager, DATABASE_URL=url, **watchdog(seconds=SHORT_WATCHDOG_SECONDS))
         with daemon_beside(database, issuer, tmp_path, module=quick.__name__, **others):
             for fault in (Fault.NONE, Fault.REFUSE, Fault.BLACK_HOLE):
@@ -174,7 +161,7 @@ async def test_signs_of_life_whatever_the_database_does(
 ) -> None:
     """None is later than half of what the watchdog waits, so that one may be late."""
     with service_manager() as manager, faulty_proxy(database.server.port) as proxy:
-        url = through(database, proxy.port)
+        url = database.through(proxy.port)
         others = variables(manager, **watchdog(), DATABASE_URL=url)
         with daemon_beside(database, issuer, tmp_path, **others):
             await eventually(lambda: manager.said("WATCHDOG"))
@@ -196,13 +183,12 @@ async def test_no_sign_of_life_while_it_is_frozen(
         daemon_beside(database, issuer, tmp_path, **variables(manager, **others)) as daemon,
     ):
         await eventually(lambda: manager.said("WATCHDOG"))
-        assert daemon.process is not None
-        daemon.process.send_signal(signal.SIGSTOP)
+        daemon.running.send_signal(signal.SIGSTOP)
         await asyncio.sleep(0.5)
         count = len(manager.messages)
         await asyncio.sleep(seconds)
         assert len(manager.messages) == count
-        daemon.process.send_signal(signal.SIGCONT)
+        daemon.running.send_signal(signal.SIGCONT)
         await eventually(lambda: len(manager.said("WATCHDOG")) > count)
 
 
@@ -252,7 +238,7 @@ async def test_reload_before_it_is_ready(
     """Carried out, and not told of: a start is not over with the end of a reload."""
     with service_manager() as manager, faulty_proxy(database.server.port) as proxy:
         proxy.fault = Fault.REFUSE
-        others = variables(manager, DATABASE_URL=through(database, proxy.port))
+        others = variables(manager, DATABASE_URL=database.through(proxy.port))
         values: dict[str, Any] = {"cors_origins": []}
         with configured(database, issuer, tmp_path, values, ready=False, **others) as at:
             await at.reloads(cors_origins=[ORIGIN])
@@ -270,7 +256,6 @@ async def test_a_stop_is_told_of_when_it_begins(
         service_manager() as manager,
         daemon_beside(database, issuer, tmp_path, **variables(manager, **watchdog())) as daemon,
     ):
-        assert daemon.process is not None
         async with client_session() as session:
             alice = Client(daemon, session, "alice")
             await alice.init()
@@ -278,13 +263,14 @@ async def test_a_stop_is_told_of_when_it_begins(
                 rotation = asyncio.create_task(alice.rotate())
                 await one_waits(database)
                 assert manager.said("STOPPING") == []
-                daemon.process.send_signal(signal.SIGTERM)
+                daemon.running.send_signal(signal.SIGTERM)
                 await eventually(lambda: manager.said("STOPPING"))
-                assert daemon.process.poll() is None
+                assert daemon.running.poll() is None
                 assert manager.status == "answering what is under way"
             assert (await rotation).status == 200
-        assert await ended(daemon.process) == 0
-        assert manager.names[-1] == "STOPPING"
+        assert await daemon.ended() == 0
+        told = [message for message in manager.messages if "WATCHDOG" not in message.fields]
+        assert next(iter(told[-1].fields)) == "STOPPING"
 
 
 @some_seconds
