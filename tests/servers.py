@@ -282,7 +282,9 @@ def daemon_beside(
     log = log_file("daemon")
     variables = {"PATH": os.environ["PATH"], **coverage_environ(), **environ}
     process = Forked(module, "serve", environ=variables, out=log, err=log)
-    base, admin = f"http://{listen}{BASE_PATH}", f"http://{admin}"
+    listen = environ.get("CUSTODY_LISTEN", listen)
+    base = (listen if listen.startswith("unix:") else f"http://{listen}") + BASE_PATH
+    admin = f"http://{admin}"
     try:
         wait_for(f"{admin}/{probe}", process, log)
         yield Daemon(base, admin, issuer, database, process, log, environ)

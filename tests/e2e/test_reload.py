@@ -350,7 +350,7 @@ class Break:
     """What is wrong, and what is said of it.
 
     Args:
-        said: the end of it, somewhere in the reason.
+        said: in the reason.
         settings: that change in the file.
         files: that are written, by their names; None: it goes.
     """
