@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 
 from tests.client import Client, client_session
+from tests.db.embedded_server import open_folder
 from tests.e2e import quick
 from tests.moto_server import Moto, moto_server
 from tests.servers import Daemon, Database, daemon_beside
@@ -70,3 +71,10 @@ async def client(shared: Daemon) -> AsyncIterator[Callable[[str], Client]]:
     """Makes devices of the daemon ``shared``."""
     async with client_session() as session:
         yield lambda user: Client(shared, session, user)
+
+
+@pytest.fixture
+def folder() -> Iterator[Path]:
+    """A temporary folder that the server's user may enter."""
+    with open_folder() as path:
+        yield path
