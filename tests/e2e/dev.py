@@ -65,12 +65,10 @@ def environ_for(**extra: str) -> dict[str, str]:
 
 
 @contextmanager
-def running(
-    data: Path, *command: str, options: tuple[str, ...] = (), **extra: str
-) -> Iterator[Dev]:
+def running(data: Path, *command: str, option: str = "", **extra: str) -> Iterator[Dev]:
     """Run ``custody dev`` until the block ends; without a command it is forked, not executed."""
     out, log = log_file("dev-out").with_suffix(".out"), log_file("dev")
-    words, environ = ("dev", "--data", str(data), *options), environ_for(**extra)
+    words, environ = ("dev", "--data", str(data), *option.split()), environ_for(**extra)
     process: AnyProcess
     if command:
         process = started(*command, *words, environ=environ, out=out, err=log)

@@ -1,7 +1,6 @@
 """What someone who can write to the database can do with rows: break them, and nothing else."""
 
 import base64
-import json
 import secrets
 from collections.abc import AsyncIterator, Callable
 from typing import Any
@@ -13,36 +12,28 @@ from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 from custody.vault.key_check import key_check_value
 from tests.client import Answer, Client
 from tests.leaks import remember
-from tests.servers import Daemon
+from tests.servers import Daemon, Database
 
 USERS = tuple(f"user-{n}" for n in range(10))
 WRAP_COLUMNS = ("wrapped_mk", "wrap_iv", "format_version", "kek_id")
+EVENTS = "SELECT count(*) FROM auth.encryption_vault_audit"
 REFUSED = ("failed_fetch", "unwrap-failed", 500)
 
 Device = Callable[[str], Client]
 Row = dict[str, Any]
 
 
-class Superuser:
+class Superuser(Database):
     """Writes to rows as only an administrator, or a burglar, can."""
-
-    def __init__(self, connection: "asyncpg.Connection[Any]") -> None:
-        self._connection = connection
 
     async def row(self, user: str) -> Row:
         """Read a row, without the column that counts its changes."""
-        text = await self._connection.fetchval(
-            "SELECT (to_jsonb(vault) - 'row_version')::text"
-            " FROM auth.encryption_vaults AS vault WHERE user_id = $1",
-            user,
-        )
-        row: Row = json.loads(text)
-        return row
+        return {name: v for name, v in (await self.vault(user)).items() if name != "row_version"}
 
     async def write(self, user: str, values: Row) -> None:
         """Overwrite the wrap's columns, and the key check value where one is given."""
         row = await self.row(user) | values
-        await self._connection.execute(
+        await self.execute(
             "UPDATE auth.encryption_vaults SET wrapped_mk = $2, wrap_iv = $3, format_version = $4,"
             " kek_id = $5, key_check = $6 WHERE user_id = $1",
             user,
@@ -51,25 +42,13 @@ class Superuser:
 
     async def last_event(self, user: str) -> tuple[str, str | None, int]:
         """Return action, context and status of a user's latest audit row."""
-        row = await self._connection.fetchrow(
-            "SELECT action, context, status FROM auth.encryption_vault_audit WHERE user_id = $1"
-            " ORDER BY created_at DESC, id DESC LIMIT 1",
-            user,
-        )
-        assert row is not None
-        return row["action"], row["context"], row["status"]
-
-    async def events(self) -> int:
-        """Count all audit rows."""
-        return int(
-            await self._connection.fetchval("SELECT count(*) FROM auth.encryption_vault_audit")
-        )
+        return (await self.audit(user))[-1]
 
 
 @pytest.fixture
 async def superuser(shared: Daemon) -> AsyncIterator[Superuser]:
     async with shared.database.connect() as connection:
-        yield Superuser(connection)
+        yield Superuser(shared.database.server, shared.database.name, connection)
 
 
 def wrap_of(row: Row) -> Row:
@@ -92,14 +71,14 @@ def assert_no_key(answer: Answer, status: int, code: str) -> None:
     """The answer is this refusal, and has room for nothing else."""
     assert (answer.status, answer.code) == (status, code)
     assert set(answer.json) == {"type", "title", "status", "detail", "code", "error"}
-    assert "etag" not in {name.lower() for name in answer.headers}
+    assert "ETag" not in answer.headers
 
 
 async def assert_swaps_are_refused(
     superuser: Superuser, devices: dict[str, Client], keys: dict[str, str], *, with_check: bool
 ) -> None:
     rows = {user: await superuser.row(user) for user in devices}
-    before = await superuser.events()
+    before = await superuser.value(EVENTS)
     attempts = 0
     for victim, device in devices.items():
         for source in devices:
@@ -121,7 +100,7 @@ async def assert_swaps_are_refused(
         assert (await device.key()).json["masterKey"] == keys[victim]
     assert attempts == len(devices) * (len(devices) - 1)
     # One row an answer: the attempts, and for each victim an /init and the last fetch.
-    assert await superuser.events() == before + attempts + 2 * len(devices)
+    assert await superuser.value(EVENTS) == before + attempts + 2 * len(devices)
 
 
 async def test_a_wrap_opens_in_no_other_row(superuser: Superuser, client: Device) -> None:
@@ -205,8 +184,7 @@ def _flip(text: str) -> str:
 
 def _resize(text: str, by: int) -> str:
     raw = base64.b64decode(text)
-    raw = raw[:by] if by < 0 else raw + bytes(by)
-    return base64.b64encode(raw).decode()
+    return base64.b64encode(raw[:by] if by < 0 else raw + bytes(by)).decode()
 
 
 GARBLED: dict[str, Callable[[Row], Row]] = {

@@ -157,7 +157,7 @@ def test_a_taken_port_is_explained(folder: Path) -> None:
         # PostgreSQL did not stay behind: the folder can be used again; and the cure that is named
         # works, whatever a setting says.
         both = {"CUSTODY_LISTEN": address, "CUSTODY_ADMIN_LISTEN": address}
-        with running(folder / "data", options=("--free-ports",), **both) as dev:
+        with running(folder / "data", option="--free-ports", **both) as dev:
             assert "masterKey" in paste(dev.curl)
 
 
