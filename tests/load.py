@@ -78,7 +78,7 @@ async def load(
             problem: int | Exception | None = None
             try:
                 async with asyncio.timeout(_SECONDS):
-                    stream = stream or await connect(daemon)
+                    stream = stream or await connect(daemon.base)
                     stream[1].write(sent)
                     answer = await first_answer(stream[0])
                 problem = None if answer.status == 200 and answer.json else answer.status

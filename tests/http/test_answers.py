@@ -83,7 +83,7 @@ class TestHeaders:
         ]
         raw = (request("GET", "/", {"Authorization": token}), b"nonsense\r\n\r\n")
         for sent in raw:
-            answers += parse(await exchange(daemon, sent))
+            answers += parse(await exchange(daemon.base, sent))
         assert {answer.status for answer in answers} == {
             200, 400, 401, 404, 405, 409, 412, 413, 415,
         }  # fmt: skip
@@ -118,7 +118,7 @@ class TestHeaders:
     async def test_admin_listener(self, daemon: Daemon) -> None:
         for path in ("/livez", "/readyz", "/metrics", "/version", "/nothing"):
             sent = request("GET", path)
-            (answer,) = parse(await exchange(daemon, sent, base=daemon.admin))
+            (answer,) = parse(await exchange(daemon.admin, sent))
             assert_safe_headers(answer)
         assert_problem(answer, 404, "NOT_FOUND")
 
@@ -151,7 +151,7 @@ class TestPathsAndMethods:
         for method in METHODS:
             for headers in ({}, {"Authorization": shared.issuer.bearer("alice")}):
                 sent = request(method, path, headers)
-                (answer,) = parse(await exchange(shared, sent), head=method == "HEAD")
+                (answer,) = parse(await exchange(shared.base, sent), head=method == "HEAD")
                 assert answer.status == 404, method
                 assert_safe_headers(answer)
                 if method != "HEAD":
@@ -172,7 +172,7 @@ class TestPathsAndMethods:
         headers = {"Authorization": shared.issuer.bearer("alice")} if with_token else {}
         for method in set(METHODS) - PATHS[path]:
             sent = request(method, BASE_PATH + path, headers)
-            (answer,) = parse(await exchange(shared, sent), head=method == "HEAD")
+            (answer,) = parse(await exchange(shared.base, sent), head=method == "HEAD")
             assert answer.status == 405, method
             assert_safe_headers(answer)
             assert set((answer.headers.get("Allow") or "").split(", ")) == PATHS[path]
@@ -297,7 +297,7 @@ class TestHardlyHttp:
         payload = token.split(".")[1]
         position = log_position()
         for name, sent in UNREADABLE.items():
-            answers = parse(await exchange(daemon, sent.replace(TOKEN, token.encode())))
+            answers = parse(await exchange(daemon.base, sent.replace(TOKEN, token.encode())))
             assert len(answers) == 1, name
             assert answers[0].status == 400, name
             assert_problem(answers[0], 400, "BAD_REQUEST")
@@ -318,7 +318,7 @@ class TestHardlyHttp:
             "Content-Type": "application/json",
             "Transfer-Encoding": "chunked",
         }
-        reader, writer = await connect(daemon)
+        reader, writer = await connect(daemon.base)
         writer.write(request("POST", f"{BASE_PATH}/recovery-wrap", head, b"2\r\n{ \r\n"))
         await asyncio.sleep(0.2)
         writer.write(b"zz\r\n\r\n")
@@ -338,7 +338,7 @@ class TestHardlyHttp:
             "Content-Length": "15",
         }
         for body in (b"", b'{"enable":', b'{"enable":true'):
-            _, writer = await connect(daemon)
+            _, writer = await connect(daemon.base)
             writer.write(request("POST", f"{BASE_PATH}/zero-knowledge", head, body))
             await writer.drain()
             await asyncio.sleep(0.05)
@@ -357,7 +357,7 @@ class TestHardlyHttp:
         await visitor("alice").init()
         before = await shared.database.audit("alice")
         headers = {"Authorization": shared.issuer.bearer("alice"), "Expect": "the-unexpected"}
-        (answer,) = parse(await exchange(shared, request(method, BASE_PATH + path, headers)))
+        (answer,) = parse(await exchange(shared.base, request(method, BASE_PATH + path, headers)))
         assert_problem(answer, 400, "BAD_REQUEST")
         assert b"unexpected" not in answer.body
         assert await shared.database.audit("alice") == before
@@ -371,7 +371,7 @@ class TestHardlyHttp:
             "Expect": "100-continue",
         }
         sent = request("POST", f"{BASE_PATH}/zero-knowledge", headers, body)
-        interim, answer = parse(await exchange(daemon, sent))
+        interim, answer = parse(await exchange(daemon.base, sent))
         assert interim.status == 100
         assert_problem(answer, 404, "VAULT_NOT_INITIALISED")
 
@@ -380,7 +380,7 @@ class TestHardlyHttp:
             f"GET {BASE_PATH}/status HTTP/1.0\r\n"
             f"Authorization: {daemon.issuer.bearer('alice')}\r\n\r\n"
         )
-        received = await exchange(daemon, sent.encode())
+        received = await exchange(daemon.base, sent.encode())
         (answer,) = parse(received)
         # RFC 9110, section 6.2: a server says which version it speaks, not that of the request.
         assert received.startswith(b"HTTP/1.1 200 ")
@@ -393,7 +393,7 @@ class TestHardlyHttp:
             f"GET {BASE_PATH}/status HTTP/1.0\r\nConnection: keep-alive\r\n"
             f"Authorization: {daemon.issuer.bearer('alice')}\r\n\r\n"
         ).encode()
-        reader, writer = await connect(daemon)
+        reader, writer = await connect(daemon.base)
         for _ in range(2):
             writer.write(sent)
             answer = await first_answer(reader)
@@ -402,9 +402,11 @@ class TestHardlyHttp:
 
     async def test_connection_that_the_client_ends(self, daemon: Daemon) -> None:
         headers = {"Authorization": daemon.issuer.bearer("alice")}
-        (answer,) = parse(await exchange(daemon, request("GET", f"{BASE_PATH}/status", headers)))
+        (answer,) = parse(
+            await exchange(daemon.base, request("GET", f"{BASE_PATH}/status", headers))
+        )
         assert answer.headers.get("Connection") == "close"
-        reader, writer = await connect(daemon)
+        reader, writer = await connect(daemon.base)
         writer.write(request("GET", f"{BASE_PATH}/status", headers, close=False))
         assert (await first_answer(reader)).headers.get("Connection") is None
         writer.close()
@@ -421,7 +423,7 @@ class TestHardlyHttp:
             for method, path in (("POST", "/init"), ("GET", "/key"), ("GET", "/nothing"))
         ]
         last = request("GET", f"{BASE_PATH}/status", headers)
-        answers = parse(await exchange(daemon, b"".join(keep) + last))
+        answers = parse(await exchange(daemon.base, b"".join(keep) + last))
         assert [answer.status for answer in answers] == [200, 200, 404, 200]
         assert answers[0].json == answers[1].json
         assert answers[3].json["vaultExists"] is True
@@ -430,7 +432,7 @@ class TestHardlyHttp:
     async def test_garbage_behind_a_request(self, daemon: Daemon) -> None:
         headers = {"Authorization": daemon.issuer.bearer("alice")}
         first = request("GET", f"{BASE_PATH}/status", headers, close=False)
-        answers = parse(await exchange(daemon, first + b"garbage\r\n\r\n"))
+        answers = parse(await exchange(daemon.base, first + b"garbage\r\n\r\n"))
         assert answers[-1].status == 400
         assert [answer.status for answer in answers] in ([200, 400], [400])
 

@@ -260,11 +260,11 @@ async def test_too_large(daemon: Daemon, device: Device, path: str) -> None:
         ]
         for framing, framed in framings:
             sent = request("POST", BASE_PATH + path, {**base, **framing}, framed)
-            (answer,) = parse(await exchange(daemon, sent))
+            (answer,) = parse(await exchange(daemon.base, sent))
             assert_problem(str(framing), answer, 413, "PAYLOAD_TOO_LARGE")
     # It is refused by its announced size alone: nobody has to send it.
     sent = request("POST", BASE_PATH + path, {**base, "Content-Length": "99999999999"}, b"")
-    reader, writer = await connect(daemon)
+    reader, writer = await connect(daemon.base)
     writer.write(sent)
     assert_problem("announced", await first_answer(reader), 413, "PAYLOAD_TOO_LARGE")
     writer.close()
@@ -321,7 +321,7 @@ async def test_unsupported_media_type(daemon: Daemon, device: Device, path: str)
     ]
     for headers in variants:
         sent = request("POST", BASE_PATH + path, {**base, **headers}, good)
-        (answer,) = parse(await exchange(daemon, sent))
+        (answer,) = parse(await exchange(daemon.base, sent))
         assert_problem(str(headers), answer, 415, "UNSUPPORTED_MEDIA_TYPE")
     assert await daemon.database.contents() == before
 
@@ -362,7 +362,7 @@ async def test_body_where_none_is_read(
             request(method, BASE_PATH + path, plain, body),
             request(method, BASE_PATH + path, chunked, chunks),
         ):
-            (answer,) = parse(await exchange(daemon, sent))
+            (answer,) = parse(await exchange(daemon.base, sent))
             assert answer.status == 200, name
             assert isinstance(answer.json, dict), name
 
@@ -376,5 +376,5 @@ async def test_connection_lives_on_after_an_ignored_body(
     headers = {"Authorization": token, "Content-Length": "5", "Content-Encoding": "gzip"}
     first = request(method, BASE_PATH + path, headers, b"hello", close=False)
     last = request("GET", f"{BASE_PATH}/status", {"Authorization": token})
-    answers = parse(await exchange(daemon, first * 2 + last))
+    answers = parse(await exchange(daemon.base, first * 2 + last))
     assert [answer.status for answer in answers] == [200, 200, 200]

@@ -241,7 +241,7 @@ async def test_user_agent_in_the_audit_row(daemon: Daemon, sent: bytes, stored: 
 async def test_user_agent_with_nul_is_no_request(daemon: Daemon) -> None:
     token = daemon.issuer.bearer("alice")
     headers: dict[str, str | bytes] = {"Authorization": token, "User-Agent": b"a\0b"}
-    (answer,) = parse(await exchange(daemon, request("POST", f"{BASE_PATH}/init", headers)))
+    (answer,) = parse(await exchange(daemon.base, request("POST", f"{BASE_PATH}/init", headers)))
     assert (answer.status, answer.code) == (400, "BAD_REQUEST")
     assert await audited(daemon.database) == []
 
@@ -265,7 +265,7 @@ async def test_who_is_gone_before_it_was_known_gets_nothing_done(
                 client.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
             await asyncio.sleep(0.02)
         assert await database.audit("alice") == []
-        (answer,) = parse(await exchange(daemon, sent))
+        (answer,) = parse(await exchange(daemon.base, sent))
         assert answer.status == 200
         (row,) = await database.fetch("SELECT ip_address FROM auth.encryption_vault_audit")
         assert row["ip_address"] == "127.0.0.1"

@@ -54,7 +54,7 @@ async def impatient(
 @pytest.mark.parametrize("trickle", [False, True])
 @pytest.mark.parametrize("second", [False, True], ids=["first request", "second request"])
 async def test_stalled_headers(impatient: Daemon, sent: str, trickle: bool, second: bool) -> None:
-    reader, writer = await connect(impatient)
+    reader, writer = await connect(impatient.base)
     if second:
         headers = {"Authorization": impatient.issuer.bearer("alice")}
         writer.write(request("GET", f"{BASE_PATH}/status", headers, close=False))
@@ -84,7 +84,7 @@ async def test_stalled_body(
     assert defaults is not None
     assert defaults["lingering_time"] == LINGERING
     monkeypatch.setitem(defaults, "lingering_time", SHORT / 2)
-    reader, writer = await connect(daemon)
+    reader, writer = await connect(daemon.base)
     began = time.monotonic()
     writer.write(stalled(daemon, body))
     answer = await first_answer(reader)
@@ -102,7 +102,7 @@ async def test_trickled_body(
     """The deadline is of the whole request: each byte does not buy another one."""
     await device("alice").init()
     monkeypatch.setattr(server, "REQUEST_SECONDS", SHORT)
-    reader, writer = await connect(daemon)
+    reader, writer = await connect(daemon.base)
     began = time.monotonic()
     writer.write(stalled(daemon).replace(b"Length: 15", b"Length: 9999"))
     answer = asyncio.ensure_future(first_answer(reader))
@@ -116,7 +116,7 @@ async def test_trickled_body(
 
 async def test_body_that_comes_late_but_in_time(daemon: Daemon, device: Device) -> None:
     await device("alice").init()
-    reader, writer = await connect(daemon)
+    reader, writer = await connect(daemon.base)
     writer.write(stalled(daemon))
     for byte in BODY:
         await asyncio.sleep(0.01)
@@ -132,7 +132,7 @@ async def test_overloaded(daemon: Daemon, device: Device, monkeypatch: pytest.Mo
     monkeypatch.setattr("custody.http.middleware.MAX_IN_FLIGHT", 2)
     held = []
     for _ in range(2):
-        reader, writer = await connect(daemon)
+        reader, writer = await connect(daemon.base)
         writer.write(stalled(daemon))
         held.append((reader, writer))
     async with asyncio.timeout(5):

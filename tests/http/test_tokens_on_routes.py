@@ -4,15 +4,12 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import aiohttp
 import pytest
 
-from custody.audit.events import Event
-from custody.db.scope import user_transaction
 from custody.http.routes import BASE_PATH, ROUTES, Route
 from custody.vault import rows
 from custody.vault.gathered import GatheredRows
-from tests.client import Answer, Client, client_session
+from tests.client import Answer, Client, becomes, client_session
 from tests.http.wire import exchange, parse, request
 from tests.ports import free_port
 from tests.servers import Daemon, Database, daemon_here
@@ -21,32 +18,23 @@ from tests.tokens import BAD_TOKENS, UNSENDABLE, Issuer
 SENDABLE = sorted(BAD_TOKENS.keys() - UNSENDABLE)
 
 
-def route_id(route: Route) -> str:
-    return f"{route.method} {route.path}"
-
-
 @pytest.fixture
 def transactions(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     """Who went to the database, alone or with others: every way of a route there passes here."""
     opened: list[str] = []
-    real = user_transaction
-    read, record = GatheredRows.read, GatheredRows.record
 
-    def counted_read(self: GatheredRows, user_id: str, deadline: Any) -> Any:
-        opened.append(user_id)
-        return read(self, user_id, deadline)
+    def count(owner: Any, name: str) -> None:
+        real = getattr(owner, name)
 
-    def counted_record(self: GatheredRows, event: Event, deadline: Any) -> Any:
-        opened.append(event.user_id)
-        return record(self, event, deadline)
+        def counted(first: Any, who: Any, *rest: Any) -> Any:
+            opened.append(getattr(who, "user_id", who))
+            return real(first, who, *rest)
 
-    def counted(engine: Any, user_id: str, deadline: Any) -> Any:
-        opened.append(user_id)
-        return real(engine, user_id, deadline)
+        monkeypatch.setattr(owner, name, counted)
 
-    monkeypatch.setattr(rows, "user_transaction", counted)
-    monkeypatch.setattr(GatheredRows, "read", counted_read)
-    monkeypatch.setattr(GatheredRows, "record", counted_record)
+    count(rows, "user_transaction")
+    count(GatheredRows, "read")
+    count(GatheredRows, "record")
     return opened
 
 
@@ -58,7 +46,7 @@ def assert_unauthorized(name: str, answer: Answer, *, had_token: bool) -> None:
     assert answer.headers.get("ETag") is None, name
 
 
-@pytest.mark.parametrize("route", ROUTES, ids=route_id)
+@pytest.mark.parametrize("route", ROUTES, ids=lambda route: f"{route.method} {route.path}")
 async def test_bad_tokens(
     daemon: Daemon, device: Callable[[str], Client], transactions: list[str], route: Route
 ) -> None:
@@ -92,12 +80,12 @@ async def test_unsendable_token(daemon: Daemon, transactions: list[str], name: s
     value = BAD_TOKENS[name](daemon.issuer)
     assert value is not None
     sent = request("GET", f"{BASE_PATH}/key", {"Authorization": value})
-    (answer,) = parse(await exchange(daemon, sent))
+    (answer,) = parse(await exchange(daemon.base, sent))
     assert (answer.status, answer.code) == (400, "BAD_REQUEST")
     assert transactions == []
 
 
-@pytest.mark.parametrize("route", ROUTES, ids=route_id)
+@pytest.mark.parametrize("route", ROUTES, ids=lambda route: f"{route.method} {route.path}")
 async def test_two_authorization_headers(
     daemon: Daemon, transactions: list[str], route: Route
 ) -> None:
@@ -106,7 +94,7 @@ async def test_two_authorization_headers(
         for first in (good, second):
             headers = {"Authorization": first, "authorization": good if first != good else second}
             sent = request(route.method, BASE_PATH + route.path, headers)
-            (answer,) = parse(await exchange(daemon, sent))
+            (answer,) = parse(await exchange(daemon.base, sent))
             assert (answer.status, answer.code) == (401, "UNAUTHORIZED")
             assert (answer.headers.get("WWW-Authenticate") or "").startswith("Bearer")
     assert transactions == []
@@ -116,7 +104,7 @@ async def test_two_authorization_headers(
 async def test_scheme_in_any_case(daemon: Daemon, scheme: str) -> None:
     value = f"{scheme} {daemon.issuer.token('alice')}"
     sent = request("GET", f"{BASE_PATH}/status", {"Authorization": value})
-    (answer,) = parse(await exchange(daemon, sent))
+    (answer,) = parse(await exchange(daemon.base, sent))
     assert answer.status == 200
 
 
@@ -137,11 +125,5 @@ async def test_never_any_jwks(
             # What no key could make good is still 401: it needs no issuer to know.
             async with session.request(route.method, daemon.base + route.path) as response:
                 assert response.status == 401
-        await assert_not_ready(session, daemon)
+        assert (await becomes(daemon, 503))["jwks"] != "ok"
     assert transactions == []
-
-
-async def assert_not_ready(session: aiohttp.ClientSession, daemon: Daemon) -> None:
-    async with session.get(f"{daemon.admin}/readyz") as response:
-        assert response.status == 503
-        assert (await response.json())["parts"]["jwks"] != "ok"

@@ -1,6 +1,7 @@
 """Raw HTTP/1.1 for tests: what no client library would send, and all that comes back."""
 
 import asyncio
+import contextlib
 import re
 from collections.abc import Mapping
 from urllib.parse import urlsplit
@@ -18,22 +19,26 @@ SHARED = pytest.mark.asyncio(loop_scope="module")
 _STATUS_LINE = re.compile(rb"HTTP/1\.[01] (\d{3}) [^\r\n]*")
 
 
-async def connect(
-    daemon: Daemon, base: str | None = None
-) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
-    """Open a connection to the vault's listener, or to another one."""
-    base = base or daemon.base
+class Greeter(asyncio.Protocol):
+    """Says hello, and ends the connection."""
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        assert isinstance(transport, asyncio.Transport)
+        transport.write(b"hello")
+        transport.close()
+
+
+async def connect(base: str) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
+    """Open a connection to a listener by the URL of what it serves."""
     if base.startswith("unix:"):
         return await asyncio.open_unix_connection(base.removeprefix("unix:").split("/api/")[0])
     where = urlsplit(base)
     return await asyncio.open_connection(where.hostname, where.port)
 
 
-async def exchange(
-    daemon: Daemon, sent: bytes, *, seconds: float = 15, base: str | None = None
-) -> bytes:
+async def exchange(base: str, sent: bytes = b"", seconds: float = 15) -> bytes:
     """Send bytes, and return all that comes until the server closes the connection."""
-    reader, writer = await connect(daemon, base)
+    reader, writer = await connect(base)
     try:
         writer.write(sent)
         async with asyncio.timeout(seconds):
@@ -51,18 +56,16 @@ async def ask(
 ) -> Answer:
     """Send one request for a path of the vault, and return the one answer to it."""
     sent = request(method, BASE_PATH + path, headers, body)
-    (answer,) = parse(await exchange(daemon, sent), head=method == "HEAD")
+    (answer,) = parse(await exchange(daemon.base, sent), head=method == "HEAD")
     return answer
 
 
 async def read_to_end(reader: asyncio.StreamReader) -> bytes:
     """Read until the connection ends, in whichever way."""
     received = b""
-    try:
+    with contextlib.suppress(ConnectionResetError):
         while chunk := await reader.read(65536):
             received += chunk
-    except ConnectionResetError:
-        pass
     return received
 
 
