@@ -17,13 +17,13 @@ from typing import Any
 
 import asyncpg
 import pytest
+from custody.development.postgres import EmbeddedPostgres
+from custody.development.postgres import server as embedded
+from custody.sockets import site
 
 from custody.app import running
-from custody.db.embedded import EmbeddedPostgres
-from custody.db.embedded import server as embedded
 from custody.db.engine import Dsn
 from custody.db.migrate import migrate
-from custody.http import site
 from custody.http.routes import BASE_PATH
 from custody.settings import load
 from tests.eventually import soon

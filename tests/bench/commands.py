@@ -20,8 +20,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TypeAlias
 
-from custody.auth.development import DevelopmentIssuer
-from custody.db.embedded import EmbeddedPostgres
+from custody.development.issuer import DevelopmentIssuer
+from custody.development.postgres import EmbeddedPostgres
+
 from custody.ops.logging import configure
 from custody.settings import LogFormat, LogLevel
 from tests.bench.processes import machine

@@ -12,7 +12,8 @@ import tempfile
 import time
 from pathlib import Path
 
-from custody.db.embedded import EmbeddedPostgres
+from custody.development.postgres import EmbeddedPostgres
+
 from custody.ops.logging import configure
 from custody.settings import LogFormat, LogLevel
 from tests.bao_server import Bao, bao_server

@@ -1,6 +1,6 @@
 """pgbench with the statements that the daemon sends: what PostgreSQL can do at most here.
 
-When the daemon's statements change (``custody/vault/gathered.py``), change
+When the daemon's statements change (``custody/vault/grouped.py``), change
 ``READ`` and ``RECORD``: each step is a name in ``sql/queries`` with one SQL expression for each of
 its parameters, or SQL as it is. pgbench sends each as a prepared statement, as asyncpg does.
 """

@@ -23,7 +23,8 @@ from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-from custody.db.embedded import EmbeddedPostgres
+from custody.development.postgres import EmbeddedPostgres
+
 from custody.ops.logging import configure
 from custody.settings import LogFormat, LogLevel
 from kek_backends.base import FORMAT_BOUND, Wrap

@@ -12,7 +12,7 @@ import asyncpg
 from custody.db.engine import Dsn, create_engine
 from custody.ops.logging import configure
 from custody.rewrap.options import Options, Verify
-from custody.rewrap.worker import Rewrapper
+from custody.rewrap.worker import RewrapRun
 from custody.settings import LogFormat, LogLevel
 from custody.vault.key_check import is_master_key
 from kek_backends.base import KekBackend, OwnedWrap, Rewrapped, Wrap
@@ -104,7 +104,7 @@ class Ready(KekBackend):
     def fingerprint(self, kek_id: str) -> None:
         """There is no key."""
 
-    def takes_over(self, source: KekBackend) -> bool:
+    def can_rewrap_from(self, source: KekBackend) -> bool:
         """From anyone."""
         return True
 
@@ -136,7 +136,7 @@ async def _bare(case: Case, keyring: Keyring) -> None:
 async def _run(case: Case, keyring: Keyring, options: Options) -> None:
     engine = create_engine(Dsn(case.url), pool_size=_POOL_SIZE)
     try:
-        done = await Rewrapper(engine, keyring, options).run()
+        done = await RewrapRun(engine, keyring, options).run()
     finally:
         await engine.dispose()
     assert (done.state, done.done) == ("done", case.rows), done

@@ -8,8 +8,9 @@ from contextlib import asynccontextmanager, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-from custody.db.embedded import EmbeddedPostgres
-from custody.db.embedded.lock import pid_file
+from custody.development.postgres import EmbeddedPostgres
+from custody.development.postgres.lock import pid_file
+
 from tests.bench.load import CompiledGenerator, Generator, LoadError
 from tests.bench.load_python import PythonGenerator
 from tests.bench.processes import machine

@@ -8,8 +8,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from custody.development.issuer import DevelopmentIssuer
 
-from custody.auth.development import DevelopmentIssuer
 from custody.cli.commands.config import redact
 from custody.ops.doctor import Verdict, examine
 from tests.db.command import custody

@@ -12,10 +12,10 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from custody.development.postgres import EmbeddedError, EmbeddedPostgres
+from custody.development.postgres import server as server_module
+from custody.development.postgres.user import choose_user
 
-from custody.db.embedded import EmbeddedError, EmbeddedPostgres
-from custody.db.embedded import server as server_module
-from custody.db.embedded.user import choose_user
 from tests.db.embedded_server import (
     REPOSITORY,
     alive,
@@ -98,7 +98,7 @@ def test_a_stale_pid_that_is_another_process_by_now_does_not_stop_the_start(fold
 def test_a_live_server_on_the_folder_is_refused_and_unharmed(
     folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("custody.db.embedded.lock._LOCK_SECONDS", 0.2)
+    monkeypatch.setattr("custody.development.postgres.lock._LOCK_SECONDS", 0.2)
     with EmbeddedPostgres(folder / "pg", durable=False) as server:
         pid = pid_of(server)
         for second in (server, EmbeddedPostgres(folder / "pg", durable=False)):
@@ -200,7 +200,7 @@ def test_logins_that_cannot_be_granted_are_explained_without_a_secret(folder: Pa
 DAEMON = """
 import sys, time
 from pathlib import Path
-from custody.db.embedded import EmbeddedPostgres
+from custody.development.postgres import EmbeddedPostgres
 server = EmbeddedPostgres(Path(sys.argv[1]), durable=False)
 server.start()
 server.grant_logins()

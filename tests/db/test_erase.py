@@ -4,8 +4,8 @@ import asyncio
 import json
 
 import pytest
+from custody.development.postgres import EmbeddedPostgres
 
-from custody.db.embedded import EmbeddedPostgres
 from custody.db.engine import Dsn
 from custody.db.migrate import migrate
 from tests.client import Client, client_session

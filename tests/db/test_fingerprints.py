@@ -5,8 +5,8 @@ import base64
 from pathlib import Path
 
 import pytest
+from custody.development.postgres import EmbeddedPostgres
 
-from custody.db.embedded import EmbeddedPostgres
 from custody.db.engine import Dsn
 from custody.db.migrate import migrate
 from custody.settings import ConfigurationError

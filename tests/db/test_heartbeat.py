@@ -9,12 +9,12 @@ from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
 
 import pytest
+from custody.development.postgres import EmbeddedPostgres
 from sqlalchemy.ext.asyncio import AsyncEngine
 
 from custody.db import engine as engine_module
-from custody.db.embedded import EmbeddedPostgres
 from custody.db.engine import Dsn, create_engine
-from custody.db.scope import connection
+from custody.db.scope import acquire
 from custody.ops import heartbeat
 from custody.ops.heartbeat import Heartbeat
 from tests.db.breaking import frozen, kill
@@ -80,7 +80,7 @@ async def test_database_answers(kit: Kit, database: Database) -> None:
 async def test_connections_that_nobody_gives_back(kit: Kit, database: Database) -> None:
     async with AsyncExitStack() as leaked:
         for _ in range(POOL):
-            await leaked.enter_async_context(connection(kit.engine))
+            await leaked.enter_async_context(acquire(kit.engine))
         assert not await kit.heart.beat()
         assert not await kit.heart.beat()
         # What it asked over is not kept.
@@ -94,10 +94,10 @@ async def test_connections_that_nobody_gives_back(kit: Kit, database: Database) 
 async def test_busy_connections_that_come_and_go(kit: Kit) -> None:
     """Those who wait are many, and this one comes last: a load, and nothing that is stuck."""
     async with AsyncExitStack() as held:
-        await held.enter_async_context(connection(kit.engine))
+        await held.enter_async_context(acquire(kit.engine))
         others = AsyncExitStack()
-        await others.enter_async_context(connection(kit.engine))
-        next_one = asyncio.create_task(held.enter_async_context(connection(kit.engine)))
+        await others.enter_async_context(acquire(kit.engine))
+        next_one = asyncio.create_task(held.enter_async_context(acquire(kit.engine)))
         await asyncio.sleep(0.05)
         beat = asyncio.create_task(kit.heart.beat())
         await asyncio.sleep(0.05)
@@ -111,7 +111,7 @@ async def test_busy_connections_that_come_and_go(kit: Kit) -> None:
 async def test_connection_that_nobody_answers_on(kit: Kit) -> None:
     """As one that a firewall has forgotten, while new ones are answered."""
     assert await kit.heart.beat()
-    async with connection(kit.engine) as held:
+    async with acquire(kit.engine) as held:
         backend = await held.fetchval("SELECT pg_backend_pid()")
     os.kill(backend, signal.SIGSTOP)
     try:
@@ -133,7 +133,7 @@ async def test_database_that_is_killed(own_server: EmbeddedPostgres) -> None:
         assert await kit.heart.beat()
         async with AsyncExitStack() as leaked:
             for _ in range(POOL):
-                await leaked.enter_async_context(connection(kit.engine))
+                await leaked.enter_async_context(acquire(kit.engine))
             assert not await kit.heart.beat()
 
 
@@ -143,7 +143,7 @@ async def test_database_that_is_frozen(own_server: EmbeddedPostgres, leaked: int
     async with beating(Database(own_server, "custody_template")) as kit, AsyncExitStack() as held:
         assert await kit.heart.beat()
         for _ in range(leaked):
-            await held.enter_async_context(connection(kit.engine))
+            await held.enter_async_context(acquire(kit.engine))
         with frozen(own_server):
             async with asyncio.timeout(10):
                 assert await kit.heart.beat()

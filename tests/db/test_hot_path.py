@@ -9,16 +9,16 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from custody.development.postgres import EmbeddedPostgres
 from sqlalchemy.ext.asyncio import AsyncEngine
 
 from custody import app
 from custody.audit.events import Event
 from custody.audit.writer import write_together
-from custody.db.embedded import EmbeddedPostgres
 from custody.db.engine import Connection, Dsn, create_engine
 from custody.http import server as http_server
 from custody.ops.health import Health
-from custody.vault import gathered
+from custody.vault import grouped
 from tests.client import Answer, Client, client_session
 from tests.db.breaking import freeze, thaw
 from tests.servers import Database, daemon_here, new_database, postgres_server
@@ -250,7 +250,7 @@ async def test_rows_that_arrive_at_a_frozen_server_are_never_committed(
         keys = await init(device, users)
         with monkeypatch.context() as patch:
             patch.setattr(http_server, "REQUEST_SECONDS", 3.0)
-            patch.setattr(gathered, "write_together", freeze_then_write)
+            patch.setattr(grouped, "write_together", freeze_then_write)
             try:
                 answers = await asyncio.gather(*(device(user).key() for user in users))
             finally:

@@ -14,11 +14,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from custody.development.postgres import EmbeddedPostgres
+from custody.keks import generate
 
-from custody.db.embedded import EmbeddedPostgres
 from custody.db.engine import Dsn
 from custody.db.migrate import migrate
-from custody.ops import new_kek
 from tests.db.command import Done, custody
 from tests.db.kek_registry import REWRAP, add_row, psql, register, retire, states
 from tests.db.old_service import KEK, build
@@ -467,11 +467,11 @@ def test_a_file_that_was_begun_goes(tmp_path: Path, monkeypatch: pytest.MonkeyPa
 
     monkeypatch.setattr(os, "fsync", full)
     with pytest.raises(OSError, match="No space left"):
-        new_kek.write_new(tmp_path / "kek", b"x")
+        generate.write_new(tmp_path / "kek", b"x")
     assert list(tmp_path.iterdir()) == []
 
 
 def test_the_zero_key_is_never_made(monkeypatch: pytest.MonkeyPatch) -> None:
     made = iter([bytes(32), bytes(32), b"\x01" * 32])
     monkeypatch.setattr(secrets, "token_bytes", lambda _size: next(made))
-    assert new_kek.random_key() == b"\x01" * 32
+    assert generate.random_key() == b"\x01" * 32

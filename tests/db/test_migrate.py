@@ -7,9 +7,9 @@ from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 
 import pytest
+from custody.development.postgres import EmbeddedPostgres
 
 from custody.db import migrate as module
-from custody.db.embedded import EmbeddedPostgres
 from custody.db.engine import Dsn
 from custody.db.migrate import MigrationError, migrate, migrations
 from custody.db.owner import OwnerRefused

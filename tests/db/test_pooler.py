@@ -6,15 +6,15 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from custody.development.postgres import EmbeddedPostgres
 from structlog.testing import capture_logs
 
 from custody.db import migrate as migrations
-from custody.db.embedded import EmbeddedPostgres
 from custody.db.engine import Dsn, create_engine
 from custody.db.erase import erase_user
 from custody.db.errors import DatabaseError
 from custody.db.migrate import migrate
-from custody.db.scope import connection
+from custody.db.scope import acquire
 from tests.client import Client, client_session
 from tests.db.command import custody
 from tests.db.test_posture import problems_of
@@ -34,7 +34,7 @@ async def prepared(url: str) -> int:
     """Return how many prepared statements a session has after one question of an engine."""
     engine = create_engine(Dsn(url), pool_size=1)
     try:
-        async with connection(engine) as held:
+        async with acquire(engine) as held:
             return int(await held.fetchval("SELECT count(*) FROM pg_prepared_statements"))
     finally:
         await engine.dispose()
@@ -99,13 +99,13 @@ async def test_session_that_forgot_its_statements_is_thrown_away(database: Datab
     """As behind a pooler that was set up anew while we were connected."""
     engine = create_engine(Dsn(database.url("custody_app")), pool_size=1)
     try:
-        async with connection(engine) as held:
+        async with acquire(engine) as held:
             before = await held.fetchval("SELECT pg_backend_pid()")
             await held.execute("DEALLOCATE ALL")
         with pytest.raises(DatabaseError, match="InvalidSQLStatementName"):
-            async with connection(engine) as held:
+            async with acquire(engine) as held:
                 await held.fetchval("SELECT pg_backend_pid()")
-        async with connection(engine) as held:
+        async with acquire(engine) as held:
             assert await held.fetchval("SELECT pg_backend_pid()") != before
     finally:
         await engine.dispose()

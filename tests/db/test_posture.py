@@ -8,8 +8,8 @@ from dataclasses import dataclass
 
 import pytest
 import pytest_asyncio
+from custody.development.postgres import EmbeddedPostgres
 
-from custody.db.embedded import EmbeddedPostgres
 from custody.db.engine import Connection, Dsn, create_engine
 from custody.db.migrate import migrations
 from custody.db.posture import Duty, PostureProblem, find_problems, look

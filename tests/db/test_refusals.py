@@ -10,16 +10,16 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from custody.development.postgres import EmbeddedPostgres
+from custody.keks.registry import KekRegistry
 
 from custody.app import running
 from custody.auth.jwks import JwksCache
 from custody.auth.sources import file_source
-from custody.db.embedded import EmbeddedPostgres
 from custody.db.engine import Dsn, create_engine
-from custody.db.scope import connection
+from custody.db.scope import acquire
 from custody.ops import health
 from custody.settings import ConfigurationError, load
-from custody.vault.registry import KekRegistry
 from kek_backends.loader import load_keyring
 from tests.client import Client, client_session
 from tests.db.breaking import kill
@@ -236,8 +236,8 @@ async def test_refusal_is_seen_past_connections_that_have_ended(
     try:
         async with AsyncExitStack() as borrowed:
             for _ in range(4):
-                await borrowed.enter_async_context(connection(engine))
-        await here.judge()
+                await borrowed.enter_async_context(acquire(engine))
+        await here.check()
         # In this thread, so that nobody here notices that they are gone before they are used.
         end = (
             'ALTER ROLE :"role" NOLOGIN;'
@@ -246,7 +246,7 @@ async def test_refusal_is_seen_past_connections_that_have_ended(
         done = database.psql("postgres", "-v", f"role={role}", text=end)
         assert done.returncode == 0
         with pytest.raises(ConfigurationError, match=r"CUSTODY_DATABASE_URL: .* not permitted"):
-            await here.judge()
+            await here.check()
         assert "CUSTODY_DATABASE_URL" in (here.parts()["database"] or "")
     finally:
         await jwks.close()

@@ -9,12 +9,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from custody.development.postgres import EmbeddedPostgres
 from sqlalchemy.ext.asyncio import AsyncEngine
 from sqlalchemy.pool import QueuePool
 
 from custody import app
 from custody.audit import writer
-from custody.db.embedded import EmbeddedPostgres
 from custody.db.engine import Dsn, create_engine
 from custody.db.errors import Busy, ConnectionLost, DatabaseError, OnlyThisRequest, Refused
 from custody.db.queries import query

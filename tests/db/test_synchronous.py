@@ -10,16 +10,16 @@ from typing import Any
 
 import asyncpg
 import pytest
+from custody.development.postgres import EmbeddedPostgres
+from custody.keks import records, registry
 from structlog.testing import capture_logs
 
-from custody.db import erase, keks, owner
-from custody.db.embedded import EmbeddedPostgres
+from custody.db import erase, owner
 from custody.db.engine import Dsn, create_engine
 from custody.db.errors import OutcomeUnknown
 from custody.http import server as http_server
 from custody.ops.doctor import Verdict, examine
 from custody.ops.health import Health
-from custody.vault import registry
 from kek_backends.loader import load_keyring
 from tests.client import Answer, Client, client_session
 from tests.db.embedded_server import open_folder
@@ -294,7 +294,7 @@ async def test_kek_that_no_standby_has_seen_retired_or_registered(
     own_server: EmbeddedPostgres, own_database: Database, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Neither passes for done, and neither leaves a session that waits."""
-    monkeypatch.setattr(keks, "_TIMEOUT_SECONDS", 0.5)
+    monkeypatch.setattr(records, "_TIMEOUT_SECONDS", 0.5)
     monkeypatch.setattr(registry, "_REGISTER_SECONDS", 0.5)
     await register(own_database, "env-gone")
     app = create_engine(Dsn(own_database.url("custody_app")), pool_size=1)
@@ -304,11 +304,11 @@ async def test_kek_that_no_standby_has_seen_retired_or_registered(
     try:
         async with no_standby(own_server):
             with pytest.raises(OutcomeUnknown):
-                await keks.retire(rewrap, "env-gone")
+                await records.retire(rewrap, "env-gone")
             with pytest.raises(OutcomeUnknown):
                 await registry.KekRegistry(app, keyring).check()
             await eventually(lambda: none_waits(own_database), 2)
-        assert await keks.retire(rewrap, "env-gone") is keks.Retirement.ALREADY_RETIRED
+        assert await records.retire(rewrap, "env-gone") is records.Retirement.ALREADY_RETIRED
         await registry.KekRegistry(app, keyring).check()
     finally:
         await app.dispose()

@@ -14,9 +14,9 @@ from typing import Any
 from urllib.parse import urlsplit
 
 import pytest
+from custody.sockets.listeners import Listeners
 
 from custody import supervisor
-from custody.http.listeners import Listeners
 from custody.ops.notify import Notifier
 from tests.client import Client, client_session, readiness
 from tests.db.command import custody

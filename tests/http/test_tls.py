@@ -5,8 +5,8 @@ from pathlib import Path
 
 import aiohttp
 import pytest
+from custody.sockets.addresses import ListenError
 
-from custody.http.addresses import ListenError
 from custody.settings import ConfigurationError
 from tests.certificates import make_certificate
 from tests.ports import free_port

@@ -5,10 +5,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from custody.vault.grouped import GroupedRows
 
 from custody.http.routes import BASE_PATH, ROUTES, Route
 from custody.vault import rows
-from custody.vault.gathered import GatheredRows
 from tests.client import Answer, Client, becomes, client_session
 from tests.http.wire import exchange, parse, request
 from tests.ports import free_port
@@ -33,8 +33,8 @@ def transactions(monkeypatch: pytest.MonkeyPatch) -> list[str]:
         monkeypatch.setattr(owner, name, counted)
 
     count(rows, "user_transaction")
-    count(GatheredRows, "read")
-    count(GatheredRows, "record")
+    count(GroupedRows, "read")
+    count(GroupedRows, "record")
     return opened
 
 

@@ -24,11 +24,11 @@ class Good(EnvKek):
         return cls(uri=KekUri.parse("env:KEK"), kek_id="env-v1", key=KEY, development=False)
 
 
-class Rewrapping(Good):
+class BackgroundRewrap(Good):
     """Re-wraps as a KMS would."""
 
-    def takes_over(self, source: KekBackend) -> bool:
-        return isinstance(source, Rewrapping)
+    def can_rewrap_from(self, source: KekBackend) -> bool:
+        return isinstance(source, BackgroundRewrap)
 
     async def _rewrap(self, items: Sequence[OwnedWrap]) -> list[Rewrapped]:
         return [await self._one(item) for item in items]
@@ -301,27 +301,27 @@ class FingerprintIsTheKey(Good):
         return TEXT
 
 
-class DropsBadItems(Rewrapping):
+class DropsBadItems(BackgroundRewrap):
     async def rewrap(self, items: Sequence[OwnedWrap]) -> list[Rewrapped]:
         return [new for new in await self._rewrap(items) if isinstance(new, Wrap)]
 
 
-class Reorders(Rewrapping):
+class Reorders(BackgroundRewrap):
     async def _rewrap(self, items: Sequence[OwnedWrap]) -> list[Rewrapped]:
         return (await super()._rewrap(items))[::-1]
 
 
-class BadItemsLast(Rewrapping):
+class BadItemsLast(BackgroundRewrap):
     async def _rewrap(self, items: Sequence[OwnedWrap]) -> list[Rewrapped]:
         return sorted(await super()._rewrap(items), key=lambda new: isinstance(new, KekError))
 
 
-class OneBadItemFailsAll(Rewrapping):
+class OneBadItemFailsAll(BackgroundRewrap):
     async def _one(self, item: OwnedWrap) -> Rewrapped:
         return await self.wrap(item.user_id, await self.unwrap(item.user_id, item.wrap))
 
 
-class RewrapsForAnyone(Rewrapping):
+class RewrapsForAnyone(BackgroundRewrap):
     async def _one(self, item: OwnedWrap) -> Rewrapped:
         for user in (item.user_id, "alice"):
             try:
@@ -331,7 +331,7 @@ class RewrapsForAnyone(Rewrapping):
         return failed
 
 
-class RewrapsToAnotherKey(Rewrapping):
+class RewrapsToAnotherKey(BackgroundRewrap):
     async def _one(self, item: OwnedWrap) -> Rewrapped:
         new = await super()._one(item)
         return await self.wrap(item.user_id, bytes(32)) if isinstance(new, Wrap) else new

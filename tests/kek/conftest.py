@@ -5,8 +5,12 @@ from functools import cache
 from importlib.metadata import entry_points
 
 import pytest
+from kek_backends.aws import kek as aws_kek
+from kek_backends.transit import http as transit_http
+from kek_backends.transit import kek as transit_kek
+from kek_backends.transit import tokens as transit_tokens
 
-from kek_backends import aws_kms, loader, remote, vault_http, vault_tokens, vault_transit
+from kek_backends import loader, remote
 from tests.kek.fakes import FakeRemote
 from tests.kek.remote_kit import Gate
 
@@ -23,9 +27,9 @@ def known_backends() -> Iterator[None]:
 def patient_calls() -> Iterator[None]:
     """A call may take long, on a busy machine: for tests that are not about time."""
     with pytest.MonkeyPatch.context() as patch:
-        for module in (remote, aws_kms, vault_http, vault_tokens, vault_transit):
+        for module in (remote, aws_kek, transit_http, transit_tokens, transit_kek):
             patch.setattr(module, "ATTEMPT_SECONDS", 20.0)
-        patch.setattr(aws_kms, "_CONNECT_SECONDS", 20.0)
+        patch.setattr(aws_kek, "_CONNECT_SECONDS", 20.0)
         patch.setattr(remote, "CALL_SECONDS", 60.0)
         yield
 

@@ -67,7 +67,7 @@ class FakeKms(KekBackend):
     def holds(self, kek_id: str) -> bool:
         return super().holds(kek_id) or kek_id in self._also_holds
 
-    def takes_over(self, source: KekBackend) -> bool:
+    def can_rewrap_from(self, source: KekBackend) -> bool:
         return source.uri.text in self._takes
 
     async def close(self) -> None:

@@ -11,9 +11,9 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from kek_backends.aws.kek import AwsKmsKek
+from kek_backends.aws.names import KeyArn, KeyName
 
-from kek_backends.aws_kms import AwsKmsKek
-from kek_backends.aws_names import KeyArn, KeyName
 from kek_backends.base import OwnedWrap, Severity, Wrap
 from kek_backends.checks import damage, wraps
 from kek_backends.errors import KekError, KeyMissing, Misconfigured, Tampered
@@ -402,9 +402,9 @@ async def test_rewrapping_inside_kms(build: Build, moto: Moto) -> None:
 
 async def test_who_takes_over_whom(build: Build) -> None:
     here, there = build("alias/x"), build("alias/x", AWS_REGION="us-east-1")
-    assert here.takes_over(build(ARN))
-    assert not here.takes_over(there)
-    assert not here.takes_over(FakeKms())
+    assert here.can_rewrap_from(build(ARN))
+    assert not here.can_rewrap_from(there)
+    assert not here.can_rewrap_from(FakeKms())
 
 
 async def test_another_region_is_reached_through_this_process(build: Build, moto: Moto) -> None:

@@ -166,7 +166,7 @@ async def test_rewrap_of_another_length_is_no_answer(count: int) -> None:
 
 async def test_rewrap_is_not_offered_by_itself() -> None:
     backend = Good.made()
-    assert not backend.takes_over(backend)
+    assert not backend.can_rewrap_from(backend)
     with pytest.raises(Transient, match="NotImplementedError while re-wrapping"):
         await backend.rewrap(ITEMS)
 

@@ -38,7 +38,7 @@ async def test_remote(check: Check) -> None:
 
 @every_check
 async def test_one_that_rewraps_inside(check: Check) -> None:
-    await check(subject(broken.Rewrapping.made))
+    await check(subject(broken.BackgroundRewrap.made))
 
 
 def subject(backend: Callable[[], KekBackend], secrets: Sequence[str] = ()) -> Subject:

@@ -179,7 +179,7 @@ async def test_proof_that_is_asked_for_is_made_again(kms: FakeRemote) -> None:
     assert kms.calls == ["encrypt", "decrypt", "decrypt"]
 
 
-class Rewrapping(FakeRemote):
+class BackgroundRewrap(FakeRemote):
     """Re-wraps, in its KMS, to the version of the moment."""
 
     async def _reencrypt(self, items: Sequence[OwnedWrap]) -> list[Rewrapped]:
@@ -187,7 +187,7 @@ class Rewrapping(FakeRemote):
 
 
 async def test_rewrap_proves_what_it_made() -> None:
-    kms = Rewrapping()
+    kms = BackgroundRewrap()
     items = [OwnedWrap("alice", Wrap("x", "", 2, "fake:v1"))]
     proof = ["encrypt", "decrypt", "decrypt"]
     assert len(await kms.rewrap(items)) == 1

@@ -2,7 +2,7 @@
 
 import pytest
 
-from custody.rewrap import patience, storing, worker
+from custody.rewrap import backoff, storing, worker
 from kek_backends import breaker, remote
 
 
@@ -13,7 +13,7 @@ def short_waits(monkeypatch: pytest.MonkeyPatch) -> None:
     How long a claim is left alone is tested in test_claims.
     """
     monkeypatch.setattr(worker, "_IDLE_SECONDS", 0.02)
-    monkeypatch.setattr(patience, "_PAUSES_SECONDS", (0.02, 0.05, 0.1))
+    monkeypatch.setattr(backoff, "_PAUSES_SECONDS", (0.02, 0.05, 0.1))
     monkeypatch.setattr(storing, "_REST_SECONDS", 0.1)
     monkeypatch.setattr(remote, "_PAUSE_SECONDS", 0.01)
     monkeypatch.setattr(breaker, "OPEN_SECONDS", 0.1)

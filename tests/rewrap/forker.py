@@ -15,7 +15,7 @@ from contextlib import contextmanager, suppress
 from custody.db.engine import Dsn, create_engine
 from custody.ops.logging import configure
 from custody.rewrap.options import Options
-from custody.rewrap.worker import Rewrapper
+from custody.rewrap.worker import RewrapRun
 from custody.settings import LogFormat, LogLevel
 from tests.leaks import LOGS
 from tests.rewrap.kit import keyring
@@ -65,7 +65,7 @@ def kill(pid: int) -> bool:
 
 async def _work(url: str, batch: int, rate: int) -> None:
     engine = create_engine(Dsn(url), pool_size=4)
-    await Rewrapper(engine, keyring(), Options(batch=batch, rate=rate)).run()
+    await RewrapRun(engine, keyring(), Options(batch=batch, rate=rate)).run()
     await engine.dispose()
 
 

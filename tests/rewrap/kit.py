@@ -14,7 +14,7 @@ from sqlalchemy.ext.asyncio import AsyncEngine
 from custody.db.engine import Dsn, create_engine
 from custody.rewrap.options import Options
 from custody.rewrap.runs import Run
-from custody.rewrap.worker import Rewrapper
+from custody.rewrap.worker import RewrapRun
 from kek_backends.base import KekBackend, OwnedWrap, Rewrapped, Wrap
 from kek_backends.keyring import Keyring
 from kek_backends.local import LocalKek
@@ -69,7 +69,7 @@ class CountingKek(LocalKek):
 class Inside(CountingKek):
     """A KMS that re-wraps by itself what it wrapped: wraps stay under one kek_id, as AWS's do."""
 
-    def takes_over(self, source: KekBackend) -> bool:
+    def can_rewrap_from(self, source: KekBackend) -> bool:
         return source is self
 
     async def _rewrap(self, items: Sequence[OwnedWrap]) -> list[Rewrapped]:
@@ -192,7 +192,7 @@ async def rewrap_engine(database: Database) -> AsyncIterator[AsyncEngine]:
 async def rewrap(database: Database, keks: Keyring, **options: Any) -> Run:
     """Run one worker to its end."""
     async with rewrap_engine(database) as engine:
-        return await Rewrapper(engine, keks, Options(**options)).run()
+        return await RewrapRun(engine, keks, Options(**options)).run()
 
 
 @dataclass

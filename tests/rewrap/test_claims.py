@@ -15,7 +15,7 @@ from custody.rewrap.options import Options, Verify
 from custody.rewrap.rows import Lane
 from custody.rewrap.runs import AnotherRun, Run, State
 from custody.rewrap.storing import Counts, Done, LostClaim
-from custody.rewrap.worker import Rewrapper
+from custody.rewrap.worker import RewrapRun
 from kek_backends.keyring import Keyring
 from tests.db.kek_registry import register
 from tests.rewrap.kit import (
@@ -296,7 +296,7 @@ async def test_another_process_stops_the_run(work: Work) -> None:
 
     keks = Keyring(new_kek(stop), [next(kek for kek in keyring() if kek.kek_id == "env-v1")])
     async with rewrap_engine(work.database) as engine, asyncio.timeout(20):
-        run = await Rewrapper(engine, keks, Options(batch=2)).run()
+        run = await RewrapRun(engine, keks, Options(batch=2)).run()
     assert (run.id, run.state) == (1, "done")
     assert await opened(work.database, keyring()) == work.ledger
 

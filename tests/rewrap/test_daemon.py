@@ -9,12 +9,12 @@ from functools import partial
 from pathlib import Path
 
 import pytest
+from custody.rewrap.background import BackgroundRewrap
+from custody.rewrap.backoff import NotFinished
 
-from custody.ops import rewrapping
 from custody.ops.metrics import Metrics
-from custody.ops.rewrapping import Rewrapping
+from custody.rewrap import background
 from custody.rewrap.options import Options
-from custody.rewrap.patience import NotFinished
 from kek_backends.keyring import Keyring
 from tests.client import Client, client_session
 from tests.db.command import custody
@@ -104,7 +104,7 @@ class Watched:
     """
 
     def __init__(
-        self, database: Database, worker: Rewrapping, metrics: Metrics, go_on: asyncio.Event
+        self, database: Database, worker: BackgroundRewrap, metrics: Metrics, go_on: asyncio.Event
     ) -> None:
         self.database = database
         self.worker = worker
@@ -127,7 +127,7 @@ class Watched:
 
 @asynccontextmanager
 async def held_up(database: Database, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[Watched]:
-    monkeypatch.setattr(rewrapping, "Options", partial(Options, batch=BATCH))
+    monkeypatch.setattr(background, "Options", partial(Options, batch=BATCH))
     await fill(database, ROWS)
     go_on, metrics = asyncio.Event(), Metrics()
 
@@ -137,13 +137,13 @@ async def held_up(database: Database, monkeypatch: pytest.MonkeyPatch) -> AsyncI
 
     keks = Keyring(new_kek(wait), [old_kek()])
     async with rewrap_engine(database) as engine:
-        yield Watched(database, Rewrapping(engine, engine, keks, 1, metrics), metrics, go_on)
+        yield Watched(database, BackgroundRewrap(engine, engine, keks, 1, metrics), metrics, go_on)
 
 
 async def test_run_is_seen_before_it_has_ended(
     database: Database, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(rewrapping, "_SHOW_SECONDS", 0.05)
+    monkeypatch.setattr(background, "_SHOW_SECONDS", 0.05)
     async with held_up(database, monkeypatch) as watched:
         assert watched.worker.rows_left is None
         looking = asyncio.create_task(watched.worker._look())
@@ -183,7 +183,7 @@ async def test_counting_does_not_hold_up_the_end(
     database: Database, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     async with held_up(database, monkeypatch) as watched:
-        monkeypatch.setattr(rewrapping, "_FIRST_SECONDS", 0.0)
+        monkeypatch.setattr(background, "_FIRST_SECONDS", 0.0)
         working = asyncio.create_task(watched.worker.work())
         await watched.first_batch()
         stopping = asyncio.create_task(watched.worker.stop(working))

@@ -8,11 +8,11 @@ import secrets
 import time
 
 import pytest
+from custody.rewrap.backoff import NotFinished
 
 from custody.rewrap.options import Options
-from custody.rewrap.patience import NotFinished
 from custody.rewrap.runs import LEASE_SECONDS
-from custody.rewrap.worker import Rewrapper
+from custody.rewrap.worker import RewrapRun
 from tests.db import breaking
 from tests.db.embedded_server import open_folder
 from tests.rewrap.forker import forker, kill
@@ -128,7 +128,7 @@ async def assert_survives(
 ) -> None:
     async with rewrap_engine(database) as engine:
         options = Options(batch=BATCH, rate=RATE // 2)
-        workers = [Rewrapper(engine, keyring(), options) for _ in range(2)]
+        workers = [RewrapRun(engine, keyring(), options) for _ in range(2)]
         running = [asyncio.create_task(worker.run()) for worker in workers]
         server = database.server
         for number in range(kills):

@@ -11,13 +11,13 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from kek_backends.transit.kek import TransitKek
 
 from custody.rewrap.options import Options, Verify
-from custody.rewrap.worker import Rewrapper
+from custody.rewrap.worker import RewrapRun
 from kek_backends.base import Wrap
 from kek_backends.keyring import Keyring
 from kek_backends.uri import KekUri
-from kek_backends.vault_transit import VaultTransitKek
 from tests import bao_server as bao_module
 from tests.bao_server import Bao, bao_server
 from tests.many_rows import copy_rows
@@ -52,9 +52,9 @@ def audited(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Bao, Pat
             yield bao, log
 
 
-def kek_of(bao: Bao, key: str) -> VaultTransitKek:
+def kek_of(bao: Bao, key: str) -> TransitKek:
     uri = KekUri.parse(f"vault:transit/{key}")
-    return VaultTransitKek.from_uri(uri, environ=bao.environ(key), development=False)
+    return TransitKek.from_uri(uri, environ=bao.environ(key), development=False)
 
 
 async def fill(bao: Bao, key: str, database: Database, count: int) -> dict[str, bytes]:
@@ -187,7 +187,7 @@ async def test_a_version_that_is_made_meanwhile(bao: Bao, database: Database) ->
             moved.append(key)
 
     async with rewrap_engine(database) as engine:
-        run = await Rewrapper(engine, keks, Options(batch=20), move).run()
+        run = await RewrapRun(engine, keks, Options(batch=20), move).run()
     assert (run.state, run.target) == ("done", f"vault:transit/{key}:v3")
     assert await stamps(database) == {(f"vault:transit/{key}:v3", 2): 100}
     assert await opened(database, keks) == ledger

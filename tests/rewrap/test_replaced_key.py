@@ -3,12 +3,12 @@
 import time
 
 import pytest
+from custody.rewrap.backoff import NotFinished
 
 from custody.rewrap.options import Options
-from custody.rewrap.patience import NotFinished
 from custody.rewrap.runs import Run
 from custody.rewrap.storing import Counts
-from custody.rewrap.worker import Rewrapper
+from custody.rewrap.worker import RewrapRun
 from kek_backends.keyring import Keyring
 from kek_backends.loader import load
 from tests.bao_server import Bao, to_the_next_second
@@ -36,7 +36,7 @@ async def test_no_row_is_set_aside(bao: Bao, database: Database) -> None:
     async with rewrap_engine(database) as engine:
         options = Options(batch=1, patience=1.0)
         with pytest.raises(NotFinished, match=r"replaced|other key material"):
-            await Rewrapper(engine, Keyring(kek), options, replace).run()
+            await RewrapRun(engine, Keyring(kek), options, replace).run()
     await kek.close()
     rows = (await rows_of(database)).values()
     assert replaced

@@ -5,13 +5,13 @@ import itertools
 import time
 
 import pytest
+from custody.rewrap.backoff import NotFinished
 
 from custody.rewrap.batch import WrongWrap
 from custody.rewrap.options import Options, Verify
-from custody.rewrap.patience import NotFinished
 from custody.rewrap.runs import State
 from custody.rewrap.target import Blocked
-from custody.rewrap.worker import Rewrapper
+from custody.rewrap.worker import RewrapRun
 from kek_backends.base import Wrap
 from kek_backends.errors import Misconfigured
 from kek_backends.keyring import Keyring
@@ -124,7 +124,7 @@ async def test_batches(database: Database, batch: int) -> None:
     ledger = await fill(database, 12)
     keks, ticks = keyring(), Ticks()
     async with rewrap_engine(database) as engine:
-        await Rewrapper(engine, keks, Options(batch=batch), ticks).run()
+        await RewrapRun(engine, keks, Options(batch=batch), ticks).run()
     assert await opened(database, keks) == ledger
     assert ticks.done == 12
     assert max(ticks.steps) == min(batch, 12)
@@ -170,7 +170,7 @@ async def test_rate_bounds_rows_a_second(database: Database) -> None:
     keks, ticks = keyring(), Ticks()
     began = time.monotonic()
     async with rewrap_engine(database) as engine:
-        await Rewrapper(engine, keks, Options(batch=500, rate=10), ticks).run()
+        await RewrapRun(engine, keks, Options(batch=500, rate=10), ticks).run()
     # The first ten at once, the last five after a second: never earlier, however busy we are.
     assert time.monotonic() - began >= 0.95
     assert max(ticks.steps) <= 10
@@ -268,7 +268,7 @@ async def test_rows_of_a_kek_that_is_not_there_are_left(database: Database) -> N
     assert (run.state, run.total, run.done, run.failed) == ("failed", 8, 5, 0)
     assert await stamps(database) == {NEW: 5, ("aa", 2): 3}
     async with rewrap_engine(database) as engine:
-        worker = Rewrapper(engine, keks, Options())
+        worker = RewrapRun(engine, keks, Options())
         assert await worker.unreadable(run) == ("aa",)
 
 
@@ -340,7 +340,7 @@ async def test_a_locked_row_is_done_later(database: Database, damaged: bool) -> 
             "SELECT * FROM auth.encryption_vaults WHERE user_id = 'user-000002' FOR UPDATE"
         )
         ticks = Ticks()
-        running = asyncio.create_task(Rewrapper(engine, keyring(), Options(), ticks).run())
+        running = asyncio.create_task(RewrapRun(engine, keyring(), Options(), ticks).run())
         began = time.monotonic()
         while ticks.done < 4:
             await asyncio.sleep(0.02)
@@ -401,7 +401,7 @@ async def test_stop_and_go_on(database: Database) -> None:
     ledger = await fill(database, 50)
     keks = keyring()
     async with rewrap_engine(database) as engine:
-        worker = Rewrapper(engine, keks, Options(batch=5, verify=Verify.NONE))
+        worker = RewrapRun(engine, keks, Options(batch=5, verify=Verify.NONE))
 
         async def enough(user: str) -> None:
             if user == "user-000012":
@@ -430,7 +430,7 @@ async def test_a_kms_that_hangs_does_not_hold_up_the_end(
         await asyncio.sleep(60)
 
     async with rewrap_engine(database) as engine:
-        worker = Rewrapper(engine, Keyring(new_kek(hang), [old_kek()]), Options())
+        worker = RewrapRun(engine, Keyring(new_kek(hang), [old_kek()]), Options())
         running = asyncio.create_task(worker.run())
         await hanging.wait()
         worker.stop()
@@ -485,7 +485,7 @@ async def test_a_kms_that_is_down_pauses_the_run(database: Database) -> None:
     await remote.prove()
     remote.always = lambda: None
     async with rewrap_engine(database) as engine:
-        worker = Rewrapper(engine, keks, Options(batch=10))
+        worker = RewrapRun(engine, keks, Options(batch=10))
         remote.faults["encrypt"] = [lambda: None]  # the proof
         remote.always = fault
         remote.faults["ask"] = [lambda: None] * 3
@@ -521,7 +521,7 @@ async def test_the_target_moves(database: Database) -> None:
         remote.version = 2
 
     async with rewrap_engine(database) as engine:
-        run = await Rewrapper(engine, keks, Options(batch=5), move).run()
+        run = await RewrapRun(engine, keks, Options(batch=5), move).run()
     assert (run.id, run.state, run.target) == (2, "done", "fake:v2")
     assert await stamps(database) == {("fake:v2", 2): 40}
     assert await opened(database, keks) == ledger

@@ -10,8 +10,8 @@ from pathlib import Path
 
 import click
 import pytest
+from custody.development.issuer import DevelopmentIssuer
 
-from custody.auth.development import DevelopmentIssuer
 from custody.cli import cli
 from tests.servers import ROOT
 

@@ -9,8 +9,8 @@ import sys
 from pathlib import Path
 
 import pytest
+from custody.development.issuer import DevelopmentIssuer
 
-from custody.auth.development import DevelopmentIssuer
 from custody.cli.exit_codes import CODES, exit_code_of
 from custody.db.errors import Busy, DatabaseError
 from custody.db.migrate import MigrationError

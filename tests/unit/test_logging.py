@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 import structlog
 
-from custody.ops.logging import Answered, answered, configure
+from custody.ops.logging import AccessRecord, answered, configure
 from custody.settings import LogFormat, LogLevel
 from tests.logs import logging_to_memory
 
@@ -127,11 +127,11 @@ def test_what_json_does_not_know_is_shown_all_the_same(stream: io.StringIO) -> N
     assert "object" in line["what"]
 
 
-def answers() -> list[Answered]:
+def answers() -> list[AccessRecord]:
     return [
-        Answered("GET", "get_key", 200, "OK", 0.0012345, "a-b_c.1", quiet=False),
-        Answered(None, "none", 404, "NOT_FOUND", 0.5, "d", quiet=True),
-        Answered("POST", "init", 503, "OVERLOADED", 2.0, "e", quiet=False),
+        AccessRecord("GET", "get_key", 200, "OK", 0.0012345, "a-b_c.1", quiet=False),
+        AccessRecord(None, "none", 404, "NOT_FOUND", 0.5, "d", quiet=True),
+        AccessRecord("POST", "init", 503, "OVERLOADED", 2.0, "e", quiet=False),
     ]
 
 

@@ -20,7 +20,7 @@ from kek_backends.loader import load
 from kek_backends.remote import CALL_SECONDS
 from tests.bao_server import Bao, bao_server
 from tests.faulty_proxy import Fault, FaultyProxy, faulty_proxy
-from tests.kek.test_vault_login import held_token
+from tests.kek.test_transit_login import held_token
 from tests.leaks import remember
 
 pytestmark = pytest.mark.usefixtures("known_backends")

@@ -13,13 +13,13 @@ from typing import Any
 import jwt
 import pytest
 from cryptography.hazmat.primitives.asymmetric.ec import SECP256R1, generate_private_key
+from kek_backends.transit import tokens
+from kek_backends.transit.kek import TransitKek
+from kek_backends.transit.login import AppRole, GivenToken, Grant
 
-from kek_backends import vault_tokens
 from kek_backends.base import KekBackend, Severity
 from kek_backends.errors import Denied, Misconfigured
 from kek_backends.loader import load
-from kek_backends.vault_login import AppRole, GivenToken, Grant
-from kek_backends.vault_transit import VaultTransitKek
 from tests.bao_server import Bao, BaoError
 from tests.certificates import make_certificate
 from tests.leaks import remember
@@ -39,13 +39,13 @@ async def works(kek: KekBackend) -> None:
 
 
 def held_token(kek: KekBackend) -> str:
-    assert isinstance(kek, VaultTransitKek)
+    assert isinstance(kek, TransitKek)
     return str(kek._tokens._client.token)
 
 
 @pytest.fixture
 def no_wait_between_logins(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(vault_tokens, "_BETWEEN_LOGINS_SECONDS", 0.0)
+    monkeypatch.setattr(tokens, "_BETWEEN_LOGINS_SECONDS", 0.0)
 
 
 @pytest.fixture
@@ -227,7 +227,7 @@ async def test_kubernetes_with_a_token_that_changes(
         if expires:
             await asyncio.sleep(2.1)
         else:
-            monkeypatch.setattr(vault_tokens, "_BETWEEN_LOGINS_SECONDS", 0.0)
+            monkeypatch.setattr(tokens, "_BETWEEN_LOGINS_SECONDS", 0.0)
             bao.revoke(remember(held_token(kek)))
         await works(kek)
 
@@ -237,7 +237,7 @@ async def test_renewed_when_two_thirds_of_its_life_are_over(bao: Bao, logins: li
     key = bao.make_key()
     kek = backend(key, bao.environ(key, ttl="3h", period="3h"))
     await works(kek)
-    assert isinstance(kek, VaultTransitKek)
+    assert isinstance(kek, TransitKek)
     token, two_hours = held_token(kek), 2 * 3600.0
     for _ in range(2):
         assert two_hours - 60 < kek._tokens.seconds_to_renewal <= two_hours
@@ -345,7 +345,7 @@ async def test_new_token_in_the_file_is_taken_up(
 def test_nothing_of_a_token_in_any_repr(bao: Bao) -> None:
     environ = {"VAULT_ADDR": bao.address, "VAULT_TOKEN": remember("s.very-secret-token-000000")}
     kek = backend("any", environ)
-    assert isinstance(kek, VaultTransitKek)
+    assert isinstance(kek, TransitKek)
     shown = [kek, kek._tokens, kek._tokens._login, Grant("s.secret", 1, True, 0.0)]
     assert all("secret" not in repr(one) for one in shown)
 

@@ -9,6 +9,8 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
 
 import pytest
+from kek_backends.transit.kek import TransitKek
+from kek_backends.transit.key import TransitKey
 
 from kek_backends.base import OwnedWrap, Severity, Wrap
 from kek_backends.checks.life import check_examination
@@ -24,8 +26,6 @@ from kek_backends.errors import (
 from kek_backends.keyring import Keyring
 from kek_backends.loader import load
 from kek_backends.testing import CHECKS, Check, Subject
-from kek_backends.vault_key import TransitKey
-from kek_backends.vault_transit import VaultTransitKek
 from tests.bao_server import Bao, least_policy, to_the_next_second
 from tests.leaks import remember
 
@@ -37,10 +37,10 @@ KEY = b"k" * 32
 @asynccontextmanager
 async def transit(
     bao: Bao, key: str, environ: dict[str, str] | None = None, mount: str = "transit"
-) -> AsyncIterator[VaultTransitKek]:
+) -> AsyncIterator[TransitKek]:
     environ = environ or bao.environ(key)
     backend = load(f"vault:{mount}/{key}", environ=environ, development=False)
-    assert isinstance(backend, VaultTransitKek)
+    assert isinstance(backend, TransitKek)
     try:
         yield backend
     finally:
@@ -274,9 +274,9 @@ def answering(answer: Callable[[BaseHTTPRequestHandler], None]) -> Iterator[str]
 
 
 @asynccontextmanager
-async def transit_at(environ: dict[str, str]) -> AsyncIterator[VaultTransitKek]:
+async def transit_at(environ: dict[str, str]) -> AsyncIterator[TransitKek]:
     backend = load("vault:transit/key", environ=environ, development=False)
-    assert isinstance(backend, VaultTransitKek)
+    assert isinstance(backend, TransitKek)
     yield backend
     await backend.close()
 
@@ -312,9 +312,9 @@ async def test_only_a_derived_key_rewraps_on_the_server(bao: Bao) -> None:
     async with transit(bao, derived) as one, transit(bao, plain) as two:
         await one.refresh()
         await two.refresh()
-        assert one.takes_over(one)
-        assert not two.takes_over(two)
-        assert not one.takes_over(two)
+        assert one.can_rewrap_from(one)
+        assert not two.can_rewrap_from(two)
+        assert not one.can_rewrap_from(two)
         # The keyring carries over what no server can: through this process, user by user.
         wrap = await two.wrap("alice", KEY)
         done = await Keyring(one, [two]).rewrap([OwnedWrap("alice", wrap), OwnedWrap("bob", wrap)])

@@ -4,9 +4,9 @@ import asyncio
 from collections.abc import AsyncIterator, Sequence
 
 import pytest
+from kek_backends.call_batcher import CALLS_AT_ONCE, CallBatcher
 
 from kek_backends.errors import Denied, KekError, Tampered, Transient
-from kek_backends.gathering import CALLS_AT_ONCE, Gatherer
 from tests.kek.remote_kit import until
 
 MOST = 10
@@ -27,7 +27,7 @@ class Kms:
         self.failing: dict[int, KekError] = {}
         self.refusing: dict[int, Exception] = {}
         self.short = 0
-        self.gatherer = Gatherer(self.call, MOST)
+        self.gatherer = CallBatcher(self.call, MOST)
 
     async def call(self, items: Sequence[int]) -> list[int | KekError]:
         self.calls.append(list(items))
@@ -61,7 +61,7 @@ async def server() -> AsyncIterator[Kms]:
     made = Kms()
     yield made
     made.may_answer.set()
-    await until(lambda: not made.gatherer._lanes)
+    await until(lambda: not made.gatherer._tasks)
 
 
 async def results(asked: "list[asyncio.Task[int]]") -> list[object]:

@@ -5,8 +5,7 @@ from typing import Any
 import pytest
 from aiohttp.abc import AbstractStreamWriter
 from aiohttp.test_utils import make_mocked_request
-
-from custody.http.answer import Answer
+from custody.http.response import Answer
 
 
 class Recorder(AbstractStreamWriter):

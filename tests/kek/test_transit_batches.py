@@ -8,8 +8,11 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 import pytest
+from kek_backends.call_batcher import CALLS_AT_ONCE
+from kek_backends.transit import tokens
+from kek_backends.transit.batches import MOST_ITEMS
+from kek_backends.transit.kek import TransitKek
 
-from kek_backends import vault_tokens
 from kek_backends.base import Wrap
 from kek_backends.errors import (
     Denied,
@@ -20,12 +23,9 @@ from kek_backends.errors import (
     Transient,
     VersionRetired,
 )
-from kek_backends.gathering import CALLS_AT_ONCE
-from kek_backends.vault_batches import MOST_ITEMS
-from kek_backends.vault_transit import VaultTransitKek
 from tests.bao_server import Bao, least_policy
-from tests.kek.test_vault_login import held_token
-from tests.kek.test_vault_transit import transit
+from tests.kek.test_transit import transit
+from tests.kek.test_transit_login import held_token
 
 pytestmark = pytest.mark.usefixtures("known_backends", "patient_calls")
 
@@ -34,12 +34,12 @@ def key_of(user_id: str) -> bytes:
     return user_id.encode().rjust(32, b"-")[-32:]
 
 
-async def wrapped(kek: VaultTransitKek, users: Sequence[str]) -> dict[str, Wrap]:
+async def wrapped(kek: TransitKek, users: Sequence[str]) -> dict[str, Wrap]:
     made = await asyncio.gather(*(kek.wrap(user, key_of(user)) for user in users))
     return dict(zip(users, made, strict=True))
 
 
-async def opened(kek: VaultTransitKek, asked: Sequence[tuple[str, Wrap]]) -> list[bytes | KekError]:
+async def opened(kek: TransitKek, asked: Sequence[tuple[str, Wrap]]) -> list[bytes | KekError]:
     found = await asyncio.gather(
         *(kek.unwrap(user, wrap) for user, wrap in asked), return_exceptions=True
     )
@@ -47,7 +47,7 @@ async def opened(kek: VaultTransitKek, asked: Sequence[tuple[str, Wrap]]) -> lis
     return found  # type: ignore[return-value]
 
 
-def counted(kek: VaultTransitKek, name: str) -> list[int]:
+def counted(kek: TransitKek, name: str) -> list[int]:
     """Return the sizes of the calls of a kind, as they are made."""
     sizes: list[int] = []
     real: Callable[[Sequence[Any]], Any] = getattr(kek, name)
@@ -114,8 +114,8 @@ async def test_the_form_that_is_proven_is_the_form_that_is_used(
     def never(*_: object) -> None:
         raise AssertionError
 
-    monkeypatch.setattr(VaultTransitKek, "_encrypt", never)
-    monkeypatch.setattr(VaultTransitKek, "_decrypt", never)
+    monkeypatch.setattr(TransitKek, "_encrypt", never)
+    monkeypatch.setattr(TransitKek, "_decrypt", never)
     async with transit(bao, bao.make_key()) as kek:
         sizes = counted(kek, "_encrypt_batch"), counted(kek, "_decrypt_batch")
         await kek.prove()
@@ -125,7 +125,7 @@ async def test_the_form_that_is_proven_is_the_form_that_is_used(
 
 
 def assert_says_nothing(
-    errors: Sequence[object], kek: VaultTransitKek, wraps: dict[str, Wrap], log: str
+    errors: Sequence[object], kek: TransitKek, wraps: dict[str, Wrap], log: str
 ) -> None:
     """No plaintext, ciphertext or token, of any user, in errors, what is below them, and logs."""
     shown = [log]
@@ -230,7 +230,7 @@ async def test_a_token_that_dies_between_calls_costs_nobody_an_answer(
     async with transit(bao, key, environ) as kek:
         wraps = await wrapped(kek, [f"user-{n}" for n in range(100)])
         first = held_token(kek)
-        monkeypatch.setattr(vault_tokens, "_BETWEEN_LOGINS_SECONDS", 0.0)
+        monkeypatch.setattr(tokens, "_BETWEEN_LOGINS_SECONDS", 0.0)
         calls = [asyncio.ensure_future(opened(kek, list(wraps.items()))) for _ in range(20)]
         await asyncio.to_thread(bao.revoke, first)
         for found in await asyncio.gather(*calls):

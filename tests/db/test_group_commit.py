@@ -6,14 +6,14 @@ from collections.abc import AsyncIterator, Callable, Coroutine, Iterator, Sequen
 from typing import Any
 
 import pytest
+from custody.db.group_commit import BATCH_SIZE, LANES, GroupCommit, NotBatched
+from custody.development.postgres import EmbeddedPostgres
 from sqlalchemy.ext.asyncio import AsyncEngine
 from sqlalchemy.pool import QueuePool
 
 from custody.db.clock import DatabaseClock
-from custody.db.embedded import EmbeddedPostgres
 from custody.db.engine import Connection, Dsn, create_engine
 from custody.db.errors import Busy, DatabaseError
-from custody.db.gather import BATCH_SIZE, LANES, Gatherer, GoAlone
 from custody.deadline import Deadline
 from tests.db.breaking import frozen
 from tests.servers import Database, new_database, postgres_server
@@ -46,7 +46,7 @@ class Batches:
 
 
 async def ask_all(
-    gatherer: Gatherer[int, int], items: Sequence[int], seconds: float = 8
+    gatherer: GroupCommit[int, int], items: Sequence[int], seconds: float = 8
 ) -> list[int | BaseException]:
     asked = (gatherer.ask(item, Deadline.after(seconds)) for item in items)
     return await asyncio.gather(*asked, return_exceptions=True)
@@ -69,7 +69,7 @@ async def all_given_back(engine: AsyncEngine) -> bool:
 
 async def test_those_that_come_meanwhile_go_together(engine: AsyncEngine) -> None:
     run = Batches(0.05)
-    gatherer = Gatherer(engine, run)
+    gatherer = GroupCommit(engine, run)
     first = await start(gatherer.ask(0, Deadline.after(5)), 0.03)
     answers = await ask_all(gatherer, range(1, 40))
     assert await first == 0
@@ -83,7 +83,7 @@ async def test_those_that_come_meanwhile_go_together(engine: AsyncEngine) -> Non
 async def test_many_more_than_a_batch(engine: AsyncEngine) -> None:
     run = Batches(0.01)
     items = range(10 * BATCH_SIZE)
-    assert await ask_all(Gatherer(engine, run), items) == [item * 10 for item in items]
+    assert await ask_all(GroupCommit(engine, run), items) == [item * 10 for item in items]
     assert max(map(len, run.seen)) == BATCH_SIZE
     assert sorted(item for batch in run.seen for item in batch) == list(items)
     assert await all_given_back(engine)
@@ -91,7 +91,7 @@ async def test_many_more_than_a_batch(engine: AsyncEngine) -> None:
 
 async def test_who_is_cancelled_hurts_nobody(engine: AsyncEngine) -> None:
     run = Batches(0.2)
-    gatherer = Gatherer(engine, run)
+    gatherer = GroupCommit(engine, run)
     # In the batch that is under way, with another.
     pair = [asyncio.create_task(gatherer.ask(item, Deadline.after(5))) for item in (0, 1)]
     await asyncio.sleep(0.05)
@@ -115,9 +115,9 @@ async def test_a_refused_batch_is_tried_alone(engine: AsyncEngine) -> None:
             for row in await held.fetch("SELECT 1 / item AS one FROM unnest($1::int[]) item", items)
         ]
 
-    gatherer = Gatherer(engine, run)
+    gatherer = GroupCommit(engine, run)
     answers = await ask_all(gatherer, [1, 0, 1])
-    assert [type(answer) for answer in answers] == [GoAlone] * 3
+    assert [type(answer) for answer in answers] == [NotBatched] * 3
     assert len({id(answer) for answer in answers}) == 3
     assert await ask_all(gatherer, [1, 1]) == [1, 1]
     assert await all_given_back(engine)
@@ -127,15 +127,15 @@ async def test_a_result_too_few_is_nobodys(engine: AsyncEngine) -> None:
     async def run(held: Connection, items: Sequence[int], _earliest: Deadline) -> list[int]:
         return [await held.fetchval("SELECT 1")] * (len(items) - 1)
 
-    answers = await ask_all(Gatherer(engine, run), [1, 2, 3])
+    answers = await ask_all(GroupCommit(engine, run), [1, 2, 3])
     assert [type(answer) for answer in answers] == [ValueError] * 3
     assert await all_given_back(engine)
 
 
 async def test_little_time_goes_alone(engine: AsyncEngine) -> None:
     run = Batches()
-    answers = await ask_all(Gatherer(engine, run), [1], seconds=0.9)
-    assert isinstance(answers[0], GoAlone)
+    answers = await ask_all(GroupCommit(engine, run), [1], seconds=0.9)
+    assert isinstance(answers[0], NotBatched)
     assert run.seen == []
 
 
@@ -148,11 +148,11 @@ async def test_one_that_ran_out_of_time_in_the_queue_holds_nobody_to_its_deadlin
         earliest.append(until.remaining())
         return [await held.fetchval("SELECT 1 FROM pg_sleep(0.09)")] * len(items)
 
-    gatherer = Gatherer(engine, run)
+    gatherer = GroupCommit(engine, run)
     first = await start(gatherer.ask(0, Deadline.after(5)), 0.02)
     late = asyncio.create_task(gatherer.ask(1, Deadline.after(1.02)))
     assert await ask_all(gatherer, [2]) == [1]
-    with pytest.raises(GoAlone):
+    with pytest.raises(NotBatched):
         await late
     assert await first == 1
     assert min(earliest) > 4
@@ -160,7 +160,7 @@ async def test_one_that_ran_out_of_time_in_the_queue_holds_nobody_to_its_deadlin
 
 async def test_a_lane_that_hangs_stops_nobody_else(engine: AsyncEngine) -> None:
     run = Batches(3.0)
-    gatherer = Gatherer(engine, run)
+    gatherer = GroupCommit(engine, run)
     hanging = await start(gatherer.ask(0, Deadline.after(8)), 0.2)
     run.seconds = 0.0
     began = time.monotonic()
@@ -173,7 +173,7 @@ async def test_a_lane_that_hangs_stops_nobody_else(engine: AsyncEngine) -> None:
 
 async def test_lanes_are_bounded(engine: AsyncEngine) -> None:
     run = Batches(1.5)
-    gatherer = Gatherer(engine, run)
+    gatherer = GroupCommit(engine, run)
     tasks = [await start(gatherer.ask(item, Deadline.after(8)), 0.15) for item in range(LANES + 2)]
     assert sorted(run.seen) == [[item] for item in range(LANES)]
     assert await asyncio.gather(*tasks) == [item * 10 for item in range(LANES + 2)]
@@ -184,7 +184,7 @@ async def test_ended_session_fails_its_batch_and_no_other(
     engine: AsyncEngine, database: Database
 ) -> None:
     run = Batches(2.0)
-    gatherer = Gatherer(engine, run)
+    gatherer = GroupCommit(engine, run)
     tasks = [asyncio.create_task(gatherer.ask(item, Deadline.after(8))) for item in (1, 2)]
     await asyncio.sleep(0.2)
     run.seconds = 0.0
@@ -201,7 +201,7 @@ async def test_ended_session_fails_its_batch_and_no_other(
 
 async def test_no_connection_is_free(engine: AsyncEngine) -> None:
     held = [await engine.connect() for _ in range(4)]
-    gatherer = Gatherer(engine, Batches())
+    gatherer = GroupCommit(engine, Batches())
     answers = await ask_all(gatherer, [1, 2], seconds=6)
     assert [type(answer) for answer in answers] == [Busy, Busy]
     for connection in held:
@@ -211,7 +211,7 @@ async def test_no_connection_is_free(engine: AsyncEngine) -> None:
 
 async def test_a_lane_keeps_its_connection_for_a_while(engine: AsyncEngine) -> None:
     run = Batches()
-    gatherer = Gatherer(engine, run)
+    gatherer = GroupCommit(engine, run)
     assert await ask_all(gatherer, [1]) == [10]
     assert isinstance(engine.pool, QueuePool)
     assert engine.pool.checkedout() == 1
@@ -225,7 +225,7 @@ async def test_a_lane_keeps_its_connection_for_a_while(engine: AsyncEngine) -> N
 async def test_a_kept_connection_that_the_server_ends_is_replaced(
     engine: AsyncEngine, database: Database
 ) -> None:
-    gatherer = Gatherer(engine, Batches())
+    gatherer = GroupCommit(engine, Batches())
     for item in range(5):
         assert await ask_all(gatherer, [item]) == [item * 10]
         await database.execute(
@@ -237,7 +237,7 @@ async def test_a_kept_connection_that_the_server_ends_is_replaced(
 
 
 async def test_close_gives_connections_back_at_once(engine: AsyncEngine) -> None:
-    gatherer = Gatherer(engine, Batches())
+    gatherer = GroupCommit(engine, Batches())
     assert await ask_all(gatherer, [1]) == [10]
     await gatherer.close()
     assert isinstance(engine.pool, QueuePool)
@@ -254,11 +254,11 @@ def own_server() -> Iterator[EmbeddedPostgres]:
 
 
 async def test_frozen_server_each_answer_by_its_own_deadline(
-    own_server: EmbeddedPostgres, eventually_works: Callable[[Gatherer[int, int]], Any]
+    own_server: EmbeddedPostgres, eventually_works: Callable[[GroupCommit[int, int]], Any]
 ) -> None:
     async with new_database(own_server) as database:
         engine = create_engine(Dsn(database.url("custody_app")), pool_size=4)
-        gatherer = Gatherer(engine, Batches())
+        gatherer = GroupCommit(engine, Batches())
         assert await ask_all(gatherer, [1]) == [10]
 
         async def timed(item: int, seconds: float) -> float:
@@ -276,8 +276,8 @@ async def test_frozen_server_each_answer_by_its_own_deadline(
 
 
 @pytest.fixture
-def eventually_works() -> Callable[[Gatherer[int, int]], Any]:
-    async def wait(gatherer: Gatherer[int, int]) -> None:
+def eventually_works() -> Callable[[GroupCommit[int, int]], Any]:
+    async def wait(gatherer: GroupCommit[int, int]) -> None:
         until = time.monotonic() + 8
         while await ask_all(gatherer, [5], seconds=2) != [50]:
             assert time.monotonic() < until, "it never came back"

@@ -5,16 +5,16 @@ from collections.abc import AsyncIterator
 from dataclasses import replace
 
 import pytest
+from kek_backends.transit.kek import TransitKek
 
 from kek_backends.base import OwnedWrap, Wrap
 from kek_backends.errors import Tampered
-from kek_backends.vault_transit import VaultTransitKek
 from tests.bao_server import Bao
-from tests.kek.test_vault_transit import transit
+from tests.kek.test_transit import transit
 from tests.kek.transit_front import Front, front_of
 
 KEY = b"this-is-the-plaintext-of-a-user!"
-Kek = tuple[VaultTransitKek, Front]
+Kek = tuple[TransitKek, Front]
 
 
 @pytest.fixture(params=["single", "batch", "batch that fails as a whole"])
