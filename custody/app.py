@@ -24,30 +24,30 @@ from custody.auth.sources import Source, file_source
 from custody.auth.tokens import TokenVerifier
 from custody.db.engine import POOL_SIZE, RESERVED_CONNECTIONS, Dsn, create_engine
 from custody.db.errors import DatabaseError, Refused
-from custody.http.addresses import Listener
 from custody.http.admin import build_admin
-from custody.http.answer import Answer
 from custody.http.client_address import TrustedProxies
 from custody.http.cors import Cors
-from custody.http.listeners import Listeners, open_listeners, tls_context
-from custody.http.middleware import Outermost
+from custody.http.middleware import TopHandler
 from custody.http.openapi import document
 from custody.http.rate import RateLimit
+from custody.http.response import Answer
 from custody.http.server import SHUTDOWN_SECONDS, Frontend, Runner, build_application
-from custody.http.site import Site
+from custody.keks.registry import KekRegistry
+from custody.keks.watch import KekWatch, probe_keks
 from custody.ops import preflight
 from custody.ops.health import Health
 from custody.ops.heartbeat import Heartbeat
-from custody.ops.keks import KekWatch, reach
 from custody.ops.metrics import Metrics
 from custody.ops.notify import Notifier
 from custody.ops.report import Report, describe
-from custody.ops.rewrapping import Rewrapping
 from custody.ops.stray_errors import log_stray_error
 from custody.reload import Reload, Reloadable
+from custody.rewrap.background import BackgroundRewrap
 from custody.settings import ConfigurationError, Settings
+from custody.sockets.addresses import Listener
+from custody.sockets.listeners import Listeners, open_listeners, tls_context
+from custody.sockets.site import Site
 from custody.vault.keys import MasterKeys
-from custody.vault.registry import KekRegistry
 from custody.vault.rows import VaultRows
 from custody.vault.service import VaultService
 from kek_backends.errors import Misconfigured
@@ -168,10 +168,10 @@ async def running(
             _open_engine(dsn, size, stack) for size in (POOL_SIZE, RESERVED_CONNECTIONS, 1)
         )
         stack.push_async_callback(keyring.close)
-        await reach(keyring)
+        await probe_keks(keyring)
         registry = KekRegistry(engine, keyring)
         health = Health(engine, keyring, registry, jwks)
-        await health.judge()
+        await health.check()
         rewrapping = None
         if rewraps:
             rewrapping = await _open_rewrapping(settings, engine, keyring, metrics, stack)
@@ -184,7 +184,7 @@ async def running(
             proxies=TrustedProxies(settings.trusted_proxies),
             limit=RateLimit(settings.rate_limit),
         )
-        outermost = Outermost(cors, metrics, health)
+        top_handler = TopHandler(cors, metrics, health)
         app = build_application(frontend)
         if settings.development:
             app.router.add_get("/openapi.json", _show_document)
@@ -196,7 +196,7 @@ async def running(
             ),
             stack,
         )
-        runner = await _set_up(Runner(app, outermost, frontend), stack)
+        runner = await _set_up(Runner(app, top_handler, frontend), stack)
         # What was pushed last is closed first: the vault drains while the admin listener still
         # says why it is not ready, and the database outlives both.
         admin = _open_site(admin_runner, listeners.admin, stack)
@@ -220,7 +220,7 @@ async def running(
         try:
             yield Running(Addresses(vault=vault.address, admin=admin.address), health_watch, report)
         finally:
-            await _drain(health, vault, outermost)
+            await _drain(health, vault, top_handler)
 
 
 def _open_site(
@@ -234,11 +234,11 @@ def _open_site(
     return site
 
 
-async def _drain(health: Health, site: Site, outermost: Outermost) -> None:
+async def _drain(health: Health, site: Site, top_handler: TopHandler) -> None:
     """Take no more connections, and answer what is under way."""
     health.draining = True
     await site.stop()
-    await outermost.drain()
+    await top_handler.drain()
 
 
 def _load_keyring(settings: Settings, environ: Mapping[str, str]) -> Keyring:
@@ -262,7 +262,7 @@ async def _open_rewrapping(
     keyring: Keyring,
     metrics: Metrics,
     stack: contextlib.AsyncExitStack,
-) -> Rewrapping | None:
+) -> BackgroundRewrap | None:
     """Return the re-wrap worker, where it has a database role and an interval.
 
     Raises:
@@ -276,9 +276,9 @@ async def _open_rewrapping(
         variable="CUSTODY_REWRAP_DATABASE_URL",
     )
     stack.push_async_callback(engine.dispose)
-    worker = Rewrapping(engine, app, keyring, settings.rewrap_interval, metrics)
+    worker = BackgroundRewrap(engine, app, keyring, settings.rewrap_interval, metrics)
     try:
-        await worker.judge()
+        await worker.check_role()
     except Refused as error:
         raise ConfigurationError(str(error)) from None
     except DatabaseError as error:

@@ -18,15 +18,15 @@ from custody.auth.sources import Source
 from custody.db.errors import DatabaseError
 from custody.http.client_address import TrustedProxies
 from custody.http.cors import Cors
-from custody.http.listeners import follow, tls_context
 from custody.http.middleware import describe
 from custody.http.rate import RateLimit
 from custody.http.server import Frontend
-from custody.ops.keks import KekWatch, reach
+from custody.keks.registry import KekRegistry
+from custody.keks.watch import KekWatch, probe_keks
 from custody.ops.logging import configure
 from custody.settings import PREFIX, ConfigurationError, Settings, load
+from custody.sockets.listeners import follow, tls_context
 from custody.vault.keys import KEK_TIMEOUT_SECONDS
-from custody.vault.registry import KekRegistry
 from kek_backends.base import KekBackend
 from kek_backends.errors import Misconfigured
 from kek_backends.keyring import Keyring
@@ -126,7 +126,7 @@ class Reload:
         proxies = TrustedProxies(settings.trusted_proxies)
         # From here on nothing fails.
         take_jwks()
-        dropped = parts.keyring.take_over(keyring)
+        dropped = parts.keyring.replace(keyring)
         parts.watch.follow(parts.keyring)
         for backend in dropped:
             self._close_later(backend)
@@ -180,7 +180,7 @@ class Reload:
                 old.append(present.get(uri) or fresh[-1])
             keyring = Keyring(parts.keyring.active, old)
             if fresh:
-                await reach(keyring)
+                await probe_keks(keyring)
                 await KekRegistry(parts.engine, keyring).check()
         except BaseException:
             for backend in fresh:

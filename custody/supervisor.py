@@ -17,9 +17,9 @@ from dataclasses import dataclass
 
 import structlog
 
-from custody.http.listeners import Listeners
 from custody.ops.metrics import METRICS_FOLDER, forget_process
 from custody.ops.notify import Notifier
+from custody.sockets.listeners import Listeners
 
 # Within which a process gives a sign of life; at its start it may take longer.
 _LIFE_SECONDS = 30.0

@@ -223,7 +223,7 @@ class KekBackend(ABC):
             raise Tampered(f"{self.uri.text}: the wrap opened to something that is no master key")
         return master_key
 
-    def takes_over(self, source: "KekBackend") -> bool:  # noqa: ARG002 - see refusal
+    def can_rewrap_from(self, source: "KekBackend") -> bool:  # noqa: ARG002 - see refusal
         """Say whether the KMS can re-wrap what ``source`` wrapped without showing the key."""
         return False
 
@@ -231,7 +231,7 @@ class KekBackend(ABC):
         """Re-wrap inside the KMS: no master key comes here.
 
         Args:
-            items: wraps of a backend that this one :meth:`takes_over`.
+            items: wraps of a backend that this one :meth:`can_rewrap_from`.
 
         Returns:
             For each item, in order, its wrap under the current key material, or why not.

@@ -44,7 +44,7 @@ class Keyring:
         """The KEK of new wraps."""
         return self._backends[0]
 
-    def take_over(self, other: "Keyring") -> tuple[KekBackend, ...]:
+    def replace(self, other: "Keyring") -> tuple[KekBackend, ...]:
         """Use the KEKs of another keyring from now on, all at once.
 
         Args:
@@ -64,14 +64,14 @@ class Keyring:
 
     def find(self, kek_id: str) -> KekBackend | None:
         """Return the KEK whose wraps carry this kek_id, or None where none is configured."""
-        held = None
+        moved_on = None
         for backend in self._backends:
             if backend.holds(kek_id):
                 # An alias holds what it pointed at before; the key named outright comes first.
                 if backend.kek_id == kek_id:
                     return backend
-                held = held or backend
-        return held
+                moved_on = moved_on or backend
+        return moved_on
 
     async def wrap(self, user_id: str, master_key: bytes) -> Wrap:
         """Wrap under the active KEK; see :meth:`KekBackend.wrap`."""
@@ -99,7 +99,7 @@ class Keyring:
         through: list[int] = []
         for at, item in enumerate(items):
             source = self.find(item.wrap.kek_id)
-            taken_over = source is not None and self.active.takes_over(source)
+            taken_over = source is not None and self.active.can_rewrap_from(source)
             (inside if taken_over else through).append(at)
         await self._carry_over_all(items, through, done)
         if inside:

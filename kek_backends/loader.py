@@ -27,6 +27,12 @@ def load(text: str, *, environ: Mapping[str, str], development: bool) -> KekBack
     if uri.scheme not in found.names:
         known = ", ".join(sorted(found.names)) or "none: reinstall custody"
         raise Misconfigured(f"KEK {uri.text}: no backend is named {uri.scheme!r}; known: {known}")
+    prefix, colon, _ = (uri.kek_id or "").partition(":")
+    if colon and prefix in found.names and prefix != uri.scheme:
+        # Rows under it would pass for those of another backend, which could not open them.
+        raise Misconfigured(
+            f"KEK {uri.text}: an id may not begin with {prefix}: as those of another backend do"
+        )
     entry_point = found[uri.scheme]
     try:
         # The module of a backend, and so its SDK, is loaded only when it is used: a host without

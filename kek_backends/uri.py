@@ -9,7 +9,6 @@ from kek_backends.errors import Misconfigured
 
 _SCHEME = re.compile(r"[a-z][a-z0-9-]*")
 _KEK_ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9._:/-]{0,254}")
-_OF_A_KMS = ("vault:", "aws-kms:")
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,11 +54,6 @@ class KekUri:
         if kek_id is not None and not _KEK_ID.fullmatch(kek_id):
             raise Misconfigured(
                 f"KEK {text!r}: an id has 1 to 255 letters, digits and any of . _ : / -"
-            )
-        if kek_id is not None and kek_id.startswith(_OF_A_KMS):
-            raise Misconfigured(
-                f"KEK {text!r}: an id may not begin with {' or '.join(_OF_A_KMS)}: those are "
-                "given by a KMS"
             )
         return cls(text=text, scheme=scheme, path=path, kek_id=kek_id)
 

@@ -8,8 +8,8 @@ from pathlib import Path
 import pytest
 import pytest_asyncio
 import structlog
-from custody.development.postgres import EmbeddedPostgres
 
+from custody.development.postgres import EmbeddedPostgres
 from custody.ops.logging import configure
 from custody.settings import LogFormat, LogLevel
 from tests import leaks

@@ -13,9 +13,9 @@ from subprocess import PIPE, run
 from urllib.parse import urlsplit
 
 import pytest
+
 from custody.development.postgres import EmbeddedPostgres
 from custody.development.postgres.user import choose_user
-
 from tests.ports import free_port
 from tests.servers import Database
 

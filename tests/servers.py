@@ -17,15 +17,15 @@ from typing import Any
 
 import asyncpg
 import pytest
-from custody.development.postgres import EmbeddedPostgres
-from custody.development.postgres import server as embedded
-from custody.sockets import site
 
 from custody.app import running
 from custody.db.engine import Dsn
 from custody.db.migrate import migrate
+from custody.development.postgres import EmbeddedPostgres
+from custody.development.postgres import server as embedded
 from custody.http.routes import BASE_PATH
 from custody.settings import load
+from custody.sockets import site
 from tests.eventually import soon
 from tests.forked import AnyProcess, Forked
 from tests.leaks import LOGS, remember

@@ -10,9 +10,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import asyncpg
+
 from custody.development.postgres import EmbeddedPostgres, cluster
 from custody.development.postgres.user import choose_user
-
 from tests.ports import free_port
 
 

@@ -1,1 +1,1 @@
-"""The database: engine, scopes, queries, migrations, and the embedded PostgreSQL."""
+"""The database: engine, scopes, group commit, queries, migrations, posture."""

@@ -35,15 +35,15 @@ async def advise(engine: AsyncEngine) -> tuple[Advice, ...]:
     Raises:
         DatabaseError: the database can't be asked now.
     """
-    async with transaction(engine, _SECONDS) as held:
-        return await advise_over(held)
+    async with transaction(engine, _SECONDS) as connection:
+        return await advise_over(connection)
 
 
-async def advise_over(held: Connection) -> tuple[Advice, ...]:
+async def advise_over(connection: Connection) -> tuple[Advice, ...]:
     """Ask the database over a connection.
 
     Args:
-        held: of any role.
+        connection: of any role.
     """
-    rows = await held.fetch(query("list_advice"))
+    rows = await connection.fetch(query("list_advice"))
     return tuple(Advice(row["part"], row["message"], row["is_problem"]) for row in rows)

@@ -29,11 +29,11 @@ GIVE_UP_SECONDS = 0.25
 _WAITS = "no synchronous standby has confirmed it (synchronous_standby_names)"
 
 
-async def commit(held: Connection, until: float) -> None:
+async def commit(connection: Connection, until: float) -> None:
     """Commit the open transaction.
 
     Args:
-        held: in a transaction.
+        connection: in a transaction.
         until: when to give up, as ``loop.time()`` counts.
 
     Raises:
@@ -41,44 +41,44 @@ async def commit(held: Connection, until: float) -> None:
         OutcomeUnknown: it may have been made; the connection is closed.
         DatabaseError, asyncpg.PostgresError: it was rolled back.
     """
-    refuse_demoted(held)
-    if held.is_closed():
+    refuse_demoted(connection)
+    if connection.is_closed():
         raise ConnectionLost("the connection ended before COMMIT was sent")
     try:
         async with asyncio.timeout_at(until):
-            done = await held.execute("COMMIT")
+            done = await connection.execute("COMMIT")
     except TimeoutError:
-        await give_up(held)
+        await give_up(connection)
         # Looked at after the wait was cut short: only then has the server said for what it waited.
-        cause = _WAITS if _is_unreplicated(held) else "no answer in time"
+        cause = _WAITS if _is_unreplicated(connection) else "no answer in time"
         raise OutcomeUnknown(cause) from None
     except (*CONNECTION_ERRORS, *LOSSES) as error:
-        held.terminate()
+        connection.terminate()
         raise OutcomeUnknown(type(error).__name__) from None
-    refuse_unreplicated(held)
+    refuse_unreplicated(connection)
     if done != "COMMIT":
         raise DatabaseError("the transaction was rolled back")
 
 
-def refuse_unreplicated(held: Connection) -> None:
+def refuse_unreplicated(connection: Connection) -> None:
     """Refuse to call committed what waited for a standby and was cut short.
 
     Args:
-        held: on which a COMMIT, or a statement that is a transaction of its own, has succeeded.
+        connection: on which a COMMIT, or a statement that is a transaction itself, has succeeded.
 
     Raises:
         OutcomeUnknown: it stands on this server alone; the connection is closed.
     """
-    if _is_unreplicated(held):
-        held.terminate()
+    if _is_unreplicated(connection):
+        connection.terminate()
         raise OutcomeUnknown(_WAITS)
 
 
-def _is_unreplicated(held: Connection) -> bool:
-    return isinstance(held, Session) and held.is_unreplicated
+def _is_unreplicated(connection: Connection) -> bool:
+    return isinstance(connection, Session) and connection.is_unreplicated
 
 
-def refuse_demoted(held: Connection) -> None:
+def refuse_demoted(connection: Connection) -> None:
     """Refuse what was read from a server that is the primary no more, though the URL wants one.
 
     Before a commit nothing is lost by it; after one, what was changed stays so.
@@ -86,22 +86,22 @@ def refuse_demoted(held: Connection) -> None:
     Raises:
         Demoted: it has said so.
     """
-    if isinstance(held, Session) and held.is_demoted:
+    if isinstance(connection, Session) and connection.is_demoted:
         raise Demoted("the server takes no writes any more")
 
 
-async def give_up(held: Connection) -> None:
+async def give_up(connection: Connection) -> None:
     """Have the server end what it still does on a connection, and close it.
 
     To drop the connection alone would leave a COMMIT that waits for a standby, and its session,
     for as long as the standby is away: the server does not look at its socket meanwhile.
     """
     # A request that is cancelled once more still has its connection closed.
-    await asyncio.shield(_close(held))
+    await asyncio.shield(_close(connection))
 
 
-async def _close(held: Connection) -> None:
+async def _close(connection: Connection) -> None:
     try:
-        await held.close(timeout=GIVE_UP_SECONDS)
+        await connection.close(timeout=GIVE_UP_SECONDS)
     except (asyncpg.PostgresError, *CONNECTION_ERRORS):
-        held.terminate()
+        connection.terminate()

@@ -1,5 +1,6 @@
 """Connections: a bounded pool of asyncpg connections, kept by SQLAlchemy."""
 
+from collections.abc import Callable
 from typing import Any
 
 from sqlalchemy import event
@@ -52,8 +53,23 @@ def create_engine(
     return engine
 
 
+def on_return(engine: AsyncEngine, call: Callable[[], None]) -> None:
+    """Call for each connection that comes back to the pool in good order.
+
+    Args:
+        engine: connections of any role.
+        call: takes nothing, and must not raise.
+    """
+
+    def returned(raw: object, _record: object) -> None:
+        if raw is not None:  # else it was thrown away, or never made
+            call()
+
+    event.listen(engine.sync_engine, "checkin", returned)
+
+
 def _refuse_ended(dbapi_connection: Any, _record: Any, _proxy: Any) -> None:
     """Have the pool replace a connection that is of no more use; asks no question over it."""
-    held: Session = dbapi_connection.driver_connection
-    if held.is_closed() or held.is_demoted:
+    connection: Session = dbapi_connection.driver_connection
+    if connection.is_closed() or connection.is_demoted:
         raise DisconnectionError

@@ -47,9 +47,9 @@ async def name_of(engine: AsyncEngine) -> str:
     Raises:
         DatabaseError: it can't be asked now.
     """
-    async with transaction(engine, _SECONDS) as held:
-        return await _name(held)
+    async with transaction(engine, _SECONDS) as connection:
+        return await _name(connection)
 
 
-async def _name(held: Connection) -> str:
-    return str(await held.fetchval(query("name_database")))
+async def _name(connection: Connection) -> str:
+    return str(await connection.fetchval(query("name_database")))

@@ -60,7 +60,7 @@ async def owner_connection(owner: Dsn) -> AsyncIterator[Connection]:
 
 
 @asynccontextmanager
-async def owner_transaction(held: Connection) -> AsyncIterator[None]:
+async def owner_transaction(connection: Connection) -> AsyncIterator[None]:
     """Open a transaction, and commit it at the end of the block.
 
     One that fails ends with its connection, which nobody uses after that.
@@ -69,9 +69,9 @@ async def owner_transaction(held: Connection) -> AsyncIterator[None]:
         OutcomeUnknown: the connection was lost in COMMIT, or no standby confirmed it in a minute.
         Demoted: the server is the primary no more.
     """
-    await held.execute("BEGIN ISOLATION LEVEL READ COMMITTED")
+    await connection.execute("BEGIN ISOLATION LEVEL READ COMMITTED")
     yield
-    await commit(held, asyncio.get_running_loop().time() + _COMMIT_SECONDS)
+    await commit(connection, asyncio.get_running_loop().time() + _COMMIT_SECONDS)
 
 
 def first_line(error: BaseException) -> str:

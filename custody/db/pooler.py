@@ -16,7 +16,7 @@ from custody.db.errors import DatabaseError
 from custody.db.queries import query
 
 if TYPE_CHECKING:
-    from custody.db.engine import Connection
+    from custody.db.connect import Connection
 
 _CACHED_STATEMENTS = 100
 _PROBE = "custody_probe"

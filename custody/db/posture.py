@@ -49,25 +49,25 @@ async def find_problems(engine: AsyncEngine, duty: Duty) -> tuple[PostureProblem
     Raises:
         DatabaseError: the database can't be asked now.
     """
-    async with transaction(engine, CHECK_TIMEOUT_SECONDS) as held:
-        return await look(held, duty)
+    async with transaction(engine, CHECK_TIMEOUT_SECONDS) as connection:
+        return await look(connection, duty)
 
 
-async def look(held: Connection, duty: Duty) -> tuple[PostureProblem, ...]:
+async def look(connection: Connection, duty: Duty) -> tuple[PostureProblem, ...]:
     """Return what is unsafe in the schema or in the role that is connected.
 
     Args:
-        held: in a transaction, which is changed by what the look sets: to its end.
+        connection: in a transaction, which is changed by what the look sets: to its end.
         duty: the runtime role that it must be, or be a member of.
     """
-    if unmigrated := await held.fetchval(query("describe_unmigrated")):
+    if unmigrated := await connection.fetchval(query("describe_unmigrated")):
         return (PostureProblem("schema", unmigrated),)
-    ours, schema = await _look_at_schema(held)
-    roles = await held.fetch(query("list_role_problems"), duty, ours, None)
+    ours, schema = await _look_at_schema(connection)
+    roles = await connection.fetch(query("list_role_problems"), duty, ours, None)
     if strangers := [row for row in roles if row["part"] == _STRANGER]:
         # With the URL of another role, all the rest follows from that.
         return tuple(PostureProblem("roles", row["problem"]) for row in strangers)
-    settings = await held.fetch(query("list_setting_problems"))
+    settings = await connection.fetch(query("list_setting_problems"))
     return (
         *schema,
         *(PostureProblem(row["part"], row["problem"]) for row in roles),
@@ -75,29 +75,29 @@ async def look(held: Connection, duty: Duty) -> tuple[PostureProblem, ...]:
     )
 
 
-async def look_as_owner(held: Connection) -> tuple[PostureProblem, ...]:
+async def look_as_owner(connection: Connection) -> tuple[PostureProblem, ...]:
     """Return what is unsafe in the schema, or in the two runtime roles themselves.
 
     Args:
-        held: a connection of the owner, in a transaction that the look changes.
+        connection: a connection of the owner, in a transaction that the look changes.
     """
-    if unmigrated := await held.fetchval(query("describe_unmigrated")):
+    if unmigrated := await connection.fetchval(query("describe_unmigrated")):
         return (PostureProblem("schema", unmigrated),)
-    ours, schema = await _look_at_schema(held)
+    ours, schema = await _look_at_schema(connection)
     found = {problem.message: problem for problem in schema}
     for duty in get_args(Duty):
-        for row in await held.fetch(query("list_role_problems"), duty, ours, duty):
+        for row in await connection.fetch(query("list_role_problems"), duty, ours, duty):
             found.setdefault(row["problem"], PostureProblem(row["part"], row["problem"]))
     return tuple(found.values())
 
 
-async def _look_at_schema(held: Connection) -> tuple[bool | None, tuple[PostureProblem, ...]]:
+async def _look_at_schema(connection: Connection) -> tuple[bool | None, tuple[PostureProblem, ...]]:
     """Say whether auth.users is marked as ours, where that is known, and what is unsafe."""
-    await held.execute(query("prepare_look"))
+    await connection.execute(query("prepare_look"))
     # A role that may not read it, or a database without it, is told so below.
-    readable = await held.fetchval(query("can_read_marks"))
-    ours = await held.fetchval(query("read_mark_of_users")) if readable else None
-    rows = await held.fetch(query("list_schema_problems"), ours, readable)
+    readable = await connection.fetchval(query("can_read_marks"))
+    ours = await connection.fetchval(query("read_mark_of_users")) if readable else None
+    rows = await connection.fetch(query("list_schema_problems"), ours, readable)
     return ours, tuple(PostureProblem("schema", row["problem"]) for row in rows)
 
 

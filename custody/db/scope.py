@@ -94,13 +94,13 @@ async def user_transaction(
     if deadline.remaining() <= COMMIT_MARGIN_SECONDS:
         raise OnlyThisRequest("no time is left")
     until = deadline.at - GIVE_UP_SECONDS
-    async with connection(engine, until) as held:
-        async with _bounded(held, until):
+    async with acquire(engine, until) as connection:
+        async with _bounded(connection, until):
             # Whatever the server's default is: a trigger that looks for retired KEKs needs it.
-            await held.execute("BEGIN ISOLATION LEVEL READ COMMITTED")
-            await _open_scope(held, user_id, deadline)
-            yield held
-        await commit(held, until)
+            await connection.execute("BEGIN ISOLATION LEVEL READ COMMITTED")
+            await _open_scope(connection, user_id, deadline)
+            yield connection
+        await commit(connection, until)
 
 
 @asynccontextmanager
@@ -118,27 +118,27 @@ async def transaction(
         DatabaseError: as :func:`user_transaction`.
     """
     until = asyncio.get_running_loop().time() + seconds
-    async with connection(engine, until) as held:
-        async with _bounded(held, until):
-            await held.execute("BEGIN ISOLATION LEVEL READ COMMITTED")
+    async with acquire(engine, until) as connection:
+        async with _bounded(connection, until):
+            await connection.execute("BEGIN ISOLATION LEVEL READ COMMITTED")
             bounds = (str(int(bound * 1000)) for bound in (lock_seconds, seconds))
-            await held.execute(query("open_transaction"), *bounds)
-            yield held
-        await commit(held, until)
+            await connection.execute(query("open_transaction"), *bounds)
+            yield connection
+        await commit(connection, until)
 
 
 @asynccontextmanager
-async def _bounded(held: Connection, until: float) -> AsyncIterator[None]:
+async def _bounded(connection: Connection, until: float) -> AsyncIterator[None]:
     """Give up what is asked in the block, and the connection, when the time is over."""
     try:
         async with asyncio.timeout_at(until):
             yield
     except TimeoutError:
-        await give_up(held)
+        await give_up(connection)
         raise DatabaseError("the database did not answer in time") from None
 
 
-async def _open_scope(held: Connection, user_id: str, deadline: Deadline) -> None:
+async def _open_scope(connection: Connection, user_id: str, deadline: Deadline) -> None:
     """Set whose rows the transaction sees, and until when it may commit.
 
     The database counts the seconds left from when it runs the statement. Where that took longer
@@ -149,13 +149,13 @@ async def _open_scope(held: Connection, user_id: str, deadline: Deadline) -> Non
         left = before - COMMIT_MARGIN_SECONDS
         if left <= 0:
             raise OnlyThisRequest("no time is left")
-        await held.execute(query("open_scope"), user_id, left, str(int(left * 1000) or 1))
+        await connection.execute(query("open_scope"), user_id, left, str(int(left * 1000) or 1))
         if before - deadline.remaining() < _WORD_SECONDS:
             return
 
 
 @asynccontextmanager
-async def connection(engine: AsyncEngine, until: float | None = None) -> AsyncIterator[Connection]:
+async def acquire(engine: AsyncEngine, until: float | None = None) -> AsyncIterator[Connection]:
     """Borrow a connection; what goes wrong on it comes out as a :class:`DatabaseError`.
 
     Args:
@@ -166,21 +166,21 @@ async def connection(engine: AsyncEngine, until: float | None = None) -> AsyncIt
     borrowed = await _checkout(engine, until)
     try:
         raw = await borrowed.get_raw_connection()
-        held = cast("Connection", raw.driver_connection)
+        connection = cast("Connection", raw.driver_connection)
         try:
-            yield held
+            yield connection
         except CONNECTION_ERRORS as error:
             if isinstance(error, TimeoutError):
-                await give_up(held)
+                await give_up(connection)
             else:
-                held.terminate()
+                connection.terminate()
             # Without an answer in time, a new connection would hardly have one sooner.
             kind = DatabaseError if isinstance(error, TimeoutError) else ConnectionLost
             raise kind(f"the database failed: {type(error).__name__}") from None
         except Exception as error:
-            await _roll_back(held)
+            await _roll_back(connection)
             if isinstance(error, UNUSABLE):
-                held.terminate()
+                connection.terminate()
             if isinstance(error, _READ_ONLY) and engine.pool is pool:
                 # The idle ones are of the same server.
                 await _close_idle(engine)
@@ -189,7 +189,7 @@ async def connection(engine: AsyncEngine, until: float | None = None) -> AsyncIt
                 raise _translate(error) from None
             raise
         except BaseException:
-            await give_up(held)
+            await give_up(connection)
             raise
     finally:
         # To a pool that was dropped meanwhile nothing goes back: nobody would ever close it.
@@ -232,13 +232,13 @@ async def _checkout(engine: AsyncEngine, until: float | None) -> AsyncConnection
         raise DatabaseError(f"no connection to the database: {type(error).__name__}") from None
 
 
-async def _roll_back(held: Connection) -> None:
+async def _roll_back(connection: Connection) -> None:
     try:
         async with asyncio.timeout(_ROLLBACK_TIMEOUT_SECONDS):
-            if not held.is_closed() and held.is_in_transaction():
-                await held.execute("ROLLBACK")
+            if not connection.is_closed() and connection.is_in_transaction():
+                await connection.execute("ROLLBACK")
     except (asyncpg.PostgresError, *CONNECTION_ERRORS):
-        held.terminate()
+        connection.terminate()
 
 
 async def _close_idle(engine: AsyncEngine) -> None:
@@ -251,9 +251,9 @@ async def _close_idle(engine: AsyncEngine) -> None:
 
 async def _give_back(borrowed: AsyncConnection, *, dropped: bool) -> None:
     raw = await borrowed.get_raw_connection()
-    held = cast("Connection", raw.driver_connection)
-    if dropped or held.is_closed() or held.is_in_transaction():
-        held.terminate()
+    connection = cast("Connection", raw.driver_connection)
+    if dropped or connection.is_closed() or connection.is_in_transaction():
+        connection.terminate()
         await borrowed.invalidate()
     await borrowed.close()
 

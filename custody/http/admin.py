@@ -7,8 +7,8 @@ from aiohttp import web
 
 from custody import DISTRIBUTION
 from custody.http import problems
-from custody.http.answer import SAFE_HEADERS
 from custody.http.middleware import REQUEST_ID, new_request_id
+from custody.http.response import SAFE_HEADERS
 from custody.ops.health import Health
 from custody.ops.metrics import Metrics
 

@@ -4,7 +4,7 @@ from collections.abc import Collection, Sequence
 
 from aiohttp import hdrs, web
 
-from custody.http.answer import Answer
+from custody.http.response import Answer
 
 _ALLOW_HEADERS = "Authorization, Content-Type, If-Match"
 _EXPOSE_HEADERS = "ETag, Retry-After"

@@ -5,7 +5,6 @@ from typing import Any
 
 from pydantic_core import to_json
 
-from custody.http.answer import Answer
 from custody.http.payloads import (
     EnableZeroKnowledge,
     OkAnswer,
@@ -14,6 +13,7 @@ from custody.http.payloads import (
     key_answer,
     status_answer,
 )
+from custody.http.response import Answer
 from custody.vault.model import Caller, MasterKey, RecoveryBlob, RecoveryWrap
 from custody.vault.service import VaultService
 

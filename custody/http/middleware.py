@@ -12,12 +12,12 @@ import structlog
 from aiohttp import web
 
 from custody.http import problems
-from custody.http.answer import Answer
 from custody.http.cors import Cors
 from custody.http.problems import Problem
+from custody.http.response import Answer
 from custody.ops import logging
 from custody.ops.health import Health
-from custody.ops.logging import Answered
+from custody.ops.logging import AccessRecord
 from custody.ops.metrics import Metrics
 from custody.vault.errors import Unavailable, VaultError
 
@@ -36,7 +36,7 @@ Next = Callable[[web.BaseRequest], Awaitable[Answer]]
 log = structlog.get_logger()
 
 
-class Outermost:
+class TopHandler:
     """What is around everything.
 
     Args:
@@ -52,7 +52,7 @@ class Outermost:
         self._in_flight = 0
         self._none_in_flight = asyncio.Event()
         self._none_in_flight.set()
-        self._told: list[Answered] = []
+        self._told: list[AccessRecord] = []
 
     async def handle(self, request: web.BaseRequest, handler: Next) -> Answer:
         """Answer a request: nothing but a response, or a cancellation, leaves this method."""
@@ -120,7 +120,7 @@ class Outermost:
         method = request.method if route != _NAMELESS else None
         # An unauthenticated caller chooses how many of these there are.
         quiet = status == HTTPStatus.UNAUTHORIZED or method is None
-        self._told.append(Answered(method, route, status, code, seconds, request_id, quiet))
+        self._told.append(AccessRecord(method, route, status, code, seconds, request_id, quiet))
         if len(self._told) == 1:
             asyncio.get_running_loop().call_soon(self._tell_all)
 

@@ -7,7 +7,7 @@ from http import HTTPStatus
 
 from aiohttp import web
 
-from custody.http.answer import Answer
+from custody.http.response import Answer
 from custody.vault.errors import VaultError
 
 MEDIA_TYPE = "application/problem+json"

@@ -12,12 +12,12 @@ from custody.auth.jwks import IssuerUnavailable
 from custody.auth.tokens import InvalidToken, TokenVerifier
 from custody.deadline import Deadline
 from custody.http import problems
-from custody.http.answer import Answer
 from custody.http.body import read_json
 from custody.http.client_address import TrustedProxies, user_agent
-from custody.http.middleware import REQUEST_ID, ROUTE, Next, Outermost, new_request_id
+from custody.http.middleware import REQUEST_ID, ROUTE, Next, TopHandler, new_request_id
 from custody.http.preconditions import parse_if_match
 from custody.http.rate import RateLimit
+from custody.http.response import Answer
 from custody.http.routes import BASE_PATH, ROUTES, Route
 from custody.ops.health import Health
 from custody.vault.model import Caller
@@ -122,12 +122,12 @@ class Runner(web.AppRunner):
 
     Args:
         app: the routes, and what is said of other paths and methods.
-        outermost: what each request passes before and after them.
+        top_handler: what each request passes before and after them.
         frontend: answers a plain request for a route, without a walk through the application.
     """
 
-    def __init__(self, app: web.Application, outermost: Outermost, frontend: Frontend) -> None:
-        self._outermost = outermost
+    def __init__(self, app: web.Application, top_handler: TopHandler, frontend: Frontend) -> None:
+        self._outermost = top_handler
         self._plain = {
             (route.method, BASE_PATH + route.path): frontend.handler(route) for route in ROUTES
         }

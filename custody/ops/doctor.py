@@ -15,9 +15,9 @@ from custody.db.advice import advise
 from custody.db.engine import Dsn, create_engine
 from custody.db.errors import DatabaseError, Refused
 from custody.db.posture import find_problems, refuse_unfit_rewrap
+from custody.keks.registry import compare, is_retired, kek_ids_in_use, retired, unreadable
 from custody.ops import preflight
 from custody.settings import ConfigurationError, Settings, load
-from custody.vault.registry import compare, is_retired, kek_ids_in_use, retired, unreadable
 from kek_backends.base import KekBackend
 from kek_backends.errors import KekError, Misconfigured, Transient
 from kek_backends.keyring import Keyring
@@ -192,9 +192,9 @@ async def _examine_registry(engine: AsyncEngine, keyring: Keyring) -> list[Findi
         message = retired(active, active.kek_id)
         findings.append(Finding(f"kek {active.uri.text}", Verdict.FINDING, message))
     for backend in keyring:
-        held = {used for used in in_use if backend.holds(used)}
+        theirs = {used for used in in_use if backend.holds(used)}
         if backend.kek_id is not None:
-            for kek_id in sorted({backend.kek_id} | held):
+            for kek_id in sorted({backend.kek_id} | theirs):
                 findings += await _examine_fingerprint(engine, backend, kek_id)
     return findings
 

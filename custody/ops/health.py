@@ -11,15 +11,15 @@ from sqlalchemy.ext.asyncio import AsyncEngine
 
 from custody.audit.events import event_id
 from custody.auth.jwks import JwksCache
-from custody.db import instances
 from custody.db.advice import advise
 from custody.db.errors import DatabaseError, Refused
-from custody.db.instances import Instance
 from custody.db.posture import PostureProblem, find_problems
 from custody.db.scope import on_a_living_connection
+from custody.keks import instances
+from custody.keks.instances import Instance
+from custody.keks.registry import KekRegistry
 from custody.settings import ConfigurationError
 from custody.vault.errors import Unavailable
-from custody.vault.registry import KekRegistry
 from kek_backends.errors import Misconfigured
 from kek_backends.keyring import Keyring
 
@@ -103,7 +103,7 @@ class Health:
             self._met[failure.part] = _Met(failure.reason, asyncio.get_running_loop().time())
             self._woken.set()
 
-    async def judge(self) -> None:
+    async def check(self) -> None:
         """Ask the database once.
 
         Raises:
@@ -154,7 +154,7 @@ class Health:
                 continue
             judged = looked
             try:
-                await self.judge()
+                await self.check()
             except ConfigurationError as error:
                 if not self._keks_confirmed:
                     raise

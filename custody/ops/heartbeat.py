@@ -7,11 +7,11 @@ answers everybody else is one: something in it is stuck.
 import asyncio
 
 import structlog
-from sqlalchemy import event
 from sqlalchemy.ext.asyncio import AsyncEngine
 
+from custody.db.engine import on_return
 from custody.db.errors import DatabaseError
-from custody.db.scope import connection
+from custody.db.scope import acquire
 
 _ANSWER_SECONDS = 5.0
 
@@ -30,7 +30,7 @@ class Heartbeat:
         self._engine = engine
         self._fresh = fresh
         self._given_back = 0
-        event.listen(engine.sync_engine, "checkin", self._count)
+        on_return(engine, self._count)
 
     async def beat(self, within: float = 2 * _ANSWER_SECONDS) -> bool:
         """Say whether requests can get to the database, or nobody can.
@@ -51,15 +51,13 @@ class Heartbeat:
             log.error("connections_stuck", cure="the watchdog ends this process if it stays so")
         return not stuck
 
-    def _count(self, raw: object, _record: object) -> None:
-        # None: it was thrown away, or never made. Of our own question, too, that says nothing.
-        if raw is not None:
-            self._given_back += 1
+    def _count(self) -> None:
+        self._given_back += 1
 
 
 async def _answers(engine: AsyncEngine, seconds: float) -> bool:
     try:
-        async with asyncio.timeout(seconds), connection(engine) as held:
-            return bool(await held.fetchval("SELECT 1"))
+        async with asyncio.timeout(seconds), acquire(engine) as connection:
+            return bool(await connection.fetchval("SELECT 1"))
     except (DatabaseError, TimeoutError):
         return False

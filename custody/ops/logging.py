@@ -27,7 +27,7 @@ request_id: ContextVar[str | None] = ContextVar("request_id", default=None)
 log = structlog.get_logger()
 
 
-class Answered(NamedTuple):
+class AccessRecord(NamedTuple):
     """A request that was answered.
 
     Args:
@@ -147,7 +147,7 @@ def configure(level: LogLevel, log_format: LogFormat, stream: TextIO | None = No
     root.setLevel(logging.WARNING)
 
 
-def answered(answers: Iterable[Answered]) -> None:
+def answered(answers: Iterable[AccessRecord]) -> None:
     """Log requests that were answered, as of now.
 
     What makes a line of any other event takes a tenth of all that is done for a request. So in the

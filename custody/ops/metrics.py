@@ -12,7 +12,7 @@ from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, Proc
 from prometheus_client.multiprocess import MultiProcessCollector, mark_process_dead
 from prometheus_client.openmetrics.exposition import CONTENT_TYPE_LATEST, generate_latest
 
-from custody.db.keks import RowCount
+from custody.keks.records import RowCount
 from custody.rewrap.runs import Run
 from custody.rewrap.storing import Counts
 

@@ -9,9 +9,9 @@ from urllib.parse import urlsplit
 
 import structlog
 
-from custody.http.addresses import refuse_impossible
-from custody.http.listeners import tls_context
 from custody.settings import UNIX, ConfigurationError, Settings, unknown_names
+from custody.sockets.addresses import refuse_impossible
+from custody.sockets.listeners import tls_context
 
 _GROUP, _OTHERS = 0o070, 0o007
 # Those of KEKs are the loader's, too: it refuses one that all may use.

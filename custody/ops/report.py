@@ -6,7 +6,7 @@ from collections.abc import Awaitable, Callable
 from custody.ops.health import Health
 from custody.ops.heartbeat import Heartbeat
 from custody.ops.notify import Notifier
-from custody.ops.rewrapping import Rewrapping
+from custody.rewrap.background import BackgroundRewrap
 from kek_backends.keyring import Keyring
 
 _TELL_SECONDS = 1.0
@@ -85,7 +85,7 @@ def describe(
     address: str,
     keyring: Keyring,
     health: Health,
-    rewrapping: Rewrapping | None,
+    rewrapping: BackgroundRewrap | None,
     reload_problem: str | None,
 ) -> str:
     """Say in one line how the daemon is.

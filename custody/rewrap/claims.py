@@ -48,23 +48,25 @@ async def claim(
     Returns:
         The claim, or None when the cursor is at its end.
     """
-    async with transaction(engine) as held:
-        (cursor,) = await held.fetch(query("lock_rewrap_cursor"), run.id)
+    async with transaction(engine) as connection:
+        (cursor,) = await connection.fetch(query("lock_rewrap_cursor"), run.id)
         if cursor["state"] != State.RUNNING:
             return None
-        taken = await _take_over(held, run, owner, size, readable)
+        taken = await _take_over(connection, run, owner, size, readable)
         if taken is not None:
             return taken
         at = Lane(cursor["cursor_kek_id"], cursor["cursor_format"])
         above = cursor["cursor_user_id"]
-        made = await _claim_in(held, run, owner, at, above=above, size=size, readable=readable)
+        made = await _claim_in(
+            connection, run, owner, at, above=above, size=size, readable=readable
+        )
         if made is not None:
             return made
         # Other lanes are looked for only when this one is at its end: the search would pass by
         # what is left in the index of all the rows that were done.
-        for lane in await lanes_of(held, run):
+        for lane in await lanes_of(connection, run):
             if lane > at:
-                made = await _claim_in(held, run, owner, lane, size=size, readable=readable)
+                made = await _claim_in(connection, run, owner, lane, size=size, readable=readable)
                 if made is not None:
                     return made
     return None
@@ -72,14 +74,14 @@ async def claim(
 
 async def others_at_work(engine: AsyncEngine, run: Run) -> bool:
     """Say whether claims of the run are left, ours or others'; never of one that has ended."""
-    async with transaction(engine) as held:
-        return bool(await held.fetchval(query("count_rewrap_claims"), run.id))
+    async with transaction(engine) as connection:
+        return bool(await connection.fetchval(query("count_rewrap_claims"), run.id))
 
 
 async def touch(engine: AsyncEngine, held_claim: Claim, owner: str) -> None:
     """Say that we still work on a claim."""
-    async with transaction(engine) as held:
-        await held.execute(query("touch_rewrap_claim"), held_claim.id, owner)
+    async with transaction(engine) as connection:
+        await connection.execute(query("touch_rewrap_claim"), held_claim.id, owner)
 
 
 async def rewind(engine: AsyncEngine, run: Run) -> None:
@@ -87,32 +89,34 @@ async def rewind(engine: AsyncEngine, run: Run) -> None:
 
     Never while somebody works on a claim: its rows would be done twice.
     """
-    async with transaction(engine) as held:
-        await held.fetch(query("lock_rewrap_cursor"), run.id)
-        if not await held.fetchval(query("count_rewrap_claims"), run.id):
-            await held.execute(query("move_rewrap_cursor"), run.id, "", 0, "")
+    async with transaction(engine) as connection:
+        await connection.fetch(query("lock_rewrap_cursor"), run.id)
+        if not await connection.fetchval(query("count_rewrap_claims"), run.id):
+            await connection.execute(query("move_rewrap_cursor"), run.id, "", 0, "")
 
 
 async def _take_over(
-    held: Connection, run: Run, owner: str, size: int, readable: Callable[[Lane], bool]
+    connection: Connection, run: Run, owner: str, size: int, readable: Callable[[Lane], bool]
 ) -> Claim | None:
     """Take over a claim that nobody looks after any more, or return None where there is none."""
     while True:
-        found = await held.fetchrow(query("take_over_rewrap_claim"), run.id, owner, LEASE_SECONDS)
+        found = await connection.fetchrow(
+            query("take_over_rewrap_claim"), run.id, owner, LEASE_SECONDS
+        )
         if found is None:
             return None
         lane = Lane(found["kek_id"], found["format"])
         if readable(lane):
             bounds = {"above": found["above"], "up_to": found["up_to"]}
-            rows = await page(held, run, lane, **bounds, size=size)
+            rows = await page(connection, run, lane, **bounds, size=size)
             more = len(rows) == size and rows[-1].user_id != found["up_to"]
             return Claim(found["id"], rows, more)
         # Whoever can read its rows finds them in another pass; here they would block the end.
-        await held.execute(query("end_rewrap_claim"), found["id"], owner)
+        await connection.execute(query("end_rewrap_claim"), found["id"], owner)
 
 
 async def _claim_in(
-    held: Connection,
+    connection: Connection,
     run: Run,
     owner: str,
     lane: Lane,
@@ -124,10 +128,10 @@ async def _claim_in(
     """Claim the next rows of a lane, or return None where there are none, or none for us."""
     if not (is_to_do(lane, run) and readable(lane)):
         return None
-    rows = await page(held, run, lane, above=above, size=size)
+    rows = await page(connection, run, lane, above=above, size=size)
     if not rows:
         return None
     bounds = lane.kek_id, lane.format_version, above, rows[-1].user_id
-    claim_id = await held.fetchval(query("insert_rewrap_claim"), run.id, owner, *bounds)
-    await held.execute(query("move_rewrap_cursor"), run.id, bounds[0], bounds[1], bounds[3])
+    claim_id = await connection.fetchval(query("insert_rewrap_claim"), run.id, owner, *bounds)
+    await connection.execute(query("move_rewrap_cursor"), run.id, bounds[0], bounds[1], bounds[3])
     return Claim(claim_id, rows)

@@ -40,22 +40,22 @@ class Row:
 
 async def lanes(engine: AsyncEngine, run: Run) -> tuple[Lane, ...]:
     """Return the kinds of rows that the run has to do, in the order of its work."""
-    async with transaction(engine) as held:
-        return await lanes_of(held, run)
+    async with transaction(engine) as connection:
+        return await lanes_of(connection, run)
 
 
 async def any_left(engine: AsyncEngine, run: Run, readable: Callable[[Lane], bool]) -> bool:
     """Say whether there is a row to do that can be unwrapped here."""
-    async with transaction(engine) as held:
-        for lane in await lanes_of(held, run):
-            if readable(lane) and await page(held, run, lane, size=1):
+    async with transaction(engine) as connection:
+        for lane in await lanes_of(connection, run):
+            if readable(lane) and await page(connection, run, lane, size=1):
                 return True
     return False
 
 
-async def lanes_of(held: Connection, run: Run) -> tuple[Lane, ...]:
+async def lanes_of(connection: Connection, run: Run) -> tuple[Lane, ...]:
     """Return the kinds of rows that the run has to do, in the order of its work."""
-    rows = await held.fetch(query("list_rewrap_lanes"))
+    rows = await connection.fetch(query("list_rewrap_lanes"))
     found = (Lane(row["kek_id"], row["format_version"]) for row in rows)
     # The order of the cursor is ours, whatever the database's collation.
     return tuple(sorted(lane for lane in found if is_to_do(lane, run)))
@@ -67,7 +67,7 @@ def is_to_do(lane: Lane, run: Run) -> bool:
 
 
 async def page(
-    held: Connection,
+    connection: Connection,
     run: Run,
     lane: Lane,
     *,
@@ -78,14 +78,14 @@ async def page(
     """Read rows to do of one kind, in the order of users.
 
     Args:
-        held: a transaction.
+        connection: a transaction.
         run: whose rows.
         lane: their kind.
         above: users after this one.
         up_to: and up to this one.
         size: so many at most.
     """
-    rows = await held.fetch(
+    rows = await connection.fetch(
         query("read_rewrap_page"),
         lane.kek_id,
         lane.format_version,

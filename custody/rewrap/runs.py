@@ -111,8 +111,8 @@ async def count_stale(engine: AsyncEngine, target: str, *, everything: bool) -> 
         target: the kek_id to bring rows to.
         everything: whether rows under the target are re-wrapped, too.
     """
-    async with transaction(engine, _COUNT_SECONDS) as held:
-        return await _count(held, target, everything=everything)
+    async with transaction(engine, _COUNT_SECONDS) as connection:
+        return await _count(connection, target, everything=everything)
 
 
 async def join(engine: AsyncEngine, target: str, *, everything: bool, started_by: str) -> Run:
@@ -129,19 +129,19 @@ async def join(engine: AsyncEngine, target: str, *, everything: bool, started_by
         DatabaseError: the database can't be asked now.
     """
     # Who comes while another one counts waits for it.
-    async with transaction(engine, _COUNT_SECONDS, lock_seconds=_COUNT_SECONDS) as held:
+    async with transaction(engine, _COUNT_SECONDS, lock_seconds=_COUNT_SECONDS) as connection:
         # Of two that begin at once, the second finds the first one's run.
-        await held.execute(query("lock_rewrap_runs"), timeout=_COUNT_SECONDS)
-        for _ in await held.fetch(query("stop_dead_rewrap_run"), target, everything):
-            await write(held, _event(State.STOPPED))
-        rows = await held.fetch(query("read_running_rewrap"))
+        await connection.execute(query("lock_rewrap_runs"), timeout=_COUNT_SECONDS)
+        for _ in await connection.fetch(query("stop_dead_rewrap_run"), target, everything):
+            await write(connection, _event(State.STOPPED))
+        rows = await connection.fetch(query("read_running_rewrap"))
         if not rows:
-            rows = await held.fetch(query("resume_rewrap"), target, everything)
+            rows = await connection.fetch(query("resume_rewrap"), target, everything)
         if not rows:
-            await held.execute(query("clear_rewrap_claims"))
-            stale = await _count(held, target, everything=everything)
+            await connection.execute(query("clear_rewrap_claims"))
+            stale = await _count(connection, target, everything=everything)
             parameters = target, everything, started_by, list(stale.sources), stale.total
-            rows = await held.fetch(query("begin_rewrap"), *parameters)
+            rows = await connection.fetch(query("begin_rewrap"), *parameters)
     run = Run.from_row(rows[0])
     if (run.target, run.everything) != (target, everything):
         raise AnotherRun(
@@ -162,17 +162,17 @@ async def end(engine: AsyncEngine, run_id: int, state: State, *, even_at_work: b
         state: how it ended; one that set rows aside was never done, but failed.
         even_at_work: end it under others' hands: what they do then is not stored any more.
     """
-    async with transaction(engine) as held:
+    async with transaction(engine) as connection:
         # Whoever claims locks it, too: so a claim is seen here, or finds the run closed.
-        await held.fetch(query("lock_rewrap_cursor"), run_id)
-        at_work = await held.fetchval(query("count_rewrap_claims"), run_id)
+        await connection.fetch(query("lock_rewrap_cursor"), run_id)
+        at_work = await connection.fetchval(query("count_rewrap_claims"), run_id)
         if even_at_work or not at_work:
-            ended = await held.fetchval(query("end_rewrap"), run_id, state)
+            ended = await connection.fetchval(query("end_rewrap"), run_id, state)
             if ended is not None:
-                await write(held, _event(State(ended)))
+                await write(connection, _event(State(ended)))
                 # Should it be gone on with after all, nobody waits for those who lost it.
-                await held.execute(query("give_back_rewrap_claims"), run_id, None)
-        (row,) = await held.fetch(query("read_rewrap_run"), run_id)
+                await connection.execute(query("give_back_rewrap_claims"), run_id, None)
+        (row,) = await connection.fetch(query("read_rewrap_run"), run_id)
     return Run.from_row(row)
 
 
@@ -186,27 +186,27 @@ async def leave(engine: AsyncEngine, run_id: int, owners: Sequence[str]) -> None
         run_id: which.
         owners: our names.
     """
-    async with transaction(engine) as held:
+    async with transaction(engine) as connection:
         # As in :func:`end`.
-        await held.fetch(query("lock_rewrap_cursor"), run_id)
-        await held.execute(query("give_back_rewrap_claims"), run_id, list(owners))
-        if not await held.fetchval(query("count_live_rewrap_claims"), run_id, LEASE_SECONDS):
-            ended = await held.fetchval(query("end_rewrap"), run_id, State.STOPPED)
+        await connection.fetch(query("lock_rewrap_cursor"), run_id)
+        await connection.execute(query("give_back_rewrap_claims"), run_id, list(owners))
+        if not await connection.fetchval(query("count_live_rewrap_claims"), run_id, LEASE_SECONDS):
+            ended = await connection.fetchval(query("end_rewrap"), run_id, State.STOPPED)
             if ended is not None:
-                await write(held, _event(State(ended)))
+                await write(connection, _event(State(ended)))
 
 
 async def read(engine: AsyncEngine, run_id: int) -> Run:
     """Read a run's record."""
-    async with transaction(engine) as held:
-        (row,) = await held.fetch(query("read_rewrap_run"), run_id)
+    async with transaction(engine) as connection:
+        (row,) = await connection.fetch(query("read_rewrap_run"), run_id)
     return Run.from_row(row)
 
 
 async def release_quarantined(engine: AsyncEngine) -> int:
     """Let rows that were set aside be tried again, and return how many there were."""
-    async with transaction(engine, _COUNT_SECONDS) as held:
-        return int(await held.fetchval(query("release_quarantined"), timeout=_COUNT_SECONDS))
+    async with transaction(engine, _COUNT_SECONDS) as connection:
+        return int(await connection.fetchval(query("release_quarantined"), timeout=_COUNT_SECONDS))
 
 
 async def latest(engine: AsyncEngine, count: int) -> tuple[Run, ...]:
@@ -218,13 +218,15 @@ async def latest(engine: AsyncEngine, count: int) -> tuple[Run, ...]:
         engine: connections of the role custody_rewrap.
         count: of runs at most.
     """
-    async with transaction(engine) as held:
-        rows = await held.fetch(query("list_rewrap_runs"), count, LEASE_SECONDS)
+    async with transaction(engine) as connection:
+        rows = await connection.fetch(query("list_rewrap_runs"), count, LEASE_SECONDS)
     return tuple(Run.from_row(row) for row in rows)
 
 
-async def _count(held: Connection, target: str, *, everything: bool) -> Stale:
-    (row,) = await held.fetch(query("count_stale_rows"), target, everything, timeout=_COUNT_SECONDS)
+async def _count(connection: Connection, target: str, *, everything: bool) -> Stale:
+    (row,) = await connection.fetch(
+        query("count_stale_rows"), target, everything, timeout=_COUNT_SECONDS
+    )
     return Stale(row["total"], tuple(row["sources"]))
 
 

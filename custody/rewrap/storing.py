@@ -48,14 +48,14 @@ class LostClaim(Exception):
     """It was taken over, or stored already, or its run has ended: nothing was stored now."""
 
 
-async def store(engine: AsyncEngine, run: Run, owner: str, held_claim: Claim, done: Done) -> Counts:
+async def store(engine: AsyncEngine, run: Run, owner: str, claim: Claim, done: Done) -> Counts:
     """Store what became of a claim, its counts and its audit rows, all or nothing.
 
     Args:
         engine: connections of the role custody_rewrap.
         run: of which run.
         owner: our name.
-        held_claim: the claim.
+        claim: the claim.
         done: what became of it.
 
     Raises:
@@ -63,11 +63,11 @@ async def store(engine: AsyncEngine, run: Run, owner: str, held_claim: Claim, do
         RetiredKek: the target was retired meanwhile.
         DatabaseError: the database can't be asked now.
     """
-    async with transaction(engine) as held:
-        if await _let_go(held, held_claim, owner, done) is None:
+    async with transaction(engine) as connection:
+        if await _let_go(connection, claim, owner, done) is None:
             raise LostClaim
-        stored = await _store_wraps(held, run, done.wrapped)
-        failed = await _set_aside(held, done.set_aside)
+        stored = await _store_wraps(connection, run, done.wrapped)
+        failed = await _set_aside(connection, done.set_aside)
         counts = Counts(
             done=stored,
             moved=len(done.wrapped) - stored + len(done.set_aside) - failed,
@@ -75,28 +75,30 @@ async def store(engine: AsyncEngine, run: Run, owner: str, held_claim: Claim, do
         )
         # Last, for whoever claims or stores waits here; and it says whether the run goes on.
         parameters = run.id, counts.done, counts.moved, counts.failed
-        if await held.fetchval(query("add_rewrap_counts"), *parameters) is None:
+        if await connection.fetchval(query("add_rewrap_counts"), *parameters) is None:
             raise LostClaim
     return counts
 
 
-async def _let_go(held: Connection, held_claim: Claim, owner: str, done: Done) -> int | None:
+async def _let_go(connection: Connection, claim: Claim, owner: str, done: Done) -> int | None:
     """End a claim, or leave to whoever comes what there is still to do in it."""
     if done.left:
         ago = LEASE_SECONDS - _REST_SECONDS
-        found = await held.fetchval(query("abandon_rewrap_claim"), held_claim.id, owner, ago)
-    elif held_claim.more:
-        last = held_claim.rows[-1].user_id
-        found = await held.fetchval(query("shorten_rewrap_claim"), held_claim.id, owner, last)
+        found = await connection.fetchval(query("abandon_rewrap_claim"), claim.id, owner, ago)
+    elif claim.more:
+        last = claim.rows[-1].user_id
+        found = await connection.fetchval(query("shorten_rewrap_claim"), claim.id, owner, last)
     else:
-        found = await held.fetchval(query("end_rewrap_claim"), held_claim.id, owner)
+        found = await connection.fetchval(query("end_rewrap_claim"), claim.id, owner)
     return None if found is None else int(found)
 
 
-async def _store_wraps(held: Connection, run: Run, wrapped: Sequence[tuple[Row, Wrap]]) -> int:
+async def _store_wraps(
+    connection: Connection, run: Run, wrapped: Sequence[tuple[Row, Wrap]]
+) -> int:
     if not wrapped:
         return 0
-    stored = await held.fetchval(
+    stored = await connection.fetchval(
         query("store_rewrapped"),
         [row.user_id for row, _ in wrapped],
         [row.row_version for row, _ in wrapped],
@@ -108,17 +110,17 @@ async def _store_wraps(held: Connection, run: Run, wrapped: Sequence[tuple[Row, 
     return int(stored)
 
 
-async def _set_aside(held: Connection, damaged: Sequence[tuple[Row, str]]) -> int:
+async def _set_aside(connection: Connection, damaged: Sequence[tuple[Row, str]]) -> int:
     if not damaged:
         return 0
-    found = await held.fetch(
+    found = await connection.fetch(
         query("quarantine_rows"),
         [row.user_id for row, _ in damaged],
         [row.row_version for row, _ in damaged],
         [reason for _, reason in damaged],
     )
     for row in found:
-        await write(held, _event(row["user_id"]))
+        await write(connection, _event(row["user_id"]))
     return len(found)
 
 

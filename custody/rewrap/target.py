@@ -2,8 +2,8 @@
 
 from sqlalchemy.ext.asyncio import AsyncEngine
 
-from custody.db import instances
-from custody.vault.registry import KekRegistry, compare, is_retired, retired
+from custody.keks import instances
+from custody.keks.registry import KekRegistry, compare, is_retired, retired
 from kek_backends.base import KekBackend
 from kek_backends.errors import Misconfigured, Transient
 from kek_backends.keyring import Keyring

@@ -14,10 +14,10 @@ from sqlalchemy.ext.asyncio import AsyncEngine
 
 from custody.db.errors import DatabaseError, Refused, RetiredKek
 from custody.rewrap import batch, claims, rows, runs, storing
+from custody.rewrap.backoff import Backoff, sleep, stopped
 from custody.rewrap.batch import TargetMoved, WrongWrap
 from custody.rewrap.claims import Claim
 from custody.rewrap.options import Options
-from custody.rewrap.patience import Patience, sleep, stopped
 from custody.rewrap.rows import Lane
 from custody.rewrap.runs import Run, State
 from custody.rewrap.storing import Counts, Done, LostClaim
@@ -37,7 +37,7 @@ T = TypeVar("T")
 log = structlog.get_logger()
 
 
-class Rewrapper:
+class RewrapRun:
     """Brings rows to the active KEK.
 
     Args:
@@ -63,7 +63,7 @@ class Rewrapper:
         # Names of their own: one that was given up for lost must not store beside its heir.
         self._owners = tuple(f"{self._owner}:{number}" for number in range(_AT_ONCE))
         self._stop = asyncio.Event()
-        self._patience = Patience(options.patience, self._stop)
+        self._patience = Backoff(options.patience, self._stop)
         self._next_at = 0.0
         self._released = not options.quarantined
 
@@ -120,7 +120,7 @@ class Rewrapper:
 
     async def _work(self, run: Run) -> Run:
         """Work on a run until it has ended, by us or by another process."""
-        before, patience = run, Patience(self._options.patience, self._stop)
+        before, patience = run, Backoff(self._options.patience, self._stop)
         while True:
             await self._participate_all(run)
             if self._stop.is_set():
@@ -221,7 +221,7 @@ class Rewrapper:
 
     async def _retried(self, work: Callable[[], Awaitable[T]]) -> T:
         """Do it again while the database is down, as long as patience lasts."""
-        patience = Patience(self._options.patience, self._stop)
+        patience = Backoff(self._options.patience, self._stop)
         while True:
             try:
                 return await work()

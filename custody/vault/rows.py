@@ -13,7 +13,7 @@ from custody.audit.writer import NotRecorded, write
 from custody.db import errors as database
 from custody.db.engine import Connection
 from custody.db.errors import Busy, DatabaseError, RetiredKek, reason_of
-from custody.db.gather import GoAlone
+from custody.db.group_commit import NotBatched
 from custody.db.queries import query
 from custody.db.scope import user_transaction
 from custody.vault.errors import (
@@ -25,7 +25,7 @@ from custody.vault.errors import (
     UserUnknown,
     VaultError,
 )
-from custody.vault.gathered import GatheredRows
+from custody.vault.grouped import GroupedRows
 from custody.vault.model import Caller, Vault
 
 OK = 200
@@ -47,7 +47,7 @@ class VaultRows:
     def __init__(self, engine: AsyncEngine, reserve: AsyncEngine) -> None:
         self._engine = engine
         self._reserve = reserve
-        self._gathered = GatheredRows(engine)
+        self._gathered = GroupedRows(engine)
 
     async def close(self) -> None:
         """Give connections back; called when no request is under way."""
@@ -74,13 +74,13 @@ class VaultRows:
     async def _read(self, caller: Caller) -> tuple[Vault | None, bool]:
         try:
             return await self._gathered.read(caller.user_id, caller.deadline)
-        except GoAlone:
+        except NotBatched:
             pass
-        async with user_transaction(self._engine, caller.user_id, caller.deadline) as held:
-            row = await held.fetchrow(query("read_vault"), caller.user_id)
+        async with user_transaction(self._engine, caller.user_id, caller.deadline) as connection:
+            row = await connection.fetchrow(query("read_vault"), caller.user_id)
             if row is not None:
                 return Vault.from_row(row), True
-            return None, bool(await held.fetchval(query("find_user"), caller.user_id))
+            return None, bool(await connection.fetchval(query("find_user"), caller.user_id))
 
     async def create(self, caller: Caller, event: Event, *columns: str | int | None) -> int | None:
         """Insert the user's first vault and its audit row.
@@ -145,19 +145,19 @@ class VaultRows:
         if vault is None:
             try:
                 await self._gathered.record(event, caller.deadline)
-            except GoAlone:
+            except NotBatched:
                 pass
             except DatabaseError as error:
                 raise _not_audited(error) from error
             else:
                 return
-        async with _audit_transaction(self._engine, caller) as held:
-            await write(held, event)
+        async with _audit_transaction(self._engine, caller) as connection:
+            await write(connection, event)
             if vault is not None:
                 # No row count to check: where the row was changed or is locked meanwhile, the
                 # next fetch records the value.
                 parameters = caller.user_id, vault.row_version, key_check
-                await held.execute(query("record_key_check"), *parameters)
+                await connection.execute(query("record_key_check"), *parameters)
 
     async def record_failure(self, caller: Caller, event: Event) -> None:
         """Write the audit row of a refusal or failure, over a connection kept for that.
@@ -165,14 +165,16 @@ class VaultRows:
         Raises:
             AuditUnavailable: it could not be committed.
         """
-        async with _audit_transaction(self._reserve, caller) as held:
-            await write(held, event)
+        async with _audit_transaction(self._reserve, caller) as connection:
+            await write(connection, event)
 
     @asynccontextmanager
     async def _change(self, caller: Caller) -> AsyncIterator[Connection]:
         try:
-            async with user_transaction(self._engine, caller.user_id, caller.deadline) as held:
-                yield held
+            async with user_transaction(
+                self._engine, caller.user_id, caller.deadline
+            ) as connection:
+                yield connection
         except database.OutcomeUnknown as error:
             log.warning("outcome_unknown", reason=str(error))
             raise OutcomeUnknown(str(error)) from error
@@ -215,8 +217,8 @@ def _not_audited(error: DatabaseError) -> AuditUnavailable:
 @asynccontextmanager
 async def _audit_transaction(engine: AsyncEngine, caller: Caller) -> AsyncIterator[Connection]:
     try:
-        async with user_transaction(engine, caller.user_id, caller.deadline) as held:
-            yield held
+        async with user_transaction(engine, caller.user_id, caller.deadline) as connection:
+            yield connection
     except DatabaseError as error:
         raise _not_audited(error) from error
 

@@ -22,7 +22,6 @@ from typing import TypeAlias
 
 from custody.development.issuer import DevelopmentIssuer
 from custody.development.postgres import EmbeddedPostgres
-
 from custody.ops.logging import configure
 from custody.settings import LogFormat, LogLevel
 from tests.bench.processes import machine

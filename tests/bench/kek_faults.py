@@ -13,7 +13,6 @@ import time
 from pathlib import Path
 
 from custody.development.postgres import EmbeddedPostgres
-
 from custody.ops.logging import configure
 from custody.settings import LogFormat, LogLevel
 from tests.bao_server import Bao, bao_server

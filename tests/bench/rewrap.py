@@ -24,7 +24,6 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from custody.development.postgres import EmbeddedPostgres
-
 from custody.ops.logging import configure
 from custody.settings import LogFormat, LogLevel
 from kek_backends.base import FORMAT_BOUND, Wrap

@@ -10,7 +10,6 @@ from pathlib import Path
 
 from custody.development.postgres import EmbeddedPostgres
 from custody.development.postgres.lock import pid_file
-
 from tests.bench.load import CompiledGenerator, Generator, LoadError
 from tests.bench.load_python import PythonGenerator
 from tests.bench.processes import machine

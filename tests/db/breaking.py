@@ -10,7 +10,6 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from custody.development.postgres import EmbeddedPostgres
-
 from tests.db.embedded_server import pid_of, query
 from tests.servers import Database
 

@@ -10,8 +10,8 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
-from custody.development.postgres import EmbeddedPostgres
 
+from custody.development.postgres import EmbeddedPostgres
 from tests.memory import memory
 
 REPOSITORY = Path(__file__).parents[2]

@@ -8,9 +8,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from custody.development.issuer import DevelopmentIssuer
 
 from custody.cli.commands.config import redact
+from custody.development.issuer import DevelopmentIssuer
 from custody.ops.doctor import Verdict, examine
 from tests.db.command import custody
 from tests.ports import free_port

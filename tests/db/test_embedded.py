@@ -7,9 +7,9 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+
 from custody.development.postgres import EmbeddedPostgres
 from custody.development.postgres.user import choose_user
-
 from tests.db.embedded_server import needs_proc, needs_root, open_folder, pid_of, query
 
 

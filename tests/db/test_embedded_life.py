@@ -12,10 +12,10 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+
 from custody.development.postgres import EmbeddedError, EmbeddedPostgres
 from custody.development.postgres import server as server_module
 from custody.development.postgres.user import choose_user
-
 from tests.db.embedded_server import (
     REPOSITORY,
     alive,

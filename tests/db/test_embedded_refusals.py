@@ -7,10 +7,10 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+
 from custody.development.postgres import EmbeddedError, EmbeddedPostgres, binaries
 from custody.development.postgres import user as server_user
 from custody.development.postgres.user import ServerUser, choose_user
-
 from tests.db.embedded_server import REPOSITORY, needs_root, open_folder, query
 
 

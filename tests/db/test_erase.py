@@ -4,10 +4,10 @@ import asyncio
 import json
 
 import pytest
-from custody.development.postgres import EmbeddedPostgres
 
 from custody.db.engine import Dsn
 from custody.db.migrate import migrate
+from custody.development.postgres import EmbeddedPostgres
 from tests.client import Client, client_session
 from tests.db.command import Done, custody
 from tests.db.old_service import build

@@ -5,10 +5,10 @@ import base64
 from pathlib import Path
 
 import pytest
-from custody.development.postgres import EmbeddedPostgres
 
 from custody.db.engine import Dsn
 from custody.db.migrate import migrate
+from custody.development.postgres import EmbeddedPostgres
 from custody.settings import ConfigurationError
 from tests.client import Client, client_session
 from tests.db.breaking import forget_keks

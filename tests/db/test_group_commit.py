@@ -6,15 +6,15 @@ from collections.abc import AsyncIterator, Callable, Coroutine, Iterator, Sequen
 from typing import Any
 
 import pytest
-from custody.db.group_commit import BATCH_SIZE, LANES, GroupCommit, NotBatched
-from custody.development.postgres import EmbeddedPostgres
 from sqlalchemy.ext.asyncio import AsyncEngine
 from sqlalchemy.pool import QueuePool
 
 from custody.db.clock import DatabaseClock
 from custody.db.engine import Connection, Dsn, create_engine
 from custody.db.errors import Busy, DatabaseError
+from custody.db.group_commit import BATCH_SIZE, LANES, GroupCommit, NotBatched
 from custody.deadline import Deadline
+from custody.development.postgres import EmbeddedPostgres
 from tests.db.breaking import frozen
 from tests.servers import Database, new_database, postgres_server
 

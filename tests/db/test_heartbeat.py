@@ -9,12 +9,12 @@ from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
 
 import pytest
-from custody.development.postgres import EmbeddedPostgres
 from sqlalchemy.ext.asyncio import AsyncEngine
 
 from custody.db import engine as engine_module
 from custody.db.engine import Dsn, create_engine
 from custody.db.scope import acquire
+from custody.development.postgres import EmbeddedPostgres
 from custody.ops import heartbeat
 from custody.ops.heartbeat import Heartbeat
 from tests.db.breaking import frozen, kill

@@ -9,13 +9,13 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from custody.development.postgres import EmbeddedPostgres
 from sqlalchemy.ext.asyncio import AsyncEngine
 
 from custody import app
 from custody.audit.events import Event
 from custody.audit.writer import write_together
 from custody.db.engine import Connection, Dsn, create_engine
+from custody.development.postgres import EmbeddedPostgres
 from custody.http import server as http_server
 from custody.ops.health import Health
 from custody.vault import grouped

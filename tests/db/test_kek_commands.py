@@ -14,11 +14,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from custody.development.postgres import EmbeddedPostgres
-from custody.keks import generate
 
 from custody.db.engine import Dsn
 from custody.db.migrate import migrate
+from custody.development.postgres import EmbeddedPostgres
+from custody.keks import generate
 from tests.db.command import Done, custody
 from tests.db.kek_registry import REWRAP, add_row, psql, register, retire, states
 from tests.db.old_service import KEK, build

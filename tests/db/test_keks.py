@@ -7,12 +7,12 @@ from typing import Any
 
 import asyncpg
 import pytest
-from custody.development.postgres import EmbeddedPostgres
-from custody.keks.records import RegisteredKek, RowCount, count_rows, list_keks
 
 from custody.db.engine import Dsn, create_engine
 from custody.db.migrate import migrate
 from custody.db.queries import folder, query
+from custody.development.postgres import EmbeddedPostgres
+from custody.keks.records import RegisteredKek, RowCount, count_rows, list_keks
 from tests.db.kek_registry import (
     REGISTER,
     RETIRE,

@@ -6,13 +6,13 @@ from collections.abc import AsyncIterator
 from pathlib import Path
 
 import pytest
-from custody.development.postgres import EmbeddedPostgres
 
 from custody.db.engine import Dsn
 from custody.db.erase import erase_user
 from custody.db.migrate import migrate
 from custody.db.owner import OwnerRefused
 from custody.db.queries import folder
+from custody.development.postgres import EmbeddedPostgres
 from tests.client import Client, client_session
 from tests.db import old_service
 from tests.db.test_posture import migrate_by_psql, problems_of

@@ -7,13 +7,13 @@ from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 
 import pytest
-from custody.development.postgres import EmbeddedPostgres
 
 from custody.db import migrate as module
 from custody.db.engine import Dsn
 from custody.db.migrate import MigrationError, migrate, migrations
 from custody.db.owner import OwnerRefused
 from custody.db.queries import folder as sql_folder
+from custody.development.postgres import EmbeddedPostgres
 from tests.client import Client, client_session
 from tests.db.command import custody
 from tests.db.embedded_server import open_folder

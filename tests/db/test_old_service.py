@@ -10,10 +10,10 @@ import pytest
 from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 from cryptography.hazmat.primitives.hashes import SHA256
 from cryptography.hazmat.primitives.kdf.hkdf import HKDF
-from custody.development.postgres import EmbeddedPostgres
 
 from custody.db.engine import Dsn
 from custody.db.migrate import migrate
+from custody.development.postgres import EmbeddedPostgres
 from tests.client import Answer, Client, client_session
 from tests.db.old_service import KEK, ROWS, OldService, audit_rows, build
 from tests.leaks import remember

@@ -5,11 +5,11 @@ from collections.abc import AsyncIterator
 from dataclasses import dataclass
 
 import pytest
-from custody.development.postgres import EmbeddedPostgres
 
 from custody.db.engine import Dsn
 from custody.db.migrate import MigrationError, migrate, migrations
 from custody.db.owner import OwnerError, OwnerRefused
+from custody.development.postgres import EmbeddedPostgres
 from tests.db.test_posture import problems_of
 from tests.servers import Database, new_database
 

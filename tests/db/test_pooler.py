@@ -6,7 +6,6 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from custody.development.postgres import EmbeddedPostgres
 from structlog.testing import capture_logs
 
 from custody.db import migrate as migrations
@@ -15,6 +14,7 @@ from custody.db.erase import erase_user
 from custody.db.errors import DatabaseError
 from custody.db.migrate import migrate
 from custody.db.scope import acquire
+from custody.development.postgres import EmbeddedPostgres
 from tests.client import Client, client_session
 from tests.db.command import custody
 from tests.db.test_posture import problems_of

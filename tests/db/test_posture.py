@@ -8,12 +8,12 @@ from dataclasses import dataclass
 
 import pytest
 import pytest_asyncio
-from custody.development.postgres import EmbeddedPostgres
 
 from custody.db.engine import Connection, Dsn, create_engine
 from custody.db.migrate import migrations
 from custody.db.posture import Duty, PostureProblem, find_problems, look
 from custody.db.queries import folder
+from custody.development.postgres import EmbeddedPostgres
 from tests.db.breaking import give_users_away
 from tests.servers import Database, new_database
 

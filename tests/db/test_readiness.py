@@ -12,8 +12,8 @@ from contextlib import AbstractContextManager, asynccontextmanager, contextmanag
 from pathlib import Path
 
 import pytest
-from custody.development.postgres import EmbeddedPostgres
 
+from custody.development.postgres import EmbeddedPostgres
 from custody.http import server as http_server
 from custody.ops import health
 from kek_backends.errors import Denied, KekError, Transient

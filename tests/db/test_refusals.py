@@ -10,14 +10,14 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from custody.development.postgres import EmbeddedPostgres
-from custody.keks.registry import KekRegistry
 
 from custody.app import running
 from custody.auth.jwks import JwksCache
 from custody.auth.sources import file_source
 from custody.db.engine import Dsn, create_engine
 from custody.db.scope import acquire
+from custody.development.postgres import EmbeddedPostgres
+from custody.keks.registry import KekRegistry
 from custody.ops import health
 from custody.settings import ConfigurationError, load
 from kek_backends.loader import load_keyring

@@ -5,8 +5,8 @@ from collections.abc import AsyncIterator
 
 import pytest
 import pytest_asyncio
-from custody.development.postgres import EmbeddedPostgres
 
+from custody.development.postgres import EmbeddedPostgres
 from tests.client import Client, client_session
 from tests.db.breaking import forget_keks
 from tests.servers import Database, daemon_here, new_database

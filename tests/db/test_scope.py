@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from custody.development.postgres import EmbeddedPostgres
 from sqlalchemy.ext.asyncio import AsyncEngine
 from sqlalchemy.pool import QueuePool
 
@@ -20,6 +19,7 @@ from custody.db.errors import Busy, ConnectionLost, DatabaseError, OnlyThisReque
 from custody.db.queries import query
 from custody.db.scope import user_transaction
 from custody.deadline import Deadline
+from custody.development.postgres import EmbeddedPostgres
 from custody.http import server as http_server
 from custody.ops import health
 from custody.vault import rows

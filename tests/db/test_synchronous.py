@@ -10,14 +10,14 @@ from typing import Any
 
 import asyncpg
 import pytest
-from custody.development.postgres import EmbeddedPostgres
-from custody.keks import records, registry
 from structlog.testing import capture_logs
 
 from custody.db import erase, owner
 from custody.db.engine import Dsn, create_engine
 from custody.db.errors import OutcomeUnknown
+from custody.development.postgres import EmbeddedPostgres
 from custody.http import server as http_server
+from custody.keks import records, registry
 from custody.ops.doctor import Verdict, examine
 from custody.ops.health import Health
 from kek_backends.loader import load_keyring

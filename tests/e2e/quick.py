@@ -2,15 +2,14 @@
 
 from types import ModuleType
 
-from custody.keks import watch
-from custody.sockets import site
-from kek_backends.transit import tokens
-
 from custody import supervisor
 from custody.cli import main
+from custody.keks import watch
 from custody.ops import health, report
 from custody.rewrap import background
+from custody.sockets import site
 from kek_backends import breaker, remote
+from kek_backends.transit import tokens
 
 SHORT: tuple[tuple[ModuleType, str, float], ...] = (
     (site, "_FIRST_REQUEST_SECONDS", 0.05),

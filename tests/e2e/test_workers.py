@@ -14,10 +14,10 @@ from typing import Any
 from urllib.parse import urlsplit
 
 import pytest
-from custody.sockets.listeners import Listeners
 
 from custody import supervisor
 from custody.ops.notify import Notifier
+from custody.sockets.listeners import Listeners
 from tests.client import Client, client_session, readiness
 from tests.db.command import custody
 from tests.db.embedded_server import alive

@@ -11,12 +11,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+
+from custody.settings import ConfigurationError, load
 from custody.sockets import listeners
 from custody.sockets.addresses import Listener, ListenError
 from custody.sockets.listeners import Listeners, adopt, open_listeners, take_handed_over
 from custody.sockets.site import Site
-
-from custody.settings import ConfigurationError, load
 from tests.http.wire import Greeter, exchange
 from tests.ports import free_port
 

@@ -10,11 +10,11 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from structlog.testing import capture_logs
+
 from custody.sockets import site as site_module
 from custody.sockets.addresses import Listener
 from custody.sockets.site import Site
-from structlog.testing import capture_logs
-
 from tests.certificates import make_certificate
 from tests.http.wire import Greeter, exchange
 

@@ -5,9 +5,9 @@ from pathlib import Path
 
 import aiohttp
 import pytest
-from custody.sockets.addresses import ListenError
 
 from custody.settings import ConfigurationError
+from custody.sockets.addresses import ListenError
 from tests.certificates import make_certificate
 from tests.ports import free_port
 from tests.servers import Database, daemon_here

@@ -5,10 +5,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from custody.vault.grouped import GroupedRows
 
 from custody.http.routes import BASE_PATH, ROUTES, Route
 from custody.vault import rows
+from custody.vault.grouped import GroupedRows
 from tests.client import Answer, Client, becomes, client_session
 from tests.http.wire import exchange, parse, request
 from tests.ports import free_port

@@ -5,12 +5,12 @@ from functools import cache
 from importlib.metadata import entry_points
 
 import pytest
+
+from kek_backends import loader, remote
 from kek_backends.aws import kek as aws_kek
 from kek_backends.transit import http as transit_http
 from kek_backends.transit import kek as transit_kek
 from kek_backends.transit import tokens as transit_tokens
-
-from kek_backends import loader, remote
 from tests.kek.fakes import FakeRemote
 from tests.kek.remote_kit import Gate
 

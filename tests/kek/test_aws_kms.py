@@ -11,9 +11,9 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+
 from kek_backends.aws.kek import AwsKmsKek
 from kek_backends.aws.names import KeyArn, KeyName
-
 from kek_backends.base import OwnedWrap, Severity, Wrap
 from kek_backends.checks import damage, wraps
 from kek_backends.errors import KekError, KeyMissing, Misconfigured, Tampered

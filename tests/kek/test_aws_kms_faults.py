@@ -14,12 +14,12 @@ from contextlib import AsyncExitStack
 from pathlib import Path
 
 import pytest
-from kek_backends.aws.client import AwsClient
-from kek_backends.aws.errors import CredentialsRefused
-from kek_backends.aws.kek import AwsKmsKek
 
 from custody.settings import LogFormat, LogLevel
 from kek_backends import remote
+from kek_backends.aws.client import AwsClient
+from kek_backends.aws.errors import CredentialsRefused
+from kek_backends.aws.kek import AwsKmsKek
 from kek_backends.base import OwnedWrap, Severity, Wrap
 from kek_backends.errors import (
     Denied,

@@ -4,8 +4,8 @@ import asyncio
 from collections.abc import AsyncIterator, Sequence
 
 import pytest
-from kek_backends.call_batcher import CALLS_AT_ONCE, CallBatcher
 
+from kek_backends.call_batcher import CALLS_AT_ONCE, CallBatcher
 from kek_backends.errors import Denied, KekError, Tampered, Transient
 from tests.kek.remote_kit import until
 

@@ -44,6 +44,19 @@ def test_unknown_scheme_names_the_known_ones() -> None:
     assert "env" in message.partition("known: ")[2].split(", ")
 
 
+def test_an_id_does_not_pass_for_one_of_another_backend(install: Install) -> None:
+    install("fake", "tests.kek.fakes:FakeKms")
+    for kek_id in ("vault:transit/custody:v1", "aws-kms:x", "fake:one"):
+        with pytest.raises(
+            Misconfigured, match=f"an id may not begin with {kek_id.split(':')[0]}:"
+        ):
+            load(f"env:KEK?id={kek_id}", environ={"KEK": KEY}, development=False)
+    for kek_id in ("env:x", "kek:2024", "vault", "vaults:x"):
+        assert (
+            load(f"env:KEK?id={kek_id}", environ={"KEK": KEY}, development=False).kek_id == kek_id
+        )
+
+
 async def test_anyone_can_add_one(install: Install) -> None:
     install("fake", "tests.kek.fakes:FakeKms")
     backend = load("fake:one?id=f-1", environ={}, development=False)

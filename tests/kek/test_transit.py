@@ -9,8 +9,6 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
 
 import pytest
-from kek_backends.transit.kek import TransitKek
-from kek_backends.transit.key import TransitKey
 
 from kek_backends.base import OwnedWrap, Severity, Wrap
 from kek_backends.checks.life import check_examination
@@ -26,6 +24,8 @@ from kek_backends.errors import (
 from kek_backends.keyring import Keyring
 from kek_backends.loader import load
 from kek_backends.testing import CHECKS, Check, Subject
+from kek_backends.transit.kek import TransitKek
+from kek_backends.transit.key import TransitKey
 from tests.bao_server import Bao, least_policy, to_the_next_second
 from tests.leaks import remember
 

@@ -5,10 +5,10 @@ from collections.abc import AsyncIterator
 from dataclasses import replace
 
 import pytest
-from kek_backends.transit.kek import TransitKek
 
 from kek_backends.base import OwnedWrap, Wrap
 from kek_backends.errors import Tampered
+from kek_backends.transit.kek import TransitKek
 from tests.bao_server import Bao
 from tests.kek.test_transit import transit
 from tests.kek.transit_front import Front, front_of

@@ -8,12 +8,9 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 import pytest
-from kek_backends.call_batcher import CALLS_AT_ONCE
-from kek_backends.transit import tokens
-from kek_backends.transit.batches import MOST_ITEMS
-from kek_backends.transit.kek import TransitKek
 
 from kek_backends.base import Wrap
+from kek_backends.call_batcher import CALLS_AT_ONCE
 from kek_backends.errors import (
     Denied,
     KekError,
@@ -23,6 +20,9 @@ from kek_backends.errors import (
     Transient,
     VersionRetired,
 )
+from kek_backends.transit import tokens
+from kek_backends.transit.batches import MOST_ITEMS
+from kek_backends.transit.kek import TransitKek
 from tests.bao_server import Bao, least_policy
 from tests.kek.test_transit import transit
 from tests.kek.test_transit_login import held_token

@@ -13,13 +13,13 @@ from typing import Any
 import jwt
 import pytest
 from cryptography.hazmat.primitives.asymmetric.ec import SECP256R1, generate_private_key
-from kek_backends.transit import tokens
-from kek_backends.transit.kek import TransitKek
-from kek_backends.transit.login import AppRole, GivenToken, Grant
 
 from kek_backends.base import KekBackend, Severity
 from kek_backends.errors import Denied, Misconfigured
 from kek_backends.loader import load
+from kek_backends.transit import tokens
+from kek_backends.transit.kek import TransitKek
+from kek_backends.transit.login import AppRole, GivenToken, Grant
 from tests.bao_server import Bao, BaoError
 from tests.certificates import make_certificate
 from tests.leaks import remember

@@ -9,9 +9,9 @@ from collections.abc import Mapping
 from pathlib import Path
 
 import pytest
-from custody.keks.instances import Instance, record
 
 from custody.db.engine import Dsn, create_engine
+from custody.keks.instances import Instance, record
 from tests.client import Client, client_session
 from tests.db.command import Done, custody
 from tests.db.kek_registry import register, retire, states

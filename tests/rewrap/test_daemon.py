@@ -9,11 +9,11 @@ from functools import partial
 from pathlib import Path
 
 import pytest
-from custody.rewrap.background import BackgroundRewrap
-from custody.rewrap.backoff import NotFinished
 
 from custody.ops.metrics import Metrics
 from custody.rewrap import background
+from custody.rewrap.background import BackgroundRewrap
+from custody.rewrap.backoff import NotFinished
 from custody.rewrap.options import Options
 from kek_backends.keyring import Keyring
 from tests.client import Client, client_session

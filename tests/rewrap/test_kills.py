@@ -8,8 +8,8 @@ import secrets
 import time
 
 import pytest
-from custody.rewrap.backoff import NotFinished
 
+from custody.rewrap.backoff import NotFinished
 from custody.rewrap.options import Options
 from custody.rewrap.runs import LEASE_SECONDS
 from custody.rewrap.worker import RewrapRun

@@ -11,12 +11,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from kek_backends.transit.kek import TransitKek
 
 from custody.rewrap.options import Options, Verify
 from custody.rewrap.worker import RewrapRun
 from kek_backends.base import Wrap
 from kek_backends.keyring import Keyring
+from kek_backends.transit.kek import TransitKek
 from kek_backends.uri import KekUri
 from tests import bao_server as bao_module
 from tests.bao_server import Bao, bao_server

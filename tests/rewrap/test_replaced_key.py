@@ -3,8 +3,8 @@
 import time
 
 import pytest
-from custody.rewrap.backoff import NotFinished
 
+from custody.rewrap.backoff import NotFinished
 from custody.rewrap.options import Options
 from custody.rewrap.runs import Run
 from custody.rewrap.storing import Counts

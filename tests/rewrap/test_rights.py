@@ -5,8 +5,8 @@ from collections.abc import AsyncIterator
 
 import pytest
 import pytest_asyncio
-from custody.development.postgres import EmbeddedPostgres
 
+from custody.development.postgres import EmbeddedPostgres
 from tests.db.kek_registry import psql
 from tests.rewrap.kit import fill, go_zk, keyring, rewrap, rows_of
 from tests.servers import Database, new_database

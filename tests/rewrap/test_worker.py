@@ -5,8 +5,8 @@ import itertools
 import time
 
 import pytest
-from custody.rewrap.backoff import NotFinished
 
+from custody.rewrap.backoff import NotFinished
 from custody.rewrap.batch import WrongWrap
 from custody.rewrap.options import Options, Verify
 from custody.rewrap.runs import State

@@ -10,9 +10,9 @@ from pathlib import Path
 
 import click
 import pytest
-from custody.development.issuer import DevelopmentIssuer
 
 from custody.cli import cli
+from custody.development.issuer import DevelopmentIssuer
 from tests.servers import ROOT
 
 # What each command needs to come as far as its work.

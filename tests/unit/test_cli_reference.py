@@ -3,10 +3,9 @@
 import re
 from datetime import UTC, datetime, timedelta
 
-from custody.keks.records import RegisteredKek, RowCount
-
 from custody.cli.commands.kek_table import ListedKek, table
 from custody.cli.commands.rewrap import run_line
+from custody.keks.records import RegisteredKek, RowCount
 from custody.rewrap.runs import Run, State
 from tests.servers import ROOT
 

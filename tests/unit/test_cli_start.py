@@ -9,11 +9,11 @@ import sys
 from pathlib import Path
 
 import pytest
-from custody.development.issuer import DevelopmentIssuer
 
 from custody.cli.exit_codes import CODES, exit_code_of
 from custody.db.errors import Busy, DatabaseError
 from custody.db.migrate import MigrationError
+from custody.development.issuer import DevelopmentIssuer
 from kek_backends.errors import Tampered
 from tests.servers import ROOT
 from tests.tokens import Issuer

@@ -5,6 +5,7 @@ from typing import Any
 import pytest
 from aiohttp.abc import AbstractStreamWriter
 from aiohttp.test_utils import make_mocked_request
+
 from custody.http.response import Answer
 
 

@@ -11,16 +11,16 @@ import structlog
 import uvloop
 
 from custody import app
-from custody.auth.development import ISSUER, DevelopmentIssuer
 from custody.cli.options import DATA_FOLDER
-from custody.db.embedded import EmbeddedPostgres
 from custody.db.engine import Dsn
 from custody.db.migrate import migrate
-from custody.http.addresses import ListenError
+from custody.development.issuer import ISSUER, DevelopmentIssuer
+from custody.development.postgres import EmbeddedPostgres
 from custody.http.routes import BASE_PATH
 from custody.ops.logging import configure
 from custody.ops.process import harden
 from custody.settings import Settings, load
+from custody.sockets.addresses import ListenError
 
 _TOKEN_LIFETIME_SECONDS = 24 * 60 * 60
 _SUBJECT = "alice"

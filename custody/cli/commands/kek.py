@@ -16,9 +16,9 @@ from custody.cli.commands.kek_table import ListedKek, table
 from custody.cli.commands.rewrap_role import VARIABLE, rewrap_dsn, rewrap_engine
 from custody.cli.exit_codes import FINDING
 from custody.db.engine import Dsn
-from custody.db.keks import NO_ROWS, Retirement, RowCount, count_rows, list_keks
-from custody.db.keks import retire as retire_kek
 from custody.db.posture import safe_engine
+from custody.keks.records import NO_ROWS, Retirement, RowCount, count_rows, list_keks
+from custody.keks.records import retire as retire_kek
 from custody.ops.logging import configure
 from custody.ops.process import harden
 from custody.settings import ConfigurationError, Settings, load

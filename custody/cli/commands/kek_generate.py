@@ -6,7 +6,7 @@ from pathlib import Path
 import click
 
 from custody.cli.exit_codes import FINDING
-from custody.ops.new_kek import as_text, random_key, write_new
+from custody.keks.generate import as_text, random_key, write_new
 from custody.ops.process import harden
 
 

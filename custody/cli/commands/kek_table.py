@@ -6,7 +6,7 @@ from datetime import datetime
 from typing import Any
 
 from custody.cli.commands import shown
-from custody.db.keks import RegisteredKek, RowCount
+from custody.keks.records import RegisteredKek, RowCount
 
 _HEADINGS = ("KEK_ID", "STATE", "ROWS", "FORMAT 1", "ASIDE", "SINCE", "HERE")
 _NUMBERS = frozenset({"ROWS", "FORMAT 1", "ASIDE"})

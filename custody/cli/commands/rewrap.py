@@ -17,18 +17,18 @@ from custody.cli.commands.rewrap_progress import Progress, describe, progress
 from custody.cli.commands.rewrap_role import rewrap_dsn, rewrap_engine
 from custody.cli.commands.shown import printable
 from custody.cli.exit_codes import FINDING
-from custody.db.keks import RowCount, count_rows
 from custody.db.one_database import name_of
-from custody.ops.keks import KekWatch
+from custody.keks.records import RowCount, count_rows
+from custody.keks.registry import unreadable as unreadable_rows
+from custody.keks.watch import KekWatch
 from custody.ops.logging import configure
 from custody.ops.process import harden
 from custody.rewrap import runs
 from custody.rewrap.options import Options
 from custody.rewrap.runs import Run, State
 from custody.rewrap.target import Blocked, Target
-from custody.rewrap.worker import Rewrapper
+from custody.rewrap.worker import RewrapRun
 from custody.settings import ConfigurationError, Settings, load
-from custody.vault.registry import unreadable as unreadable_rows
 from kek_backends.errors import KekError, Misconfigured
 from kek_backends.keyring import Keyring
 from kek_backends.loader import load_keyring
@@ -122,14 +122,14 @@ async def _run(settings: Settings, options: Options) -> tuple[Run, dict[str, str
         # Before: a run that was done is not to fail for a name.
         database = await name_of(engine)
         with progress() as shown:
-            rewrapper = Rewrapper(engine, keyring, options, shown.advance)
+            rewrapper = RewrapRun(engine, keyring, options, shown.advance)
             stopping.hand_over(rewrapper)
             done = await _shown(rewrapper, shown)
         unreadable = _unreadable(keyring, await rewrapper.unreadable(done))
         return done, unreadable, database
 
 
-async def _shown(rewrapper: Rewrapper, shown: Progress) -> Run:
+async def _shown(rewrapper: RewrapRun, shown: Progress) -> Run:
     showing = asyncio.create_task(shown.keep_showing())
     try:
         return await rewrapper.run()
@@ -143,13 +143,13 @@ class _Stopping:
     """What SIGTERM and SIGINT do: end what is still being prepared, or the run cleanly."""
 
     def __init__(self) -> None:
-        self._rewrapper: Rewrapper | None = None
+        self._rewrapper: RewrapRun | None = None
         self._stopped = False
         loop = asyncio.get_running_loop()
         for number in (signal.SIGTERM, signal.SIGINT):
             loop.add_signal_handler(number, self._stop)
 
-    def hand_over(self, rewrapper: Rewrapper) -> None:
+    def hand_over(self, rewrapper: RewrapRun) -> None:
         """Let the run see to it from now on."""
         self._rewrapper = rewrapper
         if self._stopped:

@@ -11,12 +11,12 @@ import uvloop
 
 from custody import app
 from custody.db.dsn import parse
-from custody.http.listeners import Listeners, adopt, open_listeners, take_handed_over
 from custody.ops import preflight
 from custody.ops.logging import configure
 from custody.ops.notify import Notifier, watchdog_seconds
 from custody.ops.process import end_with_parent, harden
 from custody.settings import Settings, load
+from custody.sockets.listeners import Listeners, adopt, open_listeners, take_handed_over
 from custody.supervisor import Supervisor
 
 # What the service manager tells of sockets and of itself is for the process that it has started.

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import click
 
-from custody.auth.development import DevelopmentIssuer
+from custody.development.issuer import DevelopmentIssuer
 
 
 def token(sub: str, data: Path, *, audience: str, lifetime: int, as_json: bool) -> None:

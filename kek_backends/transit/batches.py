@@ -6,9 +6,9 @@ from typing import Any, TypeVar
 from hvac import exceptions as of_hvac
 
 from kek_backends.errors import KekError, Transient
+from kek_backends.transit.http import data_of, of_item, translate
+from kek_backends.transit.tokens import Tokens
 from kek_backends.uri import KekUri
-from kek_backends.vault_http import data_of, of_item, translate
-from kek_backends.vault_tokens import Tokens
 
 # OpenBao refuses JSON of more than 1000 strings, names included: four an item.
 MOST_ITEMS = 240

@@ -14,7 +14,7 @@ from collections.abc import Callable, Sequence
 
 import structlog
 
-from custody.http.addresses import Listener
+from custody.sockets.addresses import Listener
 
 # Connections taken in one turn of the loop: what one process leaves, another one takes.
 _TAKEN_AT_ONCE = 16

@@ -12,7 +12,7 @@ import structlog
 from sqlalchemy.ext.asyncio import AsyncEngine
 
 from custody.db.queries import query
-from custody.db.scope import connection, transaction
+from custody.db.scope import acquire, transaction
 from kek_backends.base import KekBackend, Wrap
 from kek_backends.errors import KekError, Misconfigured, Tampered
 from kek_backends.keyring import Keyring
@@ -97,8 +97,8 @@ class KekRegistry:
             return
         await compare(self._engine, backend, kek_id, fingerprint)
         parameters = kek_id, backend.uri.scheme, backend.uri.text, fingerprint, active
-        async with transaction(self._engine, _REGISTER_SECONDS) as held:
-            (recorded,) = await held.fetch(query("register_kek"), *parameters)
+        async with transaction(self._engine, _REGISTER_SECONDS) as connection:
+            (recorded,) = await connection.fetch(query("register_kek"), *parameters)
         # Another instance may have recorded another one first: then we are wrong.
         _hold_against(backend, kek_id, fingerprint, recorded["fingerprint"])
         if active:
@@ -143,8 +143,8 @@ async def kek_ids_in_use(engine: AsyncEngine) -> tuple[str, ...]:
     Args:
         engine: connections of a runtime role.
     """
-    async with connection(engine) as held:
-        return tuple(row[0] for row in await held.fetch(query("list_keks_in_use")))
+    async with acquire(engine) as connection:
+        return tuple(row[0] for row in await connection.fetch(query("list_keks_in_use")))
 
 
 def unreadable(keyring: Keyring, in_use: Sequence[str]) -> tuple[str, ...]:
@@ -174,8 +174,8 @@ async def is_retired(engine: AsyncEngine, kek_id: str) -> bool:
         engine: connections of a runtime role.
         kek_id: which.
     """
-    async with connection(engine) as held:
-        return bool(await held.fetchval(query("read_kek_state"), kek_id) == RETIRED)
+    async with acquire(engine) as connection:
+        return bool(await connection.fetchval(query("read_kek_state"), kek_id) == RETIRED)
 
 
 def retired(backend: KekBackend, kek_id: str) -> str:
@@ -206,9 +206,9 @@ async def compare(engine: AsyncEngine, backend: KekBackend, kek_id: str, fingerp
         KekError: the KMS can't be asked now.
         DatabaseError: the database can't be asked now.
     """
-    async with connection(engine) as held:
-        recorded = await held.fetchval(query("read_fingerprint"), kek_id)
-        rows = await held.fetch(query("sample_wraps"), kek_id) if recorded is None else []
+    async with acquire(engine) as connection:
+        recorded = await connection.fetchval(query("read_fingerprint"), kek_id)
+        rows = await connection.fetch(query("sample_wraps"), kek_id) if recorded is None else []
     if recorded is None:
         await _prove(backend, kek_id, rows)
         return False

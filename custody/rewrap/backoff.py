@@ -15,7 +15,7 @@ class NotFinished(Exception):
     """There is more to do: run again. What was done is stored."""
 
 
-class Patience:
+class Backoff:
     """Pauses after failures, until something succeeds or it has taken too long.
 
     Args:

@@ -12,11 +12,11 @@ import botocore.session
 from botocore import exceptions as sdk
 from botocore.config import Config
 
-from kek_backends.aws_client import AwsClient, endpoint_from, region_from
-from kek_backends.aws_errors import CredentialsRefused, by_code
-from kek_backends.aws_examination import good, of_endpoint, tried
-from kek_backends.aws_key import context, judge, missing, sealed
-from kek_backends.aws_names import KeyArn, KeyName
+from kek_backends.aws.client import AwsClient, endpoint_from, region_from
+from kek_backends.aws.diagnostics import good, of_endpoint, tried
+from kek_backends.aws.errors import CredentialsRefused, by_code
+from kek_backends.aws.key import check, context, missing, parse_wrap
+from kek_backends.aws.names import KeyArn, KeyName
 from kek_backends.base import (
     FORMAT_BOUND,
     MASTER_KEY_SIZE,
@@ -137,7 +137,7 @@ class AwsKmsKek(RemoteKek):
         arn = KeyArn.of_stamp(kek_id)
         return arn is not None and self._may_be(arn)
 
-    def takes_over(self, source: KekBackend) -> bool:
+    def can_rewrap_from(self, source: KekBackend) -> bool:
         """Say whether KMS can re-wrap what ``source`` wrapped: within a region it can."""
         return isinstance(source, AwsKmsKek) and source.region == self.region
 
@@ -176,7 +176,7 @@ class AwsKmsKek(RemoteKek):
     async def _unwrap(self, user_id: str, wrap: Wrap) -> bytes:
         # What is seen here is no answer of the KMS: neither the breaker nor ``problem`` may take
         # it for one.
-        sealed(self._uri, wrap)
+        parse_wrap(self._uri, wrap)
         return await super()._unwrap(user_id, wrap)
 
     async def _reencrypt(self, items: Sequence[OwnedWrap]) -> list[Rewrapped]:
@@ -184,7 +184,7 @@ class AwsKmsKek(RemoteKek):
 
         async def one(item: OwnedWrap) -> Rewrapped:
             try:
-                sealed(self._uri, item.wrap)
+                parse_wrap(self._uri, item.wrap)
                 async with turns:
                     return await self._call(lambda: self._reencrypt_one(item))
             except KekError as error:
@@ -199,7 +199,7 @@ class AwsKmsKek(RemoteKek):
         except client.exceptions.NotFoundException:
             raise missing(self._uri, self._name, self._client.region) from None
         self._learn(metadata["Arn"])
-        judge(self._uri, metadata)
+        check(self._uri, metadata)
 
     def _encrypt(self, user_id: str, master_key: bytes) -> Wrap:
         answer = self._client.get().encrypt(
@@ -208,7 +208,7 @@ class AwsKmsKek(RemoteKek):
         return self._wrap_of(answer)
 
     def _decrypt(self, user_id: str, wrap: Wrap) -> bytes:
-        blob, arn = sealed(self._uri, wrap)
+        blob, arn = parse_wrap(self._uri, wrap)
         answer = self._client.get().decrypt(
             CiphertextBlob=blob, KeyId=arn.text, EncryptionContext=context(user_id)
         )
@@ -217,7 +217,7 @@ class AwsKmsKek(RemoteKek):
         return plaintext
 
     def _reencrypt_one(self, item: OwnedWrap) -> Wrap:
-        blob, arn = sealed(self._uri, item.wrap)
+        blob, arn = parse_wrap(self._uri, item.wrap)
         answer = self._client.get().re_encrypt(
             CiphertextBlob=blob,
             SourceKeyId=arn.text,

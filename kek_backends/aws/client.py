@@ -6,7 +6,7 @@ from typing import Any
 from urllib.parse import urlsplit
 
 from kek_backends import bounded_http
-from kek_backends.aws_names import is_region
+from kek_backends.aws.names import is_region
 from kek_backends.errors import Misconfigured, Transient
 from kek_backends.uri import KekUri
 

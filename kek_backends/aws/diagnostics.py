@@ -4,7 +4,7 @@ import ipaddress
 from collections.abc import Awaitable, Callable
 from urllib.parse import urlsplit
 
-from kek_backends.aws_errors import CredentialsRefused
+from kek_backends.aws.errors import CredentialsRefused
 from kek_backends.base import Observation, Severity
 from kek_backends.errors import Denied, KekError, Transient
 

@@ -5,7 +5,7 @@ import binascii
 from collections.abc import Mapping
 from typing import Any
 
-from kek_backends.aws_names import KeyArn, KeyName
+from kek_backends.aws.names import KeyArn, KeyName
 from kek_backends.base import FORMAT_BOUND, Wrap
 from kek_backends.errors import KeyMissing, Misconfigured, Tampered
 from kek_backends.uri import KekUri
@@ -25,7 +25,7 @@ def context(user_id: str) -> dict[str, str]:
     return {_CONTEXT_KEY: user_id}
 
 
-def sealed(uri: KekUri, wrap: Wrap) -> tuple[bytes, KeyArn]:
+def parse_wrap(uri: KekUri, wrap: Wrap) -> tuple[bytes, KeyArn]:
     """Return the ciphertext of a wrap, and the key that made it.
 
     Args:
@@ -46,7 +46,7 @@ def sealed(uri: KekUri, wrap: Wrap) -> tuple[bytes, KeyArn]:
     return blob, arn
 
 
-def judge(uri: KekUri, metadata: Mapping[str, Any]) -> None:
+def check(uri: KekUri, metadata: Mapping[str, Any]) -> None:
     """See whether a key can wrap and unwrap.
 
     Args:

@@ -11,8 +11,8 @@ from hvac import exceptions as of_hvac
 
 from kek_backends.errors import Denied, Transient
 from kek_backends.remote import ATTEMPT_SECONDS
+from kek_backends.transit.login import RENEW_AFTER, Grant, Login, granted
 from kek_backends.uri import KekUri
-from kek_backends.vault_login import RENEW_AFTER, Grant, Login, granted
 
 _AGAIN_SECONDS = 1.0
 # A 403 that comes of the policy would else make every request log in.

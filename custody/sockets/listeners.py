@@ -10,8 +10,8 @@ from pathlib import Path
 
 import structlog
 
-from custody.http.addresses import Listener, open_address
 from custody.settings import ConfigurationError, Settings
+from custody.sockets.addresses import Listener, open_address
 
 # sd_listen_fds(3): the first descriptor that is handed over.
 _FIRST_HANDED_OVER = 3

@@ -14,7 +14,7 @@ _AGAIN_SECONDS = 1.0
 log = structlog.get_logger()
 
 
-async def reach(keyring: Keyring) -> None:
+async def probe_keks(keyring: Keyring) -> None:
     """Ask every KMS for its key, and prove that the active one binds a wrap to its user.
 
     One that is down now is left to :func:`watch_kek`.

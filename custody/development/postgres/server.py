@@ -17,10 +17,10 @@ from typing import Final, Self
 
 import structlog
 
-from custody.db.embedded import cluster
-from custody.db.embedded.binaries import find_binaries
-from custody.db.embedded.lock import pid_file, remove_stale_pid, take_lock
-from custody.db.embedded.user import EmbeddedError, ServerUser, choose_user, claim_folder
+from custody.development.postgres import cluster
+from custody.development.postgres.binaries import find_binaries
+from custody.development.postgres.lock import pid_file, remove_stale_pid, take_lock
+from custody.development.postgres.user import EmbeddedError, ServerUser, choose_user, claim_folder
 
 log = structlog.get_logger()
 

@@ -43,8 +43,8 @@ async def record(engine: AsyncEngine, instance: Instance) -> None:
         engine: connections of the role custody_app.
         instance: which.
     """
-    async with transaction(engine, _SECONDS) as held:
-        await held.execute(
+    async with transaction(engine, _SECONDS) as connection:
+        await connection.execute(
             query("record_instance"),
             instance.id,
             instance.host,
@@ -62,8 +62,8 @@ async def forget(engine: AsyncEngine, instance_id: str) -> None:
         engine: connections of the role custody_app.
         instance_id: which.
     """
-    async with transaction(engine, _SECONDS) as held:
-        await held.execute(query("forget_instance"), instance_id)
+    async with transaction(engine, _SECONDS) as connection:
+        await connection.execute(query("forget_instance"), instance_id)
 
 
 async def live(engine: AsyncEngine) -> Sequence[Instance]:
@@ -72,8 +72,8 @@ async def live(engine: AsyncEngine) -> Sequence[Instance]:
     Args:
         engine: connections of a runtime role.
     """
-    async with transaction(engine) as held:
-        rows = await held.fetch(query("list_instances"))
+    async with transaction(engine) as connection:
+        rows = await connection.fetch(query("list_instances"))
     return [
         Instance(
             id=row["id"],

@@ -19,7 +19,7 @@ from sqlalchemy.ext.asyncio import AsyncEngine
 from custody.db.commit import give_up
 from custody.db.engine import Connection
 from custody.db.errors import DatabaseError, Demoted
-from custody.db.scope import UNUSABLE, connection
+from custody.db.scope import UNUSABLE, acquire
 from custody.deadline import Deadline
 
 BATCH_SIZE = 64
@@ -38,7 +38,7 @@ Item = TypeVar("Item")
 Result = TypeVar("Result")
 
 
-class GoAlone(DatabaseError):
+class NotBatched(DatabaseError):
     """Nothing was done. The request is to be tried in a transaction of its own."""
 
 
@@ -49,7 +49,7 @@ class _Request(Generic[Item, Result]):
     answer: "asyncio.Future[Result]"
 
 
-class Gatherer(Generic[Item, Result]):
+class GroupCommit(Generic[Item, Result]):
     """Runs one kind of statement for many requests at once.
 
     Args:
@@ -82,12 +82,12 @@ class Gatherer(Generic[Item, Result]):
             deadline: of the request; there is an answer by then.
 
         Raises:
-            GoAlone: the server refused the batch, maybe for another item in it; or too little time
-                is left to share a batch.
-            DatabaseError: as :func:`custody.db.scope.connection`, or out of time.
+            NotBatched: the server refused the batch, maybe for another item in it; or too little
+                time is left to share a batch.
+            DatabaseError: as :func:`custody.db.scope.acquire`, or out of time.
         """
         if deadline.remaining() < _ALONE_SECONDS:
-            raise GoAlone
+            raise NotBatched
         loop = asyncio.get_running_loop()
         request: _Request[Item, Result] = _Request(item, deadline.at, loop.create_future())
         self._queue.append(request)
@@ -134,11 +134,11 @@ class Gatherer(Generic[Item, Result]):
         # Taken again after each await: whoever came meanwhile relies on this lane.
         while batch := batch or self._take():
             try:
-                async with connection(self._engine, max(one.until for one in batch)) as held:
+                async with acquire(self._engine, max(one.until for one in batch)) as connection:
                     # Another pool: this connection's server is the primary no more.
                     pool = self._engine.pool
-                    while batch and not held.is_closed() and self._engine.pool is pool:
-                        await self._serve(held, batch)
+                    while batch and not connection.is_closed() and self._engine.pool is pool:
+                        await self._serve(connection, batch)
                         batch = self._take() or await self._linger()
             except Exception as error:  # noqa: BLE001 - each request raises it
                 _fail(batch, error)
@@ -174,25 +174,25 @@ class Gatherer(Generic[Item, Result]):
             if request.answer.done():
                 continue
             if request.until - now < _ALONE_SECONDS:
-                request.answer.set_exception(GoAlone())
+                request.answer.set_exception(NotBatched())
                 continue
             batch.append(request)
         return batch
 
-    async def _serve(self, held: Connection, batch: list[_Request[Item, Result]]) -> None:
+    async def _serve(self, connection: Connection, batch: list[_Request[Item, Result]]) -> None:
         """Run a batch and answer it."""
         earliest = min(request.until for request in batch)
         latest = max(request.until for request in batch)
         try:
             async with asyncio.timeout_at(latest):
                 items = [request.item for request in batch]
-                results = await self._run(held, items, Deadline(earliest))
+                results = await self._run(connection, items, Deadline(earliest))
         except TimeoutError:
-            await give_up(held)
+            await give_up(connection)
             raise DatabaseError("the database did not answer in time") from None
         except (asyncpg.PostgresError, Demoted) as error:
             # The server has said that nothing was done. What it did not like may lie in one item.
-            _fail(batch, GoAlone())
+            _fail(batch, NotBatched())
             if isinstance(error, UNUSABLE):
                 raise  # nor will it do for the next
             return

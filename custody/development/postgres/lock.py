@@ -6,7 +6,7 @@ import time
 from pathlib import Path
 from typing import Final
 
-from custody.db.embedded.user import EmbeddedError
+from custody.development.postgres.user import EmbeddedError
 
 _LOCK_SECONDS: Final = 3  # a server whose daemon was killed needs a moment to shut down
 _POLL_SECONDS: Final = 0.02

@@ -2,23 +2,24 @@
 
 import asyncio
 import contextlib
+from collections.abc import Mapping
+from typing import Protocol
 
 import structlog
 from sqlalchemy.ext.asyncio import AsyncEngine
 
 from custody.db.errors import DatabaseError, Refused
-from custody.db.keks import count_rows
 from custody.db.posture import refuse_unfit_rewrap
 from custody.db.scope import on_a_living_connection
-from custody.ops.metrics import Metrics
+from custody.keks.records import RowCount, count_rows
 from custody.rewrap import runs
+from custody.rewrap.backoff import NotFinished
 from custody.rewrap.batch import WrongWrap
 from custody.rewrap.options import Options
-from custody.rewrap.patience import NotFinished
 from custody.rewrap.runs import AnotherRun, Run
 from custody.rewrap.storing import Counts
 from custody.rewrap.target import Blocked
-from custody.rewrap.worker import Rewrapper
+from custody.rewrap.worker import RewrapRun
 from kek_backends.errors import KekError
 from kek_backends.keyring import Keyring
 
@@ -30,7 +31,20 @@ _SHOW_SECONDS = 10.0
 log = structlog.get_logger()
 
 
-class Rewrapping:
+class RewrapMetrics(Protocol):
+    """Where it shows what it does; see :class:`custody.ops.metrics.Metrics`."""
+
+    def rewrapped(self, counts: Counts) -> None:
+        """Count the rows of one claim."""
+
+    def show_rows(self, counted: Mapping[str, RowCount]) -> None:
+        """Show how many rows each KEK has."""
+
+    def show_run(self, run: Run) -> None:
+        """Show how far the latest run is."""
+
+
+class BackgroundRewrap:
     """Re-wraps in the background, while users are served.
 
     Args:
@@ -38,7 +52,7 @@ class Rewrapping:
         app: connections of the role custody_app.
         keyring: all KEKs; the daemon keeps them fresh.
         interval: seconds from one look to the next.
-        metrics: told of what is done.
+        metrics: show what is done.
     """
 
     def __init__(
@@ -47,7 +61,7 @@ class Rewrapping:
         app: AsyncEngine,
         keyring: Keyring,
         interval: float,
-        metrics: Metrics,
+        metrics: RewrapMetrics,
     ) -> None:
         self._engine = engine
         self._app = app
@@ -55,11 +69,11 @@ class Rewrapping:
         self._interval = interval
         self._metrics = metrics
         self._stopping = asyncio.Event()
-        self._current: Rewrapper | None = None
+        self._current: RewrapRun | None = None
         # Rows that are not under the active KEK, set aside or not; None: not counted yet.
         self.rows_left: int | None = None
 
-    async def judge(self) -> None:
+    async def check_role(self) -> None:
         """Refuse a role that is not for this work, and a database that is not the daemon's.
 
         Raises:
@@ -99,7 +113,7 @@ class Rewrapping:
             await asyncio.wait({task}, timeout=1.0)
 
     async def _look(self) -> None:
-        await self.judge()
+        await self.check_role()
         active = self._keyring.active.kek_id
         if active is None:
             return  # not reached yet; /readyz says so
@@ -113,7 +127,7 @@ class Rewrapping:
 
     async def _run(self) -> Run:
         showing = asyncio.create_task(self._keep_showing())
-        self._current = Rewrapper(self._engine, self._keyring, Options(), self._advance)
+        self._current = RewrapRun(self._engine, self._keyring, Options(), self._advance)
         try:
             return await self._current.run()
         finally:

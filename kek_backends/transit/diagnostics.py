@@ -1,16 +1,15 @@
 """What an operator should know of a transit key, its policy and its token."""
 
 import ipaddress
-from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any
+from collections.abc import Callable, Mapping
+from typing import Any
 from urllib.parse import urlsplit
 
 from kek_backends.base import Observation, Severity
 from kek_backends.errors import KekError, Transient
-from kek_backends.vault_tokens import Tokens
-
-if TYPE_CHECKING:
-    from kek_backends.vault_transit import VaultTransitKek
+from kek_backends.remote import RemoteKek
+from kek_backends.transit.key import KeyPath, TransitKey
+from kek_backends.transit.tokens import Tokens
 
 _HOUR = 3600
 _RIGHTS = {"encrypt": "update", "decrypt": "update", "rewrap": "update", "keys": "read"}
@@ -18,44 +17,50 @@ _CHANGING = {"create", "update", "delete", "patch", "sudo"}
 
 
 async def examine(
-    backend: "VaultTransitKek", tokens: Tokens, path: tuple[str, str], *, active: bool
+    kek: RemoteKek,
+    path: KeyPath,
+    tokens: Tokens,
+    state: Callable[[], TransitKey | None],
+    *,
+    active: bool,
 ) -> list[Observation]:
     """Look at a transit key with the rights of its own token.
 
     Args:
-        backend: the KEK.
+        kek: the KEK.
+        path: of its key.
         tokens: its login.
-        path: mount and name of the key.
+        state: returns what the server said of the key when it was last asked.
         active: whether it is to wrap.
     """
     try:
-        said = await backend.ask_in_thread(lambda: tokens.call(lambda vault: _look(vault, path)))
+        seen = await kek.ask_in_thread(lambda: tokens.call(lambda vault: _look(vault, path)))
     except KekError as error:
         return [_failure(error)]
-    address, token, rights = said
+    address, token, rights = seen
     found = [*_of_address(address), *_of_token(token, tokens)]
     try:
-        await backend.refresh()
+        await kek.refresh()
     except KekError as error:
         found.append(_failure(error))
-    derived = backend.state is None or backend.state.derived
-    found += _of_rights(rights, path, active=active, derived=derived)
-    if backend.state is not None:
-        found += _of_key(backend.state.details, path)
+    key = state()
+    found += _of_rights(rights, path, active=active, derived=key is None or key.derived)
+    if key is not None:
+        found += _of_key(key.details, path)
         try:
             if active:
-                await backend.prove()
+                await kek.prove()
         except KekError as error:
             found.append(_failure(error))
     if found:
         return found
     use = "wraps and unwraps" if active else "ready to unwrap"
-    return [Observation(Severity.OK, f"{use}; kek_id {backend.kek_id}")]
+    return [Observation(Severity.OK, f"{use}; kek_id {kek.kek_id}")]
 
 
-def _look(vault: Any, path: tuple[str, str]) -> tuple[str, Mapping[str, Any], Mapping[str, Any]]:
-    mount, key = path
-    rights = vault.sys.get_capabilities(paths=[f"{mount}/{call}/{key}" for call in _RIGHTS])
+def _look(vault: Any, path: KeyPath) -> tuple[str, Mapping[str, Any], Mapping[str, Any]]:
+    calls = [f"{path.mount}/{call}/{path.key}" for call in _RIGHTS]
+    rights = vault.sys.get_capabilities(paths=calls)
     token = vault.auth.token.lookup_self()
     return vault.url, token["data"], rights["data"]
 
@@ -98,12 +103,11 @@ def _of_token(token: Mapping[str, Any], tokens: Tokens) -> list[Observation]:
 
 
 def _of_rights(
-    rights: Mapping[str, Any], path: tuple[str, str], *, active: bool, derived: bool
+    rights: Mapping[str, Any], path: KeyPath, *, active: bool, derived: bool
 ) -> list[Observation]:
-    mount, key = path
     found = []
     for call, needed in _RIGHTS.items():
-        at = f"{mount}/{call}/{key}"
+        at = f"{path.mount}/{call}/{path.key}"
         granted = set(rights.get(at, ()))
         if "root" in granted:
             continue  # the root token is a finding of its own
@@ -122,14 +126,14 @@ def _of_rights(
     return found
 
 
-def _of_key(key: Mapping[str, Any], path: tuple[str, str]) -> list[Observation]:
-    at = "/".join((path[0], "keys", path[1]))
+def _of_key(key: Mapping[str, Any], path: KeyPath) -> list[Observation]:
+    at = f"{path.mount}/keys/{path.key}"
     found = []
     if not key["derived"]:
         found.append(
             _finding(
                 "the key is not derived: it binds by associated data, and the server can't "
-                f"re-wrap; better make a new one: bao write -f {path[0]}/keys/NAME derived=true"
+                f"re-wrap; better make a new one: bao write -f {path.mount}/keys/NAME derived=true"
             )
         )
     if key.get("exportable") or key.get("allow_plaintext_backup"):

@@ -7,16 +7,16 @@ from dataclasses import dataclass, field
 from typing import Any, Self
 
 from kek_backends.base import Observation, OwnedWrap, Rewrapped, Wrap
+from kek_backends.call_batcher import CallBatcher
 from kek_backends.errors import KekError, KeyMissing, Misconfigured, Tampered, Transient
-from kek_backends.gathering import Gatherer
 from kek_backends.remote import ATTEMPT_SECONDS, RemoteKek
+from kek_backends.transit.batches import MOST_ITEMS, Batches
+from kek_backends.transit.diagnostics import examine
+from kek_backends.transit.http import TooLarge, connector, data_of, opening, translate
+from kek_backends.transit.key import KeyPath, TransitKey
+from kek_backends.transit.login import login_from
+from kek_backends.transit.tokens import Tokens
 from kek_backends.uri import KekUri
-from kek_backends.vault_batches import MOST_ITEMS, Batches
-from kek_backends.vault_examination import examine
-from kek_backends.vault_http import TooLarge, connector, data_of, opening, translate
-from kek_backends.vault_key import KeyPath, TransitKey
-from kek_backends.vault_login import login_from
-from kek_backends.vault_tokens import Tokens
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,7 +32,7 @@ class OwnedKey:
     master_key: bytes = field(repr=False)
 
 
-class VaultTransitKek(RemoteKek):
+class TransitKek(RemoteKek):
     """A key of the transit engine; it never leaves the server.
 
     A key made with ``derived=true`` binds a wrap to its user by ``context``, and the server can
@@ -59,10 +59,10 @@ class VaultTransitKek(RemoteKek):
         self._asking = threading.Lock()
         self._batch_size = MOST_ITEMS
         self._batches = Batches(path.uri, tokens)
-        self._gathered_wraps: Gatherer[OwnedKey, Wrap] = Gatherer(
+        self._gathered_wraps: CallBatcher[OwnedKey, Wrap] = CallBatcher(
             lambda items: self._take_turn(lambda: self._encrypt_batch(items)), MOST_ITEMS
         )
-        self._gathered_unwraps: Gatherer[OwnedWrap, bytes] = Gatherer(
+        self._gathered_unwraps: CallBatcher[OwnedWrap, bytes] = CallBatcher(
             lambda items: self._take_turn(lambda: self._decrypt_batch(items)), MOST_ITEMS
         )
 
@@ -116,18 +116,13 @@ class VaultTransitKek(RemoteKek):
         """Half a minute, or less: until the token must be renewed."""
         return max(0.0, min(super().refresh_seconds, self._tokens.seconds_to_renewal))
 
-    def takes_over(self, source: object) -> bool:
+    def can_rewrap_from(self, source: object) -> bool:
         """The server re-wraps to its newest version what a derived key wrapped."""
         return source is self and self._is_derived
 
     async def examine(self, *, active: bool) -> list[Observation]:
         """Look at the key, its policy, the token and the address; see the docs of the doctor."""
-        return await examine(self, self._tokens, (self._path.mount, self._path.key), active=active)
-
-    @property
-    def state(self) -> TransitKey | None:
-        """What the server said of the key when it was last asked."""
-        return self._state
+        return await examine(self, self._path, self._tokens, lambda: self._state, active=active)
 
     @property
     def _is_derived(self) -> bool:

@@ -14,7 +14,7 @@ from custody.db.clock import DatabaseClock
 from custody.db.commit import refuse_demoted, refuse_unreplicated
 from custody.db.engine import Connection
 from custody.db.errors import DatabaseError
-from custody.db.gather import Gatherer, GoAlone
+from custody.db.group_commit import GroupCommit, NotBatched
 from custody.db.queries import query
 from custody.db.scope import COMMIT_MARGIN_SECONDS
 from custody.deadline import Deadline
@@ -25,7 +25,7 @@ class WrongRow(DatabaseError):
     """The database answered with another user's row."""
 
 
-class GatheredRows:
+class GroupedRows:
     """Reads vaults and writes audit rows, those of concurrent requests together.
 
     Args:
@@ -34,8 +34,8 @@ class GatheredRows:
 
     def __init__(self, engine: AsyncEngine) -> None:
         self._clock = DatabaseClock()
-        self._reads = Gatherer(engine, self._read_all)
-        self._records = Gatherer(engine, self._record_all)
+        self._reads = GroupCommit(engine, self._read_all)
+        self._records = GroupCommit(engine, self._record_all)
 
     def read(self, user_id: str, deadline: Deadline) -> Awaitable[tuple[Vault | None, bool]]:
         """Read a user's row, as it is after this call began.
@@ -44,8 +44,8 @@ class GatheredRows:
             The vault or None, and whether the user may have one.
 
         Raises:
-            GoAlone: read it in a transaction of its own.
-            DatabaseError: as :meth:`custody.db.gather.Gatherer.ask`.
+            NotBatched: read it in a transaction of its own.
+            DatabaseError: as :meth:`custody.db.group_commit.GroupCommit.ask`.
         """
         return self._reads.ask(user_id, deadline)
 
@@ -53,8 +53,8 @@ class GatheredRows:
         """Commit an audit row.
 
         Raises:
-            GoAlone: nothing was recorded; record it in a transaction of its own.
-            DatabaseError: as :meth:`custody.db.gather.Gatherer.ask`.
+            NotBatched: nothing was recorded; record it in a transaction of its own.
+            DatabaseError: as :meth:`custody.db.group_commit.GroupCommit.ask`.
         """
         return self._records.ask(event, deadline)
 
@@ -64,10 +64,10 @@ class GatheredRows:
         await self._records.close()
 
     async def _read_all(
-        self, held: Connection, user_ids: Sequence[str], _earliest: Deadline
+        self, connection: Connection, user_ids: Sequence[str], _earliest: Deadline
     ) -> list[tuple[Vault | None, bool]]:
-        rows = await held.fetch(query("read_vaults"), user_ids)
-        refuse_demoted(held)
+        rows = await connection.fetch(query("read_vaults"), user_ids)
+        refuse_demoted(connection)
         if len(rows) != len(user_ids):
             raise WrongRow
         self._clock.observe(rows[0]["clock"])
@@ -79,11 +79,11 @@ class GatheredRows:
         return found
 
     async def _record_all(
-        self, held: Connection, events: Sequence[Event], earliest: Deadline
+        self, connection: Connection, events: Sequence[Event], earliest: Deadline
     ) -> list[None]:
         deadline = self._clock.at(earliest.at - COMMIT_MARGIN_SECONDS)
         if deadline is None:
-            raise GoAlone
-        await write_together(held, events, deadline)
-        refuse_unreplicated(held)
+            raise NotBatched
+        await write_together(connection, events, deadline)
+        refuse_unreplicated(connection)
         return [None] * len(events)

@@ -83,9 +83,9 @@ async def list_keks(engine: AsyncEngine) -> tuple[RegisteredKek, ...]:
     Raises:
         DatabaseError: the database can't be asked now.
     """
-    async with transaction(engine, _TIMEOUT_SECONDS) as held:
-        recorded = await held.fetch(query("list_keks"))
-        in_use = [row["kek_id"] for row in await held.fetch(query("list_keks_in_use"))]
+    async with transaction(engine, _TIMEOUT_SECONDS) as connection:
+        recorded = await connection.fetch(query("list_keks"))
+        in_use = [row["kek_id"] for row in await connection.fetch(query("list_keks_in_use"))]
     known = {row["kek_id"] for row in recorded}
     return (
         *(
@@ -114,8 +114,8 @@ async def count_rows(engine: AsyncEngine) -> dict[str, RowCount]:
     Raises:
         DatabaseError: the database can't be asked now.
     """
-    async with transaction(engine, _COUNT_TIMEOUT_SECONDS) as held:
-        rows = await held.fetch(query("count_rows_by_kek"), timeout=_COUNT_TIMEOUT_SECONDS)
+    async with transaction(engine, _COUNT_TIMEOUT_SECONDS) as connection:
+        rows = await connection.fetch(query("count_rows_by_kek"), timeout=_COUNT_TIMEOUT_SECONDS)
     return {
         row["kek_id"]: RowCount(row["wraps"], row["format_1"], row["quarantined"]) for row in rows
     }
@@ -135,8 +135,8 @@ async def retire(engine: AsyncEngine, kek_id: str) -> Retirement:
     """
     try:
         # It is READ COMMITTED whatever the server's default is: the database retires in no other.
-        async with transaction(engine, _TIMEOUT_SECONDS) as held:
-            outcome = await held.fetchval(query("retire_kek"), kek_id)
+        async with transaction(engine, _TIMEOUT_SECONDS) as connection:
+            outcome = await connection.fetchval(query("retire_kek"), kek_id)
     except Busy:
         raise Busy(
             f"nothing was done: something is just being written under {kek_id}; try again"

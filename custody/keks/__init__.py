@@ -1,0 +1,1 @@
+"""KEKs at run time: loaded, proven, registered, watched, swapped."""
