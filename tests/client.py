@@ -75,18 +75,13 @@ class Client:
         sent |= headers or {}
         if body is not None:
             data = json.dumps(body).encode()
-            if isinstance(body, dict):
-                for name in _SECRET_FIELDS:
-                    if isinstance(body.get(name), str):
-                        remember(body[name])
+            _remember_secrets(body)
         async with self._session.request(
             method, self.daemon.base + path, data=data, headers=sent
         ) as response:
             answer = Answer(response.status, response.headers, await response.read())
         if answer.status == 200:
-            for name in _SECRET_FIELDS:
-                if isinstance(answer.json.get(name), str):
-                    remember(answer.json[name])
+            _remember_secrets(answer.json)
         return answer
 
     async def status(self) -> Answer:
@@ -122,6 +117,12 @@ class Client:
         """POST /zero-knowledge, off."""
         body = {"enable": False, "masterKey": master_key}
         return await self.call("POST", "/zero-knowledge", body, if_match=if_match)
+
+
+def _remember_secrets(body: Any) -> None:
+    for name in _SECRET_FIELDS:
+        if isinstance(body, dict) and isinstance(body.get(name), str):
+            remember(body[name])
 
 
 @asynccontextmanager

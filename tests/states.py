@@ -2,7 +2,6 @@
 
 import base64
 import secrets
-from collections.abc import Awaitable, Callable
 
 from tests.client import Answer, Client
 
@@ -10,32 +9,7 @@ WRAPPED = base64.b64encode(secrets.token_bytes(48)).decode()
 IV = base64.b64encode(secrets.token_bytes(12)).decode()
 
 
-async def nothing(client: Client) -> str | None:
-    """No vault."""
-    return None
-
-
-async def vault(client: Client) -> str | None:
-    """A vault."""
-    return str((await client.init()).json["masterKey"])
-
-
-async def with_recovery(client: Client) -> str | None:
-    """A vault with a recovery wrap."""
-    key = await vault(client)
-    assert (await client.set_recovery(WRAPPED, IV)).status == 200
-    return key
-
-
-async def zero_knowledge(client: Client) -> str | None:
-    """A vault in zero-knowledge mode."""
-    key = await with_recovery(client)
-    assert (await client.enable_zk()).status == 200
-    return key
-
-
-State = Callable[[Client], Awaitable[str | None]]
-STATES: tuple[State, ...] = (nothing, vault, with_recovery, zero_knowledge)
+STATES = ("nothing", "vault", "with_recovery", "zero_knowledge")
 
 # route → per state: status, code, and the audit row's action and context
 TABLE: dict[str, tuple[tuple[int, str | None, str, str | None], ...]] = {
@@ -82,6 +56,17 @@ TABLE: dict[str, tuple[tuple[int, str | None, str, str | None], ...]] = {
         (200, None, "zk_disable", None),
     ),
 }
+
+
+async def bring(client: Client, state: str) -> str | None:
+    """Bring a new user's vault into a state, and return its key where there is a vault."""
+    level = STATES.index(state)
+    key = (await client.init()).json["masterKey"] if level >= 1 else None
+    if level >= 2:
+        assert (await client.set_recovery(WRAPPED, IV)).status == 200
+    if level >= 3:
+        assert (await client.enable_zk()).status == 200
+    return key
 
 
 async def act(client: Client, route: str, key: str | None) -> Answer:

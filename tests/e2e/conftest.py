@@ -1,11 +1,10 @@
 """Daemons as processes of their own, one or two of them on one database."""
 
-from collections.abc import AsyncIterator, Callable, Iterator
+from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 
 import pytest
 
-from tests.client import Client, client_session
 from tests.db.embedded_server import open_folder
 from tests.e2e import quick
 from tests.moto_server import Moto, moto_server
@@ -54,23 +53,16 @@ def second_of_the_module(
 
 
 @pytest.fixture
-async def shared(of_the_module: Daemon) -> Daemon:
+async def daemon(of_the_module: Daemon) -> Daemon:
     """The daemon of the module, with no user yet: for tests that break nothing but rows."""
     await of_the_module.database.execute(_EMPTY)
     return of_the_module
 
 
 @pytest.fixture
-def pair(shared: Daemon, second_of_the_module: Daemon) -> tuple[Daemon, Daemon]:
+def pair(daemon: Daemon, second_of_the_module: Daemon) -> tuple[Daemon, Daemon]:
     """Two daemons on one database, with no user yet."""
-    return shared, second_of_the_module
-
-
-@pytest.fixture
-async def client(shared: Daemon) -> AsyncIterator[Callable[[str], Client]]:
-    """Makes devices of the daemon ``shared``."""
-    async with client_session() as session:
-        yield lambda user: Client(shared, session, user)
+    return daemon, second_of_the_module
 
 
 @pytest.fixture

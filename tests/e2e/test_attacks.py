@@ -46,9 +46,9 @@ class Superuser(Database):
 
 
 @pytest.fixture
-async def superuser(shared: Daemon) -> AsyncIterator[Superuser]:
-    async with shared.database.connect() as connection:
-        yield Superuser(shared.database.server, shared.database.name, connection)
+async def superuser(daemon: Daemon) -> AsyncIterator[Superuser]:
+    async with daemon.database.connect() as connection:
+        yield Superuser(daemon.database.server, daemon.database.name, connection)
 
 
 def wrap_of(row: Row) -> Row:
@@ -103,9 +103,9 @@ async def assert_swaps_are_refused(
     assert await superuser.value(EVENTS) == before + attempts + 2 * len(devices)
 
 
-async def test_a_wrap_opens_in_no_other_row(superuser: Superuser, client: Device) -> None:
-    devices = {user: client(user) for user in USERS}
-    keys = {user: (await device.init()).json["masterKey"] for user, device in devices.items()}
+async def test_a_wrap_opens_in_no_other_row(superuser: Superuser, device: Device) -> None:
+    devices = {user: device(user) for user in USERS}
+    keys = {user: (await client.init()).json["masterKey"] for user, client in devices.items()}
     assert len(set(keys.values())) == 10
     assert {(await superuser.row(user))["format_version"] for user in USERS} == {2}
     await assert_swaps_are_refused(superuser, devices, keys, with_check=False)
@@ -113,11 +113,11 @@ async def test_a_wrap_opens_in_no_other_row(superuser: Superuser, client: Device
 
 @pytest.mark.parametrize("taken", [False, True])
 async def test_nor_does_it_with_the_key_check_value_copied_or_taken_away(
-    superuser: Superuser, client: Device, *, taken: bool
+    superuser: Superuser, device: Device, *, taken: bool
 ) -> None:
     """Format 2 needs no key check value: the wrap itself is bound to its user."""
-    devices = {user: client(user) for user in USERS[:4]}
-    keys = {user: (await device.init()).json["masterKey"] for user, device in devices.items()}
+    devices = {user: device(user) for user in USERS[:4]}
+    keys = {user: (await client.init()).json["masterKey"] for user, client in devices.items()}
     if taken:
         for user in devices:
             await superuser.write(user, {"key_check": None})
@@ -126,42 +126,42 @@ async def test_nor_does_it_with_the_key_check_value_copied_or_taken_away(
 
 @pytest.mark.parametrize("with_check", [False, True])
 async def test_old_wraps_are_held_by_their_key_check_value(
-    shared: Daemon, superuser: Superuser, client: Device, *, with_check: bool
+    daemon: Daemon, superuser: Superuser, device: Device, *, with_check: bool
 ) -> None:
-    devices = {user: client(user) for user in USERS[:5]}
+    devices = {user: device(user) for user in USERS[:5]}
     keys = {}
-    for user, device in devices.items():
-        await device.init()
+    for user, client in devices.items():
+        await client.init()
         key = secrets.token_bytes(32)
         keys[user] = remember(base64.b64encode(key).decode())
         check = key_check_value(user, key)
-        await superuser.write(user, format_1_wrap(shared, key) | {"key_check": check})
-        answer = await device.key()
+        await superuser.write(user, format_1_wrap(daemon, key) | {"key_check": check})
+        answer = await client.key()
         assert answer.json == {"masterKey": keys[user], "formatVersion": 1, "kekId": "env-v1"}
     await assert_swaps_are_refused(superuser, devices, keys, with_check=with_check)
 
 
 async def test_an_old_row_gets_its_key_check_value_when_its_key_is_fetched(
-    shared: Daemon, superuser: Superuser, client: Device
+    daemon: Daemon, superuser: Superuser, device: Device
 ) -> None:
-    devices = {user: client(user) for user in USERS[:3]}
+    devices = {user: device(user) for user in USERS[:3]}
     keys = {}
-    for user, device in devices.items():
-        await device.init()
+    for user, client in devices.items():
+        await client.init()
         key = secrets.token_bytes(32)
         keys[user] = remember(base64.b64encode(key).decode())
-        await superuser.write(user, format_1_wrap(shared, key) | {"key_check": None})
-        assert (await device.key()).json["masterKey"] == keys[user]
+        await superuser.write(user, format_1_wrap(daemon, key) | {"key_check": None})
+        assert (await client.key()).json["masterKey"] == keys[user]
         assert (await superuser.row(user))["key_check"] == key_check_value(user, key)
     await assert_swaps_are_refused(superuser, devices, keys, with_check=False)
 
 
-async def test_rotate_heals(superuser: Superuser, shared: Daemon, client: Device) -> None:
-    alice, mallory = client("alice"), client("mallory")
+async def test_rotate_heals(superuser: Superuser, daemon: Daemon, device: Device) -> None:
+    alice, mallory = device("alice"), device("mallory")
     old = (await alice.init()).json["masterKey"]
     others = (await mallory.init()).json["masterKey"]
     await superuser.write("alice", wrap_of(await superuser.row("mallory")))
-    await shared.database.execute(
+    await daemon.database.execute(
         "UPDATE auth.encryption_vaults SET quarantined_at = now(), quarantine_reason = 'a test'"
         " WHERE user_id = 'alice'"
     )
@@ -223,9 +223,9 @@ GARBLED: dict[str, Callable[[Row], Row]] = {
 
 
 async def test_a_garbled_row_gives_no_key_and_no_fresh_one(
-    superuser: Superuser, client: Device
+    superuser: Superuser, device: Device
 ) -> None:
-    alice = client("alice")
+    alice = device("alice")
     key = (await alice.init()).json["masterKey"]
     row = await superuser.row("alice")
     for name, garble in GARBLED.items():
@@ -243,10 +243,10 @@ async def test_a_garbled_row_gives_no_key_and_no_fresh_one(
 
 
 async def test_a_row_whose_wrap_is_gone_gives_no_fresh_key(
-    superuser: Superuser, client: Device
+    superuser: Superuser, device: Device
 ) -> None:
     """The one combination of NULLs that the CHECKs let a superuser write."""
-    alice = client("alice")
+    alice = device("alice")
     key = (await alice.init()).json["masterKey"]
     wrapped = base64.b64encode(secrets.token_bytes(48)).decode()
     iv = base64.b64encode(secrets.token_bytes(12)).decode()
@@ -273,9 +273,9 @@ async def test_a_row_whose_wrap_is_gone_gives_no_fresh_key(
     ],
 )
 async def test_what_not_even_a_superuser_can_write(
-    superuser: Superuser, client: Device, values: Row, error: type[Exception]
+    superuser: Superuser, device: Device, values: Row, error: type[Exception]
 ) -> None:
-    alice = client("alice")
+    alice = device("alice")
     key = (await alice.init()).json["masterKey"]
     with pytest.raises(error):
         await superuser.write("alice", values)
@@ -284,9 +284,9 @@ async def test_what_not_even_a_superuser_can_write(
 
 @pytest.mark.parametrize("kek_id", ["env-v2", "", "ENV-V1", "env-v1 ", "ключ", "k" * 10_000])
 async def test_a_row_of_a_kek_that_is_not_configured(
-    superuser: Superuser, client: Device, kek_id: str
+    superuser: Superuser, device: Device, kek_id: str
 ) -> None:
-    alice = client("alice")
+    alice = device("alice")
     key = (await alice.init()).json["masterKey"]
     row = await superuser.row("alice")
     await superuser.write("alice", {"kek_id": kek_id})
@@ -308,15 +308,15 @@ async def test_a_row_of_a_kek_that_is_not_configured(
 
 
 async def test_zero_knowledge_mode_never_starts_from_a_row_that_does_not_open(
-    shared: Daemon, superuser: Superuser, client: Device
+    daemon: Daemon, superuser: Superuser, device: Device
 ) -> None:
     """Without a key check value its key must be opened first: the last chance to make one."""
-    alice = client("alice")
+    alice = device("alice")
     await alice.init()
     wrapped = base64.b64encode(secrets.token_bytes(48)).decode()
     iv = base64.b64encode(secrets.token_bytes(12)).decode()
     assert (await alice.set_recovery(wrapped, iv)).status == 200
-    old = format_1_wrap(shared, secrets.token_bytes(32))
+    old = format_1_wrap(daemon, secrets.token_bytes(32))
     await superuser.write(
         "alice", old | {"wrapped_mk": _flip(old["wrapped_mk"]), "key_check": None}
     )
@@ -330,10 +330,10 @@ async def test_zero_knowledge_mode_never_starts_from_a_row_that_does_not_open(
 
 
 async def test_a_key_check_value_that_is_not_even_ascii(
-    superuser: Superuser, shared: Daemon, client: Device
+    superuser: Superuser, daemon: Daemon, device: Device
 ) -> None:
-    alice = client("alice")
+    alice = device("alice")
     await alice.init()
-    await shared.database.execute("UPDATE auth.encryption_vaults SET key_check = 'ключ'")
+    await daemon.database.execute("UPDATE auth.encryption_vaults SET key_check = 'ключ'")
     assert_no_key(await alice.key(), 500, "UNWRAP_FAILED")
-    assert (await shared.database.audit("alice"))[-1] == REFUSED
+    assert (await daemon.database.audit("alice"))[-1] == REFUSED

@@ -11,7 +11,7 @@ import pytest
 from custody.ops import health
 from tests.client import Answer, Client, client_session
 from tests.servers import Daemon, Database, daemon_here
-from tests.states import STATES, TABLE, act
+from tests.states import STATES, TABLE, act, bring
 from tests.tokens import Issuer
 
 COLUMNS = "(id, user_id, action, ip_address, user_agent, context, status)"
@@ -31,8 +31,8 @@ PROBLEM = {"type", "title", "status", "detail", "code", "error"}
 async def in_each_state(daemon: Daemon) -> AsyncIterator[dict[str, tuple[Client, str | None]]]:
     """Make a user in each state of the contract's table, with the key where there is one."""
     async with client_session() as session:
-        clients = {state: Client(daemon, session, state.__name__) for state in STATES}
-        yield {one.user: (one, await state(one)) for state, one in clients.items()}
+        clients = [Client(daemon, session, state) for state in STATES]
+        yield {client.user: (client, await bring(client, client.user)) for client in clients}
 
 
 @pytest.fixture

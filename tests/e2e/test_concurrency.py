@@ -4,9 +4,7 @@ import asyncio
 import base64
 import random
 from collections import Counter
-from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
-from functools import partial
 
 import pytest
 
@@ -36,8 +34,8 @@ ALLOWED: dict[str, frozenset[tuple[int, str | None]]] = {
     "key": frozenset({(200, None), (404, "VAULT_NOT_INITIALISED")}),
     "init": frozenset({(200, None)}),
     "rotate": frozenset({(200, None), (409, "ZK_ROTATE_FORBIDDEN"), (412, "STALE_GENERATION")}),
-    "set": frozenset({(200, None), (412, "STALE_GENERATION")}),
-    "clear": frozenset(
+    "set_recovery": frozenset({(200, None), (412, "STALE_GENERATION")}),
+    "clear_recovery": frozenset(
         {
             (200, None),
             (404, "VAULT_NOT_INITIALISED"),
@@ -45,7 +43,7 @@ ALLOWED: dict[str, frozenset[tuple[int, str | None]]] = {
             (412, "STALE_GENERATION"),
         }
     ),
-    "enable": frozenset(
+    "enable_zk": frozenset(
         {
             (200, None),
             (400, "RECOVERY_WRAP_MISSING"),
@@ -53,7 +51,7 @@ ALLOWED: dict[str, frozenset[tuple[int, str | None]]] = {
             (412, "STALE_GENERATION"),
         }
     ),
-    "disable": frozenset(
+    "disable_zk": frozenset(
         {(200, None), (409, "MASTER_KEY_MISMATCH"), (412, "STALE_GENERATION")},
     ),
 }
@@ -61,10 +59,10 @@ ACTIONS = {
     "key": "fetch",
     "init": "init",
     "rotate": "rotate",
-    "set": "recovery_set",
-    "clear": "recovery_clear",
-    "enable": "zk_enable",
-    "disable": "zk_disable",
+    "set_recovery": "recovery_set",
+    "clear_recovery": "recovery_clear",
+    "enable_zk": "zk_enable",
+    "disable_zk": "zk_disable",
 }
 
 BROKEN_ROWS = (
@@ -79,8 +77,6 @@ CHECKS = (
     "SELECT count(*) FROM pg_constraint WHERE contype = 'c' AND convalidated"
     " AND conrelid = 'auth.encryption_vaults'::regclass"
 )
-
-Call = Callable[[], Awaitable[Answer]]
 
 
 @pytest.mark.parametrize("daemons", [1, 2])
@@ -169,29 +165,23 @@ class Device:
                 self._learn(answer)
 
     def _choose(self) -> str:
-        acts = {"key": 5, "init": 1, "rotate": 2, "clear": 1, "enable": 3}
+        acts = {"key": 5, "init": 1, "rotate": 2, "clear_recovery": 1, "enable_zk": 3}
         if self._key is not None:
-            acts |= {"set": 5, "disable": 3}
+            acts |= {"set_recovery": 5, "disable_zk": 3}
         return self._storm.random.choices(list(acts), list(acts.values()))[0]
 
     async def _act(self, act: str) -> Answer:
-        client = self._client
         # A recovery wrap is always sent with its tag: it is of that generation's key. With it no
         # interleaving may leave a recovery wrap of another key than the live one.
         tag = self._tag if self._storm.random.random() < 0.5 else None
-        if act == "set":
-            wrapped, iv = seal_recovery(self._storm.code, base64.b64decode(self._key or ""))
-            return await client.set_recovery(wrapped, iv, self._tag)
-        if act == "disable":
-            return await client.disable_zk(self._key or "", tag)
-        calls: dict[str, Call] = {
-            "key": client.key,
-            "init": client.init,
-            "rotate": partial(client.rotate, tag),
-            "clear": partial(client.clear_recovery, tag),
-            "enable": partial(client.enable_zk, tag),
-        }
-        return await calls[act]()
+        arguments: tuple[str | None, ...] = () if act in {"key", "init"} else (tag,)
+        if act == "set_recovery":
+            sealed = seal_recovery(self._storm.code, base64.b64decode(self._key or ""))
+            arguments = (*sealed, self._tag)
+        if act == "disable_zk":
+            arguments = (self._key or "", tag)
+        answer: Answer = await getattr(self._client, act)(*arguments)
+        return answer
 
     def _learn(self, answer: Answer) -> None:
         body = answer.json

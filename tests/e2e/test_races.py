@@ -7,7 +7,7 @@ that a storm meets by chance.
 import asyncio
 import base64
 import secrets
-from collections.abc import Callable, Coroutine
+from collections.abc import Callable
 from typing import Any
 
 import pytest
@@ -20,7 +20,13 @@ from tests.e2e.held import held, one_waits
 from tests.leaks import remember
 from tests.servers import Daemon
 
-Call = Callable[[], Coroutine[Any, Any, Answer]]
+METHODS = {
+    "set": "set_recovery",
+    "clear": "clear_recovery",
+    "enable": "enable_zk",
+    "disable": "disable_zk",
+    "rotate": "rotate",
+}
 
 ROTATED = (
     "UPDATE auth.encryption_vaults SET wrapped_mk = $1, wrap_iv = $2, format_version = $3,"
@@ -47,23 +53,15 @@ async def race(
 ) -> Answer:
     """Call a route, and change the row under its hands."""
     key, tag = known
-    wrapped, iv = encode(secrets.token_bytes(48)), encode(secrets.token_bytes(12))
-    calls: dict[str, Call] = {
-        "set": lambda: client.set_recovery(wrapped, iv),
-        "set-if-match": lambda: client.set_recovery(wrapped, iv, tag),
-        "clear": client.clear_recovery,
-        "clear-if-match": lambda: client.clear_recovery(tag),
-        "enable": client.enable_zk,
-        "enable-if-match": lambda: client.enable_zk(tag),
-        "disable": lambda: client.disable_zk(key),
-        "rotate": client.rotate,
-        "rotate-if-match": lambda: client.rotate(tag),
-    }
+    name, _, if_match = route.partition("-")
+    wrap = (encode(secrets.token_bytes(48)), encode(secrets.token_bytes(12)))
+    arguments = {"set": wrap, "disable": (key,)}.get(name, ()) + ((tag,) if if_match else ())
     async with held(daemon.database) as superuser:
-        request = asyncio.create_task(calls[route]())
+        request = asyncio.create_task(getattr(client, METHODS[name])(*arguments))
         await one_waits(daemon.database)
         await superuser.execute(*change)
-    return await request
+    answer: Answer = await request
+    return answer
 
 
 @pytest.mark.parametrize(
@@ -81,22 +79,22 @@ async def race(
     ],
 )
 async def test_another_device_rotates_meanwhile(
-    shared: Daemon,
-    client: Callable[[str], Client],
+    daemon: Daemon,
+    device: Callable[[str], Client],
     route: str,
     *,
     zk: bool,
     status: int,
     code: str | None,
 ) -> None:
-    alice = client("alice")
+    alice = device("alice")
     old = await start(alice, zk=zk)
     fresh = secrets.token_bytes(32)
     remember(encode(fresh))
-    keyring = load_keyring("env:MANA_AUTH_KEK", (), environ=shared.settings, development=False)
+    keyring = load_keyring("env:MANA_AUTH_KEK", (), environ=daemon.settings, development=False)
     wrap = await keyring.wrap("alice", fresh)
     answer = await race(
-        shared,
+        daemon,
         alice,
         route,
         old,
@@ -105,7 +103,7 @@ async def test_another_device_rotates_meanwhile(
         key_check_value("alice", fresh),
     )
     assert (answer.status, answer.code) == (status, code)
-    assert (await shared.database.audit("alice"))[-1][2] == status
+    assert (await daemon.database.audit("alice"))[-1][2] == status
     now = await alice.key()
     if route == "rotate":
         assert now.json == answer.json
@@ -125,13 +123,13 @@ async def test_another_device_rotates_meanwhile(
     ],
 )
 async def test_another_device_turns_zero_knowledge_on_meanwhile(
-    shared: Daemon, client: Callable[[str], Client], route: str, status: int, code: str | None
+    daemon: Daemon, device: Callable[[str], Client], route: str, status: int, code: str | None
 ) -> None:
-    alice = client("alice")
+    alice = device("alice")
     key, tag = await start(alice, zk=False)
-    answer = await race(shared, alice, route, (key, tag), ZERO_KNOWLEDGE)
+    answer = await race(daemon, alice, route, (key, tag), ZERO_KNOWLEDGE)
     assert (answer.status, answer.code) == (status, code)
-    assert (await shared.database.audit("alice"))[-1][2] == status
+    assert (await daemon.database.audit("alice"))[-1][2] == status
     assert (await alice.key()).json["requiresRecoveryCode"] is True
     assert (await alice.disable_zk(key)).status == 200
     assert (await alice.key()).json["masterKey"] == key

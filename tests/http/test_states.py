@@ -7,16 +7,16 @@ import pytest
 from tests.client import Client
 from tests.http.wire import SHARED
 from tests.servers import Daemon
-from tests.states import STATES, TABLE, act
+from tests.states import STATES, TABLE, act, bring
 
 
 @SHARED
 @pytest.mark.parametrize("route", TABLE)
-@pytest.mark.parametrize("at", range(4), ids=[state.__name__ for state in STATES])
+@pytest.mark.parametrize("at", range(4), ids=STATES)
 async def test_cell(shared: Daemon, visitor: Callable[[str], Client], route: str, at: int) -> None:
     user = f"{route}-{at}"
     client = visitor(user)
-    key = await STATES[at](client)
+    key = await bring(client, STATES[at])
     before = await shared.database.audit(user)
     answer = await act(client, route, key)
     status, code, action, context = TABLE[route][at]

@@ -2,6 +2,8 @@
 
 import asyncio
 import contextlib
+import http.client
+import io
 import re
 from collections.abc import Mapping
 from urllib.parse import urlsplit
@@ -16,7 +18,7 @@ from tests.servers import Daemon
 # On a test that shares a daemon with the others of its module.
 SHARED = pytest.mark.asyncio(loop_scope="module")
 
-_STATUS_LINE = re.compile(rb"HTTP/1\.[01] (\d{3}) [^\r\n]*")
+_STATUS_LINE = re.compile(rb"HTTP/1\.[01] (\d{3}) [^\r\n]*\r\n")
 
 
 class Greeter(asyncio.Protocol):
@@ -102,18 +104,13 @@ def parse(received: bytes, *, head: bool = False) -> list[Answer]:
         received: whole answers, one after the other.
         head: whether they answer HEAD, so that none has a body.
     """
-    answers = []
-    while received:
-        block, _, received = received.partition(b"\r\n\r\n")
-        first, *lines = block.split(b"\r\n")
+    answers, stream = [], io.BytesIO(received)
+    while first := stream.readline():
         start = _STATUS_LINE.fullmatch(first)
         assert start, first
-        headers = CIMultiDict[str]()
-        for line in lines:
-            name, _, value = line.partition(b":")
-            headers.add(name.decode(), value.strip().decode())
+        headers = CIMultiDict(http.client.parse_headers(stream).items())
         size = 0 if head else int(headers.get("Content-Length", "0"))
-        body, received = received[:size], received[size:]
+        body = stream.read(size)
         assert len(body) == size
         answers.append(Answer(int(start[1]), headers, body))
     return answers

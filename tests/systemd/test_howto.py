@@ -2,6 +2,7 @@
 
 import json
 import re
+import shutil
 import subprocess
 from collections.abc import Iterable, Iterator, Mapping
 
@@ -27,16 +28,14 @@ VAULT = "http://127.0.0.1:3001/api/v1/me/encryption-vault"
 
 def missing_packages() -> str | None:
     """Return which packages of the how-to are not here: the system has no way to a mirror."""
-    (command,) = sections(INSTALL)["Packages"]
-    names = command.split("--yes")[1].split()
-    try:
-        asked = ["dpkg-query", "--show", "--showformat=${Package} ${Status}\n", *names]
-        shown = subprocess.run(asked, capture_output=True, text=True, check=False).stdout
-    except OSError:
+    if shutil.which("dpkg-query") is None:
         return "this is no Debian"
-    there = {line.split()[0] for line in shown.splitlines() if line.endswith("ok installed")}
-    missing = [name for name in names if name not in there]
-    return f"packages of the how-to are missing: {' '.join(missing)}" if missing else None
+    (command,) = sections(INSTALL)["Packages"]
+    asked = ["dpkg-query", "--show", "--showformat=${db:Status-Status} "]
+    names = command.split("--yes")[1].split()
+    found = subprocess.run([*asked, *names], capture_output=True, text=True, check=False)
+    there = set(found.stdout.split()) == {"installed"} and found.returncode == 0
+    return None if there else f"packages of the how-to are missing: {found.stderr}"
 
 
 @pytest.fixture
