@@ -7,11 +7,11 @@ from tests.client import Answer, Client
 
 WRAPPED = base64.b64encode(secrets.token_bytes(48)).decode()
 IV = base64.b64encode(secrets.token_bytes(12)).decode()
-
+OTHER_KEY = base64.b64encode(bytes(32)).decode()
 
 STATES = ("nothing", "vault", "with_recovery", "zero_knowledge")
 
-# route → per state: status, code, and the audit row's action and context
+# route, by the client's method → per state: status, code, and the audit row's action and context
 TABLE: dict[str, tuple[tuple[int, str | None, str, str | None], ...]] = {
     "key": (
         (404, "VAULT_NOT_INITIALISED", "failed_fetch", "not-initialised"),
@@ -69,14 +69,11 @@ async def bring(client: Client, state: str) -> str | None:
     return key
 
 
-async def act(client: Client, route: str, key: str | None) -> Answer:
-    """Call a route of the table."""
-    other = base64.b64encode(bytes(32)).decode()
-    match route:
-        case "set_recovery":
-            return await client.set_recovery(WRAPPED, IV)
-        case "disable_zk":
-            return await client.disable_zk(key or other)
-        case _:
-            answer: Answer = await getattr(client, route)()
-            return answer
+async def act(
+    client: Client, route: str, key: str | None = None, if_match: str | None = None
+) -> Answer:
+    """Call a route of the table: the key is what turning zero-knowledge mode off hands back."""
+    arguments = {"set_recovery": (WRAPPED, IV), "disable_zk": (key or OTHER_KEY,)}.get(route, ())
+    precondition = () if route in {"key", "init"} else (if_match,)
+    answer: Answer = await getattr(client, route)(*arguments, *precondition)
+    return answer

@@ -11,6 +11,7 @@ import pytest
 from custody.vault.key_check import is_master_key
 from kek_backends.base import Wrap
 from kek_backends.loader import load_keyring
+from tests import states
 from tests.client import Answer, Client, client_session, generation_of, tag_of
 from tests.e2e.browser import (
     encode,
@@ -55,16 +56,7 @@ ALLOWED: dict[str, frozenset[tuple[int, str | None]]] = {
         {(200, None), (409, "MASTER_KEY_MISMATCH"), (412, "STALE_GENERATION")},
     ),
 }
-ACTIONS = {
-    "key": "fetch",
-    "init": "init",
-    "rotate": "rotate",
-    "set_recovery": "recovery_set",
-    "clear_recovery": "recovery_clear",
-    "enable_zk": "zk_enable",
-    "disable_zk": "zk_disable",
-}
-
+ACTIONS = {act: cells[1][2] for act, cells in states.TABLE.items()}
 BROKEN_ROWS = (
     "SELECT count(*) FROM auth.encryption_vaults WHERE NOT ("
     " (wrapped_mk IS NOT NULL OR recovery_wrapped_mk IS NOT NULL)"
@@ -174,14 +166,10 @@ class Device:
         # A recovery wrap is always sent with its tag: it is of that generation's key. With it no
         # interleaving may leave a recovery wrap of another key than the live one.
         tag = self._tag if self._storm.random.random() < 0.5 else None
-        arguments: tuple[str | None, ...] = () if act in {"key", "init"} else (tag,)
         if act == "set_recovery":
             sealed = seal_recovery(self._storm.code, base64.b64decode(self._key or ""))
-            arguments = (*sealed, self._tag)
-        if act == "disable_zk":
-            arguments = (self._key or "", tag)
-        answer: Answer = await getattr(self._client, act)(*arguments)
-        return answer
+            return await self._client.set_recovery(*sealed, self._tag)
+        return await states.act(self._client, act, self._key, tag)
 
     def _learn(self, answer: Answer) -> None:
         body = answer.json

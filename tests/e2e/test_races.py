@@ -19,6 +19,7 @@ from tests.e2e.browser import encode
 from tests.e2e.held import held, one_waits
 from tests.leaks import remember
 from tests.servers import Daemon
+from tests.states import act, bring
 
 METHODS = {
     "set": "set_recovery",
@@ -40,28 +41,22 @@ ZERO_KNOWLEDGE = (
 
 async def start(client: Client, *, zk: bool) -> tuple[str, str]:
     """Make a vault with a recovery wrap; return its key and its tag."""
-    made = await client.init()
-    wrapped, iv = encode(secrets.token_bytes(48)), encode(secrets.token_bytes(12))
-    assert (await client.set_recovery(wrapped, iv)).status == 200
-    if zk:
-        assert (await client.enable_zk()).status == 200
-    return made.json["masterKey"], tag_of(made)
+    key = await bring(client, "zero_knowledge" if zk else "with_recovery")
+    assert key is not None
+    return key, tag_of(await client.key())
 
 
 async def race(
     daemon: Daemon, client: Client, route: str, known: tuple[str, str], *change: Any
 ) -> Answer:
     """Call a route, and change the row under its hands."""
-    key, tag = known
     name, _, if_match = route.partition("-")
-    wrap = (encode(secrets.token_bytes(48)), encode(secrets.token_bytes(12)))
-    arguments = {"set": wrap, "disable": (key,)}.get(name, ()) + ((tag,) if if_match else ())
+    key, tag = known
     async with held(daemon.database) as superuser:
-        request = asyncio.create_task(getattr(client, METHODS[name])(*arguments))
+        request = asyncio.create_task(act(client, METHODS[name], key, tag if if_match else None))
         await one_waits(daemon.database)
         await superuser.execute(*change)
-    answer: Answer = await request
-    return answer
+    return await request
 
 
 @pytest.mark.parametrize(

@@ -7,7 +7,6 @@ import secrets
 import ssl
 from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager, contextmanager
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
@@ -345,44 +344,28 @@ async def test_kek_that_is_dropped_is_closed_after_the_last_call_to_it(
     assert sorted(closed) == [FIRST, SECOND_KEK]
 
 
-@dataclass(frozen=True)
-class Break:
-    """What is wrong, and what is said of it.
-
-    Args:
-        said: in the reason.
-        settings: that change in the file.
-        files: that are written, by their names; None: it goes.
-    """
-
-    said: str
-    settings: dict[str, Any] = field(default_factory=dict)
-    files: dict[str, str | None] = field(default_factory=dict)
-
-
 KEY = remember(base64.b64encode(secrets.token_bytes(32)).decode())
 MISSING = "env:MISSING?id=missing"
-BREAKS = {
-    "broken_toml": Break("is not TOML", files={"custody.toml": "listen = ="}),
-    "unknown_name": Break("unknown name 'cors_origin'", {"cors_origin": [SECOND]}),
-    "bad_value": Break("CUSTODY_RATE_LIMIT", {"rate_limit": -1}),
-    "missing_file": Break("No such file", files={"custody.toml": None}),
-    "broken_jwks": Break("no usable Ed25519 key", files={"jwks.json": '{"keys": []}'}),
-    "missing_jwks": Break("CUSTODY_JWKS_FILE", files={"jwks.json": None}),
-    "no_certificate": Break("CUSTODY_TLS_CERT", {"tls_cert": "/dev/null", "tls_key": "/dev/null"}),
-    "wrong_kek": Break(
+# What is said of it; settings that change in the file; files that are written, None: that go.
+BREAKS: dict[str, tuple[str, dict[str, Any], dict[str, str | None]]] = {
+    "broken_toml": ("is not TOML", {}, {"custody.toml": "listen = ="}),
+    "unknown_name": ("unknown name 'cors_origin'", {"cors_origin": [SECOND]}, {}),
+    "bad_value": ("CUSTODY_RATE_LIMIT", {"rate_limit": -1}, {}),
+    "missing_file": ("No such file", {}, {"custody.toml": None}),
+    "broken_jwks": ("no usable Ed25519 key", {}, {"jwks.json": '{"keys": []}'}),
+    "missing_jwks": ("CUSTODY_JWKS_FILE", {}, {"jwks.json": None}),
+    "no_certificate": ("CUSTODY_TLS_CERT", {"tls_cert": "/dev/null", "tls_key": "/dev/null"}, {}),
+    "wrong_kek": (
         "the kek_id second stands for other key material",
         {"old_keks": [SECOND_KEK]},
         {"second_kek": KEY},
     ),
-    "missing_kek": Break("neither MISSING nor MISSING_FILE is set", {"old_keks": [MISSING]}),
-    "kek_twice": Break("is listed twice", {"old_keks": [SECOND_KEK, SECOND_KEK]}),
-    "active_kek_twice": Break("is listed twice", {"old_keks": [FIRST]}),
-    "key_for_a_name": Break("holds what looks like a key", {"old_keks": [KEY]}),
+    "missing_kek": ("neither MISSING nor MISSING_FILE is set", {"old_keks": [MISSING]}, {}),
+    "kek_twice": ("is listed twice", {"old_keks": [SECOND_KEK, SECOND_KEK]}, {}),
+    "active_kek_twice": ("is listed twice", {"old_keks": [FIRST]}, {}),
+    "key_for_a_name": ("holds what looks like a key", {"old_keks": [KEY]}, {}),
     # The setting allows it, and what parses it raises an error that is not ours.
-    "unforeseen": Break(
-        "ValueError", {"jwks_url": "http://issuer\\example/jwks", "jwks_file": None}
-    ),
+    "unforeseen": ("ValueError", {"jwks_url": "http://a\\example/jwks", "jwks_file": None}, {}),
 }
 QUICK = ("broken_toml", "wrong_kek", "no_certificate")
 
@@ -398,21 +381,21 @@ async def test_what_is_wrong_changes_nothing(
     name: str,
 ) -> None:
     """Nor what is right beside it; the next good reload works."""
-    wrong = BREAKS[name]
+    said, settings, files = BREAKS[name]
     variables = await with_two_keks(database, issuer, tmp_path)
     jwks, key = (tmp_path / "jwks.json"), (tmp_path / "second_kek").read_text()
     values = {"kek": FIRST, "old_keks": [], "cors_origins": [ORIGIN], "log_level": "info"}
-    if "jwks_file" in wrong.settings:
+    if "jwks_file" in settings:
         variables["JWKS_FILE"] = ""
         values["jwks_file"] = str(jwks)
     with configured(database, issuer, tmp_path, values, ready=False, **variables) as at:
-        at.write(cors_origins=[SECOND], log_level="debug", **wrong.settings)
-        for file, text in wrong.files.items():
+        at.write(cors_origins=[SECOND], log_level="debug", **settings)
+        for file, text in files.items():
             if text is None:
                 (tmp_path / file).unlink()
             else:
                 (tmp_path / file).write_text(text)
-        assert wrong.said in await at.refuses()
+        assert said in await at.refuses()
         async with client_session() as session:
             assert (await Client(at.daemon, session, "bob").init()).status == 200
             assert (await Client(at.daemon, session, "alice").key()).status == 503

@@ -17,8 +17,17 @@ from custody.http.routes import BASE_PATH, ROUTES
 from custody.vault.keys import MasterKeys
 from custody.vault.rows import VaultRows
 from tests import leaks
-from tests.client import Answer, Client
-from tests.http.wire import SHARED, connect, exchange, first_answer, parse, request
+from tests.client import Client
+from tests.http.wire import (
+    SHARED,
+    assert_problem,
+    assert_safe_headers,
+    connect,
+    exchange,
+    first_answer,
+    parse,
+    request,
+)
 from tests.servers import Daemon
 
 Device = Callable[[str], Client]
@@ -31,25 +40,6 @@ PATHS = {
 }
 LOG = leaks.LOGS / f"process-{os.getpid()}.log"
 METHODS = ("GET", "POST", "DELETE", "PUT", "PATCH", "HEAD", "OPTIONS", "TRACE")
-
-
-def assert_safe_headers(answer: Answer) -> None:
-    assert answer.headers.get("Cache-Control") == "no-store"
-    assert answer.headers.get("X-Content-Type-Options") == "nosniff"
-    assert re.fullmatch(r"[A-Za-z0-9._-]{1,64}", answer.headers.get("X-Request-Id") or "")
-    assert answer.headers.get("Server") == "custody"
-
-
-def assert_problem(answer: Answer, status: int, code: str) -> None:
-    assert (answer.status, answer.code) == (status, code)
-    assert_safe_headers(answer)
-    assert answer.headers.get("Content-Type") == "application/problem+json"
-    body = answer.json
-    assert set(body) == {"type", "title", "status", "detail", "code", "error"}
-    assert body["status"] == status
-    assert all(isinstance(body[name], str) and body[name] for name in set(body) - {"status"})
-    assert re.fullmatch(r"[A-Z][A-Z_]*", body["code"])
-    assert b"Traceback" not in answer.body
 
 
 def log_position() -> int:

@@ -12,7 +12,7 @@ import pytest
 from custody.http.body import MAX_BODY_BYTES
 from custody.http.routes import BASE_PATH
 from tests.client import Answer, Client
-from tests.http.wire import connect, exchange, first_answer, parse, request
+from tests.http.wire import assert_problem, connect, exchange, first_answer, parse, request
 from tests.servers import Daemon
 
 Device = Callable[[str], Client]
@@ -170,11 +170,6 @@ TABLES = {"/recovery-wrap": RECOVERY, "/zero-knowledge": ZERO_KNOWLEDGE}
 GOOD = {"/recovery-wrap": recovery(), "/zero-knowledge": document(enable=True)}
 
 
-def assert_problem(name: str, answer: Answer, status: int, code: str) -> None:
-    assert (answer.status, answer.code) == (status, code), name
-    assert answer.headers["Content-Type"] == "application/problem+json", name
-
-
 def assert_no_echo(name: str, sent: bytes, answer: Answer) -> None:
     for word in set(re.findall(rb"[A-Za-z0-9+/=_\\-]{6,}", sent)) - {
         n.encode() for n in FIELD_NAMES
@@ -192,7 +187,7 @@ async def test_bad_bodies(daemon: Daemon, device: Device, path: str) -> None:
     for name, body in TABLES[path].items():
         assert len(body) <= MAX_BODY_BYTES, name
         answer = await alice.call("POST", path, data=body)
-        assert_problem(name, answer, 400, "BAD_REQUEST")
+        assert_problem(answer, 400, "BAD_REQUEST", name)
         assert_no_echo(name, body, answer)
     assert await daemon.database.contents() == before
     # The control: one good body does change it.
@@ -208,7 +203,7 @@ async def test_bad_key_in_zero_knowledge_mode(daemon: Daemon, device: Device) ->
     before = await daemon.database.contents()
     for name, body in ZERO_KNOWLEDGE.items():
         assert_problem(
-            name, await alice.call("POST", "/zero-knowledge", data=body), 400, "BAD_REQUEST"
+            await alice.call("POST", "/zero-knowledge", data=body), 400, "BAD_REQUEST", name
         )
     assert await daemon.database.contents() == before
 
@@ -261,12 +256,12 @@ async def test_too_large(daemon: Daemon, device: Device, path: str) -> None:
         for framing, framed in framings:
             sent = request("POST", BASE_PATH + path, {**base, **framing}, framed)
             (answer,) = parse(await exchange(daemon.base, sent))
-            assert_problem(str(framing), answer, 413, "PAYLOAD_TOO_LARGE")
+            assert_problem(answer, 413, "PAYLOAD_TOO_LARGE", str(framing))
     # It is refused by its announced size alone: nobody has to send it.
     sent = request("POST", BASE_PATH + path, {**base, "Content-Length": "99999999999"}, b"")
     reader, writer = await connect(daemon.base)
     writer.write(sent)
-    assert_problem("announced", await first_answer(reader), 413, "PAYLOAD_TOO_LARGE")
+    assert_problem(await first_answer(reader), 413, "PAYLOAD_TOO_LARGE", "announced")
     writer.close()
     assert await daemon.database.contents() == before
 
@@ -322,7 +317,7 @@ async def test_unsupported_media_type(daemon: Daemon, device: Device, path: str)
     for headers in variants:
         sent = request("POST", BASE_PATH + path, {**base, **headers}, good)
         (answer,) = parse(await exchange(daemon.base, sent))
-        assert_problem(str(headers), answer, 415, "UNSUPPORTED_MEDIA_TYPE")
+        assert_problem(answer, 415, "UNSUPPORTED_MEDIA_TYPE", str(headers))
     assert await daemon.database.contents() == before
 
 

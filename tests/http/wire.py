@@ -114,3 +114,24 @@ def parse(received: bytes, *, head: bool = False) -> list[Answer]:
         assert len(body) == size
         answers.append(Answer(int(start[1]), headers, body))
     return answers
+
+
+def assert_safe_headers(answer: Answer) -> None:
+    """An answer has the headers that all have."""
+    assert answer.headers.get("Cache-Control") == "no-store"
+    assert answer.headers.get("X-Content-Type-Options") == "nosniff"
+    assert re.fullmatch(r"[A-Za-z0-9._-]{1,64}", answer.headers.get("X-Request-Id") or "")
+    assert answer.headers.get("Server") == "custody"
+
+
+def assert_problem(answer: Answer, status: int, code: str, name: str = "") -> None:
+    """An answer is this problem, as all problems look; the name is that of a test's case."""
+    assert (answer.status, answer.code) == (status, code), name
+    assert_safe_headers(answer)
+    assert answer.headers.get("Content-Type") == "application/problem+json"
+    body = answer.json
+    assert set(body) == {"type", "title", "status", "detail", "code", "error"}
+    assert body["status"] == status
+    assert all(isinstance(body[name], str) and body[name] for name in set(body) - {"status"})
+    assert re.fullmatch(r"[A-Z][A-Z_]*", body["code"])
+    assert b"Traceback" not in answer.body

@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+import re
 import socket
 import time
 from collections.abc import Callable
@@ -18,64 +19,64 @@ pytestmark = pytest.mark.timeout(600)
 _LONG_ENOUGH = 6
 
 
-def wrong_password(host: Host) -> None:
-    url = host.daemon.database.url("custody_app")
-    password = url.partition("custody_app:")[2].partition("@")[0]
-    host.seal("custody_database_url", url.replace(password, "another-password-than-that"))
-
-
-def wrong_role(host: Host) -> None:
-    host.seal("custody_database_url", host.daemon.database.url("custody_rewrap"))
-
-
-def other_key_under_the_same_name(host: Host) -> None:
-    host.make_kek("2026")
-
-
-def no_key(host: Host) -> None:
-    host.system.run("rm", f"{KEKS}/2026")
-
-
-def no_url(host: Host) -> None:
-    host.system.run("rm", f"{CREDENTIALS}/custody_database_url")
-
-
-def sealed_under_another_name(host: Host) -> None:
-    host.system.run("mv", f"{CREDENTIALS}/custody_rewrap_database_url", f"{KEKS}/2026")
-
-
-def damaged(host: Host) -> None:
-    host.system.write(f"{CREDENTIALS}/custody_database_url", "c2VhbGVkIG5vd2hlcmU=\n")
-
-
-def no_program(host: Host) -> None:
-    # What is below is shared, and may not be changed.
-    host.system.run("mount", "-t", "tmpfs", "tmpfs", "/opt/custody")
-
-
-def no_folder_of_the_program(host: Host) -> None:
-    host.system.run("mount", "-t", "tmpfs", "tmpfs", "/opt")
-
-
-REFUSED: dict[Callable[[Host], None], tuple[str, str]] = {
-    wrong_password: ("78", "CUSTODY_DATABASE_URL"),
-    wrong_role: ("78", "the role custody_rewrap is not custody_app"),
-    other_key_under_the_same_name: ("78", "systemd:kek_2026"),
-    no_key: ("78", "systemd:kek_2026"),
-    no_url: ("78", "CUSTODY_DATABASE_URL"),
-    sealed_under_another_name: ("243", "does not decrypt on this host under its name"),
-    damaged: ("243", "does not decrypt on this host under its name"),
-    no_program: ("203", "/opt/custody/bin/custody, or the Python that it names, is not there"),
-    no_folder_of_the_program: ("226", "/opt/custody, or another path of the sandbox"),
+DATABASE, SHARED = "custody_database_url", ("mount", "-t", "tmpfs", "tmpfs")
+# What is done to a host, how its daemon ends, and what that one line names. What is below
+# /opt/custody is shared, and may not be changed.
+REFUSED: dict[str, tuple[Callable[[Host], object], str, str]] = {
+    "wrong_password": (
+        lambda host: host.seal(DATABASE, re.sub(r":[^:@]+@", ":another@", url(host))),
+        "78",
+        "CUSTODY_DATABASE_URL",
+    ),
+    "wrong_role": (
+        lambda host: host.seal(DATABASE, url(host, "custody_rewrap")),
+        "78",
+        "the role custody_rewrap is not custody_app",
+    ),
+    "other_key_under_the_same_name": (
+        lambda host: host.make_kek("2026"),
+        "78",
+        "systemd:kek_2026",
+    ),
+    "no_key": (lambda host: host.system.run("rm", f"{KEKS}/2026"), "78", "systemd:kek_2026"),
+    "no_url": (
+        lambda host: host.system.run("rm", f"{CREDENTIALS}/{DATABASE}"),
+        "78",
+        "CUSTODY_DATABASE_URL",
+    ),
+    "sealed_under_another_name": (
+        lambda host: host.system.run(
+            "mv", f"{CREDENTIALS}/custody_rewrap_database_url", f"{KEKS}/2026"
+        ),
+        "243",
+        "does not decrypt on this host under its name",
+    ),
+    "damaged": (
+        lambda host: host.system.write(f"{CREDENTIALS}/{DATABASE}", "c2VhbGVkIG5vd2hlcmU=\n"),
+        "243",
+        "does not decrypt on this host under its name",
+    ),
+    "no_program": (
+        lambda host: host.system.run(*SHARED, "/opt/custody"),
+        "203",
+        "/opt/custody/bin/custody, or the Python that it names, is not there",
+    ),
+    "no_folder_of_the_program": (
+        lambda host: host.system.run(*SHARED, "/opt"),
+        "226",
+        "/opt/custody, or another path of the sandbox",
+    ),
 }
 
 
+def url(host: Host, role: str = "custody_app") -> str:
+    return host.daemon.database.url(role)
+
+
 @pytest.mark.prove
-@pytest.mark.parametrize("spoil", REFUSED, ids=lambda spoil: spoil.__name__)
-async def test_what_is_wrong_is_one_clear_line_and_no_restart_loop(
-    spoil: Callable[[Host], None], debian: Host
-) -> None:
-    code, named = REFUSED[spoil]
+@pytest.mark.parametrize("name", REFUSED)
+async def test_what_is_wrong_is_one_clear_line_and_no_restart_loop(name: str, debian: Host) -> None:
+    spoil, code, named = REFUSED[name]
     # Served once, so that the database knows the KEK.
     debian.start()
     debian.systemctl("stop", "custody", "custody.socket")
@@ -110,20 +111,18 @@ async def test_what_is_wrong_is_one_clear_line_and_no_restart_loop(
 
 
 @pytest.mark.prove
-@pytest.mark.parametrize("spoil", [no_key, damaged, no_program], ids=lambda spoil: spoil.__name__)
-def test_what_a_new_start_cannot_cure_is_not_started_again(
-    spoil: Callable[[Host], None], debian: Host
-) -> None:
+@pytest.mark.parametrize("name", ["no_key", "damaged", "no_program"])
+def test_what_a_new_start_cannot_cure_is_not_started_again(name: str, debian: Host) -> None:
     # Without the stop of the socket, which would end a restart, too.
     debian.drop_in("custody.service", "[Service]", "ExecStopPost=", "RestartSec=100ms")
-    spoil(debian)
+    REFUSED[name][0](debian)
     debian.systemctl("start", "custody")
     time.sleep(3)
     assert debian.show("ActiveState", "NRestarts") == ["failed", "0"]
 
 
 def test_a_start_by_hand_fails_and_says_so_too(debian: Host) -> None:
-    damaged(debian)
+    REFUSED["damaged"][0](debian)
     assert debian.systemctl("start", "custody").returncode == 1
     soon(lambda: debian.property("ActiveState") == "failed")
     debian.system.run("journalctl", "--sync")
@@ -132,12 +131,9 @@ def test_a_start_by_hand_fails_and_says_so_too(debian: Host) -> None:
     assert "custody: a credential in /etc/credstore.encrypted" in status
 
 
-@pytest.mark.parametrize(
-    "spoil", [no_program, no_folder_of_the_program], ids=lambda spoil: spoil.__name__
-)
-def test_no_client_waits_for_a_program_that_is_not_there(
-    spoil: Callable[[Host], None], debian: Host
-) -> None:
+@pytest.mark.parametrize("name", ["no_program", "no_folder_of_the_program"])
+def test_no_client_waits_for_a_program_that_is_not_there(name: str, debian: Host) -> None:
+    spoil, code, named = REFUSED[name]
     spoil(debian)
     debian.start("custody.socket")
     port = urlsplit(debian.daemon.base).port or 0
@@ -148,7 +144,6 @@ def test_no_client_waits_for_a_program_that_is_not_there(
         assert client.recv(1) == b""
     # The next one is refused at once.
     soon(lambda: debian.property("ActiveState", "custody.socket") == "inactive")
-    code, named = REFUSED[spoil]
     assert debian.show("ActiveState", "ExecMainStatus", "NRestarts") == ["failed", code, "0"]
     (said,) = debian.said()
     assert named in said
@@ -173,7 +168,7 @@ def test_no_client_waits_for_a_daemon_without_its_user(debian: Host) -> None:
 
 @pytest.mark.prove
 async def test_once_the_credential_is_right_a_start_opens_the_socket_again(debian: Host) -> None:
-    damaged(debian)
+    REFUSED["damaged"][0](debian)
     debian.systemctl("start", "custody")
     soon(lambda: debian.property("ActiveState", "custody.socket") == "inactive")
     debian.seal("custody_database_url", debian.daemon.database.url("custody_app"))
