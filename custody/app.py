@@ -1,28 +1,27 @@
 """The composition root: settings → database → keyring → vault → HTTP, and the life of it all."""
 
 import asyncio
-import contextlib
 import gc
 import json
 import signal
-import ssl
-from collections.abc import AsyncIterator, Callable, Mapping, Sequence
-from contextlib import asynccontextmanager
+from collections.abc import AsyncIterator, Callable, Mapping
+from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
 from functools import partial
-from typing import cast
+from typing import Protocol, TypeVar, cast
 
 import aiohttp
 import structlog
 from aiohttp import web
 from sqlalchemy.ext.asyncio import AsyncEngine
 
+from custody.audit.events import event_id
 from custody.auth.http_source import http_source, name_of
 from custody.auth.jwk import JwksError
 from custody.auth.jwks import JwksCache
 from custody.auth.sources import Source, file_source
 from custody.auth.tokens import TokenVerifier
-from custody.db.engine import POOL_SIZE, RESERVED_CONNECTIONS, Dsn, create_engine
+from custody.db.engine import RESERVED_CONNECTIONS, Dsn, open_engine
 from custody.db.errors import DatabaseError, Refused
 from custody.http.admin import build_admin
 from custody.http.client_address import TrustedProxies
@@ -32,8 +31,7 @@ from custody.http.openapi import document
 from custody.http.rate import RateLimit
 from custody.http.response import Answer
 from custody.http.server import SHUTDOWN_SECONDS, Frontend, Runner, build_application
-from custody.keks.registry import KekRegistry
-from custody.keks.watch import KekWatch, probe_keks
+from custody.keks.keks import Keks, load_keks
 from custody.ops import preflight
 from custody.ops.health import Health
 from custody.ops.heartbeat import Heartbeat
@@ -44,15 +42,12 @@ from custody.ops.stray_errors import log_stray_error
 from custody.reload import Reload, Reloadable
 from custody.rewrap.background import BackgroundRewrap
 from custody.settings import ConfigurationError, Settings
-from custody.sockets.addresses import Listener
 from custody.sockets.listeners import Listeners, open_listeners, tls_context
-from custody.sockets.site import Site
+from custody.sockets.site import Site, open_site
 from custody.vault.keys import MasterKeys
 from custody.vault.rows import VaultRows
 from custody.vault.service import VaultService
-from kek_backends.errors import Misconfigured
 from kek_backends.keyring import Keyring
-from kek_backends.loader import load_keyring
 
 _REWRAP_CONNECTIONS = 4
 # Objects between two looks for garbage: some requests have 700, the default, at any moment, so it
@@ -77,7 +72,7 @@ class Running:
     Args:
         addresses: where it listens.
         watch: watches its health; ends only by raising ConfigurationError.
-        report: tells the service manager how it is.
+        report: to the service manager.
     """
 
     addresses: Addresses
@@ -102,7 +97,7 @@ async def serve(
         settings: all settings.
         environ: the variables that KEK backends may read.
         listeners: what to listen on; None: what the settings say.
-        notifier: told how we are; None: nobody is.
+        notifier: to the service manager; None: there is none.
         rewraps: whether this process has a re-wrap worker, where there is a role for it.
         started: called when the daemon answers.
 
@@ -120,14 +115,14 @@ async def serve(
     async with running(settings, environ, listeners, rewraps=rewraps) as daemon:
         log.info("serving", vault=daemon.addresses.vault, admin=daemon.addresses.admin)
         # What boot has made lives to the end: looking through it again and again for garbage, which
-        # each failure leaves a little of, would hold up everybody for a tenth of a second.
+        # each failure leaves a little of, would block everybody for a tenth of a second.
         gc.collect()
         gc.freeze()
         gc.set_threshold(_GARBAGE)
         if started is not None:
             started(daemon.addresses)
         stopping = asyncio.create_task(stop.wait())
-        reporting = asyncio.create_task(daemon.report.keep_telling(notifier, hangup))
+        reporting = asyncio.create_task(daemon.report.keep_reporting(notifier, hangup))
         await asyncio.wait({stopping, daemon.watch, reporting}, return_when=asyncio.FIRST_COMPLETED)
         stopping.cancel()
         reporting.cancel()
@@ -157,28 +152,27 @@ async def running(
     """
     dsn, issuer = Dsn(preflight.database_url(settings)), preflight.jwt_issuer(settings)
     tls = tls_context(settings.tls_cert, settings.tls_key)
-    keyring = _load_keyring(settings, environ)
+    keyring = load_keks(settings, environ)
     metrics = Metrics()
     cors = Cors(settings.cors_origins)
-    async with contextlib.AsyncExitStack() as stack:
-        session = await stack.enter_async_context(aiohttp.ClientSession())
+    async with AsyncExitStack() as stack:
+        # What is opened last is closed first.
+        enter = stack.enter_async_context
+        session = await enter(aiohttp.ClientSession())
         source = partial(_jwks_source, session)
-        jwks = await _open_jwks(settings, source, stack)
-        engine, reserve, fresh = (
-            _open_engine(dsn, size, stack) for size in (POOL_SIZE, RESERVED_CONNECTIONS, 1)
-        )
-        stack.push_async_callback(keyring.close)
-        await probe_keks(keyring)
-        registry = KekRegistry(engine, keyring)
-        health = Health(engine, keyring, registry, jwks)
+        jwks = await enter(_open_jwks(settings, source))
+        engine = await enter(open_engine(dsn))
+        reserve = await enter(open_engine(dsn, pool_size=RESERVED_CONNECTIONS))
+        fresh = await enter(open_engine(dsn, pool_size=1))
+        await enter(_closing(keyring))
+        keks = Keks(keyring, engine, event_id())
+        await keks.prove()
+        health = Health(engine, keks, jwks)
         await health.check()
-        rewrapping = None
-        if rewraps:
-            rewrapping = await _open_rewrapping(settings, engine, keyring, metrics, stack)
-        rows = VaultRows(engine, reserve)
-        stack.push_async_callback(rows.close)
+        rewrap = await enter(_open_rewrap(settings, engine, keyring, metrics)) if rewraps else None
+        rows = await enter(_closing(VaultRows(engine, reserve)))
         frontend = Frontend(
-            vault=VaultService(rows, MasterKeys(keyring, registry.admit)),
+            vault=VaultService(rows, MasterKeys(keyring, keks.admit)),
             verifier=TokenVerifier(jwks=jwks, issuer=issuer, audience=settings.jwt_audience),
             health=health,
             proxies=TrustedProxies(settings.trusted_proxies),
@@ -190,122 +184,100 @@ async def running(
             app.router.add_get("/openapi.json", _show_document)
         listeners = listeners or open_listeners(settings, {})
         stack.callback(listeners.close)
-        admin_runner = await _set_up(
-            web.AppRunner(
-                build_admin(health, metrics), access_log=None, shutdown_timeout=SHUTDOWN_SECONDS
-            ),
-            stack,
+        admin_runner = web.AppRunner(
+            build_admin(health, metrics), access_log=None, shutdown_timeout=SHUTDOWN_SECONDS
         )
-        runner = await _set_up(Runner(app, top_handler, frontend), stack)
-        # What was pushed last is closed first: the vault drains while the admin listener still
-        # says why it is not ready, and the database outlives both.
-        admin = _open_site(admin_runner, listeners.admin, stack)
-        vault = _open_site(runner, listeners.vault, stack, tls)
-        health_watch = asyncio.create_task(health.watch())
-        stack.callback(health_watch.cancel)
-        kek_watch = KekWatch()
-        kek_watch.follow(keyring)
-        stack.push_async_callback(kek_watch.stop)
-        stack.push_async_callback(health.forget)
-        if rewrapping is not None:
-            stack.push_async_callback(rewrapping.stop, asyncio.create_task(rewrapping.work()))
-        parts = Reloadable(frontend, cors, tls, jwks, source, engine, keyring, kek_watch)
+        admin_server = await enter(_set_up(admin_runner))
+        server = await enter(_set_up(Runner(app, top_handler, frontend)))
+        # The vault drains while the admin listener still says why it is not ready.
+        admin = await enter(open_site(admin_server, listeners.admin))
+        vault = await enter(open_site(server, listeners.vault, tls))
+        await enter(keks.watched())
+        health_watch = await enter(health.watched())
+        if rewrap is not None:
+            await enter(rewrap.working())
+        parts = Reloadable(frontend, cors, tls, jwks, source, keks)
         reload = Reload(settings, environ, parts)
-        stack.push_async_callback(reload.close)
-
-        def status() -> str:
-            return describe(vault.address, keyring, health, rewrapping, reload.problem)
-
+        status = partial(_status, vault.address, keks, health, rewrap, reload)
         report = Report(health, Heartbeat(engine, fresh), reload.run, status)
-        try:
-            yield Running(Addresses(vault=vault.address, admin=admin.address), health_watch, report)
-        finally:
-            await _drain(health, vault, top_handler)
+        await enter(_drained(health, vault, top_handler))
+        yield Running(Addresses(vault=vault.address, admin=admin.address), health_watch, report)
 
 
-def _open_site(
-    runner: web.AppRunner,
-    listeners: Sequence[Listener],
-    stack: contextlib.AsyncExitStack,
-    tls: ssl.SSLContext | None = None,
-) -> Site:
-    site = Site(cast("web.Server", runner.server), listeners, tls)  # it was set up
-    stack.push_async_callback(site.stop)
-    return site
+class _Closable(Protocol):
+    async def close(self) -> None: ...
 
 
-async def _drain(health: Health, site: Site, top_handler: TopHandler) -> None:
-    """Take no more connections, and answer what is under way."""
-    health.draining = True
-    await site.stop()
-    await top_handler.drain()
+PartT = TypeVar("PartT", bound=_Closable)
 
 
-def _load_keyring(settings: Settings, environ: Mapping[str, str]) -> Keyring:
+@asynccontextmanager
+async def _closing(part: PartT) -> AsyncIterator[PartT]:
     try:
-        return load_keyring(
-            settings.kek, settings.old_keks, environ=environ, development=settings.development
-        )
-    except Misconfigured as error:
-        raise ConfigurationError(str(error)) from None
+        yield part
+    finally:
+        await part.close()
 
 
-def _open_engine(dsn: Dsn, pool_size: int, stack: contextlib.AsyncExitStack) -> AsyncEngine:
-    engine = create_engine(dsn, pool_size=pool_size)
-    stack.push_async_callback(engine.dispose)
-    return engine
+@asynccontextmanager
+async def _drained(health: Health, site: Site, top_handler: TopHandler) -> AsyncIterator[None]:
+    """At its end take no more connections, and answer what is under way."""
+    try:
+        yield
+    finally:
+        health.draining = True
+        await site.stop()
+        await top_handler.drain()
 
 
-async def _open_rewrapping(
-    settings: Settings,
-    app: AsyncEngine,
-    keyring: Keyring,
-    metrics: Metrics,
-    stack: contextlib.AsyncExitStack,
-) -> BackgroundRewrap | None:
+@asynccontextmanager
+async def _open_rewrap(
+    settings: Settings, app: AsyncEngine, keyring: Keyring, metrics: Metrics
+) -> AsyncIterator[BackgroundRewrap | None]:
     """Return the re-wrap worker, where it has a database role and an interval.
 
     Raises:
         ConfigurationError: the role is not for this work.
     """
     if settings.rewrap_database_url is None or not settings.rewrap_interval:
-        return None
-    engine = create_engine(
-        Dsn(settings.rewrap_database_url.get_secret_value()),
-        pool_size=_REWRAP_CONNECTIONS,
-        variable="CUSTODY_REWRAP_DATABASE_URL",
-    )
-    stack.push_async_callback(engine.dispose)
-    worker = BackgroundRewrap(engine, app, keyring, settings.rewrap_interval, metrics)
-    try:
-        await worker.check_role()
-    except Refused as error:
-        raise ConfigurationError(str(error)) from None
-    except DatabaseError as error:
-        log.warning("rewrap_waits", reason=str(error))
-    return worker
+        yield None
+        return
+    dsn = Dsn(settings.rewrap_database_url.get_secret_value())
+    variable = "CUSTODY_REWRAP_DATABASE_URL"
+    async with open_engine(dsn, pool_size=_REWRAP_CONNECTIONS, variable=variable) as engine:
+        rewrap = BackgroundRewrap(engine, app, keyring, settings.rewrap_interval, metrics)
+        try:
+            await rewrap.check_role()
+        except Refused as error:
+            raise ConfigurationError(str(error)) from None
+        except DatabaseError as error:
+            log.warning("rewrap_waits", reason=str(error))
+        yield rewrap
 
 
-async def _set_up(runner: web.AppRunner, stack: contextlib.AsyncExitStack) -> web.AppRunner:
+@asynccontextmanager
+async def _set_up(runner: web.AppRunner) -> AsyncIterator[web.Server]:
     await runner.setup()
-    stack.push_async_callback(runner.cleanup)
-    return runner
+    try:
+        yield cast("web.Server", runner.server)  # it was set up
+    finally:
+        await runner.cleanup()
 
 
+@asynccontextmanager
 async def _open_jwks(
-    settings: Settings, source: Callable[[Settings], Source], stack: contextlib.AsyncExitStack
-) -> JwksCache:
+    settings: Settings, source: Callable[[Settings], Source]
+) -> AsyncIterator[JwksCache]:
     """Build the cache of the issuer's keys; a file must be right at once, a URL may be down."""
     fetch, name = source(settings)
-    jwks = JwksCache(fetch=fetch, source=name)
-    stack.push_async_callback(jwks.close)
-    try:
-        await jwks.refresh()
-    except JwksError as error:
-        if settings.jwks_file is not None:
-            raise ConfigurationError(f"CUSTODY_JWKS_FILE: {error}") from None
-        # Logged by the cache; requests try again.
-    return jwks
+    async with _closing(JwksCache(fetch=fetch, source=name)) as jwks:
+        try:
+            await jwks.refresh()
+        except JwksError as error:
+            if settings.jwks_file is not None:
+                raise ConfigurationError(f"CUSTODY_JWKS_FILE: {error}") from None
+            # Logged by the cache; requests try again.
+        yield jwks
 
 
 def _jwks_source(session: aiohttp.ClientSession, settings: Settings) -> Source:
@@ -313,6 +285,12 @@ def _jwks_source(session: aiohttp.ClientSession, settings: Settings) -> Source:
         return file_source(settings.jwks_file), str(settings.jwks_file)
     url = preflight.jwks_url(settings)
     return http_source(session, url), name_of(url)
+
+
+def _status(
+    address: str, keks: Keks, health: Health, rewrap: BackgroundRewrap | None, reload: Reload
+) -> str:
+    return describe(address, keks.keyring.active, health, rewrap, reload.problem)
 
 
 async def _show_document(_request: web.Request) -> Answer:

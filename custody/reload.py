@@ -4,13 +4,11 @@ All of it is made ready first. Where anything is wrong, nothing changes.
 """
 
 import asyncio
-import contextlib
 import ssl
 from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
 
 import structlog
-from sqlalchemy.ext.asyncio import AsyncEngine
 
 from custody.auth.jwk import JwksError
 from custody.auth.jwks import JwksCache
@@ -21,16 +19,11 @@ from custody.http.cors import Cors
 from custody.http.middleware import describe
 from custody.http.rate import RateLimit
 from custody.http.server import Frontend
-from custody.keks.registry import KekRegistry
-from custody.keks.watch import KekWatch, probe_keks
+from custody.keks.keks import Keks
 from custody.ops.logging import configure
 from custody.settings import PREFIX, ConfigurationError, Settings, load
 from custody.sockets.listeners import follow, tls_context
-from custody.vault.keys import KEK_TIMEOUT_SECONDS
-from kek_backends.base import KekBackend
 from kek_backends.errors import Misconfigured
-from kek_backends.keyring import Keyring
-from kek_backends.loader import load as load_kek
 
 _RELOADABLE = frozenset(
     {
@@ -54,7 +47,7 @@ log = structlog.get_logger()
 
 @dataclass(frozen=True, slots=True)
 class Reloadable:
-    """The parts of a running daemon that a reload reaches.
+    """The parts of a running daemon that a reload changes.
 
     Args:
         frontend: proxies and limit.
@@ -62,9 +55,7 @@ class Reloadable:
         tls: the context of the vault's listener; None for plain HTTP.
         jwks: the issuer's keys.
         source: makes the source of a JWKS from settings.
-        engine: connections of the role custody_app.
-        keyring: all KEKs.
-        watch: keeps an eye on them.
+        keks: all KEKs.
     """
 
     frontend: Frontend
@@ -72,9 +63,7 @@ class Reloadable:
     tls: ssl.SSLContext | None
     jwks: JwksCache
     source: Callable[[Settings], Source]
-    engine: AsyncEngine
-    keyring: Keyring
-    watch: KekWatch
+    keks: Keks
 
 
 class Reload:
@@ -83,7 +72,7 @@ class Reload:
     Args:
         settings: those in force.
         environ: the variables of the process, which name the files to read again.
-        parts: what is reached.
+        parts: what it changes.
     """
 
     def __init__(self, settings: Settings, environ: Mapping[str, str], parts: Reloadable) -> None:
@@ -91,8 +80,6 @@ class Reload:
         self._environ = environ
         self._parts = parts
         self._one_at_a_time = asyncio.Lock()
-        self._ending = asyncio.Event()
-        self._closing: set[asyncio.Task[None]] = set()
         self.problem: str | None = None
 
     async def run(self) -> None:
@@ -111,25 +98,16 @@ class Reload:
             else:
                 self.problem = None
 
-    async def close(self) -> None:
-        """Close at once what would be closed a little later."""
-        # Not cancelled: a task that has not begun would close nothing.
-        self._ending.set()
-        await asyncio.gather(*self._closing, return_exceptions=True)
-
     async def _reload(self) -> None:
         parts, settings = self._parts, load(self._environ)
         restart = self._needs_restart(settings)
         tls = tls_context(settings.tls_cert, settings.tls_key)
         take_jwks = await self._read_jwks(settings)
-        keyring = await self._keyring_of(settings)
+        keyring = await parts.keks.prepare(settings, self._environ)
         proxies = TrustedProxies(settings.trusted_proxies)
         # From here on nothing fails.
         take_jwks()
-        dropped = parts.keyring.replace(keyring)
-        parts.watch.follow(parts.keyring)
-        for backend in dropped:
-            self._close_later(backend)
+        parts.keks.replace(keyring)
         if parts.tls is not None and tls is not None:
             follow(parts.tls, tls)
         parts.cors.allow(settings.cors_origins)
@@ -154,53 +132,6 @@ class Reload:
             # An issuer that is down now: its keys stay, as they do at any other time.
             log.warning("jwks_refresh_failed", source="the same as before", error=str(error))
             return lambda: None
-
-    async def _keyring_of(self, settings: Settings) -> Keyring:
-        """Return the keyring with the old KEKs of these settings, each of them proved.
-
-        A KEK that is in use stays as it is. The registry must know the new ones under their
-        fingerprints, or take them up.
-        """
-        parts = self._parts
-        present = {backend.uri.text: backend for backend in parts.keyring}
-        wanted = list(settings.old_keks)
-        if twice := sorted({uri for uri in wanted if [settings.kek, *wanted].count(uri) > 1}):
-            raise ConfigurationError(f"KEK {twice[0]} is listed twice: remove one")
-        if settings.kek in present:
-            # Active after a restart. Instances that had theirs write under it already.
-            wanted.append(settings.kek)
-        old: list[KekBackend] = []
-        fresh: list[KekBackend] = []
-        try:
-            for uri in wanted:
-                if uri == parts.keyring.active.uri.text:
-                    continue  # until a restart
-                if uri not in present:
-                    fresh.append(self._open(uri, settings))
-                old.append(present.get(uri) or fresh[-1])
-            keyring = Keyring(parts.keyring.active, old)
-            if fresh:
-                await probe_keks(keyring)
-                await KekRegistry(parts.engine, keyring).check()
-        except BaseException:
-            for backend in fresh:
-                await backend.close()
-            raise
-        return keyring
-
-    def _open(self, uri: str, settings: Settings) -> KekBackend:
-        return load_kek(uri, environ=self._environ, development=settings.development)
-
-    def _close_later(self, backend: KekBackend) -> None:
-        async def close() -> None:
-            with contextlib.suppress(TimeoutError):
-                # What was called before the change has this long at most.
-                await asyncio.wait_for(self._ending.wait(), KEK_TIMEOUT_SECONDS)
-            await backend.close()
-
-        task = asyncio.create_task(close())
-        self._closing.add(task)
-        task.add_done_callback(self._closing.discard)
 
     def _needs_restart(self, settings: Settings) -> list[str]:
         """Name what has changed and stays as it was; TLS can't begin or end under a listener."""

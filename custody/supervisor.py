@@ -1,7 +1,7 @@
-"""Several processes on one listener, told of to the service manager as one service.
+"""Several processes on one listener, reported to the service manager as one service.
 
 Each process is a whole daemon, on sockets that it is given. One that ends is started again, and one
-that gives no sign of life is killed before.
+that sends no watchdog ping is killed first.
 """
 
 import asyncio
@@ -21,7 +21,7 @@ from custody.ops.metrics import METRICS_FOLDER, forget_process
 from custody.ops.notify import Notifier
 from custody.sockets.listeners import Listeners
 
-# Within which a process gives a sign of life; at its start it may take longer.
+# Within which a process sends a watchdog ping; at its start it may take longer.
 _LIFE_SECONDS = 30.0
 _START_SECONDS = 90.0
 _LOOK_SECONDS = 1.0
@@ -44,8 +44,8 @@ class _GaveUp(Exception):
 
 
 @dataclass(slots=True, eq=False)
-class _Worker:
-    """One process, as far as it has told of itself."""
+class _Daemon:
+    """One process, as far as it has reported."""
 
     process: asyncio.subprocess.Process
     alive_until: float
@@ -69,7 +69,7 @@ class Supervisor:
         count: of processes.
         environ: the variables of each.
         listeners: what all of them take connections from; closed when it stops.
-        notifier: told of them as of one.
+        notifier: to the service manager.
     """
 
     def __init__(
@@ -79,11 +79,11 @@ class Supervisor:
         self._environ = dict(environ)
         self._listeners = listeners
         self._notifier = notifier
-        self._workers: dict[int, _Worker] = {}
+        self._daemons: dict[int, _Daemon] = {}
         self._stop = asyncio.Event()
         self._one_was_ready = asyncio.Event()
-        self._told_ready = self._told_reloading = False
-        self._said = ""
+        self._reported_ready = self._reported_reloading = False
+        self._last_status = ""
 
     async def run(self) -> int:
         """Run.
@@ -105,7 +105,7 @@ class Supervisor:
                 asyncio.create_task(work)
                 for work in (
                     self._stop.wait(),
-                    self._tell(),
+                    self._report(),
                     *(self._keep(number) for number in range(self._count)),
                 )
             ]
@@ -121,8 +121,8 @@ class Supervisor:
                 self._notifier.stopping()
                 # Else new connections would wait here for processes that take none any more.
                 self._listeners.close()
-                for worker in self._workers.values():
-                    worker.signal(signal.SIGTERM)
+                for daemon in self._daemons.values():
+                    daemon.signal(signal.SIGTERM)
                 for task in tasks:
                     task.cancel()
                 await asyncio.gather(*tasks, return_exceptions=True)
@@ -139,42 +139,42 @@ class Supervisor:
         pause = _FIRST_PAUSE_SECONDS
         while True:
             try:
-                async with self._started(number) as worker:
-                    code = await self._end_of(worker)
+                async with self._started(number) as daemon:
+                    code = await self._end_of(daemon)
             except OSError as error:
                 log.error(  # noqa: TRY400
                     "process_not_started", reason=error.strerror, again_in=_LAST_PAUSE_SECONDS
                 )
                 await asyncio.sleep(_LAST_PAUSE_SECONDS)
                 continue
-            hopeless = code == _CONFIGURATION and not any(w.ready for w in self._workers.values())
+            hopeless = code == _CONFIGURATION and not any(w.ready for w in self._daemons.values())
             if hopeless or not self._one_was_ready.is_set():
                 if code <= 0:  # ended by a signal: it has said nothing
-                    log.error("process_ended", process=worker.process.pid, code=code)
+                    log.error("process_ended", process=daemon.process.pid, code=code)
                 raise _GaveUp(max(code, 1))
-            pause = _FIRST_PAUSE_SECONDS if worker.ready else min(2 * pause, _LAST_PAUSE_SECONDS)
-            log.error("process_ended", process=worker.process.pid, code=code, again_in=pause)
+            pause = _FIRST_PAUSE_SECONDS if daemon.ready else min(2 * pause, _LAST_PAUSE_SECONDS)
+            log.error("process_ended", process=daemon.process.pid, code=code, again_in=pause)
             await asyncio.sleep(pause)
 
     @asynccontextmanager
-    async def _started(self, number: int) -> AsyncIterator[_Worker]:
+    async def _started(self, number: int) -> AsyncIterator[_Daemon]:
         """Start a process for the length of the block; at its end none is left."""
         loop = asyncio.get_running_loop()
         ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_DGRAM)
         with ours:
             with theirs:
                 process = await self._execute(number, theirs.fileno())
-            worker = _Worker(process, alive_until=loop.time() + _START_SECONDS)
-            self._workers[number] = worker
+            daemon = _Daemon(process, alive_until=loop.time() + _START_SECONDS)
+            self._daemons[number] = daemon
             ours.setblocking(False)
-            loop.add_reader(ours.fileno(), self._hear, worker, ours)
+            loop.add_reader(ours.fileno(), self._hear, daemon, ours)
             log.info("process_started", process=process.pid, number=number)
             try:
-                yield worker
+                yield daemon
             finally:
                 await _end(process)
                 loop.remove_reader(ours.fileno())
-                del self._workers[number]
+                del self._daemons[number]
                 forget_process(process.pid, self._environ[METRICS_FOLDER])
 
     async def _execute(self, number: int, channel: int) -> asyncio.subprocess.Process:
@@ -184,7 +184,7 @@ class Supervisor:
             "notify": [channel],
         }
         return await asyncio.create_subprocess_exec(
-            *(sys.executable, "-m", "custody", "worker"),
+            *(sys.executable, "-m", "custody", "serve-process"),
             *(f"--number={number}", f"--parent={os.getpid()}"),
             *(f"--{name}={one}" for name, several in descriptors.items() for one in several),
             pass_fds=[one for several in descriptors.values() for one in several],
@@ -193,73 +193,73 @@ class Supervisor:
             start_new_session=True,
         )
 
-    async def _end_of(self, worker: _Worker) -> int:
-        """Wait for the end of a process, and bring it about where it gives no sign of life."""
+    async def _end_of(self, daemon: _Daemon) -> int:
+        """Wait for the end of a process, and kill it where it sends no watchdog ping."""
         loop = asyncio.get_running_loop()
-        ended = asyncio.create_task(worker.process.wait())
+        ended = asyncio.create_task(daemon.process.wait())
         while not ended.done():
             await asyncio.wait({ended}, timeout=_LOOK_SECONDS)
-            if not ended.done() and loop.time() > worker.alive_until:
-                log.error("process_frozen", process=worker.process.pid, cure="it is killed")
-                worker.signal(signal.SIGKILL)
+            if not ended.done() and loop.time() > daemon.alive_until:
+                log.error("process_frozen", process=daemon.process.pid, cure="it is killed")
+                daemon.signal(signal.SIGKILL)
         return ended.result()
 
-    def _hear(self, worker: _Worker, channel: socket.socket) -> None:
+    def _hear(self, daemon: _Daemon, channel: socket.socket) -> None:
         with contextlib.suppress(OSError):
             message = channel.recv(_MESSAGE_SIZE).decode(errors="replace")
-            worker.heard = True
-            if worker.hang_up_later:
-                worker.hang_up_later = False
-                worker.signal(signal.SIGHUP)
+            daemon.heard = True
+            if daemon.hang_up_later:
+                daemon.hang_up_later = False
+                daemon.signal(signal.SIGHUP)
             for line in message.splitlines():
                 name, _, value = line.partition("=")
                 if name == "WATCHDOG":
-                    worker.alive_until = asyncio.get_running_loop().time() + _LIFE_SECONDS
+                    daemon.alive_until = asyncio.get_running_loop().time() + _LIFE_SECONDS
                 elif name == "STATUS":
-                    worker.status = value
+                    daemon.status = value
                 elif name == "READY":
-                    worker.ready, worker.reloading = True, False
+                    daemon.ready, daemon.reloading = True, False
                     self._one_was_ready.set()
                 elif name == "RELOADING":
-                    worker.reloading = True
+                    daemon.reloading = True
 
-    async def _tell(self) -> None:
-        """Tell the service manager of all of them as of one, for ever."""
+    async def _report(self) -> None:
+        """Report all of them to the service manager as one, for ever."""
         while True:
-            workers = [self._workers[number] for number in sorted(self._workers)]
-            ready = [worker for worker in workers if worker.ready]
-            status = next((worker.status for worker in (*ready, *workers)), "starting")
+            daemons = [self._daemons[number] for number in sorted(self._daemons)]
+            ready = [daemon for daemon in daemons if daemon.ready]
+            status = next((daemon.status for daemon in (*ready, *daemons)), "starting")
             said = f"{len(ready)} of {self._count} processes | {status}"
-            if not self._told_ready and not ready:
+            if not self._reported_ready and not ready:
                 self._notifier.extend_start(_LIFE_SECONDS)
-            elif not self._told_ready or (
-                self._told_reloading and not any(worker.reloading for worker in workers)
+            elif not self._reported_ready or (
+                self._reported_reloading and not any(daemon.reloading for daemon in daemons)
             ):
-                self._told_ready = self._notifier.ready(said)
-                self._told_reloading = self._told_reloading and not self._told_ready
-            if said != self._said:
-                self._said = said
+                self._reported_ready = self._notifier.ready(said)
+                self._reported_reloading = self._reported_reloading and not self._reported_ready
+            if said != self._last_status:
+                self._last_status = said
                 self._notifier.status(said)
             # Not only while one is ready: with the database down none that is replaced is.
-            if workers:
+            if daemons:
                 self._notifier.alive()
             await asyncio.sleep(_LOOK_SECONDS)
 
     def _hang_up(self) -> None:
         """Have all of them reload."""
-        if self._told_ready:
+        if self._reported_ready:
             self._notifier.reloading()
-            self._told_reloading = True
-        for worker in self._workers.values():
+            self._reported_reloading = True
+        for daemon in self._daemons.values():
             # What is not ready reloads without a word, before it says that it is.
-            worker.reloading = worker.ready
-            worker.hang_up_later = not worker.heard
-            if worker.heard:
-                worker.signal(signal.SIGHUP)
+            daemon.reloading = daemon.ready
+            daemon.hang_up_later = not daemon.heard
+            if daemon.heard:
+                daemon.signal(signal.SIGHUP)
 
 
 async def _end(process: asyncio.subprocess.Process) -> None:
-    """End a process that was told to end, or that nobody waits for any more."""
+    """End a process that was asked to end, or that nobody waits for any more."""
     if process.returncode is not None:
         return
     with contextlib.suppress(ProcessLookupError):

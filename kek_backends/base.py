@@ -4,10 +4,10 @@ import secrets
 from abc import ABC, abstractmethod
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from enum import StrEnum
 from typing import Self, TypeAlias, TypeVar
 
 from kek_backends.errors import KekError, Misconfigured, Tampered, Transient
+from kek_backends.findings import Finding, Verdict
 from kek_backends.uri import KekUri
 
 MASTER_KEY_SIZE = 32
@@ -53,28 +53,6 @@ class OwnedWrap:
 
 # What became of one item of a re-wrap: the new wrap, or why there is none.
 Rewrapped: TypeAlias = Wrap | KekError
-
-
-class Severity(StrEnum):
-    """How an operator should take an observation."""
-
-    OK = "ok"
-    FINDING = "finding"
-    DOWN = "down"
-    UNSEEN = "unseen"
-
-
-@dataclass(frozen=True, slots=True)
-class Observation:
-    """One thing that an examination of a KEK found.
-
-    Args:
-        severity: how to take it.
-        message: in one line; for a finding with its cure. Holds no secret.
-    """
-
-    severity: Severity
-    message: str
 
 
 class KekBackend(ABC):
@@ -176,7 +154,7 @@ class KekBackend(ABC):
         """
         await prove_binding(self.uri, self.wrap, self.unwrap)
 
-    async def examine(self, *, active: bool) -> list[Observation]:
+    async def examine(self, *, active: bool) -> list[Finding]:
         """Look for what is wrong or risky, for an operator; changes nothing.
 
         Args:
@@ -185,9 +163,9 @@ class KekBackend(ABC):
         if not active:
             # Its KMS may rightly refuse to wrap; rows alone can show whether it unwraps.
             await self.refresh()
-            return [Observation(Severity.OK, f"ready to unwrap; kek_id {self.kek_id}")]
+            return [Finding(Verdict.OK, f"ready to unwrap; kek_id {self.kek_id}")]
         await self.prove()
-        return [Observation(Severity.OK, f"wraps and unwraps; kek_id {self.kek_id}")]
+        return [Finding(Verdict.OK, f"wraps and unwraps; kek_id {self.kek_id}")]
 
     async def wrap(self, user_id: str, master_key: bytes) -> Wrap:
         """Wrap a user's master key, bound to the user.
@@ -263,7 +241,7 @@ class KekBackend(ABC):
     def _check_wrap(self, wrap: Wrap) -> None:
         if not self.holds(wrap.kek_id) or wrap.format_version != FORMAT_BOUND:
             # Stored, it could never be opened again, or by another user too.
-            raise Misconfigured(f"{self.uri.text}: the backend made a wrap that is not its own")
+            raise Misconfigured(f"KEK {self.uri.text}: the backend made a wrap that is not its own")
 
     @abstractmethod
     async def _wrap(self, user_id: str, master_key: bytes) -> Wrap: ...

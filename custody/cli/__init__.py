@@ -22,7 +22,7 @@ from custody.cli.kek import kek
 from custody.cli.migrate import migrate
 from custody.cli.openapi import openapi
 from custody.cli.rewrap import rewrap
-from custody.cli.serve import serve, worker
+from custody.cli.serve import serve, serve_process
 from custody.cli.token import token
 from custody.cli.users import users
 
@@ -41,7 +41,7 @@ def cli() -> None:
 
 
 _COMMANDS = (
-    *(serve, worker, dev, token, migrate, kek, rewrap, users, doctor, config, openapi),
+    *(serve, serve_process, dev, token, migrate, kek, rewrap, users, doctor, config, openapi),
     completion,
 )
 for command in _COMMANDS:
@@ -83,6 +83,6 @@ def _run() -> int:
 
 
 def _tell(say: Callable[[], None]) -> None:
-    """Say something on standard error; where nobody can be told, the exit code alone says it."""
+    """Say something on standard error; where that is lost, the exit code alone says it."""
     with contextlib.suppress(OSError):
         say()

@@ -1,7 +1,7 @@
 """Standard output: what can't be written there is an error of its own.
 
-Of an OSError nobody can tell later whether it was of what a command prints or of what it did. So it
-is told where it happens, below the buffers, once for all commands.
+Of an OSError nobody can say later whether it was of what a command prints or of what it did. So it
+is caught where it happens, below the buffers, once for all commands.
 """
 
 import io
@@ -40,11 +40,11 @@ class _Descriptor(io.RawIOBase):
         return self._number
 
     def isatty(self) -> bool:
-        """Tell whether it is a terminal."""
+        """Say whether it is a terminal."""
         return os.isatty(self._number)
 
     def writable(self) -> bool:
-        """Tell that it can be written."""
+        """Say that it can be written."""
         return True
 
     def write(self, data: "ReadableBuffer", /) -> int:

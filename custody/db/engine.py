@@ -1,6 +1,7 @@
 """Connections: a bounded pool of asyncpg connections, kept by SQLAlchemy."""
 
-from collections.abc import Callable
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
 from typing import Any
 
 from sqlalchemy import event
@@ -51,6 +52,18 @@ def create_engine(
     )
     event.listen(engine.sync_engine, "checkout", _refuse_ended)
     return engine
+
+
+@asynccontextmanager
+async def open_engine(
+    dsn: Dsn, *, pool_size: int = POOL_SIZE, variable: str = "CUSTODY_DATABASE_URL"
+) -> AsyncIterator[AsyncEngine]:
+    """Return an engine as :func:`create_engine` for the length of the block, then end it."""
+    engine = create_engine(dsn, pool_size=pool_size, variable=variable)
+    try:
+        yield engine
+    finally:
+        await engine.dispose()
 
 
 def on_return(engine: AsyncEngine, call: Callable[[], None]) -> None:

@@ -8,35 +8,54 @@ one transaction that sets what they rely on, whatever the role, the database or 
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
+from enum import StrEnum
 from typing import Literal, TypeAlias, get_args
 
 from sqlalchemy.ext.asyncio import AsyncEngine
 
-from custody.db.engine import Connection, Dsn, create_engine
+from custody.db.engine import Connection, Dsn, open_engine
 from custody.db.errors import DatabaseError, Refused, Unreachable
 from custody.db.one_database import refuse_another
 from custody.db.queries import query
 from custody.db.scope import transaction
 
 CHECK_TIMEOUT_SECONDS = 5.0
-# What list_role_problems.sql calls a role that does not have the duty at all.
-_STRANGER = "stranger"
 
 Duty: TypeAlias = Literal["custody_app", "custody_rewrap"]
 
 
+class Kind(StrEnum):
+    """What kind of problem it is; ``list_role_problems.sql`` has the last three."""
+
+    SCHEMA = "schema"
+    ROLES = "roles"
+    # A role that does not have the duty at all.
+    STRANGER = "stranger"
+    # Audit rows can't be written.
+    AUDIT = "audit"
+
+
 @dataclass(frozen=True, slots=True)
 class PostureProblem:
-    """An unsafe state of the database.
+    """Something that is wrong in the database.
 
     Args:
-        part: ``schema`` or ``roles``, which are unsafe; or ``audit``, whose rows can't be written,
-            so that the routes answer 503 by themselves.
+        kind: of problem.
         message: what is wrong and the cure, in one line.
     """
 
-    part: str
+    kind: Kind
     message: str
+
+    @property
+    def is_unsafe(self) -> bool:
+        """Whether no request may reach the database; without audit rows they answer 503 anyway."""
+        return self.kind is not Kind.AUDIT
+
+    @property
+    def part(self) -> str:
+        """Under which part of the readiness an operator finds it."""
+        return Kind.ROLES if self.kind is Kind.STRANGER else self.kind
 
 
 async def find_problems(engine: AsyncEngine, duty: Duty) -> tuple[PostureProblem, ...]:
@@ -61,18 +80,14 @@ async def look(connection: Connection, duty: Duty) -> tuple[PostureProblem, ...]
         duty: the runtime role that it must be, or be a member of.
     """
     if unmigrated := await connection.fetchval(query("describe_unmigrated")):
-        return (PostureProblem("schema", unmigrated),)
+        return (PostureProblem(Kind.SCHEMA, unmigrated),)
     ours, schema = await _look_at_schema(connection)
-    roles = await connection.fetch(query("list_role_problems"), duty, ours, None)
-    if strangers := [row for row in roles if row["part"] == _STRANGER]:
+    roles = await _look_at_role(connection, duty, ours)
+    if strangers := tuple(problem for problem in roles if problem.kind is Kind.STRANGER):
         # With the URL of another role, all the rest follows from that.
-        return tuple(PostureProblem("roles", row["problem"]) for row in strangers)
+        return strangers
     settings = await connection.fetch(query("list_setting_problems"))
-    return (
-        *schema,
-        *(PostureProblem(row["part"], row["problem"]) for row in roles),
-        *(PostureProblem("roles", row["problem"]) for row in settings),
-    )
+    return (*schema, *roles, *(PostureProblem(Kind.ROLES, row["problem"]) for row in settings))
 
 
 async def look_as_owner(connection: Connection) -> tuple[PostureProblem, ...]:
@@ -82,12 +97,12 @@ async def look_as_owner(connection: Connection) -> tuple[PostureProblem, ...]:
         connection: a connection of the owner, in a transaction that the look changes.
     """
     if unmigrated := await connection.fetchval(query("describe_unmigrated")):
-        return (PostureProblem("schema", unmigrated),)
+        return (PostureProblem(Kind.SCHEMA, unmigrated),)
     ours, schema = await _look_at_schema(connection)
     found = {problem.message: problem for problem in schema}
     for duty in get_args(Duty):
-        for row in await connection.fetch(query("list_role_problems"), duty, ours, duty):
-            found.setdefault(row["problem"], PostureProblem(row["part"], row["problem"]))
+        for problem in await _look_at_role(connection, duty, ours, role=duty):
+            found.setdefault(problem.message, problem)
     return tuple(found.values())
 
 
@@ -98,7 +113,15 @@ async def _look_at_schema(connection: Connection) -> tuple[bool | None, tuple[Po
     readable = await connection.fetchval(query("can_read_marks"))
     ours = await connection.fetchval(query("read_mark_of_users")) if readable else None
     rows = await connection.fetch(query("list_schema_problems"), ours, readable)
-    return ours, tuple(PostureProblem("schema", row["problem"]) for row in rows)
+    return ours, tuple(PostureProblem(Kind.SCHEMA, row["problem"]) for row in rows)
+
+
+async def _look_at_role(
+    connection: Connection, duty: Duty, ours: bool | None, role: str | None = None
+) -> tuple[PostureProblem, ...]:
+    """Return what is unsafe in a role; None is the one that is connected."""
+    rows = await connection.fetch(query("list_role_problems"), duty, ours, role)
+    return tuple(PostureProblem(Kind(row["kind"]), row["problem"]) for row in rows)
 
 
 @asynccontextmanager
@@ -118,14 +141,12 @@ async def safe_engine(
         Refused: the database, the role or the URL is not to be used; the message names the cure.
         DatabaseError: the database can't be asked now.
     """
-    engine = create_engine(dsn, pool_size=pool_size, variable=variable)
-    try:
+    async with open_engine(dsn, pool_size=pool_size, variable=variable) as engine:
         await refuse_unfit(engine, duty, variable)
         if beside is not None:
-            await _refuse_another(engine, beside)
+            async with open_engine(beside, pool_size=1) as app:
+                await refuse_another(engine, app)
         yield engine
-    finally:
-        await engine.dispose()
 
 
 async def refuse_unfit(engine: AsyncEngine, duty: Duty, variable: str) -> None:
@@ -159,14 +180,6 @@ async def refuse_unfit_rewrap(engine: AsyncEngine, app: AsyncEngine) -> None:
     await refuse_another(engine, app)
 
 
-async def _refuse_another(engine: AsyncEngine, beside: Dsn) -> None:
-    app = create_engine(beside, pool_size=1)
-    try:
-        await refuse_another(engine, app)
-    finally:
-        await app.dispose()
-
-
 def _refusal_of(problems: Sequence[PostureProblem], duty: Duty) -> str | None:
     """Say why a role may not be used for a command or a worker, or None where it may.
 
@@ -176,9 +189,7 @@ def _refusal_of(problems: Sequence[PostureProblem], duty: Duty) -> str | None:
             is of no use to custody_rewrap, and no hindrance to a command that writes none.
     """
     unsafe = [
-        problem.message
-        for problem in problems
-        if problem.part != "audit" or duty == "custody_rewrap"
+        problem.message for problem in problems if problem.is_unsafe or duty == "custody_rewrap"
     ]
     return "; ".join(unsafe) or None
 

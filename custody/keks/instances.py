@@ -20,7 +20,7 @@ class Instance:
         host: where it runs.
         process: its process id.
         writes_uri: URI of its active KEK.
-        writes_kek_id: what its new wraps carry; None while its KMS has not been reached.
+        writes_kek_id: what its new wraps carry; None while its KMS has not answered.
         reads: URIs and kek_ids of all its KEKs.
     """
 

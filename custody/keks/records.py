@@ -130,7 +130,7 @@ async def retire(engine: AsyncEngine, kek_id: str) -> Retirement:
 
     Raises:
         Busy: a transaction that writes under it has not ended yet.
-        OutcomeUnknown: it may be retired; to try again tells.
+        OutcomeUnknown: it may be retired; try again to know.
         DatabaseError: the database can't be asked now.
     """
     try:

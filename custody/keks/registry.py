@@ -1,7 +1,7 @@
 """The registry of KEKs: a kek_id can never come to mean other key material, nor return retired.
 
 What a kek_id stands for is kept in the database. Before this process stores a wrap under a kek_id
-it has held the KEK against the registry, and recorded it there.
+it has compared the KEK with the registry, and recorded it there.
 """
 
 import hmac
@@ -24,7 +24,7 @@ log = structlog.get_logger()
 
 
 class KekRegistry:
-    """The configured KEKs, held against what the database knows of them.
+    """The configured KEKs, compared with what the database knows of them.
 
     Args:
         engine: connections of the role custody_app.
@@ -34,7 +34,7 @@ class KekRegistry:
     def __init__(self, engine: AsyncEngine, keyring: Keyring) -> None:
         self._engine = engine
         self._keyring = keyring
-        # The kek_ids that were held against the registry, with the fingerprint they had then, and
+        # The kek_ids that were compared with the registry, with the fingerprint they had then, and
         # the one of them that was recorded as active last.
         self._admitted: dict[str, str] = {}
         self._active: str | None = None
@@ -46,9 +46,9 @@ class KekRegistry:
         return self._problems
 
     async def check(self) -> None:
-        """Hold every KEK against the registry, and record what is new.
+        """Compare every KEK with the registry, and record what is new.
 
-        A KMS that has not been reached yet says nothing of its kek_ids: it is left for later.
+        A KMS that has not answered yet says nothing of its kek_ids: it is left for later.
 
         Raises:
             Misconfigured: a KEK is not the one that its kek_id stands for, or the active one is
@@ -68,7 +68,7 @@ class KekRegistry:
                 except Misconfigured as error:
                     refused.append(str(error))
                 except KekError:
-                    # The KMS can't prove it now. It is judged again, and before it wraps anyway.
+                    # The KMS can't prove it now. It is checked again, and before it wraps anyway.
                     continue
         refused = list(dict.fromkeys(refused))
         self._report((*refused, *unreadable(self._keyring, in_use)))
@@ -100,7 +100,7 @@ class KekRegistry:
         async with transaction(self._engine, _REGISTER_SECONDS) as connection:
             (recorded,) = await connection.fetch(query("register_kek"), *parameters)
         # Another instance may have recorded another one first: then we are wrong.
-        _hold_against(backend, kek_id, fingerprint, recorded["fingerprint"])
+        _compare_fingerprint(backend, kek_id, fingerprint, recorded["fingerprint"])
         if active:
             if recorded["state"] == RETIRED:
                 raise Misconfigured(retired(backend, kek_id))
@@ -187,7 +187,7 @@ def retired(backend: KekBackend, kek_id: str) -> str:
 
 
 async def compare(engine: AsyncEngine, backend: KekBackend, kek_id: str, fingerprint: str) -> bool:
-    """Hold a KEK against its recorded fingerprint, or else against rows that carry its kek_id.
+    """Compare a KEK with its recorded fingerprint, or else with rows that carry its kek_id.
 
     For a kek_id that rows already carry, the first fingerprint may be recorded only after one of
     those rows was unwrapped with it: a wrong key at the first boot can't lock out the right one.
@@ -212,11 +212,11 @@ async def compare(engine: AsyncEngine, backend: KekBackend, kek_id: str, fingerp
     if recorded is None:
         await _prove(backend, kek_id, rows)
         return False
-    _hold_against(backend, kek_id, fingerprint, recorded)
+    _compare_fingerprint(backend, kek_id, fingerprint, recorded)
     return True
 
 
-def _hold_against(backend: KekBackend, kek_id: str, ours: str, known: str | None) -> None:
+def _compare_fingerprint(backend: KekBackend, kek_id: str, ours: str, known: str | None) -> None:
     if known is not None and hmac.compare_digest(known.encode(), ours.encode()):
         return
     raise Misconfigured(

@@ -1,4 +1,4 @@
-"""Keeps an eye on the KEKs: at boot, and again and again."""
+"""Probes the KEKs: at boot, and again and again."""
 
 import asyncio
 
@@ -6,7 +6,7 @@ import structlog
 
 from custody.settings import ConfigurationError
 from kek_backends.base import KekBackend
-from kek_backends.errors import KekError, Transient
+from kek_backends.errors import KekError, Misconfigured, Transient
 from kek_backends.keyring import Keyring
 
 _AGAIN_SECONDS = 1.0
@@ -23,45 +23,55 @@ async def probe_keks(keyring: Keyring) -> None:
         ConfigurationError: a KEK can't be used as it is configured.
     """
     results = await asyncio.gather(
-        *(_reach(backend, active=backend is keyring.active) for backend in keyring)
+        *(_probe(backend, active=backend is keyring.active) for backend in keyring)
     )
     if problems := [result for result in results if result]:
         raise ConfigurationError("; ".join(problems))
 
 
-async def _reach(backend: KekBackend, *, active: bool) -> str | None:
+async def _probe(backend: KekBackend, *, active: bool) -> str | None:
     try:
         await backend.refresh()
         if active:
             await backend.prove()
     except Transient as error:
         log.warning("kek_unavailable", kek=backend.uri.text, reason=str(error))
+    except Misconfigured as error:
+        return str(error)  # begins with the KEK
     except Exception as error:  # noqa: BLE001 - a backend of others may raise anything
-        message = _reason(error, backend)
-        return message if message.startswith("KEK ") else f"KEK {message}"
+        return f"KEK {_reason(error, backend)}"
     return None
 
 
 class KekWatch:
-    """Watches the KEKs of a keyring, one task each."""
+    """Watches KEKs, one task each, for the length of a block: it may outlive a token or a version.
 
-    def __init__(self) -> None:
+    Args:
+        keyring: the KEKs.
+    """
+
+    def __init__(self, keyring: Keyring) -> None:
+        self._keyring = keyring
         self._tasks: dict[KekBackend, asyncio.Task[None]] = {}
 
-    def follow(self, keyring: Keyring) -> None:
-        """Watch these KEKs from now on, and no others."""
-        backends = set(keyring)
-        for backend in self._tasks.keys() - backends:
-            self._tasks.pop(backend).cancel()
-        for backend in backends - self._tasks.keys():
-            self._tasks[backend] = asyncio.create_task(watch_kek(backend))
+    async def __aenter__(self) -> None:
+        """Begin."""
+        self.follow()
 
-    async def stop(self) -> None:
+    async def __aexit__(self, *_: object) -> None:
         """Watch none any more."""
         for task in self._tasks.values():
             task.cancel()
         await asyncio.gather(*self._tasks.values(), return_exceptions=True)
         self._tasks.clear()
+
+    def follow(self) -> None:
+        """Watch the KEKs that the keyring has now, and no others."""
+        backends = set(self._keyring)
+        for backend in self._tasks.keys() - backends:
+            self._tasks.pop(backend).cancel()
+        for backend in backends - self._tasks.keys():
+            self._tasks[backend] = asyncio.create_task(watch_kek(backend))
 
 
 async def watch_kek(backend: KekBackend) -> None:

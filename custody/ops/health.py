@@ -1,27 +1,23 @@
-"""Whether the daemon may serve: judged before the first request, and again all the time."""
+"""Whether the daemon may serve: checked before the first request, and again all the time."""
 
 import asyncio
 import contextlib
-import os
-import socket
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 from dataclasses import dataclass
 
 import structlog
 from sqlalchemy.ext.asyncio import AsyncEngine
 
-from custody.audit.events import event_id
 from custody.auth.jwks import JwksCache
 from custody.db.advice import advise
 from custody.db.errors import DatabaseError, Refused
 from custody.db.posture import PostureProblem, find_problems
 from custody.db.scope import on_a_living_connection
-from custody.keks import instances
-from custody.keks.instances import Instance
-from custody.keks.registry import KekRegistry
+from custody.keks.keks import Keks
 from custody.settings import ConfigurationError
 from custody.vault.errors import Unavailable
 from kek_backends.errors import Misconfigured
-from kek_backends.keyring import Keyring
 
 _RETRY_SECONDS = 1.0
 _AGAIN_SECONDS = 10.0
@@ -46,18 +42,15 @@ class Health:
 
     Args:
         engine: connections of the role custody_app.
-        keyring: the configured KEKs.
-        registry: holds them against the database.
+        keks: the configured KEKs.
         jwks: the issuer's keys.
     """
 
-    def __init__(
-        self, engine: AsyncEngine, keyring: Keyring, registry: KekRegistry, jwks: JwksCache
-    ) -> None:
+    def __init__(self, engine: AsyncEngine, keks: Keks, jwks: JwksCache) -> None:
         self._engine = engine
-        self._keyring = keyring
-        self._registry = registry
+        self._keks = keks
         self._jwks = jwks
+        self._asked = False
         self._database: str | None = "not reached yet"
         self._problems: tuple[PostureProblem, ...] = ()
         self._keks_confirmed = False
@@ -65,7 +58,6 @@ class Health:
         # What requests have met since the last look that passed, by part.
         self._met: dict[str, _Met] = {}
         self._woken = asyncio.Event()
-        self._id = event_id()
         self.draining = False
 
     @property
@@ -75,12 +67,12 @@ class Health:
 
     @property
     def _unsafe(self) -> tuple[PostureProblem, ...]:
-        return tuple(problem for problem in self._problems if problem.part != "audit")
+        return tuple(problem for problem in self._problems if problem.is_unsafe)
 
     def parts(self) -> dict[str, str | None]:
         """Return each part's problem, or None where the part is ready."""
-        judged = self._keks_confirmed or bool(self._problems)
-        unknown = None if judged else "not judged yet: no database"
+        checked = self._keks_confirmed or bool(self._problems)
+        unknown = None if checked else "not judged yet: no database"
         return {
             "database": self._database or self._reason_met("database"),
             "schema": self._problem_of("schema") or unknown,
@@ -92,7 +84,7 @@ class Health:
         }
 
     def met(self, failure: Unavailable) -> None:
-        """Hear that a request failed for a part: it is not ready from now on, and judged at once.
+        """Take note that a request failed for a part: not ready from now on, and checked at once.
 
         Requests go on trying: the routes stay open.
 
@@ -116,9 +108,10 @@ class Health:
             self._database = str(error)
             raise ConfigurationError(str(error)) from None
         except (DatabaseError, TimeoutError) as error:
-            if self._database is None or self._database == "not reached yet":
+            if self._database is None or not self._asked:
                 log.warning("database_unavailable", reason=str(error) or type(error).__name__)
             self._database = str(error) or "the database did not answer in time"
+            self._asked = True
             return
         except Misconfigured as error:
             raise ConfigurationError(str(error)) from None
@@ -127,24 +120,32 @@ class Health:
         if self._unsafe:
             raise ConfigurationError("; ".join(problem.message for problem in self._unsafe))
 
-    async def forget(self) -> None:
-        """Say that this instance ends, so that nobody waits for it."""
-        with contextlib.suppress(DatabaseError):
-            await instances.forget(self._engine, self._id)
+    @asynccontextmanager
+    async def watched(self) -> AsyncIterator[asyncio.Task[None]]:
+        """Check again and again for the length of the block.
+
+        Returns:
+            The task that does; it ends only as :meth:`watch` raises.
+        """
+        task = asyncio.create_task(self.watch())
+        try:
+            yield task
+        finally:
+            task.cancel()
 
     async def watch(self) -> None:
-        """Judge again and again.
+        """Check again and again.
 
         Raises:
             ConfigurationError: the database came up after us and was never safe. One that turns
                 unsafe later shuts the routes, and opens them again when it is cured.
         """
         logged: str | None = None
-        looked = judged = asyncio.get_running_loop().time()
+        looked = checked = asyncio.get_running_loop().time()
         while True:
-            await self._until_due(looked, judged)
+            await self._until_due(looked, checked)
             looked = asyncio.get_running_loop().time()
-            due = looked >= judged + _AGAIN_SECONDS
+            due = looked >= checked + _AGAIN_SECONDS
             if not (self._database or self._problems or self._met.keys() - {"kek"} or due):
                 # Rows that can't be read, in two small questions: the posture is a big one, and
                 # users of a KEK that is well would notice it every second.
@@ -152,7 +153,7 @@ class Health:
                     await self._check_keks()
                     self._forget_met(looked)
                 continue
-            judged = looked
+            checked = looked
             try:
                 await self.check()
             except ConfigurationError as error:
@@ -166,25 +167,25 @@ class Health:
                     logged = None
                     log.info("database_safe_again")
 
-    async def _until_due(self, looked: float, judged: float) -> None:
+    async def _until_due(self, looked: float, checked: float) -> None:
         """Wait until the next look is due, all being well; what a request meets cuts it short.
 
         But never to less than the pause after each look: a request that fails whenever it is tried
-        must not have the database judged without end.
+        must not have the database checked without end.
         """
         loop = asyncio.get_running_loop()
         await asyncio.sleep(looked + _RETRY_SECONDS - loop.time())
-        if not (self._database or self._problems or self._met or self._registry.problems):
+        if not (self._database or self._problems or self._met or self._keks.has_wrong_rows):
             self._woken.clear()
             with contextlib.suppress(TimeoutError):
-                async with asyncio.timeout_at(judged + _AGAIN_SECONDS):
+                async with asyncio.timeout_at(checked + _AGAIN_SECONDS):
                     await self._woken.wait()
 
     async def _ask(self) -> None:
         self._problems = await find_problems(self._engine, "custody_app")
         if not self._unsafe:
             await self._check_keks()
-            await self._record_instance()
+            await self._keks.record_instance()
             await self._log_advice()
 
     async def _log_advice(self) -> None:
@@ -213,36 +214,17 @@ class Health:
     async def _check_keks(self) -> None:
         async with asyncio.timeout(_CONFIRM_SECONDS):
             try:
-                await self._registry.check()
+                await self._keks.check()
             except Misconfigured:
                 if not self._keks_confirmed:
                     raise
                 # A KMS that came up, or changed, while others serve: it is shut, and named.
         self._keks_confirmed = True
 
-    async def _record_instance(self) -> None:
-        """Say which KEKs this instance reads and writes: nobody re-wraps past it."""
-        kek_ids = (backend.kek_id for backend in self._keyring)
-        await instances.record(
-            self._engine,
-            Instance(
-                id=self._id,
-                host=socket.gethostname(),
-                process=os.getpid(),
-                writes_uri=self._keyring.active.uri.text,
-                writes_kek_id=self._keyring.active.kek_id,
-                reads=(
-                    *(backend.uri.text for backend in self._keyring),
-                    *(kek_id for kek_id in kek_ids if kek_id is not None),
-                ),
-            ),
-        )
-
     def _problem_of_keks(self) -> str | None:
         if not self._keks_confirmed:
             return "not confirmed yet"
-        problems = [backend.problem for backend in self._keyring if backend.problem]
-        return "; ".join((*problems, *self._registry.problems)) or None
+        return "; ".join(self._keks.problems) or None
 
     def _reason_met(self, part: str) -> str | None:
         met = self._met.get(part)

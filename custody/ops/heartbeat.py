@@ -1,4 +1,4 @@
-"""The sign of life that a watchdog waits for: the loop turns, and the way to the database is open.
+"""When a watchdog ping is due: the loop turns, and the way to the database is open.
 
 A database that is down is no reason to restart a daemon. A daemon that can't reach a database which
 answers everybody else is one: something in it is stuck.
@@ -19,7 +19,7 @@ log = structlog.get_logger()
 
 
 class Heartbeat:
-    """Tells whether this process is well.
+    """Says whether this process is well.
 
     Args:
         engine: the connections that requests use.

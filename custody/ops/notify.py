@@ -1,4 +1,4 @@
-"""Tells the service manager how we are: the datagrams of sd_notify(3).
+"""Messages to the service manager: the datagrams of sd_notify(3).
 
 Ours, since it is one datagram to one socket (ADR 11). A daemon that nobody listens to says the
 same things to nobody, so there is one way through the code.
@@ -17,11 +17,11 @@ _STATUS_BYTES = 2048
 class Notifier:
     """What is said to the service manager, or to the supervisor of several processes.
 
-    Nothing here waits or raises: a service manager that is busy must not hold up the loop.
+    Nothing here waits or raises: a service manager that is busy must not block the loop.
 
     Args:
         channel: a connected datagram socket; None where nobody listens.
-        watchdog_seconds: within which a sign of life is awaited, again and again; None: never.
+        watchdog_seconds: within which a watchdog ping is awaited, again and again; None: never.
     """
 
     def __init__(
@@ -73,7 +73,7 @@ class Notifier:
         self._say(_status(text))
 
     def alive(self) -> None:
-        """Give the sign of life that the watchdog waits for."""
+        """Send a watchdog ping."""
         self._say("WATCHDOG=1")
 
     def extend_start(self, seconds: float) -> None:
@@ -96,7 +96,7 @@ class Notifier:
 
 
 def watchdog_seconds(environ: Mapping[str, str], process: int) -> float | None:
-    """Return within which time the service manager awaits a sign of life; None: never."""
+    """Return within which time the service manager awaits a watchdog ping; None: never."""
     microseconds, of = environ.get("WATCHDOG_USEC", ""), environ.get("WATCHDOG_PID", "")
     if not microseconds.isdecimal() or of not in ("", str(process)):
         return None

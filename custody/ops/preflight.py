@@ -1,4 +1,4 @@
-"""What can be judged of settings before anything is asked: one look for daemon and doctor."""
+"""What can be checked of settings before anything is asked: one look for daemon and doctor."""
 
 import ipaddress
 from collections.abc import Iterator, Mapping

@@ -1,4 +1,4 @@
-"""Tells the service manager how the daemon is, and reloads when it asks for it."""
+"""Reports to the service manager how the daemon is, and reloads when it asks for it."""
 
 import asyncio
 from collections.abc import Awaitable, Callable
@@ -7,17 +7,17 @@ from custody.ops.health import Health
 from custody.ops.heartbeat import Heartbeat
 from custody.ops.notify import Notifier
 from custody.rewrap.background import BackgroundRewrap
-from kek_backends.keyring import Keyring
+from kek_backends.base import KekBackend
 
-_TELL_SECONDS = 1.0
+_REPORT_SECONDS = 1.0
 # While the boot checks wait for the database, again and again: how long the start may still take.
 _START_SECONDS = 30.0
-# The sign of life is given this many times within the time that the watchdog waits.
+# Watchdog pings within the time that the watchdog waits.
 _BEATS = 3
 
 
 class Report:
-    """What the daemon tells of itself.
+    """What the daemon reports of itself.
 
     Args:
         health: what is ready; the daemon is, to the service manager, once the boot checks passed.
@@ -38,40 +38,40 @@ class Report:
         self._reload = reload
         self._status = status
 
-    async def keep_telling(self, notifier: Notifier, hangup: asyncio.Event) -> None:
-        """Tell, and reload, for ever.
+    async def keep_reporting(self, notifier: Notifier, hangup: asyncio.Event) -> None:
+        """Report, and reload, for ever.
 
         Args:
-            notifier: who is told.
+            notifier: to the service manager.
             hangup: set when SIGHUP came.
         """
         async with asyncio.TaskGroup() as tasks:
-            tasks.create_task(self._tell(notifier, hangup))
+            tasks.create_task(self._report(notifier, hangup))
             if notifier.watchdog_seconds is not None:
                 tasks.create_task(self._beat(notifier, notifier.watchdog_seconds / _BEATS))
 
-    async def _tell(self, notifier: Notifier, hangup: asyncio.Event) -> None:
-        ready, told, said = False, False, ""
+    async def _report(self, notifier: Notifier, hangup: asyncio.Event) -> None:
+        ready, notified, last = False, False, ""
         while True:
             text = self._status()
             ready = ready or self._passed()
             if not ready:
                 notifier.extend_start(_START_SECONDS)
-            if ready and not told:
-                told = notifier.ready(text)
-            elif text != said:
+            if ready and not notified:
+                notified = notifier.ready(text)
+            elif text != last:
                 notifier.status(text)
-            said = text
-            if await _set_within(hangup, _TELL_SECONDS):
+            last = text
+            if await _set_within(hangup, _REPORT_SECONDS):
                 hangup.clear()
                 # Of a service that still starts, the service manager awaits only that it is ready.
                 if ready:
                     notifier.reloading()
-                    told = False
+                    notified = False
                 await self._reload()
 
     def _passed(self) -> bool:
-        """Tell whether the boot checks have passed, to the last of them."""
+        """Say whether the boot checks have passed, to the last of them."""
         return self._health.database_is_safe and self._health.parts()["database"] is None
 
     async def _beat(self, notifier: Notifier, seconds: float) -> None:
@@ -83,25 +83,25 @@ class Report:
 
 def describe(
     address: str,
-    keyring: Keyring,
+    active: KekBackend,
     health: Health,
-    rewrapping: BackgroundRewrap | None,
+    rewrap: BackgroundRewrap | None,
     reload_problem: str | None,
 ) -> str:
     """Say in one line how the daemon is.
 
     Args:
         address: where the vault listens.
-        keyring: its active KEK is named.
+        active: the KEK that wraps.
         health: what is not ready is named.
-        rewrapping: the worker, where there is one.
+        rewrap: the worker, where there is one.
         reload_problem: why the last reload failed, if it did.
     """
-    said = [address, f"KEK {keyring.active.kek_id or keyring.active.uri.text}"]
-    if rewrapping is None:
+    said = [address, f"KEK {active.kek_id or active.uri.text}"]
+    if rewrap is None:
         said.append("no re-wrap worker")
-    elif rewrapping.rows_left is not None:
-        said.append(f"{rewrapping.rows_left} rows left to re-wrap")
+    elif rewrap.rows_left is not None:
+        said.append(f"{rewrap.rows_left} rows left to re-wrap")
     problems = [f"{part}: {what}" for part, what in health.parts().items() if what]
     if problems:
         said.insert(0, f"NOT READY: {'; '.join(problems)}")

@@ -2,7 +2,8 @@
 
 import asyncio
 import contextlib
-from collections.abc import Mapping
+from collections.abc import AsyncIterator, Mapping
+from contextlib import asynccontextmanager
 from typing import Protocol
 
 import structlog
@@ -98,19 +99,20 @@ class BackgroundRewrap:
             except Exception as error:  # noqa: BLE001 - this must go on for ever
                 log.error("rewrap_failed", error=type(error).__name__)  # noqa: TRY400
 
-    async def stop(self, task: "asyncio.Task[None]") -> None:
-        """End it: what the batches at hand have done is stored.
-
-        Args:
-            task: the one that runs :meth:`work`.
-        """
-        self._stopping.set()
-        if self._current is not None:
-            self._current.stop()
-        done, _ = await asyncio.wait({task}, timeout=_GRACE_SECONDS)
-        if not done:
-            task.cancel()
-            await asyncio.wait({task}, timeout=1.0)
+    @asynccontextmanager
+    async def working(self) -> AsyncIterator[None]:
+        """Work for the length of the block; what the batches at its end have done is stored."""
+        task = asyncio.create_task(self.work())
+        try:
+            yield
+        finally:
+            self._stopping.set()
+            if self._current is not None:
+                self._current.stop()
+            done, _ = await asyncio.wait({task}, timeout=_GRACE_SECONDS)
+            if not done:
+                task.cancel()
+                await asyncio.wait({task}, timeout=1.0)
 
     async def _look(self) -> None:
         await self.check_role()

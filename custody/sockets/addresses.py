@@ -73,7 +73,7 @@ class Listener(socket.socket):
 
 
 def _identity(path: Path) -> tuple[int, int]:
-    """Return what tells a file from a later one at its path: inodes are used again."""
+    """Return what distinguishes a file from a later one at its path: inodes are used again."""
     found = path.stat()
     return found.st_ino, found.st_mtime_ns
 

@@ -34,7 +34,7 @@ class Listeners:
     admin: tuple[Listener, ...]
 
     def close(self) -> None:
-        """Close them; what the service manager holds of them stays open."""
+        """Close them; those of the service manager stay open."""
         for listener in (*self.vault, *self.admin):
             listener.close()
 

@@ -10,7 +10,8 @@ import errno
 import os
 import socket
 import ssl
-from collections.abc import Callable, Sequence
+from collections.abc import AsyncIterator, Callable, Sequence
+from contextlib import asynccontextmanager
 
 import structlog
 
@@ -119,6 +120,20 @@ class Site:
                 ssl=self._tls,
                 ssl_handshake_timeout=_HANDSHAKE_SECONDS if self._tls else None,
             )
+
+
+@asynccontextmanager
+async def open_site(
+    server: Callable[[], asyncio.BaseProtocol],
+    listeners: Sequence[Listener],
+    tls: ssl.SSLContext | None = None,
+) -> AsyncIterator[Site]:
+    """Take connections for the length of the block; see :class:`Site`."""
+    site = Site(server, listeners, tls)
+    try:
+        yield site
+    finally:
+        await site.stop()
 
 
 def _address(listener: Listener, scheme: str) -> str:

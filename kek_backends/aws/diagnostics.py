@@ -5,11 +5,11 @@ from collections.abc import Awaitable, Callable
 from urllib.parse import urlsplit
 
 from kek_backends.aws.errors import CredentialsRefused
-from kek_backends.base import Observation, Severity
 from kek_backends.errors import Denied, KekError, Transient
+from kek_backends.findings import Finding, Verdict
 
 
-def of_endpoint(endpoint: str | None) -> list[Observation]:
+def of_endpoint(endpoint: str | None) -> list[Finding]:
     """Look at the endpoint that was set instead of the region's own.
 
     Args:
@@ -19,10 +19,10 @@ def of_endpoint(endpoint: str | None) -> list[Observation]:
     if parts.scheme != "http" or _is_loopback(parts.hostname or ""):
         return []
     message = f"the endpoint http://{parts.hostname} is plain http: keys can be read on the way"
-    return [Observation(Severity.FINDING, f"{message}; use https")]
+    return [Finding(Verdict.FINDING, f"{message}; use https")]
 
 
-async def tried(rights: str, work: Callable[[], Awaitable[object]]) -> list[Observation]:
+async def tried(rights: str, work: Callable[[], Awaitable[object]]) -> list[Finding]:
     """Try something, and say why it failed if it did.
 
     Args:
@@ -32,17 +32,17 @@ async def tried(rights: str, work: Callable[[], Awaitable[object]]) -> list[Obse
     try:
         await work()
     except CredentialsRefused as error:
-        return [Observation(Severity.FINDING, str(error))]
+        return [Finding(Verdict.FINDING, str(error))]
     except Denied as error:
-        return [Observation(Severity.FINDING, f"{error}; grant {rights} on the key")]
+        return [Finding(Verdict.FINDING, f"{error}; grant {rights} on the key")]
     except Transient as error:
-        return [Observation(Severity.DOWN, str(error))]
+        return [Finding(Verdict.DOWN, str(error))]
     except KekError as error:
-        return [Observation(Severity.FINDING, str(error))]
+        return [Finding(Verdict.FINDING, str(error))]
     return []
 
 
-def good(kek_id: str | None, *, active: bool) -> Observation:
+def good(kek_id: str | None, *, active: bool) -> Finding:
     """Say that all is well.
 
     Args:
@@ -50,7 +50,7 @@ def good(kek_id: str | None, *, active: bool) -> Observation:
         active: whether the key wraps.
     """
     use = "wraps and unwraps" if active else "ready to unwrap"
-    return Observation(Severity.OK, f"{use}; kek_id {kek_id}")
+    return Finding(Verdict.OK, f"{use}; kek_id {kek_id}")
 
 
 def _is_loopback(host: str) -> bool:

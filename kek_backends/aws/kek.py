@@ -17,16 +17,9 @@ from kek_backends.aws.diagnostics import good, of_endpoint, tried
 from kek_backends.aws.errors import CredentialsRefused, by_code
 from kek_backends.aws.key import check, context, missing, parse_wrap
 from kek_backends.aws.names import KeyArn, KeyName
-from kek_backends.base import (
-    FORMAT_BOUND,
-    MASTER_KEY_SIZE,
-    KekBackend,
-    Observation,
-    OwnedWrap,
-    Rewrapped,
-    Wrap,
-)
+from kek_backends.base import FORMAT_BOUND, MASTER_KEY_SIZE, KekBackend, OwnedWrap, Rewrapped, Wrap
 from kek_backends.errors import KekError, Misconfigured, Transient
+from kek_backends.findings import Finding
 from kek_backends.remote import ATTEMPT_SECONDS, CONCURRENT_CALLS, RemoteKek
 from kek_backends.uri import KekUri
 
@@ -146,7 +139,7 @@ class AwsKmsKek(RemoteKek):
         await super().close()
         self._client.close()
 
-    async def examine(self, *, active: bool) -> list[Observation]:
+    async def examine(self, *, active: bool) -> list[Finding]:
         """Try each right; see :meth:`KekBackend.examine`."""
         found = await tried("kms:DescribeKey", self.refresh)
         if not found:
@@ -154,7 +147,7 @@ class AwsKmsKek(RemoteKek):
         found = [*of_endpoint(self._client.endpoint), *found]
         return found or [good(self.kek_id, active=active)]
 
-    async def _try_all(self) -> list[Observation]:
+    async def _try_all(self) -> list[Finding]:
         denied = await tried("kms:Encrypt", lambda: self._try_wrap(self._encrypt))
         if denied:
             return [*denied, *await tried("kms:Decrypt", self._try_decrypt)]

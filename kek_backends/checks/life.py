@@ -3,7 +3,7 @@
 import asyncio
 from collections.abc import Iterator
 
-from kek_backends.base import KekBackend, Observation, Severity
+from kek_backends.base import KekBackend
 from kek_backends.checks.subject import (
     Subject,
     expect,
@@ -13,6 +13,7 @@ from kek_backends.checks.subject import (
     new_key,
     wrapped,
 )
+from kek_backends.findings import Finding, Verdict
 
 _CANCELLED = 20
 _SECRET_SIZE = 16
@@ -39,11 +40,11 @@ async def check_examination(subject: Subject) -> None:
             seen = await good("an examination must succeed", kek.examine(active=active))
             expect(seen, "an examination that says nothing helps nobody")
             for one in seen:
-                expect(isinstance(one, Observation), f"{one!r} is not an Observation")
+                expect(isinstance(one, Finding), f"{one!r} is not an Finding")
                 expect(len(one.message.splitlines()) == 1, "a message has one line")
                 expect(
-                    one.severity is Severity.OK or not active,
-                    f"of a good active KEK the examination says {one.severity}: {one.message}",
+                    one.verdict is Verdict.OK or not active,
+                    f"of a good active KEK the examination says {one.verdict}: {one.message}",
                 )
                 for secret in subject.secrets:
                     expect(secret not in one.message, "a message shows a secret")

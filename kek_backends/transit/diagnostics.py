@@ -5,8 +5,8 @@ from collections.abc import Callable, Mapping
 from typing import Any
 from urllib.parse import urlsplit
 
-from kek_backends.base import Observation, Severity
 from kek_backends.errors import KekError, Transient
+from kek_backends.findings import Finding, Verdict
 from kek_backends.remote import RemoteKek
 from kek_backends.transit.key import KeyPath, TransitKey
 from kek_backends.transit.tokens import Tokens
@@ -23,7 +23,7 @@ async def examine(
     state: Callable[[], TransitKey | None],
     *,
     active: bool,
-) -> list[Observation]:
+) -> list[Finding]:
     """Look at a transit key with the rights of its own token.
 
     Args:
@@ -55,7 +55,7 @@ async def examine(
     if found:
         return found
     use = "wraps and unwraps" if active else "ready to unwrap"
-    return [Observation(Severity.OK, f"{use}; kek_id {kek.kek_id}")]
+    return [Finding(Verdict.OK, f"{use}; kek_id {kek.kek_id}")]
 
 
 def _look(vault: Any, path: KeyPath) -> tuple[str, Mapping[str, Any], Mapping[str, Any]]:
@@ -65,7 +65,7 @@ def _look(vault: Any, path: KeyPath) -> tuple[str, Mapping[str, Any], Mapping[st
     return vault.url, token["data"], rights["data"]
 
 
-def _of_address(address: str) -> list[Observation]:
+def _of_address(address: str) -> list[Finding]:
     parts = urlsplit(address)
     if parts.scheme == "https" or _is_loopback(parts.hostname or ""):
         return []
@@ -84,7 +84,7 @@ def _is_loopback(host: str) -> bool:
         return host == "localhost"
 
 
-def _of_token(token: Mapping[str, Any], tokens: Tokens) -> list[Observation]:
+def _of_token(token: Mapping[str, Any], tokens: Tokens) -> list[Finding]:
     found = []
     if "root" in token.get("policies", ()):
         found.append(_finding("the token is a root token; make one with the least policy"))
@@ -104,7 +104,7 @@ def _of_token(token: Mapping[str, Any], tokens: Tokens) -> list[Observation]:
 
 def _of_rights(
     rights: Mapping[str, Any], path: KeyPath, *, active: bool, derived: bool
-) -> list[Observation]:
+) -> list[Finding]:
     found = []
     for call, needed in _RIGHTS.items():
         at = f"{path.mount}/{call}/{path.key}"
@@ -126,7 +126,7 @@ def _of_rights(
     return found
 
 
-def _of_key(key: Mapping[str, Any], path: KeyPath) -> list[Observation]:
+def _of_key(key: Mapping[str, Any], path: KeyPath) -> list[Finding]:
     at = f"{path.mount}/keys/{path.key}"
     found = []
     if not key["derived"]:
@@ -145,10 +145,10 @@ def _of_key(key: Mapping[str, Any], path: KeyPath) -> list[Observation]:
     return found
 
 
-def _finding(message: str) -> Observation:
-    return Observation(Severity.FINDING, message)
+def _finding(message: str) -> Finding:
+    return Finding(Verdict.FINDING, message)
 
 
-def _failure(error: KekError) -> Observation:
+def _failure(error: KekError) -> Finding:
     down = isinstance(error, Transient)
-    return Observation(Severity.DOWN if down else Severity.FINDING, str(error))
+    return Finding(Verdict.DOWN if down else Verdict.FINDING, str(error))

@@ -6,9 +6,10 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Self
 
-from kek_backends.base import Observation, OwnedWrap, Rewrapped, Wrap
+from kek_backends.base import OwnedWrap, Rewrapped, Wrap
 from kek_backends.call_batcher import CallBatcher
 from kek_backends.errors import KekError, KeyMissing, Misconfigured, Tampered, Transient
+from kek_backends.findings import Finding
 from kek_backends.remote import ATTEMPT_SECONDS, RemoteKek
 from kek_backends.transit.batches import MOST_ITEMS, Batches
 from kek_backends.transit.diagnostics import examine
@@ -120,7 +121,7 @@ class TransitKek(RemoteKek):
         """The server re-wraps to its newest version what a derived key wrapped."""
         return source is self and self._is_derived
 
-    async def examine(self, *, active: bool) -> list[Observation]:
+    async def examine(self, *, active: bool) -> list[Finding]:
         """Look at the key, its policy, the token and the address; see the docs of the doctor."""
         return await examine(self, self._path, self._tokens, lambda: self._state, active=active)
 

@@ -31,7 +31,7 @@ url AS (  -- where the role comes from
 plain AS (  -- judged in detail only if it is not the wrong role altogether
     SELECT me.* FROM me WHERE NOT EXISTS (SELECT 1 FROM mine WHERE rolsuper) AND NOT EXISTS (SELECT 1 FROM owned)
 )
-SELECT 'roles' AS part,
+SELECT 'roles' AS kind,
        format('the role %s is superuser or may take such a role on; %s', rolname, url.cure) AS problem
 FROM me, url WHERE EXISTS (SELECT 1 FROM mine WHERE rolsuper)
 UNION ALL

@@ -11,7 +11,8 @@ import pytest
 
 from custody.cli.commands.config import redact
 from custody.development.issuer import DevelopmentIssuer
-from custody.ops.doctor import Verdict, examine
+from custody.ops.doctor import examine
+from kek_backends.findings import Verdict
 from tests.db.command import custody
 from tests.ports import free_port
 from tests.servers import Database, daemon_here, settings_for

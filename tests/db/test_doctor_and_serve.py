@@ -10,8 +10,9 @@ from structlog.testing import capture_logs
 
 from custody.app import running
 from custody.ops import preflight
-from custody.ops.doctor import Finding, Verdict, examine
+from custody.ops.doctor import examine
 from custody.settings import ConfigurationError, load
+from kek_backends.findings import Finding, Verdict
 from tests.db.mistakes import OTHER_KEK, REFUSED, UNWISE, Change, Place, setting
 from tests.ports import free_port
 from tests.servers import Database, daemon_here, new_database, settings_for

@@ -161,7 +161,7 @@ async def test_kek_that_fails_a_request(
     # One that says nothing of itself: all there is to see is what requests meet.
     uri = KekUri.parse("env:FAILING")
     kek = FailingKek(uri=uri, kek_id="failing-v1", key=bytes(range(32)), development=False)
-    monkeypatch.setattr("custody.app.load_keyring", lambda *_uris, **_rest: Keyring(kek))
+    monkeypatch.setattr("custody.keks.keks.load_keyring", lambda *_uris, **_rest: Keyring(kek))
     async with serving(database, issuer, tmp_path) as (daemon, alice):
         kek.failure, kek.hangs = failure, failure is None
         for call in (alice.key, alice.init):

@@ -17,7 +17,7 @@ from custody.auth.sources import file_source
 from custody.db.engine import Dsn, create_engine
 from custody.db.scope import acquire
 from custody.development.postgres import EmbeddedPostgres
-from custody.keks.registry import KekRegistry
+from custody.keks.keks import Keks
 from custody.ops import health
 from custody.settings import ConfigurationError, load
 from kek_backends.loader import load_keyring
@@ -232,7 +232,7 @@ async def test_refusal_is_seen_past_connections_that_have_ended(
     engine = create_engine(Dsn(url), pool_size=4)
     keyring = load_keyring("env:KEK", (), environ={"KEK": KEK}, development=False)
     jwks = JwksCache(fetch=file_source(tmp_path / "none"), source="none")
-    here = health.Health(engine, keyring, KekRegistry(engine, keyring), jwks)
+    here = health.Health(engine, Keks(keyring, engine, secrets.token_hex(8)), jwks)
     try:
         async with AsyncExitStack() as borrowed:
             for _ in range(4):

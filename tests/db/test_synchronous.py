@@ -18,8 +18,9 @@ from custody.db.errors import OutcomeUnknown
 from custody.development.postgres import EmbeddedPostgres
 from custody.http import server as http_server
 from custody.keks import records, registry
-from custody.ops.doctor import Verdict, examine
+from custody.ops.doctor import examine
 from custody.ops.health import Health
+from kek_backends.findings import Verdict
 from kek_backends.loader import load_keyring
 from tests.client import Answer, Client, client_session
 from tests.db.embedded_server import open_folder

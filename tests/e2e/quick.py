@@ -16,7 +16,7 @@ SHORT: tuple[tuple[ModuleType, str, float], ...] = (
     (health, "_RETRY_SECONDS", 0.1),
     (health, "_AGAIN_SECONDS", 1.0),
     (watch, "_AGAIN_SECONDS", 0.1),
-    (report, "_TELL_SECONDS", 0.1),
+    (report, "_REPORT_SECONDS", 0.1),
     (background, "_FIRST_SECONDS", 0.2),
     (supervisor, "_LOOK_SECONDS", 0.1),
     (supervisor, "_FIRST_PAUSE_SECONDS", 0.1),

@@ -16,6 +16,7 @@ import pytest
 from custody import reload
 from custody.app import running
 from custody.http.routes import BASE_PATH
+from custody.keks import keks
 from custody.settings import load as load_settings
 from kek_backends.env import EnvKek
 from tests.certificates import make_certificate
@@ -320,7 +321,7 @@ async def test_kek_that_is_dropped_is_closed_after_the_last_call_to_it(
         closed.append(kek.uri.text)
 
     monkeypatch.setattr(EnvKek, "close", close)
-    monkeypatch.setattr(reload, "KEK_TIMEOUT_SECONDS", 0.2)
+    monkeypatch.setattr(keks, "LAST_CALLS_SECONDS", 0.2)
     # The logs of this process are for the search for secrets.
     monkeypatch.setattr(reload, "configure", lambda *_: None)
     async with running(load_settings(environ), environ) as here:
@@ -337,7 +338,7 @@ async def test_kek_that_is_dropped_is_closed_after_the_last_call_to_it(
         closed.clear()
         environ["CUSTODY_OLD_KEKS"] = SECOND_KEK
         await here.report._reload()
-        monkeypatch.setattr(reload, "KEK_TIMEOUT_SECONDS", 60)
+        monkeypatch.setattr(keks, "LAST_CALLS_SECONDS", 60)
         environ["CUSTODY_OLD_KEKS"] = ""
         await here.report._reload()
         assert closed == []

@@ -56,7 +56,7 @@ async def test_ready_with_a_status(
         assert ready.sender == daemon.running.pid
         address = daemon.base.removesuffix("/api/v1/me/encryption-vault")
         assert ready.fields["STATUS"] == f"{address} | KEK env-v1 | no re-wrap worker"
-        await asyncio.sleep(2.5 * report._TELL_SECONDS)
+        await asyncio.sleep(2.5 * report._REPORT_SECONDS)
         # Nobody is told the same again, and nobody asked for signs of life.
         assert [one.fields for one in manager.messages if one.at > ready.at] == []
 
@@ -85,7 +85,7 @@ async def test_database_that_is_down_at_boot(
             assert (await readiness(daemon))[0] == 200
             extended = len(manager.said("EXTEND_TIMEOUT_USEC"))
             await eventually(lambda: manager.status.endswith("| KEK env-v1 | no re-wrap worker"))
-            await asyncio.sleep(1.5 * report._TELL_SECONDS)
+            await asyncio.sleep(1.5 * report._REPORT_SECONDS)
             assert len(manager.said("EXTEND_TIMEOUT_USEC")) == extended
         assert len(manager.said("READY")) == 1
 

@@ -177,7 +177,7 @@ async def test_what_gives_no_sign_of_life_is_killed(
     keeper = supervisor.Supervisor(1, {}, Listeners((), ()), Notifier())
     process = await asyncio.create_subprocess_exec("sleep", "60")
     loop = asyncio.get_running_loop()
-    worker = supervisor._Worker(process, alive_until=loop.time() + 60)
+    worker = supervisor._Daemon(process, alive_until=loop.time() + 60)
     try:
         end = asyncio.create_task(keeper._end_of(worker))
         done, _ = await asyncio.wait({end}, timeout=0.3)

@@ -21,7 +21,7 @@ def kek(monkeypatch: pytest.MonkeyPatch) -> FailingKek:
     """The KEK of the daemon, which begins after it."""
     uri = KekUri.parse("env:FAILING")
     made = FailingKek(uri=uri, kek_id="failing-v1", key=bytes(range(32)), development=False)
-    monkeypatch.setattr("custody.app.load_keyring", lambda *_uris, **_rest: Keyring(made))
+    monkeypatch.setattr("custody.keks.keks.load_keyring", lambda *_uris, **_rest: Keyring(made))
     return made
 
 

@@ -7,9 +7,10 @@ from dataclasses import replace
 from typing import Any
 
 from kek_backends import aead
-from kek_backends.base import KekBackend, Observation, OwnedWrap, Rewrapped, Severity, Wrap
+from kek_backends.base import KekBackend, OwnedWrap, Rewrapped, Wrap
 from kek_backends.env import EnvKek
 from kek_backends.errors import Denied, KekError, Misconfigured, Tampered, Transient
+from kek_backends.findings import Finding, Verdict
 from kek_backends.uri import KekUri
 
 KEY = bytes(range(32))
@@ -263,17 +264,17 @@ class CannotBeProven(Good):
 
 
 class FindsFault(Good):
-    async def examine(self, *, active: bool) -> list[Observation]:
-        return [Observation(Severity.FINDING, "something is wrong")]
+    async def examine(self, *, active: bool) -> list[Finding]:
+        return [Finding(Verdict.FINDING, "something is wrong")]
 
 
 class TellsTheKek(Good):
-    async def examine(self, *, active: bool) -> list[Observation]:
-        return [Observation(Severity.OK, f"the key is {TEXT}")]
+    async def examine(self, *, active: bool) -> list[Finding]:
+        return [Finding(Verdict.OK, f"the key is {TEXT}")]
 
 
 class SaysNothing(Good):
-    async def examine(self, *, active: bool) -> list[Observation]:
+    async def examine(self, *, active: bool) -> list[Finding]:
         return []
 
 

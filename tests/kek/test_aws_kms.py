@@ -14,9 +14,10 @@ import pytest
 
 from kek_backends.aws.kek import AwsKmsKek
 from kek_backends.aws.names import KeyArn, KeyName
-from kek_backends.base import OwnedWrap, Severity, Wrap
+from kek_backends.base import OwnedWrap, Wrap
 from kek_backends.checks import damage, wraps
 from kek_backends.errors import KekError, KeyMissing, Misconfigured, Tampered
+from kek_backends.findings import Verdict
 from kek_backends.keyring import Keyring
 from kek_backends.loader import load
 from kek_backends.testing import CHECKS, Check, Subject
@@ -426,7 +427,7 @@ async def test_the_doctor_finds_nothing(build: Build, moto: Moto) -> None:
     arn = moto.make_key(name)
     for active, use in ((True, "wraps and unwraps"), (False, "ready to unwrap")):
         (seen,) = await build(name).examine(active=active)
-        assert (seen.severity, seen.message) == (Severity.OK, f"{use}; kek_id aws-kms:{arn}")
+        assert (seen.verdict, seen.message) == (Verdict.OK, f"{use}; kek_id aws-kms:{arn}")
 
 
 @pytest.mark.parametrize("active", [True, False])
@@ -446,7 +447,7 @@ async def test_the_doctor_names_what_is_wrong(build: Build, moto: Moto, active: 
     }
     for name, cure in expected.items():
         (seen,) = await build(name).examine(active=active)
-        assert seen.severity is Severity.FINDING
+        assert seen.verdict is Verdict.FINDING
         assert f"aws-kms:{name}: " in seen.message
         assert cure in seen.message
 

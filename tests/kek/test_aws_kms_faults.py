@@ -20,7 +20,7 @@ from kek_backends import remote
 from kek_backends.aws.client import AwsClient
 from kek_backends.aws.errors import CredentialsRefused
 from kek_backends.aws.kek import AwsKmsKek
-from kek_backends.base import OwnedWrap, Severity, Wrap
+from kek_backends.base import OwnedWrap, Wrap
 from kek_backends.errors import (
     Denied,
     KekError,
@@ -30,6 +30,7 @@ from kek_backends.errors import (
     Throttled,
     Transient,
 )
+from kek_backends.findings import Verdict
 from kek_backends.loader import load
 from kek_backends.remote import ATTEMPT_SECONDS, CALL_SECONDS, CONCURRENT_CALLS
 from kek_backends.uri import KekUri
@@ -233,7 +234,7 @@ async def test_a_kms_that_does_not_bind_is_not_used(stub: KmsStub, build: Build)
     with pytest.raises(Misconfigured, match="opens for another user"):
         await build(stub).wrap("alice", bytes(32))
     seen, *_ = await build(stub).examine(active=True)
-    assert seen.severity is Severity.FINDING
+    assert seen.verdict is Verdict.FINDING
     assert "opens for another user" in seen.message
 
 
@@ -471,14 +472,14 @@ async def test_the_doctor_names_a_missing_right(
 ) -> None:
     stub.denied = {right}
     (seen,) = await build(stub).examine(active=active)
-    assert seen.severity is Severity.FINDING
+    assert seen.verdict is Verdict.FINDING
     assert re.search(rf"; grant (.* and )?kms:{right}( and .*)? on the key$", seen.message)
 
 
 async def test_a_decrypt_only_key_needs_no_more(stub: KmsStub, build: Build) -> None:
     stub.denied = {"Encrypt", "ReEncryptTo"}
     (seen,) = await build(stub).examine(active=False)
-    assert seen.severity is Severity.OK
+    assert seen.verdict is Verdict.OK
     assert [one["DryRun"] for one in stub.asked("Decrypt")] == [True]
 
 
@@ -487,7 +488,7 @@ async def test_the_doctor_does_not_ask_for_rights_when_credentials_are_wrong(
 ) -> None:
     stub.faults["*"] = stubs.refuse("UnrecognizedClientException")
     (seen,) = await build(stub).examine(active=True)
-    assert seen.severity is Severity.FINDING
+    assert seen.verdict is Verdict.FINDING
     assert "credentials" in seen.message
     assert "grant" not in seen.message
 
@@ -497,15 +498,15 @@ async def test_the_doctor_does_not_ask_for_rights_when_credentials_are_wrong(
 async def test_the_doctor_sees_what_is_down(stub: KmsStub, build: Build, operation: str) -> None:
     stub.faults[operation] = stubs.refuse("KMSInternalException", 500)
     seen = await build(stub).examine(active=True)
-    assert Severity.DOWN in {one.severity for one in seen}
-    assert Severity.OK not in {one.severity for one in seen}
+    assert Verdict.DOWN in {one.verdict for one in seen}
+    assert Verdict.OK not in {one.verdict for one in seen}
 
 
 async def test_the_doctor_finds_plain_http(stub: KmsStub, build: Build) -> None:
     # Not loopback by its name, though it leads there.
     backend = build(stub, AWS_ENDPOINT_URL_KMS=stub.url.replace("127.0.0.1", "0.0.0.0"))  # noqa: S104
     (seen,) = await backend.examine(active=True)
-    assert seen.severity is Severity.FINDING
+    assert seen.verdict is Verdict.FINDING
     assert "http://0.0.0.0 is plain http" in seen.message
 
 

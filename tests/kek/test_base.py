@@ -6,15 +6,7 @@ from collections.abc import Awaitable, Sequence
 
 import pytest
 
-from kek_backends.base import (
-    KekBackend,
-    Observation,
-    OwnedWrap,
-    Rewrapped,
-    Severity,
-    Wrap,
-    prove_binding,
-)
+from kek_backends.base import KekBackend, OwnedWrap, Rewrapped, Wrap, prove_binding
 from kek_backends.errors import (
     Denied,
     KekError,
@@ -23,6 +15,7 @@ from kek_backends.errors import (
     Throttled,
     Transient,
 )
+from kek_backends.findings import Finding, Verdict
 from kek_backends.uri import KekUri
 from tests.kek.broken import Good, IgnoresTheUser, ReturnsAnotherKey
 from tests.kek.fakes import FakeKms, SdkError
@@ -207,13 +200,13 @@ async def test_proof_that_could_not_be_tried(error: KekError) -> None:
 
 
 async def test_examination() -> None:
-    wraps = [Observation(Severity.OK, "wraps and unwraps; kek_id env-v1")]
+    wraps = [Finding(Verdict.OK, "wraps and unwraps; kek_id env-v1")]
     assert await Good.made().examine(active=True) == wraps
 
 
 async def test_examination_of_a_decrypt_only_kek_wraps_nothing() -> None:
     backend = FakeKms(error=Denied("not yours to wrap with"))
-    ready = [Observation(Severity.OK, "ready to unwrap; kek_id fake-v1")]
+    ready = [Finding(Verdict.OK, "ready to unwrap; kek_id fake-v1")]
     assert await backend.examine(active=False) == ready
     assert backend.calls == []
     with pytest.raises(Denied):

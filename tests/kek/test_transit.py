@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from kek_backends.base import OwnedWrap, Severity, Wrap
+from kek_backends.base import OwnedWrap, Wrap
 from kek_backends.checks.life import check_examination
 from kek_backends.errors import (
     Denied,
@@ -21,6 +21,7 @@ from kek_backends.errors import (
     Transient,
     VersionRetired,
 )
+from kek_backends.findings import Verdict
 from kek_backends.keyring import Keyring
 from kek_backends.loader import load
 from kek_backends.testing import CHECKS, Check, Subject
@@ -442,7 +443,7 @@ async def test_examination_finds(bao: Bao, case: str) -> None:
     key = bao.make_key(**options)
     async with transit(bao, key, bao.environ(key, policy(key), period="24h")) as kek:
         found = await kek.examine(active=True)
-    assert {one.severity for one in found} == {Severity.FINDING}
+    assert {one.verdict for one in found} == {Verdict.FINDING}
     assert any(expected.format(key=key) in one.message for one in found)
 
 
@@ -450,7 +451,7 @@ async def test_examination_of_a_token_that_dies(bao: Bao) -> None:
     key = bao.make_key()
     async with transit(bao, key, bao.environ(key, ttl="30m", explicit_max_ttl="30m")) as kek:
         (found,) = await kek.examine(active=True)
-    assert found.severity is Severity.FINDING
+    assert found.verdict is Verdict.FINDING
     assert "the token expires in 1" in found.message
     assert "for good" in found.message
 
@@ -467,7 +468,7 @@ async def test_examination_of_what_is_well(bao: Bao) -> None:
     async with transit(bao, key, bao.environ(key, period="24h")) as kek:
         for active, use in ((True, "wraps and unwraps"), (False, "ready to unwrap")):
             (found,) = await kek.examine(active=active)
-            assert found.severity is Severity.OK
+            assert found.verdict is Verdict.OK
             assert found.message == f"{use}; kek_id vault:transit/{key}:v1"
 
 
@@ -480,7 +481,7 @@ async def test_a_decrypt_only_policy_is_enough_for_an_old_kek(bao: Bao) -> None:
         await old.refresh()
         assert old.problem is None
         assert await old.unwrap("alice", wrap) == KEY
-        assert [one.severity for one in await old.examine(active=False)] == [Severity.OK]
+        assert [one.verdict for one in await old.examine(active=False)] == [Verdict.OK]
         assert type(await failure(old.wrap("alice", KEY))) is Denied
 
 

@@ -14,8 +14,9 @@ import jwt
 import pytest
 from cryptography.hazmat.primitives.asymmetric.ec import SECP256R1, generate_private_key
 
-from kek_backends.base import KekBackend, Severity
+from kek_backends.base import KekBackend
 from kek_backends.errors import Denied, Misconfigured
+from kek_backends.findings import Verdict
 from kek_backends.loader import load
 from kek_backends.transit import tokens
 from kek_backends.transit.kek import TransitKek
@@ -93,7 +94,7 @@ async def test_app_role(bao: Bao, tmp_path: Path) -> None:
     kek = backend(key, address | by_file)
     await works(kek)
     # Its token expires soon, and the doctor has nothing to say: the next one comes by itself.
-    assert [one.severity for one in await kek.examine(active=True)] == [Severity.OK]
+    assert [one.verdict for one in await kek.examine(active=True)] == [Verdict.OK]
 
 
 async def test_app_role_on_a_mount_of_its_own(bao: Bao) -> None:

@@ -184,11 +184,7 @@ async def test_counting_does_not_hold_up_the_end(
 ) -> None:
     async with held_up(database, monkeypatch) as watched:
         monkeypatch.setattr(background, "_FIRST_SECONDS", 0.0)
-        working = asyncio.create_task(watched.worker.work())
-        await watched.first_batch()
-        stopping = asyncio.create_task(watched.worker.stop(working))
-        await asyncio.sleep(0)
-        watched.go_on.set()
-        await stopping
-        assert working.done()
+        async with watched.worker.working():
+            await watched.first_batch()
+            asyncio.get_running_loop().call_soon(watched.go_on.set)  # once it is told to stop
         assert watched.worker.rows_left == ROWS

@@ -265,7 +265,7 @@ def test_misspelt_variable_is_told_the_right_name(wrong: str, right: str) -> Non
 
 
 def test_daemon_says_so_in_its_log(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(serve, "_prepare", lambda: load({}))
+    monkeypatch.setattr(serve, "prepare", lambda: load({}))
     monkeypatch.setenv("CUSTODY_DATABSE_URL", NEEDLE)
     with (
         capture_logs() as logs,

@@ -1,6 +1,5 @@
 """custody doctor."""
 
-import dataclasses
 import json
 import os
 import sys
@@ -11,9 +10,10 @@ import click
 from custody.cli.commands import event_loop
 from custody.cli.commands.shown import printable
 from custody.cli.exit_codes import FINDING, UNAVAILABLE
-from custody.ops.doctor import Finding, Verdict, examine
+from custody.ops.doctor import examine
 from custody.ops.logging import configure
 from custody.settings import LogFormat, LogLevel
+from kek_backends.findings import Finding, Verdict
 
 # In the order of what must be done about them, with their colours.
 _SIGNS = {
@@ -30,12 +30,16 @@ def doctor(as_json: bool) -> int:
     configure(LogLevel.WARNING, LogFormat.TEXT)  # beside the findings, not among them
     findings = event_loop.run(examine(os.environ))
     if as_json:
-        click.echo(json.dumps([dataclasses.asdict(finding) for finding in findings], indent=2))
+        click.echo(json.dumps([_as_object(finding) for finding in findings], indent=2))
     else:
         coloured = _is_coloured(os.environ)
         for finding in sorted(findings, key=lambda one: _ORDER.index(one.verdict)):
             click.echo(_line(finding), color=coloured)
     return _exit_code(findings)
+
+
+def _as_object(finding: Finding) -> dict[str, str]:
+    return {"part": finding.part, "verdict": finding.verdict, "message": finding.message}
 
 
 def _line(finding: Finding) -> str:
@@ -45,7 +49,7 @@ def _line(finding: Finding) -> str:
 
 
 def _is_coloured(environ: Mapping[str, str]) -> bool:
-    """Tell whether colours are wanted: on a terminal that has them (https://no-color.org)."""
+    """Say whether colours are wanted: on a terminal that has them (https://no-color.org)."""
     return (
         sys.stdout is not None
         and sys.stdout.isatty()

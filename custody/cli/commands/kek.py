@@ -14,18 +14,18 @@ from custody.cli.commands import event_loop
 from custody.cli.commands.kek_report import report_lines
 from custody.cli.commands.kek_table import ListedKek, table
 from custody.cli.commands.rewrap_role import VARIABLE, rewrap_dsn, rewrap_engine
+from custody.cli.commands.shown import note
+from custody.cli.commands.startup import prepare
 from custody.cli.exit_codes import FINDING
 from custody.db.engine import Dsn
 from custody.db.posture import safe_engine
+from custody.keks.keks import load_keks
 from custody.keks.records import NO_ROWS, Retirement, RowCount, count_rows, list_keks
 from custody.keks.records import retire as retire_kek
-from custody.ops.logging import configure
-from custody.ops.process import harden
-from custody.settings import ConfigurationError, Settings, load
+from custody.settings import ConfigurationError, Settings
 from kek_backends.base import KekBackend
-from kek_backends.errors import KekError, Misconfigured
+from kek_backends.errors import KekError
 from kek_backends.keyring import Keyring
-from kek_backends.loader import load_keyring
 
 _APP = "CUSTODY_DATABASE_URL"
 _REFRESH_SECONDS = 5.0
@@ -50,9 +50,9 @@ def list_(as_json: bool) -> None:
     Rows are counted by CUSTODY_REWRAP_DATABASE_URL; with CUSTODY_DATABASE_URL alone they can't be
     seen.
     """
-    listed, notes = event_loop.run(_list(_settings()))
-    for note in notes:
-        _say(note)
+    listed, notes = event_loop.run(_list(prepare()))
+    for one in notes:
+        note(one)
     if as_json:
         click.echo(json.dumps([one.as_object() for one in listed], indent=2))
     else:
@@ -62,7 +62,7 @@ def list_(as_json: bool) -> None:
 
 def retire(kek_id: str, *, as_json: bool) -> int:
     """Retire a KEK for good: nothing can be wrapped under it again."""
-    settings = _settings()
+    settings = prepare()
     rewrap_dsn(settings)  # before a KMS is asked
     outcome, rows, message, report = event_loop.run(_retire(settings, kek_id))
     done = outcome in {Retirement.RETIRED, Retirement.ALREADY_RETIRED}
@@ -73,7 +73,7 @@ def retire(kek_id: str, *, as_json: bool) -> int:
         click.echo("\n".join([message, *report_lines(report)]))
     if done:
         return 0
-    _say(message)
+    note(message)
     return FINDING
 
 
@@ -111,8 +111,8 @@ async def _retire(
     settings: Settings, kek_id: str
 ) -> tuple[Retirement, int, str, Mapping[str, Any] | None]:
     async with _configured(settings) as (keyring, notes):
-        for note in notes:
-            _say(note)
+        for one in notes:
+            note(one)
         if keyring is not None and keyring.active.kek_id == kek_id:
             return Retirement.ACTIVE, 0, _ACTIVE.format(kek_id, keyring.active.uri.text), None
     async with rewrap_engine(settings) as engine:
@@ -131,15 +131,13 @@ async def _configured(settings: Settings) -> AsyncIterator[tuple[Keyring | None,
     A KEK that is missing here, or a KMS that is down, is no reason not to look at the database.
     """
     try:
-        keyring = load_keyring(
-            settings.kek, settings.old_keks, environ=os.environ, development=settings.development
-        )
-    except Misconfigured as error:
+        keyring = load_keks(settings, os.environ)
+    except ConfigurationError as error:
         yield None, [f"what is configured here could not be seen: {error}"]
         return
     try:
         notes = await asyncio.gather(*(_refresh(backend) for backend in keyring))
-        yield keyring, [note for note in notes if note]
+        yield keyring, [one for one in notes if one]
     finally:
         await keyring.close()
 
@@ -152,15 +150,3 @@ async def _refresh(backend: KekBackend) -> str | None:
         reason = str(error) or "no answer in time"
         return f"what {backend.uri.text} holds could not be asked: {reason}"
     return None
-
-
-def _settings() -> Settings:
-    settings = load()
-    configure(settings.log_level, settings.log_format)
-    # The keys of the configured KEKs come into this process.
-    harden()
-    return settings
-
-
-def _say(line: str) -> None:
-    click.echo(f"custody: {line}", err=True)

@@ -70,7 +70,7 @@ def table(listed: Iterable[ListedKek], width: int) -> str:
     """Return all KEKs as text, one a line, under headings.
 
     A kek_id that leaves no room for the rest has a line of its own before it. One that is longer
-    than a line is cut in its middle: its two ends tell more.
+    than a line is cut in its middle: its two ends say more.
 
     Args:
         listed: the KEKs.

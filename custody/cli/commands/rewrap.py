@@ -15,23 +15,22 @@ from sqlalchemy.ext.asyncio import AsyncEngine
 from custody.cli.commands import event_loop
 from custody.cli.commands.rewrap_progress import Progress, describe, progress
 from custody.cli.commands.rewrap_role import rewrap_dsn, rewrap_engine
-from custody.cli.commands.shown import printable
+from custody.cli.commands.shown import note, printable
+from custody.cli.commands.startup import prepare
 from custody.cli.exit_codes import FINDING
 from custody.db.one_database import name_of
+from custody.keks.keks import loaded_keks
 from custody.keks.records import RowCount, count_rows
 from custody.keks.registry import unreadable as unreadable_rows
 from custody.keks.watch import KekWatch
-from custody.ops.logging import configure
-from custody.ops.process import harden
 from custody.rewrap import runs
 from custody.rewrap.options import Options
 from custody.rewrap.runs import Run, State
 from custody.rewrap.target import Blocked, Target
 from custody.rewrap.worker import RewrapRun
-from custody.settings import ConfigurationError, Settings, load
-from kek_backends.errors import KekError, Misconfigured
+from custody.settings import Settings
+from kek_backends.errors import KekError
 from kek_backends.keyring import Keyring
-from kek_backends.loader import load_keyring
 
 _POOL_SIZE = 4
 _SHOWN_RUNS = 10
@@ -39,7 +38,7 @@ _SHOWN_RUNS = 10
 
 def run(options: Options, *, as_json: bool, dry_run: bool) -> int:
     """Re-wrap every row that is not under the active KEK, while users keep working."""
-    settings = _settings()
+    settings = prepare()
     if dry_run:
         event_loop.run(_foresee(settings, options, as_json=as_json))
         return 0
@@ -52,9 +51,9 @@ def run(options: Options, *, as_json: bool, dry_run: bool) -> int:
             f"their users meanwhile, {done.failed} set aside; in {database}"
         )
     for problem in unreadable.values():
-        _say(problem)
+        note(problem)
     if done.failed:
-        _say(
+        note(
             f"{done.failed} rows were set aside: their wraps do not open. Restore them, or let "
             "their users rotate; to try them again: custody rewrap run --quarantined"
         )
@@ -66,7 +65,7 @@ def status(as_json: bool) -> None:
 
     Uses CUSTODY_REWRAP_DATABASE_URL.
     """
-    shown, counted = event_loop.run(_status(_settings()))
+    shown, counted = event_loop.run(_status(prepare()))
     if as_json:
         rows = {kek_id: dataclasses.asdict(count) for kek_id, count in counted.items()}
         click.echo(json.dumps({"runs": [describe(one) for one in shown], "rows": rows}, indent=2))
@@ -113,12 +112,12 @@ async def _foresee(settings: Settings, options: Options, *, as_json: bool) -> No
         sources = f", from {', '.join(stale.sources)}" if stale.sources else ""
         click.echo(f"{stale.total} rows to bring to {kek_id}{sources}; in {database}")
     for problem in problems:
-        _say(problem)
+        note(problem)
 
 
 async def _run(settings: Settings, options: Options) -> tuple[Run, dict[str, str], str]:
     stopping = _Stopping()
-    async with _prepared(settings) as (engine, keyring), _kept_fresh(keyring):
+    async with _prepared(settings) as (engine, keyring), KekWatch(keyring):
         # Before: a run that was done is not to fail for a name.
         database = await name_of(engine)
         with progress() as shown:
@@ -161,17 +160,6 @@ class _Stopping:
             self._rewrapper.stop()
 
 
-@asynccontextmanager
-async def _kept_fresh(keyring: Keyring) -> AsyncIterator[None]:
-    """Refresh the KEKs for the length of the block: a run may outlive a token or a key version."""
-    watch = KekWatch()
-    watch.follow(keyring)
-    try:
-        yield
-    finally:
-        await watch.stop()
-
-
 def _unreadable(keyring: Keyring, kek_ids: Sequence[str]) -> dict[str, str]:
     """Return which of them can't be unwrapped here, and the cure of each."""
     return {
@@ -188,30 +176,10 @@ async def _status(settings: Settings) -> tuple[tuple[Run, ...], dict[str, RowCou
 async def _prepared(settings: Settings) -> AsyncIterator[tuple[AsyncEngine, Keyring]]:
     """Load the KEKs, ask each KMS for its key, and connect."""
     rewrap_dsn(settings)  # before a KMS is asked
-    try:
-        keyring = load_keyring(
-            settings.kek, settings.old_keks, environ=os.environ, development=settings.development
-        )
-    except Misconfigured as error:
-        raise ConfigurationError(str(error)) from None
-    try:
+    async with loaded_keks(settings, os.environ) as keyring:
         for backend in keyring:
             # One that is down says so when a row needs it.
             with contextlib.suppress(KekError):
                 await backend.refresh()
         async with rewrap_engine(settings, pool_size=_POOL_SIZE) as engine:
             yield engine, keyring
-    finally:
-        await keyring.close()
-
-
-def _settings() -> Settings:
-    settings = load()
-    configure(settings.log_level, settings.log_format)
-    # The KEKs, and for a moment users' keys, come into this process.
-    harden()
-    return settings
-
-
-def _say(line: str) -> None:
-    click.echo(f"custody: {line}", err=True)

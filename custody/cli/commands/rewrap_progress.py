@@ -25,7 +25,7 @@ from custody.rewrap.runs import Run, State
 from custody.rewrap.storing import Counts
 
 _LINE_SECONDS = 10.0
-# Of a shorter time no pace can be told: two batches that are stored at once are no rate.
+# Of a shorter time no pace is known: two batches that are stored at once are no rate.
 _PACE_SECONDS = 1.0
 
 log = structlog.get_logger()
@@ -82,7 +82,7 @@ class Progress:
 
 
 class _Rate(ProgressColumn):
-    """Rows a second; nothing while they can't be told yet."""
+    """Rows a second; nothing while they are not known yet."""
 
     def render(self, task: Task) -> Text:
         """Return what is drawn."""
@@ -92,7 +92,7 @@ class _Rate(ProgressColumn):
 
 
 class _TimeLeft(TimeRemainingColumn):
-    """The time that is left; nothing while it can't be told yet."""
+    """The time that is left; nothing while it is not known yet."""
 
     def render(self, task: Task) -> Text:
         """Return what is drawn."""

@@ -10,16 +10,16 @@ import structlog
 import uvloop
 
 from custody import app
+from custody.cli.commands.startup import prepare
 from custody.db.dsn import parse
 from custody.ops import preflight
-from custody.ops.logging import configure
 from custody.ops.notify import Notifier, watchdog_seconds
-from custody.ops.process import end_with_parent, harden
-from custody.settings import Settings, load
+from custody.ops.process import end_with_parent
+from custody.settings import Settings
 from custody.sockets.listeners import Listeners, adopt, open_listeners, take_handed_over
 from custody.supervisor import Supervisor
 
-# What the service manager tells of sockets and of itself is for the process that it has started.
+# Of the service manager, for the process that it has started alone.
 _FOR_THIS_PROCESS = frozenset(
     {
         "LISTEN_FDS",
@@ -36,7 +36,7 @@ log = structlog.get_logger()
 
 def serve() -> None:
     """Run the daemon. SIGTERM ends it, SIGHUP makes it read its files again."""
-    settings = _prepare()
+    settings = prepare()
     preflight.check(settings, os.environ)
     _name_ignored(settings)
     notifier = Notifier.from_environ(os.environ, os.getpid())
@@ -48,12 +48,12 @@ def serve() -> None:
     sys.exit(asyncio.run(_supervise(settings, environ, listeners, notifier)))
 
 
-def worker(
+def serve_process(
     number: int, parent: int, vault: tuple[int, ...], admin: tuple[int, ...], notify: int
 ) -> None:
     """Run one of several processes, on sockets that `custody serve` hands over."""
     end_with_parent(parent)
-    settings = _prepare()
+    settings = prepare()
     listeners = Listeners(
         vault=tuple(adopt(one) for one in vault), admin=tuple(adopt(one) for one in admin)
     )
@@ -84,10 +84,3 @@ async def _supervise(
         return await Supervisor(settings.workers, environ, listeners, notifier).run()
     finally:
         listeners.close()
-
-
-def _prepare() -> Settings:
-    settings = load()
-    configure(settings.log_level, settings.log_format)
-    harden()
-    return settings

@@ -1,0 +1,191 @@
+"""The KEKs of a daemon as one object: loaded, proven, registered, watched and swapped."""
+
+import asyncio
+import contextlib
+import os
+import socket
+from collections.abc import AsyncIterator, Mapping
+from contextlib import asynccontextmanager
+
+from sqlalchemy.ext.asyncio import AsyncEngine
+
+from custody.db.errors import DatabaseError
+from custody.keks import instances
+from custody.keks.instances import Instance
+from custody.keks.registry import KekRegistry
+from custody.keks.watch import KekWatch, probe_keks
+from custody.settings import ConfigurationError, Settings
+from kek_backends.base import KekBackend
+from kek_backends.errors import Misconfigured
+from kek_backends.keyring import Keyring
+from kek_backends.loader import load, load_keyring
+
+# As long as a user's call may take: those that began before a change still have their KEK.
+LAST_CALLS_SECONDS = 5.0
+
+
+def load_keks(settings: Settings, environ: Mapping[str, str]) -> Keyring:
+    """Build the KEKs that the settings name. No KMS is asked.
+
+    Args:
+        settings: which.
+        environ: the variables that backends may read.
+
+    Raises:
+        ConfigurationError: naming the URI and the cure.
+    """
+    try:
+        return load_keyring(
+            settings.kek, settings.old_keks, environ=environ, development=settings.development
+        )
+    except Misconfigured as error:
+        raise ConfigurationError(str(error)) from None
+
+
+@asynccontextmanager
+async def loaded_keks(settings: Settings, environ: Mapping[str, str]) -> AsyncIterator[Keyring]:
+    """Build the KEKs as :func:`load_keks`, and close them at the end of the block."""
+    keyring = load_keks(settings, environ)
+    try:
+        yield keyring
+    finally:
+        await keyring.close()
+
+
+class Keks:
+    """The KEKs of a daemon, with what the database knows of them.
+
+    Args:
+        keyring: all of them; stays the same object while its old KEKs are swapped.
+        engine: connections of the role custody_app.
+        instance_id: of this life of the daemon.
+    """
+
+    def __init__(self, keyring: Keyring, engine: AsyncEngine, instance_id: str) -> None:
+        self.keyring = keyring
+        self._engine = engine
+        self._registry = KekRegistry(engine, keyring)
+        self._watch = KekWatch(keyring)
+        self._id = instance_id
+        self._closing: set[asyncio.Task[None]] = set()
+        self._ending = asyncio.Event()
+
+    @property
+    def problems(self) -> tuple[str, ...]:
+        """What is wrong now, in one line each, as far as the last calls say; asks nobody."""
+        own = (backend.problem for backend in self.keyring)
+        return (*(problem for problem in own if problem), *self._registry.problems)
+
+    @property
+    def has_wrong_rows(self) -> bool:
+        """Whether the last look at the registry found rows or KEKs that are not right."""
+        return bool(self._registry.problems)
+
+    async def prove(self) -> None:
+        """Ask every KMS for its key, and prove that the active KEK binds; as :func:`probe_keks`."""
+        await probe_keks(self.keyring)
+
+    async def check(self) -> None:
+        """Compare every KEK with the registry; see :meth:`KekRegistry.check`."""
+        await self._registry.check()
+
+    async def admit(self, kek_id: str) -> None:
+        """Make sure that a wrap may be stored; see :meth:`KekRegistry.admit`."""
+        await self._registry.admit(kek_id)
+
+    @asynccontextmanager
+    async def watched(self) -> AsyncIterator[None]:
+        """Keep them fresh for the length of the block, also those that are swapped in.
+
+        At its end this instance ends, too: nobody waits for it any more.
+        """
+        try:
+            async with self._watch:
+                yield
+        finally:
+            with contextlib.suppress(DatabaseError):
+                await instances.forget(self._engine, self._id)
+            # Not cancelled: a task that has not begun would close nothing.
+            self._ending.set()
+            await asyncio.gather(*self._closing, return_exceptions=True)
+
+    async def record_instance(self) -> None:
+        """Record which KEKs this instance reads and writes: nobody re-wraps past it.
+
+        Raises:
+            DatabaseError: the database can't be asked now.
+        """
+        active = self.keyring.active
+        kek_ids = (backend.kek_id for backend in self.keyring)
+        await instances.record(
+            self._engine,
+            Instance(
+                id=self._id,
+                host=socket.gethostname(),
+                process=os.getpid(),
+                writes_uri=active.uri.text,
+                writes_kek_id=active.kek_id,
+                reads=(
+                    *(backend.uri.text for backend in self.keyring),
+                    *(kek_id for kek_id in kek_ids if kek_id is not None),
+                ),
+            ),
+        )
+
+    async def prepare(self, settings: Settings, environ: Mapping[str, str]) -> Keyring:
+        """Return a keyring with the active KEK and the old KEKs of new settings, each proven.
+
+        A KEK that is in use stays as it is. The registry must know the new ones under their
+        fingerprints, or records them.
+
+        Args:
+            settings: the new ones.
+            environ: the variables that backends may read.
+
+        Raises:
+            ConfigurationError, Misconfigured: a KEK can't be used; nothing has changed.
+            DatabaseError: the database can't be asked now.
+        """
+        present = {backend.uri.text: backend for backend in self.keyring}
+        wanted = list(settings.old_keks)
+        if twice := sorted({uri for uri in wanted if [settings.kek, *wanted].count(uri) > 1}):
+            raise ConfigurationError(f"KEK {twice[0]} is listed twice: remove one")
+        if settings.kek in present:
+            # Active after a restart. Instances that had theirs write under it already.
+            wanted.append(settings.kek)
+        old: list[KekBackend] = []
+        fresh: list[KekBackend] = []
+        try:
+            for uri in wanted:
+                if uri == self.keyring.active.uri.text:
+                    continue  # until a restart
+                if uri not in present:
+                    fresh.append(load(uri, environ=environ, development=settings.development))
+                old.append(present.get(uri) or fresh[-1])
+            keyring = Keyring(self.keyring.active, old)
+            if fresh:
+                await probe_keks(keyring)
+                await KekRegistry(self._engine, keyring).check()
+        except BaseException:
+            for backend in fresh:
+                await backend.close()
+            raise
+        return keyring
+
+    def replace(self, prepared: Keyring) -> None:
+        """Use what was prepared from now on; what is in use no more is closed a little later.
+
+        Args:
+            prepared: by :meth:`prepare`.
+        """
+        dropped = self.keyring.replace(prepared)
+        self._watch.follow()
+        for backend in dropped:
+            task = asyncio.create_task(self._close_later(backend))
+            self._closing.add(task)
+            task.add_done_callback(self._closing.discard)
+
+    async def _close_later(self, backend: KekBackend) -> None:
+        with contextlib.suppress(TimeoutError):
+            await asyncio.wait_for(self._ending.wait(), LAST_CALLS_SECONDS)
+        await backend.close()
