@@ -45,10 +45,6 @@ class Load:
         """Those with another answer."""
         return [one for one in self.requests if isinstance(one.problem, int)]
 
-    def begun(self, *, since: float) -> int:
-        """Count those that began after a moment."""
-        return sum(one.begun >= since for one in self.requests)
-
     def lost(self, *, before: float = float("inf")) -> list[Request]:
         """Return those without an answer 200 that began before a moment."""
         return [one for one in self.requests if one.problem and one.begun < before]

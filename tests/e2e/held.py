@@ -30,9 +30,4 @@ async def held(database: Database) -> AsyncIterator["asyncpg.Connection[Any]"]:
 
 async def one_waits(database: Database) -> None:
     """Wait until a request waits for what is held."""
-    async with database.connect() as watch:
-
-        async def waiting() -> bool:
-            return bool(await watch.fetchval(_WAITING))
-
-        await eventually(waiting)
+    await eventually(lambda: database.value(_WAITING))

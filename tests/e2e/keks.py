@@ -2,6 +2,7 @@
 
 import base64
 import secrets
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -9,7 +10,7 @@ from tests.bao_server import Bao
 from tests.client import Client, client_session
 from tests.leaks import remember
 from tests.moto_server import Moto
-from tests.servers import Database, daemon_here
+from tests.servers import Daemon, Database, daemon_here
 from tests.tokens import Issuer
 
 BACKENDS = ("env", "systemd", "vault", "aws-kms")
@@ -76,4 +77,11 @@ async def make_vaults(
         client_session() as session,
     ):
         answers = {user: await Client(daemon, session, user).init() for user in users}
+    return {user: answer.json["masterKey"] for user, answer in answers.items()}
+
+
+async def read_keys(daemon: Daemon, users: Iterable[str]) -> dict[str, str]:
+    """Return the master keys of users."""
+    async with client_session() as session:
+        answers = {user: await Client(daemon, session, user).key() for user in users}
     return {user: answer.json["masterKey"] for user, answer in answers.items()}
