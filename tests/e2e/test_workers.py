@@ -60,11 +60,6 @@ def metrics_folders(folder: Path) -> list[Path]:
     return list(folder.glob("custody-metrics-*"))
 
 
-def ready_count(daemon: Daemon) -> int:
-    """Return how many processes have come to serve, those that are gone included."""
-    return len(daemon.events("serving"))
-
-
 def variables_of(process: int) -> set[str]:
     """Return the names of a process's variables; root alone may ask for them."""
     text = Path("/proc", str(process), "environ").read_text()
@@ -77,8 +72,8 @@ async def gone(process: int) -> None:
 
 
 async def serving(daemon: Daemon, count: int) -> None:
-    """Wait until so many have."""
-    await eventually(lambda: ready_count(daemon) >= count, 60)
+    """Wait until so many processes have come to serve, those that are gone included."""
+    await eventually(lambda: len(daemon.events("serving")) >= count, 60)
 
 
 @contextmanager
@@ -88,7 +83,7 @@ def three(
     """Run the daemon with three processes, once all of them serve."""
     overrides = {"WORKERS": str(COUNT), "raw_RUNTIME_DIRECTORY": str(folder)} | overrides
     with daemon_beside(database, issuer, folder, module=module, **overrides) as daemon:
-        soon(lambda: ready_count(daemon) >= COUNT, 40)
+        soon(lambda: len(daemon.events("serving")) >= COUNT, 40)
         yield daemon
 
 

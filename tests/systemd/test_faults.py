@@ -111,9 +111,9 @@ async def test_a_process_that_dies_or_hangs_loses_only_what_it_had_accepted(
     assert TIMES <= len(busy.lost()) <= TIMES * CLIENTS
     assert debian.property("NRestarts") == str(TIMES)
     if number is signal.SIGSTOP:
-        assert debian.system.journal("custody").count("Watchdog timeout (limit 5s)!") == TIMES
+        assert debian.journal("custody").count("Watchdog timeout (limit 5s)!") == TIMES
     # Never one that asks for a core.
-    assert debian.system.journal("custody").count("code=killed, status=9/KILL") == TIMES
+    assert debian.journal("custody").count("code=killed, status=9/KILL") == TIMES
 
 
 async def test_restarts_lose_nothing(debian: Host, busy: Load, report: Report) -> None:

@@ -94,7 +94,7 @@ def test_the_commands_of_the_how_tos_lead_from_nothing_to_a_rotated_kek(
     assert states == {"systemd-kek_2026": "retired", "systemd-kek_2027": "active"}
     for unit in ("custody.service", "custody.socket", "custody-rewrap.timer"):
         assert fresh.run("systemctl", "is-enabled", unit).stdout == "enabled\n"
-        assert fresh.show(unit, "ActiveState") == {"ActiveState": "active"}
+        assert fresh.show("ActiveState", unit=unit) == ["active"]
     # The keys are nowhere but in their credentials.
     assert not list(fresh.path("/root").glob("kek-*"))
 

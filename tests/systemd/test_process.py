@@ -66,7 +66,7 @@ def quoted(actions: Iterable[str]) -> str:
 def run(host: Host, unit: str) -> dict[str, Any]:
     """Start a unit that is the probe, and return what that says."""
     host.start(unit)
-    (said,) = (line for line in host.system.journal(unit).splitlines() if line.startswith("{"))
+    (said,) = (line for line in host.journal(unit).splitlines() if line.startswith("{"))
     return dict(json.loads(said))
 
 
@@ -78,7 +78,7 @@ def test_it_has_no_capabilities_no_way_to_new_ones_and_a_filter_of_system_calls(
         assert int(status[name], 16) == 0
     assert status["NoNewPrivs"] == "1"
     assert status["Seccomp"] == "2"
-    users = served.system.run("id", "--user", "custody").stdout.strip()
+    users = served.run("id", "--user", "custody").stdout.strip()
     assert status["Uid"].split() == [users] * 4
 
 
@@ -106,25 +106,25 @@ def test_others_can_read_neither_its_credentials_nor_its_memory(user: str, serve
     process = served.property("MainPID")
     seen = ("custody_database_url", "kek_2026")
     for path in (*(f"{folder}/{name}" for name in seen), f"/proc/{process}/environ"):
-        done = served.system.run("runuser", f"--user={user}", "--", "cat", path, check=False)
+        done = served.run("runuser", f"--user={user}", "--", "cat", path, check=False)
         assert done.returncode != 0
         assert done.stdout == ""
         assert "Permission denied" in done.stderr
     as_itself = ("runuser", "--user=custody", "--", "cat")
     for name in seen:
-        assert served.system.run(*as_itself, f"{folder}/{name}").stdout
+        assert served.run(*as_itself, f"{folder}/{name}").stdout
     # Not even another process of its own user: a debugger, or a program that was broken into.
     for name in ("environ", "mem", "maps"):
-        done = served.system.run(*as_itself, f"/proc/{process}/{name}", check=False)
+        done = served.run(*as_itself, f"/proc/{process}/{name}", check=False)
         assert (done.returncode != 0, done.stdout) == (True, "")
 
 
 def test_the_job_gets_no_credential_of_the_daemon_and_the_daemon_none_of_the_job(
     served: Host,
 ) -> None:
-    found = served.system.run("ls", "/run/credentials/custody.service").stdout.split()
+    found = served.run("ls", "/run/credentials/custody.service").stdout.split()
     assert found == ["custody_database_url", "kek_2026"]
-    shown = served.system.run("systemctl", "cat", "custody-rewrap").stdout
+    shown = served.run("systemctl", "cat", "custody-rewrap").stdout
     assert "custody_database_url" not in shown
     assert "custody_owner_database_url" not in shown
 
@@ -161,7 +161,7 @@ def test_outside_of_the_sandbox_all_of_it_can_be_done(debian: Host) -> None:
     # Not all there is: what root could write to would be copied up.
     command = f"{PROGRAM} /run,/dev,/etc/custody {quoted(FORBIDDEN)}"
     lines = ("[Service]", "Type=oneshot", "RuntimeDirectory=probe", f"ExecStart={command}", "")
-    debian.system.write("/etc/systemd/system/probe.service", "\n".join(lines))
+    debian.write("/etc/systemd/system/probe.service", "\n".join(lines))
     said = run(debian, "probe.service")
     assert {"/run/probe", "/run/lock", "/dev/shm", "/etc/custody"} <= set(said["folders"])
     assert said["files"]

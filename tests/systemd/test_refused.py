@@ -38,31 +38,29 @@ REFUSED: dict[str, tuple[Callable[[Host], object], str, str]] = {
         "78",
         "systemd:kek_2026",
     ),
-    "no_key": (lambda host: host.system.run("rm", f"{KEKS}/2026"), "78", "systemd:kek_2026"),
+    "no_key": (lambda host: host.run("rm", f"{KEKS}/2026"), "78", "systemd:kek_2026"),
     "no_url": (
-        lambda host: host.system.run("rm", f"{CREDENTIALS}/{DATABASE}"),
+        lambda host: host.run("rm", f"{CREDENTIALS}/{DATABASE}"),
         "78",
         "CUSTODY_DATABASE_URL",
     ),
     "sealed_under_another_name": (
-        lambda host: host.system.run(
-            "mv", f"{CREDENTIALS}/custody_rewrap_database_url", f"{KEKS}/2026"
-        ),
+        lambda host: host.run("mv", f"{CREDENTIALS}/custody_rewrap_database_url", f"{KEKS}/2026"),
         "243",
         "does not decrypt on this host under its name",
     ),
     "damaged": (
-        lambda host: host.system.write(f"{CREDENTIALS}/{DATABASE}", "c2VhbGVkIG5vd2hlcmU=\n"),
+        lambda host: host.write(f"{CREDENTIALS}/{DATABASE}", "c2VhbGVkIG5vd2hlcmU=\n"),
         "243",
         "does not decrypt on this host under its name",
     ),
     "no_program": (
-        lambda host: host.system.run(*SHARED, "/opt/custody"),
+        lambda host: host.run(*SHARED, "/opt/custody"),
         "203",
         "/opt/custody/bin/custody, or the Python that it names, is not there",
     ),
     "no_folder_of_the_program": (
-        lambda host: host.system.run(*SHARED, "/opt"),
+        lambda host: host.run(*SHARED, "/opt"),
         "226",
         "/opt/custody, or another path of the sandbox",
     ),
@@ -80,7 +78,7 @@ async def test_what_is_wrong_is_one_clear_line_and_no_restart_loop(name: str, de
     # Served once, so that the database knows the KEK.
     debian.start()
     debian.systemctl("stop", "custody", "custody.socket")
-    before = len(debian.system.journal("custody").splitlines())
+    before = len(debian.journal("custody").splitlines())
     spoil(debian)
 
     debian.start("custody.socket")
@@ -104,7 +102,7 @@ async def test_what_is_wrong_is_one_clear_line_and_no_restart_loop(name: str, de
     assert debian.show("ActiveState", "Result", "NRestarts") == ["failed", "exit-code", "0"]
     assert debian.property("ExecMainStatus") == code
     assert debian.property("ActiveState", "custody.socket") == "inactive"
-    journal = debian.system.journal("custody").splitlines()[before:]
+    journal = debian.journal("custody").splitlines()[before:]
     assert sum(line.startswith("Starting custody.service") for line in journal) == 1
     (said,) = (line for line in journal if line.startswith("custody: "))
     assert named in said
@@ -125,7 +123,7 @@ def test_a_start_by_hand_fails_and_says_so_too(debian: Host) -> None:
     REFUSED["damaged"][0](debian)
     assert debian.systemctl("start", "custody").returncode == 1
     soon(lambda: debian.property("ActiveState") == "failed")
-    debian.system.run("journalctl", "--sync")
+    debian.run("journalctl", "--sync")
     status = debian.systemctl("status", "--no-pager", "custody").stdout
     assert "status=243/CREDENTIALS" in status
     assert "custody: a credential in /etc/credstore.encrypted" in status
@@ -163,7 +161,7 @@ def test_no_client_waits_for_a_daemon_without_its_user(debian: Host) -> None:
     soon(lambda: debian.property("ActiveState", "custody.socket") == "failed")
     assert debian.show("ActiveState", "ExecMainStatus", "NRestarts") == ["failed", "217", "0"]
     alarm = "custody: custody.service has failed (exit-code, 217): journalctl --unit=custody"
-    soon(lambda: alarm in debian.system.journal("custody-failed@custody"))
+    soon(lambda: alarm in debian.journal("custody-failed@custody"))
 
 
 @pytest.mark.prove

@@ -9,7 +9,7 @@ pytestmark = pytest.mark.timeout(600)
 
 
 def events(host: Host, event: str) -> int:
-    return host.system.journal("custody").count(f'"event": "{event}"')
+    return host.journal("custody").count(f'"event": "{event}"')
 
 
 def test_a_reload_reads_the_configuration_again_in_the_same_process(debian: Host) -> None:
@@ -18,9 +18,7 @@ def test_a_reload_reads_the_configuration_again_in_the_same_process(debian: Host
     debian.configure(log_level="debug", cors_origins="https://app.example.org")
     assert debian.systemctl("reload", "custody").returncode == 0
     soon(lambda: events(debian, "reloaded") == 1)
-    assert '"changed": ["CUSTODY_CORS_ORIGINS", "CUSTODY_LOG_LEVEL"]' in debian.system.journal(
-        "custody"
-    )
+    assert '"changed": ["CUSTODY_CORS_ORIGINS", "CUSTODY_LOG_LEVEL"]' in debian.journal("custody")
     soon(lambda: debian.show("MainPID", "NRestarts", "ActiveState") == [*before, "active"])
 
 

@@ -17,13 +17,13 @@ pytestmark = pytest.mark.timeout(600)
 def processes(host: Host) -> set[str]:
     """Return the processes of the service, as its system numbers them."""
     group = "/sys/fs/cgroup/system.slice/custody.service/cgroup.procs"
-    return set(host.system.read(group).split())
+    return set(host.read(group).split())
 
 
 async def test_it_starts_with_encrypted_credentials_and_serves(debian: Host) -> None:
     debian.start()
     # On the disk there is no secret that can be read.
-    sealed = debian.system.read("/etc/credstore.encrypted/custody_database_url")
+    sealed = debian.read("/etc/credstore.encrypted/custody_database_url")
     assert "postgresql" not in sealed
     async with client_session() as session:
         alice = Client(debian.daemon, session, "alice")
@@ -82,7 +82,7 @@ async def test_several_processes_are_one_service(debian: Host) -> None:
     workers = processes(debian) - {main}
     assert len(workers) == 2
     killed = workers.pop()
-    debian.system.run("kill", "-KILL", killed)
+    debian.run("kill", "-KILL", killed)
     soon(lambda: len(processes(debian)) == 3 and killed not in processes(debian))
     async with client_session() as session:
         assert (await Client(debian.daemon, session, "alice").init()).status == 200

@@ -70,8 +70,8 @@ def test_a_unit_runs_fails_and_logs() -> None:
             "/etc/systemd/system/one.service", "[Service]\nExecStart=sh -c 'echo hello; exit 7'\n"
         )
         system.run("systemctl", "start", "one")
-        soon(lambda: system.show("one", "ActiveState")["ActiveState"] == "failed")
-        assert system.show("one", "ExecMainStatus") == {"ExecMainStatus": "7"}
+        soon(lambda: system.show("ActiveState", unit="one") == ["failed"])
+        assert system.show("ExecMainStatus", unit="one") == ["7"]
         assert "hello" in system.journal("one").splitlines()
         assert system.read("/etc/systemd/system/one.service").startswith("[Service]")
 
@@ -97,7 +97,7 @@ def test_several_run_at_once_and_know_nothing_of_each_other() -> None:
 
 def test_nothing_is_left_after_it() -> None:
     with throwaway() as system:
-        started = system.start("sleep", "600")
+        started = system.spawn("sleep", "600")
         assert Path(f"/proc/{system.init}").exists()
     soon(lambda: not Path(f"/proc/{system.init}").exists())
     assert started.wait(20) != 0

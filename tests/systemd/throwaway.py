@@ -102,7 +102,7 @@ class System:
             raise AssertionError(f"{' '.join(command)} ended with {done.returncode}:\n{said}")
         return done
 
-    def start(self, *command: str) -> "subprocess.Popen[bytes]":
+    def spawn(self, *command: str) -> "subprocess.Popen[bytes]":
         """Start a command in it as root; it ends with the system at the latest."""
         null = subprocess.DEVNULL
         return subprocess.Popen(
@@ -131,11 +131,11 @@ class System:
         self.run("journalctl", "--sync")
         return self.run("journalctl", "--output=cat", f"--unit={unit}", *options).stdout
 
-    def show(self, unit: str, *properties: str) -> dict[str, str]:
+    def show(self, *names: str, unit: str = "custody.service") -> list[str]:
         """Return properties of a unit."""
-        wanted = ",".join(properties)
-        shown = self.run("systemctl", "show", f"--property={wanted}", unit).stdout
-        return dict(line.split("=", 1) for line in shown.splitlines())
+        shown = self.run("systemctl", "show", f"--property={','.join(names)}", unit).stdout
+        values = dict(line.split("=", 1) for line in shown.splitlines())
+        return [values[name] for name in names]
 
     def _inside(self, command: Sequence[str]) -> list[str]:
         namespaces = [*_NAMESPACES, *(["--net"] if self.own_network else [])]
