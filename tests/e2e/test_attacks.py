@@ -10,7 +10,8 @@ import pytest
 from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 
 from custody.vault.key_check import key_check_value
-from tests.client import Answer, Client
+from tests.client import Client
+from tests.http.wire import assert_problem
 from tests.leaks import remember
 from tests.servers import Daemon, Database
 
@@ -67,13 +68,6 @@ def format_1_wrap(daemon: Daemon, key: bytes) -> Row:
     }
 
 
-def assert_no_key(answer: Answer, status: int, code: str) -> None:
-    """The answer is this refusal, and has room for nothing else."""
-    assert (answer.status, answer.code) == (status, code)
-    assert set(answer.json) == {"type", "title", "status", "detail", "code", "error"}
-    assert "ETag" not in answer.headers
-
-
 async def assert_swaps_are_refused(
     superuser: Superuser, devices: dict[str, Client], keys: dict[str, str], *, with_check: bool
 ) -> None:
@@ -90,11 +84,11 @@ async def assert_swaps_are_refused(
             await superuser.write(victim, stolen)
             answer = await device.key()
             attempts += 1
-            assert_no_key(answer, 500, "UNWRAP_FAILED")
+            assert_problem(answer, 500, "UNWRAP_FAILED")
             assert not any(key.encode() in answer.body for key in keys.values())
             assert await superuser.last_event(victim) == REFUSED
             assert await superuser.row(victim) == rows[victim] | stolen
-        assert_no_key(await device.init(), 500, "UNWRAP_FAILED")
+        assert_problem(await device.init(), 500, "UNWRAP_FAILED")
         assert await superuser.last_event(victim) == ("init", "unwrap-failed", 500)
         await superuser.write(victim, rows[victim])
         assert (await device.key()).json["masterKey"] == keys[victim]
@@ -165,7 +159,7 @@ async def test_rotate_heals(superuser: Superuser, daemon: Daemon, device: Device
         "UPDATE auth.encryption_vaults SET quarantined_at = now(), quarantine_reason = 'a test'"
         " WHERE user_id = 'alice'"
     )
-    assert_no_key(await alice.key(), 500, "UNWRAP_FAILED")
+    assert_problem(await alice.key(), 500, "UNWRAP_FAILED")
     answer = await alice.rotate()
     assert answer.status == 200
     assert answer.json["masterKey"] not in {old, others}
@@ -232,9 +226,9 @@ async def test_a_garbled_row_gives_no_key_and_no_fresh_one(
         garbled = garble(row)
         await superuser.write("alice", garbled)
         for _ in range(2):
-            assert_no_key(await alice.key(), 500, "UNWRAP_FAILED")
+            assert_problem(await alice.key(), 500, "UNWRAP_FAILED")
             assert await superuser.last_event("alice") == REFUSED, name
-        assert_no_key(await alice.init(), 500, "UNWRAP_FAILED")
+        assert_problem(await alice.init(), 500, "UNWRAP_FAILED")
         assert await superuser.last_event("alice") == ("init", "unwrap-failed", 500), name
         assert (await alice.status()).json["vaultExists"] is True
         assert await superuser.row("alice") == row | garbled, name
@@ -254,9 +248,9 @@ async def test_a_row_whose_wrap_is_gone_gives_no_fresh_key(
     row = await superuser.row("alice")
     await superuser.write("alice", {"wrapped_mk": None, "wrap_iv": None})
     gone = await superuser.row("alice")
-    assert_no_key(await alice.key(), 500, "UNWRAP_FAILED")
+    assert_problem(await alice.key(), 500, "UNWRAP_FAILED")
     assert await superuser.last_event("alice") == REFUSED
-    assert_no_key(await alice.init(), 500, "UNWRAP_FAILED")
+    assert_problem(await alice.init(), 500, "UNWRAP_FAILED")
     assert await superuser.row("alice") == gone
     await superuser.write("alice", row)
     assert (await alice.key()).json["masterKey"] == key
@@ -291,10 +285,10 @@ async def test_a_row_of_a_kek_that_is_not_configured(
     row = await superuser.row("alice")
     await superuser.write("alice", {"kek_id": kek_id})
     answer = await alice.key()
-    assert_no_key(answer, 503, "KEK_UNAVAILABLE")
+    assert_problem(answer, 503, "KEK_UNAVAILABLE")
     assert "Retry-After" in answer.headers
     assert await superuser.last_event("alice") == ("failed_fetch", "kek-not-configured", 503)
-    assert_no_key(await alice.init(), 503, "KEK_UNAVAILABLE")
+    assert_problem(await alice.init(), 503, "KEK_UNAVAILABLE")
     assert await superuser.last_event("alice") == ("init", "kek-not-configured", 503)
     assert await superuser.row("alice") == row | {"kek_id": kek_id}
     await superuser.write("alice", row)
@@ -321,10 +315,10 @@ async def test_zero_knowledge_mode_never_starts_from_a_row_that_does_not_open(
         "alice", old | {"wrapped_mk": _flip(old["wrapped_mk"]), "key_check": None}
     )
     before = await superuser.row("alice")
-    assert_no_key(await alice.enable_zk(), 500, "UNWRAP_FAILED")
+    assert_problem(await alice.enable_zk(), 500, "UNWRAP_FAILED")
     assert await superuser.last_event("alice") == ("zk_enable", "unwrap-failed", 500)
     await superuser.write("alice", {"kek_id": "env-v2"})
-    assert_no_key(await alice.enable_zk(), 503, "KEK_UNAVAILABLE")
+    assert_problem(await alice.enable_zk(), 503, "KEK_UNAVAILABLE")
     assert await superuser.last_event("alice") == ("zk_enable", "kek-not-configured", 503)
     assert await superuser.row("alice") == before | {"kek_id": "env-v2"}
 
@@ -335,5 +329,5 @@ async def test_a_key_check_value_that_is_not_even_ascii(
     alice = device("alice")
     await alice.init()
     await daemon.database.execute("UPDATE auth.encryption_vaults SET key_check = 'ключ'")
-    assert_no_key(await alice.key(), 500, "UNWRAP_FAILED")
+    assert_problem(await alice.key(), 500, "UNWRAP_FAILED")
     assert (await daemon.database.audit("alice"))[-1] == REFUSED

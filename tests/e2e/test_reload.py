@@ -86,11 +86,6 @@ async def connected(at: Configured, **options: Any) -> AsyncIterator[Tls]:
     await streams[1].wait_closed()
 
 
-def make(folder: Path) -> tuple[Path, Path]:
-    folder.mkdir()
-    return make_certificate(folder)
-
-
 def der(file: Path) -> bytes:
     return ssl.PEM_cert_to_DER_cert(file.read_text())
 
@@ -99,7 +94,7 @@ def der(file: Path) -> bytes:
 def over_tls(
     database: Database, issuer: Issuer, folder: Path
 ) -> Iterator[tuple[Configured, Path, Path]]:
-    cert, key = make(folder / "first")
+    cert, key = make_certificate(folder / "first")
     values = {"tls_cert": str(cert), "tls_key": str(key)}
     with configured(database, issuer, folder, values) as at:
         yield at, cert, key
@@ -121,7 +116,7 @@ async def test_certificate_that_was_renewed(
     with over_tls(database, issuer, tmp_path) as (at, cert, key):
         async with connected(at, **options) as old:
             before = der(cert)
-            renewed = make(tmp_path / "second")
+            renewed = make_certificate(tmp_path / "second")
             for place, file in zip((cert, key), renewed, strict=True):
                 place.write_bytes(file.read_bytes())
             assert old.certificate == before
@@ -131,7 +126,7 @@ async def test_certificate_that_was_renewed(
                 async with connected(at, **options) as new:
                     assert new.certificate == der(renewed[0]) != old.certificate
                     assert await new.status() == 401
-            third = make(tmp_path / "third")
+            third = make_certificate(tmp_path / "third")
             await at.reloads(tls_cert=str(third[0]), tls_key=str(third[1]))
             async with connected(at, **options) as new:
                 assert new.certificate == der(third[0])
@@ -143,7 +138,7 @@ async def test_half_of_a_renewed_certificate_changes_nothing(
 ) -> None:
     with over_tls(database, issuer, tmp_path) as (at, cert, key):
         before = der(cert)
-        new_cert, new_key = make(tmp_path / "second")
+        new_cert, new_key = make_certificate(tmp_path / "second")
         cert.write_bytes(new_cert.read_bytes())
         assert "CUSTODY_TLS_CERT, CUSTODY_TLS_KEY" in await at.refuses()
         async with connected(at) as kept:
@@ -158,7 +153,7 @@ async def test_half_of_a_renewed_certificate_changes_nothing(
 async def test_tls_begins_and_ends_with_a_restart(
     database: Database, issuer: Issuer, tmp_path: Path
 ) -> None:
-    cert, key = make(tmp_path / "first")
+    cert, key = make_certificate(tmp_path / "first")
     with configured(database, issuer, tmp_path, {}) as at:
         for reloads in (1, 2):
             await at.reloads(tls_cert=str(cert), tls_key=str(key))

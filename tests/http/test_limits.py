@@ -2,7 +2,7 @@
 
 import asyncio
 import time
-from collections.abc import AsyncIterator, Callable
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -41,22 +41,19 @@ def test_the_real_limits() -> None:
 
 
 @pytest.fixture
-async def impatient(
-    database: Database, issuer: Issuer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> AsyncIterator[Daemon]:
-    """A daemon that waits for headers only a short time."""
+def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A daemon that is asked for after it waits for headers only a short time."""
     monkeypatch.setattr(server, "KEEPALIVE_SECONDS", SHORT)
-    async with daemon_here(database, issuer, tmp_path) as running:
-        yield running
 
 
 @pytest.mark.parametrize("sent", ["", "GET", f"GET {BASE_PATH}/key HTTP/1.1\r\nHost: x\r\n"])
 @pytest.mark.parametrize("trickle", [False, True])
 @pytest.mark.parametrize("second", [False, True], ids=["first request", "second request"])
-async def test_stalled_headers(impatient: Daemon, sent: str, trickle: bool, second: bool) -> None:
-    reader, writer = await connect(impatient.base)
+@pytest.mark.usefixtures("impatient")
+async def test_stalled_headers(daemon: Daemon, sent: str, trickle: bool, second: bool) -> None:
+    reader, writer = await connect(daemon.base)
     if second:
-        headers = {"Authorization": impatient.issuer.bearer("alice")}
+        headers = {"Authorization": daemon.issuer.bearer("alice")}
         writer.write(request("GET", f"{BASE_PATH}/status", headers, close=False))
         assert (await first_answer(reader)).status == 200
     began = time.monotonic()

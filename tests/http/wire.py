@@ -125,7 +125,14 @@ def assert_safe_headers(answer: Answer) -> None:
 
 
 def assert_problem(answer: Answer, status: int, code: str, name: str = "") -> None:
-    """An answer is this problem, as all problems look; the name is that of a test's case."""
+    """An answer is this problem, and has room for nothing else.
+
+    Args:
+        answer: the answer.
+        status: of it.
+        code: of it.
+        name: of the test's case.
+    """
     assert (answer.status, answer.code) == (status, code), name
     assert_safe_headers(answer)
     assert answer.headers.get("Content-Type") == "application/problem+json"
@@ -135,3 +142,4 @@ def assert_problem(answer: Answer, status: int, code: str, name: str = "") -> No
     assert all(isinstance(body[name], str) and body[name] for name in set(body) - {"status"})
     assert re.fullmatch(r"[A-Z][A-Z_]*", body["code"])
     assert b"Traceback" not in answer.body
+    assert "ETag" not in answer.headers
