@@ -35,6 +35,12 @@ from tests.tokens import Issuer
 
 TEMPLATE = "custody_template"
 _SHORT_STOP_SECONDS = 0.05
+_VAULT = "SELECT to_jsonb(vault)::text FROM auth.encryption_vaults AS vault WHERE user_id = $1"
+_ROWS = (
+    "SELECT to_jsonb(vault)::text AS row FROM auth.encryption_vaults AS vault"
+    " UNION ALL SELECT to_jsonb(event)::text FROM auth.encryption_vault_audit AS event"
+    " UNION ALL SELECT to_jsonb(one)::text FROM auth.users AS one ORDER BY 1"
+)
 ROOT = Path(__file__).resolve().parent.parent
 
 
@@ -95,17 +101,11 @@ class Database:
 
     async def vault(self, user_id: str) -> dict[str, Any]:
         """Return a user's row; nothing of it where there is none."""
-        row = "SELECT to_jsonb(vault)::text FROM auth.encryption_vaults AS vault WHERE user_id = $1"
-        return dict(json.loads(await self.value(row, user_id) or "{}"))
+        return dict(json.loads(await self.value(_VAULT, user_id) or "{}"))
 
     async def contents(self) -> list[str]:
         """Return all rows that a request could change: vaults, audit and users."""
-        rows = await self.fetch(
-            "SELECT to_jsonb(vault)::text AS row FROM auth.encryption_vaults AS vault"
-            " UNION ALL SELECT to_jsonb(event)::text FROM auth.encryption_vault_audit AS event"
-            " UNION ALL SELECT to_jsonb(one)::text FROM auth.users AS one ORDER BY 1"
-        )
-        return [row["row"] for row in rows]
+        return [row["row"] for row in await self.fetch(_ROWS)]
 
     def tool(
         self, program: str, role: str, *arguments: str, text: str | None = None

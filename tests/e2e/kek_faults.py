@@ -55,7 +55,7 @@ class Sick:
 def until_cured(stub: KmsStub) -> stubs.Fault:
     """Take the request and never answer it, as a peer does that is gone without a word."""
 
-    def fault(handler: stubs.Handler, operation: str, request: stubs.Request) -> None:
+    def fault(*_: object) -> None:
         while stub.faults and not stub.closing.wait(0.05):
             continue
         raise ConnectionResetError

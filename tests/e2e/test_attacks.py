@@ -17,6 +17,10 @@ from tests.servers import Daemon, Database
 
 USERS = tuple(f"user-{n}" for n in range(10))
 WRAP_COLUMNS = ("wrapped_mk", "wrap_iv", "format_version", "kek_id")
+WRITE = (
+    "UPDATE auth.encryption_vaults SET wrapped_mk = $2, wrap_iv = $3, format_version = $4,"
+    " kek_id = $5, key_check = $6 WHERE user_id = $1"
+)
 EVENTS = "SELECT count(*) FROM auth.encryption_vault_audit"
 REFUSED = ("failed_fetch", "unwrap-failed", 500)
 
@@ -34,12 +38,7 @@ class Superuser(Database):
     async def write(self, user: str, values: Row) -> None:
         """Overwrite the wrap's columns, and the key check value where one is given."""
         row = await self.row(user) | values
-        await self.execute(
-            "UPDATE auth.encryption_vaults SET wrapped_mk = $2, wrap_iv = $3, format_version = $4,"
-            " kek_id = $5, key_check = $6 WHERE user_id = $1",
-            user,
-            *(row[name] for name in (*WRAP_COLUMNS, "key_check")),
-        )
+        await self.execute(WRITE, user, *(row[name] for name in (*WRAP_COLUMNS, "key_check")))
 
     async def last_event(self, user: str) -> tuple[str, str | None, int]:
         """Return action, context and status of a user's latest audit row."""

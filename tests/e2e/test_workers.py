@@ -103,9 +103,8 @@ def alone(workers: Mapping[int, int], number: int | None) -> Iterator[None]:
 
 async def ask(daemon: Daemon) -> int:
     """Ask over a connection of its own."""
-    return (
-        await wire.ask(daemon, "GET", "/status", {"Authorization": daemon.issuer.bearer()})
-    ).status
+    token = {"Authorization": remember(daemon.issuer.bearer())}
+    return (await wire.ask(daemon, "GET", "/status", token)).status
 
 
 async def test_two_of_them_are_one_service(
