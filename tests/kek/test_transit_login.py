@@ -16,7 +16,7 @@ from kek_backends.transit import tokens
 from kek_backends.transit.kek import TransitKek
 from kek_backends.transit.login import AppRole, GivenToken, Grant
 from tests.bao_server import Bao
-from tests.http.test_tls import make_certificate
+from tests.certificates import make_certificate
 from tests.http_servers import Asked, HttpServer, serving
 from tests.kek.kit import KEY, held_token, noting, transit_kek
 from tests.leaks import remember
