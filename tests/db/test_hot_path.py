@@ -16,7 +16,7 @@ from custody.audit.events import Event
 from custody.audit.writer import write_together
 from custody.db.engine import Connection, Dsn, create_engine
 from custody.development.postgres import EmbeddedPostgres
-from custody.http import server as http_server
+from custody.http import frontend
 from custody.ops.health import Health
 from custody.vault import grouped
 from tests.client import Answer, Client, client_session
@@ -249,7 +249,7 @@ async def test_rows_that_arrive_at_a_frozen_server_are_never_committed(
     ):
         keys = await init(device, users)
         with monkeypatch.context() as patch:
-            patch.setattr(http_server, "REQUEST_SECONDS", 3.0)
+            patch.setattr(frontend, "REQUEST_SECONDS", 3.0)
             patch.setattr(grouped, "write_together", freeze_then_write)
             try:
                 answers = await asyncio.gather(*(device(user).key() for user in users))
