@@ -302,7 +302,7 @@ class TestHardlyHttp:
         self, daemon: Daemon, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         """aiohttp does not tell whoever reads the body, so the deadline has to end it."""
-        monkeypatch.setattr("custody.http.server.REQUEST_SECONDS", 0.5)
+        monkeypatch.setattr("custody.http.frontend.REQUEST_SECONDS", 0.5)
         head = {
             "Authorization": daemon.issuer.bearer("alice"),
             "Content-Type": "application/json",

@@ -57,7 +57,7 @@ async def test_kek_that_hangs_to_the_end_of_the_request_leaves_time_for_its_row(
 ) -> None:
     alice = device("alice")
     await alice.init()
-    monkeypatch.setattr("custody.http.server.REQUEST_SECONDS", 2)
+    monkeypatch.setattr("custody.http.frontend.REQUEST_SECONDS", 2)
     kek.hangs = True
     assert (await alice.key()).code == "KEK_UNAVAILABLE"
     assert (await daemon.database.audit("alice"))[-1] == ("failed_fetch", "kek-unavailable", 503)

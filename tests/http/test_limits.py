@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 from aiohttp import web
 
-from custody.http import server
+from custody.http import frontend, server
 from custody.http.routes import BASE_PATH
 from tests.client import Client, client_session
 from tests.http.wire import connect, first_answer, read_to_end, request
@@ -35,9 +35,9 @@ def stalled(daemon: Daemon, body: bytes = b"") -> bytes:
 
 def test_the_real_limits() -> None:
     """What the contract allows: 10 s for a request, 60 s for headers and bodies that stall."""
-    assert server.REQUEST_SECONDS == 10
+    assert frontend.REQUEST_SECONDS == 10
     assert server.KEEPALIVE_SECONDS < 60
-    assert server.REQUEST_SECONDS + LINGERING < 60
+    assert frontend.REQUEST_SECONDS + LINGERING < 60
 
 
 @pytest.fixture
@@ -75,7 +75,7 @@ async def test_stalled_body(
 ) -> None:
     await device("alice").init()
     before = await daemon.database.audit("alice")
-    monkeypatch.setattr(server, "REQUEST_SECONDS", SHORT)
+    monkeypatch.setattr(frontend, "REQUEST_SECONDS", SHORT)
     # aiohttp's own, for the rest of a body after the answer.
     defaults = web.RequestHandler.__init__.__kwdefaults__
     assert defaults is not None
@@ -98,7 +98,7 @@ async def test_trickled_body(
 ) -> None:
     """The deadline is of the whole request: each byte does not buy another one."""
     await device("alice").init()
-    monkeypatch.setattr(server, "REQUEST_SECONDS", SHORT)
+    monkeypatch.setattr(frontend, "REQUEST_SECONDS", SHORT)
     reader, writer = await connect(daemon.base)
     began = time.monotonic()
     writer.write(stalled(daemon).replace(b"Length: 15", b"Length: 9999"))
