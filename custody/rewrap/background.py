@@ -9,9 +9,9 @@ from typing import Protocol
 import structlog
 from sqlalchemy.ext.asyncio import AsyncEngine
 
+from custody.db.checkout import on_a_living_connection
 from custody.db.errors import DatabaseError, Refused
 from custody.db.posture import refuse_unfit_rewrap
-from custody.db.scope import on_a_living_connection
 from custody.keks.records import RowCount, count_rows
 from custody.rewrap import runs
 from custody.rewrap.backoff import NotFinished

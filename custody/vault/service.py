@@ -1,7 +1,7 @@
-"""The use cases, one method each. They decide on the row as it was read and change it guarded.
+"""The use cases, one method each: decide on the row as it was read, change it by compare-and-set.
 
-Where another writer was faster, the row is read and judged again: nothing is ever overwritten
-unseen, and no interleaving ends in an error.
+Where another writer was faster, the row is read and checked again: no change is overwritten unseen,
+and no interleaving ends in an error.
 """
 
 import asyncio
@@ -168,7 +168,7 @@ class VaultService:
                     raise RecoveryWrapMissing
                 key_check = vault.key_check
                 if key_check is None and vault.wrap is not None:
-                    # The last moment at which the server holds the key: without its key check
+                    # The last moment at which the server has the key: without its key check
                     # value any 32 bytes could replace it when the mode is turned off.
                     key = await self._keys.open(caller, vault.wrap, None)
                     key_check = key_check_value(caller.user_id, key)

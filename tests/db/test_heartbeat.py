@@ -12,8 +12,8 @@ import pytest
 from sqlalchemy.ext.asyncio import AsyncEngine
 
 from custody.db import engine as engine_module
+from custody.db.checkout import acquire
 from custody.db.engine import Dsn, create_engine
-from custody.db.scope import acquire
 from custody.development.postgres import EmbeddedPostgres
 from custody.ops import heartbeat
 from custody.ops.heartbeat import Heartbeat
