@@ -16,7 +16,7 @@ from pathlib import Path
 import pytest
 
 from custody.settings import LogFormat, LogLevel
-from kek_backends import remote
+from kek_backends import calls as kms_calls
 from kek_backends.aws.client import AwsClient
 from kek_backends.aws.errors import CredentialsRefused
 from kek_backends.aws.kek import AwsKmsKek
@@ -58,7 +58,7 @@ def _no_aws_environ() -> Iterator[None]:
 @pytest.fixture
 def _short_pauses(monkeypatch: pytest.MonkeyPatch) -> None:
     """For tests that are not about the time between two tries."""
-    monkeypatch.setattr(remote, "_PAUSE_SECONDS", 0.01)
+    monkeypatch.setattr(kms_calls, "_PAUSE_SECONDS", 0.01)
 
 
 @pytest.fixture
@@ -272,7 +272,7 @@ async def test_a_key_in_another_state_is_missing(stub: KmsStub, build: Build, st
 async def see_threads_free(backend: AwsKmsKek) -> None:
     """See that no thread of a backend is stuck."""
     until = time.monotonic() + SLACK
-    threads = backend._threads
+    threads = backend._calls._threads
     while time.monotonic() < until:
         idle = threads._idle_semaphore._value
         if idle == len(threads._threads) > 0 and threads._work_queue.empty():
@@ -316,8 +316,8 @@ async def test_what_hangs_or_drips_is_cut_and_gives_its_threads_back(
         profile = {"AWS_ACCESS_KEY_ID": "", "AWS_SECRET_ACCESS_KEY": "", "AWS_PROFILE": "custody"}
         through_proxy = build(proxy, AWS_ENDPOINT_URL_KMS="http://kms.invalid")
         by_role = build(sts, **profile)
-        monkeypatch.setattr(remote, "ATTEMPT_SECONDS", attempt)
-        monkeypatch.setattr(remote, "CALL_SECONDS", call)
+        monkeypatch.setattr(kms_calls, "ATTEMPT_SECONDS", attempt)
+        monkeypatch.setattr(kms_calls, "CALL_SECONDS", call)
         started = time.monotonic()
         errors = await asyncio.gather(
             through_proxy.refresh(),
@@ -327,8 +327,8 @@ async def test_what_hangs_or_drips_is_cut_and_gives_its_threads_back(
             return_exceptions=True,
         )
         assert time.monotonic() - started < CALL_SECONDS + SLACK
-        monkeypatch.setattr(remote, "ATTEMPT_SECONDS", ATTEMPT_SECONDS)
-        monkeypatch.setattr(remote, "CALL_SECONDS", CALL_SECONDS)
+        monkeypatch.setattr(kms_calls, "ATTEMPT_SECONDS", ATTEMPT_SECONDS)
+        monkeypatch.setattr(kms_calls, "CALL_SECONDS", CALL_SECONDS)
         assert {type(error) for error in errors} == {Transient}
         assert [name for name, _ in proxy.requests] == ["DescribeKey"]
         assert {name for name, _ in sts.requests} == {"STS"}
@@ -396,7 +396,7 @@ async def test_a_broken_row_says_nothing_of_the_kms(stub: KmsStub, build: Build)
     with pytest.raises(Tampered):
         await backend.unwrap("alice", Wrap("?", "", 2, made.kek_id))
     assert "KMSInternalException" in (backend.problem or "")
-    assert backend._breaker._failures == 2
+    assert backend._calls._breaker._failures == 2
 
 
 @pytest.mark.usefixtures("_short_pauses")
@@ -519,7 +519,7 @@ async def test_nobody_waits_long_for_who_waits_for_credentials() -> None:
         Session(),
         region=stubs.REGION,
         endpoint=None,
-        patience=0.01,
+        give_up_after=0.01,
     )
     started = time.monotonic()
     with client._making, pytest.raises(Transient, match="waiting for credentials"):

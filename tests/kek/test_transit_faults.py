@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 
-from kek_backends import breaker, remote
+from kek_backends import breaker, calls
 from kek_backends.base import KekBackend, Wrap
 from kek_backends.errors import Denied, KekError, Misconfigured, Tampered, Throttled, Transient
 from kek_backends.loader import load
@@ -39,13 +39,13 @@ def limits(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> L
     if request.param == "real":
         return contextlib.nullcontext
     monkeypatch.setattr(breaker, "OPEN_SECONDS", 0.2)
-    monkeypatch.setattr(remote, "_PAUSE_SECONDS", 0.05)
+    monkeypatch.setattr(calls, "_PAUSE_SECONDS", 0.05)
 
     @contextmanager
     def short() -> Iterator[None]:
         with pytest.MonkeyPatch.context() as patch:
-            patch.setattr(remote, "ATTEMPT_SECONDS", 0.4)
-            patch.setattr(remote, "CALL_SECONDS", 0.9)
+            patch.setattr(calls, "ATTEMPT_SECONDS", 0.4)
+            patch.setattr(calls, "CALL_SECONDS", 0.9)
             yield
 
     return short
@@ -266,7 +266,7 @@ async def test_no_thread_is_left_hanging(bao: Bao, proxy: FaultyProxy, limits: L
         proxy.fault = Fault.DRIP
         with limits():
             await asyncio.gather(*(fails(backend, wrap) for _ in range(20)))
-        threads = backend._threads  # type: ignore[attr-defined]
+        threads = backend._calls._threads  # type: ignore[attr-defined]
         until = time.monotonic() + DEADLINE
         while threads._work_queue.qsize() or (
             threads._idle_semaphore._value < len(threads._threads)
