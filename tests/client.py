@@ -8,6 +8,7 @@ from typing import Any
 
 import aiohttp
 
+from tests.eventually import eventually
 from tests.leaks import remember
 from tests.servers import Daemon
 
@@ -32,6 +33,20 @@ class Answer:
         """The problem's code, or None."""
         value = self.json.get("code")
         return None if value is None else str(value)
+
+
+def tag_of(answer: Answer) -> str:
+    """Return the ETag of an answer that has a key."""
+    assert answer.status == 200, answer.body
+    return answer.headers["ETag"]
+
+
+def generation_of(answer: Answer) -> int:
+    """Return the generation that an answer's ETag names."""
+    tag = tag_of(answer)
+    number = int(tag.strip('"'))
+    assert tag == f'"{number}"'
+    return number
 
 
 class Client:
@@ -60,18 +75,13 @@ class Client:
         sent |= headers or {}
         if body is not None:
             data = json.dumps(body).encode()
-            if isinstance(body, dict):
-                for name in _SECRET_FIELDS:
-                    if isinstance(body.get(name), str):
-                        remember(body[name])
+            _remember_secrets(body)
         async with self._session.request(
             method, self.daemon.base + path, data=data, headers=sent
         ) as response:
             answer = Answer(response.status, response.headers, await response.read())
         if answer.status == 200:
-            for name in _SECRET_FIELDS:
-                if isinstance(answer.json.get(name), str):
-                    remember(answer.json[name])
+            _remember_secrets(answer.json)
         return answer
 
     async def status(self) -> Answer:
@@ -109,6 +119,12 @@ class Client:
         return await self.call("POST", "/zero-knowledge", body, if_match=if_match)
 
 
+def _remember_secrets(body: Any) -> None:
+    for name in _SECRET_FIELDS:
+        if isinstance(body, dict) and isinstance(body.get(name), str):
+            remember(body[name])
+
+
 @asynccontextmanager
 async def client_session() -> AsyncIterator[aiohttp.ClientSession]:
     """Open a session without a limit on connections."""
@@ -116,3 +132,21 @@ async def client_session() -> AsyncIterator[aiohttp.ClientSession]:
     timeout = aiohttp.ClientTimeout(total=60)
     async with aiohttp.ClientSession(connector=connector, timeout=timeout) as session:
         yield session
+
+
+async def readiness(daemon: Daemon) -> tuple[int, dict[str, str]]:
+    """Return the status of /readyz, and what it says of each part."""
+    async with client_session() as session, session.get(f"{daemon.admin}/readyz") as response:
+        return response.status, (await response.json())["parts"]
+
+
+async def becomes(daemon: Daemon, status: int, **named: str) -> dict[str, str]:
+    """Wait until /readyz has a status, and names this of parts; return what it says of each."""
+
+    async def parts() -> dict[str, str]:
+        found, said = await readiness(daemon)
+        assert found == status, said
+        assert all(text in said[part] for part, text in named.items()), said
+        return said
+
+    return await eventually(parts)

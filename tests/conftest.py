@@ -2,9 +2,11 @@
 
 import os
 from collections.abc import AsyncIterator, Callable, Iterator
+from functools import cache
 from pathlib import Path
 
 import pytest
+import pytest_asyncio
 import structlog
 
 from custody.development.postgres import EmbeddedPostgres
@@ -13,7 +15,14 @@ from custody.settings import LogFormat, LogLevel
 from tests import leaks
 from tests.bao_server import Bao, bao_server
 from tests.client import Client, client_session
-from tests.servers import Daemon, Database, daemon_here, new_database, postgres_server
+from tests.servers import (
+    Daemon,
+    Database,
+    daemon_beside,
+    daemon_here,
+    new_database,
+    postgres_server,
+)
 from tests.tokens import Issuer
 from tests.tracing import ask_for_greenlets_in_the_main_thread_only
 
@@ -58,6 +67,13 @@ async def database(postgres: EmbeddedPostgres) -> AsyncIterator[Database]:
         yield made
 
 
+@pytest_asyncio.fixture(scope="module", loop_scope="module")
+async def module_database(postgres: EmbeddedPostgres) -> AsyncIterator[Database]:
+    """A fresh migrated database for all tests of a module."""
+    async with new_database(postgres) as made:
+        yield made
+
+
 @pytest.fixture(scope="session")
 def issuer() -> Issuer:
     """A token issuer."""
@@ -71,11 +87,20 @@ async def daemon(database: Database, issuer: Issuer, tmp_path: Path) -> AsyncIte
         yield running
 
 
+@pytest.fixture(scope="module")
+def of_the_module(
+    module_database: Database, issuer: Issuer, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[Daemon]:
+    """``custody serve`` in production mode on the database of the module."""
+    with daemon_beside(module_database, issuer, tmp_path_factory.mktemp("served")) as running:
+        yield running
+
+
 @pytest.fixture
 async def device(daemon: Daemon) -> AsyncIterator[Callable[[str], Client]]:
-    """Makes devices: ``device("alice")`` is a client with alice's token."""
+    """Makes devices: ``device("alice")`` is the client with alice's token."""
     async with client_session() as session:
-        yield lambda user: Client(daemon, session, user)
+        yield cache(lambda user: Client(daemon, session, user))
 
 
 def pytest_sessionfinish(session: pytest.Session) -> None:

@@ -3,40 +3,41 @@
 import os
 import shutil
 import socket
-import tempfile
-import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
 from pathlib import Path
-from subprocess import PIPE, run
+from subprocess import DEVNULL, run
+from typing import TypeAlias
 from urllib.parse import urlsplit
 
 import pytest
 
-from custody.development.postgres import EmbeddedPostgres
+from custody.development.postgres import EmbeddedPostgres, cluster
+from custody.development.postgres.cluster import ROLES
 from custody.development.postgres.user import choose_user
+from tests.db.embedded_server import open_folder
+from tests.eventually import soon
 from tests.ports import free_port
 from tests.servers import Database
 
-_ROLES = ("postgres", "custody_owner", "custody_app", "custody_rewrap")
-_START_SECONDS = 30
+_INI = """
+[databases]
+* = host=127.0.0.1 port={server}
+[pgbouncer]
+listen_addr = 127.0.0.1
+listen_port = {port}
+unix_socket_dir =
+auth_type = scram-sha-256
+auth_file = {folder}/users
+pool_mode = transaction
+default_pool_size = 8
+max_client_conn = 300
+"""
+
+UrlOf: TypeAlias = Callable[[Database, str], str]
 
 
-@dataclass(frozen=True)
-class PgBouncer:
-    """A pooler that runs."""
-
-    server: EmbeddedPostgres
-    port: int
-
-    def url(self, database: Database, role: str) -> str:
-        """Return the URL of a role by way of the pooler."""
-        direct = f"127.0.0.1:{self.server.port}"
-        return database.url(role).replace(direct, f"127.0.0.1:{self.port}")
-
-
-def _find() -> str | None:
+def _program() -> str | None:
     chosen = os.environ.get("CUSTODY_TEST_PGBOUNCER")
     return chosen or shutil.which("pgbouncer", path=f"{os.environ['PATH']}:/usr/sbin")
 
@@ -46,17 +47,16 @@ def binary() -> str:
 
     CUSTODY_TEST_PGBOUNCER names another one than Debian's.
     """
-    found = _find()
+    found = _program()
     if found is None:
-        if os.environ.get("CI"):
-            pytest.fail("pgbouncer is not installed")
-        pytest.skip("pgbouncer is not installed: apt-get install pgbouncer")
+        lacking = pytest.fail if os.environ.get("CI") else pytest.skip
+        lacking("pgbouncer is not installed: apt-get install pgbouncer")
     return found
 
 
 def keeps_statements() -> bool:
     """Say whether it can keep prepared statements, which it can from 1.21 on."""
-    found = _find()
+    found = _program()
     if found is None:
         return False
     said = run([found, "--version"], capture_output=True, text=True, check=True).stdout
@@ -65,57 +65,39 @@ def keeps_statements() -> bool:
 
 
 @contextmanager
-def pgbouncer(server: EmbeddedPostgres, **options: str) -> Iterator[PgBouncer]:
+def pgbouncer(server: EmbeddedPostgres, **options: str) -> Iterator[UrlOf]:
     """Run a PgBouncer for the length of the block; it refuses root, as the server does.
 
     Args:
         server: what it stands in front of.
         options: of its configuration file.
+
+    Yields:
+        What gives the URL of a role by way of it.
     """
-    user = choose_user()
-    folder = Path(tempfile.mkdtemp(prefix="custody-pgbouncer-"))
-    port = free_port()
-    chosen = {
-        "listen_addr": "127.0.0.1",
-        "listen_port": str(port),
-        "unix_socket_dir": "",
-        "auth_type": "scram-sha-256",
-        "auth_file": f"{folder}/users",
-        "pool_mode": "transaction",
-        **({"max_prepared_statements": "0"} if keeps_statements() else {}),
-        "default_pool_size": "8",
-        "max_client_conn": "300",
-        "logfile": f"{folder}/log",
-        **options,
-    }
-    lines = [f"{name} = {value}" for name, value in chosen.items()]
-    target = f"* = host=127.0.0.1 port={server.port}"
-    (folder / "ini").write_text("\n".join(["[databases]", target, "[pgbouncer]", *lines, ""]))
-    passwords = {role: urlsplit(server.url(role)).password for role in _ROLES}
-    (folder / "users").write_text(
-        "".join(f'"{role}" "{password}"\n' for role, password in passwords.items())
-    )
-    for path in (folder, folder / "ini", folder / "users"):
-        if user.uid is not None:
-            os.chown(path, user.uid, user.gid or 0)
-        path.chmod(0o700 if path is folder else 0o600)
-    process = user.spawn([binary(), "-q", f"{folder}/ini"], stdin=PIPE, output=-3)
-    try:
-        _wait_for(port, folder / "log")
-        yield PgBouncer(server, port)
-    finally:
-        process.kill()
-        process.communicate()
-        shutil.rmtree(folder, ignore_errors=True)
-
-
-def _wait_for(port: int, log: Path) -> None:
-    until = time.monotonic() + _START_SECONDS
-    while time.monotonic() < until:
+    user, port = choose_user(), free_port()
+    options = {"max_prepared_statements": "0"} | options if keeps_statements() else options
+    more = "\n".join(f"{name} = {value}" for name, value in options.items())
+    words = {role: urlsplit(server.url(role)).password for role in ROLES}
+    users = "".join(f'"{role}" "{word}"\n' for role, word in words.items())
+    with open_folder() as folder:
+        ini = _INI.format(server=server.port, port=port, folder=folder) + more
+        cluster.write_private(folder / "ini", ini, user)
+        cluster.write_private(folder / "users", users, user)
+        with (folder / "log").open("wb") as log:
+            command = [binary(), f"{folder}/ini"]
+            process = user.spawn(command, stdin=DEVNULL, output=log.fileno())
         try:
-            socket.create_connection(("127.0.0.1", port), timeout=1).close()
-        except OSError:
-            time.sleep(0.02)
-        else:
-            return
-    raise AssertionError(f"PgBouncer did not start: {log.read_text() if log.exists() else ''}")
+            soon(lambda: _answers(port, folder / "log"))
+            yield lambda database, role: database.url(role).replace(f":{server.port}/", f":{port}/")
+        finally:
+            process.kill()
+            process.wait()
+
+
+def _answers(port: int, log: Path) -> bool:
+    try:
+        socket.create_connection(("127.0.0.1", port), timeout=1).close()
+    except OSError as error:
+        raise AssertionError(f"PgBouncer does not answer: {log.read_text()}") from error
+    return True

@@ -19,7 +19,7 @@ def free_port() -> int:
     process is given it again once it was given all others of its block.
     """
     for port in itertools.islice(_ports(), _BLOCK):
-        if _is_free(port):
+        if _binds(port, socket.SOCK_STREAM):
             return port
     raise AssertionError(f"not one of {_BLOCK} ports is free")
 
@@ -28,27 +28,19 @@ def free_port() -> int:
 def _ports() -> "itertools.cycle[int]":
     blocks = range(_FIRST, _FIRST + _BLOCKS * _BLOCK, _BLOCK)
     for first in random.sample(blocks, _BLOCKS):
-        if _claim(first):
+        # The UDP port stands for all: one process has it at a time, until it ends.
+        if _binds(first, socket.SOCK_DGRAM, keep=True):
             return itertools.cycle(range(first, first + _BLOCK))
     raise AssertionError(f"{_BLOCKS} processes of tests have all ports between them")
 
 
-def _claim(first: int) -> bool:
-    """Take a block of ports for as long as this process lives, if nobody has it."""
-    with socket.socket(type=socket.SOCK_DGRAM) as claim:
-        try:
-            # The UDP port stands for all: one process has it at a time, until it ends.
-            claim.bind(("127.0.0.1", first))
-        except OSError:
-            return False
-        claim.detach()
-    return True
-
-
-def _is_free(port: int) -> bool:
-    with socket.socket() as probe:
+def _binds(port: int, kind: socket.SocketKind, *, keep: bool = False) -> bool:
+    """Say whether nobody has a port; where it is kept, nobody else has it until we end."""
+    with socket.socket(type=kind) as probe:
         try:
             probe.bind(("127.0.0.1", port))
         except OSError:
             return False
+        if keep:
+            probe.detach()
     return True

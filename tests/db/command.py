@@ -1,6 +1,7 @@
 """Runs ``custody`` as an operator does: a process of its own, with nothing but given variables."""
 
 import os
+import shutil
 import tempfile
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -26,17 +27,33 @@ class Done:
         return lines[0].removeprefix("custody: ")
 
 
+class Command:
+    """A command that runs, to be ended by :meth:`end`.
+
+    Args:
+        environ: all its variables but PATH.
+        arguments: what comes after ``custody``.
+    """
+
+    def __init__(self, environ: Mapping[str, str], *arguments: str) -> None:
+        self._folder = Path(tempfile.mkdtemp(prefix="custody-test-"))
+        self._folder.chmod(0o700)  # whatever the umask is
+        variables = {"PATH": os.environ["PATH"], **environ}
+        files = {name: self._folder / name for name in ("out", "err")}
+        self.process = Forked("custody", *arguments, environ=variables, **files)
+
+    def end(self, seconds: float = 60) -> Done:
+        """Wait until it has ended."""
+        try:
+            code = self.process.wait(seconds)
+            out, err = ((self._folder / name).read_text("utf-8") for name in ("out", "err"))
+        finally:
+            self.process.kill()
+            shutil.rmtree(self._folder)
+        assert "Traceback" not in err, err
+        return Done(code, out, err)
+
+
 def custody(environ: Mapping[str, str], *arguments: str, seconds: float = 60) -> Done:
     """Run a command to its end."""
-    with tempfile.TemporaryDirectory(prefix="custody-test-") as folder:
-        Path(folder).chmod(0o700)  # whatever the umask is
-        out, err = Path(folder, "out"), Path(folder, "err")
-        variables = {"PATH": os.environ["PATH"], **environ}
-        process = Forked("custody", *arguments, environ=variables, out=out, err=err)
-        try:
-            code = process.wait(seconds)
-        finally:
-            process.kill()
-        done = Done(code, out.read_text("utf-8"), err.read_text("utf-8"))
-    assert "Traceback" not in done.err, done.err
-    return done
+    return Command(environ, *arguments).end(seconds)

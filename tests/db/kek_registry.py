@@ -42,11 +42,4 @@ async def record(database: Database, kek_id: str) -> dict[str, Any]:
 
 
 async def states(database: Database) -> dict[str, str]:
-    rows = await database.fetch("SELECT kek_id, state FROM auth.encryption_keks")
-    return {row["kek_id"]: row["state"] for row in rows}
-
-
-def psql(database: Database, role: str, sql: str) -> str:
-    """Run SQL; return its output, or its error with the error's code."""
-    done = database.psql(role, "-qAt", "-v", "VERBOSITY=verbose", text=f"{sql};\n")
-    return done.stdout.strip() if done.returncode == 0 else done.stderr.strip()
+    return dict(await database.fetch("SELECT kek_id, state FROM auth.encryption_keks"))

@@ -1,12 +1,13 @@
 """What operators get wrong, each with the line that tells them: read them as one would at night."""
 
 import base64
-import subprocess
+import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TypeAlias
 
+from tests.certificates import make_certificate
 from tests.leaks import remember
 from tests.servers import Database
 
@@ -21,17 +22,13 @@ class Place:
     database: Database
     folder: Path
 
-    def url(self, role: str, **changes: str) -> str:
-        """Return a role's URL with some of its text replaced."""
-        url = self.database.url(role)
-        for old, new in changes.items():
-            url = url.replace(old, new)
-        return url
+    def url(self, role: str, database: str | None = None) -> str:
+        """Return a role's URL, of another database where one is given."""
+        return self.database.server.url(role, database or self.database.name)
 
     def misspelt(self, role: str) -> str:
         """Return a role's URL with another password."""
-        word = self.database.url(role).split(":")[2].split("@")[0]
-        return self.url(role, **{f":{word}@": ":wrong@"})
+        return re.sub(":[^:@]*@", ":wrong@", self.url(role))
 
     def file(self, text: str | bytes, mode: int = 0o600) -> str:
         """Write a file, and return its path."""
@@ -40,12 +37,11 @@ class Place:
         path.chmod(mode)
         return str(path)
 
-    def certificate(self, name: str) -> tuple[str, str]:
-        """Make a certificate and its key."""
-        cert, key = self.folder / f"{name}.pem", self.folder / f"{name}.key"
-        command = ["openssl", "req", "-x509", "-newkey", "ed25519", "-nodes", "-days", "1"]
-        command += ["-subj", f"/CN={name}", "-out", str(cert), "-keyout", str(key)]
-        subprocess.run(command, check=True, capture_output=True)
+    def certificate(self, name: str, mode: int = 0o600) -> tuple[str, str]:
+        """Make a certificate and its key, which has the mode."""
+        (self.folder / name).mkdir()
+        cert, key = make_certificate(self.folder / name)
+        key.chmod(mode)
         return str(cert), str(key)
 
     def line(self, text: str) -> str:
@@ -71,52 +67,27 @@ class Mistake:
     line: str
 
 
-def setting(**values: str) -> Change:
-    return lambda _place: {f"CUSTODY_{name}": value for name, value in values.items()}
-
-
-def variable(**values: str) -> Change:
-    return lambda _place: values
-
-
-def kek(text: str | bytes) -> Change:
-    """Set what a KEK is, or the file that it is in."""
-    if isinstance(text, str):
-        return variable(MANA_AUTH_KEK=remember(text))
-    return lambda place: {"MANA_AUTH_KEK": "", "MANA_AUTH_KEK_FILE": place.file(text)}
-
-
-def kek_file(mode: int) -> Change:
-    def change(place: Place) -> Mapping[str, str]:
-        return {"MANA_AUTH_KEK": "", "MANA_AUTH_KEK_FILE": place.file(OTHER_KEK, mode)}
-
-    return change
-
-
-def mismatched(place: Place) -> Mapping[str, str]:
-    return {
-        "CUSTODY_TLS_CERT": place.certificate("one")[0],
-        "CUSTODY_TLS_KEY": place.certificate("other")[1],
+def variable(**values: str | Callable[[Place], str]) -> Change:
+    return lambda place: {
+        name: value if isinstance(value, str) else value(place) for name, value in values.items()
     }
 
 
-def no_pem(place: Place) -> Mapping[str, str]:
-    cert, _ = place.certificate("one")
-    return {"CUSTODY_TLS_CERT": cert, "CUSTODY_TLS_KEY": place.file("no key")}
+def setting(**values: str | Callable[[Place], str]) -> Change:
+    return variable(**{f"CUSTODY_{name}": value for name, value in values.items()})
 
 
-def open_tls_key(place: Place) -> Mapping[str, str]:
-    cert, key = place.certificate("one")
-    Path(key).chmod(0o644)
-    return {"CUSTODY_TLS_CERT": cert, "CUSTODY_TLS_KEY": key}
+def tls(files: Callable[[Place], tuple[str, str]]) -> Change:
+    names = ("CUSTODY_TLS_CERT", "CUSTODY_TLS_KEY")
+    return lambda place: dict(zip(names, files(place), strict=True))
 
 
-def database_url(url: Callable[[Place], str]) -> Change:
-    return lambda place: {"CUSTODY_DATABASE_URL": url(place)}
+def kek(text: str) -> Change:
+    return variable(MANA_AUTH_KEK=remember(text))
 
 
-def rewrap_url(url: Callable[[Place], str]) -> Change:
-    return lambda place: {"CUSTODY_REWRAP_DATABASE_URL": url(place)}
+def kek_file(text: str | bytes, mode: int = 0o600) -> Change:
+    return variable(MANA_AUTH_KEK="", MANA_AUTH_KEK_FILE=lambda place: place.file(text, mode))
 
 
 REFUSED: dict[str, Mistake] = {
@@ -173,13 +144,13 @@ REFUSED: dict[str, Mistake] = {
         "used: No such file or directory",
     ),
     "a key of another certificate": Mistake(
-        mismatched,
-        "CUSTODY_TLS_CERT, CUSTODY_TLS_KEY: {folder}/one.pem and {folder}/other.key can't be "
-        "used: the key is that of another certificate",
+        tls(lambda place: (place.certificate("one")[0], place.certificate("other")[1])),
+        "CUSTODY_TLS_CERT, CUSTODY_TLS_KEY: {folder}/one/cert.pem and {folder}/other/key.pem "
+        "can't be used: the key is that of another certificate",
     ),
     "a key that is none": Mistake(
-        no_pem,
-        "CUSTODY_TLS_CERT, CUSTODY_TLS_KEY: {folder}/one.pem and {folder}/file can't be used:"
+        tls(lambda place: (place.certificate("one")[0], place.file("no key"))),
+        "CUSTODY_TLS_CERT, CUSTODY_TLS_KEY: {folder}/one/cert.pem and {folder}/file can't be used:"
         " they are no PEM files of a certificate and a key",
     ),
     "a listener without a port": Mistake(
@@ -293,18 +264,18 @@ REFUSED: dict[str, Mistake] = {
         "login role that is custody_app or a member of it)",
     ),
     "channel binding": Mistake(
-        database_url(lambda place: place.url("custody_app") + "?channel_binding=require"),
+        setting(DATABASE_URL=lambda place: place.url("custody_app") + "?channel_binding=require"),
         "CUSTODY_DATABASE_URL: the parameter channel_binding is not supported as it is: take "
         "it out, and set sslmode=verify-full, which makes sure of the server (PostgreSQL, as "
         "a login role that is custody_app or a member of it)",
     ),
     "a parameter that libpq does not know": Mistake(
-        database_url(lambda place: place.url("custody_app") + "?sslmod=require"),
+        setting(DATABASE_URL=lambda place: place.url("custody_app") + "?sslmod=require"),
         "CUSTODY_DATABASE_URL: parameter 1 is none that libpq knows; is sslmode meant? "
         "(PostgreSQL, as a login role that is custody_app or a member of it)",
     ),
     "verify-full without a CA": Mistake(
-        database_url(lambda place: place.url("custody_app") + "?sslmode=verify-full"),
+        setting(DATABASE_URL=lambda place: place.url("custody_app") + "?sslmode=verify-full"),
         "CUSTODY_DATABASE_URL: sslmode=verify-full needs the certificate of the CA: add "
         "sslrootcert=/path/to/it, or sslrootcert=system for those of the operating system",
     ),
@@ -359,20 +330,20 @@ REFUSED: dict[str, Mistake] = {
         "there are none yet, make a new one with: openssl rand -base64 32",
     ),
     "a KEK behind a byte order mark": Mistake(
-        kek(b"\xef\xbb\xbf" + OTHER_KEK.encode()),
+        kek_file(b"\xef\xbb\xbf" + OTHER_KEK.encode()),
         "KEK env:MANA_AUTH_KEK: what is there is not base64 of 32 bytes: it begins with a "
         "byte order mark: save it as plain ASCII text; restore the key that wrapped the rows "
         "there are; only where there are none yet, make a new one with: openssl rand -base64 "
         "32",
     ),
     "a KEK as raw bytes": Mistake(
-        kek(KEY),
+        kek_file(KEY),
         "KEK env:MANA_AUTH_KEK: what is there is not base64 of 32 bytes: it is 32 raw bytes: "
         "write them as base64 (base64 -w0 FILE); restore the key that wrapped the rows there "
         "are; only where there are none yet, make a new one with: openssl rand -base64 32",
     ),
     "an empty file as a KEK": Mistake(
-        kek(b""),
+        kek_file(b""),
         "KEK env:MANA_AUTH_KEK: what is there is not base64 of 32 bytes: it is empty; restore"
         " the key that wrapped the rows there are; only where there are none yet, make a new "
         "one with: openssl rand -base64 32",
@@ -383,7 +354,7 @@ REFUSED: dict[str, Mistake] = {
         "the file in it that holds the key",
     ),
     "a KEK in a file for all": Mistake(
-        kek_file(0o644),
+        kek_file(OTHER_KEK, 0o644),
         "KEK env:MANA_AUTH_KEK: MANA_AUTH_KEK_FILE names {folder}/file, which has mode 0644: "
         "others may use it; run chmod 400 on it, or 600",
     ),
@@ -416,52 +387,52 @@ REFUSED: dict[str, Mistake] = {
         "KEK vault:custody: write vault:MOUNT/KEY, for example vault:transit/custody",
     ),
     "a wrong password": Mistake(
-        database_url(lambda place: place.misspelt("custody_app")),
+        setting(DATABASE_URL=lambda place: place.misspelt("custody_app")),
         "CUSTODY_DATABASE_URL: 127.0.0.1:{port}: password authentication failed for user "
         '"custody_app"; correct the URL',
     ),
     "a database that is not there": Mistake(
-        database_url(lambda place: place.url("custody_app", **{place.database.name: "nowhere"})),
+        setting(DATABASE_URL=lambda place: place.url("custody_app", "nowhere")),
         'CUSTODY_DATABASE_URL: 127.0.0.1:{port}: database "nowhere" does not exist; correct '
         "the URL",
     ),
     "a database that was never migrated": Mistake(
-        database_url(lambda place: place.url("custody_app", **{place.database.name: "postgres"})),
+        setting(DATABASE_URL=lambda place: place.url("custody_app", "postgres")),
         "the database postgres has no schema of custody; run: custody migrate",
     ),
     "a superuser": Mistake(
-        database_url(lambda place: place.url("postgres")),
+        setting(DATABASE_URL=lambda place: place.url("postgres")),
         "the role postgres is superuser or may take such a role on; set "
         "CUSTODY_DATABASE_URL to a login role that is a member of custody_app",
     ),
     "the owner": Mistake(
-        database_url(lambda place: place.url("custody_owner")),
+        setting(DATABASE_URL=lambda place: place.url("custody_owner")),
         "the role custody_owner owns things (first: database {database}), and a runtime role "
         "owns nothing; set CUSTODY_DATABASE_URL to a login role that is a member of custody_app",
     ),
     "the role for re-wraps": Mistake(
-        database_url(lambda place: place.url("custody_rewrap")),
+        setting(DATABASE_URL=lambda place: place.url("custody_rewrap")),
         "the role custody_rewrap is not custody_app nor a member of it; it is one for "
         "re-wraps: set CUSTODY_DATABASE_URL to a login role that is a member of custody_app",
     ),
     "re-wraps with a wrong password": Mistake(
-        rewrap_url(lambda place: place.misspelt("custody_rewrap")),
+        setting(REWRAP_DATABASE_URL=lambda place: place.misspelt("custody_rewrap")),
         "CUSTODY_REWRAP_DATABASE_URL: 127.0.0.1:{port}: password authentication failed for "
         'user "custody_rewrap"; correct the URL',
     ),
     "re-wraps by the daemon's role": Mistake(
-        rewrap_url(lambda place: place.url("custody_app")),
+        setting(REWRAP_DATABASE_URL=lambda place: place.url("custody_app")),
         "CUSTODY_REWRAP_DATABASE_URL: the role custody_app is not custody_rewrap nor a member"
         " of it; it is one for the daemon: set CUSTODY_REWRAP_DATABASE_URL to a login role "
         "that is a member of custody_rewrap",
     ),
     "re-wraps in a database that is not there": Mistake(
-        rewrap_url(lambda place: place.url("custody_rewrap", **{place.database.name: "nowhere"})),
+        setting(REWRAP_DATABASE_URL=lambda place: place.url("custody_rewrap", "nowhere")),
         'CUSTODY_REWRAP_DATABASE_URL: 127.0.0.1:{port}: database "nowhere" does not exist; '
         "correct the URL",
     ),
     "re-wraps in a database that was never migrated": Mistake(
-        rewrap_url(lambda place: place.url("custody_rewrap", **{place.database.name: "postgres"})),
+        setting(REWRAP_DATABASE_URL=lambda place: place.url("custody_rewrap", "postgres")),
         "CUSTODY_REWRAP_DATABASE_URL: the database postgres has no schema of custody; run: "
         "custody migrate",
     ),
@@ -505,14 +476,14 @@ UNWISE: dict[str, Mistake] = {
         "use https",
     ),
     "a KEK in a file for a group": Mistake(
-        kek_file(0o640),
+        kek_file(OTHER_KEK, 0o640),
         "MANA_AUTH_KEK_FILE names {folder}/file, which others may use; run: chmod 600 "
         "{folder}/file",
     ),
     "a TLS key for all": Mistake(
-        open_tls_key,
-        "CUSTODY_TLS_KEY names {folder}/one.key, which others may use; run: chmod o= "
-        "{folder}/one.key",
+        tls(lambda place: place.certificate("one", 0o644)),
+        "CUSTODY_TLS_KEY names {folder}/one/key.pem, which others may use; run: chmod o= "
+        "{folder}/one/key.pem",
     ),
     "a URL in a file for all": Mistake(
         lambda place: {

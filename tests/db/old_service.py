@@ -1,9 +1,10 @@
 """A database as the service that custody replaces makes it, filled with rows that it wrote."""
 
 import json
-from dataclasses import dataclass
 from typing import Any
 
+from custody.db.engine import Dsn
+from custody.db.migrate import migrate
 from tests.servers import ROOT, Database
 
 VECTORS: dict[str, Any] = json.loads((ROOT / "tests/vectors/format1-rows.json").read_text())
@@ -90,27 +91,20 @@ CREATE POLICY encryption_vault_audit_user_isolation ON auth.encryption_vault_aud
     WITH CHECK (user_id = current_setting('app.current_user_id', true));
 """
 
+# All audit rows of the old service, whole.
+AUDIT = (
+    "SELECT id, user_id, action, ip_address, user_agent, context, status, created_at"
+    " FROM auth.encryption_vault_audit WHERE id LIKE 'cuid-%' ORDER BY id"
+)
+
 _WRAPS = ("wrapped_mk", "wrap_iv", "format_version", "kek_id")
 _RECOVERY = ("recovery_wrapped_mk", "recovery_iv", "recovery_format_version", "zero_knowledge")
 
 
-@dataclass(frozen=True)
-class OldService:
-    """The database and what is in it.
-
-    Args:
-        database: not migrated yet.
-        rows: of the vectors, those that fit its form.
-        audit: all audit rows, as they were written.
-    """
-
-    database: Database
-    rows: list[dict[str, Any]]
-    audit: list[Any]
-
-
-async def build(database: Database, role: str, *, older: bool = False) -> OldService:
-    """Make the old service's tables as a role, and fill them.
+async def build(
+    database: Database, role: str = "custody_owner", *, older: bool = False
+) -> list[Any]:
+    """Make the old service's tables as a role, and fill them; return its audit.
 
     Args:
         database: an empty database that belongs to the role.
@@ -118,47 +112,42 @@ async def build(database: Database, role: str, *, older: bool = False) -> OldSer
         older: the form from before recovery wraps.
     """
     rows = [row for row in ROWS if not (older and row["wrapped_mk"] is None)]
-    columns = _WRAPS if older else (*_WRAPS, *_RECOVERY)
-    async with database.connect(role) as connection:
-        await connection.execute("CREATE SCHEMA auth")
-        await connection.execute(_USERS + (_OLDER_VAULTS if older else _VAULTS) + _REST)
-        users = [row["user_id"] for row in rows] + ["no-vault"]
-        for user in users:
-            await connection.execute(
-                "INSERT INTO auth.users (id, name, email) VALUES ($1, 'Name', $2)",
-                user,
-                f"{user}@example.org",
-            )
-        for number, row in enumerate(rows):
-            user = row["user_id"]
-            await connection.execute("SELECT set_config('app.current_user_id', $1, false)", user)
-            places = ", ".join(f"${at + 2}" for at in range(len(columns)))
-            await connection.execute(
-                f"INSERT INTO auth.encryption_vaults (user_id, {', '.join(columns)})"  # noqa: S608
-                f" VALUES ($1, {places})",
-                user,
-                *(row[column] for column in columns),
-            )
-            await connection.execute(
-                "INSERT INTO auth.encryption_vault_audit"
-                " (id, user_id, action, ip_address, user_agent, context, status, created_at)"
-                " VALUES ($1, $2, 'init', '192.0.2.1', 'Firefox', $3, 200,"
-                " '2025-01-02T03:04:05Z')",
-                f"cuid-{number:04}",
-                user,
-                None if number % 2 else "created",
-            )
-    if not older:
-        await database.execute(
-            "UPDATE auth.encryption_vaults SET recovery_set_at = '2025-02-03T04:05:06Z'"
-            " WHERE recovery_wrapped_mk IS NOT NULL"
+    columns = ("user_id", *_WRAPS, *(() if older else _RECOVERY))
+    users = [row["user_id"] for row in rows]
+    async with database.connect(role) as owner:
+        tables = _USERS + (_OLDER_VAULTS if older else _VAULTS) + _REST
+        await owner.execute(f"CREATE SCHEMA auth; {tables}")
+    async with database.connect() as superuser:
+        await superuser.execute(
+            "INSERT INTO auth.users (id, name, email)"
+            " SELECT id, 'Name', id || '@example.org' FROM unnest($1::text[]) AS id",
+            [*users, "no-vault"],
         )
-    return OldService(database, rows, await audit_rows(database))
+        await superuser.copy_records_to_table(
+            "encryption_vaults",
+            schema_name="auth",
+            columns=columns,
+            records=[tuple(row[column] for column in columns) for row in rows],
+        )
+        await superuser.execute(
+            "INSERT INTO auth.encryption_vault_audit"
+            " SELECT 'cuid-' || lpad(n::text, 4, '0'), id, 'init', '192.0.2.1', 'Firefox',"
+            " CASE n % 2 WHEN 1 THEN 'created' END, 200, '2025-01-02T03:04:05Z'"
+            " FROM unnest($1::text[]) WITH ORDINALITY AS one (id, n)",
+            users,
+        )
+        if not older:
+            await superuser.execute(
+                "UPDATE auth.encryption_vaults SET recovery_set_at = '2025-02-03T04:05:06Z'"
+                " WHERE recovery_wrapped_mk IS NOT NULL"
+            )
+    return await database.fetch(AUDIT)
 
 
-async def audit_rows(database: Database) -> list[Any]:
-    """Return all audit rows of the old service, whole."""
-    return await database.fetch(
-        "SELECT id, user_id, action, ip_address, user_agent, context, status, created_at"
-        " FROM auth.encryption_vault_audit WHERE id LIKE 'cuid-%' ORDER BY id"
-    )
+async def move(
+    database: Database, role: str = "custody_owner", *, older: bool = False
+) -> list[Any]:
+    """Make one as :func:`build` does, and migrate it; return the audit of before."""
+    audit = await build(database, role, older=older)
+    await migrate(Dsn(database.url(role)))
+    return audit

@@ -3,7 +3,7 @@
 import asyncio
 import getpass
 import socket
-from collections.abc import AsyncIterator
+from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -15,17 +15,17 @@ from custody.db.dsn import Dsn
 from custody.settings import ConfigurationError
 from tests.client import Client, client_session
 from tests.db.command import custody
-from tests.db.connecting import MANNER, be_silent, outcome, pass_on, serving
+from tests.db.connecting import MANNER, outcome, pass_on, serving
 from tests.ports import free_port
 from tests.servers import Database, daemon_here, settings_for
 from tests.tokens import Issuer
 
 
 @pytest.fixture
-async def silent() -> AsyncIterator[int]:
+def silent() -> Iterator[int]:
     """A port that takes connections and never answers."""
-    async with serving(be_silent) as port:
-        yield port
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        yield listener.getsockname()[1]
 
 
 async def test_a_host_that_never_answers_keeps_no_other_from_being_tried(
@@ -65,7 +65,7 @@ async def test_an_address_that_never_answers_keeps_no_other_of_the_name_from_bei
 
     monkeypatch.setattr(socket, "getaddrinfo", resolve)
     url = database.url("custody_app").replace("127.0.0.1", "db.invalid")
-    async with serving(be_silent, "127.0.0.2", port):
+    with socket.create_server(("127.0.0.2", port)):
         assert await outcome(f"{url}?connect_timeout=1&sslmode=disable") == str(port)
 
 
@@ -165,9 +165,11 @@ async def test_sockets(database: Database, tmp_path: Path, encoded: bool) -> Non
     else:
         url = url.replace(f"127.0.0.1:{port}", "") + f"?host={tmp_path}&port=5499"
     mark = "&" if "?" in url else "?"
-    async with serving(partial(pass_on, port), path=tmp_path / ".s.PGSQL.5499"):
-        # Nobody is between us and a socket: TLS is not asked for, as libpq has it.
-        assert await outcome(f"{url}{mark}sslmode=verify-full") == str(port)
+    with socket.socket(socket.AF_UNIX) as listener:
+        listener.bind(str(tmp_path / ".s.PGSQL.5499"))
+        async with serving(partial(pass_on, port), listener):
+            # Nobody is between us and a socket: TLS is not asked for, as libpq has it.
+            assert await outcome(f"{url}{mark}sslmode=verify-full") == str(port)
     told = await outcome(url.replace("5499", "1"))
     assert f"{tmp_path}/.s.PGSQL.1: No such file" in told
 

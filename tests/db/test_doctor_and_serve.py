@@ -20,15 +20,7 @@ from tests.tokens import Issuer
 
 
 async def serve(environ: Mapping[str, str], *, whole: bool = True) -> tuple[str | None, list[Any]]:
-    """Begin as the command does.
-
-    Args:
-        environ: the variables.
-        whole: else only the settings are judged, and nobody listens.
-
-    Returns:
-        Why it is refused, and what was logged.
-    """
+    """Begin as the command does, or only judge the settings; return the refusal and the log."""
     with capture_logs() as logs:
         try:
             settings = load(environ)

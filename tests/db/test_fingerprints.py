@@ -6,15 +6,12 @@ from pathlib import Path
 
 import pytest
 
-from custody.db.engine import Dsn
-from custody.db.migrate import migrate
-from custody.development.postgres import EmbeddedPostgres
 from custody.settings import ConfigurationError
 from tests.client import Client, client_session
 from tests.db.breaking import forget_keks
 from tests.db.command import custody
-from tests.db.old_service import KEK, ROWS, build
-from tests.servers import Database, daemon_here, new_database, settings_for
+from tests.db.old_service import KEK, ROWS, move
+from tests.servers import Database, daemon_here, settings_for
 from tests.tokens import Issuer
 
 OTHER = base64.b64encode(b"\x11" * 32).decode()
@@ -29,7 +26,7 @@ async def boot(
 
 
 async def recorded(database: Database) -> dict[str, str]:
-    return {row["kek_id"]: row["fingerprint"] for row in await database.fetch(RECORDED)}
+    return dict(await database.fetch(RECORDED))
 
 
 async def test_first_boot_records_and_another_key_is_refused(
@@ -71,56 +68,47 @@ async def test_command_refuses_another_key(
     assert OTHER not in done.err
 
 
-async def old_rows(postgres: EmbeddedPostgres, database: Database) -> None:
-    await build(database, "custody_owner")
-    await migrate(Dsn(database.url("custody_owner")))
-
-
 async def test_wrong_key_at_the_first_boot_locks_nobody_out(
-    postgres: EmbeddedPostgres, issuer: Issuer, tmp_path: Path
+    empty: Database, issuer: Issuer, tmp_path: Path
 ) -> None:
-    async with new_database(postgres, "template0") as database:
-        await old_rows(postgres, database)
-        for _ in range(2):
-            with pytest.raises(ConfigurationError, match=r"opens none of the \d+ rows"):
-                await boot(database, issuer, tmp_path, OTHER)
-            assert await recorded(database) == {}
-        await boot(database, issuer, tmp_path, KEK)
-        assert list(await recorded(database)) == ["env-v1"]
+    await move(empty)
+    for _ in range(2):
+        with pytest.raises(ConfigurationError, match=r"opens none of the \d+ rows"):
+            await boot(empty, issuer, tmp_path, OTHER)
+        assert await recorded(empty) == {}
+    await boot(empty, issuer, tmp_path, KEK)
+    assert list(await recorded(empty)) == ["env-v1"]
 
 
 async def test_key_for_another_kek_id_needs_no_row(
-    postgres: EmbeddedPostgres, issuer: Issuer, tmp_path: Path
+    empty: Database, issuer: Issuer, tmp_path: Path
 ) -> None:
-    async with new_database(postgres, "template0") as database:
-        await old_rows(postgres, database)
-        new = {"KEK": "env:NEW?id=env-v2", "OLD_KEKS": "env:MANA_AUTH_KEK", "raw_NEW": OTHER}
-        await boot(database, issuer, tmp_path, KEK, **new)
-        assert sorted(await recorded(database)) == ["env-v1", "env-v2"]
+    await move(empty)
+    new = {"KEK": "env:NEW?id=env-v2", "OLD_KEKS": "env:MANA_AUTH_KEK", "raw_NEW": OTHER}
+    await boot(empty, issuer, tmp_path, KEK, **new)
+    assert sorted(await recorded(empty)) == ["env-v1", "env-v2"]
 
 
 async def test_zero_knowledge_rows_prove_nothing(
-    postgres: EmbeddedPostgres, issuer: Issuer, tmp_path: Path
+    empty: Database, issuer: Issuer, tmp_path: Path
 ) -> None:
-    async with new_database(postgres, "template0") as database:
-        await old_rows(postgres, database)
-        await database.execute("DELETE FROM auth.encryption_vaults WHERE NOT zero_knowledge")
-        await boot(database, issuer, tmp_path, OTHER)
-        assert list(await recorded(database)) == ["env-v1"]
+    await move(empty)
+    await empty.execute("DELETE FROM auth.encryption_vaults WHERE NOT zero_knowledge")
+    await boot(empty, issuer, tmp_path, OTHER)
+    assert list(await recorded(empty)) == ["env-v1"]
 
 
 async def test_tampered_rows_among_good_ones_do_not_block(
-    postgres: EmbeddedPostgres, issuer: Issuer, tmp_path: Path
+    empty: Database, issuer: Issuer, tmp_path: Path
 ) -> None:
-    async with new_database(postgres, "template0") as database:
-        await old_rows(postgres, database)
-        await database.execute(
-            "UPDATE auth.encryption_vaults SET wrapped_mk = CASE user_id"
-            " WHEN 'vec-000' THEN 'not base64' WHEN 'vec-001' THEN '' ELSE"
-            " overlay(wrapped_mk PLACING 'AAAA' FROM 9) END WHERE user_id < 'vec-005'"
-        )
-        await boot(database, issuer, tmp_path, KEK)
-        assert list(await recorded(database)) == ["env-v1"]
+    await move(empty)
+    await empty.execute(
+        "UPDATE auth.encryption_vaults SET wrapped_mk = CASE user_id"
+        " WHEN 'vec-000' THEN 'not base64' WHEN 'vec-001' THEN '' ELSE"
+        " overlay(wrapped_mk PLACING 'AAAA' FROM 9) END WHERE user_id < 'vec-005'"
+    )
+    await boot(empty, issuer, tmp_path, KEK)
+    assert list(await recorded(empty)) == ["env-v1"]
 
 
 async def test_format_2_rows_prove_a_key_too(

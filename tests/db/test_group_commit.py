@@ -2,28 +2,28 @@
 
 import asyncio
 import time
-from collections.abc import AsyncIterator, Callable, Coroutine, Iterator, Sequence
+from collections.abc import AsyncIterator, Coroutine, Sequence
 from typing import Any
 
 import pytest
 from sqlalchemy.ext.asyncio import AsyncEngine
-from sqlalchemy.pool import QueuePool
 
 from custody.db.clock import DatabaseClock
-from custody.db.engine import Connection, Dsn, create_engine
+from custody.db.engine import Connection
 from custody.db.errors import Busy, DatabaseError
-from custody.db.group_commit import BATCH_SIZE, LANES, GroupCommit, NotBatched
+from custody.db.group_commit import BATCH_SIZE, CONNECTIONS, GroupCommit, NotBatched
 from custody.deadline import Deadline
 from custody.development.postgres import EmbeddedPostgres
 from tests.db.breaking import frozen
-from tests.servers import Database, new_database, postgres_server
+from tests.db.connecting import borrowed, engine_of
+from tests.eventually import eventually
+from tests.servers import Database
 
 
 @pytest.fixture
-async def engine(database: Database) -> AsyncIterator[AsyncEngine]:
-    made = create_engine(Dsn(database.url("custody_app")), pool_size=4)
-    yield made
-    await made.dispose()
+async def engine(own_database: Database) -> AsyncIterator[AsyncEngine]:
+    async with engine_of(own_database.url("custody_app"), 4) as made:
+        yield made
 
 
 class Batches:
@@ -59,12 +59,7 @@ async def start(call: Coroutine[Any, Any, int], seconds: float = 0.1) -> "asynci
 
 
 async def all_given_back(engine: AsyncEngine) -> bool:
-    assert isinstance(engine.pool, QueuePool)
-    for _ in range(250):
-        if engine.pool.checkedout() == 0:
-            return True
-        await asyncio.sleep(0.02)
-    return False
+    return await eventually(lambda: borrowed(engine) == 0, 5)
 
 
 async def test_those_that_come_meanwhile_go_together(engine: AsyncEngine) -> None:
@@ -174,14 +169,16 @@ async def test_a_lane_that_hangs_stops_nobody_else(engine: AsyncEngine) -> None:
 async def test_lanes_are_bounded(engine: AsyncEngine) -> None:
     run = Batches(1.5)
     gatherer = GroupCommit(engine, run)
-    tasks = [await start(gatherer.ask(item, Deadline.after(8)), 0.15) for item in range(LANES + 2)]
-    assert sorted(run.seen) == [[item] for item in range(LANES)]
-    assert await asyncio.gather(*tasks) == [item * 10 for item in range(LANES + 2)]
+    tasks = [
+        await start(gatherer.ask(item, Deadline.after(8)), 0.15) for item in range(CONNECTIONS + 2)
+    ]
+    assert sorted(run.seen) == [[item] for item in range(CONNECTIONS)]
+    assert await asyncio.gather(*tasks) == [item * 10 for item in range(CONNECTIONS + 2)]
     assert await all_given_back(engine)
 
 
 async def test_ended_session_fails_its_batch_and_no_other(
-    engine: AsyncEngine, database: Database
+    engine: AsyncEngine, own_database: Database
 ) -> None:
     run = Batches(2.0)
     gatherer = GroupCommit(engine, run)
@@ -189,7 +186,7 @@ async def test_ended_session_fails_its_batch_and_no_other(
     await asyncio.sleep(0.2)
     run.seconds = 0.0
     assert await ask_all(gatherer, [3]) == [30]
-    await database.execute(
+    await own_database.execute(
         "SELECT pg_terminate_backend(pid) FROM pg_stat_activity"
         " WHERE datname = current_database() AND application_name = 'custody' AND state = 'active'"
     )
@@ -213,22 +210,21 @@ async def test_a_lane_keeps_its_connection_for_a_while(engine: AsyncEngine) -> N
     run = Batches()
     gatherer = GroupCommit(engine, run)
     assert await ask_all(gatherer, [1]) == [10]
-    assert isinstance(engine.pool, QueuePool)
-    assert engine.pool.checkedout() == 1
+    assert borrowed(engine) == 1
     for item in range(5):
         assert await ask_all(gatherer, [item]) == [item * 10]
-        assert engine.pool.checkedout() == 1
+        assert borrowed(engine) == 1
     assert await all_given_back(engine)
     assert await ask_all(gatherer, [2]) == [20]
 
 
 async def test_a_kept_connection_that_the_server_ends_is_replaced(
-    engine: AsyncEngine, database: Database
+    engine: AsyncEngine, own_database: Database
 ) -> None:
     gatherer = GroupCommit(engine, Batches())
     for item in range(5):
         assert await ask_all(gatherer, [item]) == [item * 10]
-        await database.execute(
+        await own_database.execute(
             "SELECT pg_terminate_backend(pid) FROM pg_stat_activity"
             " WHERE datname = current_database() AND application_name = 'custody'"
         )
@@ -240,49 +236,31 @@ async def test_close_gives_connections_back_at_once(engine: AsyncEngine) -> None
     gatherer = GroupCommit(engine, Batches())
     assert await ask_all(gatherer, [1]) == [10]
     await gatherer.close()
-    assert isinstance(engine.pool, QueuePool)
-    assert engine.pool.checkedout() == 0
+    assert borrowed(engine) == 0
     # Who comes all the same is served.
     assert await ask_all(gatherer, [2]) == [20]
 
 
-@pytest.fixture(scope="module")
-def own_server() -> Iterator[EmbeddedPostgres]:
-    """A PostgreSQL for this file alone: its tests freeze it."""
-    with postgres_server() as server:
-        yield server
-
-
 async def test_frozen_server_each_answer_by_its_own_deadline(
-    own_server: EmbeddedPostgres, eventually_works: Callable[[GroupCommit[int, int]], Any]
+    engine: AsyncEngine, own_server: EmbeddedPostgres
 ) -> None:
-    async with new_database(own_server) as database:
-        engine = create_engine(Dsn(database.url("custody_app")), pool_size=4)
-        gatherer = GroupCommit(engine, Batches())
-        assert await ask_all(gatherer, [1]) == [10]
+    gatherer = GroupCommit(engine, Batches())
+    assert await ask_all(gatherer, [1]) == [10]
 
-        async def timed(item: int, seconds: float) -> float:
-            began = time.monotonic()
-            with pytest.raises(DatabaseError):
-                await gatherer.ask(item, Deadline.after(seconds))
-            return time.monotonic() - began - seconds
+    async def timed(item: int, seconds: float) -> float:
+        began = time.monotonic()
+        with pytest.raises(DatabaseError):
+            await gatherer.ask(item, Deadline.after(seconds))
+        return time.monotonic() - began - seconds
 
-        with frozen(own_server):
-            late = await asyncio.gather(*(timed(n, 1.1 + n / 20) for n in range(30)))
-        assert max(late) < 0.7
-        await eventually_works(gatherer)
-        assert await all_given_back(engine)
-        await engine.dispose()
+    async def works() -> bool:
+        return await ask_all(gatherer, [5], seconds=2) == [50]
 
-
-@pytest.fixture
-def eventually_works() -> Callable[[GroupCommit[int, int]], Any]:
-    async def wait(gatherer: GroupCommit[int, int]) -> None:
-        until = time.monotonic() + 8
-        while await ask_all(gatherer, [5], seconds=2) != [50]:
-            assert time.monotonic() < until, "it never came back"
-
-    return wait
+    async with frozen(own_server):
+        late = await asyncio.gather(*(timed(n, 1.1 + n / 20) for n in range(30)))
+    assert max(late) < 0.7
+    await eventually(works, 8)
+    assert await all_given_back(engine)
 
 
 async def test_clock_is_never_late(engine: AsyncEngine) -> None:

@@ -2,30 +2,31 @@
 
 import asyncio
 import json
+from collections.abc import Callable
 from typing import Any
 
 import asyncpg
 import pytest
 
-from tests.client import Client, client_session
-from tests.db.breaking import give_users_away
-from tests.db.test_row_level_security import DENIED, POLICY, ask
-from tests.servers import Daemon, Database
+from tests.client import Client
+from tests.db.breaking import GIVE_USERS_AWAY
+from tests.db.psql import DENIED, POLICY, psql
+from tests.servers import Database
 
 USERS = ("alice", "bob", "carol")
 READ = "SELECT place, known, user_id FROM auth.custody_read_vaults($1) ORDER BY place"
 RECORD = "SELECT auth.custody_record_events($1, $2)"
+TRAIL = "SELECT id, user_id FROM auth.encryption_vault_audit ORDER BY id"
 NOW = "SELECT extract(epoch FROM clock_timestamp())::float8"
 
 
 @pytest.fixture
-async def filled(daemon: Daemon) -> Database:
+async def filled(database: Database, device: Callable[[str], Client]) -> Database:
     """Vaults of three users."""
-    async with client_session() as session:
-        for user in USERS:
-            assert (await Client(daemon, session, user).init()).status == 200
-    await daemon.database.execute("TRUNCATE auth.encryption_vault_audit")
-    return daemon.database
+    for user in USERS:
+        assert (await device(user).init()).status == 200
+    await database.execute("TRUNCATE auth.encryption_vault_audit")
+    return database
 
 
 async def record(connection: Any, deadline: float, *rows: tuple[str, str]) -> None:
@@ -35,8 +36,7 @@ async def record(connection: Any, deadline: float, *rows: tuple[str, str]) -> No
 
 
 async def trail(database: Database) -> list[tuple[str, str]]:
-    rows = await database.fetch("SELECT id, user_id FROM auth.encryption_vault_audit ORDER BY id")
-    return [(row["id"], row["user_id"]) for row in rows]
+    return [tuple(row) for row in await database.fetch(TRAIL)]
 
 
 async def test_each_place_has_its_own_users_row(filled: Database) -> None:
@@ -100,13 +100,13 @@ async def test_nobody_else_may_run_them(filled: Database, function: str) -> None
 
 async def test_rewrap_role_reads_and_writes_in_nobodys_name(filled: Database) -> None:
     read = "SELECT * FROM auth.custody_read_vaults(ARRAY['alice'])"
-    assert DENIED in ask(filled, "custody_rewrap", read)
+    assert DENIED in psql(filled, "custody_rewrap", read)
     await filled.execute(
         "GRANT EXECUTE ON FUNCTION auth.custody_record_events TO custody_rewrap;"
         "GRANT EXECUTE ON FUNCTION auth.custody_read_vaults TO custody_rewrap"
     )
     # Even then they lend it no rights: they run with those of the caller.
-    assert DENIED in ask(filled, "custody_rewrap", read)
+    assert DENIED in psql(filled, "custody_rewrap", read)
     async with filled.connect("custody_rewrap") as rewrap:
         with pytest.raises(asyncpg.InsufficientPrivilegeError, match=POLICY):
             await record(rewrap, await rewrap.fetchval(NOW) + 60, ("1", "alice"))
@@ -206,7 +206,7 @@ async def test_without_the_right_to_insert_nothing_is_recorded(filled: Database)
 
 async def test_someone_elses_users_are_known_or_not(filled: Database) -> None:
     await filled.execute("INSERT INTO auth.users (id) VALUES ('dave')")
-    await give_users_away(filled)
+    await filled.execute(GIVE_USERS_AWAY)
     async with filled.connect("custody_app") as app:
         rows = await app.fetch(READ, ["dave", "mallory", "alice"])
     assert [row["known"] for row in rows] == [True, False, True]

@@ -3,57 +3,34 @@
 import asyncio
 import random
 from collections import Counter
-from collections.abc import AsyncIterator, Callable, Iterator, Sequence
-from contextlib import asynccontextmanager
-from pathlib import Path
-from typing import Any
+from collections.abc import Callable, Sequence
 
 import pytest
-from sqlalchemy.ext.asyncio import AsyncEngine
 
-from custody import app
 from custody.audit.events import Event
 from custody.audit.writer import write_together
-from custody.db.engine import Connection, Dsn, create_engine
-from custody.development.postgres import EmbeddedPostgres
-from custody.http import server as http_server
+from custody.db.engine import Connection
+from custody.http import frontend
 from custody.ops.health import Health
 from custody.vault import grouped
-from tests.client import Answer, Client, client_session
-from tests.db.breaking import freeze, thaw
-from tests.servers import Database, daemon_here, new_database, postgres_server
-from tests.tokens import Issuer
+from tests.client import Answer, Client
+from tests.db.breaking import freeze, thawed
+from tests.eventually import eventually
+from tests.servers import Database
 
 Device = Callable[[str], Client]
-FETCHED = ("fetch", None, 200)
+FETCHED = (
+    "SELECT user_id, count(*) FROM auth.encryption_vault_audit"
+    " WHERE action = 'fetch' AND status = 200 GROUP BY user_id"
+)
+
+
+pytestmark = pytest.mark.usefixtures("engines")
 
 
 @pytest.fixture
-def engines(monkeypatch: pytest.MonkeyPatch) -> list[AsyncEngine]:
-    """The engines that daemons of this test make, each with a pool of four."""
-    made: list[AsyncEngine] = []
-
-    def create(dsn: Dsn, **options: Any) -> AsyncEngine:
-        made.append(create_engine(dsn, **options | {"pool_size": 4}))
-        return made[-1]
-
-    monkeypatch.setattr(app, "create_engine", create)
-    return made
-
-
-@asynccontextmanager
-async def serving(database: Database, issuer: Issuer, folder: Path) -> AsyncIterator[Device]:
-    async with daemon_here(database, issuer, folder) as daemon, client_session() as session:
-        known: dict[str, Client] = {}
-        yield lambda user: known.setdefault(user, Client(daemon, session, user))
-
-
-@pytest.fixture
-async def device(
-    database: Database, issuer: Issuer, tmp_path: Path, engines: list[AsyncEngine]
-) -> AsyncIterator[Device]:
-    async with serving(database, issuer, tmp_path) as made:
-        yield made
+def database(own_database: Database) -> Database:
+    return own_database
 
 
 async def init(device: Device, users: Sequence[str]) -> dict[str, str]:
@@ -62,11 +39,7 @@ async def init(device: Device, users: Sequence[str]) -> dict[str, str]:
 
 
 async def fetched(database: Database) -> Counter[str]:
-    rows = await database.fetch(
-        "SELECT user_id, count(*) FROM auth.encryption_vault_audit"
-        " WHERE action = 'fetch' AND status = 200 GROUP BY user_id"
-    )
-    return Counter({row["user_id"]: row["count"] for row in rows})
+    return Counter(dict(await database.fetch(FETCHED)))
 
 
 async def test_everyone_gets_the_own_key_and_one_row_for_each_answer(
@@ -222,45 +195,25 @@ async def test_sessions_that_end_under_load(device: Device, database: Database) 
     assert {answer.status for answer in answers} == {200}
 
 
-@pytest.fixture(scope="module")
-def own_server() -> Iterator[EmbeddedPostgres]:
-    """A PostgreSQL for this file alone: its test freezes it."""
-    with postgres_server() as server:
-        yield server
-
-
 async def test_rows_that_arrive_at_a_frozen_server_are_never_committed(
-    own_server: EmbeddedPostgres,
-    issuer: Issuer,
-    tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch,
-    engines: list[AsyncEngine],
+    database: Database, device: Device, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The statement is in the server's socket: it is read after the deadline, and refused."""
     users = [f"user-{number}" for number in range(8)]
 
     async def freeze_then_write(held: Connection, events: Sequence[Event], deadline: float) -> None:
-        freeze(own_server)
+        freeze(database.server)
         await write_together(held, events, deadline)
 
-    async with (
-        new_database(own_server) as database,
-        serving(database, issuer, tmp_path) as device,
-    ):
-        keys = await init(device, users)
-        with monkeypatch.context() as patch:
-            patch.setattr(http_server, "REQUEST_SECONDS", 3.0)
-            patch.setattr(grouped, "write_together", freeze_then_write)
-            try:
-                answers = await asyncio.gather(*(device(user).key() for user in users))
-            finally:
-                thaw(own_server)
-        assert {(answer.status, answer.code) for answer in answers} == {(503, "AUDIT_UNAVAILABLE")}
-        await asyncio.sleep(1)
-        assert not await fetched(database)
-        for _ in range(20):
-            again = await device(users[0]).key()
-            if again.status == 200:
-                break
-            await asyncio.sleep(0.2)
-        assert again.json["masterKey"] == keys[users[0]]
+    async def first_key() -> object:
+        return (await device(users[0]).key()).json.get("masterKey")
+
+    keys = await init(device, users)
+    with monkeypatch.context() as patch, thawed(database.server):
+        patch.setattr(frontend, "REQUEST_SECONDS", 3.0)
+        patch.setattr(grouped, "write_together", freeze_then_write)
+        answers = await asyncio.gather(*(device(user).key() for user in users))
+    assert {(answer.status, answer.code) for answer in answers} == {(503, "AUDIT_UNAVAILABLE")}
+    await asyncio.sleep(1)
+    assert not await fetched(database)
+    assert await eventually(first_key) == keys[users[0]]

@@ -15,17 +15,21 @@ from typing import Any
 
 import pytest
 
-from custody.db.engine import Dsn
-from custody.db.migrate import migrate
-from custody.development.postgres import EmbeddedPostgres
 from custody.keks import generate
 from tests.db.command import Done, custody
-from tests.db.kek_registry import REWRAP, add_row, psql, register, retire, states
-from tests.db.old_service import KEK, build
+from tests.db.kek_registry import REWRAP, add_row, register, retire, states
+from tests.db.old_service import KEK, move
+from tests.db.psql import psql
 from tests.leaks import remember
 from tests.ports import free_port
-from tests.servers import ROOT, Database, new_database
+from tests.servers import ROOT, Database
 
+SETTINGS = {
+    "CUSTODY_KEK": "env:NOW?id=now",
+    "CUSTODY_OLD_KEKS": "env:OLD?id=old",
+    "NOW": KEK,
+    "OLD": base64.b64encode(b"\x33" * 32).decode(),
+}
 DAY = r"\d{4}-\d\d-\d\d"
 TIME = r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\dZ"
 UNSEEN = "custody: rows could not be counted: CUSTODY_REWRAP_DATABASE_URL is not set"
@@ -42,19 +46,11 @@ async def environ(database: Database) -> dict[str, str]:
         await add_row(database, user, kek_id)
     await add_row(database, "zoe", "gone", wrap=None)
     await database.execute(
-        "UPDATE auth.encryption_vaults SET format_version = 2 WHERE user_id <> 'bob'"
-    )
-    await database.execute(
+        "UPDATE auth.encryption_vaults SET format_version = 2 WHERE user_id <> 'bob';"
         "UPDATE auth.encryption_vaults SET quarantined_at = now() WHERE user_id = 'carol'"
     )
     assert await retire(database, "gone") == "retired"
-    return {
-        "CUSTODY_REWRAP_DATABASE_URL": database.url("custody_rewrap"),
-        "CUSTODY_KEK": "env:NOW?id=now",
-        "CUSTODY_OLD_KEKS": "env:OLD?id=old",
-        "NOW": KEK,
-        "OLD": base64.b64encode(b"\x33" * 32).decode(),
-    }
+    return SETTINGS | {"CUSTODY_REWRAP_DATABASE_URL": database.url("custody_rewrap")}
 
 
 async def run(environ: Mapping[str, str], *arguments: str) -> Done:
@@ -193,14 +189,12 @@ async def test_list_of_a_kms_that_hangs(environ: dict[str, str]) -> None:
     assert "vault:transit/mana" in done.complaint
 
 
-async def test_rows_of_the_old_service(postgres: EmbeddedPostgres) -> None:
-    async with new_database(postgres, "template0") as database:
-        await build(database, "custody_owner")
-        await migrate(Dsn(database.url("custody_owner")))
-        url = {"CUSTODY_REWRAP_DATABASE_URL": database.url("custody_rewrap")}
-        done = await run({**url, "MANA_AUTH_KEK": KEK}, "list")
-        assert (done.code, done.err) == (0, "")
-        assert lines_of(done)[1:] == [["env-v1", "unregistered", "18", "18", "0", "-", "yes"]]
+async def test_rows_of_the_old_service(empty: Database) -> None:
+    await move(empty)
+    url = {"CUSTODY_REWRAP_DATABASE_URL": empty.url("custody_rewrap")}
+    done = await run({**url, "MANA_AUTH_KEK": KEK}, "list")
+    assert (done.code, done.err) == (0, "")
+    assert lines_of(done)[1:] == [["env-v1", "unregistered", "18", "18", "0", "-", "yes"]]
 
 
 async def test_empty_list(database: Database) -> None:

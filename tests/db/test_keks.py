@@ -8,23 +8,23 @@ from typing import Any
 import asyncpg
 import pytest
 
-from custody.db.engine import Dsn, create_engine
 from custody.db.migrate import migrate
-from custody.db.queries import folder, query
-from custody.development.postgres import EmbeddedPostgres
+from custody.db.queries import query
 from custody.keks.records import RegisteredKek, RowCount, count_rows, list_keks
+from tests.db.connecting import engine_of, owner
 from tests.db.kek_registry import (
     REGISTER,
     RETIRE,
     add_row,
-    psql,
     record,
     register,
     retire,
     states,
 )
-from tests.db.old_service import build
-from tests.servers import Database, new_database
+from tests.db.old_service import move
+from tests.db.posture import migrations_until
+from tests.db.psql import psql
+from tests.servers import Database
 
 DENIED = "permission denied"
 IN_USE = "SELECT * FROM auth.custody_keks_in_use()"
@@ -294,32 +294,21 @@ async def test_keks_in_use_probe_the_index_once_a_kek(database: Database) -> Non
 # ── older databases ───────────────────────────────────────────────────────────
 
 
-async def test_rows_of_the_old_service_are_counted(postgres: EmbeddedPostgres) -> None:
-    async with new_database(postgres, "template0") as database:
-        await build(database, "custody_owner")
-        await migrate(Dsn(database.url("custody_owner")))
-        engine = create_engine(Dsn(database.url("custody_rewrap")), pool_size=1)
-        try:
-            assert await list_keks(engine) == (RegisteredKek("env-v1", "unregistered"),)
-            assert await count_rows(engine) == {"env-v1": RowCount(18, 18, 0)}
-        finally:
-            await engine.dispose()
-        assert await retire(database, "env-v1") == "in-use"
+async def test_rows_of_the_old_service_are_counted(empty: Database) -> None:
+    await move(empty)
+    async with engine_of(empty.url("custody_rewrap")) as engine:
+        assert await list_keks(engine) == (RegisteredKek("env-v1", "unregistered"),)
+        assert await count_rows(engine) == {"env-v1": RowCount(18, 18, 0)}
+    assert await retire(empty, "env-v1") == "in-use"
 
 
-async def test_recorded_fingerprints_stay(postgres: EmbeddedPostgres, tmp_path: Path) -> None:
-    source = tmp_path / "migrations"
-    source.mkdir()
-    for file in sorted((folder() / "migrations").glob("000[1-5]*.sql")):
-        (source / file.name).write_text(file.read_text())
-    async with new_database(postgres, "template0") as database:
-        owner = Dsn(database.url("custody_owner"))
-        await migrate(owner, source)
-        await database.execute(
-            "INSERT INTO auth.encryption_keks (kek_id, fingerprint) VALUES ('env-v1', 'f1')"
-        )
-        await migrate(owner)
-        row = await record(database, "env-v1")
-        assert (row["fingerprint"], row["state"], row["locator"]) == ("f1", "decrypt-only", None)
-        assert await register(database, "env-v1", "other", active=True) == ("f1", "decrypt-only")
-        assert await register(database, "env-v1", "f1", active=True) == ("f1", "active")
+async def test_recorded_fingerprints_stay(empty: Database, tmp_path: Path) -> None:
+    await migrate(owner(empty), migrations_until("0005", tmp_path))
+    await empty.execute(
+        "INSERT INTO auth.encryption_keks (kek_id, fingerprint) VALUES ('env-v1', 'f1')"
+    )
+    await migrate(owner(empty))
+    row = await record(empty, "env-v1")
+    assert (row["fingerprint"], row["state"], row["locator"]) == ("f1", "decrypt-only", None)
+    assert await register(empty, "env-v1", "other", active=True) == ("f1", "decrypt-only")
+    assert await register(empty, "env-v1", "f1", active=True) == ("f1", "active")

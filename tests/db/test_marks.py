@@ -1,51 +1,26 @@
 """What makes auth.users custody's own is data: no comment, and no dump without them, changes it."""
 
 import secrets
-import shutil
-from collections.abc import AsyncIterator
 from pathlib import Path
 
 import pytest
 
-from custody.db.engine import Dsn
 from custody.db.erase import erase_user
 from custody.db.migrate import migrate
 from custody.db.owner import OwnerRefused
-from custody.db.queries import folder
-from custody.development.postgres import EmbeddedPostgres
 from tests.client import Client, client_session
 from tests.db import old_service
-from tests.db.test_posture import migrate_by_psql, problems_of
-from tests.servers import Database, daemon_here, new_database
+from tests.db.connecting import owner
+from tests.db.posture import migrate_by_psql, migrations_until, problems_of
+from tests.servers import Database, daemon_here
 from tests.tokens import Issuer
 
-BEFORE = "0009"  # the last one by which a comment was the mark
+BEFORE = "0009"  # the last migration by which a comment was the mark
 OURS = "SELECT ours FROM auth.custody_marks WHERE table_name = 'users'"
 FORCED = (
     "SELECT relrowsecurity AND relforcerowsecurity FROM pg_class WHERE oid = 'auth.users'::regclass"
 )
 COMMENTS = ("NULL", "'kept by the team of accounts'")
-
-
-@pytest.fixture
-async def empty(postgres: EmbeddedPostgres) -> AsyncIterator[Database]:
-    """A database that was never migrated."""
-    async with new_database(postgres, "template0") as made:
-        yield made
-
-
-@pytest.fixture
-def until_then(tmp_path: Path) -> Path:
-    """The migrations as they were when a comment was the mark."""
-    source = Path(shutil.copytree(folder() / "migrations", tmp_path / "migrations"))
-    for file in source.glob("*.sql"):
-        if file.stem[:4] > BEFORE:
-            file.unlink()
-    return source
-
-
-def owner(database: Database) -> Dsn:
-    return Dsn(database.url("custody_owner"))
 
 
 async def first_key(database: Database, issuer: Issuer, folder: Path) -> int:
@@ -64,18 +39,18 @@ async def test_comment_means_nothing(
     assert (await erase_user(owner(database), user)).user
 
 
-async def test_mark_comes_from_the_comment_of_before(empty: Database, until_then: Path) -> None:
-    await migrate(owner(empty), until_then)
+async def test_mark_comes_from_the_comment_of_before(empty: Database, tmp_path: Path) -> None:
+    await migrate(owner(empty), migrations_until(BEFORE, tmp_path))
     assert await migrate(owner(empty)) == ("0010_mark_users",)
     assert await empty.value(OURS)
 
 
 @pytest.mark.parametrize("comment", COMMENTS)
 async def test_mark_comes_without_the_comment(
-    empty: Database, issuer: Issuer, until_then: Path, tmp_path: Path, comment: str
+    empty: Database, issuer: Issuer, tmp_path: Path, comment: str
 ) -> None:
     """One that was restored without comments before this migration: its policy tells."""
-    await migrate(owner(empty), until_then)
+    await migrate(owner(empty), migrations_until(BEFORE, tmp_path))
     await empty.execute(f"COMMENT ON TABLE auth.users IS {comment}")
     await migrate(owner(empty))
     assert await empty.value(OURS)

@@ -2,8 +2,6 @@
 
 import asyncio
 import json
-import shutil
-from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 
 import pytest
@@ -12,32 +10,17 @@ from custody.db import migrate as module
 from custody.db.engine import Dsn
 from custody.db.migrate import MigrationError, migrate, migrations
 from custody.db.owner import OwnerRefused
-from custody.db.queries import folder as sql_folder
 from custody.development.postgres import EmbeddedPostgres
 from tests.client import Client, client_session
 from tests.db.command import custody
-from tests.db.embedded_server import open_folder
+from tests.db.connecting import owner
+from tests.db.posture import login, migrate_by_psql, migrations_until
 from tests.ports import free_port
-from tests.servers import Database, daemon_here, new_database
+from tests.servers import Database, daemon_here
 from tests.tokens import Issuer
 
 NAMES = [migration.name for migration in migrations()]
-HISTORY = "SELECT name FROM auth.custody_migrations ORDER BY name"
-
-
-@pytest.fixture
-async def empty(postgres: EmbeddedPostgres) -> AsyncIterator[Database]:
-    """A database that was never migrated."""
-    async with new_database(postgres, "template0") as made:
-        yield made
-
-
-def owner(database: Database) -> Dsn:
-    return Dsn(database.url("custody_owner"))
-
-
-async def history(database: Database) -> list[str]:
-    return [row["name"] for row in await database.fetch(HISTORY)]
+HISTORY = "SELECT array_agg(name ORDER BY name) FROM auth.custody_migrations"
 
 
 def test_names_are_ordered() -> None:
@@ -46,14 +29,14 @@ def test_names_are_ordered() -> None:
 
 async def test_fresh_database_then_nothing_left_to_do(empty: Database) -> None:
     assert list(await migrate(owner(empty))) == NAMES
-    assert await history(empty) == NAMES
+    assert await empty.value(HISTORY) == NAMES
     assert await migrate(owner(empty)) == ()
 
 
 async def test_two_at_once_share_the_work(empty: Database) -> None:
     both = await asyncio.gather(*(migrate(owner(empty)) for _ in range(2)))
     assert sorted(both[0] + both[1]) == NAMES  # each file by one of them
-    assert await history(empty) == NAMES
+    assert await empty.value(HISTORY) == NAMES
 
 
 async def test_waits_for_another_and_says_so_in_the_end(
@@ -86,7 +69,7 @@ async def test_lock_ends_with_the_migration(empty: Database) -> None:
 
 
 async def test_changed_file_is_refused(empty: Database, tmp_path: Path) -> None:
-    source = copy_of_migrations(tmp_path)
+    source = migrations_until(NAMES[-1], tmp_path)
     await migrate(owner(empty), source)
     changed = source / "0002_create_users.sql"
     changed.write_text(changed.read_text() + "-- a comment\n")
@@ -97,13 +80,13 @@ async def test_changed_file_is_refused(empty: Database, tmp_path: Path) -> None:
 
 
 async def test_failing_file_leaves_the_earlier_ones(empty: Database, tmp_path: Path) -> None:
-    source = copy_of_migrations(tmp_path)
+    source = migrations_until(NAMES[-1], tmp_path)
     bad = source / "0003_create_vaults.sql"
     good_text = bad.read_text()
     bad.write_text("CREATE TABLE auth.half (); SELECT 1 / 0;")
     with pytest.raises(MigrationError, match="0003_create_vaults: division by zero"):
         await migrate(owner(empty), source)
-    assert await history(empty) == NAMES[:2]
+    assert await empty.value(HISTORY) == NAMES[:2]
     assert await empty.value("SELECT to_regclass('auth.half')") is None
     bad.write_text(good_text)
     assert list(await migrate(owner(empty), source)) == NAMES[2:]
@@ -125,103 +108,69 @@ async def test_message_of_a_failure_shows_no_row(empty: Database, tmp_path: Path
 async def test_files_run_by_psql_alone_and_again(
     empty: Database, issuer: Issuer, tmp_path: Path
 ) -> None:
-    folder = sql_folder() / "migrations"
     for _ in range(2):
-        for name in NAMES:
-            done = empty.psql("custody_owner", "-1", "-f", str(folder / f"{name}.sql"))
-            assert done.returncode == 0, done.stderr
+        migrate_by_psql(empty, "-1")
     async with daemon_here(empty, issuer, tmp_path) as daemon, client_session() as session:
         first = await Client(daemon, session, "alice").init()
         assert first.status == 200
-    for name in NAMES:
-        assert empty.psql("custody_owner", "-f", str(folder / f"{name}.sql")).returncode == 0
+    migrate_by_psql(empty)
     assert list(await migrate(owner(empty))) == NAMES
     async with daemon_here(empty, issuer, tmp_path) as daemon, client_session() as session:
         assert (await Client(daemon, session, "alice").key()).json == first.json
 
 
-async def test_same_schema_by_psql_and_by_migrate(
-    postgres: EmbeddedPostgres, empty: Database
-) -> None:
-    folder = sql_folder() / "migrations"
-    for name in NAMES:
-        assert empty.psql("custody_owner", "-f", str(folder / f"{name}.sql")).returncode == 0
-    async with new_database(postgres) as migrated:
-        assert await shape(empty) == await shape(migrated)
+async def test_same_schema_by_psql_and_by_migrate(empty: Database, database: Database) -> None:
+    migrate_by_psql(empty)
+    assert shape(empty) == shape(database)
 
 
-async def shape(database: Database) -> list[str]:
-    rows = await database.fetch(
-        "SELECT a.attrelid::regclass::text || ' ' || attname || ' ' || atttypid::regtype"
-        " || ' ' || attnotnull || ' ' || coalesce(attacl::text, '') AS line FROM pg_attribute a"
-        " JOIN pg_class c ON c.oid = a.attrelid WHERE relnamespace = 'auth'::regnamespace"
-        " AND relname NOT LIKE 'custody_migrations%' AND attnum > 0"
-        " UNION ALL SELECT relname || coalesce(relacl::text, '') || relrowsecurity FROM pg_class"
-        " WHERE relnamespace = 'auth'::regnamespace AND relname NOT LIKE 'custody_migrations%'"
-        " UNION ALL SELECT policyname || roles::text || coalesce(qual, '') FROM pg_policies"
-        " ORDER BY 1"
-    )
-    return [row["line"] for row in rows]
+def shape(database: Database) -> list[str]:
+    """Return what is in the schema, but for the record of migrations."""
+    schema = ("-s", "-n", "auth", "-T", "auth.custody_migrations*")
+    done = database.tool("pg_dump", "postgres", *schema)
+    assert done.returncode == 0, done.stderr
+    # Without psql's own commands, which hold a random word.
+    return [line for line in done.stdout.splitlines() if not line.startswith("\\")]
 
 
-def copy_of_migrations(folder: Path) -> Path:
-    return Path(shutil.copytree(sql_folder() / "migrations", folder / "migrations"))
-
-
-async def test_without_the_right_to_make_roles(
-    postgres: EmbeddedPostgres, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+async def test_without_the_right_to_make_roles(empty: Database, tmp_path: Path) -> None:
     """On a server of its own kind: roles belong to the whole cluster, so they get other names."""
-    source = copy_of_migrations(tmp_path)
+    source = migrations_until(NAMES[-1], tmp_path)
     file = source / "0001_create_roles.sql"
     file.write_text(
         file.read_text()
         .replace("'custody_app', 'custody_rewrap'", "'absent_app', 'absent_rewrap'")
         .replace("TO custody_app, custody_rewrap", "TO absent_app, absent_rewrap")
     )
-    async with new_database(postgres, "template0") as empty:
-        await empty.execute("CREATE ROLE plain_owner LOGIN PASSWORD 'x'")
-        try:
-            await empty.execute(f"ALTER DATABASE {empty.name} OWNER TO plain_owner")
-            url = f"postgresql://plain_owner:x@127.0.0.1:{postgres.port}/{empty.name}"
-            with pytest.raises(OwnerRefused) as caught:
-                await migrate(Dsn(url), source)
-            assert "the role absent_app is missing and plain_owner may not make it" in str(
-                caught.value
-            )
-            assert "CREATE ROLE custody_app NOLOGIN; CREATE ROLE custody_rewrap NOLOGIN;" in str(
-                caught.value
-            )
-            assert "\n" not in str(caught.value)
-            # With the roles there, an owner without CREATEROLE can do all of it.
-            assert list(await migrate(Dsn(url))) == NAMES
-        finally:
-            await empty.execute("DROP OWNED BY plain_owner")
-            await empty.execute(f"ALTER DATABASE {empty.name} OWNER TO postgres")
-            await empty.execute("DROP ROLE plain_owner")
+    async with login(empty) as (role, url):
+        await empty.execute(f"ALTER DATABASE {empty.name} OWNER TO {role}")
+        with pytest.raises(OwnerRefused) as caught:
+            await migrate(Dsn(url), source)
+        said = str(caught.value)
+        assert f"the role absent_app is missing and {role} may not make it" in said
+        assert "CREATE ROLE custody_app NOLOGIN; CREATE ROLE custody_rewrap NOLOGIN;" in said
+        assert "\n" not in said
+        # With the roles there, an owner without CREATEROLE can do all of it.
+        assert list(await migrate(Dsn(url))) == NAMES
+        await empty.execute(f"ALTER DATABASE {empty.name} OWNER TO postgres")
 
 
-@pytest.fixture
-def fresh_cluster() -> Iterator[EmbeddedPostgres]:
-    """A server on which nobody has made the runtime roles."""
-    with open_folder() as folder, EmbeddedPostgres(folder / "pg", durable=False) as server:
-        yield server
+def test_command_without_roles_nor_the_right_to_make_them(folder: Path) -> None:
+    """On a server where nobody has made the runtime roles."""
+    with EmbeddedPostgres(folder / "pg", durable=False) as server:
+        database = Database(server, "custody")
+        done = database.psql("postgres", "-c", "ALTER ROLE custody_owner NOCREATEROLE")
+        assert done.returncode == 0, done.stderr
+        environ = {"CUSTODY_OWNER_DATABASE_URL": database.url("custody_owner")}
+        refused = custody(environ, "migrate")
+        assert refused.code == 78
+        assert "As an administrator run: CREATE ROLE custody_app NOLOGIN;" in refused.complaint
+        sql = refused.complaint.partition("run: ")[2]
+        assert database.psql("postgres", "-c", sql).returncode == 0
+        assert custody(environ, "migrate").code == 0
 
 
-def test_command_without_roles_nor_the_right_to_make_them(fresh_cluster: EmbeddedPostgres) -> None:
-    database = Database(fresh_cluster, "custody")
-    done = database.psql("postgres", "-c", "ALTER ROLE custody_owner NOCREATEROLE")
-    assert done.returncode == 0, done.stderr
-    environ = {"CUSTODY_OWNER_DATABASE_URL": database.url("custody_owner")}
-    refused = custody(environ, "migrate")
-    assert refused.code == 78
-    assert "As an administrator run: CREATE ROLE custody_app NOLOGIN;" in refused.complaint
-    sql = refused.complaint.partition("run: ")[2]
-    assert database.psql("postgres", "-c", sql).returncode == 0
-    assert custody(environ, "migrate").code == 0
-
-
-def test_command(postgres: EmbeddedPostgres, empty: Database) -> None:
+def test_command(empty: Database) -> None:
     environ = {"CUSTODY_OWNER_DATABASE_URL": empty.url("custody_owner")}
     first = custody(environ, "migrate", "--json")
     assert first.code == 0

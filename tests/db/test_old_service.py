@@ -1,23 +1,16 @@
 """A database of the service that custody replaces migrates in place, and every key still opens."""
 
 import base64
-from collections.abc import AsyncIterator, Callable
-from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from collections.abc import AsyncIterator, Callable, Mapping
 from pathlib import Path
 from typing import Any
 
 import pytest
-from cryptography.hazmat.primitives.ciphers.aead import AESGCM
-from cryptography.hazmat.primitives.hashes import SHA256
-from cryptography.hazmat.primitives.kdf.hkdf import HKDF
 
-from custody.db.engine import Dsn
-from custody.db.migrate import migrate
-from custody.development.postgres import EmbeddedPostgres
 from tests.client import Answer, Client, client_session
-from tests.db.old_service import KEK, ROWS, OldService, audit_rows, build
-from tests.leaks import remember
-from tests.servers import Daemon, daemon_here, new_database
+from tests.db.old_service import AUDIT, KEK, ROWS, move
+from tests.e2e.browser import encode, open_recovery
+from tests.servers import Daemon, Database, daemon_here
 from tests.tokens import Issuer
 
 Device = Callable[[str], Client]
@@ -28,44 +21,30 @@ ZK = [row for row in ROWS if row["zero_knowledge"]]
 
 
 @pytest.fixture(params=["custody_owner", "postgres"])
-async def old(
-    request: pytest.FixtureRequest, postgres: EmbeddedPostgres
-) -> AsyncIterator[OldService]:
-    """A migrated old database, whose owner is an ordinary role or superuser."""
-    async with migrated(postgres, request.param) as made:
-        yield made
+async def audit(request: pytest.FixtureRequest, empty: Database) -> list[Any]:
+    """What the audit was before an old database of an ordinary role or of superuser was moved."""
+    return await move(empty, request.param)
 
 
 @pytest.fixture
-async def device(old: OldService, issuer: Issuer, tmp_path: Path) -> AsyncIterator[Device]:
-    """Makes devices of a daemon on the old database."""
-    async with daemon(old, issuer, tmp_path) as running, client_session() as session:
-        yield lambda user: Client(running, session, user)
+def old(audit: list[Any], empty: Database) -> Database:
+    """The old database, migrated."""
+    return empty
 
 
-@asynccontextmanager
-async def migrated(
-    server: EmbeddedPostgres, role: str, *, older: bool = False
-) -> AsyncIterator[OldService]:
-    async with new_database(server, "template0") as database:
-        made = await build(database, role, older=older)
-        await migrate(Dsn(database.url(role)))
-        yield made
+@pytest.fixture
+async def daemon(old: Database, issuer: Issuer, tmp_path: Path) -> AsyncIterator[Daemon]:
+    """A daemon on the old database."""
+    async with daemon_here(old, issuer, tmp_path, raw_MANA_AUTH_KEK=KEK) as running:
+        yield running
 
 
-def daemon(old: OldService, issuer: Issuer, folder: Path) -> AbstractAsyncContextManager[Daemon]:
-    return daemon_here(old.database, issuer, folder, raw_MANA_AUTH_KEK=KEK)
-
-
-def open_by_code(row: dict[str, Any], wrapped: str, iv: str) -> str:
+def open_by_code(row: dict[str, Any], blob: Mapping[str, Any]) -> str:
     """Open a recovery wrap as the browser client does."""
-    secret = bytes.fromhex(row["recovery_code"].replace("-", ""))
-    key = HKDF(algorithm=SHA256(), length=32, salt=None, info=b"mana-recovery-v1").derive(secret)
-    opened = AESGCM(key).decrypt(base64.b64decode(iv), base64.b64decode(wrapped), b"")
-    return remember(base64.b64encode(opened).decode())
+    return encode(open_recovery(bytes.fromhex(row["recovery_code"].replace("-", "")), blob))
 
 
-async def test_every_key_opens(old: OldService, device: Device) -> None:
+async def test_every_key_opens(old: Database, audit: list[Any], device: Device) -> None:
     assert len(OPEN) == 18
     for row in OPEN:
         answer = await device(row["user_id"]).key()
@@ -76,29 +55,31 @@ async def test_every_key_opens(old: OldService, device: Device) -> None:
         }
         assert answer.headers["Etag"] == '"1"'
         assert (await device(row["user_id"]).init()).json == answer.json
-    assert await audit_rows(old.database) == old.audit
+    assert await old.fetch(AUDIT) == audit
     # The server has held these keys now, so a swapped wrap can be told from here on.
     checks = "SELECT count(*) FROM auth.encryption_vaults WHERE key_check IS NOT NULL"
-    assert await old.database.value(checks) == len(OPEN)
+    assert await old.value(checks) == len(OPEN)
 
 
-async def test_every_recovery_wrap_is_as_it_was(old: OldService, device: Device) -> None:
+async def test_every_recovery_wrap_is_as_it_was(old: Database, device: Device) -> None:
     assert len(WITH_CODE) == 12
     for row in WITH_CODE:
-        stored = await old.database.fetch(
+        (stored,) = await old.fetch(
             "SELECT recovery_wrapped_mk, recovery_iv FROM auth.encryption_vaults"
             " WHERE user_id = $1",
             row["user_id"],
         )
-        assert tuple(stored[0]) == (row["recovery_wrapped_mk"], row["recovery_iv"])
-        assert open_by_code(row, *stored[0]) == row["master_key"]
+        wrapped, iv = stored
+        assert (wrapped, iv) == (row["recovery_wrapped_mk"], row["recovery_iv"])
+        blob = {"recoveryWrappedMk": wrapped, "recoveryIv": iv}
+        assert open_by_code(row, blob) == row["master_key"]
         status = (await device(row["user_id"]).status()).json
         assert status["hasRecoveryWrap"] is True
         assert status["zeroKnowledge"] is row["zero_knowledge"]
         assert status["recoverySetAt"] == "2025-02-03T04:05:06Z"
 
 
-async def test_zero_knowledge_rows_answer_the_blob(old: OldService, device: Device) -> None:
+async def test_zero_knowledge_rows_answer_the_blob(old: Database, device: Device) -> None:
     assert len(ZK) == 6
     for row in ZK:
         for answer in (await device(row["user_id"]).key(), await device(row["user_id"]).init()):
@@ -108,18 +89,16 @@ async def test_zero_knowledge_rows_answer_the_blob(old: OldService, device: Devi
                 "recoveryIv": row["recovery_iv"],
                 "formatVersion": 1,
             }
-        blob = answer.json
-        opened = open_by_code(row, blob["recoveryWrappedMk"], blob["recoveryIv"])
-        assert opened == row["master_key"]
+        assert open_by_code(row, answer.json) == row["master_key"]
 
 
 async def test_zero_knowledge_off_takes_the_clients_word_once(
-    old: OldService, device: Device
+    old: Database, device: Device
 ) -> None:
     row = ZK[0]
     client = device(row["user_id"])
     assert (await client.disable_zk(row["master_key"])).status == 200
-    assert (await old.database.audit(row["user_id"]))[-1] == (
+    assert (await old.audit(row["user_id"]))[-1] == (
         "zk_disable",
         "unverified-master-key",
         200,
@@ -132,7 +111,7 @@ async def test_zero_knowledge_off_takes_the_clients_word_once(
 
 
 async def test_zero_knowledge_on_keeps_the_check_of_an_old_key(
-    old: OldService, device: Device
+    old: Database, device: Device
 ) -> None:
     row = next(row for row in OPEN if row["recovery_code"])
     client = device(row["user_id"])
@@ -143,7 +122,7 @@ async def test_zero_knowledge_on_keeps_the_check_of_an_old_key(
     assert (await client.key()).json["masterKey"] == row["master_key"]
 
 
-async def test_rotate_writes_format_2(old: OldService, device: Device) -> None:
+async def test_rotate_writes_format_2(old: Database, device: Device) -> None:
     row = next(row for row in OPEN if row["recovery_code"])
     client = device(row["user_id"])
     rotated = await client.rotate()
@@ -154,39 +133,39 @@ async def test_rotate_writes_format_2(old: OldService, device: Device) -> None:
     assert (await client.status()).json["hasRecoveryWrap"] is False
 
 
-async def test_audit_outlives_the_account(old: OldService) -> None:
-    assert await audit_rows(old.database) == old.audit
-    assert len(old.audit) == len(ROWS)
+async def test_audit_outlives_the_account(old: Database, audit: list[Any]) -> None:
+    assert await old.fetch(AUDIT) == audit
+    assert len(audit) == len(ROWS)
     keys = (
         "SELECT count(*) FROM pg_constraint WHERE contype = 'f'"
         " AND conrelid = 'auth.encryption_vault_audit'::regclass"
     )
-    assert await old.database.value(keys) == 0
-    await old.database.execute("DELETE FROM auth.users WHERE id = 'vec-003'")
-    assert await audit_rows(old.database) == old.audit
+    assert await old.value(keys) == 0
+    await old.execute("DELETE FROM auth.users WHERE id = 'vec-003'")
+    assert await old.fetch(AUDIT) == audit
     assert await vault_count(old, "vec-003") == 0
     assert await vault_count(old, "vec-004") == 1
 
 
-async def vault_count(old: OldService, user: str) -> int:
+async def vault_count(old: Database, user: str) -> int:
     count = "SELECT count(*) FROM auth.encryption_vaults WHERE user_id = $1"
-    return int(await old.database.value(count, user))
+    return int(await old.value(count, user))
 
 
-async def test_user_without_a_vault_gets_one(old: OldService, device: Device) -> None:
+async def test_user_without_a_vault_gets_one(old: Database, device: Device) -> None:
     client = device("no-vault")
     assert (await client.key()).code == "VAULT_NOT_INITIALISED"
     made = await client.init()
     assert (made.status, made.json["formatVersion"]) == (200, 2)
     assert (await client.key()).json == made.json
-    assert [row[0] for row in await old.database.audit("no-vault")] == [
+    assert [row[0] for row in await old.audit("no-vault")] == [
         "failed_fetch",
         "init",
         "fetch",
     ]
 
 
-async def test_unknown_user_is_unknown_and_leaves_nothing(old: OldService, device: Device) -> None:
+async def test_unknown_user_is_unknown_and_leaves_nothing(old: Database, device: Device) -> None:
     client = device("stranger")
     wrapped, iv = WITH_CODE[0]["recovery_wrapped_mk"], WITH_CODE[0]["recovery_iv"]
     answers: list[Answer] = [
@@ -201,13 +180,13 @@ async def test_unknown_user_is_unknown_and_leaves_nothing(old: OldService, devic
     assert [(answer.status, answer.code) for answer in answers] == [(404, "USER_UNKNOWN")] * 7
     status = await client.status()
     assert (status.status, status.json["vaultExists"]) == (200, False)
-    assert await old.database.audit("stranger") == []
+    assert await old.audit("stranger") == []
     assert await vault_count(old, "stranger") == 0
-    assert await old.database.value("SELECT count(*) FROM auth.users") == len(ROWS) + 1
+    assert await old.value("SELECT count(*) FROM auth.users") == len(ROWS) + 1
 
 
-async def test_runtime_roles_read_nothing_of_users_but_the_id(old: OldService) -> None:
-    assert old.database.psql("custody_app", "-c", "SELECT id FROM auth.users").returncode == 0
+async def test_runtime_roles_read_nothing_of_users_but_the_id(old: Database) -> None:
+    assert old.psql("custody_app", "-c", "SELECT id FROM auth.users").returncode == 0
     refused = (
         ("custody_app", "SELECT email FROM auth.users"),
         ("custody_app", "SELECT * FROM auth.users"),
@@ -217,7 +196,7 @@ async def test_runtime_roles_read_nothing_of_users_but_the_id(old: OldService) -
         ("custody_rewrap", "SELECT id FROM auth.users"),
     )
     for role, sql in refused:
-        done = old.database.psql(role, "-c", sql)
+        done = old.psql(role, "-c", sql)
         assert done.returncode != 0, sql
         assert "permission denied for table users" in done.stderr
     # A table that someone else keeps is left as it is.
@@ -225,11 +204,11 @@ async def test_runtime_roles_read_nothing_of_users_but_the_id(old: OldService) -
         "SELECT relrowsecurity OR relforcerowsecurity FROM pg_class"
         " WHERE oid = 'auth.users'::regclass"
     )
-    assert await old.database.value(forced) is False
+    assert await old.value(forced) is False
 
 
-async def test_old_policies_and_indexes_are_gone(old: OldService) -> None:
-    left = await old.database.fetch(
+async def test_old_policies_and_indexes_are_gone(old: Database) -> None:
+    left = await old.fetch(
         "SELECT policyname::text AS name FROM pg_policies WHERE policyname LIKE '%isolation'"
         " UNION ALL SELECT indexname::text FROM pg_indexes WHERE indexname IN"
         " ('encryption_vaults_user_id_idx', 'encryption_vault_audit_user_id_idx')"
@@ -237,8 +216,8 @@ async def test_old_policies_and_indexes_are_gone(old: OldService) -> None:
     assert left == []
 
 
-async def test_stricter_pair_check_holds_for_old_tables(old: OldService) -> None:
-    done = old.database.psql(
+async def test_stricter_pair_check_holds_for_old_tables(old: Database) -> None:
+    done = old.psql(
         "postgres",
         "-c",
         "UPDATE auth.encryption_vaults SET recovery_iv = NULL WHERE user_id = 'vec-012'",
@@ -247,14 +226,14 @@ async def test_stricter_pair_check_holds_for_old_tables(old: OldService) -> None
 
 
 async def test_form_from_before_recovery_wraps(
-    postgres: EmbeddedPostgres, issuer: Issuer, tmp_path: Path
+    empty: Database, issuer: Issuer, tmp_path: Path
 ) -> None:
+    audit = await move(empty, older=True)
     async with (
-        migrated(postgres, "custody_owner", older=True) as old,
-        daemon(old, issuer, tmp_path) as running,
+        daemon_here(empty, issuer, tmp_path, raw_MANA_AUTH_KEK=KEK) as running,
         client_session() as session,
     ):
-        for row in old.rows:
+        for row in OPEN:
             client = Client(running, session, row["user_id"])
             assert (await client.key()).json["masterKey"] == row["master_key"]
             status = (await client.status()).json
@@ -266,17 +245,17 @@ async def test_form_from_before_recovery_wraps(
         ).status == 200
         assert (await client.enable_zk()).status == 200
         assert (await client.key()).json["requiresRecoveryCode"] is True
-        assert await audit_rows(old.database) == old.audit
+        assert await empty.fetch(AUDIT) == audit
 
 
 async def test_wraps_swapped_before_the_move_are_told_once_seen(
-    old: OldService, device: Device
+    old: Database, device: Device
 ) -> None:
     """Format 1 is not bound to its user; from the first fetch on the key check value is."""
     first, second = OPEN[0]["user_id"], OPEN[1]["user_id"]
     for user in (first, second):
         assert (await device(user).key()).status == 200
-    await old.database.execute(
+    await old.execute(
         "UPDATE auth.encryption_vaults AS a SET wrapped_mk = b.wrapped_mk, wrap_iv = b.wrap_iv"
         " FROM auth.encryption_vaults AS b WHERE a.user_id = $1 AND b.user_id = $2",
         first,

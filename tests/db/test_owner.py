@@ -10,8 +10,8 @@ from custody.db.engine import Dsn
 from custody.db.migrate import MigrationError, migrate, migrations
 from custody.db.owner import OwnerError, OwnerRefused
 from custody.development.postgres import EmbeddedPostgres
-from tests.db.test_posture import problems_of
-from tests.servers import Database, new_database
+from tests.db.posture import login, problems_of
+from tests.servers import Database
 
 NAMES = [migration.name for migration in migrations()]
 APP_READS = "SELECT has_column_privilege('custody_app', 'auth.users', 'id', 'SELECT')"
@@ -23,12 +23,7 @@ class Owner:
 
     database: Database
     role: str
-
-    @property
-    def dsn(self) -> Dsn:
-        """Its URL."""
-        port, name = self.database.server.port, self.database.name
-        return Dsn(f"postgresql://{self.role}:x@127.0.0.1:{port}/{name}")
+    dsn: Dsn
 
     async def refusal(self) -> str:
         """Return why it may not migrate."""
@@ -43,17 +38,10 @@ class Owner:
 
 
 @pytest.fixture
-async def owner(postgres: EmbeddedPostgres) -> AsyncIterator[Owner]:
-    """An owner of a database that was never migrated."""
-    role = f"owner_{secrets.token_hex(4)}"
-    async with new_database(postgres, "template0") as empty:
-        await empty.execute(f"CREATE ROLE {role} LOGIN PASSWORD 'x'")
+async def owner(empty: Database) -> AsyncIterator[Owner]:
+    async with login(empty) as (role, url):
         await empty.execute(f"GRANT CREATE ON DATABASE {empty.name} TO {role}")
-        try:
-            yield Owner(empty, role)
-        finally:
-            await empty.execute(f"DROP OWNED BY {role} CASCADE")
-            await empty.execute(f"DROP ROLE {role}")
+        yield Owner(empty, role, Dsn(url))
 
 
 @pytest.mark.parametrize("rights", ["USAGE, CREATE", "USAGE"])

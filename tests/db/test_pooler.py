@@ -9,22 +9,23 @@ import pytest
 from structlog.testing import capture_logs
 
 from custody.db import migrate as migrations
-from custody.db.engine import Dsn, create_engine
+from custody.db.checkout import acquire
+from custody.db.engine import Dsn
 from custody.db.erase import erase_user
 from custody.db.errors import DatabaseError
 from custody.db.migrate import migrate
-from custody.db.scope import acquire
 from custody.development.postgres import EmbeddedPostgres
 from tests.client import Client, client_session
 from tests.db.command import custody
-from tests.db.test_posture import problems_of
-from tests.pgbouncer import PgBouncer, keeps_statements, pgbouncer
+from tests.db.connecting import engine_of
+from tests.db.posture import problems_of
+from tests.pgbouncer import UrlOf, keeps_statements, pgbouncer
 from tests.servers import Database, daemon_here, new_database, settings_for
 from tests.tokens import Issuer
 
 
 @pytest.fixture(scope="module")
-def pooler(postgres: EmbeddedPostgres) -> Iterator[PgBouncer]:
+def pooler(postgres: EmbeddedPostgres) -> Iterator[UrlOf]:
     """A PgBouncer in transaction mode that knows nothing of prepared statements."""
     with pgbouncer(postgres) as running:
         yield running
@@ -32,19 +33,13 @@ def pooler(postgres: EmbeddedPostgres) -> Iterator[PgBouncer]:
 
 async def prepared(url: str) -> int:
     """Return how many prepared statements a session has after one question of an engine."""
-    engine = create_engine(Dsn(url), pool_size=1)
-    try:
-        async with acquire(engine) as held:
-            return int(await held.fetchval("SELECT count(*) FROM pg_prepared_statements"))
-    finally:
-        await engine.dispose()
+    async with engine_of(url) as engine, acquire(engine) as held:
+        return int(await held.fetchval("SELECT count(*) FROM pg_prepared_statements"))
 
 
-async def test_daemon(
-    database: Database, pooler: PgBouncer, issuer: Issuer, tmp_path: Path
-) -> None:
+async def test_daemon(database: Database, pooler: UrlOf, issuer: Issuer, tmp_path: Path) -> None:
     """Two daemons with many users at once share the pooler's sessions."""
-    url = pooler.url(database, "custody_app")
+    url = pooler(database, "custody_app")
     async with (
         daemon_here(database, issuer, tmp_path, DATABASE_URL=url) as one,
         daemon_here(database, issuer, tmp_path, DATABASE_URL=url) as other,
@@ -65,10 +60,10 @@ async def test_statements_are_sent_anew_where_nobody_keeps_them(
     database: Database, postgres: EmbeddedPostgres, mode: str
 ) -> None:
     with pgbouncer(postgres, pool_mode=mode) as pooler, capture_logs() as logged:
-        assert await prepared(pooler.url(database, "custody_app")) == 0
+        assert await prepared(pooler(database, "custody_app")) == 0
         assert [line["event"] for line in logged] == ["pooler_keeps_no_statements"]
         # What the question left behind would be in the way of the next one.
-        assert await prepared(pooler.url(database, "custody_app")) == 0
+        assert await prepared(pooler(database, "custody_app")) == 0
 
 
 async def test_statements_are_kept_where_nobody_is_in_between(database: Database) -> None:
@@ -82,7 +77,7 @@ async def test_statements_are_kept_by_a_newer_one(
     database: Database, postgres: EmbeddedPostgres
 ) -> None:
     with pgbouncer(postgres, max_prepared_statements="100") as pooler, capture_logs() as logged:
-        assert await prepared(pooler.url(database, "custody_app")) > 0
+        assert await prepared(pooler(database, "custody_app")) > 0
     assert logged == []
 
 
@@ -92,13 +87,12 @@ async def test_statement_mode_is_named(database: Database, postgres: EmbeddedPos
         pgbouncer(postgres, pool_mode="statement") as pooler,
         pytest.raises(DatabaseError, match=said),
     ):
-        await prepared(pooler.url(database, "custody_app"))
+        await prepared(pooler(database, "custody_app"))
 
 
 async def test_session_that_forgot_its_statements_is_thrown_away(database: Database) -> None:
     """As behind a pooler that was set up anew while we were connected."""
-    engine = create_engine(Dsn(database.url("custody_app")), pool_size=1)
-    try:
+    async with engine_of(database.url("custody_app")) as engine:
         async with acquire(engine) as held:
             before = await held.fetchval("SELECT pg_backend_pid()")
             await held.execute("DEALLOCATE ALL")
@@ -107,16 +101,14 @@ async def test_session_that_forgot_its_statements_is_thrown_away(database: Datab
                 await held.fetchval("SELECT pg_backend_pid()")
         async with acquire(engine) as held:
             assert await held.fetchval("SELECT pg_backend_pid()") != before
-    finally:
-        await engine.dispose()
 
 
 async def test_migrations_leave_no_lock(
-    postgres: EmbeddedPostgres, pooler: PgBouncer, monkeypatch: pytest.MonkeyPatch
+    postgres: EmbeddedPostgres, pooler: UrlOf, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(migrations, "_LOCK_TIMEOUT_SECONDS", 1)
     async with new_database(postgres, "template0") as empty:
-        owner = Dsn(pooler.url(empty, "custody_owner"))
+        owner = Dsn(pooler(empty, "custody_owner"))
         both = await asyncio.gather(*(migrate(owner) for _ in range(2)))
         names = [migration.name for migration in migrations.migrations()]
         assert sorted(both[0] + both[1]) == names
@@ -124,15 +116,15 @@ async def test_migrations_leave_no_lock(
         assert await empty.value(locks) == 0
         for _ in range(3):
             assert await migrate(owner) == ()
-        assert await problems_of(pooler.url(empty, "custody_app")) == ()
+        assert await problems_of(pooler(empty, "custody_app")) == ()
         erased = await erase_user(owner, "nobody")
     assert not erased.vault
 
 
 async def test_doctor_says_it_beside_its_findings(
-    database: Database, pooler: PgBouncer, issuer: Issuer, tmp_path: Path
+    database: Database, pooler: UrlOf, issuer: Issuer, tmp_path: Path
 ) -> None:
-    url = pooler.url(database, "custody_app")
+    url = pooler(database, "custody_app")
     environ = settings_for(database, issuer, tmp_path, DATABASE_URL=url)
     done = await asyncio.to_thread(custody, environ, "doctor", "--json")
     assert [one["verdict"] for one in json.loads(done.out) if one["part"] == "database"] == ["ok"]

@@ -7,15 +7,14 @@ from contextlib import asynccontextmanager
 from dataclasses import dataclass
 
 import pytest
-import pytest_asyncio
 
-from custody.db.engine import Connection, Dsn, create_engine
+from custody.db.engine import Connection
 from custody.db.migrate import migrations
-from custody.db.posture import Duty, PostureProblem, find_problems, look
+from custody.db.posture import Duty, PostureProblem, look
 from custody.db.queries import folder
-from custody.development.postgres import EmbeddedPostgres
-from tests.db.breaking import give_users_away
-from tests.servers import Database, new_database
+from tests.db.breaking import GIVE_USERS_AWAY
+from tests.db.posture import login, migrate_by_psql, problems_of
+from tests.servers import Database
 
 AGAIN = "sql/migrations again by psql"
 MIGRATE = f"run: custody migrate, or {AGAIN}"
@@ -30,37 +29,6 @@ POLICIES = {
     "users": ("users_own_row",),
 }
 SCOPED = tuple(POLICIES)
-
-
-@asynccontextmanager
-async def login(database: Database, duty: str = "custody_app") -> AsyncIterator[tuple[str, str]]:
-    """Make a login role that is a plain member of a runtime role; yields its name and its URL."""
-    name = f"login_{secrets.token_hex(4)}"
-    await database.execute(f"CREATE ROLE {name} LOGIN PASSWORD 'x'")
-    await database.execute(f"GRANT {duty} TO {name}")
-    try:
-        yield name, f"postgresql://{name}:x@127.0.0.1:{database.server.port}/{database.name}"
-    finally:
-        for role in (f"{name}_up", name):
-            if await database.value("SELECT to_regrole($1)", role) is not None:
-                await database.execute(f"ALTER DATABASE {database.name} OWNER TO custody_owner")
-                await database.execute(f"REASSIGN OWNED BY {role} TO custody_owner")
-                await database.execute(f"DROP OWNED BY {role}")
-                await database.execute(f"DROP ROLE {role}")
-
-
-async def problems_of(url: str, duty: Duty = "custody_app") -> tuple[PostureProblem, ...]:
-    engine = create_engine(Dsn(url), pool_size=1)
-    try:
-        return await find_problems(engine, duty)
-    finally:
-        await engine.dispose()
-
-
-def migrate_by_psql(database: Database) -> None:
-    for file in sorted((folder() / "migrations").glob("*.sql")):
-        done = database.psql("custody_owner", "-f", str(file))
-        assert done.returncode == 0, done.stderr
 
 
 @dataclass(frozen=True)
@@ -79,13 +47,11 @@ class Trial:
 
     async def problems(self) -> tuple[PostureProblem, ...]:
         """Look as the role does, and leave no setting of the look behind."""
-        inner = self.held.transaction()
-        await inner.start()
-        await self.held.execute(f"SET LOCAL SESSION AUTHORIZATION {self.role}")
+        await self.held.execute(f"SAVEPOINT here; SET LOCAL SESSION AUTHORIZATION {self.role}")
         try:
             return await look(self.held, self.duty)
         finally:
-            await inner.rollback()
+            await self.held.execute("ROLLBACK TO SAVEPOINT here")
 
     async def cure(self, problem: PostureProblem) -> None:
         """Do what the message says."""
@@ -102,21 +68,10 @@ class Trial:
 
 @asynccontextmanager
 async def trial(database: Database, duty: Duty = "custody_app") -> AsyncIterator[Trial]:
-    async with database.connect() as held:
-        transaction, role = held.transaction(), f"login_{secrets.token_hex(4)}"
-        await transaction.start()
-        try:
-            await held.execute(f"CREATE ROLE {role} LOGIN; GRANT {duty} TO {role}")
-            yield Trial(held, role, duty)
-        finally:
-            await transaction.rollback()
-
-
-@pytest_asyncio.fixture(scope="module", loop_scope="module")
-async def migrated(postgres: EmbeddedPostgres) -> AsyncIterator[Database]:
-    """A database that no test changes for good."""
-    async with new_database(postgres) as made:
-        yield made
+    role = f"login_{secrets.token_hex(4)}"
+    async with database.connect() as held:  # whose end takes all of it back
+        await held.execute(f"BEGIN; CREATE ROLE {role} LOGIN; GRANT {duty} TO {role}")
+        yield Trial(held, role, duty)
 
 
 # name → SQL that makes it unsafe, the part, the whole message
@@ -613,7 +568,7 @@ async def test_rewrap_role_that_may_touch_recovery_wraps(database: Database) -> 
 
 
 async def test_foreign_users_whose_columns_are_open(database: Database) -> None:
-    await give_users_away(database)
+    await database.execute(GIVE_USERS_AWAY)
     await database.execute(
         "ALTER TABLE auth.users ADD COLUMN email TEXT; GRANT SELECT ON auth.users TO PUBLIC"
     )
@@ -638,7 +593,7 @@ async def test_migrated_database_is_safe(database: Database) -> None:
 
 
 async def test_foreign_table_of_users_is_not_ours_to_judge(database: Database) -> None:
-    await give_users_away(database)
+    await database.execute(GIVE_USERS_AWAY)
     assert await problems_of(database.url("custody_app")) == ()
 
 
@@ -685,9 +640,9 @@ CURABLE["unlogged instances"] = (
 
 
 @pytest.mark.parametrize("name", CURABLE)
-async def test_problem_and_its_cure(migrated: Database, name: str) -> None:
+async def test_problem_and_its_cure(module_database: Database, name: str) -> None:
     sql, part, message = CURABLE[name]
-    async with trial(migrated) as made:
+    async with trial(module_database) as made:
         await made.held.execute(sql.format(role=made.role))
         found = await made.problems()
         assert [(problem.part, problem.message) for problem in found] == [
@@ -756,9 +711,11 @@ for _right, _table in (("UPDATE", "rewrap_runs"), ("INSERT", "rewrap_claims")):
 
 
 @pytest.mark.parametrize("name", REWRAP)
-async def test_problem_of_the_rewrap_role_and_its_cure(migrated: Database, name: str) -> None:
+async def test_problem_of_the_rewrap_role_and_its_cure(
+    module_database: Database, name: str
+) -> None:
     sql, message = REWRAP[name]
-    async with trial(migrated, "custody_rewrap") as made:
+    async with trial(module_database, "custody_rewrap") as made:
         await made.held.execute(sql.format(role=made.role))
         found = await made.problems()
         assert [(problem.part, problem.message) for problem in found] == [
@@ -867,18 +824,17 @@ UNCURABLE: dict[str, tuple[str, str]] = {
 
 
 @pytest.mark.parametrize("name", UNCURABLE)
-async def test_problem_among_what_follows_from_it(migrated: Database, name: str) -> None:
+async def test_problem_among_what_follows_from_it(module_database: Database, name: str) -> None:
     sql, message = UNCURABLE[name]
-    async with trial(migrated) as made:
-        await made.held.execute(sql.format(role=made.role, database=migrated.name))
+    async with trial(module_database) as made:
+        await made.held.execute(sql.format(role=made.role, database=module_database.name))
         found = [problem.message for problem in await made.problems()]
-        assert message.format(role=made.role, database=migrated.name) in found
+        assert message.format(role=made.role, database=module_database.name) in found
         assert not any(re.search(r"[\r\n]", line) for line in found)
 
 
-async def test_database_without_the_schema(postgres: EmbeddedPostgres) -> None:
-    async with new_database(postgres, "template0") as empty:
-        (found,) = await problems_of(empty.url("custody_app"))
+async def test_database_without_the_schema(empty: Database) -> None:
+    (found,) = await problems_of(empty.url("custody_app"))
     assert (
         found.message == f"the database {empty.name} has no schema of custody; run: custody migrate"
     )

@@ -3,37 +3,34 @@
 import asyncio
 import base64
 import json
-import secrets
-from collections.abc import Awaitable, Callable, Iterator
-from contextlib import AsyncExitStack
+from collections.abc import Callable
+from contextlib import AsyncExitStack, ExitStack
 from pathlib import Path
-from typing import Any
 
 import pytest
 
 from custody.app import running
 from custody.auth.jwks import JwksCache
 from custody.auth.sources import file_source
-from custody.db.engine import Dsn, create_engine
-from custody.db.scope import acquire
+from custody.db.checkout import acquire
 from custody.development.postgres import EmbeddedPostgres
 from custody.keks.keks import Keks
 from custody.ops import health
 from custody.settings import ConfigurationError, load
 from kek_backends.loader import load_keyring
-from tests.client import Client, client_session
-from tests.db.breaking import kill
+from tests.client import Client, becomes, client_session, readiness
+from tests.db.breaking import killed
 from tests.db.command import custody
+from tests.db.connecting import engine_of
 from tests.db.old_service import KEK
-from tests.ports import free_port
+from tests.db.posture import login
 from tests.servers import (
+    ROOT,
     Daemon,
     Database,
     daemon_here,
     new_database,
-    postgres_server,
     settings_for,
-    start_on,
     unready_daemon_beside,
 )
 from tests.tokens import Issuer
@@ -143,97 +140,68 @@ def quick(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(health, "_RETRY_SECONDS", 0.1)
 
 
-async def readiness(daemon: Daemon) -> tuple[int, dict[str, str]]:
-    async with client_session() as session, session.get(f"{daemon.admin}/readyz") as response:
-        return response.status, (await response.json())["parts"]
-
-
-async def becomes(status: int, ask: Callable[[], Awaitable[tuple[int, Any]]]) -> Any:
-    async with asyncio.timeout(10):
-        while True:
-            found, parts = await ask()
-            if found == status:
-                return parts
-            await asyncio.sleep(0.05)
-
-
 async def test_database_that_turns_unsafe_shuts_the_routes(
-    database: Database, issuer: Issuer, tmp_path: Path, quick: None
+    quick: None, database: Database, daemon: Daemon, device: Callable[[str], Client]
 ) -> None:
-    async with daemon_here(database, issuer, tmp_path) as daemon, client_session() as session:
-        alice = Client(daemon, session, "alice")
-        key = (await alice.init()).json
-        for sql, cure, part, phrase in (
-            (
-                "ALTER TABLE auth.encryption_vaults NO FORCE ROW LEVEL SECURITY",
-                "ALTER TABLE auth.encryption_vaults FORCE ROW LEVEL SECURITY",
-                "schema",
-                "forced on auth.encryption_vaults",
-            ),
-            (
-                "GRANT TRUNCATE ON auth.encryption_vault_audit TO custody_app",
-                "REVOKE TRUNCATE ON auth.encryption_vault_audit FROM custody_app",
-                "roles",
-                "may TRUNCATE auth.encryption_vault_audit",
-            ),
-        ):
-            await database.execute(sql)
-            parts = await becomes(503, lambda: readiness(daemon))
-            assert phrase in parts.pop(part)
-            assert set(parts.values()) == {"ok"}
-            for answer in (await alice.key(), await alice.rotate(), await alice.status()):
-                assert (answer.status, answer.code) == (503, "DATABASE_UNAVAILABLE")
-                assert answer.headers["Retry-After"]
-            await database.execute(cure)
-            await becomes(200, lambda: readiness(daemon))
-            assert (await alice.key()).json == key
+    alice = device("alice")
+    key = (await alice.init()).json
+    for sql, cure, part, phrase in (
+        (
+            "ALTER TABLE auth.encryption_vaults NO FORCE ROW LEVEL SECURITY",
+            "ALTER TABLE auth.encryption_vaults FORCE ROW LEVEL SECURITY",
+            "schema",
+            "forced on auth.encryption_vaults",
+        ),
+        (
+            "GRANT TRUNCATE ON auth.encryption_vault_audit TO custody_app",
+            "REVOKE TRUNCATE ON auth.encryption_vault_audit FROM custody_app",
+            "roles",
+            "may TRUNCATE auth.encryption_vault_audit",
+        ),
+    ):
+        await database.execute(sql)
+        parts = await becomes(daemon, 503)
+        assert phrase in parts.pop(part)
+        assert set(parts.values()) == {"ok"}
+        for answer in (await alice.key(), await alice.rotate(), await alice.status()):
+            assert (answer.status, answer.code) == (503, "DATABASE_UNAVAILABLE")
+            assert answer.headers["Retry-After"]
+        await database.execute(cure)
+        await becomes(daemon, 200)
+        assert (await alice.key()).json == key
 
 
 async def test_role_that_is_refused_while_serving(
     database: Database, issuer: Issuer, tmp_path: Path, quick: None
 ) -> None:
-    role = f"login_{secrets.token_hex(4)}"
-    await database.execute(f"CREATE ROLE {role} LOGIN PASSWORD 'x' IN ROLE custody_app")
-    url = f"postgresql://{role}:x@127.0.0.1:{database.server.port}/{database.name}"
-    try:
-        async with (
-            daemon_here(database, issuer, tmp_path, DATABASE_URL=url) as daemon,
-            client_session() as session,
-        ):
-            alice = Client(daemon, session, "alice")
-            key = (await alice.init()).json
-            await database.execute(f"ALTER ROLE {role} NOLOGIN")
-            await database.fetch(
-                "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE usename = $1", role
-            )
-
-            async def named() -> tuple[int, Any]:
-                # A look that was under way when its session was ended says that first.
-                status, parts = await readiness(daemon)
-                return (status if "CUSTODY_DATABASE_URL" in parts["database"] else 0), parts
-
-            await becomes(503, named)
-            answer = await alice.key()
-            assert (answer.status, answer.code) == (503, "DATABASE_UNAVAILABLE")
-            await database.execute(f"ALTER ROLE {role} LOGIN")
-            await becomes(200, lambda: readiness(daemon))
-            assert (await alice.key()).json == key
-    finally:
-        await database.execute(f"DROP ROLE {role}")
+    async with (
+        login(database, "custody_app") as (role, url),
+        daemon_here(database, issuer, tmp_path, DATABASE_URL=url) as daemon,
+        client_session() as session,
+    ):
+        alice = Client(daemon, session, "alice")
+        key = (await alice.init()).json
+        await database.execute(f"ALTER ROLE {role} NOLOGIN")
+        await database.fetch(
+            "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE usename = $1", role
+        )
+        # A look that was under way when its session was ended says something else first.
+        await becomes(daemon, 503, database="CUSTODY_DATABASE_URL")
+        answer = await alice.key()
+        assert (answer.status, answer.code) == (503, "DATABASE_UNAVAILABLE")
+        await database.execute(f"ALTER ROLE {role} LOGIN")
+        await becomes(daemon, 200)
+        assert (await alice.key()).json == key
 
 
 async def test_refusal_is_seen_past_connections_that_have_ended(
     database: Database, tmp_path: Path
 ) -> None:
     """What a lost connection says depends on the moment; what the server says does not."""
-    role = f"login_{secrets.token_hex(4)}"
-    await database.execute(f"CREATE ROLE {role} LOGIN PASSWORD 'x' IN ROLE custody_app")
-    url = f"postgresql://{role}:x@127.0.0.1:{database.server.port}/{database.name}"
-    engine = create_engine(Dsn(url), pool_size=4)
     keyring = load_keyring("env:KEK", (), environ={"KEK": KEK}, development=False)
     jwks = JwksCache(fetch=file_source(tmp_path / "none"), source="none")
-    here = health.Health(engine, Keks(keyring, engine, secrets.token_hex(8)), jwks)
-    try:
+    async with login(database, "custody_app") as (role, url), engine_of(url, 4) as engine:
+        here = health.Health(engine, Keks(keyring, engine, "here"), jwks)
         async with AsyncExitStack() as borrowed:
             for _ in range(4):
                 await borrowed.enter_async_context(acquire(engine))
@@ -248,87 +216,59 @@ async def test_refusal_is_seen_past_connections_that_have_ended(
         with pytest.raises(ConfigurationError, match=r"CUSTODY_DATABASE_URL: .* not permitted"):
             await here.check()
         assert "CUSTODY_DATABASE_URL" in (here.parts()["database"] or "")
-    finally:
-        await jwks.close()
-        await engine.dispose()
-        await database.execute(f"DROP ROLE {role}")
-
-
-@pytest.fixture
-def own_server() -> Iterator[EmbeddedPostgres]:
-    """A PostgreSQL for one test, which kills it; its template serves as the database."""
-    with postgres_server() as server:
-        yield server
+    await jwks.close()
 
 
 async def test_database_that_is_down_at_boot(
-    own_server: EmbeddedPostgres, issuer: Issuer, tmp_path: Path, quick: None
+    own_database: Database, issuer: Issuer, tmp_path: Path, quick: None
 ) -> None:
-    database = Database(own_server, "custody_template")
-    environ = settings_for(database, issuer, tmp_path)
-    port = await asyncio.to_thread(kill, own_server)
-    async with running(load(environ), environ) as here, client_session() as session:
-        base = f"{here.addresses.vault}/api/v1/me/encryption-vault"
-        daemon = Daemon(base=base, admin=here.addresses.admin, issuer=issuer, database=database)
-        async with session.get(f"{daemon.admin}/livez") as response:
-            assert response.status == 200
-        status, parts = await readiness(daemon)
-        assert status == 503
-        page = (Path(__file__).parents[2] / "docs" / "self-hosting.md").read_text("utf-8")
-        (shown,) = (line for line in page.splitlines() if line.startswith('{"ready": false'))
-        assert parts == json.loads(shown.replace("5432", str(port)))["parts"]
-        alice = Client(daemon, session, "alice")
-        assert (await alice.init()).code == "DATABASE_UNAVAILABLE"
-        async with session.get(f"{daemon.base}/status") as response:
-            assert response.status == 401
-        await asyncio.to_thread(start_on, own_server, port)
-        await becomes(200, lambda: readiness(daemon))
+    async with client_session() as session, AsyncExitStack() as serving:
+        async with killed(own_database.server) as port:
+            daemon = await serving.enter_async_context(daemon_here(own_database, issuer, tmp_path))
+            async with session.get(f"{daemon.admin}/livez") as response:
+                assert response.status == 200
+            status, parts = await readiness(daemon)
+            assert status == 503
+            page = (ROOT / "docs" / "self-hosting.md").read_text("utf-8")
+            (shown,) = (line for line in page.splitlines() if line.startswith('{"ready": false'))
+            assert parts == json.loads(shown.replace("5432", str(port)))["parts"]
+            alice = Client(daemon, session, "alice")
+            assert (await alice.init()).code == "DATABASE_UNAVAILABLE"
+            async with session.get(f"{daemon.base}/status") as response:
+                assert response.status == 401
+        await becomes(daemon, 200)
         assert (await alice.init()).status == 200
 
 
 async def test_database_that_comes_up_unsafe(
-    own_server: EmbeddedPostgres, issuer: Issuer, tmp_path: Path
+    own_database: Database, issuer: Issuer, tmp_path: Path
 ) -> None:
-    database = Database(own_server, "custody_template")
-    await database.execute("ALTER TABLE auth.encryption_vaults NO FORCE ROW LEVEL SECURITY")
-    with_server = settings_for(database, issuer, tmp_path)
-    port = await asyncio.to_thread(kill, own_server)
-
-    def run() -> tuple[int, str]:
-        overrides = {"DATABASE_URL": with_server["CUSTODY_DATABASE_URL"]}
-        here = _Down(own_server, database.name)
-        with unready_daemon_beside(here, issuer, tmp_path, **overrides) as daemon:
+    await own_database.execute("ALTER TABLE auth.encryption_vaults NO FORCE ROW LEVEL SECURITY")
+    with ExitStack() as serving:
+        async with killed(own_database.server):
+            daemon = await asyncio.to_thread(
+                serving.enter_context, unready_daemon_beside(own_database, issuer, tmp_path)
+            )
             assert daemon.process is not None
             assert daemon.log is not None
             assert daemon.process.poll() is None
-            start_on(own_server, port)
-            return daemon.process.wait(15), daemon.log.read_text()
-
-    code, log = await asyncio.to_thread(run)
-    assert code == 78
+        assert await asyncio.to_thread(daemon.process.wait, 15) == 78
+        log = daemon.log.read_text()
     complaints = [line for line in log.splitlines() if not line.startswith("{")]
     assert len(complaints) == 1
     assert "row-level security is not enabled and forced on auth.encryption_vaults" in complaints[0]
 
 
-class _Down(Database):
-    """A database of a server that is down has no URL of its own."""
-
-    def url(self, role: str) -> str:
-        return f"postgresql://{role}@127.0.0.1:{free_port()}/{self.name}"
-
-
 async def test_wrong_key_on_a_database_that_was_down(
-    own_server: EmbeddedPostgres, issuer: Issuer, tmp_path: Path, quick: None
+    own_database: Database, issuer: Issuer, tmp_path: Path, quick: None
 ) -> None:
-    database = Database(own_server, "custody_template")
-    async with daemon_here(database, issuer, tmp_path):
+    async with daemon_here(own_database, issuer, tmp_path):
         pass
-    environ = settings_for(database, issuer, tmp_path, raw_MANA_AUTH_KEK=KEK)
-    port = await asyncio.to_thread(kill, own_server)
-    async with running(load(environ), environ) as here:
-        assert not here.watch.done()
-        await asyncio.to_thread(start_on, own_server, port)
+    environ = settings_for(own_database, issuer, tmp_path, raw_MANA_AUTH_KEK=KEK)
+    async with AsyncExitStack() as serving:
+        async with killed(own_database.server):
+            here = await serving.enter_async_context(running(load(environ), environ))
+            assert not here.watch.done()
         with pytest.raises(ConfigurationError, match="stands for other key material"):
             async with asyncio.timeout(10):
                 await here.watch

@@ -7,12 +7,14 @@ from typing import Any
 import asyncpg
 import pytest
 
-from custody.db.engine import Dsn, create_engine
 from custody.db.errors import RetiredKek
 from custody.db.queries import query
 from custody.db.scope import user_transaction
 from custody.deadline import Deadline
-from tests.db.kek_registry import RETIRE, REWRAP, add_row, psql, register, retire, states
+from tests.db.connecting import engine_of
+from tests.db.kek_registry import RETIRE, REWRAP, add_row, register, retire, states
+from tests.db.psql import psql
+from tests.eventually import eventually
 from tests.servers import Database
 
 SCOPE = "SET app.current_user_id = '{}';"
@@ -174,30 +176,23 @@ async def test_scope_names_it_and_keeps_its_level(retired: Database) -> None:
     await retired.execute(
         f"ALTER DATABASE {retired.name} SET default_transaction_isolation = 'serializable'"
     )
-    engine = create_engine(Dsn(retired.url("custody_app")), pool_size=1)
     insert = query("insert_vault")
-    try:
+    async with engine_of(retired.url("custody_app")) as engine:
         with pytest.raises(RetiredKek):
             async with user_transaction(engine, "carol", Deadline.after(5)) as held:
                 await held.fetchval(insert, "carol", "w", "", 2, "old", None)
         async with user_transaction(engine, "carol", Deadline.after(5)) as held:
             assert await held.fetchval(insert, "carol", "w", "", 2, "now", None)
-    finally:
-        await engine.dispose()
 
 
 # ── races: a writer and a retirement at the same time, in both orders ─────────
 
 
-async def until_waiting(database: Database, count: int = 1) -> None:
-    """Wait until so many sessions wait for an advisory lock."""
-    waiting = (
-        "SELECT count(*) FROM pg_locks JOIN pg_database ON pg_database.oid = database"
-        " WHERE datname = current_database() AND locktype = 'advisory' AND NOT granted"
-    )
-    async with asyncio.timeout(10), database.connect() as connection:
-        while await connection.fetchval(waiting) < count:  # noqa: ASYNC110 - in another process
-            await asyncio.sleep(0.01)
+# How many sessions wait for an advisory lock.
+WAITING = (
+    "SELECT count(*) FROM pg_locks JOIN pg_database ON pg_database.oid = database"
+    " WHERE datname = current_database() AND locktype = 'advisory' AND NOT granted"
+)
 
 
 @pytest.mark.parametrize(("end", "answer"), [("commit", "in-use"), ("rollback", "retired")])
@@ -216,7 +211,7 @@ async def test_writer_first(database: Database, end: str, answer: str, by_insert
         else:
             await writer.execute(REWRAP, "old", "alice")
         retirement = asyncio.create_task(retire(database, "old"))
-        await until_waiting(database)
+        await eventually(lambda: database.value(WAITING))
         await getattr(transaction, end)()
         assert await retirement == answer
     under = "SELECT count(*) FROM auth.encryption_vaults WHERE kek_id = 'old'"
@@ -246,7 +241,7 @@ async def test_retirement_first(database: Database, end: str, by_hand: bool) -> 
         assert await writer.fetchval("SELECT state FROM auth.encryption_keks") == "decrypt-only"
         assert await retiring.fetchval(retires) == "retired"
         write = asyncio.create_task(writer.execute(REWRAP, "old", "alice"))
-        await until_waiting(database)
+        await eventually(lambda: database.value(WAITING))
         await getattr(transaction, end)()
         if end == "commit":
             with pytest.raises(asyncpg.PostgresError) as caught:
@@ -269,7 +264,7 @@ async def test_retirement_by_hand_waits_for_writers(database: Database) -> None:
         await transaction.start()
         await writer.execute(REWRAP, "old", "alice")
         by_hand = asyncio.create_task(database.execute(sql))
-        await until_waiting(database)
+        await eventually(lambda: database.value(WAITING))
         await transaction.commit()
         await by_hand
 

@@ -9,31 +9,28 @@ import pytest_asyncio
 from custody.development.postgres import EmbeddedPostgres
 from tests.client import Client, client_session
 from tests.db.breaking import forget_keks
+from tests.db.psql import DENIED, POLICY, psql
 from tests.servers import Database, daemon_here, new_database
 from tests.tokens import Issuer
-
-DENIED = "permission denied"
-POLICY = "violates row-level security policy"
 
 
 @pytest_asyncio.fixture(scope="module", loop_scope="module")
 async def template(
-    postgres: EmbeddedPostgres, issuer: Issuer, tmp_path_factory: pytest.TempPathFactory
-) -> AsyncIterator[str]:
+    module_database: Database, issuer: Issuer, tmp_path_factory: pytest.TempPathFactory
+) -> str:
     """Vaults of alice, bob (with a recovery wrap) and zoe (zero-knowledge), with audit rows."""
     folder = tmp_path_factory.mktemp("filled")
-    async with new_database(postgres) as database:
-        async with (
-            daemon_here(database, issuer, folder) as daemon,
-            client_session() as session,
-        ):
-            alice, bob, zoe = (Client(daemon, session, user) for user in ("alice", "bob", "zoe"))
-            for client in (alice, bob, zoe):
-                assert (await client.init()).status == 200
-            for client in (bob, zoe):
-                assert (await client.set_recovery("A" * 64, "A" * 16)).status == 200
-            assert (await zoe.enable_zk()).status == 200
-        yield database.name
+    async with (
+        daemon_here(module_database, issuer, folder) as daemon,
+        client_session() as session,
+    ):
+        alice, bob, zoe = (Client(daemon, session, user) for user in ("alice", "bob", "zoe"))
+        for client in (alice, bob, zoe):
+            assert (await client.init()).status == 200
+        for client in (bob, zoe):
+            assert (await client.set_recovery("A" * 64, "A" * 16)).status == 200
+        assert (await zoe.enable_zk()).status == 200
+    return module_database.name
 
 
 @pytest.fixture
@@ -43,13 +40,6 @@ async def filled(postgres: EmbeddedPostgres, template: str) -> AsyncIterator[Dat
         yield made
 
 
-def ask(database: Database, role: str, sql: str, user: str | None = None) -> str:
-    """Run SQL in a session, as a user where one is given; return its output, or its error."""
-    setting = "" if user is None else f"SET app.current_user_id = '{user}';\n"
-    done = database.psql(role, "-qAt", text=f"{setting}{sql};\n")
-    return done.stdout.strip() if done.returncode == 0 else done.stderr.strip()
-
-
 NOBODY = (None, "", "mallory")
 
 
@@ -57,14 +47,14 @@ NOBODY = (None, "", "mallory")
 async def test_app_sees_no_foreign_row(filled: Database, user: str | None) -> None:
     for table, column in (("encryption_vaults", "user_id"), ("users", "id")):
         count = f"SELECT count({column}) FROM auth.{table}"
-        assert ask(filled, "custody_app", count, user) == "0"
-    assert DENIED in ask(filled, "custody_app", "SELECT * FROM auth.encryption_vault_audit", user)
+        assert psql(filled, "custody_app", count, user) == "0"
+    assert DENIED in psql(filled, "custody_app", "SELECT * FROM auth.encryption_vault_audit", user)
 
 
 async def test_app_sees_its_own_row(filled: Database) -> None:
     for table, column in (("encryption_vaults", "user_id"), ("users", "id")):
         rows = f"SELECT {column} FROM auth.{table}"
-        assert ask(filled, "custody_app", rows, "alice") == "alice"
+        assert psql(filled, "custody_app", rows, "alice") == "alice"
 
 
 async def test_setting_of_a_transaction_ends_with_it(filled: Database) -> None:
@@ -73,7 +63,7 @@ async def test_setting_of_a_transaction_ends_with_it(filled: Database) -> None:
         "SELECT user_id FROM auth.encryption_vaults; COMMIT;"
         "SELECT 'then ' || count(*) FROM auth.encryption_vaults"
     )
-    assert ask(filled, "custody_app", sql).splitlines() == ["alice", "alice", "then 0"]
+    assert psql(filled, "custody_app", sql).splitlines() == ["alice", "alice", "then 0"]
 
 
 @pytest.mark.parametrize("user", NOBODY)
@@ -83,8 +73,8 @@ async def test_app_changes_no_foreign_row(filled: Database, user: str | None) ->
         "WITH changed AS (UPDATE auth.encryption_vaults SET wrapped_mk = 'x', wrap_iv = ''"
         " WHERE user_id = 'alice' RETURNING 1) SELECT count(*) FROM changed"
     )
-    assert ask(filled, "custody_app", changed, user) == "0"
-    inserted = ask(
+    assert psql(filled, "custody_app", changed, user) == "0"
+    inserted = psql(
         filled,
         "custody_app",
         "INSERT INTO auth.encryption_vaults (user_id, wrapped_mk, wrap_iv) VALUES ('carol','x','')",
@@ -100,15 +90,15 @@ async def test_app_writes_nothing_in_anothers_name(filled: Database, user: str |
         "INSERT INTO auth.encryption_vault_audit (id, user_id, action, status)"
         " VALUES ('a', 'alice', 'fetch', 200)"
     )
-    assert POLICY in ask(filled, "custody_app", audit, user)
-    assert POLICY in ask(
+    assert POLICY in psql(filled, "custody_app", audit, user)
+    assert POLICY in psql(
         filled, "custody_app", "INSERT INTO auth.users (id) VALUES ('carol')", user
     )
 
 
 async def test_app_cannot_give_its_row_away(filled: Database) -> None:
     sql = "UPDATE auth.encryption_vaults SET user_id = 'bob'"
-    assert DENIED in ask(filled, "custody_app", sql, "alice")
+    assert DENIED in psql(filled, "custody_app", sql, "alice")
 
 
 @pytest.mark.parametrize(
@@ -143,7 +133,7 @@ async def test_app_cannot_give_its_row_away(filled: Database) -> None:
 @pytest.mark.parametrize("role", ["custody_app", "custody_rewrap"])
 async def test_refused_to_runtime_roles(filled: Database, role: str, sql: str) -> None:
     before = await filled.value("SELECT count(*) FROM auth.encryption_vault_audit")
-    answer = ask(filled, role, sql, "alice")
+    answer = psql(filled, role, sql, "alice")
     assert DENIED in answer or "must be owner" in answer, answer
     assert await filled.value("SELECT count(*) FROM auth.encryption_vault_audit") == before
 
@@ -152,32 +142,32 @@ SAMPLE = "SELECT user_id FROM auth.custody_sample_wraps('env-v1') ORDER BY 1"
 
 
 async def test_samples_show_only_until_the_fingerprint_is_recorded(filled: Database) -> None:
-    assert ask(filled, "custody_app", SAMPLE) == ""
+    assert psql(filled, "custody_app", SAMPLE) == ""
     await forget_keks(filled)
-    assert ask(filled, "custody_app", SAMPLE).split() == ["alice", "bob"]  # zoe has no wrap
+    assert psql(filled, "custody_app", SAMPLE).split() == ["alice", "bob"]  # zoe has no wrap
     other = "SELECT count(*) FROM auth.custody_sample_wraps('env-v2')"
-    assert ask(filled, "custody_app", other) == "0"
+    assert psql(filled, "custody_app", other) == "0"
     # What the function asked for is not left open behind it, nor can the caller ask by itself.
     for sql in (
         f"BEGIN; {SAMPLE}; SELECT count(*) FROM auth.encryption_vaults",
         "SET custody.sampled_kek_id = 'env-v1'; SELECT count(*) FROM auth.encryption_vaults",
     ):
-        assert ask(filled, "custody_app", sql).split()[-1] == "0"
+        assert psql(filled, "custody_app", sql).split()[-1] == "0"
     # Nor for the owner, who alone could read by it.
     left = f"BEGIN; {SAMPLE}; SELECT count(*) FROM auth.encryption_vaults"
-    assert ask(filled, "custody_owner", left).split() == ["alice", "bob", "0"]
+    assert psql(filled, "custody_owner", left).split() == ["alice", "bob", "0"]
     # The worker holds KEKs against the registry as the daemon does; it sees all rows anyway.
-    assert ask(filled, "custody_rewrap", SAMPLE).split() == ["alice", "bob"]
+    assert psql(filled, "custody_rewrap", SAMPLE).split() == ["alice", "bob"]
 
 
 async def test_rewrap_sees_all_rows_but_not_all_columns(filled: Database) -> None:
     rows = "SELECT user_id FROM auth.encryption_vaults ORDER BY 1"
-    assert ask(filled, "custody_rewrap", rows).split() == ["alice", "bob", "zoe"]
+    assert psql(filled, "custody_rewrap", rows).split() == ["alice", "bob", "zoe"]
     for column in ("recovery_wrapped_mk", "recovery_iv", "recovery_set_at"):
         sql = f"SELECT {column} FROM auth.encryption_vaults"
-        assert DENIED in ask(filled, "custody_rewrap", sql)
+        assert DENIED in psql(filled, "custody_rewrap", sql)
     for table in ("users", "encryption_vault_audit"):
-        assert DENIED in ask(filled, "custody_rewrap", f"SELECT * FROM auth.{table}")
+        assert DENIED in psql(filled, "custody_rewrap", f"SELECT * FROM auth.{table}")
 
 
 async def test_rewrap_replaces_wraps(filled: Database) -> None:
@@ -186,7 +176,7 @@ async def test_rewrap_replaces_wraps(filled: Database) -> None:
         " kek_id = 'k', rewrapped_at = now(), quarantined_at = NULL, quarantine_reason = NULL"
         " WHERE user_id = 'alice' RETURNING row_version"
     )
-    assert ask(filled, "custody_rewrap", sql) == "2"
+    assert psql(filled, "custody_rewrap", sql) == "2"
 
 
 @pytest.mark.parametrize(
@@ -203,13 +193,13 @@ async def test_rewrap_replaces_wraps(filled: Database) -> None:
 )
 async def test_rewrap_touches_nothing_else(filled: Database, column: str) -> None:
     sql = f"UPDATE auth.encryption_vaults SET {column} WHERE user_id = 'bob'"
-    assert DENIED in ask(filled, "custody_rewrap", sql)
+    assert DENIED in psql(filled, "custody_rewrap", sql)
 
 
 async def test_rewrap_cannot_take_a_wrap_away(filled: Database) -> None:
     # bob has a recovery wrap, so no CHECK would stop it.
     sql = "UPDATE auth.encryption_vaults SET wrapped_mk = NULL, wrap_iv = NULL"
-    assert POLICY in ask(filled, "custody_rewrap", f"{sql} WHERE user_id = 'bob'")
+    assert POLICY in psql(filled, "custody_rewrap", f"{sql} WHERE user_id = 'bob'")
 
 
 async def test_rewrap_cannot_touch_a_zero_knowledge_row(filled: Database) -> None:
@@ -217,13 +207,13 @@ async def test_rewrap_cannot_touch_a_zero_knowledge_row(filled: Database) -> Non
         "WITH changed AS (UPDATE auth.encryption_vaults SET wrapped_mk = 'x', wrap_iv = ''"
         " WHERE user_id = 'zoe' RETURNING 1) SELECT count(*) FROM changed"
     )
-    assert ask(filled, "custody_rewrap", sql) == "0"
+    assert psql(filled, "custody_rewrap", sql) == "0"
 
 
 async def test_rewrap_makes_no_row(filled: Database) -> None:
     for table in ("encryption_vaults (user_id)", "users (id)"):
         sql = f"INSERT INTO auth.{table} VALUES ('carol')"
-        assert DENIED in ask(filled, "custody_rewrap", sql)
+        assert DENIED in psql(filled, "custody_rewrap", sql)
 
 
 async def test_rewrap_audits_its_own_actions_only(filled: Database) -> None:
@@ -231,16 +221,16 @@ async def test_rewrap_audits_its_own_actions_only(filled: Database) -> None:
         "INSERT INTO auth.encryption_vault_audit (id, user_id, action, status)"
         " VALUES ('{0}', '{1}', '{0}', 200)"
     )
-    assert ask(filled, "custody_rewrap", sql.format("rewrap_run", "")) == ""
-    assert ask(filled, "custody_rewrap", sql.format("rewrap_failed", "alice")) == ""
+    assert psql(filled, "custody_rewrap", sql.format("rewrap_run", "")) == ""
+    assert psql(filled, "custody_rewrap", sql.format("rewrap_failed", "alice")) == ""
     for user in (None, "alice"):
-        assert POLICY in ask(filled, "custody_rewrap", sql.format("fetch", "alice"), user)
+        assert POLICY in psql(filled, "custody_rewrap", sql.format("fetch", "alice"), user)
 
 
 @pytest.mark.parametrize("user", NOBODY)
 async def test_owner_sees_nothing_without_a_setting(filled: Database, user: str | None) -> None:
     for table in ("encryption_vaults", "encryption_vault_audit", "users"):
-        assert ask(filled, "custody_owner", f"SELECT count(*) FROM auth.{table}", user) == "0"
+        assert psql(filled, "custody_owner", f"SELECT count(*) FROM auth.{table}", user) == "0"
 
 
 @pytest.mark.parametrize(
@@ -256,21 +246,21 @@ async def test_owner_sees_nothing_without_a_setting(filled: Database, user: str 
 )
 async def test_checks_by_name(filled: Database, name: str, columns: str) -> None:
     sql = f"UPDATE auth.encryption_vaults SET {columns} WHERE user_id = 'alice'"
-    answer = ask(filled, "custody_app", sql, "alice")
+    answer = psql(filled, "custody_app", sql, "alice")
     assert f'violates check constraint "encryption_vaults_{name}"' in answer
 
 
 async def test_empty_nonce_is_a_nonce(filled: Database) -> None:
     sql = "UPDATE auth.encryption_vaults SET wrap_iv = ''"
-    assert ask(filled, "custody_app", sql, "alice") == ""
+    assert psql(filled, "custody_app", sql, "alice") == ""
 
 
 async def test_row_version_is_counted_whoever_writes(filled: Database) -> None:
     version = "SELECT row_version FROM auth.encryption_vaults WHERE user_id = 'alice'"
     before = await filled.value(version)
     sql = "UPDATE auth.encryption_vaults SET rotated_at = now()"
-    assert ask(filled, "custody_app", sql, "alice") == ""
-    assert ask(filled, "postgres", f"{sql}, row_version = 1 WHERE user_id = 'alice'") == ""
+    assert psql(filled, "custody_app", sql, "alice") == ""
+    assert psql(filled, "postgres", f"{sql}, row_version = 1 WHERE user_id = 'alice'") == ""
     assert await filled.value(version) == before + 2
 
 
@@ -307,12 +297,12 @@ async def test_no_deadline_is_no_limit(filled: Database) -> None:
         "INSERT INTO auth.encryption_vault_audit (id, user_id, action, status)"
         " VALUES ('a', 'alice', 'fetch', 200)"
     )
-    assert ask(filled, "custody_app", sql, "alice") == ""
+    assert psql(filled, "custody_app", sql, "alice") == ""
 
 
 async def test_account_deletion_cascades_past_row_level_security(filled: Database) -> None:
     """As the owner under FORCE, without a setting: the vault of a deleted account never stays."""
     await filled.execute("ALTER TABLE auth.users NO FORCE ROW LEVEL SECURITY")
-    assert ask(filled, "custody_owner", "DELETE FROM auth.users WHERE id = 'alice'") == ""
+    assert psql(filled, "custody_owner", "DELETE FROM auth.users WHERE id = 'alice'") == ""
     left = await filled.fetch("SELECT user_id FROM auth.encryption_vaults ORDER BY 1")
     assert [row["user_id"] for row in left] == ["bob", "zoe"]

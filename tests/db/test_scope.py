@@ -1,112 +1,54 @@
 """A broken, frozen or busy database: requests end in time, and nothing is left behind."""
 
 import asyncio
-import secrets
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
-from contextlib import asynccontextmanager
-from pathlib import Path
+from collections.abc import Callable
 from typing import Any
 
 import pytest
 from sqlalchemy.ext.asyncio import AsyncEngine
-from sqlalchemy.pool import QueuePool
 
-from custody import app
 from custody.audit import writer
-from custody.db.engine import Dsn, create_engine
 from custody.db.errors import Busy, ConnectionLost, DatabaseError, OnlyThisRequest, Refused
 from custody.db.queries import query
 from custody.db.scope import user_transaction
 from custody.deadline import Deadline
-from custody.development.postgres import EmbeddedPostgres
-from custody.http import server as http_server
+from custody.http import frontend
 from custody.ops import health
 from custody.vault import rows
-from tests.client import Answer, Client, client_session
-from tests.db.breaking import freeze, frozen, kill, thaw
-from tests.servers import TEMPLATE, Daemon, Database, daemon_here, postgres_server, start_on
-from tests.tokens import Issuer
+from tests.client import Client, becomes
+from tests.db.breaking import freeze, frozen, killed, thawed
+from tests.db.connecting import borrowed
+from tests.eventually import eventually
+from tests.servers import Daemon, Database
 
 Device = Callable[[str], Client]
 
 
-@pytest.fixture(scope="module")
-def own_server() -> Iterator[EmbeddedPostgres]:
-    """A PostgreSQL for this file alone: its tests freeze and kill it."""
-    with postgres_server() as server:
-        yield server
+# What backends of custody are at, and the locks that they hold.
+AT_WORK = (
+    "SELECT (SELECT count(*) FROM pg_stat_activity WHERE datname = current_database()"
+    " AND application_name = 'custody' AND state <> 'idle')"
+    " + (SELECT count(*) FROM pg_locks JOIN pg_stat_activity USING (pid)"
+    " WHERE application_name = 'custody' AND datname = current_database())"
+)
 
 
 @pytest.fixture
-async def own_database(own_server: EmbeddedPostgres) -> AsyncIterator[Database]:
-    """As ``new_database``, but with no connection that a killed server would take along."""
-    made = Database(own_server, f"test_{secrets.token_hex(6)}")
-    admin = Database(own_server, "postgres")
-    await admin.execute(f"CREATE DATABASE {made.name} TEMPLATE {TEMPLATE} OWNER custody_owner")
-    yield made
-    await admin.execute(f"DROP DATABASE {made.name} WITH (FORCE)")
+def database(own_database: Database) -> Database:
+    return own_database
 
 
-@pytest.fixture
-def engines(monkeypatch: pytest.MonkeyPatch) -> list[AsyncEngine]:
-    """The engines that daemons of this test make."""
-    made: list[AsyncEngine] = []
+async def clean(database: Database, engine: AsyncEngine, seconds: float = 8) -> None:
+    """Wait until nothing is borrowed, no transaction open, and no lock held."""
 
-    def create(dsn: Dsn, **options: Any) -> AsyncEngine:
-        made.append(create_engine(dsn, **options | {"pool_size": 4}))
-        return made[-1]
+    async def look() -> bool:
+        return bool(borrowed(engine) == await database.value(AT_WORK) == 0)
 
-    monkeypatch.setattr(app, "create_engine", create)
-    return made
-
-
-@asynccontextmanager
-async def serving(
-    database: Database, issuer: Issuer, folder: Path
-) -> AsyncIterator[tuple[Daemon, Device]]:
-    async with daemon_here(database, issuer, folder) as daemon, client_session() as session:
-        yield daemon, lambda user: Client(daemon, session, user)
-
-
-async def timed(call: Awaitable[Answer]) -> tuple[Answer, float]:
-    began = time.monotonic()
-    return await call, time.monotonic() - began
-
-
-async def eventually(true: Callable[[], Awaitable[bool]], seconds: float = 8) -> None:
-    until = time.monotonic() + seconds
-    while not await true():
-        assert time.monotonic() < until, "waited in vain"
-        await asyncio.sleep(0.05)
-
-
-def borrowed(engine: AsyncEngine) -> int:
-    assert isinstance(engine.pool, QueuePool)
-    return engine.pool.checkedout()
-
-
-async def clean(database: Database, engine: AsyncEngine) -> bool:
-    """Nothing borrowed, no transaction open, no lock held by any custody backend."""
-    busy = await database.value(
-        "SELECT count(*) FROM pg_stat_activity WHERE datname = current_database()"
-        " AND application_name = 'custody' AND state <> 'idle'"
-    )
-    locks = await database.value(
-        "SELECT count(*) FROM pg_locks JOIN pg_stat_activity USING (pid)"
-        " WHERE application_name = 'custody' AND datname = current_database()"
-    )
-    return bool(borrowed(engine) == busy == locks == 0)
+    await eventually(look, seconds)
 
 
 # ── the scope itself ──────────────────────────────────────────────────────────
-
-
-@pytest.fixture
-async def engine(database: Database) -> AsyncIterator[AsyncEngine]:
-    made = create_engine(Dsn(database.url("custody_app")), pool_size=2)
-    yield made
-    await made.dispose()
 
 
 async def works(engine: AsyncEngine) -> None:
@@ -127,7 +69,7 @@ async def test_cancelled_at_any_moment(engine: AsyncEngine, database: Database) 
         task.cancel()
         await asyncio.gather(task, return_exceptions=True)
         assert borrowed(engine) == 0
-    await eventually(lambda: clean(database, engine))
+    await clean(database, engine)
     await asyncio.gather(*(works(engine) for _ in range(4)))
 
 
@@ -138,7 +80,7 @@ async def test_cancelled_while_a_statement_hangs(engine: AsyncEngine, database: 
         task.cancel()
     await asyncio.gather(*tasks, return_exceptions=True)
     # The server itself ends the statement at the deadline, if it was not told before.
-    await eventually(lambda: clean(database, engine), 4)
+    await clean(database, engine, 4)
     await works(engine)
 
 
@@ -149,7 +91,7 @@ async def test_out_of_time(engine: AsyncEngine, database: Database) -> None:
             await sleep_in(engine, deadline, "SELECT pg_sleep(60)")
         assert time.monotonic() - began < 2
         assert borrowed(engine) == 0
-    await eventually(lambda: clean(database, engine), 4)
+    await clean(database, engine, 4)
     await works(engine)
 
 
@@ -174,7 +116,7 @@ async def test_failing_statement(
         assert ("the disk of the database is full" in str(caught.value)) == ("disk" in statement)
         assert caught.value.__suppress_context__
         assert borrowed(engine) == 0
-    await eventually(lambda: clean(database, engine))
+    await clean(database, engine)
     await works(engine)
 
 
@@ -194,7 +136,7 @@ async def test_own_error_rolls_back_and_passes(engine: AsyncEngine, database: Da
     # Rolled back, not thrown away: a refusal costs no new connection.
     assert await database.fetch(session) == before
     assert await database.value("SELECT count(*) FROM auth.users") == 0
-    await eventually(lambda: clean(database, engine))
+    await clean(database, engine)
 
 
 async def test_no_connection_is_free(engine: AsyncEngine, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -230,197 +172,159 @@ async def test_setting_does_not_outlive_its_transaction(engine: AsyncEngine) -> 
 # ── a daemon on a database that breaks ────────────────────────────────────────
 
 # Of the daemon: a short form, and its own.
-REQUEST_SECONDS = [6.0, pytest.param(http_server.REQUEST_SECONDS, marks=pytest.mark.prove)]
+REQUEST_SECONDS = [6.0, pytest.param(frontend.REQUEST_SECONDS, marks=pytest.mark.prove)]
 
 
 @pytest.fixture(params=REQUEST_SECONDS)
 def seconds_allowed(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> float:
     """What a request may take."""
     seconds = float(request.param)
-    monkeypatch.setattr(http_server, "REQUEST_SECONDS", seconds)
+    monkeypatch.setattr(frontend, "REQUEST_SECONDS", seconds)
     return seconds
 
 
 async def test_frozen_in_the_middle(
-    own_database: Database,
-    issuer: Issuer,
-    tmp_path: Path,
-    engines: list[AsyncEngine],
-    seconds_allowed: float,
+    database: Database, engines: list[AsyncEngine], device: Device, seconds_allowed: float
 ) -> None:
-    async with serving(own_database, issuer, tmp_path) as (_daemon, device):
-        alice = device("alice")
-        before = await alice.init()
-        await asyncio.gather(*(device("bob").init() for _ in range(4)))
-        rotated = "SELECT count(*) FROM auth.encryption_vaults WHERE rotated_at IS NOT NULL"
-        with frozen(own_database.server):
-            calls = [alice.rotate(), alice.key(), alice.status(), device("new").init()]
-            calls += [device("bob").rotate() for _ in range(6)]
-            answers = await asyncio.gather(*map(timed, calls))
-        for answer, seconds in answers:
-            assert answer.status == 503
-            assert answer.code in {"DATABASE_UNAVAILABLE", "AUDIT_UNAVAILABLE", "OVERLOADED"}
-            assert answer.headers["Retry-After"]
-            assert seconds < seconds_allowed + 1
-        await eventually(lambda: clean(own_database, engines[0]))
-        await asyncio.sleep(0.5)
-        after = await alice.key()
-        assert (after.status, after.json) == (200, before.json)
-        assert after.headers["Etag"] == before.headers["Etag"]
-        assert await own_database.value(rotated) == 0
-        assert ("rotate", None, 200) not in await own_database.audit("alice")
-        assert await own_database.audit("new") == []
-        assert (await device("new").init()).status == 200
+    alice = device("alice")
+    before = await alice.init()
+    await asyncio.gather(*(device("bob").init() for _ in range(4)))
+    rotated = "SELECT count(*) FROM auth.encryption_vaults WHERE rotated_at IS NOT NULL"
+    async with frozen(database.server):
+        calls = [alice.rotate(), alice.key(), alice.status(), device("new").init()]
+        calls += [device("bob").rotate() for _ in range(6)]
+        waited = (asyncio.wait_for(call, seconds_allowed + 1) for call in calls)
+        answers = await asyncio.gather(*waited)
+    for answer in answers:
+        assert answer.status == 503
+        assert answer.code in {"DATABASE_UNAVAILABLE", "AUDIT_UNAVAILABLE", "OVERLOADED"}
+        assert answer.headers["Retry-After"]
+    await clean(database, engines[0])
+    await asyncio.sleep(0.5)
+    after = await alice.key()
+    assert (after.status, after.json) == (200, before.json)
+    assert after.headers["Etag"] == before.headers["Etag"]
+    assert await database.value(rotated) == 0
+    assert ("rotate", None, 200) not in await database.audit("alice")
+    assert await database.audit("new") == []
+    assert (await device("new").init()).status == 200
 
 
 async def test_frozen_just_before_commit(
-    own_database: Database,
-    issuer: Issuer,
-    tmp_path: Path,
+    database: Database,
     engines: list[AsyncEngine],
+    device: Device,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """COMMIT is on its way when the server stops: it reads it after the deadline, and refuses."""
-    monkeypatch.setattr(http_server, "REQUEST_SECONDS", 4.0)
+    monkeypatch.setattr(frontend, "REQUEST_SECONDS", 4.0)
     write = writer.write
 
     async def write_then_freeze(connection: Any, event: Any) -> None:
         await write(connection, event)
         if event.action == "rotate":
-            freeze(own_database.server)
+            freeze(database.server)
 
-    async with serving(own_database, issuer, tmp_path) as (_daemon, device):
-        alice = device("alice")
-        before = await alice.init()
-        with monkeypatch.context() as patch:
-            patch.setattr(rows, "write", write_then_freeze)
-            try:
-                answer, seconds = await timed(alice.rotate())
-            finally:
-                thaw(own_database.server)
-        assert answer.status == 503
-        assert 3 < seconds < 5
-        await eventually(lambda: clean(own_database, engines[0]))
-        assert (await alice.key()).json == before.json
-        assert ("rotate", None, 200) not in await own_database.audit("alice")
+    alice = device("alice")
+    before = await alice.init()
+    with monkeypatch.context() as patch, thawed(database.server):
+        patch.setattr(rows, "write", write_then_freeze)
+        began = time.monotonic()
+        answer = await alice.rotate()
+        assert 3 < time.monotonic() - began < 5
+    assert answer.status == 503
+    await clean(database, engines[0])
+    assert (await alice.key()).json == before.json
+    assert ("rotate", None, 200) not in await database.audit("alice")
 
 
 async def test_killed_and_started_again(
-    own_database: Database,
-    issuer: Issuer,
-    tmp_path: Path,
+    database: Database,
     engines: list[AsyncEngine],
+    daemon: Daemon,
+    device: Device,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setattr(health, "_AGAIN_SECONDS", 0.2)
     monkeypatch.setattr(health, "_RETRY_SECONDS", 0.2)
-    async with serving(own_database, issuer, tmp_path) as (daemon, device):
-        alice = device("alice")
-        before = await alice.init()
-        port = await asyncio.to_thread(kill, own_database.server)
-        try:
-            for call in (alice.key(), alice.rotate(), alice.status(), alice.init()):
-                answer, seconds = await timed(call)
-                assert (answer.status, answer.code) == (503, "DATABASE_UNAVAILABLE")
-                assert seconds < 4
-            await eventually(lambda: not_ready(daemon))
-        finally:
-            await asyncio.to_thread(start_on, own_database.server, port)
-        await eventually(lambda: is_ready(daemon))
-        after = await alice.key()
-        assert (after.status, after.json) == (200, before.json)
-        await eventually(lambda: clean(own_database, engines[0]))
-
-
-async def readiness(daemon: Daemon) -> tuple[int, dict[str, str]]:
-    async with client_session() as session, session.get(f"{daemon.admin}/readyz") as response:
-        return response.status, (await response.json())["parts"]
-
-
-async def is_ready(daemon: Daemon) -> bool:
-    return (await readiness(daemon))[0] == 200
-
-
-async def not_ready(daemon: Daemon) -> bool:
-    status, parts = await readiness(daemon)
-    return status == 503 and parts["database"] != "ok"
+    alice = device("alice")
+    before = await alice.init()
+    async with killed(database.server):
+        for call in (alice.key(), alice.rotate(), alice.status(), alice.init()):
+            answer = await asyncio.wait_for(call, 4)
+            assert (answer.status, answer.code) == (503, "DATABASE_UNAVAILABLE")
+        await becomes(daemon, 503, database="the database")
+    await becomes(daemon, 200)
+    after = await alice.key()
+    assert (after.status, after.json) == (200, before.json)
+    await clean(database, engines[0])
 
 
 async def test_terminated_backends(
-    database: Database, issuer: Issuer, tmp_path: Path, engines: list[AsyncEngine]
+    database: Database, engines: list[AsyncEngine], device: Device
 ) -> None:
-    async with serving(database, issuer, tmp_path) as (_daemon, device):
-        key = (await device("alice").init()).json
-        for _ in range(5):
-            await asyncio.gather(*(device("alice").key() for _ in range(8)))
-            await database.execute(
-                "SELECT pg_terminate_backend(pid) FROM pg_stat_activity"
-                " WHERE application_name = 'custody' AND datname = current_database()"
-            )
-            answer = await device("alice").key()
-            assert answer.status in {200, 503}
-            again = await device("alice").key()
-            assert (again.status, again.json) == (200, key)
-        await eventually(lambda: clean(database, engines[0]))
+    key = (await device("alice").init()).json
+    for _ in range(5):
+        await asyncio.gather(*(device("alice").key() for _ in range(8)))
+        await database.execute(
+            "SELECT pg_terminate_backend(pid) FROM pg_stat_activity"
+            " WHERE application_name = 'custody' AND datname = current_database()"
+        )
+        answer = await device("alice").key()
+        assert answer.status in {200, 503}
+        again = await device("alice").key()
+        assert (again.status, again.json) == (200, key)
+    await clean(database, engines[0])
 
 
 async def test_locked_row_of_one_user(
-    database: Database,
-    issuer: Issuer,
-    tmp_path: Path,
-    engines: list[AsyncEngine],
-    seconds_allowed: float,
+    database: Database, engines: list[AsyncEngine], device: Device, seconds_allowed: float
 ) -> None:
     count = round(5 * seconds_allowed)
-    async with serving(database, issuer, tmp_path) as (_daemon, device):
-        before = await device("alice").init()
-        for user in ("bob", "carol"):
-            assert (await device(user).init()).status == 200
-        async with database.connect() as other, other.transaction():
-            await other.execute(
-                "SELECT 1 FROM auth.encryption_vaults WHERE user_id = 'alice' FOR UPDATE"
-            )
-            stuck = [asyncio.create_task(device("alice").rotate()) for _ in range(count)]
-            await asyncio.sleep(0.3)
-            for _ in range(10):
-                for user in ("bob", "carol"):
-                    answer, seconds = await timed(device(user).key())
-                    assert answer.status == 200
-                    assert seconds < 1.5
-                rotated, seconds = await timed(device("bob").rotate())
-                assert rotated.status == 200
-                assert seconds < 1.5
-            # A read of the locked row waits for nobody.
-            assert (await device("alice").key()).json == before.json
-            answers = await asyncio.gather(*stuck)
-        assert {(answer.status, answer.code) for answer in answers} == {(503, "OVERLOADED")}
-        audit = await database.audit("alice")
-        assert audit.count(("rotate", "overloaded", 503)) == count
-        assert (await device("alice").rotate()).status == 200
-        await eventually(lambda: clean(database, engines[0]))
+    before = await device("alice").init()
+    for user in ("bob", "carol"):
+        assert (await device(user).init()).status == 200
+    async with database.connect() as other, other.transaction():
+        await other.execute(
+            "SELECT 1 FROM auth.encryption_vaults WHERE user_id = 'alice' FOR UPDATE"
+        )
+        stuck = [asyncio.create_task(device("alice").rotate()) for _ in range(count)]
+        await asyncio.sleep(0.3)
+        for _ in range(10):
+            for user in ("bob", "carol"):
+                assert (await asyncio.wait_for(device(user).key(), 1.5)).status == 200
+            rotated = await asyncio.wait_for(device("bob").rotate(), 1.5)
+            assert rotated.status == 200
+        # A read of the locked row waits for nobody.
+        assert (await device("alice").key()).json == before.json
+        answers = await asyncio.gather(*stuck)
+    assert {(answer.status, answer.code) for answer in answers} == {(503, "OVERLOADED")}
+    audit = await database.audit("alice")
+    assert audit.count(("rotate", "overloaded", 503)) == count
+    assert (await device("alice").rotate()).status == 200
+    await clean(database, engines[0])
 
 
 async def test_clients_that_go_away(
-    database: Database, issuer: Issuer, tmp_path: Path, engines: list[AsyncEngine]
+    database: Database, engines: list[AsyncEngine], device: Device
 ) -> None:
-    async with serving(database, issuer, tmp_path) as (_daemon, device):
-        assert (await device("alice").init()).status == 200
-        generation = "SELECT generation FROM auth.encryption_vaults"
-        first = await database.value(generation)
-        for number in range(30):
-            task = asyncio.create_task(device("alice").rotate())
-            await asyncio.sleep(number / 2000)
-            task.cancel()
-            await asyncio.gather(task, return_exceptions=True)
-        await eventually(lambda: clean(database, engines[0]))
-        # Whoever was served to the end has exactly one row; nobody left a row without its key.
-        rotates = (await database.audit("alice")).count(("rotate", None, 200))
-        assert await database.value(generation) == first + rotates
-        assert (await device("alice").key()).status == 200
+    assert (await device("alice").init()).status == 200
+    generation = "SELECT generation FROM auth.encryption_vaults"
+    first = await database.value(generation)
+    for number in range(30):
+        task = asyncio.create_task(device("alice").rotate())
+        await asyncio.sleep(number / 2000)
+        task.cancel()
+        await asyncio.gather(task, return_exceptions=True)
+    await clean(database, engines[0])
+    # Whoever was served to the end has exactly one row; nobody left a row without its key.
+    rotates = (await database.audit("alice")).count(("rotate", None, 200))
+    assert await database.value(generation) == first + rotates
+    assert (await device("alice").key()).status == 200
 
 
 async def test_a_slow_start_does_not_move_the_deadline_of_the_commit(
-    database: Database, monkeypatch: pytest.MonkeyPatch
+    engine: AsyncEngine, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The database counts from when it runs the statement, which may be long after it was sent."""
     slow = [query("open_scope").replace("SELECT ", "SELECT pg_sleep(0.6), ", 1)]
@@ -429,7 +333,6 @@ async def test_a_slow_start_does_not_move_the_deadline_of_the_commit(
         return slow.pop() if name == "open_scope" and slow else query(name)
 
     monkeypatch.setattr("custody.db.scope.query", first_slow)
-    engine = create_engine(Dsn(database.url("custody_app")), pool_size=1)
     deadline = Deadline.after(5)
     async with user_transaction(engine, "alice", deadline) as held:
         left = await held.fetchval(
@@ -437,19 +340,17 @@ async def test_a_slow_start_does_not_move_the_deadline_of_the_commit(
         )
         assert not slow
         assert left < deadline.remaining()
-    await engine.dispose()
 
 
 async def test_a_failure_that_came_of_a_full_pool_is_recorded_all_the_same(
-    database: Database, issuer: Issuer, tmp_path: Path, engines: list[AsyncEngine]
+    database: Database, engines: list[AsyncEngine], device: Device
 ) -> None:
-    async with serving(database, issuer, tmp_path) as (_daemon, device):
-        alice = device("alice")
-        await alice.init()
-        held = [await engines[0].connect() for _ in range(4)]
-        answer = await alice.key()
-        assert (answer.status, answer.code) == (503, "OVERLOADED")
-        assert (await database.audit("alice"))[-1] == ("failed_fetch", "overloaded", 503)
-        for connection in held:
-            await connection.close()
-        assert (await alice.key()).status == 200
+    alice = device("alice")
+    await alice.init()
+    held = [await engines[0].connect() for _ in range(4)]
+    answer = await alice.key()
+    assert (answer.status, answer.code) == (503, "OVERLOADED")
+    assert (await database.audit("alice"))[-1] == ("failed_fetch", "overloaded", 503)
+    for connection in held:
+        await connection.close()
+    assert (await alice.key()).status == 200

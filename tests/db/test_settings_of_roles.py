@@ -5,12 +5,12 @@ from pathlib import Path
 
 import pytest
 
-from custody.db.engine import Dsn, create_engine
 from custody.db.posture import Duty
 from custody.db.scope import transaction
 from custody.settings import ConfigurationError
 from tests.client import Client, client_session
-from tests.db.test_posture import login, problems_of
+from tests.db.connecting import engine_of
+from tests.db.posture import login, problems_of
 from tests.servers import Database, daemon_here
 from tests.tokens import Issuer
 
@@ -98,7 +98,7 @@ async def test_settings_that_are_named(database: Database, setting: str, place: 
 
 
 async def test_nearest_place_is_named_first(database: Database) -> None:
-    async with login(database) as (role, url):
+    async with login(database, "custody_app") as (role, url):
         places = (
             f"ALTER DATABASE {database.name}",
             f"ALTER ROLE {role}",
@@ -131,9 +131,5 @@ async def test_daemon_does_not_start_with_triggers_switched_off(
 
 async def test_what_is_stored_is_on_disk_whatever_the_role_says(database: Database) -> None:
     await database.execute(f"ALTER DATABASE {database.name} SET synchronous_commit = off")
-    engine = create_engine(Dsn(database.url("custody_rewrap")), pool_size=1)
-    try:
-        async with transaction(engine) as held:
-            assert await held.fetchval("SHOW synchronous_commit") == "on"
-    finally:
-        await engine.dispose()
+    async with engine_of(database.url("custody_rewrap")) as engine, transaction(engine) as held:
+        assert await held.fetchval("SHOW synchronous_commit") == "on"

@@ -1,20 +1,21 @@
 """TLS to the database: its modes, what is refused, and why."""
 
-import asyncio
 import contextlib
-import datetime
-import socket
+import socketserver
 import ssl
 import threading
+from asyncio import StreamReader, StreamWriter
 from collections.abc import AsyncIterator, Iterator
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import pytest
 from cryptography import x509
-from cryptography.hazmat.primitives import hashes, serialization
-from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.hazmat.primitives import serialization
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
+from tests.certificates import make_certificate
 from tests.db.connecting import outcome, pass_on, serving
 from tests.servers import Database
 
@@ -26,22 +27,26 @@ class TlsFront:
     """What speaks TLS before a server: the build of the tests has none.
 
     Args:
+        folder: of certificates that sign themselves, and their keys: its own, and another.
         port: where it listens, as localhost.
         direct: where it speaks TLS at once.
-        ca: the certificate, which signs itself.
-        other: another one.
-        context: how it speaks TLS.
         protected: whether the latest connection was.
         protocol: what was agreed on in the handshake of the latest one.
     """
 
-    port: int
-    direct: int
-    ca: Path
-    other: Path
-    context: ssl.SSLContext
+    folder: Path
+    port: int = 0
+    direct: int = 0
     protected: bool | None = None
     protocol: str | None = None
+
+    def __post_init__(self) -> None:
+        (self.folder / "other").mkdir()
+        self.ca, self.key = make_certificate(self.folder, "localhost")
+        self.other, self.other_key = make_certificate(self.folder / "other", "other.invalid")
+        self.context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+        self.context.load_cert_chain(self.ca, self.key)
+        self.context.set_alpn_protocols(["postgresql"])
 
     def url(self, database: Database) -> str:
         """Return the URL of custody_app by way of the front."""
@@ -49,57 +54,24 @@ class TlsFront:
         return plain.replace(f"127.0.0.1:{database.server.port}", f"localhost:{self.port}")
 
 
-def certificate(folder: Path, name: str) -> tuple[Path, Path]:
-    """Make a certificate that signs itself, for localhost; return it and its key."""
-    key = ec.generate_private_key(ec.SECP256R1())
-    subject = x509.Name([x509.NameAttribute(x509.NameOID.COMMON_NAME, name)])
-    now = datetime.datetime.now(datetime.UTC)
-    made = (
-        x509.CertificateBuilder()
-        .subject_name(subject)
-        .issuer_name(subject)
-        .public_key(key.public_key())
-        .serial_number(x509.random_serial_number())
-        .not_valid_before(now - datetime.timedelta(days=1))
-        .not_valid_after(now + datetime.timedelta(days=1))
-        .add_extension(x509.SubjectAlternativeName([x509.DNSName("localhost")]), critical=False)
-        .add_extension(x509.BasicConstraints(ca=True, path_length=None), critical=True)
-        .sign(key, hashes.SHA256())
-    )
-    paths = folder / f"{name}.crt", folder / f"{name}.key"
-    pem = serialization.Encoding.PEM
-    paths[0].write_bytes(made.public_bytes(pem))
-    paths[1].write_bytes(
-        key.private_bytes(pem, serialization.PrivateFormat.PKCS8, serialization.NoEncryption())
-    )
-    return paths
-
-
 @pytest.fixture
 async def front(database: Database, tmp_path: Path) -> AsyncIterator[TlsFront]:
-    cert, key = certificate(tmp_path, "server")
-    other, _ = certificate(tmp_path, "other")
-    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
-    context.load_cert_chain(cert, key)
-    context.set_alpn_protocols(["postgresql"])
+    made = TlsFront(tmp_path)
 
-    async def ask_first(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        first = await reader.readexactly(8)
+    async def pass_all(at_once: bool, reader: StreamReader, writer: StreamWriter) -> None:
+        first = SSL_REQUEST if at_once else await reader.readexactly(8)
         made.protected = first == SSL_REQUEST
         if made.protected:
-            writer.write(b"S")
-            await writer.start_tls(context)
-            first = b""
+            writer.write(b"" if at_once else b"S")
+            await writer.start_tls(made.context)
+            tls: ssl.SSLObject = writer.get_extra_info("ssl_object")
+            made.protocol, first = tls.selected_alpn_protocol(), b""
         await pass_on(database.server.port, reader, writer, first)
 
-    async def at_once(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        await writer.start_tls(context)
-        tls: ssl.SSLObject = writer.get_extra_info("ssl_object")
-        made.protected, made.protocol = True, tls.selected_alpn_protocol()
-        await pass_on(database.server.port, reader, writer)
-
-    async with serving(ask_first) as port, serving(at_once) as direct:
-        made = TlsFront(port, direct, cert, other, context)
+    async with (
+        serving(partial(pass_all, False)) as made.port,
+        serving(partial(pass_all, True)) as made.direct,
+    ):
         yield made
 
 
@@ -141,8 +113,8 @@ async def test_certificate_that_is_refused_says_why(
     front: TlsFront, database: Database, change: str, parameters: str, reason: str
 ) -> None:
     url = front.url(database).replace("localhost", change or "localhost")
-    key = front.ca.with_suffix(".key")
-    told = await outcome(url + parameters.format(ca=front.ca, other=front.other, key=key))
+    files = {"ca": front.ca, "other": front.other, "key": front.key}
+    told = await outcome(url + parameters.format(**files))
     assert told.startswith("refused: CUSTODY_DATABASE_URL: "), told
     assert reason in told
 
@@ -166,60 +138,51 @@ async def test_an_address_that_is_given_is_held_against_the_name(
     assert "not valid for 'other.invalid'" in told
 
 
-@dataclass
-class Strict:
-    """Agrees on TLS as PostgreSQL does, with OpenSSL's own alerts, and goes no further.
-
-    Args:
-        port: where it listens.
-        tried: for each connection, whether it was to be protected.
-    """
-
-    port: int
-    tried: list[bool]
-
-
 @pytest.fixture
-def strict(front: TlsFront) -> Iterator[Strict]:
-    listener = socket.create_server(("127.0.0.1", 0))
+def strict(front: TlsFront) -> Iterator[tuple[int, list[bool]]]:
+    """What agrees on TLS as PostgreSQL does, with OpenSSL's own alerts, and goes no further.
 
-    def serve() -> None:
-        while True:
-            client, _ = listener.accept()
-            with client, contextlib.suppress(OSError):
-                first = client.recv(8)
-                if not first:
-                    return
-                made.tried.append(first == SSL_REQUEST)
-                if made.tried[-1]:
-                    client.sendall(b"S")
-                    front.context.wrap_socket(client, server_side=True).close()
+    Yields:
+        Its port, and for each connection whether it was to be protected.
+    """
+    tried: list[bool] = []
 
-    made = Strict(listener.getsockname()[1], [])
-    thread = threading.Thread(target=serve, daemon=True)
-    thread.start()
-    yield made
-    socket.create_connection(("127.0.0.1", made.port)).close()
-    thread.join(10)
-    listener.close()
+    class Handler(socketserver.BaseRequestHandler):
+        def handle(self) -> None:
+            tried.append(self.request.recv(8) == SSL_REQUEST)
+            if tried[-1]:
+                self.request.sendall(b"S")
+                with contextlib.suppress(OSError):
+                    front.context.wrap_socket(self.request, server_side=True).close()
+
+    with socketserver.TCPServer(("127.0.0.1", 0), Handler) as server:
+        thread = threading.Thread(target=server.serve_forever, args=(0.01,))
+        thread.start()
+        yield server.server_address[1], tried
+        server.shutdown()
+        thread.join()
 
 
-async def test_no_version_of_tls_in_common(strict: Strict, front: TlsFront) -> None:
+async def test_no_version_of_tls_in_common(strict: tuple[int, list[bool]], front: TlsFront) -> None:
+    port, tried = strict
     front.context.maximum_version = ssl.TLSVersion.TLSv1_2
-    url = f"postgresql://role@localhost:{strict.port}/d?ssl_min_protocol_version=TLSv1.3"
+    url = f"postgresql://role@localhost:{port}/d?ssl_min_protocol_version=TLSv1.3"
     told = await outcome(f"{url}&sslmode=require")
-    assert told.startswith(f"refused: CUSTODY_DATABASE_URL: localhost:{strict.port}: TLS is not")
+    assert told.startswith(f"refused: CUSTODY_DATABASE_URL: localhost:{port}: TLS is not")
     assert "protocol version" in told
-    assert strict.tried == [True]
+    assert tried == [True]
     # As libpq has it, prefer goes on without.
     assert (await outcome(url)).startswith("down: ")
-    assert strict.tried == [True, True, False]
+    assert tried == [True, True, False]
 
 
-async def test_no_certificate_where_the_server_wants_one(strict: Strict, front: TlsFront) -> None:
+async def test_no_certificate_where_the_server_wants_one(
+    strict: tuple[int, list[bool]], front: TlsFront
+) -> None:
+    port, _ = strict
     front.context.verify_mode = ssl.CERT_REQUIRED
     front.context.maximum_version = ssl.TLSVersion.TLSv1_2
-    told = await outcome(f"postgresql://role@localhost:{strict.port}/d?sslmode=require")
+    told = await outcome(f"postgresql://role@localhost:{port}/d?sslmode=require")
     assert told.startswith("refused: ")
     assert "sslcert" in told
 
@@ -228,12 +191,11 @@ async def test_our_own_certificate(front: TlsFront, database: Database) -> None:
     front.context.verify_mode = ssl.CERT_REQUIRED
     front.context.load_verify_locations(front.other)
     url = f"{front.url(database)}?sslmode=require"
-    key = front.other.with_suffix(".key")
-    own = f"{url}&sslcert={front.other}&sslkey={key}"
+    own = f"{url}&sslcert={front.other}&sslkey={front.other_key}"
     assert await outcome(own) == str(database.server.port)
     for of_key, reason in (
         (Path("/no/such"), "the key in /no/such: No such file"),
-        (front.ca.with_suffix(".key"), "not a pair"),
+        (front.key, "not a pair"),
     ):
         told = await outcome(f"{url}&sslcert={front.other}&sslkey={of_key}")
         assert told.startswith("refused: ")
@@ -252,32 +214,26 @@ async def test_files_of_home_as_libpq_has_them(
     root.write_bytes(front.ca.read_bytes())
     assert await outcome(url) == str(database.server.port)
     # With a list of revoked certificates, one that says nothing of this CA is not enough.
-    root.with_suffix(".crl").write_bytes(revoked(front.other))
+    root.with_suffix(".crl").write_bytes(revoked(front.other, front.other_key))
     assert "unable to get certificate CRL" in await outcome(url)
-    root.with_suffix(".crl").write_bytes(revoked(front.ca))
+    root.with_suffix(".crl").write_bytes(revoked(front.ca, front.key))
     assert "certificate revoked" in await outcome(url)
 
 
-def revoked(ca: Path) -> bytes:
+def revoked(ca: Path, ca_key: Path) -> bytes:
     """Make a list of a CA that revokes the CA itself."""
     cert = x509.load_pem_x509_certificate(ca.read_bytes())
-    key = serialization.load_pem_private_key(ca.with_suffix(".key").read_bytes(), None)
-    assert isinstance(key, ec.EllipticCurvePrivateKey)
-    now = datetime.datetime.now(datetime.UTC)
-    entry = x509.RevokedCertificateBuilder().serial_number(cert.serial_number)
-    made = (
-        x509.CertificateRevocationListBuilder()
-        .issuer_name(cert.subject)
-        .last_update(now - datetime.timedelta(days=1))
-        .next_update(now + datetime.timedelta(days=1))
-        .add_revoked_certificate(entry.revocation_date(now).build())
-        .sign(key, hashes.SHA256())
-    )
-    return made.public_bytes(serialization.Encoding.PEM)
+    key = serialization.load_pem_private_key(ca_key.read_bytes(), None)
+    assert isinstance(key, Ed25519PrivateKey)
+    now = cert.not_valid_before_utc
+    entry = x509.RevokedCertificateBuilder().serial_number(cert.serial_number).revocation_date(now)
+    made = x509.CertificateRevocationListBuilder().issuer_name(cert.subject).last_update(now)
+    made = made.next_update(cert.not_valid_after_utc).add_revoked_certificate(entry.build())
+    return made.sign(key, None).public_bytes(serialization.Encoding.PEM)
 
 
 async def test_an_end_in_the_middle_of_the_handshake_may_pass() -> None:
-    async def end(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+    async def end(reader: StreamReader, writer: StreamWriter) -> None:
         assert await reader.readexactly(8) == SSL_REQUEST
         writer.write(b"S")
         await reader.readexactly(1)

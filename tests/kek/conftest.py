@@ -12,11 +12,12 @@ import botocore.session
 import pytest
 from botocore.loaders import create_loader
 
-from kek_backends import loader, remote
+from kek_backends import calls, loader
 from kek_backends.aws import kek as aws_kms
+from kek_backends.aws import session as aws_session
 from kek_backends.aws.kek import AwsKmsKek
 from kek_backends.transit import http as transit_http
-from kek_backends.transit import kek as transit_kek
+from kek_backends.transit import state as transit_state
 from kek_backends.transit import tokens as transit_tokens
 from tests.kek.fakes import FakeRemote
 from tests.kek.kit import aws_kms_kek
@@ -34,17 +35,17 @@ def known_backends() -> Iterator[None]:
 def patient_calls() -> Iterator[None]:
     """A call may take long, on a busy machine: for tests that are not about time."""
     with pytest.MonkeyPatch.context() as patch:
-        for module in (remote, aws_kms, transit_http, transit_tokens, transit_kek):
+        for module in (calls, aws_kms, aws_session, transit_http, transit_tokens, transit_state):
             patch.setattr(module, "ATTEMPT_SECONDS", 20.0)
-        patch.setattr(aws_kms, "_CONNECT_SECONDS", 20.0)
-        patch.setattr(remote, "CALL_SECONDS", 60.0)
+        patch.setattr(aws_session, "_CONNECT_SECONDS", 20.0)
+        patch.setattr(calls, "CALL_SECONDS", 60.0)
         yield
 
 
 @pytest.fixture
 def quick(monkeypatch: pytest.MonkeyPatch) -> None:
     """Hardly any pause between the tries of a call."""
-    monkeypatch.setattr(remote, "_PAUSE_SECONDS", 0.01)
+    monkeypatch.setattr(calls, "_PAUSE_SECONDS", 0.01)
 
 
 @pytest.fixture(scope="module")

@@ -115,7 +115,7 @@ def held_token(kek: TransitKek) -> str:
 
 def no_thread_waits(kek: RemoteKek) -> bool:
     """Return whether all threads that a KEK has had work for are idle."""
-    threads = kek._threads
+    threads = kek._calls._threads
     idle: int = threads._idle_semaphore._value
     return idle == len(threads._threads) > 0 and threads._work_queue.empty()
 

@@ -15,7 +15,7 @@ from pathlib import Path
 import pytest
 
 from custody.settings import LogFormat, LogLevel
-from kek_backends import remote
+from kek_backends import calls as kms_calls
 from kek_backends.aws.client import AwsClient
 from kek_backends.aws.errors import CredentialsRefused
 from kek_backends.aws.kek import AwsKmsKek
@@ -253,8 +253,8 @@ async def test_what_hangs_or_drips_is_cut_and_gives_its_threads_back(
         profile = {"AWS_ACCESS_KEY_ID": "", "AWS_SECRET_ACCESS_KEY": "", "AWS_PROFILE": "custody"}
         through_proxy = build(proxy, AWS_ENDPOINT_URL_KMS="http://kms.invalid")
         by_role = build(sts, **profile)
-        monkeypatch.setattr(remote, "ATTEMPT_SECONDS", attempt)
-        monkeypatch.setattr(remote, "CALL_SECONDS", call)
+        monkeypatch.setattr(kms_calls, "ATTEMPT_SECONDS", attempt)
+        monkeypatch.setattr(kms_calls, "CALL_SECONDS", call)
         started = time.monotonic()
         errors = await asyncio.gather(
             through_proxy.refresh(),
@@ -264,8 +264,8 @@ async def test_what_hangs_or_drips_is_cut_and_gives_its_threads_back(
             return_exceptions=True,
         )
         assert time.monotonic() - started < CALL_SECONDS + SLACK
-        monkeypatch.setattr(remote, "ATTEMPT_SECONDS", ATTEMPT_SECONDS)
-        monkeypatch.setattr(remote, "CALL_SECONDS", CALL_SECONDS)
+        monkeypatch.setattr(kms_calls, "ATTEMPT_SECONDS", ATTEMPT_SECONDS)
+        monkeypatch.setattr(kms_calls, "CALL_SECONDS", CALL_SECONDS)
         assert {type(error) for error in errors} == {Transient}
         assert [name for name, _ in proxy.requests] == ["DescribeKey"]
         assert {name for name, _ in sts.requests} == {"STS"}
@@ -326,7 +326,7 @@ async def test_a_broken_row_says_nothing_of_the_kms(stub: KmsStub, build: Build)
     with pytest.raises(Tampered):
         await backend.unwrap("alice", Wrap("?", "", 2, made.kek_id))
     assert "KMSInternalException" in (backend.problem or "")
-    assert backend._breaker._failures == 2
+    assert backend._calls._breaker._failures == 2
 
 
 @pytest.mark.usefixtures("quick")
@@ -449,7 +449,7 @@ async def test_nobody_waits_long_for_who_waits_for_credentials() -> None:
         Session(),
         region=REGION,
         endpoint=None,
-        patience=0.01,
+        give_up_after=0.01,
     )
     started = time.monotonic()
     with client._making, pytest.raises(Transient, match="waiting for credentials"):

@@ -6,7 +6,7 @@ from collections.abc import Awaitable, Sequence
 
 import pytest
 
-from kek_backends.base import KekBackend, OwnedWrap, Rewrapped, Wrap, prove_binding
+from kek_backends.base import KekBackend, OwnedWrap, Rewrapped, Wrap
 from kek_backends.errors import (
     Denied,
     KekError,
@@ -16,6 +16,7 @@ from kek_backends.errors import (
     Transient,
 )
 from kek_backends.findings import Finding, Verdict
+from kek_backends.proof import prove_binding
 from kek_backends.uri import KekUri
 from tests.kek.broken import Good, IgnoresTheUser, ReturnsAnotherKey
 from tests.kek.fakes import FakeKms, SdkError

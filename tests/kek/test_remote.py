@@ -8,6 +8,7 @@ from collections import Counter
 import pytest
 
 from kek_backends import breaker, remote
+from kek_backends import calls as kms_calls
 from kek_backends.breaker import FAILURES
 from kek_backends.errors import Denied, Tampered, Throttled, Transient
 from kek_backends.remote import CONCURRENT_CALLS
@@ -102,7 +103,7 @@ async def test_the_event_loop_and_other_threads_are_free_while_a_kms_hangs(
 async def test_a_kms_that_hangs_costs_no_more_than_the_deadline(
     kms: FakeRemote, gate: threading.Event, monkeypatch: pytest.MonkeyPatch, use: str
 ) -> None:
-    monkeypatch.setattr(remote, "CALL_SECONDS", 0.2)
+    monkeypatch.setattr(kms_calls, "CALL_SECONDS", 0.2)
     wrap = await kms.some_wrap()
     kms.always = gate.wait
     calls = {
@@ -240,7 +241,7 @@ async def test_closed(kms: FakeRemote) -> None:
     await kms.close()
     for _ in range(CONCURRENT_CALLS + 2):
         began = time.monotonic()
-        kms._breaker.succeeded()
+        kms._calls.close_breaker()
         with pytest.raises(Transient, match="fake:remote: closed"):
             await kms.unwrap("alice", wrap)
         assert time.monotonic() - began < 3

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from kek_backends import breaker, remote
+from kek_backends import breaker, calls
 from kek_backends.base import Wrap
 from kek_backends.errors import Denied, KekError, Misconfigured, Tampered, Throttled, Transient
 from kek_backends.loader import load
@@ -47,13 +47,13 @@ def limits(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> L
     if request.param == "real":
         return contextlib.nullcontext
     monkeypatch.setattr(breaker, "OPEN_SECONDS", 0.2)
-    monkeypatch.setattr(remote, "_PAUSE_SECONDS", 0.05)
+    monkeypatch.setattr(calls, "_PAUSE_SECONDS", 0.05)
 
     @contextmanager
     def short() -> Iterator[None]:
         with pytest.MonkeyPatch.context() as patch:
-            patch.setattr(remote, "ATTEMPT_SECONDS", 0.4)
-            patch.setattr(remote, "CALL_SECONDS", 0.9)
+            patch.setattr(calls, "ATTEMPT_SECONDS", 0.4)
+            patch.setattr(calls, "CALL_SECONDS", 0.9)
             yield
 
     return short

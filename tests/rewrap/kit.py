@@ -3,37 +3,58 @@
 import base64
 import secrets
 from collections import Counter
-from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
-from contextlib import asynccontextmanager
-from dataclasses import dataclass, field
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from contextlib import AbstractAsyncContextManager
 from typing import Any
 
 from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 from sqlalchemy.ext.asyncio import AsyncEngine
 
-from custody.db.engine import Dsn, create_engine
 from custody.rewrap.options import Options
 from custody.rewrap.runs import Run
+from custody.rewrap.storing import Counts
 from custody.rewrap.worker import RewrapRun
 from kek_backends.base import KekBackend, OwnedWrap, Rewrapped, Wrap
+from kek_backends.env import EnvKek
 from kek_backends.keyring import Keyring
-from kek_backends.local import LocalKek
 from kek_backends.uri import KekUri
+from tests.db.connecting import engine_of
 from tests.db.old_service import KEK as OLD_KEY
+from tests.e2e.browser import encode
+from tests.eventually import eventually
 from tests.leaks import remember
 from tests.many_rows import copy_rows
 from tests.servers import Database
 
-NEW_KEY = remember(base64.b64encode(b"the KEK that comes after: test 2").decode())
+NEW_KEY = remember(encode(b"the KEK that comes after: test 2"))
 OLD, NEW = "env:OLD", "env:NEW?id=env-v2"
 KEKS = {"OLD": OLD_KEY, "NEW": NEW_KEY}
+SETTINGS = {"CUSTODY_KEK": NEW, "CUSTODY_OLD_KEKS": OLD, **KEKS}
 ROWS = "SELECT * FROM auth.encryption_vaults ORDER BY user_id"
 
+STORED_MORE = (
+    "SELECT count(*) > $1 FROM auth.encryption_vaults"
+    " WHERE kek_id = 'env-v2' AND format_version = 2 AND wrapped_mk IS NOT NULL"
+)
+# What is done to some users' rows: zero-knowledge mode is turned on, wraps are tampered with.
+GO_ZK = (
+    "UPDATE auth.encryption_vaults SET wrapped_mk = NULL, wrap_iv = NULL,"
+    " recovery_wrapped_mk = 'r', recovery_iv = 'i', zero_knowledge = true"
+    " WHERE user_id = ANY ($1::text[])"
+)
+DAMAGE = (
+    "UPDATE auth.encryption_vaults SET wrapped_mk = reverse(wrapped_mk)"
+    " WHERE user_id = ANY ($1::text[])"
+)
+# Lets so many seconds pass for the claims that nobody looks after any more.
+AGE_CLAIMS = "UPDATE auth.rewrap_claims SET heartbeat_at = heartbeat_at - make_interval(secs => $1)"
+
+Progress = Callable[[Run, Counts], None]
 Hook = Callable[[str], Awaitable[None]]
 
 
-class CountingKek(LocalKek):
-    """A KEK in this process that counts, for each user, what is wrapped and unwrapped.
+class CountingKek(EnvKek):
+    """A KEK in this process that counts, for each user, what is wrapped.
 
     Args:
         kek_id: its stamp.
@@ -46,11 +67,6 @@ class CountingKek(LocalKek):
         super().__init__(uri=uri, kek_id=kek_id, key=base64.b64decode(key), development=False)
         self.before_wrap = before_wrap
         self.wrapped: Counter[str] = Counter()
-        self.unwrapped: Counter[str] = Counter()
-
-    @classmethod
-    def from_uri(cls, uri: KekUri, *, environ: Mapping[str, str], development: bool) -> Any:
-        raise NotImplementedError
 
     async def prove(self) -> None:
         """Is proven elsewhere; here it would be counted."""
@@ -61,10 +77,6 @@ class CountingKek(LocalKek):
             await self.before_wrap(user_id)
         return await super()._wrap(user_id, master_key)
 
-    async def _unwrap(self, user_id: str, wrap: Wrap) -> bytes:
-        self.unwrapped[user_id] += 1
-        return await super()._unwrap(user_id, wrap)
-
 
 class Inside(CountingKek):
     """A KMS that re-wraps by itself what it wrapped: wraps stay under one kek_id, as AWS's do."""
@@ -73,11 +85,10 @@ class Inside(CountingKek):
         return source is self
 
     async def _rewrap(self, items: Sequence[OwnedWrap]) -> list[Rewrapped]:
-        done: list[Rewrapped] = []
-        for item in items:
-            key = await LocalKek._unwrap(self, item.user_id, item.wrap)
-            done.append(await self._wrap(item.user_id, key))
-        return done
+        return [
+            await self._wrap(item.user_id, await self._unwrap(item.user_id, item.wrap))
+            for item in items
+        ]
 
 
 def old_kek() -> CountingKek:
@@ -104,50 +115,25 @@ async def fill(
 
 async def make_format_1(database: Database, ledger: Mapping[str, bytes]) -> None:
     """Give users of a ledger the rows that the old service wrote: not bound, no key check value."""
-    old = AESGCM(base64.b64decode(OLD_KEY))
     for user, key in ledger.items():
         nonce = secrets.token_bytes(12)
-        wrap = (base64.b64encode(part).decode() for part in (old.encrypt(nonce, key, b""), nonce))
-        await database.execute(
-            "UPDATE auth.encryption_vaults SET wrapped_mk = $2, wrap_iv = $3, format_version = 1,"
-            " kek_id = 'env-v1', key_check = NULL WHERE user_id = $1",
-            user,
-            *wrap,
-        )
-
-
-async def go_zk(database: Database, *users: str) -> None:
-    """Turn zero-knowledge mode on."""
-    await database.execute(
-        "UPDATE auth.encryption_vaults SET wrapped_mk = NULL, wrap_iv = NULL,"
-        " recovery_wrapped_mk = 'r', recovery_iv = 'i', zero_knowledge = true"
-        " WHERE user_id = ANY ($1::text[])",
-        list(users),
-    )
+        sealed = AESGCM(base64.b64decode(OLD_KEY)).encrypt(nonce, key, b"")
+        await _store(database, user, Wrap(encode(sealed), encode(nonce), 1, "env-v1"))
 
 
 async def rotate(database: Database, user: str, kek: KekBackend | None = None) -> bytes:
     """Give a user a new key, as POST /rotate does; returns it."""
     key = secrets.token_bytes(32)
-    wrap = await LocalKek._wrap(kek or new_kek(), user, key)  # type: ignore[arg-type]
-    await database.execute(
-        "UPDATE auth.encryption_vaults SET wrapped_mk = $2, wrap_iv = $3, format_version = 2,"
-        " kek_id = $4, key_check = NULL, generation = generation + 1, quarantined_at = NULL,"
-        " quarantine_reason = NULL WHERE user_id = $1",
-        user,
-        wrap.wrapped_mk,
-        wrap.wrap_iv,
-        wrap.kek_id,
-    )
+    await _store(database, user, await (kek or new_kek()).wrap(user, key), newer=1)
     return key
 
 
-async def damage(database: Database, *users: str) -> None:
-    """Tamper with wraps."""
+async def _store(database: Database, user: str, wrap: Wrap, newer: int = 0) -> None:
     await database.execute(
-        "UPDATE auth.encryption_vaults SET wrapped_mk = reverse(wrapped_mk)"
-        " WHERE user_id = ANY ($1::text[])",
-        list(users),
+        "UPDATE auth.encryption_vaults SET wrapped_mk = $2, wrap_iv = $3, format_version = $4,"
+        " kek_id = $5, key_check = NULL, generation = generation + $6, quarantined_at = NULL,"
+        " quarantine_reason = NULL WHERE user_id = $1",
+        *(user, wrap.wrapped_mk, wrap.wrap_iv, wrap.format_version, wrap.kek_id, newer),
     )
 
 
@@ -167,45 +153,28 @@ async def opened(database: Database, keks: Keyring) -> dict[str, bytes]:
 
 async def stamps(database: Database) -> Counter[tuple[str, int]]:
     """Count the rows that have a wrap, by kek_id and format."""
+    rows = (await rows_of(database)).values()
     return Counter(
-        (row["kek_id"], row["format_version"])
-        for row in (await rows_of(database)).values()
-        if row["wrapped_mk"] is not None
+        (row["kek_id"], row["format_version"]) for row in rows if row["wrapped_mk"] is not None
     )
 
 
-async def run_audit(database: Database) -> list[tuple[str, str | None, int]]:
-    """Return the audit rows of runs: they are nobody's."""
-    return await database.audit("")
+async def has_stored(database: Database, more_than: int = 0) -> None:
+    """Wait until more rows are under the new KEK."""
+    await eventually(lambda: database.value(STORED_MORE, more_than), 30)
 
 
-@asynccontextmanager
-async def rewrap_engine(database: Database) -> AsyncIterator[AsyncEngine]:
+def rewrap_engine(database: Database) -> AbstractAsyncContextManager[AsyncEngine]:
     """Connect as custody_rewrap."""
-    engine = create_engine(Dsn(database.url("custody_rewrap")), pool_size=4)
-    try:
-        yield engine
-    finally:
-        await engine.dispose()
+    return engine_of(database.url("custody_rewrap"), 4)
 
 
-async def rewrap(database: Database, keks: Keyring, **options: Any) -> Run:
-    """Run one worker to its end."""
+async def rewrap(database: Database, keks: Keyring, *progress: Progress, **options: Any) -> Run:
+    """Run one worker to its end; it reports progress."""
     async with rewrap_engine(database) as engine:
-        return await RewrapRun(engine, keks, Options(**options)).run()
+        return await RewrapRun(engine, keks, Options(**options), *progress).run()
 
 
-@dataclass
-class Ticks:
-    """Takes note of what a worker reports."""
-
-    done: int = 0
-    moved: int = 0
-    failed: int = 0
-    steps: list[int] = field(default_factory=list)
-
-    def __call__(self, _run: Run, counts: Any) -> None:
-        self.done += counts.done
-        self.moved += counts.moved
-        self.failed += counts.failed
-        self.steps.append(counts.done)
+def environ_of(database: Database) -> dict[str, str]:
+    """Return the variables of a command that brings rows from the old KEK to the new one."""
+    return SETTINGS | {"CUSTODY_REWRAP_DATABASE_URL": database.url("custody_rewrap")}

@@ -12,20 +12,20 @@ from custody.db.scope import transaction
 from custody.rewrap import batch, claims, rows, runs, storing
 from custody.rewrap.claims import Claim
 from custody.rewrap.options import Options, Verify
-from custody.rewrap.rows import Lane
+from custody.rewrap.rows import WrapKind
 from custody.rewrap.runs import AnotherRun, Run, State
 from custody.rewrap.storing import Counts, Done, LostClaim
 from custody.rewrap.worker import RewrapRun
 from kek_backends.keyring import Keyring
 from tests.db.kek_registry import register
 from tests.rewrap.kit import (
+    AGE_CLAIMS,
     fill,
     keyring,
     new_kek,
     opened,
     rewrap,
     rewrap_engine,
-    run_audit,
     stamps,
 )
 from tests.servers import Database
@@ -58,12 +58,6 @@ class Work:
     async def store(self, owner: str, claim: Claim, done: Done) -> Counts:
         return await storing.store(self.engine, self.run, owner, claim, done)
 
-    async def age(self, seconds: float) -> None:
-        await self.database.execute(
-            "UPDATE auth.rewrap_claims SET heartbeat_at = now() - make_interval(secs => $1)",
-            seconds,
-        )
-
     async def counts(self) -> tuple[int, int, int]:
         run = await runs.read(self.engine, self.run.id)
         return run.done, run.moved, run.failed
@@ -95,13 +89,13 @@ async def test_claims_made_at_once_are_apart(work: Work) -> None:
 
 async def test_a_claim_is_left_alone_while_it_is_looked_after(work: Work) -> None:
     first = await work.must_claim("a", 10)
-    await work.age(14)
+    await work.database.execute(AGE_CLAIMS, 14)
     assert await work.claim("b") is None
-    await work.age(16)
+    await work.database.execute(AGE_CLAIMS, 16)
     await claims.touch(work.engine, first, "a")
     assert await work.claim("b") is None
     # Not by a word from somebody else.
-    await work.age(16)
+    await work.database.execute(AGE_CLAIMS, 16)
     await claims.touch(work.engine, first, "b")
     assert (await work.must_claim("b", 10)).id == first.id
 
@@ -109,7 +103,7 @@ async def test_a_claim_is_left_alone_while_it_is_looked_after(work: Work) -> Non
 async def test_who_lost_a_claim_stores_nothing(work: Work) -> None:
     lost = await work.must_claim("a", 10)
     done = await work.rewrapped(lost)
-    await work.age(16)
+    await work.database.execute(AGE_CLAIMS, 16)
     heir = await work.must_claim("b", 10)
     assert users(heir) == list(range(10))
     with pytest.raises(LostClaim):
@@ -138,16 +132,14 @@ async def test_a_claim_that_could_not_be_done_rests(work: Work) -> None:
     done = await work.rewrapped(claim)
     await work.store("a", claim, Done(done.wrapped[:7], (), left=3))
     assert await work.claim("b") is None
-    await work.database.execute(
-        "UPDATE auth.rewrap_claims SET heartbeat_at = heartbeat_at - interval '5.1 seconds'"
-    )
+    await work.database.execute(AGE_CLAIMS, 5.1)
     # What was stored is not done again.
     assert users(await work.must_claim("b", 10)) == [7, 8, 9]
 
 
 async def test_a_large_claim_is_taken_over_in_our_own_steps(work: Work) -> None:
     await work.must_claim("a", 9)
-    await work.age(16)
+    await work.database.execute(AGE_CLAIMS, 16)
     found = []
     for _ in range(3):
         claim = await work.must_claim("b", 4)
@@ -177,7 +169,7 @@ async def test_a_run_does_not_end_under_others_hands(work: Work) -> None:
     await work.store("a", claim, await work.rewrapped(claim))
     assert (await runs.end(work.engine, work.run.id, State.DONE)).state is State.DONE
     assert (await runs.end(work.engine, work.run.id, State.FAILED)).state is State.DONE
-    assert await run_audit(work.database) == [("rewrap_run", "run-done", 200)]
+    assert await work.database.audit("") == [("rewrap_run", "run-done", 200)]
 
 
 async def test_the_cursor_is_not_set_back_under_others_hands(work: Work) -> None:
@@ -193,13 +185,13 @@ async def test_rows_that_cannot_be_read_here_are_not_claimed(work: Work) -> None
     assert await work.claim("a", readable=False) is None
     assert not await rows.any_left(work.engine, work.run, lambda _lane: False)
     assert await rows.any_left(work.engine, work.run, lambda _lane: True)
-    assert await rows.lanes(work.engine, work.run) == (Lane(*OLD),)
+    assert await rows.kinds(work.engine, work.run) == (WrapKind(*OLD),)
 
 
 async def test_a_claim_that_nobody_here_can_read_blocks_nothing(work: Work) -> None:
     """It was left by a worker that had a KEK more."""
     await work.must_claim("a", 4)
-    await work.age(16)
+    await work.database.execute(AGE_CLAIMS, 16)
     async with asyncio.timeout(5):
         run = await rewrap(work.database, Keyring(new_kek()))
     assert (run.id, run.state, run.done) == (work.run.id, "failed", 0)
@@ -209,7 +201,7 @@ async def test_a_dead_workers_run_is_finished(work: Work) -> None:
     claim = await work.must_claim("dead", 4)
     await work.store("dead", claim, await work.rewrapped(claim))
     await work.must_claim("dead", 4)
-    await work.age(16)
+    await work.database.execute(AGE_CLAIMS, 16)
     run = await rewrap(work.database, keyring())
     assert (run.id, run.state, run.total, run.done) == (work.run.id, "done", 10, 10)
     assert await opened(work.database, keyring()) == work.ledger
@@ -260,7 +252,7 @@ async def test_a_dead_run_with_another_aim_makes_way(work: Work) -> None:
     run = await join(work.engine, "env-v3")
     assert (run.id, run.target, run.state) == (2, "env-v3", "running")
     assert (await runs.read(work.engine, 1)).state is State.STOPPED
-    assert await run_audit(work.database) == [("rewrap_run", "run-stopped", 500)]
+    assert await work.database.audit("") == [("rewrap_run", "run-stopped", 500)]
     assert await work.database.value("SELECT count(*) FROM auth.rewrap_claims") == 0
 
 
@@ -282,7 +274,7 @@ async def test_a_run_that_set_rows_aside_is_not_done(work: Work) -> None:
     await work.store("a", claim, Done((await work.rewrapped(claim)).wrapped[1:], aside, 0))
     ended = await runs.end(work.engine, work.run.id, State.DONE)
     assert (ended.state, ended.done, ended.failed) == ("failed", 9, 1)
-    assert await run_audit(work.database) == [("rewrap_run", "run-failed", 500)]
+    assert await work.database.audit("") == [("rewrap_run", "run-failed", 500)]
 
 
 async def test_another_process_stops_the_run(work: Work) -> None:

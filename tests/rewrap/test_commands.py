@@ -2,31 +2,35 @@
 
 import asyncio
 import json
-import os
 import re
 import signal
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 
-from custody.db.engine import Dsn, create_engine
 from custody.keks.instances import Instance, record
 from tests.client import Client, client_session
-from tests.db.command import Done, custody
+from tests.db.command import Command, Done, custody
+from tests.db.connecting import engine_of
 from tests.db.kek_registry import register, retire, states
-from tests.forked import Forked
+from tests.eventually import eventually
 from tests.ports import free_port
 from tests.rewrap.kit import (
+    DAMAGE,
     KEKS,
     NEW,
     NEW_KEY,
     OLD,
     CountingKek,
-    damage,
+    environ_of,
     fill,
+    has_stored,
     keyring,
     new_kek,
+    old_kek,
     opened,
     rewrap,
     rows_of,
@@ -35,16 +39,15 @@ from tests.rewrap.kit import (
 from tests.servers import Database, daemon_here
 from tests.tokens import Issuer
 
+FAR = Instance(
+    id="i1",
+    host="far",
+    process=7,
+    writes_uri=NEW,
+    writes_kek_id="env-v2",
+    reads=(NEW, "env-v2", OLD, "env-v1"),
+)
 NEW_STAMP, OLD_STAMP = ("env-v2", 2), ("env-v1", 2)
-
-
-def environ_of(database: Database) -> dict[str, str]:
-    return {
-        "CUSTODY_REWRAP_DATABASE_URL": database.url("custody_rewrap"),
-        "CUSTODY_KEK": NEW,
-        "CUSTODY_OLD_KEKS": OLD,
-        **KEKS,
-    }
 
 
 def named(database: Database) -> str:
@@ -58,44 +61,10 @@ async def run(environ: Mapping[str, str], *arguments: str) -> Done:
     return done
 
 
-class Running:
-    """``custody rewrap run``, once it has stored something."""
-
-    def __init__(self, folder: Path, environ: Mapping[str, str], *arguments: str) -> None:
-        self._out, self._err = folder / "out", folder / "err"
-        self.process = Forked(
-            *("custody", "rewrap", "run", *arguments),
-            environ={"PATH": os.environ["PATH"], **environ},
-            out=self._out,
-            err=self._err,
-        )
-
-    async def has_stored(self, database: Database) -> None:
-        """Wait until it has stored something."""
-        until = asyncio.get_running_loop().time() + 30
-        while (await stamps(database))[NEW_STAMP] == 0:
-            assert asyncio.get_running_loop().time() < until
-            await asyncio.sleep(0.02)
-
-    async def end(self) -> Done:
-        """Wait until it has ended."""
-        code = await asyncio.to_thread(self.process.wait, 30)
-        return Done(code, self._out.read_text("utf-8"), self._err.read_text("utf-8"))
-
-
-async def instance(database: Database, **changes: object) -> None:
+async def instance(database: Database, **changes: Any) -> None:
     """Let a daemon say what it reads and writes."""
-    values: dict[str, object] = {
-        "id": "i1",
-        "host": "far",
-        "process": 7,
-        "writes_uri": NEW,
-        "writes_kek_id": "env-v2",
-        "reads": (NEW, "env-v2", OLD, "env-v1"),
-    }
-    engine = create_engine(Dsn(database.url("custody_app")), pool_size=1)
-    await record(engine, Instance(**values | changes))  # type: ignore[arg-type]
-    await engine.dispose()
+    async with engine_of(database.url("custody_app")) as engine:
+        await record(engine, replace(FAR, **changes))
 
 
 # ── run ───────────────────────────────────────────────────────────────────────
@@ -120,7 +89,7 @@ async def test_run(database: Database) -> None:
 
 async def test_rows_that_are_set_aside(database: Database) -> None:
     await fill(database, 10)
-    await damage(database, "user-000003")
+    await database.execute(DAMAGE, ["user-000003"])
     done = await run(environ_of(database), "run")
     assert done.code == 1
     assert "9 re-wrapped, 0 changed by their users meanwhile, 1 set aside" in done.out
@@ -130,7 +99,7 @@ async def test_rows_that_are_set_aside(database: Database) -> None:
     )
     assert (await run(environ_of(database), "run")).code == 0
     assert (await run(environ_of(database), "run", "--quarantined")).code == 1
-    await damage(database, "user-000003")
+    await database.execute(DAMAGE, ["user-000003"])
     assert (await run(environ_of(database), "run", "--quarantined")).code == 0
     assert await stamps(database) == {NEW_STAMP: 10}
 
@@ -139,7 +108,7 @@ async def test_a_users_rotate_lifts_the_quarantine(
     database: Database, issuer: Issuer, tmp_path: Path
 ) -> None:
     await fill(database, 2)
-    await damage(database, "user-000001")
+    await database.execute(DAMAGE, ["user-000001"])
     keks = {f"raw_{name}": value for name, value in KEKS.items()}
     async with (
         daemon_here(database, issuer, tmp_path, KEK=NEW, OLD_KEKS=OLD, **keks) as daemon,
@@ -202,12 +171,12 @@ async def test_all(database: Database) -> None:
     assert await opened(database, keyring()) == ledger
 
 
-async def test_sigterm_and_on(database: Database, tmp_path: Path) -> None:
+async def test_sigterm_and_on(database: Database) -> None:
     ledger = await fill(database, 200)
-    running = Running(tmp_path, environ_of(database), "--rate", "40")
-    await running.has_stored(database)
+    running = Command(environ_of(database), "rewrap", "run", "--rate", "40")
+    await has_stored(database)
     running.process.terminate()
-    ended = await running.end()
+    ended = await asyncio.to_thread(running.end)
     assert ended.code == 75, ended.err
     assert ended.complaint == ("stopped before the end, run it again: what was done is stored")
     done = (await stamps(database))[NEW_STAMP]
@@ -223,14 +192,14 @@ async def test_sigterm_and_on(database: Database, tmp_path: Path) -> None:
     assert await opened(database, keyring()) == ledger
 
 
-async def test_a_command_and_two_workers_share_a_run(database: Database, tmp_path: Path) -> None:
+async def test_a_command_and_two_workers_share_a_run(database: Database) -> None:
     ledger = await fill(database, 300)
     limits = ("--batch", "5", "--rate", "100", "--verify", "none")
-    running = Running(tmp_path, environ_of(database), *limits)
-    await running.has_stored(database)
+    running = Command(environ_of(database), "rewrap", "run", *limits)
+    await has_stored(database)
     rings = [keyring() for _ in range(2)]
     found = await asyncio.gather(*(rewrap(database, ring, batch=5, rate=100) for ring in rings))
-    ended = await running.end()
+    ended = await asyncio.to_thread(running.end)
     assert ended.code == 0, ended.err
     assert ended.out.startswith("run 1 to env-v2: 300 re-wrapped, 0 changed")
     assert [(one.id, one.done, one.moved) for one in found] == [(1, 300, 0)] * 2
@@ -357,7 +326,7 @@ def test_usage() -> None:
 async def test_status(database: Database) -> None:
     assert (await run(environ_of(database), "status")).out == "no run yet, and no row\n"
     await fill(database, 20)
-    await damage(database, "user-000003")
+    await database.execute(DAMAGE, ["user-000003"])
     await rewrap(database, keyring())
     await database.execute(
         "INSERT INTO auth.rewrap_runs (target, everything, started_by, sources, total)"
@@ -401,15 +370,15 @@ async def test_status(database: Database) -> None:
     assert said["rows"]["env-v1"] == {"wraps": 1, "format_1": 0, "quarantined": 1}
 
 
-async def test_a_run_that_was_stopped_is_said_to_be(database: Database, tmp_path: Path) -> None:
+async def test_a_run_that_was_stopped_is_said_to_be(database: Database) -> None:
     """At once, by Ctrl-C too; and whoever begins with another aim need not wait."""
     await fill(database, 200)
-    running = Running(tmp_path, environ_of(database), "--rate", "40")
-    await running.has_stored(database)
+    running = Command(environ_of(database), "rewrap", "run", "--rate", "40")
+    await has_stored(database)
     said = json.loads((await run(environ_of(database), "status", "--json")).out)["runs"][0]
     assert said["state"] == "running"
     running.process.send_signal(signal.SIGINT)
-    assert (await running.end()).code == 75
+    assert (await asyncio.to_thread(running.end)).code == 75
     said = json.loads((await run(environ_of(database), "status", "--json")).out)["runs"][0]
     assert (said["state"], said["rows_a_second"], said["seconds_left"]) == ("stopped", None, None)
     assert said["ended_at"] is not None
@@ -418,24 +387,18 @@ async def test_a_run_that_was_stopped_is_said_to_be(database: Database, tmp_path
     assert (await stamps(database)).keys() == {OLD_STAMP}
 
 
-async def test_a_run_that_others_work_on_goes_on(database: Database, tmp_path: Path) -> None:
+async def test_a_run_that_others_work_on_goes_on(database: Database) -> None:
     await fill(database, 400)
     limits = ("--batch", "10", "--rate", "100")
-    folders = [tmp_path / name for name in "ab"]
-    for folder in folders:
-        folder.mkdir()
-    both = [Running(folder, environ_of(database), *limits) for folder in folders]
-    until = asyncio.get_running_loop().time() + 30
-    owners = "SELECT count(DISTINCT split_part(owner, ':', 2)) FROM auth.rewrap_claims"
-    while await database.value(owners) < 2:
-        assert asyncio.get_running_loop().time() < until
-        await asyncio.sleep(0.02)
+    both = [Command(environ_of(database), "rewrap", "run", *limits) for _ in range(2)]
+    owners = "SELECT count(DISTINCT split_part(owner, ':', 2)) = 2 FROM auth.rewrap_claims"
+    await eventually(lambda: database.value(owners), 30)
     both[0].process.send_signal(signal.SIGINT)
-    assert (await both[0].end()).code == 75
+    assert (await asyncio.to_thread(both[0].end)).code == 75
     status = (await run(environ_of(database), "status")).out
     assert status.startswith("run 1 running: ")
     both[1].process.send_signal(signal.SIGINT)
-    assert (await both[1].end()).code == 75
+    assert (await asyncio.to_thread(both[1].end)).code == 75
     assert (await run(environ_of(database), "status")).out.startswith("run 1 stopped: ")
 
 
@@ -486,8 +449,7 @@ async def test_retire_after_a_clean_run(database: Database) -> None:
     await fill(database, 5)
     environ = environ_of(database)
     await instance(database, id="i2", writes_uri=OLD, writes_kek_id="env-v1")
-    await register(database, "env-v1", old_fingerprint := keyring_fingerprint())
-    assert old_fingerprint
+    await register(database, "env-v1", old_kek().fingerprint("env-v1"))
     await database.execute("UPDATE auth.custody_instances SET writes_uri = $1", NEW)
     await database.execute("UPDATE auth.custody_instances SET writes_kek_id = 'env-v2'")
     assert (await run(environ, "run")).code == 0
@@ -518,8 +480,3 @@ async def test_retire_after_a_clean_run(database: Database) -> None:
     assert found["env-v2"] is None
     assert found["env-v1"]["instances"] == [{"host": "far", "process": 7, "writes": "env-v2"}]
     assert found["env-v1"]["last_run"]["done"] == 5
-
-
-def keyring_fingerprint() -> str:
-    (old,) = (kek for kek in keyring() if kek.kek_id == "env-v1")
-    return str(old.fingerprint("env-v1"))

@@ -2,9 +2,8 @@
 
 import asyncio
 import re
-import time
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
@@ -18,8 +17,9 @@ from custody.rewrap.options import Options
 from kek_backends.keyring import Keyring
 from tests.client import Client, client_session
 from tests.db.command import custody
+from tests.eventually import eventually
 from tests.ports import free_port
-from tests.rewrap.kit import fill, new_kek, old_kek, rewrap_engine, stamps
+from tests.rewrap.kit import fill, has_stored, new_kek, old_kek, rewrap_engine, stamps
 from tests.servers import Database, daemon_beside, settings_for
 from tests.tokens import Issuer
 
@@ -93,40 +93,29 @@ async def test_role_is_not_judged_where_there_is_no_worker(
 ROWS, BATCH = 40, 10
 
 
+@dataclass(frozen=True)
 class Watched:
     """A worker that is held up after its first batch, with what it shows.
 
     Args:
-        database: has ROWS rows under the old KEK.
-        worker: brings them to the new one.
+        worker: brings ROWS rows from the old KEK to the new one.
         metrics: of it.
         go_on: set to let it do the rest.
     """
 
-    def __init__(
-        self, database: Database, worker: BackgroundRewrap, metrics: Metrics, go_on: asyncio.Event
-    ) -> None:
-        self.database = database
-        self.worker = worker
-        self.go_on = go_on
-        self._metrics = metrics
+    worker: BackgroundRewrap
+    metrics: Metrics
+    go_on: asyncio.Event
 
     def shown(self) -> dict[str, float]:
         """Return the rows by KEK and of the run, as /metrics has them."""
-        lines = self._metrics.render({}).decode()
+        lines = self.metrics.render({}).decode()
         found = re.findall(r'(?m)^custody_(?:rewrap_run_)?rows\{\w+="([\w-]+)"\} (\S+)$', lines)
         return {name: float(value) for name, value in found}
 
-    async def first_batch(self) -> None:
-        """Wait until it is stored, and nothing else can be."""
-        until = time.monotonic() + 20
-        while (await stamps(self.database)).get(("env-v2", 2)) != BATCH:
-            assert time.monotonic() < until
-            await asyncio.sleep(0.02)
 
-
-@asynccontextmanager
-async def held_up(database: Database, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[Watched]:
+@pytest.fixture
+async def watched(database: Database, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[Watched]:
     monkeypatch.setattr(background, "Options", partial(Options, batch=BATCH))
     await fill(database, ROWS)
     go_on, metrics = asyncio.Event(), Metrics()
@@ -137,54 +126,50 @@ async def held_up(database: Database, monkeypatch: pytest.MonkeyPatch) -> AsyncI
 
     keks = Keyring(new_kek(wait), [old_kek()])
     async with rewrap_engine(database) as engine:
-        yield Watched(database, BackgroundRewrap(engine, engine, keks, 1, metrics), metrics, go_on)
+        yield Watched(BackgroundRewrap(engine, engine, keks, 1, metrics), metrics, go_on)
 
 
 async def test_run_is_seen_before_it_has_ended(
-    database: Database, monkeypatch: pytest.MonkeyPatch
+    database: Database, watched: Watched, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(background, "_SHOW_SECONDS", 0.05)
-    async with held_up(database, monkeypatch) as watched:
-        assert watched.worker.rows_left is None
-        looking = asyncio.create_task(watched.worker._look())
-        await watched.first_batch()
-        until = time.monotonic() + 10
-        while watched.worker.rows_left != ROWS - BATCH or watched.shown().get("done") != BATCH:
-            assert time.monotonic() < until, watched.shown()
-            await asyncio.sleep(0.02)
-        assert not looking.done()
-        shown = watched.shown()
-        assert (shown["env-v1"], shown["env-v2"]) == (ROWS - BATCH, BATCH)
-        assert (shown["total"], shown["failed"]) == (ROWS, 0)
-        watched.go_on.set()
+    assert watched.worker.rows_left is None
+    looking = asyncio.create_task(watched.worker._look())
+    await has_stored(database, BATCH - 1)
+    await eventually(
+        lambda: watched.worker.rows_left == ROWS - BATCH and watched.shown().get("done") == BATCH
+    )
+    assert not looking.done()
+    shown = watched.shown()
+    assert (shown["env-v1"], shown["env-v2"]) == (ROWS - BATCH, BATCH)
+    assert (shown["total"], shown["failed"]) == (ROWS, 0)
+    watched.go_on.set()
+    await looking
+    assert watched.worker.rows_left == 0
+    shown = watched.shown()
+    assert (shown["env-v1"], shown["env-v2"], shown["done"]) == (0, ROWS, ROWS)
+
+
+async def test_run_that_raises_is_seen(database: Database, watched: Watched) -> None:
+    looking = asyncio.create_task(watched.worker._look())
+    await has_stored(database, BATCH - 1)
+    assert watched.worker.rows_left == ROWS  # shown at the beginning, and seldom since
+    assert watched.worker._current is not None
+    watched.worker._current.stop()
+    watched.go_on.set()
+    with pytest.raises(NotFinished):
         await looking
-        assert watched.worker.rows_left == 0
-        shown = watched.shown()
-        assert (shown["env-v1"], shown["env-v2"], shown["done"]) == (0, ROWS, ROWS)
-
-
-async def test_run_that_raises_is_seen(database: Database, monkeypatch: pytest.MonkeyPatch) -> None:
-    async with held_up(database, monkeypatch) as watched:
-        looking = asyncio.create_task(watched.worker._look())
-        await watched.first_batch()
-        assert watched.worker.rows_left == ROWS  # shown at the beginning, and seldom since
-        assert watched.worker._current is not None
-        watched.worker._current.stop()
-        watched.go_on.set()
-        with pytest.raises(NotFinished):
-            await looking
-        done = (await stamps(database))["env-v2", 2]
-        assert BATCH <= done < ROWS
-        assert watched.worker.rows_left == ROWS - done
-        assert watched.shown()["done"] == done
+    done = (await stamps(database))["env-v2", 2]
+    assert BATCH <= done < ROWS
+    assert watched.worker.rows_left == ROWS - done
+    assert watched.shown()["done"] == done
 
 
 async def test_counting_does_not_hold_up_the_end(
-    database: Database, monkeypatch: pytest.MonkeyPatch
+    database: Database, watched: Watched, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    async with held_up(database, monkeypatch) as watched:
-        monkeypatch.setattr(background, "_FIRST_SECONDS", 0.0)
-        async with watched.worker.working():
-            await watched.first_batch()
-            asyncio.get_running_loop().call_soon(watched.go_on.set)  # once it is told to stop
-        assert watched.worker.rows_left == ROWS
+    monkeypatch.setattr(background, "_FIRST_SECONDS", 0.0)
+    async with watched.worker.working():
+        await has_stored(database, BATCH - 1)
+        asyncio.get_running_loop().call_soon(watched.go_on.set)  # once it is told to stop
+    assert watched.worker.rows_left == ROWS

@@ -1,9 +1,7 @@
 """A re-wrap inside OpenBao: what its own audit log says of who decrypted what."""
 
 import base64
-import itertools
 import json
-import secrets
 import time
 from collections import Counter
 from collections.abc import Iterator
@@ -14,20 +12,20 @@ import pytest
 
 from custody.rewrap.options import Options, Verify
 from custody.rewrap.worker import RewrapRun
-from kek_backends.base import Wrap
 from kek_backends.keyring import Keyring
 from kek_backends.transit.kek import TransitKek
 from kek_backends.uri import KekUri
 from tests import bao_server as bao_module
 from tests.bao_server import Bao, bao_server
-from tests.many_rows import copy_rows
+from tests.e2e.browser import encode
+from tests.rewrap import kit
 from tests.rewrap.kit import opened, rewrap, rewrap_engine, stamps
 from tests.servers import Database
 
 pytestmark = pytest.mark.usefixtures("short_waits")
 
 FEW_ROWS = 500
-_FILL_BATCH = 240
+LARGEST_BATCH = 240
 # With the braces of its configuration, which is a template.
 _AUDIT = """
 audit "file" "requests" {{
@@ -44,10 +42,10 @@ def audited(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Bao, Pat
     """An OpenBao of these tests' own, which logs each request with all that is in it."""
     folder = tmp_path_factory.mktemp("audited")
     log = folder / "requests.log"
-    # OpenBao takes audit devices from its configuration only.
-    config = bao_module._CONFIG + _AUDIT.replace("FILE", str(log))
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("tests.bao_server._CONFIG", config)
+        # OpenBao takes audit devices from its configuration only.
+        config = bao_module._CONFIG + _AUDIT.replace("FILE", str(log))
+        patch.setattr(bao_module, "_CONFIG", config)
         with bao_server(folder) as bao:
             yield bao, log
 
@@ -58,55 +56,29 @@ def kek_of(bao: Bao, key: str) -> TransitKek:
 
 
 async def fill(bao: Bao, key: str, database: Database, count: int) -> dict[str, bytes]:
-    """Make users whose keys OpenBao has wrapped, by the batch."""
-    ledger = {f"user-{number:06}": secrets.token_bytes(32) for number in range(count)}
-    wraps: dict[str, Wrap] = {}
+    """Make users whose keys OpenBao has wrapped."""
     # As the daemon that wrapped them did: what the key is, is on record, and needs no row as proof.
     keks = Keyring(kek_of(bao, key))
     await rewrap(database, keks)
+    ledger = await kit.fill(database, count, kek=keks.active)
     await keks.close()
-    left = iter(ledger.items())
-    while batch := list(itertools.islice(left, _FILL_BATCH)):
-        items = [
-            {"plaintext": _b64(master_key), "context": _b64(user.encode())}
-            for user, master_key in batch
-        ]
-        made = bao.ask("POST", f"transit/encrypt/{key}", {"batch_input": items})
-        for (user, _), result in zip(batch, made["data"]["batch_results"], strict=True):
-            wraps[user] = Wrap(result["ciphertext"], "", 2, f"vault:transit/{key}:v1")
-
-    async def ready(user: str, _key: bytes) -> Wrap:
-        return wraps[user]
-
-    await copy_rows(database, ready, ledger.items())
     return ledger
 
 
-def requests(log: Path, begin: int) -> list[dict[str, Any]]:
-    """Return the transit requests since an offset of the log."""
+def requests(log: Path, begin: int, call: str) -> list[dict[str, Any]]:
+    """Return the requests of a call of transit since an offset of the log."""
     with log.open() as stream:
         stream.seek(begin)
         entries = [json.loads(line) for line in stream]
-    return [
-        entry["request"]
-        for entry in entries
-        if entry["type"] == "request" and entry["request"]["path"].startswith("transit/")
-    ]
+    found = [entry["request"] for entry in entries if entry["type"] == "request"]
+    return [request for request in found if request["path"].startswith(f"transit/{call}/")]
 
 
-def _b64(value: bytes) -> str:
-    return base64.b64encode(value).decode()
-
-
-def _calls(found: list[dict[str, Any]]) -> Counter[str]:
-    return Counter(request["path"].split("/")[1] for request in found)
-
-
-def _decrypted_users(found: list[dict[str, Any]]) -> Counter[str]:
+def items_of(found: list[dict[str, Any]]) -> Counter[str]:
+    """Count the users whose wraps are in batches."""
     return Counter(
         base64.b64decode(item["context"]).decode()
         for request in found
-        if request["path"].startswith("transit/decrypt/")
         for item in request["data"]["batch_input"]
     )
 
@@ -128,28 +100,24 @@ async def test_no_key_enters_this_process(
     run = await rewrap(database, keks, batch=480, verify=Verify.NONE)
     seconds = time.monotonic() - began
     assert (run.state, run.done, run.moved, run.failed) == ("done", count, 0, 0)
-    found = requests(log, begin)
-    calls = _calls(found)
     # The proof that the key binds wraps to users is made of a random key, and of no user's.
-    assert _decrypted_users(found) == PROOF
-    assert calls["encrypt"] == 1
-    rewraps = [request for request in found if request["path"] == f"transit/rewrap/{key}"]
-    sent = [item for request in rewraps for item in request["data"]["batch_input"]]
-    assert len(sent) == count
-    assert len({item["context"] for item in sent}) == count
-    assert len(rewraps) <= count // _FILL_BATCH + 2
+    assert items_of(requests(log, begin, "decrypt")) == PROOF
+    assert len(requests(log, begin, "encrypt")) == 1
+    rewraps = requests(log, begin, "rewrap")
+    assert items_of(rewraps) == dict.fromkeys(ledger, 1)
+    assert len(rewraps) <= count // LARGEST_BATCH + 2
     assert await stamps(database) == {(f"vault:transit/{key}:v2", 2): count}
     print(f"{count / seconds:.0f} rows/s, {len(rewraps)} re-wrap calls")  # noqa: T201
     # Unwrapped by the server itself, in batches: all are what they were.
     rows = await database.fetch("SELECT user_id, wrapped_mk FROM auth.encryption_vaults")
-    for at in range(0, count, _FILL_BATCH):
+    for at in range(0, count, LARGEST_BATCH):
         items = [
-            {"ciphertext": row["wrapped_mk"], "context": _b64(row["user_id"].encode())}
-            for row in rows[at : at + _FILL_BATCH]
+            {"ciphertext": row["wrapped_mk"], "context": encode(row["user_id"].encode())}
+            for row in rows[at : at + LARGEST_BATCH]
         ]
         made = bao.ask("POST", f"transit/decrypt/{key}", {"batch_input": items})
         for row, result in zip(
-            rows[at : at + _FILL_BATCH], made["data"]["batch_results"], strict=True
+            rows[at : at + LARGEST_BATCH], made["data"]["batch_results"], strict=True
         ):
             assert base64.b64decode(result["plaintext"]) == ledger[row["user_id"]]
     await keks.close()
@@ -164,7 +132,7 @@ async def test_a_sample_is_verified(audited: tuple[Bao, Path], database: Databas
     keks = Keyring(kek_of(bao, key))
     run = await rewrap(database, keks, batch=100)
     assert (run.state, run.done) == ("done", FEW_ROWS)
-    users = _decrypted_users(requests(log, begin))
+    users = items_of(requests(log, begin, "decrypt"))
     users.subtract(PROOF)
     # Three of each hundred, by the key check value: the old wrap is not opened.
     assert +users == {user: 1 for user in users if user in ledger}

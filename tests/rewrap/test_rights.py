@@ -7,8 +7,8 @@ import pytest
 import pytest_asyncio
 
 from custody.development.postgres import EmbeddedPostgres
-from tests.db.kek_registry import psql
-from tests.rewrap.kit import fill, go_zk, keyring, rewrap, rows_of
+from tests.db.psql import psql
+from tests.rewrap.kit import GO_ZK, fill, keyring, rewrap, rows_of
 from tests.servers import Database, new_database
 
 DENIED, HIDDEN = "42501: permission denied", "violates row-level security"
@@ -18,13 +18,12 @@ EVENT = f"INSERT INTO {AUDIT} (id, user_id, action, status) VALUES ('x', '{{}}',
 
 
 @pytest_asyncio.fixture(scope="module", loop_scope="module")
-async def filled(postgres: EmbeddedPostgres) -> AsyncIterator[Database]:
+async def filled(module_database: Database) -> Database:
     """Vaults after a run, for those who can't change anything."""
-    async with new_database(postgres) as made:
-        await fill(made, 3)
-        await go_zk(made, "user-000002")
-        await rewrap(made, keyring())
-        yield made
+    await fill(module_database, 3)
+    await module_database.execute(GO_ZK, ["user-000002"])
+    await rewrap(module_database, keyring())
+    return module_database
 
 
 @pytest.fixture

@@ -3,7 +3,7 @@
 import asyncio
 import os
 
-from tests.rewrap.kit import KEKS, NEW, OLD, fill
+from tests.rewrap.kit import environ_of, fill
 from tests.servers import Database
 from tests.terminal import on_a_terminal
 
@@ -14,10 +14,7 @@ async def test_a_bar_with_rate_and_time_left(database: Database) -> None:
         "PATH": os.environ["PATH"],
         "TERM": "xterm-256color",
         "COLUMNS": "120",
-        "CUSTODY_REWRAP_DATABASE_URL": database.url("custody_rewrap"),
-        "CUSTODY_KEK": NEW,
-        "CUSTODY_OLD_KEKS": f"{OLD}?id=env-v1",
-        **KEKS,
+        **environ_of(database),
     }
     arguments = "rewrap", "run", "--batch", "100", "--rate", "200"
     code, drawn = await asyncio.to_thread(on_a_terminal, environ, *arguments)

@@ -16,15 +16,15 @@ from kek_backends.base import Wrap
 from kek_backends.errors import Misconfigured
 from kek_backends.keyring import Keyring
 from tests.db.kek_registry import register
+from tests.eventually import eventually
 from tests.kek.fakes import FakeRemote, SdkBusy, SdkError, raising
 from tests.rewrap.kit import (
+    DAMAGE,
+    GO_ZK,
     NEW_KEY,
     CountingKek,
     Inside,
-    Ticks,
-    damage,
     fill,
-    go_zk,
     keyring,
     make_format_1,
     new_kek,
@@ -34,7 +34,6 @@ from tests.rewrap.kit import (
     rewrap_engine,
     rotate,
     rows_of,
-    run_audit,
     stamps,
 )
 from tests.servers import Database
@@ -62,7 +61,7 @@ async def test_every_row_comes_to_the_active_kek(database: Database) -> None:
     ledger = await fill(database, 60)
     await make_format_1(database, dict(itertools.islice(ledger.items(), 20)))
     away = ["user-000005", "user-000050"]
-    await go_zk(database, *away)
+    await database.execute(GO_ZK, list(away))
     before = await rows_of(database)
     keks = keyring()
     run = await rewrap(database, keks, batch=7)
@@ -80,7 +79,7 @@ async def test_every_row_comes_to_the_active_kek(database: Database) -> None:
     assert await opened(database, keks) == {
         user: key for user, key in ledger.items() if user not in away
     }
-    assert await run_audit(database) == [("rewrap_run", "run-done", 200)]
+    assert await database.audit("") == [("rewrap_run", "run-done", 200)]
     assert await database.value("SELECT count(*) FROM auth.rewrap_claims") == 0
 
 
@@ -122,12 +121,11 @@ async def test_format_1_under_the_active_kek(database: Database) -> None:
 @pytest.mark.parametrize("batch", [1, 2, 1000])
 async def test_batches(database: Database, batch: int) -> None:
     ledger = await fill(database, 12)
-    keks, ticks = keyring(), Ticks()
-    async with rewrap_engine(database) as engine:
-        await RewrapRun(engine, keks, Options(batch=batch), ticks).run()
+    keks, steps = keyring(), list[int]()
+    await rewrap(database, keks, lambda _run, counts: steps.append(counts.done), batch=batch)
     assert await opened(database, keks) == ledger
-    assert ticks.done == 12
-    assert max(ticks.steps) == min(batch, 12)
+    assert sum(steps) == 12
+    assert max(steps) == min(batch, 12)
 
 
 async def test_all_of_them(database: Database) -> None:
@@ -161,19 +159,18 @@ async def test_all_of_them_ends_though_the_clock_was_set_back(database: Database
         "INSERT INTO auth.rewrap_runs (target, everything, started_by, sources, total, started_at)"
         " VALUES ('env-v2', true, 'another', '{}', 10, now() + interval '1 hour')"
     )
-    run = await rewrap(database, keks, everything=True, patience=2)
+    run = await rewrap(database, keks, everything=True, give_up_after=2)
     assert (run.state, run.done) == ("done", 10)
 
 
 async def test_rate_bounds_rows_a_second(database: Database) -> None:
     ledger = await fill(database, 15)
-    keks, ticks = keyring(), Ticks()
+    keks, steps = keyring(), list[int]()
     began = time.monotonic()
-    async with rewrap_engine(database) as engine:
-        await RewrapRun(engine, keks, Options(batch=500, rate=10), ticks).run()
+    await rewrap(database, keks, lambda _run, counts: steps.append(counts.done), batch=500, rate=10)
     # The first ten at once, the last five after a second: never earlier, however busy we are.
     assert time.monotonic() - began >= 0.95
-    assert max(ticks.steps) <= 10
+    assert max(steps) <= 10
     assert await opened(database, keks) == ledger
 
 
@@ -183,7 +180,7 @@ async def test_rate_bounds_rows_a_second(database: Database) -> None:
 async def test_damaged_rows_are_set_aside(database: Database) -> None:
     ledger = await fill(database, 40)
     bad = ["user-000000", "user-000017", "user-000039"]
-    await damage(database, *bad)
+    await database.execute(DAMAGE, list(bad))
     before = await rows_of(database)
     keks = keyring()
     run = await rewrap(database, keks, batch=5)
@@ -200,13 +197,13 @@ async def test_damaged_rows_are_set_aside(database: Database) -> None:
     assert rows[bad[0]]["quarantine_reason"] == (
         "the wrap does not open under this KEK for this user"
     )
-    assert await run_audit(database) == [("rewrap_run", "run-failed", 500)]
+    assert await database.audit("") == [("rewrap_run", "run-failed", 500)]
     # A later run leaves them alone.
     run = await rewrap(database, keks)
     assert (run.state, run.total, run.failed) == ("done", 0, 0)
     assert await database.audit(bad[0]) == [("rewrap_failed", "unwrap-failed", 500)]
     # Unless it is asked, and then only once.
-    await damage(database, bad[1])  # back to what it was
+    await database.execute(DAMAGE, [bad[1]])  # back to what it was
     run = await rewrap(database, keks, quarantined=True)
     assert (run.state, run.total, run.done, run.failed) == ("failed", 3, 1, 2)
     assert (await rows_of(database))[bad[1]]["quarantined_at"] is None
@@ -301,7 +298,7 @@ async def test_a_users_rotate_wins(database: Database) -> None:
 
 async def test_a_users_rotate_wins_over_quarantine(database: Database) -> None:
     ledger = await fill(database, 3)
-    await damage(database, "user-000001")
+    await database.execute(DAMAGE, ["user-000001"])
 
     async def quicker(user: str) -> None:
         if user == "user-000002":
@@ -319,7 +316,7 @@ async def test_a_user_who_turns_zk_on_wins(database: Database) -> None:
 
     async def quicker(user: str) -> None:
         if user == "user-000001":
-            await go_zk(database, user)
+            await database.execute(GO_ZK, [user])
 
     run = await rewrap(database, Keyring(new_kek(quicker), [old_kek()]))
     assert (run.state, run.done, run.moved) == ("done", 2, 1)
@@ -332,19 +329,18 @@ async def test_a_locked_row_is_done_later(database: Database, damaged: bool) -> 
     """Nobody waits for it, least of all with other rows locked."""
     await fill(database, 5)
     if damaged:
-        await damage(database, "user-000002")
-    async with database.connect() as user, rewrap_engine(database) as engine:
+        await database.execute(DAMAGE, ["user-000002"])
+    steps: list[int] = []
+    async with database.connect() as user:
         transaction = user.transaction()
         await transaction.start()
         await user.execute(
             "SELECT * FROM auth.encryption_vaults WHERE user_id = 'user-000002' FOR UPDATE"
         )
-        ticks = Ticks()
-        running = asyncio.create_task(RewrapRun(engine, keyring(), Options(), ticks).run())
-        began = time.monotonic()
-        while ticks.done < 4:
-            await asyncio.sleep(0.02)
-            assert time.monotonic() - began < 1.9  # a lock is waited for longer
+        running = asyncio.create_task(
+            rewrap(database, keyring(), lambda _run, counts: steps.append(counts.done))
+        )
+        await eventually(lambda: sum(steps) == 4, 1.9)  # a lock is waited for longer
         assert await stamps(database) == {NEW: 4, ("env-v1", 2): 1}
         await transaction.rollback()
         run = await running
@@ -360,7 +356,7 @@ async def test_a_row_that_stays_locked_is_left_in_the_end(database: Database) ->
     async with database.connect() as user, user.transaction():
         await user.execute("SELECT * FROM auth.encryption_vaults LIMIT 1 FOR UPDATE")
         with pytest.raises(NotFinished, match="others hold, or change again and again"):
-            await rewrap(database, keyring(), patience=0.3)
+            await rewrap(database, keyring(), give_up_after=0.3)
 
 
 async def test_rows_that_become_stale_behind_the_cursor_are_done(database: Database) -> None:
@@ -394,7 +390,7 @@ async def test_workers_share_a_run(database: Database) -> None:
     counts = [ring.active.wrapped for ring in rings if isinstance(ring.active, CountingKek)]
     assert sum(counts, start=type(counts[0])()) == dict.fromkeys(ledger, 1)
     assert sum(1 for count in counts if count) > 1
-    assert await run_audit(database) == [("rewrap_run", "run-done", 200)]
+    assert await database.audit("") == [("rewrap_run", "run-done", 200)]
 
 
 async def test_stop_and_go_on(database: Database) -> None:
@@ -466,7 +462,7 @@ async def test_a_wrap_of_another_key_is_not_stored(
     with pytest.raises(WrongWrap, match="does not open to the key"):
         await rewrap(database, Keyring(Cheating("env-v2", NEW_KEY), [old_kek()]), verify=verify)
     assert await rows_of(database) == before
-    assert await run_audit(database) == [("rewrap_run", "run-failed", 500)]
+    assert await database.audit("") == [("rewrap_run", "run-failed", 500)]
     # The next run, with a KEK that is right, is not held up by what was left of it.
     assert (await rewrap(database, keyring())).state is State.DONE
 
@@ -505,7 +501,7 @@ async def test_patience_ends(database: Database) -> None:
     remote.faults["decrypt"] = [lambda: None, lambda: None]
     remote.always = raising(SdkError())
     with pytest.raises(NotFinished, match="run it again: fake:remote: SdkError"):
-        await rewrap(database, keks, patience=0.3)
+        await rewrap(database, keks, give_up_after=0.3)
     assert await stamps(database) == {("env-v1", 2): 4}
     await keks.close()
 
@@ -514,18 +510,15 @@ async def test_the_target_moves(database: Database) -> None:
     ledger = await fill(database, 40)
     remote = FakeRemote()
     keks = Keyring(remote, [old_kek()])
-    seen = Ticks()
 
-    def move(run: object, counts: object) -> None:
-        seen(run, counts)  # type: ignore[arg-type]
+    def move(_run: object, _counts: object) -> None:
         remote.version = 2
 
-    async with rewrap_engine(database) as engine:
-        run = await RewrapRun(engine, keks, Options(batch=5), move).run()
+    run = await rewrap(database, keks, move, batch=5)
     assert (run.id, run.state, run.target) == (2, "done", "fake:v2")
     assert await stamps(database) == {("fake:v2", 2): 40}
     assert await opened(database, keks) == ledger
-    assert await run_audit(database) == [
+    assert await database.audit("") == [
         ("rewrap_run", "run-stopped", 500),
         ("rewrap_run", "run-done", 200),
     ]
