@@ -8,7 +8,6 @@ from typing import Any
 import pytest
 from sqlalchemy.ext.asyncio import AsyncEngine
 
-from custody import app
 from custody.db.engine import Dsn, create_engine
 from custody.development.postgres import EmbeddedPostgres
 from tests.db.connecting import engine_of
@@ -56,7 +55,7 @@ def engines(monkeypatch: pytest.MonkeyPatch) -> list[AsyncEngine]:
         made.append(create_engine(dsn, **options | {"pool_size": 4}))
         return made[-1]
 
-    monkeypatch.setattr(app, "create_engine", create)
+    monkeypatch.setattr("custody.db.engine.create_engine", create)
     return made
 
 
