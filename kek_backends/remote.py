@@ -18,7 +18,7 @@ from kek_backends.uri import KekUri
 
 __all__ = ["ATTEMPT_SECONDS", "CALL_SECONDS", "CONCURRENT_CALLS", "RemoteKek"]
 
-# An unwrap that failed, and that nobody has asked for since, is no news any more.
+# How long a failed unwrap is retried when nobody asks for it again.
 _FORGET_SECONDS = 60.0
 
 T = TypeVar("T")
@@ -73,13 +73,13 @@ class RemoteKek(KekBackend):
 
     @property
     def problem(self) -> str | None:
-        """Why this KEK can't be used, as its last calls tell."""
+        """Why this KEK can't be used, by its last calls."""
         unwraps = next((one.reason for one in self._unanswered.values()), None)
         return self._status_problem or unwraps or self._wrap_problem
 
     @property
     def concurrency(self) -> int:
-        """A quarter of the turns: a worker has two batches at hand, and users keep half of them."""
+        """A quarter of the turns: a re-wrap has two batches at once, and users keep the other half."""
         return CONCURRENT_CALLS // 4
 
     @property
@@ -90,7 +90,7 @@ class RemoteKek(KekBackend):
     async def refresh(self) -> None:
         """Ask the KMS for the state of the key, and try again what it refused before.
 
-        It is not held up by the breaker, and closes it when the KMS is back.
+        The breaker is not asked, and is closed when the KMS is back.
         """
         self._doubtful = False
         try:
@@ -207,7 +207,7 @@ class RemoteKek(KekBackend):
         return done
 
     async def ask_in_thread(self, work: Callable[[], T]) -> T:
-        """Run one blocking call of an examination, past the breaker.
+        """Run one blocking call of the diagnostics, past the breaker.
 
         Raises:
             KekError: as every call.

@@ -24,7 +24,7 @@ def open_session(uri: KekUri, environ: Mapping[str, str]) -> Any:
         environ: the variables of the process.
 
     Raises:
-        Misconfigured: a half of the access key is missing, or the SDK's own configuration is wrong.
+        Misconfigured: half of the access key is missing, or the SDK's own configuration is wrong.
     """
     key, secret = environ.get("AWS_ACCESS_KEY_ID"), environ.get("AWS_SECRET_ACCESS_KEY")
     if bool(key) != bool(secret):

@@ -89,7 +89,7 @@ class KeyPath:
 
     @property
     def named(self) -> dict[str, str]:
-        """How hvac is told which key."""
+        """The arguments that name the key to hvac."""
         return {"name": self.key, "mount_point": self.mount}
 
     def stamp(self, version: int) -> str:
