@@ -79,7 +79,7 @@ class RemoteKek(KekBackend):
 
     @property
     def concurrency(self) -> int:
-        """A quarter of the turns: a re-wrap has two batches at once, and users keep the other half."""
+        """A quarter of the turns: a re-wrap has two batches at once, users keep the other half."""
         return CONCURRENT_CALLS // 4
 
     @property
