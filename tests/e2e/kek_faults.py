@@ -98,7 +98,7 @@ _OPENBAO: dict[str, tuple[Callable[[Sick], object], Callable[[Sick], object], st
 _AWS: dict[str, Callable[[KmsStub, stubs.Key], object]] = {
     "throttling": lambda s, _: s.faults.update({"*": stubs.refuse("ThrottlingException")}),
     "denied": lambda s, _: s.denied.add("Decrypt"),
-    "disabled": lambda _, key: setattr(key, "state", "Disabled"),
+    "disabled": lambda _, key: setattr(key, "key_state", "Disabled"),
     "half-open": lambda s, _: s.faults.update({"*": until_cured(s)}),
     "body that never ends": lambda s, _: s.faults.update({"*": stubs.flood}),
     "body that drips": lambda s, _: s.faults.update({"*": stubs.drip_body}),
@@ -128,7 +128,7 @@ def sick_aws_kms(name: str) -> Iterator[tuple[Case, Place]]:
         key = stub.make_key("alias/custody")
 
         def cure() -> None:
-            key.state = "Enabled"
+            key.key_state = "Enabled"
             stub.faults.clear()
             stub.denied.clear()
 
