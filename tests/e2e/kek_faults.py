@@ -6,6 +6,8 @@ from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
+from moto.kms.models import Key
+
 from tests.bao_server import Bao, least_policy
 from tests.client import Client, client_session
 from tests.e2e.keks import Place, make_place, make_vaults, overrides
@@ -95,7 +97,7 @@ _OPENBAO: dict[str, tuple[Callable[[Sick], object], Callable[[Sick], object], st
     ),
     "body that drips": (lambda s: s.spoil(Fault.DRIP), lambda s: s.spoil(), "vault:transit/"),
 }
-_AWS: dict[str, Callable[[KmsStub, stubs.Key], object]] = {
+_AWS: dict[str, Callable[[KmsStub, Key], object]] = {
     "throttling": lambda s, _: s.faults.update({"*": stubs.refuse("ThrottlingException")}),
     "denied": lambda s, _: s.denied.add("Decrypt"),
     "disabled": lambda _, key: setattr(key, "key_state", "Disabled"),

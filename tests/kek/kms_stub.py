@@ -4,6 +4,7 @@ import base64
 import json
 import socket
 import struct
+from collections import defaultdict
 from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager
 from typing import Any, TypeAlias
@@ -139,8 +140,10 @@ Fault: TypeAlias = Callable[[Asked, str, Request], None]
 
 
 def refuse(code: str, status: int = 400) -> Fault:
+    """Refuse; in a code with ``{}`` around its name is what was sent."""
+
     def fault(asked: Asked, operation: str, request: Request) -> None:
-        raise Refused(code, status=status)
+        raise Refused(code.format_map(defaultdict(str, request)), status=status)
 
     return fault
 
