@@ -4,11 +4,12 @@ import asyncio
 import contextlib
 import socket
 import struct
-import threading
 from asyncio import StreamReader, StreamWriter
 from collections.abc import Iterator
 from contextlib import contextmanager
 from enum import Enum, auto
+
+from anyio.from_thread import BlockingPortal, start_blocking_portal
 
 from tests.ports import free_port
 
@@ -42,12 +43,12 @@ class FaultyProxy:
 
     Args:
         port: of the real server on loopback.
-        loop: that runs in another thread.
+        portal: into the event loop of another thread.
     """
 
-    def __init__(self, port: int, loop: asyncio.AbstractEventLoop) -> None:
+    def __init__(self, port: int, portal: BlockingPortal) -> None:
         self._target = port
-        self._loop = loop
+        self._portal = portal
         self.port = free_port()
         self._fault = Fault.NONE
         self._listener: asyncio.Server | None = None
@@ -66,7 +67,7 @@ class FaultyProxy:
 
     @fault.setter
     def fault(self, fault: Fault) -> None:
-        asyncio.run_coroutine_threadsafe(self._become(fault), self._loop).result(10)
+        self._portal.call(self._become, fault)
 
     async def _become(self, fault: Fault) -> None:
         self._fault = fault
@@ -131,15 +132,10 @@ def faulty_proxy(port: int) -> Iterator[FaultyProxy]:
     Args:
         port: of the real server on loopback.
     """
-    loop = asyncio.new_event_loop()
-    thread = threading.Thread(target=loop.run_forever, daemon=True)
-    thread.start()
-    proxy = FaultyProxy(port, loop)
-    proxy.fault = Fault.NONE
-    try:
-        yield proxy
-    finally:
-        proxy.fault = Fault.REFUSE
-        loop.call_soon_threadsafe(loop.stop)
-        thread.join(10)
-        loop.close()
+    with start_blocking_portal() as portal:
+        proxy = FaultyProxy(port, portal)
+        proxy.fault = Fault.NONE
+        try:
+            yield proxy
+        finally:
+            proxy.fault = Fault.REFUSE

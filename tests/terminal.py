@@ -1,8 +1,9 @@
 """Commands on a terminal, as their operator sees them."""
 
+import contextlib
 import os
 import pty
-import threading
+import select
 from pathlib import Path
 
 from tests.forked import Forked
@@ -13,23 +14,13 @@ def on_a_terminal(environ: dict[str, str], *arguments: str) -> tuple[int, str]:
     terminal, theirs = pty.openpty()
     there = Path(os.ttyname(theirs))
     process = Forked("custody", *arguments, environ=environ, out=there, err=there)
-
-    def left() -> None:
-        # Not earlier: a terminal that nobody has open is no more.
-        try:
-            process.wait(30)
-        finally:
-            os.close(theirs)
-
-    waiting = threading.Thread(target=left)
-    waiting.start()
+    assert select.select([terminal], [], [], 30)[0], "nothing is drawn"
+    # Not earlier: a terminal that nobody has open is no more.
+    os.close(theirs)
     drawn = b""
-    try:
+    # How a terminal tells that nobody is there any more.
+    with contextlib.suppress(OSError):
         while piece := os.read(terminal, 4096):
             drawn += piece
-    except OSError:
-        pass  # how a terminal tells that nobody is there any more
-    finally:
-        waiting.join()
-        os.close(terminal)
+    os.close(terminal)
     return process.wait(30), drawn.decode()

@@ -53,15 +53,11 @@ def chain(error: BaseException | None) -> Iterator[BaseException]:
         yield from chain(error.__context__)
 
 
-def all_shown(error: BaseException) -> str:
-    """Return all that a log could show of an error, and of what hangs on it."""
-    parts = [f"{one} {one!r} {one.args!r}" for one in chain(error)]
-    return "\n".join([*parts, *traceback.format_exception(error)])
-
-
 def assert_silent(secrets: Iterable[str], *errors: BaseException, log: str = "") -> None:
     """See that nothing of the secrets is in errors, in what hangs on them, and in a log."""
-    shown = "\n".join([log, *map(all_shown, errors)])
+    parts = [f"{one} {one!r} {one.args!r}" for error in errors for one in chain(error)]
+    parts += [line for error in errors for line in traceback.format_exception(error)]
+    shown = "\n".join([log, *parts])
     assert not [secret for secret in secrets if secret in shown]
 
 

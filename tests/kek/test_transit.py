@@ -114,27 +114,23 @@ async def test_holds_its_own_versions_and_nothing_else(bao: Bao) -> None:
             assert not kek.holds(other)
 
 
-def damage(wrap: Wrap) -> list[Wrap]:
-    text, kek_id = wrap.wrapped_mk, wrap.kek_id
-    body = text.removeprefix("vault:v1:")
-    raw = bytearray(base64.b64decode(body))
-    raw[20] ^= 1
-    flipped = "vault:v1:" + base64.b64encode(raw).decode()
-    texts = ["", "x", body, "vault:v1:", text[:-8], flipped, text + "\n", "vault:v2:" + body]
-    texts += ["vault:v01:" + body, "vault:v1:" + "A" * 5000, "vault:v1:AAAA", text + "AAAA"]
-    return [
-        *(Wrap(changed, "", 2, kek_id) for changed in texts),
-        Wrap(text, "AAAA", 2, kek_id),
-        Wrap(text, "", 1, kek_id),
-        Wrap(text, "", 3, kek_id),
-        Wrap(text, "", 2, kek_id[:-1] + "2"),
-    ]
-
-
 async def test_damaged_wraps_are_tampering(bao: Bao) -> None:
     async with transit(bao, bao.make_key()) as kek:
         wrap = await kek.wrap("alice", KEY)
-        for broken in damage(wrap):
+        text, kek_id = wrap.wrapped_mk, wrap.kek_id
+        body = text.removeprefix("vault:v1:")
+        raw = bytearray(base64.b64decode(body))
+        raw[20] ^= 1
+        flipped = "vault:v1:" + base64.b64encode(raw).decode()
+        texts = ["", "x", body, "vault:v1:", text[:-8], flipped, text + "\n", "vault:v2:" + body]
+        texts += ["vault:v01:" + body, "vault:v1:" + "A" * 5000, "vault:v1:AAAA", text + "AAAA"]
+        for broken in (
+            *(Wrap(changed, "", 2, kek_id) for changed in texts),
+            Wrap(text, "AAAA", 2, kek_id),
+            Wrap(text, "", 1, kek_id),
+            Wrap(text, "", 3, kek_id),
+            Wrap(text, "", 2, kek_id[:-1] + "2"),
+        ):
             assert type(await failure(kek.unwrap("alice", broken))) is Tampered
         # None of it is the server's fault: it stays in use.
         await kek.refresh()

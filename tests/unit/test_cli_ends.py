@@ -36,10 +36,6 @@ runpy.run_module("custody", run_name="__main__", alter_sys=True)
 """
 
 
-def all_words(command: str) -> tuple[str, ...]:
-    return (*command.split(), *WORDS.get(command, ()))
-
-
 # ── Ctrl-C ────────────────────────────────────────────────────────────────────
 
 
@@ -51,7 +47,8 @@ def test_interrupted_before_the_command_is_known(module: str) -> None:
 
 @pytest.mark.parametrize("command", sorted(set(commands()) - {"completion"}))
 def test_interrupted_while_the_command_is_loaded(command: str) -> None:
-    done = python("-c", _INTERRUPTED, "custody.cli.commands", *all_words(command))
+    words = (*command.split(), *WORDS.get(command, ()))
+    done = python("-c", _INTERRUPTED, "custody.cli.commands", *words)
     assert (done.returncode, done.stderr.strip()) == (130, "")
 
 

@@ -1,10 +1,10 @@
 """The directions of import, over the source itself, as ``docs/architecture.md`` has them."""
 
 import ast
+import re
 import subprocess
 import sys
 from collections import defaultdict
-from collections.abc import Iterator
 from functools import cache
 from graphlib import CycleError, TopologicalSorter
 from importlib.metadata import entry_points, packages_distributions, requires
@@ -210,17 +210,11 @@ def test_a_host_without_the_sdks_boots() -> None:
     assert f"botocore can't be imported; {cure} '.[aws]'" in run.stdout
 
 
-def rooms_table() -> Iterator[str]:
-    """Yield the paths that the table of rooms names."""
+def test_the_table_of_rooms_is_the_tree() -> None:
     page = (ROOT / "docs" / "architecture.md").read_text("utf-8")
     table = page.partition("## The house")[2].partition("\n## ")[0]
-    for line in table.splitlines():
-        if line.startswith("| `"):
-            yield from line.split("|")[1].replace("`", "").replace(" ", "").split(",")
-
-
-def test_the_table_of_rooms_is_the_tree() -> None:
-    named = set(rooms_table())
+    cells = re.findall(r"(?m)^\| (`[^|]+)", table)
+    named = {path for cell in cells for path in re.findall(r"`([^`]+)`", cell)}
     assert [path for path in sorted(named) if not (ROOT / path).exists()] == []
     rooms = {
         path.parent.relative_to(ROOT).as_posix() + "/"
