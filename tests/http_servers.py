@@ -15,6 +15,7 @@ class Asked(BaseHTTPRequestHandler):
     server: "HttpServer"
 
     def _answer(self) -> None:
+        self.server.connections.add(self.client_address)
         self.body = self.rfile.read(int(self.headers.get("Content-Length") or 0))
         try:
             self.server.respond(self)
@@ -22,11 +23,6 @@ class Asked(BaseHTTPRequestHandler):
             self.close_connection = True
 
     do_GET = do_POST = do_PUT = _answer  # noqa: N815 - names of the library
-
-    def setup(self) -> None:
-        """Count the connection."""
-        super().setup()
-        self.server.connections += 1
 
     def say(
         self, body: bytes = b"", status: int = 200, kind: str = "application/json", **more: str
@@ -51,7 +47,8 @@ class HttpServer(ThreadingHTTPServer):
     def __init__(self, respond: Callable[[Asked], None]) -> None:
         super().__init__(("127.0.0.1", 0), Asked)
         self.respond = respond
-        self.connections = self.sent = 0
+        self.connections: set[object] = set()
+        self.sent = 0
         self.closing = threading.Event()
         self.url = f"http://127.0.0.1:{self.server_port}"
 

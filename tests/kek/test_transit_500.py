@@ -1,40 +1,68 @@
 """A wrap that does not open, answered with HTTP 500: its row's fault, and not an outage."""
 
 import asyncio
-from collections.abc import AsyncIterator
+import json
+from collections.abc import AsyncIterator, Iterator
+from contextlib import contextmanager
 from dataclasses import replace
 
 import pytest
+import requests
 
 from kek_backends.base import OwnedWrap, Wrap
 from kek_backends.errors import Tampered
 from kek_backends.transit.kek import TransitKek
 from tests.bao_server import Bao
-from tests.http_servers import serving
+from tests.http_servers import Asked, HttpServer, serving
 from tests.kek.kit import transit
-from tests.kek.transit_front import Front
 
 KEY = b"this-is-the-plaintext-of-a-user!"
-Kek = tuple[TransitKek, Front]
+TEXT = "cipher: message authentication failed"
+Kek = tuple[TransitKek, list[str]]
+
+
+@contextmanager
+def front(bao: Bao, *, whole: bool) -> Iterator[tuple[str, list[str]]]:
+    """Stand before an OpenBao, and answer 500 to a wrap that does not open, as some Vaults do.
+
+    Args:
+        bao: the server behind.
+        whole: whether one such wrap of a batch fails the whole call, without a word on the others.
+
+    Yields:
+        Its URL, and the operations that it is asked for.
+    """
+    calls: list[str] = []
+
+    def pass_on(asked: Asked) -> None:
+        calls.append(asked.path.removeprefix("/v1/transit/").partition("/")[0])
+        url, headers = bao.address + asked.path, dict(asked.headers)
+        reply = requests.request(asked.command, url, data=asked.body, headers=headers, timeout=10)
+        if TEXT not in reply.text:
+            asked.say(reply.content, reply.status_code)
+        else:
+            asked.say(json.dumps({"errors": [TEXT]}).encode() if whole else reply.content, 500)
+
+    with serving(HttpServer(pass_on)) as server:
+        yield server.url, calls
 
 
 @pytest.fixture(params=["single", "batch", "batch that fails as a whole"])
 async def kek(bao: Bao, request: pytest.FixtureRequest) -> AsyncIterator[Kek]:
     key = bao.make_key(derived=request.param != "single")
-    with serving(Front(bao, whole=request.param != "batch")) as front:
-        environ = bao.environ(key) | {"VAULT_ADDR": front.url}
-        async with transit(bao, key, environ) as backend:
+    with front(bao, whole=request.param != "batch") as (url, calls):
+        async with transit(bao, key, bao.environ(key) | {"VAULT_ADDR": url}) as backend:
             await backend.refresh()
-            yield backend, front
+            yield backend, calls
 
 
 async def test_it_is_tampered_and_tried_once(kek: Kek) -> None:
-    backend, front = kek
+    backend, calls = kek
     wrap = await backend.wrap("alice", KEY)
-    front.calls.clear()
+    calls.clear()
     with pytest.raises(Tampered, match="the wrap does not open for this user"):
         await backend.unwrap("mallory", wrap)
-    assert front.calls == ["decrypt"]
+    assert calls == ["decrypt"]
     assert backend.problem is None
 
 
@@ -54,9 +82,8 @@ async def test_nobody_else_notices(kek: Kek) -> None:
 
 async def test_rewrap_of_a_batch(bao: Bao) -> None:
     key = bao.make_key()
-    with serving(Front(bao, whole=True)) as front:
-        environ = bao.environ(key) | {"VAULT_ADDR": front.url}
-        async with transit(bao, key, environ) as backend:
+    with front(bao, whole=True) as (url, _):
+        async with transit(bao, key, bao.environ(key) | {"VAULT_ADDR": url}) as backend:
             wraps = [OwnedWrap(f"user-{n}", await backend.wrap(f"user-{n}", KEY)) for n in range(4)]
             bao.rotate(key)
             await backend.refresh()

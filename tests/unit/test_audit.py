@@ -22,12 +22,11 @@ Audit = Callable[[str, int], int]
 def audit(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Audit:
     """`.ci/audit.py` beside a pip-audit whose answer and exit code are given; says its own code."""
     monkeypatch.setattr(sys, "executable", str(tmp_path / "python"))
-    lock, tool, said = (tmp_path / name for name in ("a.lock", "pip-audit", "answer"))
+    lock, tool = tmp_path / "a.lock", tmp_path / "pip-audit"
     lock.write_text("one==1 \\\n    --hash=sha256:00\n", "utf-8")
 
     def run(answer: str, code: int) -> int:
-        said.write_text(answer, "utf-8")
-        text = f"#!/bin/sh\ncat '{said}'\necho 'it did not work' >&2\nexit {code}\n"
+        text = f"#!/bin/sh\necho '{answer}'\necho 'it did not work' >&2\nexit {code}\n"
         tool.write_text(text, "utf-8")
         tool.chmod(0o700)
         return int(ci_script("audit").main(str(lock), str(lock)))

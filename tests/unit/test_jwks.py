@@ -3,7 +3,7 @@
 import asyncio
 import ssl
 from collections.abc import AsyncIterator, Awaitable, Callable
-from contextlib import AsyncExitStack
+from contextlib import AsyncExitStack, suppress
 from pathlib import Path
 
 import aiohttp
@@ -144,7 +144,12 @@ class TestParse:
     def test_low_order_is_what_a_forger_wants(self, point: int) -> None:
         key = Ed25519PublicKey.from_public_bytes(point.to_bytes(32, "little"))
         neutral = (1).to_bytes(32, "little")
-        assert any(_verifies(key, neutral + bytes(32), bytes([n])) for n in range(200))
+        verified = 0
+        for n in range(200):
+            with suppress(InvalidSignature):
+                key.verify(neutral + bytes(32), bytes([n]))
+                verified += 1
+        assert verified
 
     @pytest.mark.parametrize("y", range(P, 2**255))
     def test_point_not_reduced(self, issuer: Issuer, y: int) -> None:
@@ -180,14 +185,6 @@ class TestParse:
         document = issuer.jwks().replace(b'"kty":"OKP"', b'"kty":"OKP","kty":"OKP"')
         with pytest.raises(JwksError, match="JSON"):
             parse_jwks(document)
-
-
-def _verifies(key: Ed25519PublicKey, signature: bytes, message: bytes) -> bool:
-    try:
-        key.verify(signature, message)
-    except InvalidSignature:
-        return False
-    return True
 
 
 def served(*kids: str) -> ServedJwks:
