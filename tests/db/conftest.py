@@ -2,6 +2,7 @@
 
 import secrets
 from collections.abc import AsyncIterator, Iterator
+from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
 
@@ -9,7 +10,7 @@ import pytest
 from sqlalchemy.ext.asyncio import AsyncEngine
 
 from custody import app
-from custody.db.engine import Dsn, create_engine
+from custody.db.engine import Dsn, open_engine
 from custody.development.postgres import EmbeddedPostgres
 from tests.db.connecting import engine_of
 from tests.db.embedded_server import open_folder
@@ -52,11 +53,13 @@ def engines(monkeypatch: pytest.MonkeyPatch) -> list[AsyncEngine]:
     """The engines that daemons of this test make, each with a pool of four."""
     made: list[AsyncEngine] = []
 
-    def create(dsn: Dsn, **options: Any) -> AsyncEngine:
-        made.append(create_engine(dsn, **options | {"pool_size": 4}))
-        return made[-1]
+    @asynccontextmanager
+    async def opened(dsn: Dsn, **options: Any) -> AsyncIterator[AsyncEngine]:
+        async with open_engine(dsn, **options | {"pool_size": 4}) as engine:
+            made.append(engine)
+            yield engine
 
-    monkeypatch.setattr(app, "create_engine", create)
+    monkeypatch.setattr(app, "open_engine", opened)
     return made
 
 
