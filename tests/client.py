@@ -35,6 +35,20 @@ class Answer:
         return None if value is None else str(value)
 
 
+def tag_of(answer: Answer) -> str:
+    """Return the ETag of an answer that has a key."""
+    assert answer.status == 200, answer.body
+    return answer.headers["ETag"]
+
+
+def generation_of(answer: Answer) -> int:
+    """Return the generation that an answer's ETag names."""
+    tag = tag_of(answer)
+    number = int(tag.strip('"'))
+    assert tag == f'"{number}"'
+    return number
+
+
 class Client:
     """One user's device."""
 
@@ -61,18 +75,13 @@ class Client:
         sent |= headers or {}
         if body is not None:
             data = json.dumps(body).encode()
-            if isinstance(body, dict):
-                for name in _SECRET_FIELDS:
-                    if isinstance(body.get(name), str):
-                        remember(body[name])
+            _remember_secrets(body)
         async with self._session.request(
             method, self.daemon.base + path, data=data, headers=sent
         ) as response:
             answer = Answer(response.status, response.headers, await response.read())
         if answer.status == 200:
-            for name in _SECRET_FIELDS:
-                if isinstance(answer.json.get(name), str):
-                    remember(answer.json[name])
+            _remember_secrets(answer.json)
         return answer
 
     async def status(self) -> Answer:
@@ -108,6 +117,12 @@ class Client:
         """POST /zero-knowledge, off."""
         body = {"enable": False, "masterKey": master_key}
         return await self.call("POST", "/zero-knowledge", body, if_match=if_match)
+
+
+def _remember_secrets(body: Any) -> None:
+    for name in _SECRET_FIELDS:
+        if isinstance(body, dict) and isinstance(body.get(name), str):
+            remember(body[name])
 
 
 @asynccontextmanager

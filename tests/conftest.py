@@ -15,7 +15,14 @@ from custody.settings import LogFormat, LogLevel
 from tests import leaks
 from tests.bao_server import Bao, bao_server
 from tests.client import Client, client_session
-from tests.servers import Daemon, Database, daemon_here, new_database, postgres_server
+from tests.servers import (
+    Daemon,
+    Database,
+    daemon_beside,
+    daemon_here,
+    new_database,
+    postgres_server,
+)
 from tests.tokens import Issuer
 from tests.tracing import ask_for_greenlets_in_the_main_thread_only
 
@@ -77,6 +84,15 @@ def issuer() -> Issuer:
 async def daemon(database: Database, issuer: Issuer, tmp_path: Path) -> AsyncIterator[Daemon]:
     """A daemon in this process on a fresh database."""
     async with daemon_here(database, issuer, tmp_path) as running:
+        yield running
+
+
+@pytest.fixture(scope="module")
+def of_the_module(
+    module_database: Database, issuer: Issuer, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[Daemon]:
+    """``custody serve`` in production mode on the database of the module."""
+    with daemon_beside(module_database, issuer, tmp_path_factory.mktemp("served")) as running:
         yield running
 
 

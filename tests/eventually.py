@@ -41,8 +41,8 @@ async def eventually(look: Callable[[], T | Awaitable[T]], seconds: float = SECO
     raise AssertionError(f"it did not come true within {seconds} s")
 
 
-def soon(look: Callable[[], T], seconds: float = SECONDS) -> T:
-    """Do as :func:`eventually` where no event loop runs."""
+def soon(look: Callable[[], T], seconds: float = SECONDS, pause: float = _PAUSE_SECONDS) -> T:
+    """Do as :func:`eventually` where no event loop runs, with so many seconds between two looks."""
     for last in _tries(seconds):
         try:
             value = look()
@@ -52,7 +52,7 @@ def soon(look: Callable[[], T], seconds: float = SECONDS) -> T:
         else:
             if value:
                 return value
-        time.sleep(_PAUSE_SECONDS)
+        time.sleep(pause)
     raise AssertionError(f"it did not come true within {seconds} s")
 
 

@@ -1,11 +1,11 @@
 """A TCP proxy on loopback that breaks as networks and servers do, for a real server behind it."""
 
+import asyncio
 import contextlib
-import select
 import socket
 import struct
 import threading
-import time
+from asyncio import StreamReader, StreamWriter
 from collections.abc import Iterator
 from contextlib import contextmanager
 from enum import Enum, auto
@@ -14,6 +14,7 @@ from tests.ports import free_port
 
 _CHUNK = 64 * 1024
 _TICK = 0.05
+_HEAD = b"HTTP/1.1 200 OK\r\nContent-Type: application/json\r\nConnection: close\r\n"
 
 
 class Fault(Enum):
@@ -28,126 +29,99 @@ class Fault(Enum):
     GARBAGE = auto()  # an answer that is no JSON, with status 200
 
 
+# What is answered instead, by the proxy itself, and what is said after it for ever.
+_INSTEAD = {
+    Fault.RESET: (b"", b""),
+    Fault.GARBAGE: (_HEAD + b"Content-Length: 13\r\n\r\n<html></html>", b""),
+    Fault.ENDLESS: (_HEAD + b'\r\n{"data": "', b"x" * _CHUNK),
+}
+
+
 class FaultyProxy:
-    """Runs in threads of its own; ``fault`` may be set at any time.
+    """Runs in the event loop of another thread; ``fault`` may be set at any time.
 
     Args:
         port: of the real server on loopback.
+        loop: that runs in another thread.
     """
 
-    def __init__(self, port: int) -> None:
+    def __init__(self, port: int, loop: asyncio.AbstractEventLoop) -> None:
         self._target = port
+        self._loop = loop
         self.port = free_port()
-        self.fault = Fault.NONE
-        self._closing = threading.Event()
-        self._threads: list[threading.Thread] = []
+        self._fault = Fault.NONE
+        self._listener: asyncio.Server | None = None
+        self._connections: set[asyncio.Task[None]] = set()
+        self._passes = asyncio.Event()
 
     @property
     def address(self) -> str:
         """The proxy's own address, as a URL."""
         return f"http://127.0.0.1:{self.port}"
 
-    def run(self) -> None:
-        """Take connections until it is closed."""
-        listener: socket.socket | None = None
-        while not self._closing.is_set():
-            if self.fault is Fault.REFUSE:
-                if listener is not None:
-                    listener.close()
-                    listener = None
-                time.sleep(_TICK)
-                continue
-            if listener is None:
-                listener = socket.create_server(("127.0.0.1", self.port))
-                listener.settimeout(_TICK)
-            with contextlib.suppress(TimeoutError):
-                client, _ = listener.accept()
-                self._start(client)
-        if listener is not None:
-            listener.close()
-        for thread in self._threads:
-            thread.join()
+    @property
+    def fault(self) -> Fault:
+        """What it does now."""
+        return self._fault
 
-    def close(self) -> None:
-        """End it."""
-        self._closing.set()
+    @fault.setter
+    def fault(self, fault: Fault) -> None:
+        asyncio.run_coroutine_threadsafe(self._become(fault), self._loop).result(10)
 
-    def _start(self, client: socket.socket) -> None:
-        thread = threading.Thread(target=self._serve, args=(client,), daemon=True)
-        self._threads = [one for one in self._threads if one.is_alive()]
-        self._threads.append(thread)
-        thread.start()
+    async def _become(self, fault: Fault) -> None:
+        self._fault = fault
+        (self._passes.clear if fault is Fault.BLACK_HOLE else self._passes.set)()
+        if fault is Fault.REFUSE and self._listener is not None:
+            self._listener.close()
+            self._listener = None
+            for connection in self._connections:
+                connection.cancel()
+            await asyncio.gather(*self._connections, return_exceptions=True)
+        elif fault is not Fault.REFUSE and self._listener is None:
+            self._listener = await asyncio.start_server(self._serve, "127.0.0.1", self.port)
 
-    def _serve(self, client: socket.socket) -> None:
-        with client, contextlib.suppress(OSError):
-            server: socket.socket | None = None
+    async def _serve(self, client: StreamReader, to_client: StreamWriter) -> None:
+        connection = asyncio.current_task()
+        assert connection is not None
+        self._connections.add(connection)
+        connection.add_done_callback(self._connections.discard)
+        with contextlib.closing(to_client):
             try:
-                server = socket.create_connection(("127.0.0.1", self._target), timeout=2)
-            except OSError:
-                if self.fault is Fault.NONE:
-                    return
-            try:
-                self._pump(client, server)
-            finally:
-                if server is not None:
-                    server.close()
+                server, to_server = await asyncio.open_connection("127.0.0.1", self._target)
+                with contextlib.closing(to_server):
+                    async with asyncio.TaskGroup() as directions:
+                        directions.create_task(self._pass(client, to_server, to_client))
+                        directions.create_task(self._pass(server, to_client))
+            except* OSError:
+                pass  # one of the two has gone: the other one loses its connection too
+            except* asyncio.CancelledError:
+                to_client.transport.abort()
 
-    def _pump(self, client: socket.socket, server: socket.socket | None) -> None:
-        client.settimeout(_TICK)
-        if server is not None:
-            server.settimeout(_TICK)
-        while not self._closing.is_set() and self.fault is not Fault.REFUSE:
-            if self.fault is Fault.BLACK_HOLE:
-                time.sleep(_TICK)
-                continue
-            ready, _, _ = select.select([one for one in (client, server) if one], [], [], _TICK)
-            asked = _receive(client) if client in ready else None
-            if asked == b"":
-                return
-            if asked:
-                if self.fault in (Fault.ENDLESS, Fault.GARBAGE, Fault.RESET):
-                    self._answer(client)
-                    return
-                if server is None:
-                    return
-                server.sendall(asked)
-            answer = _receive(server) if server is not None and server in ready else None
-            if answer == b"":
-                return
-            if answer:
-                self._send(client, answer)
+    async def _pass(
+        self, reader: StreamReader, writer: StreamWriter, asker: StreamWriter | None = None
+    ) -> None:
+        """Pass on what one side says until it has gone; ``asker`` is who waits for an answer."""
+        while said := await reader.read(_CHUNK):
+            await self._passes.wait()
+            if asker is not None and self._fault in _INSTEAD:
+                await self._answer(asker, *_INSTEAD[self._fault])
+            drips = asker is None and self._fault is Fault.DRIP
+            for piece in (bytes([byte]) for byte in said) if drips else [said]:
+                writer.write(piece)
+                await writer.drain()
+                await asyncio.sleep(_TICK if drips and self._fault is Fault.DRIP else 0)
+        raise ConnectionAbortedError
 
-    def _send(self, client: socket.socket, answer: bytes) -> None:
-        if self.fault is not Fault.DRIP:
-            client.sendall(answer)
-            return
-        for at in range(len(answer)):
-            client.sendall(answer[at : at + 1])
-            time.sleep(_TICK)
-            if self.fault is not Fault.DRIP or self._closing.is_set():
-                client.sendall(answer[at + 1 :])
-                return
-
-    def _answer(self, client: socket.socket) -> None:
-        if self.fault is Fault.RESET:
-            client.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
-            return
-        head = b"HTTP/1.1 200 OK\r\nContent-Type: application/json\r\nConnection: close\r\n"
-        if self.fault is Fault.GARBAGE:
-            client.sendall(head + b"Content-Length: 13\r\n\r\n<html></html>")
-            return
-        client.settimeout(2)
-        client.sendall(head + b"\r\n" + b'{"data": "')
-        while self.fault is Fault.ENDLESS and not self._closing.is_set():
-            client.sendall(b"x" * _CHUNK)
-
-
-def _receive(connection: socket.socket) -> bytes | None:
-    """Return what came, None when nothing did for a moment, and nothing at the end."""
-    try:
-        return connection.recv(_CHUNK)
-    except TimeoutError:
-        return None
+    async def _answer(self, client: StreamWriter, answer: bytes, piece: bytes) -> None:
+        client.write(answer)
+        while piece and self._fault is Fault.ENDLESS:
+            client.write(piece)
+            await client.drain()
+        if not answer:
+            at_once = struct.pack("ii", 1, 0)
+            client.get_extra_info("socket").setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, at_once)
+            client.transport.abort()
+        raise ConnectionAbortedError
 
 
 @contextmanager
@@ -157,11 +131,15 @@ def faulty_proxy(port: int) -> Iterator[FaultyProxy]:
     Args:
         port: of the real server on loopback.
     """
-    proxy = FaultyProxy(port)
-    thread = threading.Thread(target=proxy.run, daemon=True)
+    loop = asyncio.new_event_loop()
+    thread = threading.Thread(target=loop.run_forever, daemon=True)
     thread.start()
+    proxy = FaultyProxy(port, loop)
+    proxy.fault = Fault.NONE
     try:
         yield proxy
     finally:
-        proxy.close()
+        proxy.fault = Fault.REFUSE
+        loop.call_soon_threadsafe(loop.stop)
         thread.join(10)
+        loop.close()

@@ -58,8 +58,8 @@ class Forked:
         return self._process.exitcode
 
     def poll(self) -> int | None:
-        """Return the exit code, or None while it runs."""
-        return self._process.exitcode
+        """Return the same."""
+        return self.returncode
 
     def wait(self, timeout: float | None = None) -> int:
         """Wait until it has ended; return the exit code."""

@@ -34,7 +34,7 @@ def search() -> tuple[int, int, list[str]]:
     secrets = set()
     for file in LOGS.glob("*.secrets"):
         for line in file.read_text("utf-8").splitlines():
-            secrets |= _forms(line)
+            secrets |= forms(line)
     # Looked up by how they begin: each of them in each line would take hours.
     beginning: dict[str, list[str]] = {}
     for secret in secrets:
@@ -56,7 +56,8 @@ def _has_any(line: str, beginning: dict[str, list[str]]) -> bool:
     )
 
 
-def _forms(secret: str) -> set[str]:
+def forms(secret: str) -> set[str]:
+    """Return how a secret may be written: as it is and, where that is base64, in other ways."""
     forms = {secret}
     try:
         raw = base64.b64decode(secret, validate=True)

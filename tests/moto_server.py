@@ -1,23 +1,12 @@
-"""moto's server as a process of its own: a KMS that decrypts for real."""
+"""moto's server in a thread: a KMS that decrypts for real."""
 
-import os
-import secrets
-import subprocess
-import sys
 from collections.abc import Iterator
 from contextlib import closing, contextmanager
 from dataclasses import dataclass
-from functools import cache
 from typing import Any
 
 import boto3
-import botocore.session
-import pytest
-from botocore.loaders import create_loader
-
-from tests.leaks import LOGS
-from tests.ports import free_port
-from tests.servers import wait_for
+from moto.server import ThreadedMotoServer
 
 REGION = "eu-central-1"
 
@@ -65,42 +54,10 @@ class Moto:
 
 @contextmanager
 def moto_server() -> Iterator[Moto]:
-    """Run a server for the length of the block; its output is a log of the run."""
-    port = free_port()
-    log = LOGS / f"moto-{os.getpid()}-{secrets.token_hex(4)}.log"
-    with log.open("wb") as stream:
-        process = subprocess.Popen(
-            [sys.executable, "-m", "moto.server", "-H", "127.0.0.1", "-p", str(port)],
-            stdout=stream,
-            stderr=stream,
-            env={"PATH": os.environ["PATH"]},
-        )
+    """Run a server for the length of the block."""
+    server = ThreadedMotoServer("127.0.0.1", port=0, verbose=False)
+    server.start()
     try:
-        url = f"http://127.0.0.1:{port}"
-        wait_for(f"{url}/moto-api/data.json", process, log)
-        yield Moto(url)
+        yield Moto("http://{}:{}".format(*server.get_host_and_port()))
     finally:
-        process.terminate()
-        try:
-            process.wait(10)
-        except subprocess.TimeoutExpired:
-            process.kill()
-            process.wait()
-
-
-@contextmanager
-def no_aws_environ() -> Iterator[None]:
-    """Hide what the machine says of AWS: variables, files, metadata service, proxies.
-
-    The SDK's descriptions of services are read once here, not by every session: with a new
-    backend for each test that would be most of the time.
-    """
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(botocore.session, "create_loader", cache(create_loader))
-        for name in list(os.environ):
-            if name.startswith("AWS_") or name.lower().endswith("_proxy"):
-                patch.delenv(name)
-        for name in ("AWS_CONFIG_FILE", "AWS_SHARED_CREDENTIALS_FILE"):
-            patch.setenv(name, os.devnull)
-        patch.setenv("AWS_EC2_METADATA_DISABLED", "true")
-        yield
+        server.stop()

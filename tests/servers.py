@@ -7,24 +7,26 @@ import secrets
 import shutil
 import subprocess
 import tempfile
-import time
 import urllib.request
-from collections.abc import AsyncIterator, Iterator
-from contextlib import asynccontextmanager, contextmanager
+from collections.abc import AsyncIterator, Iterator, Mapping
+from contextlib import asynccontextmanager, contextmanager, suppress
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import asyncpg
 import pytest
 
-from custody.app import Running, running
+from custody.app import running
 from custody.db.engine import Dsn
 from custody.db.migrate import migrate
 from custody.development.postgres import EmbeddedPostgres
 from custody.development.postgres import server as embedded
+from custody.http.routes import BASE_PATH
 from custody.settings import load
 from custody.sockets import site
+from tests.eventually import soon
 from tests.forked import AnyProcess, Forked
 from tests.leaks import LOGS, remember
 from tests.memory import memory
@@ -33,6 +35,12 @@ from tests.tokens import Issuer
 
 TEMPLATE = "custody_template"
 _SHORT_STOP_SECONDS = 0.05
+_VAULT = "SELECT to_jsonb(vault)::text FROM auth.encryption_vaults AS vault WHERE user_id = $1"
+_ROWS = (
+    "SELECT to_jsonb(vault)::text AS row FROM auth.encryption_vaults AS vault"
+    " UNION ALL SELECT to_jsonb(event)::text FROM auth.encryption_vault_audit AS event"
+    " UNION ALL SELECT to_jsonb(one)::text FROM auth.users AS one ORDER BY 1"
+)
 ROOT = Path(__file__).resolve().parent.parent
 
 
@@ -45,14 +53,22 @@ class Database:
 
     server: EmbeddedPostgres
     name: str
+    superuser: "asyncpg.Connection[Any] | None" = None
 
     def url(self, role: str) -> str:
         """Return the URL of a role."""
         return self.server.url(role, self.name)
 
+    def through(self, port: int) -> str:
+        """Return the URL of custody_app by way of a proxy."""
+        return self.url("custody_app").replace(f":{self.server.port}/", f":{port}/")
+
     @asynccontextmanager
     async def connect(self, role: str = "postgres") -> AsyncIterator["asyncpg.Connection[Any]"]:
-        """Connect as a role for the length of the block."""
+        """Connect as a role for the length of the block; a superuser that is there serves again."""
+        if self.superuser and role == "postgres":
+            yield self.superuser
+            return
         connection = await asyncpg.connect(self.url(role))
         try:
             yield connection
@@ -82,6 +98,14 @@ class Database:
             user_id,
         )
         return [(row["action"], row["context"], row["status"]) for row in rows]
+
+    async def vault(self, user_id: str) -> dict[str, Any]:
+        """Return a user's row; nothing of it where there is none."""
+        return dict(json.loads(await self.value(_VAULT, user_id) or "{}"))
+
+    async def contents(self) -> list[str]:
+        """Return all rows that a request could change: vaults, audit and users."""
+        return [row["row"] for row in await self.fetch(_ROWS)]
 
     def tool(
         self, program: str, role: str, *arguments: str, text: str | None = None
@@ -187,6 +211,16 @@ class Daemon:
         logged = [json.loads(line) for line in lines if line.startswith("{")]
         return [event for event in logged if event["event"] in names]
 
+    @property
+    def running(self) -> AnyProcess:
+        """The process of a daemon beside us."""
+        assert self.process is not None
+        return self.process
+
+    async def ended(self, seconds: float = 20) -> int:
+        """Wait until a daemon beside us has ended, and return its exit code."""
+        return await asyncio.to_thread(self.running.wait, seconds)
+
 
 def settings_for(
     database: Database, issuer: Issuer, folder: Path, **overrides: str
@@ -224,72 +258,36 @@ async def daemon_here(
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(site, "_FIRST_REQUEST_SECONDS", _SHORT_STOP_SECONDS)
         async with running(load(environ), environ) as here:
-            yield _daemon(here, database, issuer, environ)
-
-
-def _daemon(here: Running, database: Database, issuer: Issuer, environ: dict[str, str]) -> Daemon:
-    return Daemon(
-        base=f"{here.addresses.vault}/api/v1/me/encryption-vault",
-        admin=here.addresses.admin,
-        issuer=issuer,
-        database=database,
-        settings=environ,
-    )
+            base = here.addresses.vault + BASE_PATH
+            yield Daemon(base, here.addresses.admin, issuer, database, settings=environ)
 
 
 @contextmanager
 def daemon_beside(
-    database: Database, issuer: Issuer, folder: Path, *, module: str = "custody", **overrides: str
-) -> Iterator[Daemon]:
-    """Run ``custody serve`` as a process of its own for the block, once it is ready.
-
-    A module of the tests that ends as ``python -m custody`` does may stand in for it.
-    """
-    with _beside(database, issuer, folder, overrides, probe="readyz", module=module) as daemon:
-        yield daemon
-
-
-@contextmanager
-def unready_daemon_beside(
-    database: Database, issuer: Issuer, folder: Path, *, module: str = "custody", **overrides: str
-) -> Iterator[Daemon]:
-    """Run ``custody serve`` as a process of its own, once it is alive; it may never be ready."""
-    with _beside(database, issuer, folder, overrides, probe="livez", module=module) as daemon:
-        yield daemon
-
-
-@contextmanager
-def _beside(
     database: Database,
     issuer: Issuer,
     folder: Path,
-    overrides: dict[str, str],
     *,
-    probe: str,
     module: str = "custody",
+    probe: str = "readyz",
+    **overrides: str,
 ) -> Iterator[Daemon]:
-    port, admin_port = free_port(), free_port()
-    overrides = {
-        "LISTEN": f"127.0.0.1:{port}",
-        "ADMIN_LISTEN": f"127.0.0.1:{admin_port}",
-        **overrides,
-    }
-    environ = settings_for(database, issuer, folder, **overrides)
-    log = LOGS / f"daemon-{os.getpid()}-{secrets.token_hex(4)}.log"
+    """Run ``custody serve`` as a process of its own for the block, once a probe is answered.
+
+    A module of the tests that ends as ``python -m custody`` does may stand in for it.
+    """
+    listen, admin = (f"127.0.0.1:{free_port()}" for _ in range(2))
+    addresses = {"LISTEN": listen, "ADMIN_LISTEN": admin}
+    environ = settings_for(database, issuer, folder, **addresses | overrides)
+    log = log_file("daemon")
     variables = {"PATH": os.environ["PATH"], **coverage_environ(), **environ}
     process = Forked(module, "serve", environ=variables, out=log, err=log)
-    admin = f"http://127.0.0.1:{admin_port}"
+    listen = environ.get("CUSTODY_LISTEN", listen)
+    base = (listen if listen.startswith("unix:") else f"http://{listen}") + BASE_PATH
+    admin = f"http://{admin}"
     try:
         wait_for(f"{admin}/{probe}", process, log)
-        yield Daemon(
-            base=f"http://127.0.0.1:{port}/api/v1/me/encryption-vault",
-            admin=admin,
-            issuer=issuer,
-            database=database,
-            process=process,
-            log=log,
-            settings=environ,
-        )
+        yield Daemon(base, admin, issuer, database, process, log, environ)
     finally:
         process.terminate()
         try:
@@ -299,6 +297,26 @@ def _beside(
             process.wait()
 
 
+# Once it is alive; it may never be ready.
+unready_daemon_beside = partial(daemon_beside, probe="livez")
+
+
+def started(
+    *command: str, environ: Mapping[str, str], out: Path, err: Path, **options: Any
+) -> "subprocess.Popen[bytes]":
+    """Start a program in our sources, with these variables alone; options are those of Popen."""
+    variables = {"PATH": os.environ["PATH"], **coverage_environ(), **environ}
+    with out.open("ab") as stdout, err.open("ab") as stderr:
+        return subprocess.Popen(
+            command, env=variables, cwd=ROOT, stdout=stdout, stderr=stderr, **options
+        )
+
+
+def log_file(name: str) -> Path:
+    """Return where a process beside us may log."""
+    return LOGS / f"{name}-{os.getpid()}-{secrets.token_hex(4)}.log"
+
+
 def coverage_environ() -> dict[str, str]:
     """Return the variables by which a child process takes part in the coverage measurement."""
     return {name: value for name, value in os.environ.items() if name.startswith("COVERAGE_")}
@@ -306,14 +324,15 @@ def coverage_environ() -> dict[str, str]:
 
 def wait_for(url: str, process: AnyProcess, log: Path, seconds: float = 30) -> None:
     """Wait until a URL answers 200."""
-    until = time.monotonic() + seconds
-    while time.monotonic() < until:
+
+    def answers() -> bool:
         if process.poll() is not None:
-            raise AssertionError(f"the daemon ended with {process.returncode}: {log.read_text()}")
-        try:
-            with urllib.request.urlopen(url, timeout=2) as answer:
-                if answer.status == 200:
-                    return
-        except OSError:
-            time.sleep(0.02)
-    raise AssertionError(f"{url} did not answer 200 within {seconds} s: {log.read_text()}")
+            raise RuntimeError(f"the daemon ended with {process.returncode}: {log.read_text()}")
+        with suppress(OSError), urllib.request.urlopen(url, timeout=2) as answer:
+            return bool(answer.status == 200)
+        return False
+
+    try:
+        soon(answers, seconds)
+    except AssertionError:
+        raise AssertionError(f"{url} did not answer 200: {log.read_text()}") from None

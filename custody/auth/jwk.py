@@ -51,7 +51,7 @@ def parse_jwks(document: bytes) -> tuple[VerificationKey, ...]:
     """Read the Ed25519 keys for signatures out of a JWKS; keys of other kinds are skipped.
 
     A key that is listed twice alike is one. Two keys under one kid (or two without) are both left
-    out: which one is meant can't be told. A member that is null is an absent one, and a byte order
+    out: which one is meant can't be known. A member that is null is an absent one, and a byte order
     mark before the document is skipped: there are issuers that write so.
 
     Args:

@@ -124,7 +124,7 @@ class JwksCache:
         return put_in_force
 
     def ready(self) -> bool:
-        """Tell whether tokens can be verified; called on the event loop.
+        """Say whether tokens can be verified; called on the event loop.
 
         Starts a refresh that is due, so a daemon that gets no requests while it is not ready
         becomes ready by itself.

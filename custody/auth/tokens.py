@@ -71,14 +71,14 @@ class TokenVerifier:
         self._verified = VerifiedTokens()
 
     async def verify(self, authorization: str | None) -> Principal:
-        """Tell whose token this is.
+        """Say whose token this is.
 
         Args:
             authorization: the header's value, at most 8192 characters; None where there is none.
 
         Raises:
             InvalidToken: there is no token, or one that is to be refused.
-            IssuerUnavailable: there are no keys to judge it by.
+            IssuerUnavailable: there are no keys to check it with.
         """
         if authorization is None:
             raise InvalidToken("no Authorization header")

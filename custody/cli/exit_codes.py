@@ -11,7 +11,7 @@ READER_GONE = 141
 # By the full name of the class: to import them all would take longer than most commands do.
 CODES = {
     "custody.cli.output.OutputLost": OUTPUT_LOST,
-    "custody.settings.ConfigurationError": CONFIGURATION,
+    "custody.settings.reading.ConfigurationError": CONFIGURATION,
     "custody.db.errors.Refused": CONFIGURATION,
     "custody.db.errors.RetiredKek": CONFIGURATION,
     "custody.db.errors.Busy": UNFINISHED,

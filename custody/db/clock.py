@@ -1,18 +1,18 @@
-"""The database's own clock, as its answers tell it.
+"""The database's own clock, as its answers show it.
 
-A deadline has to be told to the database in its own time: a statement may lie unread in a frozen
-server's socket for longer than its request lasts, so seconds counted from when it is read would end
+A deadline is sent as a time on the database's clock: a frozen server may leave a statement unread
+in its socket for longer than the request lasts, so seconds counted from when it is read would end
 too late. And the clocks of daemon and database may differ.
 """
 
 import asyncio
 
-# So long a reading is used. Meanwhile the clock may be set, or another host take over.
+# How long a reading is used. Meanwhile the clock may be set, or the database fail over.
 _GOOD_FOR_SECONDS = 60.0
 
 
 class DatabaseClock:
-    """Tells a moment of the event loop in the database's time, never late."""
+    """Converts a moment of the event loop to the database's time, never late."""
 
     def __init__(self) -> None:
         self._ahead = 0.0

@@ -1,7 +1,7 @@
 """COMMIT, and what is known of it afterwards.
 
 Three things are certain: the server said COMMIT; it said that it rolled back; or nothing was sent.
-All else is :class:`OutcomeUnknown`: the connection was lost on the way, or no word came in time.
+All else is :class:`OutcomeUnknown`: the connection was lost on the way, or no answer came in time.
 A server that replicates synchronously has the transaction on its own disk before it waits for a
 standby, so a wait that is cut short ends in COMMIT with a warning, and must not be believed either.
 """

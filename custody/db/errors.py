@@ -1,5 +1,7 @@
 """What the database can do to a request."""
 
+NO_ANSWER = "the database did not answer in time"
+
 
 class DatabaseError(Exception):
     """The database can't serve this request now."""
@@ -18,7 +20,7 @@ class Unreachable(DatabaseError):
 
 
 class ConnectionLost(DatabaseError):
-    """The connection ended, maybe long ago while nobody used it: a new one tells more."""
+    """The connection ended, maybe long ago while nobody used it: a new one shows more."""
 
 
 class OutcomeUnknown(DatabaseError):
@@ -33,7 +35,7 @@ class OutcomeUnknown(DatabaseError):
 
 
 class Demoted(ConnectionLost):
-    """The server takes no writes any more, and what it tells may be out of date."""
+    """The server takes no writes any more, and what is read from it may be out of date."""
 
 
 class Refused(DatabaseError):
@@ -45,5 +47,5 @@ class RetiredKek(DatabaseError):
 
 
 def reason_of(error: DatabaseError) -> str | None:
-    """Return what a failure says of the database; None where it says nothing of other requests."""
+    """Return why the database is down; None where the failure is this request's own."""
     return None if isinstance(error, OnlyThisRequest) else str(error) or error.__doc__

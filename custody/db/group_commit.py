@@ -1,8 +1,8 @@
-"""Gathers what concurrent requests ask of the database: one statement answers many of them.
+"""Group commit: one statement, in one transaction, for many concurrent requests.
 
 The first request goes at once. Those that arrive while it is under way go together in the next
-batch, so batches grow with the load and nobody ever waits for company. Each batch is one
-transaction, and each request waits for the end of its own.
+batch, so batches grow with the load, and no request waits for a batch to fill. Each batch is one
+transaction, and each request waits for the COMMIT of its own.
 """
 
 import asyncio
@@ -16,19 +16,19 @@ from typing import Generic, TypeVar
 import asyncpg
 from sqlalchemy.ext.asyncio import AsyncEngine
 
+from custody.db.checkout import UNUSABLE, acquire
 from custody.db.commit import give_up
 from custody.db.engine import Connection
-from custody.db.errors import DatabaseError, Demoted
-from custody.db.scope import UNUSABLE, acquire
+from custody.db.errors import NO_ANSWER, DatabaseError, Demoted
 from custody.deadline import Deadline
 
 BATCH_SIZE = 64
-# One lane is enough while its batches are answered: a second would only make them smaller. Others
-# help it where a batch is full, and where it has waited so long that its connection may be dead.
-LANES = 4
+# One connection is enough while its batches are answered: a second would only make them smaller.
+# Others help where a batch is full, or waits so long that its connection may be dead.
+CONNECTIONS = 4
 _SLOW_SECONDS = 0.1
 _TICK_SECONDS = 0.1
-# So long a lane keeps its connection when nobody waits.
+# How long a task keeps its connection while no request waits.
 _LINGER_SECONDS = 0.5
 _CLOSE_SECONDS = 2.0
 # A request with less time left goes alone: a batch has to be done by the earliest of its deadlines.
@@ -66,7 +66,7 @@ class GroupCommit(Generic[Item, Result]):
         self._engine = engine
         self._run = run
         self._queue: deque[_Request[Item, Result]] = deque()
-        self._lanes = 0
+        self._working = 0
         self._taken_at = 0.0
         self._asked: list[_Request[Item, Result]] = []
         self._timer: asyncio.TimerHandle | None = None
@@ -84,7 +84,7 @@ class GroupCommit(Generic[Item, Result]):
         Raises:
             NotBatched: the server refused the batch, maybe for another item in it; or too little
                 time is left to share a batch.
-            DatabaseError: as :func:`custody.db.scope.acquire`, or out of time.
+            DatabaseError: as :func:`custody.db.checkout.acquire`, or out of time.
         """
         if deadline.remaining() < _ALONE_SECONDS:
             raise NotBatched
@@ -94,13 +94,13 @@ class GroupCommit(Generic[Item, Result]):
         if self._parked is not None:
             self._taken_at = loop.time()
             self._wake()
-        elif self._needs_lane(loop.time()):
-            self._lanes += 1
+        elif self._needs_task(loop.time()):
+            self._working += 1
             self._taken_at = loop.time()
             # In a context of its own: what it logs is not of the request that happened to start it.
-            lane = loop.create_task(self._work(), context=contextvars.Context())
-            self._tasks.add(lane)
-            lane.add_done_callback(self._tasks.discard)
+            task = loop.create_task(self._work(), context=contextvars.Context())
+            self._tasks.add(task)
+            task.add_done_callback(self._tasks.discard)
         self._asked.append(request)
         if self._timer is None:
             self._timer = loop.call_later(_TICK_SECONDS, self._tick, loop)
@@ -114,24 +114,24 @@ class GroupCommit(Generic[Item, Result]):
             await asyncio.wait(self._tasks, timeout=_CLOSE_SECONDS)
 
     def _tick(self, loop: asyncio.AbstractEventLoop) -> None:
-        """Give an answer to whoever is out of time: one timer for all, not one for each."""
+        """Fail the requests that are out of time: one timer for all, not one for each."""
         now = loop.time() + _TICK_SECONDS
         self._asked = [request for request in self._asked if not request.answer.done()]
         for request in self._asked:
             if request.until <= now:
-                request.answer.set_exception(DatabaseError("the database did not answer in time"))
+                request.answer.set_exception(DatabaseError(NO_ANSWER))
         self._timer = loop.call_later(_TICK_SECONDS, self._tick, loop) if self._asked else None
 
-    def _needs_lane(self, now: float) -> bool:
-        if not self._lanes:
+    def _needs_task(self, now: float) -> bool:
+        if not self._working:
             return True
         slow = now - self._taken_at > _SLOW_SECONDS
-        return self._lanes < LANES and (slow or len(self._queue) > BATCH_SIZE)
+        return self._working < CONNECTIONS and (slow or len(self._queue) > BATCH_SIZE)
 
     async def _work(self) -> None:
-        """Serve batches until nobody has come for a while."""
+        """Serve batches until no request has come for a while."""
         batch: list[_Request[Item, Result]] = []
-        # Taken again after each await: whoever came meanwhile relies on this lane.
+        # Taken again after each await: a request that came meanwhile relies on this task.
         while batch := batch or self._take():
             try:
                 async with acquire(self._engine, max(one.until for one in batch)) as connection:
@@ -143,10 +143,10 @@ class GroupCommit(Generic[Item, Result]):
             except Exception as error:  # noqa: BLE001 - each request raises it
                 _fail(batch, error)
                 batch = []
-        self._lanes -= 1
+        self._working -= 1
 
     async def _linger(self) -> list[_Request[Item, Result]]:
-        """Keep the connection for whoever comes soon: to borrow one costs more than to ask it."""
+        """Keep the connection for the next requests: to borrow one costs more than to use it."""
         if self._parked is not None or self._closing:
             return []
         loop = asyncio.get_running_loop()
@@ -166,7 +166,7 @@ class GroupCommit(Generic[Item, Result]):
             parked.set_result(None)
 
     def _take(self) -> list[_Request[Item, Result]]:
-        """Return the next batch; who was cancelled or is out of time is not in it."""
+        """Return the next batch; a request that was cancelled or is out of time is not in it."""
         now = self._taken_at = asyncio.get_running_loop().time()
         batch: list[_Request[Item, Result]] = []
         while self._queue and len(batch) < BATCH_SIZE:
@@ -189,14 +189,14 @@ class GroupCommit(Generic[Item, Result]):
                 results = await self._run(connection, items, Deadline(earliest))
         except TimeoutError:
             await give_up(connection)
-            raise DatabaseError("the database did not answer in time") from None
+            raise DatabaseError(NO_ANSWER) from None
         except (asyncpg.PostgresError, Demoted) as error:
-            # The server has said that nothing was done. What it did not like may lie in one item.
+            # The server has said that nothing was done. What it refused may be one item.
             _fail(batch, NotBatched())
             if isinstance(error, UNUSABLE):
-                raise  # nor will it do for the next
+                raise  # the next batch needs another connection
             return
-        answers = list(zip(batch, results, strict=True))  # all of them, or nobody has any
+        answers = list(zip(batch, results, strict=True))  # all of them, or none has any
         for request, result in answers:
             if not request.answer.done():
                 request.answer.set_result(result)
@@ -205,5 +205,5 @@ class GroupCommit(Generic[Item, Result]):
 def _fail(batch: Sequence[_Request[Item, Result]], error: Exception) -> None:
     for request in batch:
         if not request.answer.done():
-            # A copy for each: an exception gathers the frames of whoever raises it.
+            # A copy for each: an exception's traceback grows with each caller that raises it.
             request.answer.set_exception(copy.copy(error))

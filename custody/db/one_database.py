@@ -1,7 +1,7 @@
 """Whether two URLs lead to one database: proved on the server, not read off the URLs.
 
-A name may lead to several servers, and a copy of a database holds the same rows; a lock is held in
-one place alone.
+A name may lead to several servers, and a copy of a database has the same rows. An advisory
+lock is in one place alone.
 """
 
 import secrets

@@ -28,7 +28,7 @@ class OwnerRefused(OwnerError):
 
 
 class OwnerUncertain(OwnerError):
-    """Whether it was done is not known; to run the command again does no harm, and tells."""
+    """Whether it was done is not known. The command is idempotent: run again, it shows."""
 
 
 @asynccontextmanager
@@ -56,7 +56,7 @@ async def owner_connection(owner: Dsn) -> AsyncIterator[Connection]:
     except (OSError, asyncpg.InterfaceError, asyncpg.PostgresConnectionError) as error:
         raise OwnerUnreachable(f"the database went away: {type(error).__name__}") from None
     finally:
-        connection.terminate()  # a lock that is held goes with the session
+        connection.terminate()  # the session's locks go with it
 
 
 @asynccontextmanager

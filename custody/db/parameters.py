@@ -136,7 +136,7 @@ def decode(text: str) -> str:
     """Undo the percent-encoding of a part of a URL.
 
     Raises:
-        BadUrl: it is no text that PostgreSQL could be told.
+        BadUrl: it is no text that PostgreSQL takes.
     """
     if _BAD_PERCENT.search(text):
         raise BadUrl(ENCODE)

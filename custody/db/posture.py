@@ -62,7 +62,7 @@ async def find_problems(engine: AsyncEngine, duty: Duty) -> tuple[PostureProblem
     """Ask the database what is unsafe in its schema or in our role.
 
     Args:
-        engine: connections of the role to judge.
+        engine: connections of the role to check.
         duty: the runtime role that it must be, or be a member of.
 
     Raises:
@@ -109,7 +109,7 @@ async def look_as_owner(connection: Connection) -> tuple[PostureProblem, ...]:
 async def _look_at_schema(connection: Connection) -> tuple[bool | None, tuple[PostureProblem, ...]]:
     """Say whether auth.users is marked as ours, where that is known, and what is unsafe."""
     await connection.execute(query("prepare_look"))
-    # A role that may not read it, or a database without it, is told so below.
+    # A role that may not read it, or a database without it, is a problem found below.
     readable = await connection.fetchval(query("can_read_marks"))
     ours = await connection.fetchval(query("read_mark_of_users")) if readable else None
     rows = await connection.fetch(query("list_schema_problems"), ours, readable)

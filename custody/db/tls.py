@@ -15,7 +15,7 @@ _PROTOCOL = "postgresql"
 
 
 class _Context(ssl.SSLContext):
-    """Holds a certificate against the host's name, whatever address the connection goes to."""
+    """Checks a certificate against the host's name, whatever address the connection goes to."""
 
     host: str
 

@@ -1,64 +1,79 @@
 """The admin listener: /livez, /readyz, /metrics, /version. Not for the public network."""
 
-from collections.abc import Awaitable, Callable
+import json
+from collections.abc import Sequence
+from contextlib import AbstractAsyncContextManager
+from http import HTTPStatus
 from importlib.metadata import version
 
 from aiohttp import web
 
 from custody import DISTRIBUTION
-from custody.http import problems
-from custody.http.middleware import REQUEST_ID, new_request_id
-from custody.http.response import SAFE_HEADERS
+from custody.http.middleware import TopHandler
+from custody.http.response import Response
+from custody.http.router import Router, readable
+from custody.http.server import HttpServer, http_server
 from custody.ops.health import Health
 from custody.ops.metrics import Metrics
+from custody.sockets.addresses import Listener
+
+_JSON = "application/json; charset=utf-8"
 
 
-def build_admin(health: Health, metrics: Metrics) -> web.Application:
-    """Return the admin application.
+class Admin:
+    """Its endpoints.
 
     Args:
         health: asked by /readyz.
         metrics: shown by /metrics.
     """
 
-    async def livez(_request: web.Request) -> web.Response:
-        return web.json_response({"live": True})
+    def __init__(self, health: Health, metrics: Metrics) -> None:
+        self._health = health
+        self._metrics = metrics
 
-    async def readyz(_request: web.Request) -> web.Response:
-        parts = health.parts()
+    async def live(self, _request: web.BaseRequest) -> Response:
+        """GET /livez."""
+        return _json({"live": True})
+
+    async def ready(self, _request: web.BaseRequest) -> Response:
+        """GET /readyz."""
+        parts = self._health.parts()
         ready = not any(parts.values())
         body = {"ready": ready, "parts": {name: what or "ok" for name, what in parts.items()}}
-        return web.json_response(body, status=200 if ready else 503)
+        return _json(body, HTTPStatus.OK if ready else HTTPStatus.SERVICE_UNAVAILABLE)
 
-    async def show_metrics(_request: web.Request) -> web.Response:
-        body = metrics.render(health.parts())
-        return web.Response(body=body, headers={"Content-Type": metrics.content_type})
+    async def show_metrics(self, _request: web.BaseRequest) -> Response:
+        """GET /metrics."""
+        body = self._metrics.render(self._health.parts())
+        return Response(body, media_type=self._metrics.content_type)
 
-    async def show_version(_request: web.Request) -> web.Response:
-        return web.json_response({"name": "custody", "version": version(DISTRIBUTION)})
-
-    app = web.Application(middlewares=[_problems])
-    app.on_response_prepare.append(_protect)
-    app.router.add_get("/livez", livez)
-    app.router.add_get("/readyz", readyz)
-    app.router.add_get("/metrics", show_metrics)
-    app.router.add_get("/version", show_version)
-    return app
+    async def show_version(self, _request: web.BaseRequest) -> Response:
+        """GET /version."""
+        return _json({"name": "custody", "version": version(DISTRIBUTION)})
 
 
-@web.middleware
-async def _problems(
-    request: web.Request, handler: Callable[[web.Request], Awaitable[web.StreamResponse]]
-) -> web.StreamResponse:
-    try:
-        return await handler(request)
-    except web.HTTPException as error:
-        answer = problems.of_http(error).answer()
-        answer.lines[REQUEST_ID] = new_request_id()
-        return answer
+def admin_server(
+    health: Health, metrics: Metrics, listeners: Sequence[Listener]
+) -> AbstractAsyncContextManager[HttpServer]:
+    """Return the admin server: it serves inside ``async with``. Its requests leave no log line.
+
+    Args:
+        health: asked by /readyz.
+        metrics: shown by /metrics.
+        listeners: at least one.
+    """
+    admin = Admin(health, metrics)
+    router = Router(
+        {
+            **readable("/livez", admin.live),
+            **readable("/readyz", admin.ready),
+            **readable("/metrics", admin.show_metrics),
+            **readable("/version", admin.show_version),
+        }
+    )
+    return http_server(TopHandler(router), listeners)
 
 
-async def _protect(_request: web.Request, response: web.StreamResponse) -> None:
-    """Set what an Answer has by itself."""
-    response.headers.update(SAFE_HEADERS)
-    response.headers[REQUEST_ID] = new_request_id()
+def _json(body: object, status: int = HTTPStatus.OK) -> Response:
+    return Response(json.dumps(body).encode(), status=status, media_type=_JSON)

@@ -1,10 +1,10 @@
 """Cross-origin requests of browsers (the Fetch standard's CORS protocol)."""
 
-from collections.abc import Collection, Sequence
+from collections.abc import Iterable, Sequence
 
 from aiohttp import hdrs, web
 
-from custody.http.response import Answer
+from custody.http.response import Response
 
 _ALLOW_HEADERS = "Authorization, Content-Type, If-Match"
 _EXPOSE_HEADERS = "ETag, Retry-After"
@@ -25,26 +25,26 @@ class Cors:
         """Let these origins call from now on, and no others."""
         self._origins = frozenset(origins)
 
-    def mark(self, request: web.BaseRequest, answer: Answer) -> None:
-        """Tell the browser whether the page may read the answer."""
+    def mark(self, request: web.BaseRequest, response: Response) -> None:
+        """Say to the browser whether the page may read the response."""
         if not self._origins:
             return
-        answer.lines[hdrs.VARY] = "Origin"
+        response.headers[hdrs.VARY] = "Origin"
         origin = request.headers.get(hdrs.ORIGIN)
         if origin in self._origins:
-            answer.lines[hdrs.ACCESS_CONTROL_ALLOW_ORIGIN] = origin
-            answer.lines[hdrs.ACCESS_CONTROL_ALLOW_CREDENTIALS] = "true"
-            answer.lines[hdrs.ACCESS_CONTROL_EXPOSE_HEADERS] = _EXPOSE_HEADERS
+            response.headers[hdrs.ACCESS_CONTROL_ALLOW_ORIGIN] = origin
+            response.headers[hdrs.ACCESS_CONTROL_ALLOW_CREDENTIALS] = "true"
+            response.headers[hdrs.ACCESS_CONTROL_EXPOSE_HEADERS] = _EXPOSE_HEADERS
 
-    def preflight(self, request: web.BaseRequest, methods: Collection[str]) -> Answer | None:
-        """Answer a preflight.
+    def preflight(self, request: web.BaseRequest, methods: Iterable[str]) -> Response | None:
+        """Respond to a preflight.
 
         Args:
             request: one that no route takes.
-            methods: what its path takes.
+            methods: what its path takes, in the order to be shown.
 
         Returns:
-            The answer, or None: it is no preflight, or of an origin that is not allowed.
+            The response, or None: it is no preflight, or of an origin that is not allowed.
         """
         if (
             request.method != hdrs.METH_OPTIONS
@@ -52,11 +52,11 @@ class Cors:
             or hdrs.ACCESS_CONTROL_REQUEST_METHOD not in request.headers
         ):
             return None
-        return Answer(
+        return Response(
             b"",
             status=204,
             headers={
-                hdrs.ACCESS_CONTROL_ALLOW_METHODS: ", ".join(sorted(methods)),
+                hdrs.ACCESS_CONTROL_ALLOW_METHODS: ", ".join(methods),
                 hdrs.ACCESS_CONTROL_ALLOW_HEADERS: _ALLOW_HEADERS,
                 hdrs.ACCESS_CONTROL_MAX_AGE: _MAX_AGE_SECONDS,
             },

@@ -10,37 +10,39 @@ from custody.http.payloads import (
     OkAnswer,
     RecoveryWrapBody,
     ZeroKnowledgeAnswer,
-    key_answer,
-    status_answer,
+    key_response,
+    status_response,
 )
-from custody.http.response import Answer
+from custody.http.response import Response
 from custody.vault.model import Caller, MasterKey, RecoveryBlob, RecoveryWrap
 from custody.vault.service import VaultService
 
-Handler = Callable[[VaultService, Caller, Any], Awaitable[Answer]]
+Handler = Callable[[VaultService, Caller, Any], Awaitable[Response]]
 
 
-async def get_status(vault: VaultService, caller: Caller, _body: None) -> Answer:
+async def get_status(vault: VaultService, caller: Caller, _body: None) -> Response:
     """GET /status."""
-    return Answer(to_json(status_answer(await vault.status(caller))))
+    return Response(to_json(status_response(await vault.status(caller))))
 
 
-async def init(vault: VaultService, caller: Caller, _body: None) -> Answer:
+async def init(vault: VaultService, caller: Caller, _body: None) -> Response:
     """POST /init."""
     return _key(await vault.init(caller))
 
 
-async def get_key(vault: VaultService, caller: Caller, _body: None) -> Answer:
+async def get_key(vault: VaultService, caller: Caller, _body: None) -> Response:
     """GET /key."""
     return _key(await vault.fetch(caller))
 
 
-async def rotate(vault: VaultService, caller: Caller, _body: None) -> Answer:
+async def rotate(vault: VaultService, caller: Caller, _body: None) -> Response:
     """POST /rotate."""
     return _key(await vault.rotate(caller))
 
 
-async def set_recovery_wrap(vault: VaultService, caller: Caller, body: RecoveryWrapBody) -> Answer:
+async def set_recovery_wrap(
+    vault: VaultService, caller: Caller, body: RecoveryWrapBody
+) -> Response:
     """POST /recovery-wrap."""
     await vault.set_recovery(
         caller, RecoveryWrap(wrapped_mk=body.recovery_wrapped_mk, iv=body.recovery_iv)
@@ -48,13 +50,13 @@ async def set_recovery_wrap(vault: VaultService, caller: Caller, body: RecoveryW
     return _ok({"ok": True})
 
 
-async def clear_recovery_wrap(vault: VaultService, caller: Caller, _body: None) -> Answer:
+async def clear_recovery_wrap(vault: VaultService, caller: Caller, _body: None) -> Response:
     """DELETE /recovery-wrap."""
     await vault.clear_recovery(caller)
     return _ok({"ok": True})
 
 
-async def set_zero_knowledge(vault: VaultService, caller: Caller, body: Any) -> Answer:
+async def set_zero_knowledge(vault: VaultService, caller: Caller, body: Any) -> Response:
     """POST /zero-knowledge."""
     if isinstance(body, EnableZeroKnowledge):
         await vault.enable_zero_knowledge(caller)
@@ -63,10 +65,10 @@ async def set_zero_knowledge(vault: VaultService, caller: Caller, body: Any) -> 
     return _ok({"ok": True, "zeroKnowledge": body.enable})
 
 
-def _key(key: MasterKey | RecoveryBlob) -> Answer:
+def _key(key: MasterKey | RecoveryBlob) -> Response:
     # Strong: it names the key, and so the generation that If-Match is compared with.
-    return Answer(to_json(key_answer(key)), headers={"ETag": f'"{key.generation}"'})
+    return Response(to_json(key_response(key)), headers={"ETag": f'"{key.generation}"'})
 
 
-def _ok(answer: OkAnswer | ZeroKnowledgeAnswer) -> Answer:
-    return Answer(to_json(answer))
+def _ok(body: OkAnswer | ZeroKnowledgeAnswer) -> Response:
+    return Response(to_json(body))

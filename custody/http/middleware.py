@@ -1,25 +1,23 @@
-"""What every request passes: an id, a place, one error mapping, one log line, safe headers."""
+"""What every request passes: an id, a match, one error mapping, one access record, safe headers."""
 
 import asyncio
 import contextlib
 import re
 import secrets
 import time
-from collections.abc import Awaitable, Callable
 from http import HTTPStatus
 
 import structlog
-from aiohttp import web
+from aiohttp import HttpVersion11, hdrs, web
 
 from custody.http import problems
 from custody.http.cors import Cors
 from custody.http.problems import Problem
-from custody.http.response import Answer
+from custody.http.response import Response
+from custody.http.router import Router
 from custody.ops import logging
-from custody.ops.health import Health
-from custody.ops.logging import AccessRecord
-from custody.ops.metrics import Metrics
-from custody.vault.errors import Unavailable, VaultError
+from custody.ops.access_log import AccessLog, AccessRecord
+from custody.vault.errors import VaultError
 
 MAX_IN_FLIGHT = 1000
 # Longer than any request may take, so a stop cuts none off.
@@ -31,31 +29,34 @@ _NAMELESS = "none"
 REQUEST_ID = "X-Request-Id"
 ROUTE: web.RequestKey[str] = web.RequestKey("route", str)
 
-Next = Callable[[web.BaseRequest], Awaitable[Answer]]
-
 log = structlog.get_logger()
 
 
 class TopHandler:
-    """What is around everything.
+    """Responds to every request of a listener.
 
     Args:
-        cors: answers preflights, and marks answers for browsers.
-        metrics: counts answers.
-        health: says when the daemon is stopping; hears of what requests fail for.
+        router: finds the endpoint.
+        cors: responds to preflights, and marks responses for browsers; None: no origin is allowed.
+        access_log: of completed requests; None: they are neither counted nor logged.
+
+    Attributes:
+        close_connections: whether each response is the last one of its connection.
     """
 
-    def __init__(self, cors: Cors, metrics: Metrics, health: Health) -> None:
-        self._cors = cors
-        self._metrics = metrics
-        self._health = health
+    def __init__(
+        self, router: Router, cors: Cors | None = None, access_log: AccessLog | None = None
+    ) -> None:
+        self._router = router
+        self._cors = cors or Cors(())
+        self._access_log = access_log
         self._in_flight = 0
         self._none_in_flight = asyncio.Event()
         self._none_in_flight.set()
-        self._told: list[AccessRecord] = []
+        self.close_connections = False
 
-    async def handle(self, request: web.BaseRequest, handler: Next) -> Answer:
-        """Answer a request: nothing but a response, or a cancellation, leaves this method."""
+    async def handle(self, request: web.BaseRequest) -> Response:
+        """Respond to a request: only a response, or a cancellation, leaves this method."""
         began = time.perf_counter()
         request_id = _request_id(request)
         self._in_flight += 1
@@ -63,72 +64,93 @@ class TopHandler:
         try:
             # Each request has a task of its own, and with it a context: it ends there.
             logging.request_id.set(request_id)
-            answer, code = await self._answer(request, handler)
-            if self._health.draining:
-                answer.force_close()
-            answer.lines[REQUEST_ID] = request_id
-            self._cors.mark(request, answer)
-            self._tell(request, request_id, answer.status, code, time.perf_counter() - began)
-            return answer
+            response, code = await self._respond(request)
+            if self.close_connections:
+                response.force_close()
+            response.headers[REQUEST_ID] = request_id
+            self._cors.mark(request, response)
+            if self._access_log is not None:
+                seconds = time.perf_counter() - began
+                self._access_log.record(
+                    _record(request, request_id, response.status, code, seconds)
+                )
+            return response
         finally:
             self._in_flight -= 1
             if not self._in_flight:
                 self._none_in_flight.set()
 
     async def drain(self) -> None:
-        """Wait until every request under way is answered.
+        """Wait until every request under way has its response.
 
-        aiohttp's own shutdown would drop the rest of a body that is still arriving. Each answer
+        aiohttp's own shutdown would drop the rest of a body that is still arriving. Each response
         closes its connection meanwhile, so there is an end.
         """
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(DRAIN_SECONDS):
                 await self._none_in_flight.wait()
-        self._tell_all()
+        if self._access_log is not None:
+            self._access_log.flush()
 
-    async def _answer(self, request: web.BaseRequest, handler: Next) -> tuple[Answer, str]:
+    async def _respond(self, request: web.BaseRequest) -> tuple[Response, str]:
         try:
             if self._in_flight > MAX_IN_FLIGHT:
                 raise problems.unavailable("OVERLOADED", "Too many requests are being answered.")
-            return await handler(request), "OK"
+            if hdrs.EXPECT in request.headers:
+                await _meet_expectation(request)
+            endpoint = self._router.match(request)
+            if endpoint is None:
+                return self._preflight(request), "OK"
+            return await endpoint(request), "OK"
         except Problem as error:
             problem = error
         except VaultError as error:
-            if isinstance(error, Unavailable):
-                self._health.met(error)
             problem = problems.of_vault(error)
-        except web.HTTPMethodNotAllowed as error:
-            if (answer := self._cors.preflight(request, error.allowed_methods)) is not None:
-                return answer, "OK"
-            problem = problems.of_http(error)
-        except web.HTTPException as error:
-            problem = problems.of_http(error)
         except Exception as error:  # noqa: BLE001 - the one place where unknown becomes opaque
             log.error("internal_error", **describe(error))  # noqa: TRY400
             problem = problems.internal()
-        return problem.answer(), problem.code
+        return problem.response(), problem.code
 
-    def _tell(
-        self, request: web.BaseRequest, request_id: str, status: int, code: str, seconds: float
-    ) -> None:
-        """Count and log an answer, at the end of this turn of the loop.
+    def _preflight(self, request: web.BaseRequest) -> Response:
+        """Respond to a request that has no endpoint, if it is a preflight.
 
-        Answers come in bursts, as batches are committed. Told one after the other they cost a third
-        of what they do in between: the processor has what it needs at hand.
+        Raises:
+            Problem: 404 or 405.
         """
-        route = request.get(ROUTE, _NAMELESS)
-        method = request.method if route != _NAMELESS else None
-        # An unauthenticated caller chooses how many of these there are.
-        quiet = status == HTTPStatus.UNAUTHORIZED or method is None
-        self._told.append(AccessRecord(method, route, status, code, seconds, request_id, quiet))
-        if len(self._told) == 1:
-            asyncio.get_running_loop().call_soon(self._tell_all)
+        methods = self._router.methods(request)
+        if not methods:
+            raise problems.not_found()
+        response = self._cors.preflight(request, methods)
+        if response is None:
+            raise problems.method_not_allowed(methods)
+        return response
 
-    def _tell_all(self) -> None:
-        told, self._told = self._told, []
-        for one in told:
-            self._metrics.answered(one.route, one.status, one.code, one.seconds)
-        logging.answered(told)
+
+async def _meet_expectation(request: web.BaseRequest) -> None:
+    """Ask for the body of a client that waits for that (RFC 9110, section 10.1.1).
+
+    Raises:
+        Problem: 400, it expects something else.
+    """
+    expectation = request.headers[hdrs.EXPECT]
+    if not expectation or request.version != HttpVersion11:
+        return
+    if expectation.lower() != "100-continue":
+        raise problems.bad_request("The request is not one that this server understands.")
+    await request.writer.write(b"HTTP/1.1 100 Continue\r\n\r\n")
+    # An error from here on still has its response: none has begun.
+    request.writer.output_size = 0
+    await request.writer.drain()
+
+
+def _record(
+    request: web.BaseRequest, request_id: str, status: int, code: str, seconds: float
+) -> AccessRecord:
+    route = request.get(ROUTE, _NAMELESS)
+    method = request.method if route != _NAMELESS else None
+    # An unauthenticated caller chooses how many of these there are.
+    quiet = status == HTTPStatus.UNAUTHORIZED or method is None
+    return AccessRecord(method, route, status, code, seconds, request_id, quiet)
 
 
 def describe(error: BaseException) -> dict[str, object]:

@@ -101,7 +101,7 @@ def _responses(route: Route, schemas: dict[str, Any]) -> dict[str, Any]:
     success: dict[str, Any] = {
         "description": "Done",
         "content": {
-            "application/json": {"schema": _schema(route.answer, schemas, mode="serialization")}
+            "application/json": {"schema": _schema(route.response, schemas, mode="serialization")}
         },
     }
     if route.has_etag:

@@ -98,6 +98,8 @@ ZeroKnowledgeBody = Annotated[
     ),
 ]
 
+# The names of the types below are the titles of their schemas in the OpenAPI document: generated
+# clients have them, so they stay.
 _NOTHING_ELSE = ConfigDict(extra="forbid")
 
 RECOVERY_WRAP_BODY: TypeAdapter[RecoveryWrapBody] = TypeAdapter(RecoveryWrapBody)
@@ -150,8 +152,8 @@ class ZeroKnowledgeAnswer(TypedDict):
     zeroKnowledge: bool
 
 
-def status_answer(status: Status) -> StatusAnswer:
-    """Build the answer of ``/status``."""
+def status_response(status: Status) -> StatusAnswer:
+    """Build the response of ``/status``."""
     return {
         "vaultExists": status.vault_exists,
         "hasRecoveryWrap": status.has_recovery_wrap,
@@ -160,8 +162,8 @@ def status_answer(status: Status) -> StatusAnswer:
     }
 
 
-def key_answer(key: MasterKey | RecoveryBlob) -> MasterKeyAnswer | RecoveryBlobAnswer:
-    """Build the answer of ``/init``, ``/key`` and ``/rotate``."""
+def key_response(key: MasterKey | RecoveryBlob) -> MasterKeyAnswer | RecoveryBlobAnswer:
+    """Build the response of ``/init``, ``/key`` and ``/rotate``."""
     if isinstance(key, MasterKey):
         return {
             "masterKey": base64.b64encode(key.key).decode(),

@@ -1,13 +1,11 @@
 """Problems (RFC 9457): the only mapping from an error to what a client sees."""
 
 import json
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from http import HTTPStatus
 
-from aiohttp import web
-
-from custody.http.response import Answer
+from custody.http.response import Response
 from custody.vault.errors import VaultError
 
 MEDIA_TYPE = "application/problem+json"
@@ -16,7 +14,7 @@ _RETRY_AFTER_SECONDS = "2"
 
 @dataclass(slots=True)
 class Problem(Exception):
-    """An answer that is an error.
+    """A response that is an error.
 
     Args:
         status: HTTP status.
@@ -33,8 +31,8 @@ class Problem(Exception):
     def __str__(self) -> str:
         return f"{self.status} {self.code}"
 
-    def answer(self) -> Answer:
-        """Return it as what is sent."""
+    def response(self) -> Response:
+        """Return the response that is sent."""
         title = HTTPStatus(self.status).phrase
         body = {
             "type": "about:blank",
@@ -44,7 +42,7 @@ class Problem(Exception):
             "code": self.code,
             "error": title,
         }
-        return Answer(
+        return Response(
             json.dumps(body).encode(),
             status=self.status,
             media_type=MEDIA_TYPE,
@@ -55,6 +53,21 @@ class Problem(Exception):
 def bad_request(detail: str) -> Problem:
     """Return a 400: the client must change the request."""
     return Problem(400, "BAD_REQUEST", detail)
+
+
+def not_found() -> Problem:
+    """Return a 404: the path is not ours."""
+    return Problem(404, "NOT_FOUND", "There is nothing at this path.")
+
+
+def method_not_allowed(methods: Iterable[str]) -> Problem:
+    """Return a 405.
+
+    Args:
+        methods: what the path takes.
+    """
+    allow = ", ".join(methods)
+    return Problem(405, "METHOD_NOT_ALLOWED", f"This path takes {allow}.", {"Allow": allow})
 
 
 def unauthorized(detail: str, *, had_token: bool) -> Problem:
@@ -102,16 +115,3 @@ def of_vault(error: VaultError) -> Problem:
     if error.status == HTTPStatus.SERVICE_UNAVAILABLE:
         return unavailable(error.code, detail)
     return Problem(error.status, error.code, detail)
-
-
-def of_http(error: web.HTTPException) -> Problem:
-    """Return what an error of the HTTP machinery looks like."""
-    if isinstance(error, web.HTTPMethodNotAllowed):
-        allow = ", ".join(sorted(error.allowed_methods))
-        detail = f"This path takes {allow}."
-        return Problem(405, "METHOD_NOT_ALLOWED", detail, {"Allow": allow})
-    if isinstance(error, web.HTTPNotFound):
-        return Problem(404, "NOT_FOUND", "There is nothing at this path.")
-    if error.status < HTTPStatus.INTERNAL_SERVER_ERROR:
-        return bad_request("The request is not one that this server understands.")
-    return internal()

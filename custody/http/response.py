@@ -1,4 +1,4 @@
-"""What the vault answers: small documents, each written at once."""
+"""A response: a small document, written at once."""
 
 import time
 from collections.abc import Mapping
@@ -10,28 +10,27 @@ from aiohttp import HttpVersion11, hdrs, web
 
 JSON = "application/json"
 
-_EMPTY = HTTPStatus.NO_CONTENT
-# What every answer of the daemon has.
-SAFE_HEADERS = {
+# What every response of the daemon has.
+_SAFE_HEADERS = {
     hdrs.CACHE_CONTROL: "no-store",
     "X-Content-Type-Options": "nosniff",
     hdrs.SERVER: "custody",
 }
-_SAFE_LINES = "".join(f"{name}: {value}\r\n" for name, value in SAFE_HEADERS.items())
+_SAFE_LINES = "".join(f"{name}: {value}\r\n" for name, value in _SAFE_HEADERS.items())
 
 
-class Answer(web.StreamResponse):
-    """An answer that is known as a whole before its first byte is sent.
+class Response(web.StreamResponse):
+    """A response that is known as a whole before its first byte is sent.
 
     aiohttp's own response could also be a stream, compressed, chunked or with cookies; to look for
-    all that takes longer than to answer.
+    all that takes longer than to respond.
 
     Args:
         body: all of it.
         status: HTTP status.
         media_type: of the body.
-        headers: beside :data:`SAFE_HEADERS` and those that say what the body is. Names and values
-            are ours: nothing that a client sent, unless it was compared with what is allowed.
+        headers: beside the safe ones, and those that describe the body. Names and values are ours:
+            nothing that a client sent, unless it was compared with what is allowed.
     """
 
     def __init__(
@@ -42,36 +41,36 @@ class Answer(web.StreamResponse):
         media_type: str = JSON,
         headers: Mapping[str, str] | None = None,
     ) -> None:
-        super().__init__(status=status)
+        super().__init__(status=status, headers=headers)
         self.body = body
         self.media_type = media_type
-        self.lines: dict[str, str] = dict(headers or {})
-        self._stays: bool | None = None
+        self._persists: bool | None = None
 
     @property
     def keep_alive(self) -> bool | None:
-        """Whether the connection goes on; None before anybody has decided."""
-        return self._stays
+        """Whether the connection persists; None before anybody has decided."""
+        return self._persists
 
     def force_close(self) -> None:
-        """End the connection after this answer."""
-        self._stays = False
+        """Close the connection after this response."""
+        self._persists = False
 
     async def prepare(self, request: web.BaseRequest) -> None:
         """Send it (RFC 9112, section 4)."""
-        if self._stays is None:
-            self._stays = request.keep_alive
-        if not self._stays:
-            self.lines[hdrs.CONNECTION] = "close"
+        headers = self.headers
+        if self._persists is None:
+            self._persists = request.keep_alive
+        if not self._persists:
+            headers[hdrs.CONNECTION] = "close"
         elif request.version < HttpVersion11:
-            self.lines[hdrs.CONNECTION] = "keep-alive"
+            headers[hdrs.CONNECTION] = "keep-alive"
         body = self.body
         about = ""
-        if self.status != _EMPTY:
+        if self.status != HTTPStatus.NO_CONTENT:
             about = f"Content-Type: {self.media_type}\r\nContent-Length: {len(body)}\r\n"
         if request.method == hdrs.METH_HEAD:
             body = b""
-        more = "".join([f"{name}: {value}\r\n" for name, value in self.lines.items()])
+        more = "".join([f"{name}: {value}\r\n" for name, value in headers.items()])
         head = (
             f"HTTP/1.1 {self.status} {self.reason}\r\n{about}"
             f"Date: {_date(int(time.time()))}\r\n{_SAFE_LINES}{more}\r\n"
@@ -85,5 +84,5 @@ class Answer(web.StreamResponse):
 
 @lru_cache(1)
 def _date(second: int) -> str:
-    """Return a moment as HTTP writes it (RFC 9110, section 5.6.7)."""
+    """Return a time as HTTP writes it (RFC 9110, section 5.6.7)."""
     return formatdate(second, usegmt=True)

@@ -19,7 +19,7 @@ from custody.http.payloads import (
 
 BASE_PATH = "/api/v1/me/encryption-vault"
 
-KEY_ANSWER: TypeAdapter[Any] = TypeAdapter(MasterKeyAnswer | RecoveryBlobAnswer)
+KEY_RESPONSE: TypeAdapter[Any] = TypeAdapter(MasterKeyAnswer | RecoveryBlobAnswer)
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,10 +31,10 @@ class Route:
         path: below the base path.
         handler: makes the vault call.
         summary: one line for the document.
-        answer: the type of the JSON of a 200.
+        response: the type of the JSON of a 200.
         body: the type of the JSON that is read, or None where a body is ignored.
         takes_if_match: whether the precondition is honoured.
-        has_etag: whether the answer carries the generation.
+        has_etag: whether the response carries the generation.
         refusals: codes of the state table, with their status.
     """
 
@@ -42,7 +42,7 @@ class Route:
     path: str
     handler: Handler
     summary: str
-    answer: TypeAdapter[Any]
+    response: TypeAdapter[Any]
     body: TypeAdapter[Any] | None = None
     takes_if_match: bool = False
     has_etag: bool = False
@@ -68,14 +68,14 @@ ROUTES = (
         path="/status",
         handler=handlers.get_status,
         summary="What there is, without unlocking it; leaves no audit row",
-        answer=TypeAdapter(StatusAnswer),
+        response=TypeAdapter(StatusAnswer),
     ),
     Route(
         method="POST",
         path="/init",
         handler=handlers.init,
         summary="The master key; made if there is none yet. Idempotent",
-        answer=KEY_ANSWER,
+        response=KEY_RESPONSE,
         has_etag=True,
         refusals=(_UNKNOWN, _UNWRAP, _KEK, _AUDIT, _OUTCOME),
     ),
@@ -84,7 +84,7 @@ ROUTES = (
         path="/key",
         handler=handlers.get_key,
         summary="The master key, or in zero-knowledge mode the recovery wrap",
-        answer=KEY_ANSWER,
+        response=KEY_RESPONSE,
         has_etag=True,
         refusals=(_UNKNOWN, _NO_VAULT, _UNWRAP, _KEK, _AUDIT),
     ),
@@ -93,7 +93,7 @@ ROUTES = (
         path="/rotate",
         handler=handlers.rotate,
         summary="A fresh master key replaces the old one for good, and removes the recovery wrap",
-        answer=TypeAdapter(MasterKeyAnswer),
+        response=TypeAdapter(MasterKeyAnswer),
         takes_if_match=True,
         has_etag=True,
         refusals=(_UNKNOWN, (409, "ZK_ROTATE_FORBIDDEN"), _STALE, _KEK, _AUDIT, _OUTCOME),
@@ -103,7 +103,7 @@ ROUTES = (
         path="/recovery-wrap",
         handler=handlers.set_recovery_wrap,
         summary="Store or replace the recovery wrap that the client built",
-        answer=TypeAdapter(OkAnswer),
+        response=TypeAdapter(OkAnswer),
         body=RECOVERY_WRAP_BODY,
         takes_if_match=True,
         refusals=(_UNKNOWN, _NO_VAULT, _STALE, _AUDIT, _OUTCOME),
@@ -113,7 +113,7 @@ ROUTES = (
         path="/recovery-wrap",
         handler=handlers.clear_recovery_wrap,
         summary="Remove the recovery wrap",
-        answer=TypeAdapter(OkAnswer),
+        response=TypeAdapter(OkAnswer),
         takes_if_match=True,
         refusals=(_UNKNOWN, _NO_VAULT, (409, "ZK_ACTIVE"), _STALE, _AUDIT, _OUTCOME),
     ),
@@ -122,7 +122,7 @@ ROUTES = (
         path="/zero-knowledge",
         handler=handlers.set_zero_knowledge,
         summary="Turn zero-knowledge mode on, or off by handing back the master key",
-        answer=TypeAdapter(ZeroKnowledgeAnswer),
+        response=TypeAdapter(ZeroKnowledgeAnswer),
         body=ZERO_KNOWLEDGE_BODY,
         takes_if_match=True,
         refusals=(

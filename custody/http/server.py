@@ -1,167 +1,99 @@
-"""The aiohttp application of the vault, and the server that speaks HTTP for it."""
+"""The HTTP server of a listener, on aiohttp's low-level server: no application, no middleware.
+
+All that depends on how aiohttp works inside a connection is in this module.
+"""
 
 import asyncio
-from collections.abc import Awaitable, Callable
-from typing import Any, cast
+import ssl
+from collections.abc import AsyncIterator, Sequence
+from contextlib import asynccontextmanager
+from http import HTTPStatus
+from typing import Any
 
 import structlog
-from aiohttp import hdrs, web
+from aiohttp import web
 
-from custody.audit.events import event_id
-from custody.auth.jwks import IssuerUnavailable
-from custody.auth.tokens import InvalidToken, TokenVerifier
-from custody.deadline import Deadline
 from custody.http import problems
-from custody.http.body import read_json
-from custody.http.client_address import TrustedProxies, user_agent
-from custody.http.middleware import REQUEST_ID, ROUTE, Next, TopHandler, new_request_id
-from custody.http.preconditions import parse_if_match
-from custody.http.rate import RateLimit
-from custody.http.response import Answer
-from custody.http.routes import BASE_PATH, ROUTES, Route
-from custody.ops.health import Health
-from custody.vault.model import Caller
-from custody.vault.service import VaultService
+from custody.http.middleware import REQUEST_ID, TopHandler, new_request_id
+from custody.sockets.addresses import Listener
+from custody.sockets.site import Site, open_site
 
-REQUEST_SECONDS = 10.0
 # Also how long the headers of a request may take: aiohttp has no other limit for them.
 KEEPALIVE_SECONDS = 50.0
-# After the drain; for whoever does not read its answers.
+# After the drain; for clients that do not read their responses.
 SHUTDOWN_SECONDS = 2.0
 
 log = structlog.get_logger()
 
 
-class Frontend:
-    """Turns a request into a use case: who, from where, until when, with which body.
-
-    Proxies and limit may be replaced while it serves.
+class HttpServer:
+    """A server that runs; see :func:`http_server`.
 
     Args:
-        vault: the use cases.
-        verifier: of tokens.
-        health: shuts the routes while the database is not safe.
-        proxies: whose X-Forwarded-For is believed.
-        limit: requests a second and user.
+        site: takes its connections.
+        top_handler: responds to its requests.
+
+    Attributes:
+        address: the first listener's, as clients write it.
     """
 
-    def __init__(
-        self,
-        *,
-        vault: VaultService,
-        verifier: TokenVerifier,
-        health: Health,
-        proxies: TrustedProxies,
-        limit: RateLimit,
-    ) -> None:
-        self._vault = vault
-        self._verifier = verifier
-        self._health = health
-        self.proxies = proxies
-        self.limit = limit
+    def __init__(self, site: Site, top_handler: TopHandler) -> None:
+        self._site = site
+        self._top_handler = top_handler
+        self.address = site.address
 
-    def handler(self, route: Route) -> Callable[[web.BaseRequest], Awaitable[Answer]]:
-        """Return the aiohttp handler of a route."""
-
-        async def handle(request: web.BaseRequest) -> Answer:
-            request[ROUTE] = route.name
-            caller = await self._caller(request, route)
-            body = None
-            if route.body is not None:
-                body = await read_json(request, route.body, caller.deadline)
-            if not self._health.database_is_safe:
-                raise problems.unavailable(
-                    "DATABASE_UNAVAILABLE", "The database can't be used now: try again later."
-                )
-            return await route.handler(self._vault, caller, body)
-
-        return handle
-
-    async def _caller(self, request: web.BaseRequest, route: Route) -> Caller:
-        """Say who asks; a request that fails here never reaches the database."""
-        deadline = Deadline.after(REQUEST_SECONDS)
-        tokens = request.headers.getall(hdrs.AUTHORIZATION, [])
-        try:
-            if len(tokens) > 1:
-                raise InvalidToken("more than one Authorization header")
-            principal = await self._verifier.verify(tokens[0] if tokens else None)
-        except InvalidToken as error:
-            log.debug("token_refused", reason=str(error))
-            raise problems.unauthorized(
-                "A valid access token is needed.", had_token=bool(tokens)
-            ) from None
-        except IssuerUnavailable:
-            raise problems.unavailable(
-                "ISSUER_UNAVAILABLE", "Tokens can't be checked now: the issuer's keys are missing."
-            ) from None
-        if seconds := self.limit.seconds_to_wait(principal.user_id):
-            raise problems.rate_limited(seconds)
-        return Caller(
-            user_id=principal.user_id,
-            event_id=event_id(),
-            ip_address=self.proxies.client_address(request),
-            user_agent=user_agent(request),
-            deadline=deadline,
-            if_match=parse_if_match(request) if route.takes_if_match else None,
-        )
+    async def drain(self) -> None:
+        """Take no more connections, and respond to the requests under way."""
+        self._top_handler.close_connections = True
+        await self._site.stop()
+        await self._top_handler.drain()
 
 
-def build_application(frontend: Frontend) -> web.Application:
-    """Return the application that serves the vault's routes."""
-    app = web.Application()
-    for route in ROUTES:
-        # add_route, not add_get: HEAD must not read a key.
-        app.router.add_route(route.method, BASE_PATH + route.path, frontend.handler(route))
-    return app
-
-
-class Runner(web.AppRunner):
-    """Runs an application on a server that answers unreadable HTTP as a problem, too.
-
-    aiohttp would answer it in plain text and log what it could not read, which may be a token.
+@asynccontextmanager
+async def http_server(
+    top_handler: TopHandler, listeners: Sequence[Listener], tls: ssl.SSLContext | None = None
+) -> AsyncIterator[HttpServer]:
+    """Serve HTTP inside the block.
 
     Args:
-        app: the routes, and what is said of other paths and methods.
-        top_handler: what each request passes before and after them.
-        frontend: answers a plain request for a route, without a walk through the application.
+        top_handler: responds to each request.
+        listeners: at least one; closed at the end of the block.
+        tls: context of the server's certificate, or None for plain HTTP.
     """
+    server = _Server(top_handler.handle)
+    runner = web.ServerRunner(server, shutdown_timeout=SHUTDOWN_SECONDS)
+    await runner.setup()
+    try:
+        async with open_site(server, listeners, tls) as site:
+            yield HttpServer(site, top_handler)
+    finally:
+        await runner.cleanup()
 
-    def __init__(self, app: web.Application, top_handler: TopHandler, frontend: Frontend) -> None:
-        self._outermost = top_handler
-        self._plain = {
-            (route.method, BASE_PATH + route.path): frontend.handler(route) for route in ROUTES
-        }
-        self._options: dict[str, Any] = {
+
+class _Server(web.Server):
+    """aiohttp's server, which is the factory of its connections' protocols: here, of ours."""
+
+    def __call__(self) -> web.RequestHandler:
+        options: dict[str, Any] = {
             "keepalive_timeout": KEEPALIVE_SECONDS,
             "access_log": None,
             # No route reads a compressed body, and where none is read it may be anything.
             "auto_decompress": False,
         }
-        super().__init__(app, shutdown_timeout=SHUTDOWN_SECONDS, **self._options)
-
-    async def _make_server(self) -> web.Server:
-        made = await super()._make_server()
-
-        # Around the application: aiohttp judges an Expect before any middleware in it.
-        def handle(request: web.BaseRequest) -> Awaitable[web.StreamResponse]:
-            handler: Next | None = self._plain.get((request.method, request.raw_path))
-            if handler is None or hdrs.EXPECT in request.headers:
-                handler = cast("Next", made.request_handler)  # all our handlers return Answers
-            return self._outermost.handle(request, handler)
-
-        return _Server(handle, request_factory=made.request_factory, **self._options)
+        return _Connection(self, loop=asyncio.get_running_loop(), **options)
 
 
-class _Server(web.Server):
-    def __call__(self) -> web.RequestHandler:
-        return _Protocol(self, loop=self._loop, **self._kwargs)
+class _Connection(web.RequestHandler):
+    """One connection. aiohttp documents no way to set what is overridden here, only the class.
 
+    aiohttp would respond to unreadable HTTP in plain text and quote what it could not read, there
+    and in the log; that may be a token.
+    """
 
-class _Protocol(web.RequestHandler):
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        """Begin, if it is known with whom: the address is asked for here, and then remembered.
+        """Begin, if the peer is known: its address is asked for here, and then remembered.
 
-        A client that has reset its connection already has none any more. It can't be answered, and
+        A client that has reset its connection already has none any more. It gets no response, and
         what it asked for would be done in nobody's name.
         """
         super().connection_made(transport)
@@ -171,24 +103,25 @@ class _Protocol(web.RequestHandler):
     def handle_error(
         self,
         request: web.BaseRequest,
-        status: int = 500,
+        status: int = HTTPStatus.INTERNAL_SERVER_ERROR,
         exc: BaseException | None = None,
         message: str | None = None,
     ) -> web.StreamResponse:
-        """Answer what never became a request; the reason's text would quote it."""
-        del message
-        level = log.error if status >= 500 else log.debug  # noqa: PLR2004
+        """Respond to what never became a request, or to an error outside of the top handler."""
+        del message  # it would quote the request
+        ours = status >= HTTPStatus.INTERNAL_SERVER_ERROR
+        level = log.error if ours else log.debug
         level("unreadable_request", status=status, error=type(exc).__name__)
         if request.writer is not None and request.writer.output_size > 0:
-            raise ConnectionError("an answer is under way already")
-        if status < 500:  # noqa: PLR2004
-            problem = problems.bad_request("This is not HTTP/1.1 as this server reads it.")
-        else:
+            raise ConnectionError("a response is under way already")
+        if ours:
             problem = problems.internal()
-        answer = problem.answer()
-        answer.lines[REQUEST_ID] = new_request_id()
-        answer.force_close()
-        return answer
+        else:
+            problem = problems.bad_request("This is not HTTP/1.1 as this server reads it.")
+        response = problem.response()
+        response.headers[REQUEST_ID] = new_request_id()
+        response.force_close()
+        return response
 
     def log_exception(self, *args: Any, **kwargs: Any) -> None:
         """Log that something broke on a connection, without what aiohttp would quote."""

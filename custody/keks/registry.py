@@ -11,8 +11,9 @@ from typing import Any
 import structlog
 from sqlalchemy.ext.asyncio import AsyncEngine
 
+from custody.db.checkout import acquire
 from custody.db.queries import query
-from custody.db.scope import acquire, transaction
+from custody.db.scope import transaction
 from kek_backends.base import KekBackend, Wrap
 from kek_backends.errors import KekError, Misconfigured, Tampered
 from kek_backends.keyring import Keyring

@@ -11,9 +11,9 @@ from sqlalchemy.ext.asyncio import AsyncEngine
 
 from custody.auth.jwks import JwksCache
 from custody.db.advice import advise
-from custody.db.errors import DatabaseError, Refused
+from custody.db.checkout import on_a_living_connection
+from custody.db.errors import NO_ANSWER, DatabaseError, Refused
 from custody.db.posture import PostureProblem, find_problems
-from custody.db.scope import on_a_living_connection
 from custody.keks.keks import Keks
 from custody.settings import ConfigurationError
 from custody.vault.errors import Unavailable
@@ -110,7 +110,7 @@ class Health:
         except (DatabaseError, TimeoutError) as error:
             if self._database is None or not self._asked:
                 log.warning("database_unavailable", reason=str(error) or type(error).__name__)
-            self._database = str(error) or "the database did not answer in time"
+            self._database = str(error) or NO_ANSWER
             self._asked = True
             return
         except Misconfigured as error:

@@ -9,9 +9,9 @@ import asyncio
 import structlog
 from sqlalchemy.ext.asyncio import AsyncEngine
 
+from custody.db.checkout import acquire
 from custody.db.engine import on_return
 from custody.db.errors import DatabaseError
-from custody.db.scope import acquire
 
 _ANSWER_SECONDS = 5.0
 

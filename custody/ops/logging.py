@@ -1,8 +1,8 @@
 """Structured logs on standard error: one line an event, JSON or text.
 
-Secrets stay out by construction: events are logged with chosen fields only, libraries are held to
-warnings (a database driver at debug level would show rows), and exceptions are shown without
-local variables.
+Secrets stay out by construction: events are logged with chosen fields only, libraries from level
+warning on (a database driver at debug level would show rows), and exceptions without local
+variables.
 """
 
 import asyncio
@@ -11,10 +11,9 @@ import logging
 import sys
 import threading
 from collections import deque
-from collections.abc import Iterable
 from contextvars import ContextVar
 from datetime import UTC, datetime
-from typing import Any, NamedTuple, TextIO
+from typing import Any, TextIO
 
 import structlog
 
@@ -24,36 +23,11 @@ from custody.settings import LogFormat, LogLevel
 request_id: ContextVar[str | None] = ContextVar("request_id", default=None)
 
 
-log = structlog.get_logger()
-
-
-class AccessRecord(NamedTuple):
-    """A request that was answered.
-
-    Args:
-        method: of HTTP, where a route took it.
-        route: the operation's name, or ``none``.
-        status: HTTP status.
-        code: of the problem, or ``OK``.
-        seconds: it took.
-        request_id: letters, digits, dots, dashes and underscores.
-        quiet: of interest at debug level only, as one that no route took.
-    """
-
-    method: str | None
-    route: str
-    status: int
-    code: str
-    seconds: float
-    request_id: str
-    quiet: bool
-
-
-class _Lines:
+class Lines:
     """Writes each event as one line; where that fails, nothing else does.
 
-    What is said in one turn of an event loop is written at its end, at once: there is a line for
-    each request, and a system call for each would cost a tenth of what answering it does.
+    The lines of one turn of an event loop are written at its end, with one system call: there is a
+    line for each request, and a call for each would cost a tenth of what the request does.
 
     Nobody waits for a lock here: a finalizer may log, too, and the garbage collector runs it in
     any thread at any moment, also in the middle of a write.
@@ -80,7 +54,7 @@ class _Lines:
             self.error(*lines)
             return
         self._waiting += lines
-        # A loop that has ended before the end of its turn left its lines behind.
+        # A loop that has ended before the end of its turn has not written its lines.
         if self._turn is not loop:
             self._turn = loop
             loop.call_soon(self._write)
@@ -95,8 +69,8 @@ class _Lines:
 
     def _write(self) -> None:
         self._turn = None
-        # Who finds a writer at work leaves its lines to that one, which looks again when it is
-        # done: no line stays behind.
+        # Who finds a writer at work leaves its lines to that one, which looks again after its
+        # write: no line is lost.
         while self._waiting and self._writing.acquire(blocking=False):
             try:
                 lines = [self._waiting.popleft() for _ in range(len(self._waiting))]
@@ -128,7 +102,7 @@ def configure(level: LogLevel, log_format: LogFormat, stream: TextIO | None = No
             colors=sys.stderr.isatty(), exception_formatter=structlog.dev.plain_traceback
         )
     # Our own events go straight to the stream: there is one for each request.
-    lines = _Lines(stream, default=log_format is LogFormat.JSON and level is LogLevel.INFO)
+    lines = Lines(stream, default=log_format is LogFormat.JSON and level is LogLevel.INFO)
     structlog.configure(
         processors=[*shared, renderer],
         wrapper_class=structlog.make_filtering_bound_logger(getattr(logging, level.upper())),
@@ -147,37 +121,18 @@ def configure(level: LogLevel, log_format: LogFormat, stream: TextIO | None = No
     root.setLevel(logging.WARNING)
 
 
-def answered(answers: Iterable[AccessRecord]) -> None:
-    """Log requests that were answered, as of now.
+def default_lines() -> Lines | None:
+    """Return where lines of the default format and level go; None where another is configured.
 
-    What makes a line of any other event takes a tenth of all that is done for a request. So in the
-    format and at the level that are the default these lines are written by hand; no value in them
-    can need an escape.
+    Who formats lines by hand may write them there.
     """
     lines = structlog.get_config()["logger_factory"]()
-    if isinstance(lines, _Lines) and lines.default:
-        end = f'"event": "request", "level": "info", "timestamp": "{_now()}"}}'
-        lines.info(
-            *(
-                f'{{"method": "{one.method}", "route": "{one.route}", '
-                f'"status": {one.status}, "code": "{one.code}", '
-                f'"milliseconds": {one.seconds * 1000:.2f}, "request_id": "{one.request_id}", {end}'
-                for one in answers
-                if not one.quiet
-            )
-        )
-        return
-    bound = log.bind()
-    for one in answers:
-        (bound.debug if one.quiet else bound.info)(
-            "request",
-            method=one.method,
-            route=one.route,
-            status=one.status,
-            code=one.code,
-            milliseconds=round(one.seconds * 1000, 2),
-            request_id=one.request_id,
-        )
+    return lines if isinstance(lines, Lines) and lines.default else None
+
+
+def timestamp() -> str:
+    """Return now, as each line has it."""
+    return datetime.now(UTC).isoformat(timespec="microseconds")[:26] + "Z"
 
 
 def _complete(
@@ -186,12 +141,8 @@ def _complete(
     if "request_id" not in event and (given := request_id.get()) is not None:
         event["request_id"] = given
     event["level"] = level
-    event["timestamp"] = _now()
+    event["timestamp"] = timestamp()
     return event
-
-
-def _now() -> str:
-    return datetime.now(UTC).isoformat(timespec="microseconds")[:26] + "Z"
 
 
 def _render_json(_logger: Any, _name: str, event: structlog.typing.EventDict) -> str:

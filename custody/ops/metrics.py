@@ -1,7 +1,7 @@
 """Metrics in OpenMetrics form. Labels hold route names and codes, never anything of a user.
 
-Several processes on one listener keep their values in files of one folder, so that each of them can
-show those of all.
+Several processes on one listener keep their values in files of one folder, so each of them can show
+those of all.
 """
 
 import os
@@ -20,7 +20,6 @@ _BUCKETS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 
 
 # The variable by which prometheus_client learns of the folder, when it is imported.
 METRICS_FOLDER = "PROMETHEUS_MULTIPROC_DIR"
-
 
 # Of several processes, the one that set a gauge last knows it best.
 _NEWEST: Literal["livemostrecent"] = "livemostrecent"
@@ -51,8 +50,8 @@ class Metrics:
             buckets=_BUCKETS,
             registry=self._registry,
         )
-        # As labels() finds them, which takes longer than counting.
-        self._answers: dict[tuple[str, int, str], tuple[Counter, Histogram]] = {}
+        # What labels() returns: to find it takes longer than to count.
+        self._children: dict[tuple[str, int, str], tuple[Counter, Histogram]] = {}
         self._ready = Gauge(
             "custody_ready",
             "1 where a part is ready",
@@ -127,21 +126,21 @@ class Metrics:
         self._rate.set(run.rows_a_second)
         self._left.set(run.seconds_left or 0)
 
-    def answered(self, route: str, status: int, code: str, seconds: float) -> None:
-        """Count an answer.
+    def count_request(self, route: str, status: int, code: str, seconds: float) -> None:
+        """Count a completed request.
 
         Args:
             route: the operation's name, or ``none`` for a path that is not ours.
             status: HTTP status.
             code: of the problem, or ``OK``.
-            seconds: from the request's first byte after its headers to the answer.
+            seconds: from the end of the request's headers to the response.
         """
-        answer = route, status, code
-        known = self._answers.get(answer)
-        if known is None:
-            known = self._requests.labels(route, str(status), code), self._seconds.labels(route)
-            self._answers[answer] = known
-        count, duration = known
+        labels = route, status, code
+        children = self._children.get(labels)
+        if children is None:
+            children = self._requests.labels(route, str(status), code), self._seconds.labels(route)
+            self._children[labels] = children
+        count, duration = children
         count.inc()
         duration.observe(seconds)
 

@@ -9,9 +9,9 @@ from typing import Protocol
 import structlog
 from sqlalchemy.ext.asyncio import AsyncEngine
 
+from custody.db.checkout import on_a_living_connection
 from custody.db.errors import DatabaseError, Refused
 from custody.db.posture import refuse_unfit_rewrap
-from custody.db.scope import on_a_living_connection
 from custody.keks.records import RowCount, count_rows
 from custody.rewrap import runs
 from custody.rewrap.backoff import NotFinished
@@ -24,7 +24,7 @@ from custody.rewrap.worker import RewrapRun
 from kek_backends.errors import KekError
 from kek_backends.keyring import Keyring
 
-# Instances of a fleet that restarts have said by then what they read and write.
+# By then the instances of a fleet that restarts are on record with what they read and write.
 _FIRST_SECONDS = 15.0
 _GRACE_SECONDS = 15.0
 _SHOW_SECONDS = 10.0
@@ -33,7 +33,7 @@ log = structlog.get_logger()
 
 
 class RewrapMetrics(Protocol):
-    """Where it shows what it does; see :class:`custody.ops.metrics.Metrics`."""
+    """Metrics of what it does; see :class:`custody.ops.metrics.Metrics`."""
 
     def rewrapped(self, counts: Counts) -> None:
         """Count the rows of one claim."""
@@ -118,7 +118,7 @@ class BackgroundRewrap:
         await self.check_role()
         active = self._keyring.active.kek_id
         if active is None:
-            return  # not reached yet; /readyz says so
+            return  # not known yet; /readyz says so
         await self._show()
         stale = await runs.count_stale(self._engine, active, everything=False)
         # Where none of them can be unwrapped here, /readyz says so, and a run says no more.

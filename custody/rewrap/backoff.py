@@ -1,4 +1,4 @@
-"""How long one waits for what is down: pauses that grow, and an end to them."""
+"""Backoff: pauses that grow while something is down, and an end to them."""
 
 import asyncio
 import contextlib
@@ -19,7 +19,7 @@ class Backoff:
     """Pauses after failures, until something succeeds or it has taken too long.
 
     Args:
-        seconds: of failures alone, after which it is at its end.
+        seconds: without a success, after which it gives up.
         stop: ends each pause.
     """
 
@@ -30,7 +30,7 @@ class Backoff:
         self._pauses = 0
 
     def renew(self) -> None:
-        """Take note of a success."""
+        """Begin anew, after a success."""
         self._since, self._pauses = None, 0
 
     async def pause(self, reason: str) -> None:
@@ -57,7 +57,7 @@ class Backoff:
 
 
 def stopped() -> NotFinished:
-    """Return the error of a run that was told to stop."""
+    """Return the error of a run that was stopped."""
     return NotFinished("stopped before the end, run it again: what was done is stored")
 
 

@@ -1,4 +1,4 @@
-"""One batch: re-wrapped, verified, and judged row by row. No transaction is open meanwhile."""
+"""One batch: re-wrapped, verified, and checked row by row. No transaction is open meanwhile."""
 
 import random
 from collections.abc import Sequence
@@ -21,7 +21,7 @@ class WrongWrap(Exception):
 
 
 class TargetMoved(Exception):
-    """The KMS wraps under another kek_id than the run's target by now."""
+    """The KMS now wraps under another kek_id than the run's target."""
 
 
 async def rewrap(

@@ -1,8 +1,8 @@
 """Claims: ranges of rows, in the order of the index, each done by one process.
 
-A claim that is not looked after for fifteen seconds is taken over. What was stored before is not
-stale any more, so nothing is stored twice; and the one who lost it stores nothing. Nor does anyone
-store anything for a run that has ended.
+A claim is a lease of fifteen seconds that its owner renews. Once it has expired, another process
+reclaims it. What was stored before is not stale any more, so nothing is stored twice; and who lost
+a claim stores nothing. Nor does anyone store anything for a run that has ended.
 """
 
 from collections.abc import Callable
@@ -13,7 +13,7 @@ from sqlalchemy.ext.asyncio import AsyncEngine
 from custody.db.engine import Connection
 from custody.db.queries import query
 from custody.db.scope import transaction
-from custody.rewrap.rows import Lane, Row, is_to_do, lanes_of, page
+from custody.rewrap.rows import Row, WrapKind, is_to_do, kinds_to_do, page
 from custody.rewrap.runs import LEASE_SECONDS, Run, State
 
 
@@ -23,7 +23,7 @@ class Claim:
 
     Args:
         id: of the record.
-        rows: what is still to do in it; may be empty for one that was taken over.
+        rows: what is still to do in it; may be empty for one that was reclaimed.
         more: whether there may be more in it than these: it was cut by a process with more rows in
             a claim.
     """
@@ -34,9 +34,9 @@ class Claim:
 
 
 async def claim(
-    engine: AsyncEngine, run: Run, owner: str, size: int, readable: Callable[[Lane], bool]
+    engine: AsyncEngine, run: Run, owner: str, size: int, readable: Callable[[WrapKind], bool]
 ) -> Claim | None:
-    """Claim the next rows, first those that nobody looks after any more.
+    """Claim the next rows, first those of a claim that has expired.
 
     Args:
         engine: connections of the role custody_rewrap.
@@ -52,21 +52,21 @@ async def claim(
         (cursor,) = await connection.fetch(query("lock_rewrap_cursor"), run.id)
         if cursor["state"] != State.RUNNING:
             return None
-        taken = await _take_over(connection, run, owner, size, readable)
-        if taken is not None:
-            return taken
-        at = Lane(cursor["cursor_kek_id"], cursor["cursor_format"])
+        reclaimed = await _reclaim(connection, run, owner, size, readable)
+        if reclaimed is not None:
+            return reclaimed
+        at = WrapKind(cursor["cursor_kek_id"], cursor["cursor_format"])
         above = cursor["cursor_user_id"]
         made = await _claim_in(
             connection, run, owner, at, above=above, size=size, readable=readable
         )
         if made is not None:
             return made
-        # Other lanes are looked for only when this one is at its end: the search would pass by
+        # Other kinds are looked for only when this one is at its end: the search would pass by
         # what is left in the index of all the rows that were done.
-        for lane in await lanes_of(connection, run):
-            if lane > at:
-                made = await _claim_in(connection, run, owner, lane, size=size, readable=readable)
+        for kind in await kinds_to_do(connection, run):
+            if kind > at:
+                made = await _claim_in(connection, run, owner, kind, size=size, readable=readable)
                 if made is not None:
                     return made
     return None
@@ -78,10 +78,10 @@ async def others_at_work(engine: AsyncEngine, run: Run) -> bool:
         return bool(await connection.fetchval(query("count_rewrap_claims"), run.id))
 
 
-async def touch(engine: AsyncEngine, held_claim: Claim, owner: str) -> None:
-    """Say that we still work on a claim."""
+async def touch(engine: AsyncEngine, ours: Claim, owner: str) -> None:
+    """Renew a claim: write its heartbeat."""
     async with transaction(engine) as connection:
-        await connection.execute(query("touch_rewrap_claim"), held_claim.id, owner)
+        await connection.execute(query("touch_rewrap_claim"), ours.id, owner)
 
 
 async def rewind(engine: AsyncEngine, run: Run) -> None:
@@ -95,20 +95,20 @@ async def rewind(engine: AsyncEngine, run: Run) -> None:
             await connection.execute(query("move_rewrap_cursor"), run.id, "", 0, "")
 
 
-async def _take_over(
-    connection: Connection, run: Run, owner: str, size: int, readable: Callable[[Lane], bool]
+async def _reclaim(
+    connection: Connection, run: Run, owner: str, size: int, readable: Callable[[WrapKind], bool]
 ) -> Claim | None:
-    """Take over a claim that nobody looks after any more, or return None where there is none."""
+    """Reclaim a claim that has expired, or return None where there is none."""
     while True:
         found = await connection.fetchrow(
-            query("take_over_rewrap_claim"), run.id, owner, LEASE_SECONDS
+            query("reclaim_rewrap_claim"), run.id, owner, LEASE_SECONDS
         )
         if found is None:
             return None
-        lane = Lane(found["kek_id"], found["format"])
-        if readable(lane):
+        kind = WrapKind(found["kek_id"], found["format"])
+        if readable(kind):
             bounds = {"above": found["above"], "up_to": found["up_to"]}
-            rows = await page(connection, run, lane, **bounds, size=size)
+            rows = await page(connection, run, kind, **bounds, size=size)
             more = len(rows) == size and rows[-1].user_id != found["up_to"]
             return Claim(found["id"], rows, more)
         # Whoever can read its rows finds them in another pass; here they would block the end.
@@ -119,19 +119,19 @@ async def _claim_in(
     connection: Connection,
     run: Run,
     owner: str,
-    lane: Lane,
+    kind: WrapKind,
     *,
     above: str = "",
     size: int,
-    readable: Callable[[Lane], bool],
+    readable: Callable[[WrapKind], bool],
 ) -> Claim | None:
-    """Claim the next rows of a lane, or return None where there are none, or none for us."""
-    if not (is_to_do(lane, run) and readable(lane)):
+    """Claim the next rows of a kind, or return None where there are none, or none for us."""
+    if not (is_to_do(kind, run) and readable(kind)):
         return None
-    rows = await page(connection, run, lane, above=above, size=size)
+    rows = await page(connection, run, kind, above=above, size=size)
     if not rows:
         return None
-    bounds = lane.kek_id, lane.format_version, above, rows[-1].user_id
+    bounds = kind.kek_id, kind.format_version, above, rows[-1].user_id
     claim_id = await connection.fetchval(query("insert_rewrap_claim"), run.id, owner, *bounds)
     await connection.execute(query("move_rewrap_cursor"), run.id, bounds[0], bounds[1], bounds[3])
     return Claim(claim_id, rows)

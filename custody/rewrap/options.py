@@ -22,7 +22,7 @@ class Options:
         everything: rows under the active KEK, too.
         verify: which new wraps are unwrapped again before they are stored.
         quarantined: rows that were set aside in earlier runs, too.
-        patience: seconds of failures alone, after which the rest is left for another time.
+        give_up_after: seconds without a success, after which the rest is left for another time.
     """
 
     batch: int = 500
@@ -30,4 +30,4 @@ class Options:
     everything: bool = False
     verify: Verify = Verify.SAMPLE
     quarantined: bool = False
-    patience: float = 120.0
+    give_up_after: float = 120.0

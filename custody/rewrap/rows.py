@@ -14,8 +14,8 @@ from kek_backends.base import FORMAT_BOUND, Wrap
 
 
 @dataclass(frozen=True, slots=True, order=True)
-class Lane:
-    """Rows of one kind: those with this kek_id and format."""
+class WrapKind:
+    """What rows have in common that are re-wrapped alike: their kek_id and format."""
 
     kek_id: str
     format_version: int
@@ -38,38 +38,38 @@ class Row:
     row_version: int
 
 
-async def lanes(engine: AsyncEngine, run: Run) -> tuple[Lane, ...]:
+async def kinds(engine: AsyncEngine, run: Run) -> tuple[WrapKind, ...]:
     """Return the kinds of rows that the run has to do, in the order of its work."""
     async with transaction(engine) as connection:
-        return await lanes_of(connection, run)
+        return await kinds_to_do(connection, run)
 
 
-async def any_left(engine: AsyncEngine, run: Run, readable: Callable[[Lane], bool]) -> bool:
+async def any_left(engine: AsyncEngine, run: Run, readable: Callable[[WrapKind], bool]) -> bool:
     """Say whether there is a row to do that can be unwrapped here."""
     async with transaction(engine) as connection:
-        for lane in await lanes_of(connection, run):
-            if readable(lane) and await page(connection, run, lane, size=1):
+        for kind in await kinds_to_do(connection, run):
+            if readable(kind) and await page(connection, run, kind, size=1):
                 return True
     return False
 
 
-async def lanes_of(connection: Connection, run: Run) -> tuple[Lane, ...]:
+async def kinds_to_do(connection: Connection, run: Run) -> tuple[WrapKind, ...]:
     """Return the kinds of rows that the run has to do, in the order of its work."""
-    rows = await connection.fetch(query("list_rewrap_lanes"))
-    found = (Lane(row["kek_id"], row["format_version"]) for row in rows)
+    rows = await connection.fetch(query("list_wrap_kinds"))
+    found = (WrapKind(row["kek_id"], row["format_version"]) for row in rows)
     # The order of the cursor is ours, whatever the database's collation.
-    return tuple(sorted(lane for lane in found if is_to_do(lane, run)))
+    return tuple(sorted(kind for kind in found if is_to_do(kind, run)))
 
 
-def is_to_do(lane: Lane, run: Run) -> bool:
+def is_to_do(kind: WrapKind, run: Run) -> bool:
     """Say what stale means: another KEK, or another format."""
-    return run.everything or lane != Lane(run.target, FORMAT_BOUND)
+    return run.everything or kind != WrapKind(run.target, FORMAT_BOUND)
 
 
 async def page(
     connection: Connection,
     run: Run,
-    lane: Lane,
+    kind: WrapKind,
     *,
     above: str = "",
     up_to: str | None = None,
@@ -80,15 +80,15 @@ async def page(
     Args:
         connection: a transaction.
         run: whose rows.
-        lane: their kind.
+        kind: their kek_id and format.
         above: users after this one.
         up_to: and up to this one.
         size: so many at most.
     """
     rows = await connection.fetch(
         query("read_rewrap_page"),
-        lane.kek_id,
-        lane.format_version,
+        kind.kek_id,
+        kind.format_version,
         above,
         up_to,
         run.started_at,

@@ -1,4 +1,4 @@
-"""Runs are records in the database: many processes share one, and a killed one is taken over."""
+"""Runs are records in the database: many processes share one, and none is missed for long."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -14,7 +14,7 @@ from custody.db.engine import Connection
 from custody.db.queries import query
 from custody.db.scope import transaction
 
-# So long a claim is its owner's, without a word from it; and a run goes on without one.
+# So long a claim is its owner's after a heartbeat, and a run goes on without one.
 LEASE_SECONDS = 15.0
 _OK, _FAILED = 200, 500
 # Counting reads the whole table: about a third of a second for a million rows.
@@ -128,7 +128,7 @@ async def join(engine: AsyncEngine, target: str, *, everything: bool, started_by
         AnotherRun: somebody works on a run with another aim.
         DatabaseError: the database can't be asked now.
     """
-    # Who comes while another one counts waits for it.
+    # Whoever comes while another one counts waits for it.
     async with transaction(engine, _COUNT_SECONDS, lock_seconds=_COUNT_SECONDS) as connection:
         # Of two that begin at once, the second finds the first one's run.
         await connection.execute(query("lock_rewrap_runs"), timeout=_COUNT_SECONDS)
@@ -160,7 +160,7 @@ async def end(engine: AsyncEngine, run_id: int, state: State, *, even_at_work: b
         engine: connections of the role custody_rewrap.
         run_id: which.
         state: how it ended; one that set rows aside was never done, but failed.
-        even_at_work: end it under others' hands: what they do then is not stored any more.
+        even_at_work: end it even while others work on it: what they do then is not stored any more.
     """
     async with transaction(engine) as connection:
         # Whoever claims locks it, too: so a claim is seen here, or finds the run closed.
@@ -212,7 +212,7 @@ async def release_quarantined(engine: AsyncEngine) -> int:
 async def latest(engine: AsyncEngine, count: int) -> tuple[Run, ...]:
     """Return the latest run, and the latest of those that did something, the newest first.
 
-    One that has been left by all who worked on it is stopped, whatever its record says.
+    One that no process works on any more counts as stopped, whatever its record says.
 
     Args:
         engine: connections of the role custody_rewrap.

@@ -16,7 +16,7 @@ from custody.rewrap.runs import LEASE_SECONDS, Run
 from kek_backends.base import Wrap
 
 _FAILED = 500
-# So long a claim that could not be done is left alone.
+# How long a claim that could not be done is left alone.
 _REST_SECONDS = 5.0
 
 
@@ -45,7 +45,7 @@ class Counts:
 
 
 class LostClaim(Exception):
-    """It was taken over, or stored already, or its run has ended: nothing was stored now."""
+    """Another process has reclaimed or stored it, or its run has ended: nothing was stored now."""
 
 
 async def store(engine: AsyncEngine, run: Run, owner: str, claim: Claim, done: Done) -> Counts:
@@ -81,7 +81,7 @@ async def store(engine: AsyncEngine, run: Run, owner: str, claim: Claim, done: D
 
 
 async def _let_go(connection: Connection, claim: Claim, owner: str, done: Done) -> int | None:
-    """End a claim, or leave to whoever comes what there is still to do in it."""
+    """End a claim, or leave what is still to do in it to another process."""
     if done.left:
         ago = LEASE_SECONDS - _REST_SECONDS
         found = await connection.fetchval(query("abandon_rewrap_claim"), claim.id, owner, ago)

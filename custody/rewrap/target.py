@@ -1,4 +1,4 @@
-"""Where a run brings rows to: proven, held against the registry, and readable by all daemons."""
+"""Where a run brings rows to: proven, compared with the registry, and readable by all daemons."""
 
 from sqlalchemy.ext.asyncio import AsyncEngine
 
@@ -29,13 +29,13 @@ class Target:
     async def ready(self) -> str:
         """Return its kek_id, once a run may begin; and record what is new of the KEKs.
 
-        Every KEK is held against the registry, not the active one alone: with a wrong old key all
+        Every KEK is compared with the registry, not the active one alone: with a wrong old key all
         its rows would seem damaged, and be set aside.
 
         Raises:
             Blocked: a live daemon can't read it, or writes under another KEK.
             Misconfigured: a KEK is not the one that its kek_id stands for, or does not bind.
-            KekError, DatabaseError: it can't be told now.
+            KekError, DatabaseError: it can't be checked now.
         """
         kek_id = await self._prove()
         # First, for the registry would take the active KEK as everybody's.
@@ -49,7 +49,7 @@ class Target:
 
         Raises:
             Misconfigured: one is not.
-            KekError, DatabaseError: it can't be told now.
+            KekError, DatabaseError: it can't be checked now.
         """
         for backend in self._keyring:
             await backend.refresh()

@@ -18,7 +18,7 @@ from custody.rewrap.backoff import Backoff, sleep, stopped
 from custody.rewrap.batch import TargetMoved, WrongWrap
 from custody.rewrap.claims import Claim
 from custody.rewrap.options import Options
-from custody.rewrap.rows import Lane
+from custody.rewrap.rows import WrapKind
 from custody.rewrap.runs import Run, State
 from custody.rewrap.storing import Counts, Done, LostClaim
 from custody.rewrap.target import Blocked, Target
@@ -29,7 +29,7 @@ from kek_backends.keyring import Keyring
 _AT_ONCE = 2
 _TOUCH_SECONDS = 4.0
 _IDLE_SECONDS = 0.5
-# A KMS that hangs must not hold up the end of a process that was told to stop.
+# A KMS that hangs must not hold up the end of a process that is to stop.
 _GRACE_SECONDS = 10.0
 
 T = TypeVar("T")
@@ -44,7 +44,7 @@ class RewrapRun:
         engine: connections of the role custody_rewrap.
         keyring: all KEKs.
         options: how.
-        progress: told of each stored claim.
+        progress: called after each stored claim.
     """
 
     def __init__(
@@ -60,10 +60,10 @@ class RewrapRun:
         self._progress = progress
         self._target = Target(engine, keyring)
         self._owner = f"{socket.gethostname()}:{os.getpid()}:{secrets.token_hex(4)}"
-        # Names of their own: one that was given up for lost must not store beside its heir.
+        # One for each task: who has lost a claim must not store beside its new owner.
         self._owners = tuple(f"{self._owner}:{number}" for number in range(_AT_ONCE))
         self._stop = asyncio.Event()
-        self._patience = Backoff(options.patience, self._stop)
+        self._backoff = Backoff(options.give_up_after, self._stop)
         self._next_at = 0.0
         self._released = not options.quarantined
 
@@ -103,7 +103,7 @@ class RewrapRun:
                 await self._give_up(run, State.FAILED)
                 raise
             except (Exception, asyncio.CancelledError):
-                # Where the database is down, too, what we have is taken over after a while.
+                # Where the database is down, too, our claims expire and are reclaimed.
                 with contextlib.suppress(DatabaseError):
                     await runs.leave(self._engine, run.id, self._owners)
                 raise
@@ -115,12 +115,12 @@ class RewrapRun:
 
     async def unreadable(self, run: Run) -> tuple[str, ...]:
         """Return the kek_ids of rows to do that no configured KEK can unwrap."""
-        lanes = await rows.lanes(self._engine, run)
-        return tuple(sorted({lane.kek_id for lane in lanes if not self._can_read(lane)}))
+        kinds = await rows.kinds(self._engine, run)
+        return tuple(sorted({kind.kek_id for kind in kinds if not self._can_read(kind)}))
 
     async def _work(self, run: Run) -> Run:
         """Work on a run until it has ended, by us or by another process."""
-        before, patience = run, Backoff(self._options.patience, self._stop)
+        before, backoff = run, Backoff(self._options.give_up_after, self._stop)
         while True:
             await self._participate_all(run)
             if self._stop.is_set():
@@ -138,8 +138,8 @@ class RewrapRun:
             # Rows that were locked or changed, or became stale behind the cursor.
             if (now.done, now.failed) != (before.done, before.failed):
                 before = now
-                patience.renew()
-            await patience.pause("rows are left that others hold, or change again and again")
+                backoff.renew()
+            await backoff.pause("rows are left that others hold, or change again and again")
             await self._retried(lambda: claims.rewind(self._engine, run))
 
     async def _give_up(self, run: Run, state: State) -> None:
@@ -192,17 +192,17 @@ class RewrapRun:
                 lambda: storing.store(self._engine, run, owner, claim, done)
             )
         except LostClaim:
-            # Stored already (the word of the commit was lost), or somebody else does it.
+            # Stored already (the answer to the COMMIT was lost), or another process does it.
             return
         finally:
             touching.cancel()
             await asyncio.gather(touching, return_exceptions=True)
         if counts.done or counts.failed:
-            self._patience.renew()
+            self._backoff.renew()
         if counts.done or counts.moved or counts.failed:
             self._progress(run, counts)
         if reason is not None:
-            await self._patience.pause(str(reason) or type(reason).__name__)
+            await self._backoff.pause(str(reason) or type(reason).__name__)
 
     async def _rewrap(self, run: Run, claim: Claim) -> tuple[Done, KekError | None]:
         nothing = Done((), (), left=len(claim.rows))
@@ -220,8 +220,8 @@ class RewrapRun:
         return done, reason
 
     async def _retried(self, work: Callable[[], Awaitable[T]]) -> T:
-        """Do it again while the database is down, as long as patience lasts."""
-        patience = Backoff(self._options.patience, self._stop)
+        """Do it again while the database is down, until the backoff gives up."""
+        backoff = Backoff(self._options.give_up_after, self._stop)
         while True:
             try:
                 return await work()
@@ -232,10 +232,10 @@ class RewrapRun:
                     "the active KEK was retired meanwhile: set CUSTODY_KEK to another KEK"
                 ) from None
             except DatabaseError as error:
-                await patience.pause(str(error) or type(error).__name__)
+                await backoff.pause(str(error) or type(error).__name__)
 
     async def _keep_touching(self, claim: Claim, owner: str) -> None:
-        """Keep a claim ours while a KMS takes its time."""
+        """Renew a claim while a KMS takes its time."""
         while True:
             await asyncio.sleep(_TOUCH_SECONDS)
             with contextlib.suppress(DatabaseError):
@@ -250,6 +250,6 @@ class RewrapRun:
         self._next_at = turn + count / self._options.rate
         await sleep(self._stop, turn - now)
 
-    def _can_read(self, lane: Lane) -> bool:
-        backend = self._keyring.find(lane.kek_id)
-        return backend is not None and backend.refusal(lane.kek_id) is None
+    def _can_read(self, kind: WrapKind) -> bool:
+        backend = self._keyring.find(kind.kek_id)
+        return backend is not None and backend.refusal(kind.kek_id) is None

@@ -124,7 +124,7 @@ class DatabaseUnavailable(Unavailable):
 
 
 class OutcomeUnknown(Unavailable):
-    """The database did not say whether this change was made: GET /status or GET /key tells."""
+    """The database did not say whether this change was made: GET /status or GET /key shows."""
 
     part = "database"
     code = "OUTCOME_UNKNOWN"

@@ -1,7 +1,7 @@
-"""The two statements of the hot path, run for many users at once.
+"""Group commit for the two statements of the hot path.
 
 The database reads and writes each row in the scope of its own user, one after the other
-(``sql/migrations``, 0008 to 0010); what comes back is held against who asked.
+(``sql/migrations``, 0008 to 0010); each row that comes back is checked against the user who asked.
 """
 
 from collections.abc import Awaitable, Sequence

@@ -1,4 +1,4 @@
-"""The key check value: tells a user's master key from any other, and reveals nothing about it.
+"""The key check value: recognises a user's master key, and reveals nothing about it.
 
 HMAC-SHA-256 (RFC 2104) keyed with the master key itself: who does not have its 256 random bits can
 neither compute nor invert it. It needs no KEK, so it outlives every re-wrap and holds in

@@ -74,7 +74,7 @@ class MasterKeys:
         try:
             async with _timeout(caller):
                 wrap = await self._keyring.wrap(caller.user_id, key)
-                # A KMS may have moved to key material that nobody has held against the registry.
+                # A KMS may have moved to key material that was never compared with the registry.
                 await self._admit(wrap.kek_id)
         except _FAILURES as error:
             raise _ours(error, caller, self._keyring.active.uri.text) from None

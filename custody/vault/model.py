@@ -84,7 +84,7 @@ class Vault:
         recovery_set_at: when.
         zero_knowledge: whether the server has given up its wrap.
         generation: grows with every new master key.
-        key_check: the key check value, or None while the server has not held the key yet.
+        key_check: the key check value, or None while the server has not opened the wrap yet.
         row_version: grows with every change of the row.
     """
 

@@ -47,11 +47,11 @@ class VaultRows:
     def __init__(self, engine: AsyncEngine, reserve: AsyncEngine) -> None:
         self._engine = engine
         self._reserve = reserve
-        self._gathered = GroupedRows(engine)
+        self._grouped = GroupedRows(engine)
 
     async def close(self) -> None:
         """Give connections back; called when no request is under way."""
-        await self._gathered.close()
+        await self._grouped.close()
 
     async def read(self, caller: Caller) -> Vault | None:
         """Read the caller's row.
@@ -73,7 +73,7 @@ class VaultRows:
 
     async def _read(self, caller: Caller) -> tuple[Vault | None, bool]:
         try:
-            return await self._gathered.read(caller.user_id, caller.deadline)
+            return await self._grouped.read(caller.user_id, caller.deadline)
         except NotBatched:
             pass
         async with user_transaction(self._engine, caller.user_id, caller.deadline) as connection:
@@ -144,7 +144,7 @@ class VaultRows:
         """
         if vault is None:
             try:
-                await self._gathered.record(event, caller.deadline)
+                await self._grouped.record(event, caller.deadline)
             except NotBatched:
                 pass
             except DatabaseError as error:

@@ -1,42 +1,30 @@
-"""The use cases, one method each. They decide on the row as it was read and change it guarded.
+"""The use cases, one method each: decide on the row as it was read, change it by compare-and-set.
 
-Where another writer was faster, the row is read and judged again: nothing is ever overwritten
-unseen, and no interleaving ends in an error.
+Where another writer was faster, the row is read and checked again: no change is overwritten unseen,
+and no interleaving ends in an error.
 """
 
-import asyncio
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
-from weakref import WeakValueDictionary
-
-import structlog
 
 from custody.audit.events import Action
 from custody.vault.errors import (
-    AuditUnavailable,
     KeyNotInitialised,
     MasterKeyMismatch,
-    OutcomeUnknown,
     Overloaded,
     RecoveryWrapMissing,
     StaleGeneration,
     UnwrapFailed,
     UserUnknown,
-    VaultError,
     VaultNotInitialised,
     ZkActive,
     ZkRotateForbidden,
 )
+from custody.vault.failures import AUDIT_RESERVE_SECONDS, Failures
 from custody.vault.key_check import is_master_key, key_check_value
 from custody.vault.keys import MasterKeys
 from custody.vault.model import Caller, MasterKey, RecoveryBlob, RecoveryWrap, Status, Vault
 from custody.vault.rows import VaultRows, event
-
-# What a use case leaves of the deadline so that its failure can still be recorded.
-_AUDIT_RESERVE_SECONDS = 3.0
-_INTERNAL_STATUS = 500
-
-log = structlog.get_logger()
+from custody.vault.turns import Turns
 
 
 class VaultService:
@@ -50,9 +38,8 @@ class VaultService:
     def __init__(self, rows: VaultRows, keys: MasterKeys) -> None:
         self._rows = rows
         self._keys = keys
-        # One change per user at a time in this process, so that a user whose row is locked holds
-        # one connection and not all of them. Correctness does not depend on it.
-        self._turns: WeakValueDictionary[str, asyncio.Lock] = WeakValueDictionary()
+        self._failures = Failures(rows)
+        self._turns = Turns()
 
     async def status(self, caller: Caller) -> Status:
         """Say what there is, without unwrapping and without an audit row."""
@@ -84,12 +71,12 @@ class VaultService:
                 caller, vault, Action.FETCH, context=None, zk_context="zk-recovery-blob"
             )
         except Exception as error:
-            await self._record_failure(caller, Action.FAILED_FETCH, error)
+            await self._failures.record(caller, Action.FAILED_FETCH, error)
             raise
 
     async def init(self, caller: Caller) -> MasterKey | RecoveryBlob:
         """Mint the user's first master key, or hand out what there is."""
-        async with self._audited(caller, Action.INIT), self._turn(caller):
+        async with self._failures.audited(caller, Action.INIT), self._turns.of(caller):
             async for vault in self._attempts(caller):
                 if vault is not None:
                     return await self._hand_out(
@@ -105,7 +92,7 @@ class VaultService:
 
     async def rotate(self, caller: Caller) -> MasterKey:
         """Replace the master key for good; without a vault, act as init."""
-        async with self._audited(caller, Action.ROTATE), self._turn(caller):
+        async with self._failures.audited(caller, Action.ROTATE), self._turns.of(caller):
             fresh = None
             async for vault in self._attempts(caller):
                 if vault is None:
@@ -126,7 +113,7 @@ class VaultService:
 
     async def set_recovery(self, caller: Caller, recovery: RecoveryWrap) -> None:
         """Store or replace the recovery wrap that the client built."""
-        async with self._audited(caller, Action.RECOVERY_SET), self._turn(caller):
+        async with self._failures.audited(caller, Action.RECOVERY_SET), self._turns.of(caller):
             async for vault in self._attempts(caller):
                 if vault is None:
                     raise VaultNotInitialised
@@ -140,7 +127,7 @@ class VaultService:
     async def clear_recovery(self, caller: Caller) -> None:
         """Remove the recovery wrap; where there is none, do nothing."""
         action = Action.RECOVERY_CLEAR
-        async with self._audited(caller, action), self._turn(caller):
+        async with self._failures.audited(caller, action), self._turns.of(caller):
             async for vault in self._attempts(caller):
                 if vault is None:
                     raise VaultNotInitialised
@@ -157,7 +144,7 @@ class VaultService:
     async def enable_zero_knowledge(self, caller: Caller) -> None:
         """Forget the server's wrap; only the recovery wrap is left."""
         action = Action.ZK_ENABLE
-        async with self._audited(caller, action), self._turn(caller):
+        async with self._failures.audited(caller, action), self._turns.of(caller):
             async for vault in self._attempts(caller):
                 if vault is None:
                     raise VaultNotInitialised
@@ -168,7 +155,7 @@ class VaultService:
                     raise RecoveryWrapMissing
                 key_check = vault.key_check
                 if key_check is None and vault.wrap is not None:
-                    # The last moment at which the server holds the key: without its key check
+                    # The last moment at which the server has the key: without its key check
                     # value any 32 bytes could replace it when the mode is turned off.
                     key = await self._keys.open(caller, vault.wrap, None)
                     key_check = key_check_value(caller.user_id, key)
@@ -185,7 +172,7 @@ class VaultService:
             key: 32 bytes.
         """
         action = Action.ZK_DISABLE
-        async with self._audited(caller, action), self._turn(caller):
+        async with self._failures.audited(caller, action), self._turns.of(caller):
             async for vault in self._attempts(caller):
                 if vault is None:
                     raise VaultNotInitialised
@@ -232,55 +219,9 @@ class VaultService:
 
     async def _attempts(self, caller: Caller) -> AsyncIterator[Vault | None]:
         """Yield the row, again after each lost race, until too little time is left."""
-        while caller.deadline.remaining() > _AUDIT_RESERVE_SECONDS:
+        while caller.deadline.remaining() > AUDIT_RESERVE_SECONDS:
             vault = await self._rows.read(caller)
             generation = None if vault is None else vault.generation
             if caller.if_match is not None and not caller.if_match.allows(generation):
                 raise StaleGeneration
             yield vault
-
-    @asynccontextmanager
-    async def _turn(self, caller: Caller) -> AsyncIterator[None]:
-        """Wait for the caller's earlier changes to end."""
-        lock = self._turns.setdefault(caller.user_id, asyncio.Lock())
-        try:
-            async with asyncio.timeout_at(caller.deadline.at - _AUDIT_RESERVE_SECONDS):
-                await lock.acquire()
-        except TimeoutError:
-            raise Overloaded from None
-        try:
-            yield
-        finally:
-            lock.release()
-
-    @asynccontextmanager
-    async def _audited(self, caller: Caller, failure: Action) -> AsyncIterator[None]:
-        """Record what goes wrong in the block; see :meth:`_record_failure`."""
-        try:
-            yield
-        except Exception as error:
-            await self._record_failure(caller, failure, error)
-            raise
-
-    async def _record_failure(self, caller: Caller, failure: Action, error: Exception) -> None:
-        """Record a refusal or failure in a transaction of its own, which commits.
-
-        Raises:
-            AuditUnavailable: instead of a refusal that can't be recorded. A failure stays what it
-                is: nothing was done, and its cause says more.
-        """
-        if isinstance(error, UserUnknown | AuditUnavailable):
-            # No action of a known user; or there is nowhere to record anything.
-            return
-        context, status = "internal", _INTERNAL_STATUS
-        if isinstance(error, VaultError):
-            context, status = error.context, error.status
-        try:
-            await self._rows.record_failure(caller, event(caller, failure, context, status))
-        except AuditUnavailable:
-            if isinstance(error, OutcomeUnknown):
-                # The row of the change itself may be there: both have one id, so only one can be.
-                return
-            log.warning("failure_not_audited", action=failure, context=context)
-            if status < _INTERNAL_STATUS:
-                raise

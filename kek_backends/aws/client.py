@@ -65,17 +65,17 @@ class AwsClient:
             credentials too.
         region: the region to ask.
         endpoint: URL of another endpoint than the region's own, or None.
-        patience: seconds to wait for another thread that makes the client.
+        give_up_after: seconds to wait for another thread that makes the client.
     """
 
     def __init__(
-        self, uri: KekUri, session: Any, *, region: str, endpoint: str | None, patience: float
+        self, uri: KekUri, session: Any, *, region: str, endpoint: str | None, give_up_after: float
     ) -> None:
         self.region = region
         self.endpoint = endpoint
         self._uri = uri
         self._session = session
-        self._patience = patience
+        self._give_up_after = give_up_after
         self._making = threading.Lock()
         self._made: Any = None
         _bound_clients_of(session)
@@ -89,7 +89,7 @@ class AwsClient:
         """
         if self._made is not None:
             return self._made
-        if not self._making.acquire(timeout=self._patience):
+        if not self._making.acquire(timeout=self._give_up_after):
             raise Transient(f"{self._uri.text}: still waiting for credentials")
         try:
             if self._made is None:

@@ -3,50 +3,25 @@
 import asyncio
 import base64
 import contextlib
-import logging
 import secrets
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Self
 
-import botocore.session
-from botocore import exceptions as sdk
-from botocore.config import Config
-
 from kek_backends.aws.client import AwsClient, endpoint_from, region_from
 from kek_backends.aws.diagnostics import good, of_endpoint, tried
-from kek_backends.aws.errors import CredentialsRefused, by_code
+from kek_backends.aws.errors import translate
 from kek_backends.aws.key import check, context, missing, parse_wrap
 from kek_backends.aws.names import KeyArn, KeyName
+from kek_backends.aws.session import open_session
 from kek_backends.base import FORMAT_BOUND, MASTER_KEY_SIZE, KekBackend, OwnedWrap, Rewrapped, Wrap
 from kek_backends.errors import KekError, Misconfigured, Transient
 from kek_backends.findings import Finding
-from kek_backends.remote import ATTEMPT_SECONDS, CONCURRENT_CALLS, RemoteKek
+from kek_backends.remote import ATTEMPT_SECONDS, RemoteKek
 from kek_backends.uri import KekUri
 
 # Of a re-wrap at once: the calls of users keep the other turns.
 _CONCURRENT_REENCRYPTS = 4
-# Long enough for one lost SYN; the read timeout is cut further by the attempt's deadline.
-_CONNECT_SECONDS = 1.5
 _PROBE_USER = "custody-proof-own"
-# Only the operator can cure these, on this host.
-_CONFIGURATION = (
-    sdk.ConfigNotFound,
-    sdk.ConfigParseError,
-    sdk.InvalidConfigError,
-    sdk.InvalidRegionError,
-    sdk.NoCredentialsError,
-    sdk.NoRegionError,
-    sdk.PartialCredentialsError,
-    sdk.ProfileNotFound,
-    sdk.UnknownCredentialError,
-)
-_LOGIN = (sdk.LoginError, sdk.SSOError, sdk.TokenRetrievalError)
-_CONNECTION = (
-    sdk.ConnectionError,
-    sdk.HTTPClientError,
-    sdk.CredentialRetrievalError,
-    sdk.MetadataRetrievalError,
-)
 
 
 class AwsKmsKek(RemoteKek):
@@ -103,12 +78,14 @@ class AwsKmsKek(RemoteKek):
             raise Misconfigured(
                 f"KEK {uri.text}: rows are stamped with the ARN of the key: remove ?id="
             )
-        session = _session(uri, environ)
+        session = open_session(uri, environ)
         # KMS answers only for keys of the region that is asked.
         region = name.region or region_from(uri, environ, session.get_config_variable("region"))
         session.set_config_variable("region", region)  # where credentials come from asks it too
         endpoint = endpoint_from(uri, environ)
-        client = AwsClient(uri, session, region=region, endpoint=endpoint, patience=ATTEMPT_SECONDS)
+        client = AwsClient(
+            uri, session, region=region, endpoint=endpoint, give_up_after=ATTEMPT_SECONDS
+        )
         return cls(uri, name, client)
 
     @property
@@ -277,57 +254,4 @@ class AwsKmsKek(RemoteKek):
         )
 
     def _translate(self, error: Exception) -> KekError:
-        return _translated(self._uri, error)
-
-
-def _session(uri: KekUri, environ: Mapping[str, str]) -> Any:
-    """Return the SDK's session. Reads files, and no network."""
-    key, secret = environ.get("AWS_ACCESS_KEY_ID"), environ.get("AWS_SECRET_ACCESS_KEY")
-    if bool(key) != bool(secret):
-        raise Misconfigured(
-            f"KEK {uri.text}: only one of AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY is set"
-        )
-    # At debug level it logs requests as they are, with the plaintext; as a warning the traceback
-    # of every failure to fetch credentials, which our own error tells in a line.
-    logging.getLogger("botocore").setLevel(logging.ERROR)
-    session = botocore.session.Session()
-    if profile := environ.get("AWS_PROFILE"):
-        session.set_config_variable("profile", profile)
-    if key:
-        session.set_credentials(key, secret, environ.get("AWS_SESSION_TOKEN") or None)
-    # Of the session, not of one client: those that fetch credentials from STS must end too.
-    session.set_default_client_config(
-        Config(
-            connect_timeout=_CONNECT_SECONDS,
-            read_timeout=ATTEMPT_SECONDS,
-            # More than there are threads: none waits for a connection, none is thrown away.
-            max_pool_connections=2 * CONCURRENT_CALLS,
-            # The retries are ours: they know the deadline of the whole call.
-            retries={"total_max_attempts": 1, "mode": "standard"},
-        )
-    )
-    try:
-        session.get_scoped_config()
-    except Exception as error:  # noqa: BLE001 - the SDK's text may hold lines of a file of secrets
-        failed = _translated(uri, error)
-    else:
-        return session
-    raise failed
-
-
-def _translated(uri: KekUri, error: Exception) -> KekError:
-    kind = type(error).__name__
-    if isinstance(error, sdk.ClientError):
-        code = str(error.response.get("Error", {}).get("Code"))
-        status = error.response.get("ResponseMetadata", {}).get("HTTPStatusCode", 0)
-        return by_code(uri, error.operation_name, code, status)
-    if isinstance(error, _CONFIGURATION):
-        return Misconfigured(
-            f"KEK {uri.text}: the AWS configuration of this host is wrong ({kind}); check "
-            "AWS_PROFILE, the files it names, and the credentials"
-        )
-    if isinstance(error, _LOGIN):
-        return CredentialsRefused(f"{uri.text}: the login has ended ({kind}); run: aws sso login")
-    if isinstance(error, _CONNECTION):
-        return Transient(f"{uri.text}: AWS can't be reached ({kind})")
-    return Transient(f"{uri.text}: an answer that makes no sense ({kind})")
+        return translate(self._uri, error)

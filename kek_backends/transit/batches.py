@@ -72,7 +72,7 @@ class Batches:
         self, send: Callable[[Any, list[dict[str, str]]], Any], entries: list[dict[str, str]]
     ) -> list[Any]:
         try:
-            answer = self._tokens.call(lambda vault: send(vault, entries))
+            answer = self._tokens.call(lambda client: send(client, entries))
         except (of_hvac.InvalidRequest, of_hvac.InternalServerError) as error:
             # So comes a list in which an item failed, or all did. Its text holds the plaintext of
             # the others, and goes no further than this line.

@@ -34,7 +34,7 @@ async def examine(
         active: whether it is to wrap.
     """
     try:
-        seen = await kek.ask_in_thread(lambda: tokens.call(lambda vault: _look(vault, path)))
+        seen = await kek.ask_in_thread(lambda: tokens.call(lambda client: _look(client, path)))
     except KekError as error:
         return [_failure(error)]
     address, token, rights = seen
@@ -58,11 +58,11 @@ async def examine(
     return [Finding(Verdict.OK, f"{use}; kek_id {kek.kek_id}")]
 
 
-def _look(vault: Any, path: KeyPath) -> tuple[str, Mapping[str, Any], Mapping[str, Any]]:
+def _look(client: Any, path: KeyPath) -> tuple[str, Mapping[str, Any], Mapping[str, Any]]:
     calls = [f"{path.mount}/{call}/{path.key}" for call in _RIGHTS]
-    rights = vault.sys.get_capabilities(paths=calls)
-    token = vault.auth.token.lookup_self()
-    return vault.url, token["data"], rights["data"]
+    rights = client.sys.get_capabilities(paths=calls)
+    token = client.auth.token.lookup_self()
+    return client.url, token["data"], rights["data"]
 
 
 def _of_address(address: str) -> list[Finding]:

@@ -1,7 +1,6 @@
 """``vault:MOUNT/KEY``: a key of the transit engine of HashiCorp Vault or OpenBao."""
 
 import base64
-import threading
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Self
@@ -10,12 +9,13 @@ from kek_backends.base import OwnedWrap, Rewrapped, Wrap
 from kek_backends.call_batcher import CallBatcher
 from kek_backends.errors import KekError, KeyMissing, Misconfigured, Tampered, Transient
 from kek_backends.findings import Finding
-from kek_backends.remote import ATTEMPT_SECONDS, RemoteKek
+from kek_backends.remote import RemoteKek
 from kek_backends.transit.batches import MOST_ITEMS, Batches
 from kek_backends.transit.diagnostics import examine
 from kek_backends.transit.http import TooLarge, connector, data_of, opening, translate
 from kek_backends.transit.key import KeyPath, TransitKey
 from kek_backends.transit.login import login_from
+from kek_backends.transit.state import KeyState
 from kek_backends.transit.tokens import Tokens
 from kek_backends.uri import KekUri
 
@@ -56,15 +56,14 @@ class TransitKek(RemoteKek):
         super().__init__(path.uri)
         self._path = path
         self._tokens = tokens
-        self._state: TransitKey | None = None
-        self._asking = threading.Lock()
+        self._key = KeyState(path, tokens)
         self._batch_size = MOST_ITEMS
         self._batches = Batches(path.uri, tokens)
-        self._gathered_wraps: CallBatcher[OwnedKey, Wrap] = CallBatcher(
-            lambda items: self._take_turn(lambda: self._encrypt_batch(items)), MOST_ITEMS
+        self._wrap_calls: CallBatcher[OwnedKey, Wrap] = CallBatcher(
+            lambda items: self._calls.in_turn(lambda: self._encrypt_batch(items)), MOST_ITEMS
         )
-        self._gathered_unwraps: CallBatcher[OwnedWrap, bytes] = CallBatcher(
-            lambda items: self._take_turn(lambda: self._decrypt_batch(items)), MOST_ITEMS
+        self._unwrap_calls: CallBatcher[OwnedWrap, bytes] = CallBatcher(
+            lambda items: self._calls.in_turn(lambda: self._decrypt_batch(items)), MOST_ITEMS
         )
 
     @classmethod
@@ -82,14 +81,15 @@ class TransitKek(RemoteKek):
     @property
     def kek_id(self) -> str | None:
         """The stamp of the version that encrypts, as last heard."""
-        return None if self._state is None else self._path.stamp(self._state.latest)
+        key = self._key.last
+        return None if key is None else self._path.stamp(key.latest)
 
     def fingerprint(self, kek_id: str) -> str | None:
         """Return when the version was made: a key that was deleted and made again differs."""
-        version = self._path.version(kek_id)
-        if self._state is None or version is None or version not in self._state.created:
+        key, version = self._key.last, self._path.version(kek_id)
+        if key is None or version is None or version not in key.created:
             return None
-        return f"transit version made at {self._state.created[version]}"
+        return f"transit version made at {key.created[version]}"
 
     def holds(self, kek_id: str) -> bool:
         """Every version of this key is ours to unwrap."""
@@ -97,19 +97,19 @@ class TransitKek(RemoteKek):
 
     def refusal(self, kek_id: str) -> str | None:
         """Name a version that the server would refuse to decrypt with."""
-        version = self._path.version(kek_id)
-        if self._state is None or version is None:
+        key, version = self._key.last, self._path.version(kek_id)
+        if key is None or version is None:
             return None
-        if version > self._state.latest:
+        if version > key.latest:
             return (
                 f"{self._uri.text}: rows carry version {version}, and the key has "
-                f"{self._state.latest}: restore a newer backup of the key"
+                f"{key.latest}: restore a newer backup of the key"
             )
-        if version >= self._state.least:
+        if version >= key.least:
             return None
         return (
             f"{self._uri.text}: rows carry version {version}, and the key's min_decryption_version "
-            f"is {self._state.least}: lower it until they are re-wrapped"
+            f"is {key.least}: lower it until they are re-wrapped"
         )
 
     @property
@@ -123,57 +123,24 @@ class TransitKek(RemoteKek):
 
     async def examine(self, *, active: bool) -> list[Finding]:
         """Look at the key, its policy, the token and the address; see the docs of the doctor."""
-        return await examine(self, self._path, self._tokens, lambda: self._state, active=active)
+        return await examine(self, self._path, self._tokens, lambda: self._key.last, active=active)
 
     @property
     def _is_derived(self) -> bool:
-        return self._state is not None and self._state.derived
+        return self._key.last is not None and self._key.last.derived
 
     def _ask(self) -> None:
-        # One at a time: an answer that was asked for earlier never replaces a later one.
-        if not self._asking.acquire(timeout=ATTEMPT_SECONDS):
-            raise Transient(f"{self._uri.text}: the server does not say how the key is")
-        try:
-            self._state = self._read_key()
-        finally:
-            self._asking.release()
-
-    def _read_key(self) -> TransitKey:
-        answer = self._tokens.call(lambda vault: vault.secrets.transit.read_key(**self._path.named))
-        return self._path.state(data_of(self._uri, answer))
-
-    def _known(self) -> TransitKey:
-        if self._state is None:
-            self._ask()
-        if self._state is None:
-            raise AssertionError
-        return self._state
-
-    def _known_derived(self) -> TransitKey:
-        """Return the state of a key that binds by ``context``: only that is sent in batches."""
-        key = self._known()
-        if not key.derived:
-            raise Transient(f"{self._uri.text}: the key was replaced at this moment")
-        return key
-
-    def _is_still(self, before: TransitKey) -> bool:
-        """Ask whether the key is still the one that a call was made for.
-
-        A key that is deleted and made again has the same versions, and may not be derived: then a
-        wrap would be bound to nobody, or be of a key that the kek_id does not stand for.
-        """
-        self._ask()
-        return before.is_same(self._known())
+        self._key.ask()
 
     async def _wrap_once(self, user_id: str, master_key: bytes) -> Wrap:
         if not await self._goes_in_batches():
             return await super()._wrap_once(user_id, master_key)
-        return await self._gathered_wraps.ask(OwnedKey(user_id, master_key))
+        return await self._wrap_calls.ask(OwnedKey(user_id, master_key))
 
     async def _unwrap_once(self, user_id: str, wrap: Wrap) -> bytes:
         if not await self._goes_in_batches():
             return await super()._unwrap_once(user_id, wrap)
-        return await self._gathered_unwraps.ask(OwnedWrap(user_id, wrap))
+        return await self._unwrap_calls.ask(OwnedWrap(user_id, wrap))
 
     async def _goes_in_batches(self) -> bool:
         """Say whether this key's calls go in batches; then a lone one does, too.
@@ -181,35 +148,35 @@ class TransitKek(RemoteKek):
         A key has one form of call, so the form that is proven to bind is the form that is used.
         Only ``context`` is relied on in a batch: rewrap, for one, ignores ``associated_data``.
         """
-        if self._state is None:
-            await self._take_turn(self._known)
+        if self._key.last is None:
+            await self._calls.in_turn(self._key.known)
         return self._is_derived
 
     def _encrypt(self, user_id: str, master_key: bytes) -> Wrap:
-        key = self._known()
+        key = self._key.known()
         plaintext = base64.b64encode(master_key).decode()
         answer = self._tokens.call(
-            lambda vault: vault.secrets.transit.encrypt_data(
+            lambda client: client.secrets.transit.encrypt_data(
                 **self._path.named, plaintext=plaintext, **key.binding(user_id)
             )
         )
         wrap = self._path.wrap_of(data_of(self._uri, answer))
-        if not self._is_still(key):
+        if not self._key.is_still(key):
             raise Transient(f"{self._uri.text}: the key was replaced at this moment")
         return wrap
 
     def _decrypt(self, user_id: str, wrap: Wrap) -> bytes:
         self._path.check(wrap)
-        binding = self._known().binding(user_id)
+        binding = self._key.known().binding(user_id)
         with opening(self._uri):
             answer = self._tokens.call(
-                lambda vault: vault.secrets.transit.decrypt_data(
+                lambda client: client.secrets.transit.decrypt_data(
                     **self._path.named, ciphertext=wrap.wrapped_mk, **binding
                 )
             )
         key = _plaintext(data_of(self._uri, answer))
         if self.refusal(wrap.kek_id) is not None:
-            self._ask()  # the version is allowed again
+            self._key.ask()  # the version is allowed again
         return key
 
     async def _reencrypt(self, items: Sequence[OwnedWrap]) -> list[Rewrapped]:
@@ -235,29 +202,29 @@ class TransitKek(RemoteKek):
         return outcome
 
     def _encrypt_batch(self, items: Sequence[OwnedKey]) -> list[Wrap | KekError]:
-        key = self._known_derived()
+        key = self._key.known_derived()
         done = self._batches.each(
             items,
             lambda item: {
                 "plaintext": base64.b64encode(item.master_key).decode(),
                 **key.binding(item.user_id),
             },
-            lambda vault, batch: vault.secrets.transit.encrypt_data(
+            lambda client, batch: client.secrets.transit.encrypt_data(
                 **self._path.named, batch_input=batch
             ),
             self._path.wrap_of,
         )
-        if not self._is_still(key):
+        if not self._key.is_still(key):
             raise Transient(f"{self._uri.text}: the key was replaced at this moment")
         return done
 
     def _decrypt_batch(self, items: Sequence[OwnedWrap]) -> list[bytes | KekError]:
-        key = self._known_derived()
+        key = self._key.known_derived()
         with opening(self._uri):
             done = self._batches.each(
                 items,
                 lambda item: self._entry(key, item),
-                lambda vault, batch: vault.secrets.transit.decrypt_data(
+                lambda client, batch: client.secrets.transit.decrypt_data(
                     **self._path.named, batch_input=batch
                 ),
                 _plaintext,
@@ -266,21 +233,21 @@ class TransitKek(RemoteKek):
             item.wrap for item, one in zip(items, done, strict=True) if isinstance(one, bytes)
         )
         if any(self.refusal(wrap.kek_id) is not None for wrap in opened):
-            self._ask()  # the version is allowed again
+            self._key.ask()  # the version is allowed again
         return done
 
     def _rewrap_batch(self, items: Sequence[OwnedWrap]) -> list[Rewrapped]:
-        key = self._known_derived()
+        key = self._key.known_derived()
         with opening(self._uri):
             done = self._batches.each(
                 items,
                 lambda item: self._entry(key, item),
-                lambda vault, batch: vault.secrets.transit.rewrap_data(
+                lambda client, batch: client.secrets.transit.rewrap_data(
                     **self._path.named, ciphertext="", batch_input=batch
                 ),
                 self._path.wrap_of,
             )
-        if not self._is_still(key):
+        if not self._key.is_still(key):
             # Each of them would look as if somebody had touched its row.
             raise KeyMissing(f"{self._uri.text}: the key was replaced by another of its name")
         return done

@@ -1,6 +1,6 @@
 -- The latest run, and before it those that did something, the newest first: a job of every night that
 -- finds nothing to do would fill the list alone. A run that goes on by its record, and has been left
--- (its process was killed), is stopped. $1 how many, $2 for how many seconds a word is good
+-- (its process was killed), is stopped. $1 how many, $2 for how many seconds a heartbeat is good
 SELECT id, target, everything, started_by, sources,
        CASE WHEN state = 'running'
                 AND heartbeat_at < now() - make_interval(secs => $2::float8)

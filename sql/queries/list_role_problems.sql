@@ -1,6 +1,6 @@
 -- What is unsafe in the role that asks, one row a problem: it must be able to do its duty and
 -- nothing that would break a promise. $1 the duty: custody_app or custody_rewrap. $2 whether auth.users
--- is marked as our own, NULL: that is not known. $3 another role to judge, NULL: the one that asks
+-- is marked as our own, NULL: that is not known. $3 another role to check, NULL: the one that asks
 WITH
 me AS (
     SELECT oid, rolname,
@@ -28,7 +28,7 @@ url AS (  -- where the role comes from
     SELECT format('set %s to a login role that is a member of %s',
                   CASE $1::text WHEN 'custody_app' THEN 'CUSTODY_DATABASE_URL' ELSE 'CUSTODY_REWRAP_DATABASE_URL' END, $1::text) AS cure
 ),
-plain AS (  -- judged in detail only if it is not the wrong role altogether
+plain AS (  -- checked in detail only if it is not the wrong role altogether
     SELECT me.* FROM me WHERE NOT EXISTS (SELECT 1 FROM mine WHERE rolsuper) AND NOT EXISTS (SELECT 1 FROM owned)
 )
 SELECT 'roles' AS kind,
@@ -111,7 +111,7 @@ FROM plain, (VALUES
 ) AS other (duty, tablename, privileges)
 JOIN relations ON relations.name = other.tablename, unnest(other.privileges) AS forbidden (privilege)
 WHERE other.duty = $1
-    -- Whoever has both duties, or another one, is told so above.
+    -- Whoever has both duties, or another one, is named above.
     AND EXISTS (SELECT 1 FROM mine WHERE mine.rolname = $1)
     AND (SELECT count(*) FROM mine WHERE mine.rolname IN ('custody_app', 'custody_rewrap')) < 2
     AND EXISTS (
@@ -189,7 +189,7 @@ WHERE CASE
     WHEN needed.duty = $1
         THEN NOT has_function_privilege(coalesce($3::name, session_user), pg_proc.oid, 'EXECUTE')
             AND plain.inherits
-    -- The other duty's; whoever has both is told so above.
+    -- The other duty's; whoever has both is named above.
     ELSE needed.name NOT IN ('custody_keks_in_use', 'custody_sample_wraps', 'custody_register_kek')
         AND EXISTS (SELECT 1 FROM mine WHERE has_function_privilege(mine.oid, pg_proc.oid, 'EXECUTE'))
         AND NOT EXISTS (SELECT 1 FROM mine WHERE mine.rolname = needed.duty)

@@ -1,5 +1,5 @@
 -- Settings that the role, the database or the URL brings and under which requests can't be served, or
--- promises do not hold, one row a problem with its cure. What the look itself sets is judged by what
+-- promises do not hold, one row a problem with its cure. What the look itself sets is checked by what
 -- the session began with.
 WITH
 wrong (name, value, why) AS (

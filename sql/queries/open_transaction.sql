@@ -1,4 +1,5 @@
--- Bounds a transaction that is nobody's: who is frozen or cut off in it holds up nobody for long.
+-- Bounds a transaction without a user scope: a client that is frozen or cut off in it blocks others
+-- for seconds only.
 -- $1 the longest wait for a lock, $2 the longest statement (milliseconds, as text)
 SELECT set_config('lock_timeout', $1, true),
        set_config('statement_timeout', $2, true),

@@ -1,5 +1,5 @@
--- Sets rows aside, each only if nobody changed it since it was read. One that a user is changing at
--- this moment is left out, not waited for. Returns whose were set aside.
+-- Quarantines rows by compare-and-set: each only if its row version is still the one that was read.
+-- One that a user is changing at this moment is left out, not waited for. Returns whose they were.
 -- Arrays: $1 user ids, $2 row versions, $3 reasons
 WITH damaged AS (
     SELECT * FROM unnest($1::text[], $2::bigint[], $3::text[]) AS damaged (user_id, row_version, reason)

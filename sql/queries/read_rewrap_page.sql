@@ -1,5 +1,5 @@
--- A page of rows of one kind, in the order of users. Rows that the run has done already (it was
--- taken over, or does everything) are left out.
+-- A page of rows of one kind, in the order of users. Rows that the run has done already (the claim
+-- was reclaimed, or the run does everything) are left out.
 -- $1 kek_id, $2 format, $3 above which user id, $4 up to which one or NULL, $5 when the run began,
 -- $6 how many, $7 target
 SELECT user_id, wrapped_mk, wrap_iv, format_version, kek_id, key_check, row_version

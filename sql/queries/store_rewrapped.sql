@@ -1,5 +1,6 @@
--- Puts the new wraps of a batch into its rows, each only if nobody changed it since it was read. A
--- row that a user is changing at this moment is left out, not waited for. Returns how many.
+-- Puts the new wraps of a batch into its rows by compare-and-set: each only if its row version is
+-- still the one that was read. A row that a user is changing at this moment is left out, not waited
+-- for. Returns how many.
 -- The arrays are joined once: the planner takes them for a few rows, and would compare each with each.
 -- Arrays: $1 user ids, $2 row versions, $3 wraps, $4 nonces, $5 kek_ids. $6 when the run began:
 -- by that a run over all rows knows what it has done, even if the clock is set back meanwhile

@@ -1,4 +1,4 @@
--- Says that the owner still works on it, and so on the run. $1 claim, $2 owner
+-- Writes the heartbeat of a claim, and so of its run. $1 claim, $2 owner
 WITH touched AS (
     UPDATE auth.rewrap_claims SET heartbeat_at = now() WHERE id = $1 AND owner = $2 RETURNING run_id
 )

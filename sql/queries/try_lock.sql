@@ -1,2 +1,3 @@
--- Whether nobody else in this database holds the lock of that number; held to the transaction's end.
+-- Takes the advisory lock of that number, to the end of the transaction, unless another session in
+-- this database has it. Returns whether it was taken.
 SELECT pg_try_advisory_xact_lock($1)

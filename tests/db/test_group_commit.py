@@ -11,7 +11,7 @@ from sqlalchemy.ext.asyncio import AsyncEngine
 from custody.db.clock import DatabaseClock
 from custody.db.engine import Connection
 from custody.db.errors import Busy, DatabaseError
-from custody.db.group_commit import BATCH_SIZE, LANES, GroupCommit, NotBatched
+from custody.db.group_commit import BATCH_SIZE, CONNECTIONS, GroupCommit, NotBatched
 from custody.deadline import Deadline
 from custody.development.postgres import EmbeddedPostgres
 from tests.db.breaking import frozen
@@ -169,9 +169,11 @@ async def test_a_lane_that_hangs_stops_nobody_else(engine: AsyncEngine) -> None:
 async def test_lanes_are_bounded(engine: AsyncEngine) -> None:
     run = Batches(1.5)
     gatherer = GroupCommit(engine, run)
-    tasks = [await start(gatherer.ask(item, Deadline.after(8)), 0.15) for item in range(LANES + 2)]
-    assert sorted(run.seen) == [[item] for item in range(LANES)]
-    assert await asyncio.gather(*tasks) == [item * 10 for item in range(LANES + 2)]
+    tasks = [
+        await start(gatherer.ask(item, Deadline.after(8)), 0.15) for item in range(CONNECTIONS + 2)
+    ]
+    assert sorted(run.seen) == [[item] for item in range(CONNECTIONS)]
+    assert await asyncio.gather(*tasks) == [item * 10 for item in range(CONNECTIONS + 2)]
     assert await all_given_back(engine)
 
 

@@ -10,7 +10,7 @@ import pytest
 from sqlalchemy.ext.asyncio import AsyncEngine
 
 from custody.db import engine as engine_module
-from custody.db.scope import acquire
+from custody.db.checkout import acquire
 from custody.development.postgres import EmbeddedPostgres
 from custody.ops import heartbeat
 from custody.ops.heartbeat import Heartbeat

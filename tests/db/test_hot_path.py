@@ -10,7 +10,7 @@ import pytest
 from custody.audit.events import Event
 from custody.audit.writer import write_together
 from custody.db.engine import Connection
-from custody.http import server as http_server
+from custody.http import frontend
 from custody.ops.health import Health
 from custody.vault import grouped
 from tests.client import Answer, Client
@@ -210,7 +210,7 @@ async def test_rows_that_arrive_at_a_frozen_server_are_never_committed(
 
     keys = await init(device, users)
     with monkeypatch.context() as patch, thawed(database.server):
-        patch.setattr(http_server, "REQUEST_SECONDS", 3.0)
+        patch.setattr(frontend, "REQUEST_SECONDS", 3.0)
         patch.setattr(grouped, "write_together", freeze_then_write)
         answers = await asyncio.gather(*(device(user).key() for user in users))
     assert {(answer.status, answer.code) for answer in answers} == {(503, "AUDIT_UNAVAILABLE")}

@@ -9,11 +9,11 @@ import pytest
 from structlog.testing import capture_logs
 
 from custody.db import migrate as migrations
+from custody.db.checkout import acquire
 from custody.db.engine import Dsn
 from custody.db.erase import erase_user
 from custody.db.errors import DatabaseError
 from custody.db.migrate import migrate
-from custody.db.scope import acquire
 from custody.development.postgres import EmbeddedPostgres
 from tests.client import Client, client_session
 from tests.db.command import custody

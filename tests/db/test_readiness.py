@@ -12,7 +12,7 @@ from contextlib import AbstractAsyncContextManager
 import pytest
 
 from custody.development.postgres import EmbeddedPostgres
-from custody.http import server as http_server
+from custody.http import frontend
 from custody.ops import health
 from kek_backends.errors import Denied, KekError, Transient
 from kek_backends.keyring import Keyring
@@ -63,7 +63,7 @@ async def test_database_that_fails_a_request(
     monkeypatch: pytest.MonkeyPatch,
     broken: Callable[[EmbeddedPostgres], AbstractAsyncContextManager[object]],
 ) -> None:
-    monkeypatch.setattr(http_server, "REQUEST_SECONDS", 2.0)
+    monkeypatch.setattr(frontend, "REQUEST_SECONDS", 2.0)
     key = (await alice.key()).json
     assert (await readiness(daemon))[0] == 200
     async with broken(own_server):
@@ -163,9 +163,9 @@ async def test_trouble_of_one_user_leaves_it_ready(
         await other.execute("SELECT FROM auth.encryption_vaults FOR UPDATE")
         assert (await alice.set_recovery(WRAPPED, IV)).status == 503
     # A request that comes when its time is over.
-    monkeypatch.setattr(http_server, "REQUEST_SECONDS", 0.2)
+    monkeypatch.setattr(frontend, "REQUEST_SECONDS", 0.2)
     assert (await alice.key()).status == 503
-    monkeypatch.setattr(http_server, "REQUEST_SECONDS", 10.0)
+    monkeypatch.setattr(frontend, "REQUEST_SECONDS", 10.0)
     # A wrap that somebody has touched.
     await database.execute(
         "UPDATE auth.encryption_vaults SET wrapped_mk = translate(wrapped_mk, 'abc', 'bca')"

@@ -12,7 +12,7 @@ import pytest
 from custody.app import running
 from custody.auth.jwks import JwksCache
 from custody.auth.sources import file_source
-from custody.db.scope import acquire
+from custody.db.checkout import acquire
 from custody.development.postgres import EmbeddedPostgres
 from custody.keks.keks import Keks
 from custody.ops import health

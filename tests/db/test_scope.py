@@ -13,7 +13,7 @@ from custody.db.errors import Busy, ConnectionLost, DatabaseError, OnlyThisReque
 from custody.db.queries import query
 from custody.db.scope import user_transaction
 from custody.deadline import Deadline
-from custody.http import server as http_server
+from custody.http import frontend
 from custody.ops import health
 from custody.vault import rows
 from tests.client import Client, becomes
@@ -172,14 +172,14 @@ async def test_setting_does_not_outlive_its_transaction(engine: AsyncEngine) -> 
 # ── a daemon on a database that breaks ────────────────────────────────────────
 
 # Of the daemon: a short form, and its own.
-REQUEST_SECONDS = [6.0, pytest.param(http_server.REQUEST_SECONDS, marks=pytest.mark.prove)]
+REQUEST_SECONDS = [6.0, pytest.param(frontend.REQUEST_SECONDS, marks=pytest.mark.prove)]
 
 
 @pytest.fixture(params=REQUEST_SECONDS)
 def seconds_allowed(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> float:
     """What a request may take."""
     seconds = float(request.param)
-    monkeypatch.setattr(http_server, "REQUEST_SECONDS", seconds)
+    monkeypatch.setattr(frontend, "REQUEST_SECONDS", seconds)
     return seconds
 
 
@@ -217,7 +217,7 @@ async def test_frozen_just_before_commit(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """COMMIT is on its way when the server stops: it reads it after the deadline, and refuses."""
-    monkeypatch.setattr(http_server, "REQUEST_SECONDS", 4.0)
+    monkeypatch.setattr(frontend, "REQUEST_SECONDS", 4.0)
     write = writer.write
 
     async def write_then_freeze(connection: Any, event: Any) -> None:

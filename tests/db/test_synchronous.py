@@ -15,7 +15,7 @@ from custody.db import erase, owner
 from custody.db.engine import Dsn
 from custody.db.errors import OutcomeUnknown
 from custody.development.postgres import EmbeddedPostgres
-from custody.http import server as http_server
+from custody.http import frontend
 from custody.keks import records, registry
 from custody.ops.doctor import examine
 from custody.ops.health import Health
@@ -48,7 +48,7 @@ END = "SELECT {}(pid) FROM pg_stat_activity WHERE wait_event = 'SyncRep'"
 
 @pytest.fixture(autouse=True)
 def _short_deadline(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(http_server, "REQUEST_SECONDS", SECONDS)
+    monkeypatch.setattr(frontend, "REQUEST_SECONDS", SECONDS)
 
 
 # How a user's device makes each change; the key is the user's.

@@ -8,7 +8,6 @@ import asyncio
 import base64
 import secrets
 from collections.abc import Mapping
-from dataclasses import dataclass
 from typing import Any
 
 import aiohttp
@@ -17,12 +16,14 @@ from cryptography.hazmat.primitives import hashes
 from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 from cryptography.hazmat.primitives.kdf.hkdf import HKDF
 
-from tests.client import Answer, Client
+from tests.client import Answer, Client, generation_of
 from tests.leaks import remember
 from tests.servers import Daemon
 
 _INFO = b"mana-recovery-v1"
 _IV_SIZE = 12
+# What an old device must not do to a newer key.
+_CHANGES = {"/recovery-wrap", "/zero-knowledge", "/rotate"}
 _TRIES = 4  # the first and three more
 _WAIT_SECONDS = 0.2
 
@@ -45,19 +46,6 @@ def new_recovery_code() -> bytes:
 def encode(data: bytes) -> str:
     """Encode as standard base64."""
     return base64.b64encode(data).decode()
-
-
-def tag_of(answer: Answer) -> str:
-    """Return the ETag of an answer; names of headers come in any case."""
-    return next(value for name, value in answer.headers.items() if name.lower() == "etag")
-
-
-def generation_of(answer: Answer) -> int:
-    """Return the generation that an answer's ETag names."""
-    tag = tag_of(answer)
-    assert tag.startswith('"')
-    assert tag.endswith('"')
-    return int(tag[1:-1])
 
 
 def recovery_key(code: bytes) -> bytes:
@@ -88,27 +76,18 @@ def open_recovery(code: bytes, blob: Mapping[str, Any]) -> bytes:
     return key
 
 
-@dataclass(frozen=True)
-class Record:
-    """A record as the app stores it: only the master key opens it."""
-
-    iv: bytes
-    ciphertext: bytes
-
-
-class Browser:
+class Browser(Client):
     """One device of a user, with the web client inside.
 
     Attributes:
-        key: the master key it holds, once unlocked.
-        etag: the generation it saw last.
+        generation: of the key that it saw last; what it changes must be of that one.
         answers: every answer it got, in order.
     """
 
     def __init__(self, daemon: Daemon, session: aiohttp.ClientSession, user: str) -> None:
-        self.client = Client(daemon, session, user)
-        self.key: bytes | None = None
-        self.etag: str | None = None
+        super().__init__(daemon, session, user)
+        self._held: bytes | None = None
+        self.generation = 0
         self.answers: list[Answer] = []
 
     async def sign_in(self, code: bytes | None = None) -> None:
@@ -118,55 +97,41 @@ class Browser:
             NeedsRecoveryCode: in zero-knowledge mode without a code.
             WrongRecoveryCode: the code does not open the wrap.
         """
-        answer = await self.call("GET", "/key")
+        answer = await self.key()
         if answer.status == 404 and answer.code == "VAULT_NOT_INITIALISED":
-            answer = await self.call("POST", "/init")
+            answer = await self.init()
         self.unlock(answer, code)
 
     def unlock(self, answer: Answer, code: bytes | None = None) -> None:
         """Take the key out of an answer."""
-        assert answer.status == 200, answer.body
-        self.etag = tag_of(answer)
+        self.generation = generation_of(answer)
         if answer.json.get("requiresRecoveryCode") is True:
-            self.key = None
+            self._held = None
             if code is None:
                 raise NeedsRecoveryCode
-            self.key = open_recovery(code, answer.json)
+            self._held = open_recovery(code, answer.json)
         else:
-            self.key = base64.b64decode(answer.json["masterKey"], validate=True)
-        assert len(self.key) == 32
+            self._held = base64.b64decode(answer.json["masterKey"], validate=True)
+        assert len(self._held) == 32
 
-    async def set_recovery(self, code: bytes) -> Answer:
-        """Store a recovery wrap of the key that this device holds, if nobody has rotated it."""
-        wrapped, iv = seal_recovery(code, self.held)
-        body = {"recoveryWrappedMk": wrapped, "recoveryIv": iv}
-        return await self.call("POST", "/recovery-wrap", body, if_match=self.etag)
+    async def keep(self, code: bytes) -> Answer:
+        """Store a recovery wrap of the key that this device holds."""
+        return await self.set_recovery(*seal_recovery(code, self.held))
 
-    async def clear_recovery(self) -> Answer:
-        """Remove the recovery wrap."""
-        return await self.call("DELETE", "/recovery-wrap", if_match=self.etag)
-
-    async def enable_zk(self) -> Answer:
-        """Turn zero-knowledge mode on."""
-        return await self.call("POST", "/zero-knowledge", {"enable": True}, if_match=self.etag)
-
-    async def disable_zk(self, key: bytes | None = None) -> Answer:
-        """Turn zero-knowledge mode off with the key that this device holds, or another."""
-        body = {"enable": False, "masterKey": encode(key or self.held)}
-        return await self.call("POST", "/zero-knowledge", body, if_match=self.etag)
-
-    async def rotate(self) -> Answer:
+    async def rotate(self, if_match: str | None = None) -> Answer:
         """Ask for a fresh key, and hold it if there is one."""
-        answer = await self.call("POST", "/rotate", if_match=self.etag)
+        answer = await super().rotate(if_match)
         if answer.status == 200:
             self.unlock(answer)
         return answer
 
     async def call(self, method: str, path: str, body: Any = None, **options: Any) -> Answer:
         """Call a route; 408, 429, 5xx and network errors are tried again three times."""
+        if path in _CHANGES:
+            options["if_match"] = f'"{self.generation}"'
         for left in reversed(range(_TRIES)):
             try:
-                answer = await self.client.call(method, path, body, **options)
+                answer = await super().call(method, path, body, **options)
             except aiohttp.ClientConnectionError:
                 if not left:
                     raise
@@ -183,18 +148,18 @@ class Browser:
     @property
     def held(self) -> bytes:
         """The key that this device holds."""
-        assert self.key is not None, "locked"
-        return self.key
+        assert self._held is not None, "locked"
+        return self._held
 
-    def encrypt(self, text: bytes) -> Record:
-        """Encrypt a record with the master key."""
+    def encrypt(self, text: bytes) -> tuple[bytes, bytes]:
+        """Encrypt a record with the master key; return its IV and what only that key opens."""
         iv = secrets.token_bytes(_IV_SIZE)
-        return Record(iv, AESGCM(self.held).encrypt(iv, text, None))
+        return iv, AESGCM(self.held).encrypt(iv, text, None)
 
-    def decrypt(self, record: Record) -> bytes:
+    def decrypt(self, record: tuple[bytes, bytes]) -> bytes:
         """Open a record.
 
         Raises:
             InvalidTag: it was encrypted under another key.
         """
-        return AESGCM(self.held).decrypt(record.iv, record.ciphertext, None)
+        return AESGCM(self.held).decrypt(*record, None)

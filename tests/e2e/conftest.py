@@ -1,16 +1,14 @@
 """Daemons as processes of their own, one or two of them on one database."""
 
-from collections.abc import AsyncIterator, Callable, Iterator
+from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 
 import pytest
-import pytest_asyncio
 
-from custody.development.postgres import EmbeddedPostgres
-from tests.client import Client, client_session
+from tests.db.embedded_server import open_folder
 from tests.e2e import quick
 from tests.moto_server import Moto, moto_server
-from tests.servers import Daemon, Database, daemon_beside, new_database
+from tests.servers import Daemon, Database, daemon_beside
 from tests.tokens import Issuer
 
 _EMPTY = "TRUNCATE auth.encryption_vaults, auth.encryption_vault_audit, auth.users"
@@ -44,17 +42,6 @@ def pace(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str
     return quick.__name__
 
 
-@pytest_asyncio.fixture(scope="module", loop_scope="module")
-async def of_the_module(
-    postgres: EmbeddedPostgres, issuer: Issuer, tmp_path_factory: pytest.TempPathFactory
-) -> AsyncIterator[Daemon]:
-    """``custody serve`` in production mode on a database of its own."""
-    folder = tmp_path_factory.mktemp("shared")
-    async with new_database(postgres) as database:
-        with daemon_beside(database, issuer, folder) as running:
-            yield running
-
-
 @pytest.fixture(scope="module")
 def second_of_the_module(
     of_the_module: Daemon, issuer: Issuer, tmp_path_factory: pytest.TempPathFactory
@@ -66,20 +53,20 @@ def second_of_the_module(
 
 
 @pytest.fixture
-async def shared(of_the_module: Daemon) -> Daemon:
+async def daemon(of_the_module: Daemon) -> Daemon:
     """The daemon of the module, with no user yet: for tests that break nothing but rows."""
     await of_the_module.database.execute(_EMPTY)
     return of_the_module
 
 
 @pytest.fixture
-def pair(shared: Daemon, second_of_the_module: Daemon) -> tuple[Daemon, Daemon]:
+def pair(daemon: Daemon, second_of_the_module: Daemon) -> tuple[Daemon, Daemon]:
     """Two daemons on one database, with no user yet."""
-    return shared, second_of_the_module
+    return daemon, second_of_the_module
 
 
 @pytest.fixture
-async def client(shared: Daemon) -> AsyncIterator[Callable[[str], Client]]:
-    """Makes devices of the daemon ``shared``."""
-    async with client_session() as session:
-        yield lambda user: Client(shared, session, user)
+def folder() -> Iterator[Path]:
+    """A temporary folder that the server's user may enter."""
+    with open_folder() as path:
+        yield path

@@ -1,17 +1,16 @@
 """A daemon whose settings are in a file, and change there."""
 
-import asyncio
 import json
 import signal
-import time
-from collections.abc import Awaitable, Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from tests.e2e import quick
-from tests.servers import Daemon, Database, daemon_beside, unready_daemon_beside
+from tests.eventually import eventually
+from tests.servers import Daemon, Database, daemon_beside
 from tests.tokens import Issuer
 
 ENDS = ("reloaded", "reload_failed")
@@ -38,15 +37,7 @@ class Configured:
 
     def hang_up(self) -> None:
         """Send SIGHUP."""
-        assert self.daemon.process is not None
-        self.daemon.process.send_signal(signal.SIGHUP)
-
-    async def reload(self) -> dict[str, Any]:
-        """Send SIGHUP, and return what the daemon logs of it."""
-        before = len(self.daemon.events(*ENDS))
-        self.hang_up()
-        await until(lambda: len(self.daemon.events(*ENDS)) > before)
-        return self.daemon.events(*ENDS)[before]
+        self.daemon.running.send_signal(signal.SIGHUP)
 
     async def change(self, **changes: Any) -> dict[str, Any]:
         """Change the file, unless there is nothing to change, and have it read.
@@ -56,7 +47,9 @@ class Configured:
         """
         if changes:
             self.write(**changes)
-        return await self.reload()
+        before = len(self.daemon.events(*ENDS))
+        self.hang_up()
+        return (await eventually(lambda: self.daemon.events(*ENDS)[before:]))[0]
 
     async def reloads(self, **changes: Any) -> None:
         """Change the file and have it read, which succeeds."""
@@ -90,9 +83,9 @@ def configured(
     file = folder / "custody.toml"
     file.write_text(as_toml(values))
     unset = {name.upper(): "" for name in values}
-    overrides = unset | {"CONFIG": str(file)} | overrides
-    beside = daemon_beside if ready else unready_daemon_beside
-    with beside(database, issuer, folder, module=module, **overrides) as daemon:
+    options = {"module": module, "probe": "readyz" if ready else "livez"}
+    overrides = unset | {"CONFIG": str(file)} | overrides | options
+    with daemon_beside(database, issuer, folder, **overrides) as daemon:
         yield Configured(daemon, file, dict(values))
 
 
@@ -101,16 +94,3 @@ def as_toml(values: dict[str, Any]) -> str:
     return "".join(
         f"{name} = {json.dumps(value)}\n" for name, value in values.items() if value is not None
     )
-
-
-async def until(
-    true: Callable[[], bool] | Callable[[], Awaitable[bool]], seconds: float = 20
-) -> None:
-    """Wait until something is true."""
-    deadline = time.monotonic() + seconds
-    while True:
-        found = true()
-        if found if isinstance(found, bool) else await found:
-            return
-        assert time.monotonic() < deadline, "waited in vain"
-        await asyncio.sleep(0.02)

@@ -4,7 +4,7 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from typing import TYPE_CHECKING, Any
 
-from tests.e2e.hangup import until
+from tests.eventually import eventually
 from tests.servers import Database
 
 if TYPE_CHECKING:
@@ -30,9 +30,4 @@ async def held(database: Database) -> AsyncIterator["asyncpg.Connection[Any]"]:
 
 async def one_waits(database: Database) -> None:
     """Wait until a request waits for what is held."""
-    async with database.connect() as watch:
-
-        async def waiting() -> bool:
-            return bool(await watch.fetchval(_WAITING))
-
-        await until(waiting)
+    await eventually(lambda: database.value(_WAITING))

@@ -2,12 +2,16 @@
 
 import base64
 import secrets
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
 from tests.bao_server import Bao
+from tests.client import Client, client_session
 from tests.leaks import remember
 from tests.moto_server import Moto
+from tests.servers import Daemon, Database, daemon_here
+from tests.tokens import Issuer
 
 BACKENDS = ("env", "systemd", "vault", "aws-kms")
 
@@ -27,7 +31,9 @@ class Place:
     environ: dict[str, str]
 
 
-def make_place(backend: str, folder: Path, bao: Bao, moto: Moto) -> Place:
+def make_place(
+    backend: str, folder: Path, bao: Bao | None = None, moto: Moto | None = None
+) -> Place:
     """Make a fresh KEK.
 
     Args:
@@ -37,20 +43,18 @@ def make_place(backend: str, folder: Path, bao: Bao, moto: Moto) -> Place:
         moto: keeps keys of AWS KMS.
     """
     name = f"key-{secrets.token_hex(4)}"
+    key = remember(base64.b64encode(secrets.token_bytes(32)).decode())
     if backend == "env":
         variable = name.upper().replace("-", "_")
-        key = remember(base64.b64encode(secrets.token_bytes(32)).decode())
         return Place(f"env:{variable}?id={name}", name, {variable: key})
     if backend == "systemd":
-        credential = folder / name
-        raw = secrets.token_bytes(32)
-        remember(base64.b64encode(raw).decode())
-        credential.write_bytes(raw)
-        credential.chmod(0o400)
+        (folder / name).write_bytes(base64.b64decode(key))
+        (folder / name).chmod(0o400)
         return Place(f"systemd:{name}", f"systemd-{name}", {"CREDENTIALS_DIRECTORY": str(folder)})
-    if backend == "vault":
+    if backend == "vault" and bao:
         bao.make_key(name)
         return Place(f"vault:transit/{name}", f"vault:transit/{name}:v1", bao.environ(name))
+    assert moto is not None
     arn = moto.make_key(f"alias/{name}")
     return Place(f"aws-kms:alias/{name}", f"aws-kms:{arn}", moto.environ)
 
@@ -62,3 +66,22 @@ def overrides(active: Place, *old: Place) -> dict[str, str]:
     for place in (*old, active):
         environ |= place.environ
     return keks | {f"raw_{name}": value for name, value in environ.items()}
+
+
+async def make_vaults(
+    database: Database, issuer: Issuer, folder: Path, place: Place, *users: str
+) -> dict[str, str]:
+    """Make the vaults of users under a KEK, and return their master keys."""
+    async with (
+        daemon_here(database, issuer, folder, **overrides(place)) as daemon,
+        client_session() as session,
+    ):
+        answers = {user: await Client(daemon, session, user).init() for user in users}
+    return {user: answer.json["masterKey"] for user, answer in answers.items()}
+
+
+async def read_keys(daemon: Daemon, users: Iterable[str]) -> dict[str, str]:
+    """Return the master keys of users."""
+    async with client_session() as session:
+        answers = {user: await Client(daemon, session, user).key() for user in users}
+    return {user: answer.json["masterKey"] for user, answer in answers.items()}

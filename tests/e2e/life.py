@@ -1,8 +1,9 @@
 """The whole life of a user's vault, as the web client lives it, against any running daemon."""
 
 import secrets
+from collections.abc import Callable
+from functools import partial
 
-import aiohttp
 import pytest
 from cryptography.exceptions import InvalidTag
 
@@ -11,6 +12,7 @@ from tests.e2e.browser import (
     Browser,
     NeedsRecoveryCode,
     WrongRecoveryCode,
+    encode,
     new_recovery_code,
 )
 from tests.servers import Daemon
@@ -57,38 +59,37 @@ async def live(daemon: Daemon, user: str) -> None:
         user: who.
     """
     async with client_session() as session:
-        await _live(daemon, user, session)
+        await _live(partial(Browser, daemon, session, user))
     assert await daemon.database.audit(user) == TRAIL
 
 
-async def _live(daemon: Daemon, user: str, session: aiohttp.ClientSession) -> None:
-    def device() -> Browser:
-        return Browser(daemon, session, user)
-
+async def _live(device: Callable[[], Browser]) -> None:
     phone = device()
+    database, user = phone.daemon.database, phone.user
     assert await _status(phone) == (False, False, False)
     await phone.sign_in()
-    first, first_tag = phone.held, phone.etag
+    first, generation = phone.held, phone.generation
     note = phone.encrypt(NOTE)
     code = new_recovery_code()
-    _ok(await phone.set_recovery(code), {"ok": True})
+    _ok(await phone.keep(code), {"ok": True})
     assert await _status(phone) == (True, True, False)
     _ok(await phone.enable_zk(), {"ok": True, "zeroKnowledge": True})
     assert await _status(phone) == (True, True, True)
-    assert await _server_wrap(daemon, user) == (None, None)
+    row = await database.vault(user)
+    assert row["wrapped_mk"] is row["wrap_iv"] is None
 
     laptop = device()
     with pytest.raises(NeedsRecoveryCode):
         await laptop.sign_in()
     await laptop.sign_in(code)
     assert laptop.held == first
-    assert laptop.etag == first_tag
+    assert laptop.generation == generation
     assert laptop.decrypt(note) == NOTE
     with pytest.raises(WrongRecoveryCode):
         await device().sign_in(new_recovery_code())
 
     new_code = new_recovery_code()
-    _ok(await laptop.set_recovery(new_code), {"ok": True})
+    _ok(await laptop.keep(new_code), {"ok": True})
     tablet = device()
     await tablet.sign_in(new_code)
     assert tablet.decrypt(note) == NOTE
@@ -97,32 +98,32 @@ async def _live(daemon: Daemon, user: str, session: aiohttp.ClientSession) -> No
     _refused(await tablet.clear_recovery(), 409, "ZK_ACTIVE")
     _refused(await tablet.rotate(), 409, "ZK_ROTATE_FORBIDDEN")
 
-    wrong = await laptop.disable_zk(secrets.token_bytes(32))
+    wrong = await laptop.disable_zk(encode(secrets.token_bytes(32)))
     _refused(wrong, 409, "MASTER_KEY_MISMATCH")
     assert await _status(laptop) == (True, True, True)
-    _ok(await laptop.disable_zk(), {"ok": True, "zeroKnowledge": False})
+    _ok(await laptop.disable_zk(encode(laptop.held)), {"ok": True, "zeroKnowledge": False})
     assert await _status(laptop) == (True, True, False)
     await phone.sign_in()
     assert phone.held == first
-    assert phone.etag == first_tag
+    assert phone.generation == generation
     assert phone.decrypt(note) == NOTE
 
     assert (await laptop.rotate()).status == 200
     second = laptop.held
     assert second != first
-    assert _number(laptop) > _number(phone)
+    assert laptop.generation > phone.generation
     assert await _status(laptop) == (True, False, False)
     with pytest.raises(InvalidTag):
         laptop.decrypt(note)
     note = laptop.encrypt(NOTE)
 
     # The phone slept through it: nothing that it believes may harm the new key.
-    before = await _row(daemon, user)
-    _refused(await phone.set_recovery(new_code), 412, "STALE_GENERATION")
+    before = await database.vault(user)
+    _refused(await phone.keep(new_code), 412, "STALE_GENERATION")
     _refused(await phone.enable_zk(), 412, "STALE_GENERATION")
     _refused(await phone.clear_recovery(), 412, "STALE_GENERATION")
     _refused(await phone.rotate(), 412, "STALE_GENERATION")
-    assert await _row(daemon, user) == before
+    assert await database.vault(user) == before
     await phone.sign_in()
     assert phone.held == second
     assert phone.decrypt(note) == NOTE
@@ -137,26 +138,6 @@ async def _status(browser: Browser) -> tuple[bool, bool, bool]:
     assert sorted(body) == ["hasRecoveryWrap", "recoverySetAt", "vaultExists", "zeroKnowledge"]
     assert (body["recoverySetAt"] is not None) == body["hasRecoveryWrap"]
     return body["vaultExists"], body["hasRecoveryWrap"], body["zeroKnowledge"]
-
-
-async def _server_wrap(daemon: Daemon, user: str) -> tuple[str | None, str | None]:
-    rows = await daemon.database.fetch(
-        "SELECT wrapped_mk, wrap_iv FROM auth.encryption_vaults WHERE user_id = $1", user
-    )
-    return rows[0]["wrapped_mk"], rows[0]["wrap_iv"]
-
-
-async def _row(daemon: Daemon, user: str) -> str:
-    row = await daemon.database.value(
-        "SELECT to_jsonb(vault)::text FROM auth.encryption_vaults AS vault WHERE user_id = $1", user
-    )
-    assert row is not None
-    return str(row)
-
-
-def _number(browser: Browser) -> int:
-    assert browser.etag is not None
-    return int(browser.etag.strip('"'))
 
 
 def _ok(answer: Answer, body: dict[str, bool]) -> None:

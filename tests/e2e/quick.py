@@ -8,7 +8,7 @@ from custody.keks import watch
 from custody.ops import health, report
 from custody.rewrap import background
 from custody.sockets import site
-from kek_backends import breaker, remote
+from kek_backends import breaker, calls
 from kek_backends.transit import tokens
 
 SHORT: tuple[tuple[ModuleType, str, float], ...] = (
@@ -21,7 +21,7 @@ SHORT: tuple[tuple[ModuleType, str, float], ...] = (
     (supervisor, "_LOOK_SECONDS", 0.1),
     (supervisor, "_FIRST_PAUSE_SECONDS", 0.1),
     (breaker, "OPEN_SECONDS", 0.1),
-    (remote, "_PAUSE_SECONDS", 0.05),
+    (calls, "_PAUSE_SECONDS", 0.05),
     (tokens, "_AGAIN_SECONDS", 0.1),
     (tokens, "_BETWEEN_LOGINS_SECONDS", 0.1),
 )

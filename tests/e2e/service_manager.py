@@ -44,12 +44,6 @@ class ServiceManager:
         """The last status, or nothing."""
         return next((one.fields["STATUS"] for one in reversed(self.said("STATUS"))), "")
 
-    @property
-    def names(self) -> list[str]:
-        """The first line's name of each message but signs of life, in order."""
-        firsts = [next(iter(message.fields)) for message in list(self.messages)]
-        return [name for name in firsts if name != "WATCHDOG"]
-
 
 @contextmanager
 def service_manager() -> Iterator[ServiceManager]:
@@ -62,23 +56,20 @@ def service_manager() -> Iterator[ServiceManager]:
         manager = ServiceManager(str(Path(folder, "notify")))
         channel.setsockopt(socket.SOL_SOCKET, socket.SO_PASSCRED, 1)
         channel.bind(manager.address)
-        channel.settimeout(0.1)
-        end = threading.Event()
-        thread = threading.Thread(target=_listen, args=(channel, manager, end))
+        thread = threading.Thread(target=_listen, args=(channel, manager.messages))
         thread.start()
         try:
             yield manager
         finally:
-            end.set()
+            channel.shutdown(socket.SHUT_RD)
             thread.join()
 
 
-def _listen(channel: socket.socket, manager: ServiceManager, end: threading.Event) -> None:
-    while not end.is_set():
-        try:
-            text, ancillary, _, _ = channel.recvmsg(8192, socket.CMSG_SPACE(_CREDENTIALS.size))
-        except TimeoutError:
-            continue
+def _listen(channel: socket.socket, messages: list[Message]) -> None:
+    while True:
+        text, ancillary, *_ = channel.recvmsg(8192, socket.CMSG_SPACE(_CREDENTIALS.size))
+        if not text:
+            return
         sender, _, _ = _CREDENTIALS.unpack(ancillary[0][2])
         fields = dict(line.partition("=")[::2] for line in text.decode().split("\n"))
-        manager.messages.append(Message(time.monotonic(), sender, fields))
+        messages.append(Message(time.monotonic(), sender, fields))

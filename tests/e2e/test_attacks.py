@@ -1,7 +1,6 @@
 """What someone who can write to the database can do with rows: break them, and nothing else."""
 
 import base64
-import json
 import secrets
 from collections.abc import AsyncIterator, Callable
 from typing import Any
@@ -11,65 +10,45 @@ import pytest
 from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 
 from custody.vault.key_check import key_check_value
-from tests.client import Answer, Client
+from tests.client import Client
+from tests.http.wire import assert_problem
 from tests.leaks import remember
-from tests.servers import Daemon
+from tests.servers import Daemon, Database
 
 USERS = tuple(f"user-{n}" for n in range(10))
 WRAP_COLUMNS = ("wrapped_mk", "wrap_iv", "format_version", "kek_id")
+WRITE = (
+    "UPDATE auth.encryption_vaults SET wrapped_mk = $2, wrap_iv = $3, format_version = $4,"
+    " kek_id = $5, key_check = $6 WHERE user_id = $1"
+)
+EVENTS = "SELECT count(*) FROM auth.encryption_vault_audit"
 REFUSED = ("failed_fetch", "unwrap-failed", 500)
 
 Device = Callable[[str], Client]
 Row = dict[str, Any]
 
 
-class Superuser:
+class Superuser(Database):
     """Writes to rows as only an administrator, or a burglar, can."""
-
-    def __init__(self, connection: "asyncpg.Connection[Any]") -> None:
-        self._connection = connection
 
     async def row(self, user: str) -> Row:
         """Read a row, without the column that counts its changes."""
-        text = await self._connection.fetchval(
-            "SELECT (to_jsonb(vault) - 'row_version')::text"
-            " FROM auth.encryption_vaults AS vault WHERE user_id = $1",
-            user,
-        )
-        row: Row = json.loads(text)
-        return row
+        return {name: v for name, v in (await self.vault(user)).items() if name != "row_version"}
 
     async def write(self, user: str, values: Row) -> None:
         """Overwrite the wrap's columns, and the key check value where one is given."""
         row = await self.row(user) | values
-        await self._connection.execute(
-            "UPDATE auth.encryption_vaults SET wrapped_mk = $2, wrap_iv = $3, format_version = $4,"
-            " kek_id = $5, key_check = $6 WHERE user_id = $1",
-            user,
-            *(row[name] for name in (*WRAP_COLUMNS, "key_check")),
-        )
+        await self.execute(WRITE, user, *(row[name] for name in (*WRAP_COLUMNS, "key_check")))
 
     async def last_event(self, user: str) -> tuple[str, str | None, int]:
         """Return action, context and status of a user's latest audit row."""
-        row = await self._connection.fetchrow(
-            "SELECT action, context, status FROM auth.encryption_vault_audit WHERE user_id = $1"
-            " ORDER BY created_at DESC, id DESC LIMIT 1",
-            user,
-        )
-        assert row is not None
-        return row["action"], row["context"], row["status"]
-
-    async def events(self) -> int:
-        """Count all audit rows."""
-        return int(
-            await self._connection.fetchval("SELECT count(*) FROM auth.encryption_vault_audit")
-        )
+        return (await self.audit(user))[-1]
 
 
 @pytest.fixture
-async def superuser(shared: Daemon) -> AsyncIterator[Superuser]:
-    async with shared.database.connect() as connection:
-        yield Superuser(connection)
+async def superuser(daemon: Daemon) -> AsyncIterator[Superuser]:
+    async with daemon.database.connect() as connection:
+        yield Superuser(daemon.database.server, daemon.database.name, connection)
 
 
 def wrap_of(row: Row) -> Row:
@@ -88,18 +67,11 @@ def format_1_wrap(daemon: Daemon, key: bytes) -> Row:
     }
 
 
-def assert_no_key(answer: Answer, status: int, code: str) -> None:
-    """The answer is this refusal, and has room for nothing else."""
-    assert (answer.status, answer.code) == (status, code)
-    assert set(answer.json) == {"type", "title", "status", "detail", "code", "error"}
-    assert "etag" not in {name.lower() for name in answer.headers}
-
-
 async def assert_swaps_are_refused(
     superuser: Superuser, devices: dict[str, Client], keys: dict[str, str], *, with_check: bool
 ) -> None:
     rows = {user: await superuser.row(user) for user in devices}
-    before = await superuser.events()
+    before = await superuser.value(EVENTS)
     attempts = 0
     for victim, device in devices.items():
         for source in devices:
@@ -111,22 +83,22 @@ async def assert_swaps_are_refused(
             await superuser.write(victim, stolen)
             answer = await device.key()
             attempts += 1
-            assert_no_key(answer, 500, "UNWRAP_FAILED")
+            assert_problem(answer, 500, "UNWRAP_FAILED")
             assert not any(key.encode() in answer.body for key in keys.values())
             assert await superuser.last_event(victim) == REFUSED
             assert await superuser.row(victim) == rows[victim] | stolen
-        assert_no_key(await device.init(), 500, "UNWRAP_FAILED")
+        assert_problem(await device.init(), 500, "UNWRAP_FAILED")
         assert await superuser.last_event(victim) == ("init", "unwrap-failed", 500)
         await superuser.write(victim, rows[victim])
         assert (await device.key()).json["masterKey"] == keys[victim]
     assert attempts == len(devices) * (len(devices) - 1)
     # One row an answer: the attempts, and for each victim an /init and the last fetch.
-    assert await superuser.events() == before + attempts + 2 * len(devices)
+    assert await superuser.value(EVENTS) == before + attempts + 2 * len(devices)
 
 
-async def test_a_wrap_opens_in_no_other_row(superuser: Superuser, client: Device) -> None:
-    devices = {user: client(user) for user in USERS}
-    keys = {user: (await device.init()).json["masterKey"] for user, device in devices.items()}
+async def test_a_wrap_opens_in_no_other_row(superuser: Superuser, device: Device) -> None:
+    devices = {user: device(user) for user in USERS}
+    keys = {user: (await client.init()).json["masterKey"] for user, client in devices.items()}
     assert len(set(keys.values())) == 10
     assert {(await superuser.row(user))["format_version"] for user in USERS} == {2}
     await assert_swaps_are_refused(superuser, devices, keys, with_check=False)
@@ -134,11 +106,11 @@ async def test_a_wrap_opens_in_no_other_row(superuser: Superuser, client: Device
 
 @pytest.mark.parametrize("taken", [False, True])
 async def test_nor_does_it_with_the_key_check_value_copied_or_taken_away(
-    superuser: Superuser, client: Device, *, taken: bool
+    superuser: Superuser, device: Device, *, taken: bool
 ) -> None:
     """Format 2 needs no key check value: the wrap itself is bound to its user."""
-    devices = {user: client(user) for user in USERS[:4]}
-    keys = {user: (await device.init()).json["masterKey"] for user, device in devices.items()}
+    devices = {user: device(user) for user in USERS[:4]}
+    keys = {user: (await client.init()).json["masterKey"] for user, client in devices.items()}
     if taken:
         for user in devices:
             await superuser.write(user, {"key_check": None})
@@ -147,46 +119,46 @@ async def test_nor_does_it_with_the_key_check_value_copied_or_taken_away(
 
 @pytest.mark.parametrize("with_check", [False, True])
 async def test_old_wraps_are_held_by_their_key_check_value(
-    shared: Daemon, superuser: Superuser, client: Device, *, with_check: bool
+    daemon: Daemon, superuser: Superuser, device: Device, *, with_check: bool
 ) -> None:
-    devices = {user: client(user) for user in USERS[:5]}
+    devices = {user: device(user) for user in USERS[:5]}
     keys = {}
-    for user, device in devices.items():
-        await device.init()
+    for user, client in devices.items():
+        await client.init()
         key = secrets.token_bytes(32)
         keys[user] = remember(base64.b64encode(key).decode())
         check = key_check_value(user, key)
-        await superuser.write(user, format_1_wrap(shared, key) | {"key_check": check})
-        answer = await device.key()
+        await superuser.write(user, format_1_wrap(daemon, key) | {"key_check": check})
+        answer = await client.key()
         assert answer.json == {"masterKey": keys[user], "formatVersion": 1, "kekId": "env-v1"}
     await assert_swaps_are_refused(superuser, devices, keys, with_check=with_check)
 
 
 async def test_an_old_row_gets_its_key_check_value_when_its_key_is_fetched(
-    shared: Daemon, superuser: Superuser, client: Device
+    daemon: Daemon, superuser: Superuser, device: Device
 ) -> None:
-    devices = {user: client(user) for user in USERS[:3]}
+    devices = {user: device(user) for user in USERS[:3]}
     keys = {}
-    for user, device in devices.items():
-        await device.init()
+    for user, client in devices.items():
+        await client.init()
         key = secrets.token_bytes(32)
         keys[user] = remember(base64.b64encode(key).decode())
-        await superuser.write(user, format_1_wrap(shared, key) | {"key_check": None})
-        assert (await device.key()).json["masterKey"] == keys[user]
+        await superuser.write(user, format_1_wrap(daemon, key) | {"key_check": None})
+        assert (await client.key()).json["masterKey"] == keys[user]
         assert (await superuser.row(user))["key_check"] == key_check_value(user, key)
     await assert_swaps_are_refused(superuser, devices, keys, with_check=False)
 
 
-async def test_rotate_heals(superuser: Superuser, shared: Daemon, client: Device) -> None:
-    alice, mallory = client("alice"), client("mallory")
+async def test_rotate_heals(superuser: Superuser, daemon: Daemon, device: Device) -> None:
+    alice, mallory = device("alice"), device("mallory")
     old = (await alice.init()).json["masterKey"]
     others = (await mallory.init()).json["masterKey"]
     await superuser.write("alice", wrap_of(await superuser.row("mallory")))
-    await shared.database.execute(
+    await daemon.database.execute(
         "UPDATE auth.encryption_vaults SET quarantined_at = now(), quarantine_reason = 'a test'"
         " WHERE user_id = 'alice'"
     )
-    assert_no_key(await alice.key(), 500, "UNWRAP_FAILED")
+    assert_problem(await alice.key(), 500, "UNWRAP_FAILED")
     answer = await alice.rotate()
     assert answer.status == 200
     assert answer.json["masterKey"] not in {old, others}
@@ -205,8 +177,7 @@ def _flip(text: str) -> str:
 
 def _resize(text: str, by: int) -> str:
     raw = base64.b64decode(text)
-    raw = raw[:by] if by < 0 else raw + bytes(by)
-    return base64.b64encode(raw).decode()
+    return base64.b64encode(raw[:by] if by < 0 else raw + bytes(by)).decode()
 
 
 GARBLED: dict[str, Callable[[Row], Row]] = {
@@ -245,18 +216,18 @@ GARBLED: dict[str, Callable[[Row], Row]] = {
 
 
 async def test_a_garbled_row_gives_no_key_and_no_fresh_one(
-    superuser: Superuser, client: Device
+    superuser: Superuser, device: Device
 ) -> None:
-    alice = client("alice")
+    alice = device("alice")
     key = (await alice.init()).json["masterKey"]
     row = await superuser.row("alice")
     for name, garble in GARBLED.items():
         garbled = garble(row)
         await superuser.write("alice", garbled)
         for _ in range(2):
-            assert_no_key(await alice.key(), 500, "UNWRAP_FAILED")
+            assert_problem(await alice.key(), 500, "UNWRAP_FAILED")
             assert await superuser.last_event("alice") == REFUSED, name
-        assert_no_key(await alice.init(), 500, "UNWRAP_FAILED")
+        assert_problem(await alice.init(), 500, "UNWRAP_FAILED")
         assert await superuser.last_event("alice") == ("init", "unwrap-failed", 500), name
         assert (await alice.status()).json["vaultExists"] is True
         assert await superuser.row("alice") == row | garbled, name
@@ -265,10 +236,10 @@ async def test_a_garbled_row_gives_no_key_and_no_fresh_one(
 
 
 async def test_a_row_whose_wrap_is_gone_gives_no_fresh_key(
-    superuser: Superuser, client: Device
+    superuser: Superuser, device: Device
 ) -> None:
     """The one combination of NULLs that the CHECKs let a superuser write."""
-    alice = client("alice")
+    alice = device("alice")
     key = (await alice.init()).json["masterKey"]
     wrapped = base64.b64encode(secrets.token_bytes(48)).decode()
     iv = base64.b64encode(secrets.token_bytes(12)).decode()
@@ -276,9 +247,9 @@ async def test_a_row_whose_wrap_is_gone_gives_no_fresh_key(
     row = await superuser.row("alice")
     await superuser.write("alice", {"wrapped_mk": None, "wrap_iv": None})
     gone = await superuser.row("alice")
-    assert_no_key(await alice.key(), 500, "UNWRAP_FAILED")
+    assert_problem(await alice.key(), 500, "UNWRAP_FAILED")
     assert await superuser.last_event("alice") == REFUSED
-    assert_no_key(await alice.init(), 500, "UNWRAP_FAILED")
+    assert_problem(await alice.init(), 500, "UNWRAP_FAILED")
     assert await superuser.row("alice") == gone
     await superuser.write("alice", row)
     assert (await alice.key()).json["masterKey"] == key
@@ -295,9 +266,9 @@ async def test_a_row_whose_wrap_is_gone_gives_no_fresh_key(
     ],
 )
 async def test_what_not_even_a_superuser_can_write(
-    superuser: Superuser, client: Device, values: Row, error: type[Exception]
+    superuser: Superuser, device: Device, values: Row, error: type[Exception]
 ) -> None:
-    alice = client("alice")
+    alice = device("alice")
     key = (await alice.init()).json["masterKey"]
     with pytest.raises(error):
         await superuser.write("alice", values)
@@ -306,17 +277,17 @@ async def test_what_not_even_a_superuser_can_write(
 
 @pytest.mark.parametrize("kek_id", ["env-v2", "", "ENV-V1", "env-v1 ", "ключ", "k" * 10_000])
 async def test_a_row_of_a_kek_that_is_not_configured(
-    superuser: Superuser, client: Device, kek_id: str
+    superuser: Superuser, device: Device, kek_id: str
 ) -> None:
-    alice = client("alice")
+    alice = device("alice")
     key = (await alice.init()).json["masterKey"]
     row = await superuser.row("alice")
     await superuser.write("alice", {"kek_id": kek_id})
     answer = await alice.key()
-    assert_no_key(answer, 503, "KEK_UNAVAILABLE")
+    assert_problem(answer, 503, "KEK_UNAVAILABLE")
     assert "Retry-After" in answer.headers
     assert await superuser.last_event("alice") == ("failed_fetch", "kek-not-configured", 503)
-    assert_no_key(await alice.init(), 503, "KEK_UNAVAILABLE")
+    assert_problem(await alice.init(), 503, "KEK_UNAVAILABLE")
     assert await superuser.last_event("alice") == ("init", "kek-not-configured", 503)
     assert await superuser.row("alice") == row | {"kek_id": kek_id}
     await superuser.write("alice", row)
@@ -330,32 +301,32 @@ async def test_a_row_of_a_kek_that_is_not_configured(
 
 
 async def test_zero_knowledge_mode_never_starts_from_a_row_that_does_not_open(
-    shared: Daemon, superuser: Superuser, client: Device
+    daemon: Daemon, superuser: Superuser, device: Device
 ) -> None:
     """Without a key check value its key must be opened first: the last chance to make one."""
-    alice = client("alice")
+    alice = device("alice")
     await alice.init()
     wrapped = base64.b64encode(secrets.token_bytes(48)).decode()
     iv = base64.b64encode(secrets.token_bytes(12)).decode()
     assert (await alice.set_recovery(wrapped, iv)).status == 200
-    old = format_1_wrap(shared, secrets.token_bytes(32))
+    old = format_1_wrap(daemon, secrets.token_bytes(32))
     await superuser.write(
         "alice", old | {"wrapped_mk": _flip(old["wrapped_mk"]), "key_check": None}
     )
     before = await superuser.row("alice")
-    assert_no_key(await alice.enable_zk(), 500, "UNWRAP_FAILED")
+    assert_problem(await alice.enable_zk(), 500, "UNWRAP_FAILED")
     assert await superuser.last_event("alice") == ("zk_enable", "unwrap-failed", 500)
     await superuser.write("alice", {"kek_id": "env-v2"})
-    assert_no_key(await alice.enable_zk(), 503, "KEK_UNAVAILABLE")
+    assert_problem(await alice.enable_zk(), 503, "KEK_UNAVAILABLE")
     assert await superuser.last_event("alice") == ("zk_enable", "kek-not-configured", 503)
     assert await superuser.row("alice") == before | {"kek_id": "env-v2"}
 
 
 async def test_a_key_check_value_that_is_not_even_ascii(
-    superuser: Superuser, shared: Daemon, client: Device
+    superuser: Superuser, daemon: Daemon, device: Device
 ) -> None:
-    alice = client("alice")
+    alice = device("alice")
     await alice.init()
-    await shared.database.execute("UPDATE auth.encryption_vaults SET key_check = 'ключ'")
-    assert_no_key(await alice.key(), 500, "UNWRAP_FAILED")
-    assert (await shared.database.audit("alice"))[-1] == REFUSED
+    await daemon.database.execute("UPDATE auth.encryption_vaults SET key_check = 'ключ'")
+    assert_problem(await alice.key(), 500, "UNWRAP_FAILED")
+    assert (await daemon.database.audit("alice"))[-1] == REFUSED

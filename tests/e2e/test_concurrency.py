@@ -4,25 +4,22 @@ import asyncio
 import base64
 import random
 from collections import Counter
-from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
-from functools import partial
 
 import pytest
 
 from custody.vault.key_check import is_master_key
 from kek_backends.base import Wrap
 from kek_backends.loader import load_keyring
-from tests.client import Answer, Client, client_session
+from tests import states
+from tests.client import Answer, Client, client_session, generation_of, tag_of
 from tests.e2e.browser import (
     encode,
-    generation_of,
     new_recovery_code,
     open_recovery,
     seal_recovery,
-    tag_of,
 )
-from tests.servers import Daemon, Database
+from tests.servers import Daemon
 
 DEVICES = 8
 SEED = 20261121
@@ -38,8 +35,8 @@ ALLOWED: dict[str, frozenset[tuple[int, str | None]]] = {
     "key": frozenset({(200, None), (404, "VAULT_NOT_INITIALISED")}),
     "init": frozenset({(200, None)}),
     "rotate": frozenset({(200, None), (409, "ZK_ROTATE_FORBIDDEN"), (412, "STALE_GENERATION")}),
-    "set": frozenset({(200, None), (412, "STALE_GENERATION")}),
-    "clear": frozenset(
+    "set_recovery": frozenset({(200, None), (412, "STALE_GENERATION")}),
+    "clear_recovery": frozenset(
         {
             (200, None),
             (404, "VAULT_NOT_INITIALISED"),
@@ -47,7 +44,7 @@ ALLOWED: dict[str, frozenset[tuple[int, str | None]]] = {
             (412, "STALE_GENERATION"),
         }
     ),
-    "enable": frozenset(
+    "enable_zk": frozenset(
         {
             (200, None),
             (400, "RECOVERY_WRAP_MISSING"),
@@ -55,21 +52,23 @@ ALLOWED: dict[str, frozenset[tuple[int, str | None]]] = {
             (412, "STALE_GENERATION"),
         }
     ),
-    "disable": frozenset(
+    "disable_zk": frozenset(
         {(200, None), (409, "MASTER_KEY_MISMATCH"), (412, "STALE_GENERATION")},
     ),
 }
-ACTIONS = {
-    "key": "fetch",
-    "init": "init",
-    "rotate": "rotate",
-    "set": "recovery_set",
-    "clear": "recovery_clear",
-    "enable": "zk_enable",
-    "disable": "zk_disable",
-}
-
-Call = Callable[[], Awaitable[Answer]]
+ACTIONS = {act: cells[1][2] for act, cells in states.TABLE.items()}
+BROKEN_ROWS = (
+    "SELECT count(*) FROM auth.encryption_vaults WHERE NOT ("
+    " (wrapped_mk IS NOT NULL OR recovery_wrapped_mk IS NOT NULL)"
+    " AND (wrapped_mk IS NULL) = (wrap_iv IS NULL)"
+    " AND (recovery_wrapped_mk IS NULL) = (recovery_iv IS NULL)"
+    " AND zero_knowledge = (wrapped_mk IS NULL)"
+    " AND (NOT zero_knowledge OR recovery_wrapped_mk IS NOT NULL))"
+)
+CHECKS = (
+    "SELECT count(*) FROM pg_constraint WHERE contype = 'c' AND convalidated"
+    " AND conrelid = 'auth.encryption_vaults'::regclass"
+)
 
 
 @pytest.mark.parametrize("daemons", [1, 2])
@@ -158,29 +157,19 @@ class Device:
                 self._learn(answer)
 
     def _choose(self) -> str:
-        acts = {"key": 5, "init": 1, "rotate": 2, "clear": 1, "enable": 3}
+        acts = {"key": 5, "init": 1, "rotate": 2, "clear_recovery": 1, "enable_zk": 3}
         if self._key is not None:
-            acts |= {"set": 5, "disable": 3}
+            acts |= {"set_recovery": 5, "disable_zk": 3}
         return self._storm.random.choices(list(acts), list(acts.values()))[0]
 
     async def _act(self, act: str) -> Answer:
-        client = self._client
         # A recovery wrap is always sent with its tag: it is of that generation's key. With it no
         # interleaving may leave a recovery wrap of another key than the live one.
         tag = self._tag if self._storm.random.random() < 0.5 else None
-        if act == "set":
-            wrapped, iv = seal_recovery(self._storm.code, base64.b64decode(self._key or ""))
-            return await client.set_recovery(wrapped, iv, self._tag)
-        if act == "disable":
-            return await client.disable_zk(self._key or "", tag)
-        calls: dict[str, Call] = {
-            "key": client.key,
-            "init": client.init,
-            "rotate": partial(client.rotate, tag),
-            "clear": partial(client.clear_recovery, tag),
-            "enable": partial(client.enable_zk, tag),
-        }
-        return await calls[act]()
+        if act == "set_recovery":
+            sealed = seal_recovery(self._storm.code, base64.b64decode(self._key or ""))
+            return await self._client.set_recovery(*sealed, self._tag)
+        return await states.act(self._client, act, self._key, tag)
 
     def _learn(self, answer: Answer) -> None:
         body = answer.json
@@ -213,14 +202,18 @@ async def test_storm(pair: tuple[Daemon, Daemon], seed: int, requests: int) -> N
         assert {action for action, status in rows if status == 200} == set(ACTIONS.values())
         assert {status for _, status in rows} >= {200, 400, 409, 412}
         assert b"violates" not in log.read_bytes()[already:]
-        assert await _broken_rows(database) == 0
+        # Asked without the CHECKs; and they are there.
+        assert await database.value(BROKEN_ROWS) == 0
+        assert await database.value(CHECKS) >= 3
         generation, key = await _live_key(pair[0], storm.code)
         # Never handed out only if a device of its rotation never saw the answer: all saw theirs.
         assert storm.keys[generation] == key
         # Each generation after the first is one rotation, and all of them were seen by somebody.
         assert generation == max(storm.keys)
-        made = _made_by_init(rows)
-        assert generation - min(storm.keys) == storm.rows["rotate", 200] - 1 + made
+        # The first of init and rotate makes the vault; a rotate that does so is one of its own.
+        maker = next(action for action, _ in rows if action in {"init", "rotate"})
+        rotations = storm.rows["rotate", 200] - (maker == "rotate")
+        assert generation - min(storm.keys) == rotations
         answer = await clients[0].key()
         if answer.json.get("requiresRecoveryCode"):
             assert (await clients[0].disable_zk(key)).status == 200
@@ -228,38 +221,9 @@ async def test_storm(pair: tuple[Daemon, Daemon], seed: int, requests: int) -> N
         assert (answer.json["masterKey"], generation_of(answer)) == (key, generation)
 
 
-def _made_by_init(rows: list[tuple[str, int]]) -> int:
-    """The first of init and rotate makes the vault; a rotate that does so is one of its own."""
-    first = next(action for action, status in rows if action in {"init", "rotate"})
-    return 1 if first == "init" else 0
-
-
-async def _broken_rows(database: Database) -> int:
-    """Count rows that break a CHECK, asked without the CHECKs; and see that these are there."""
-    assert (
-        await database.value(
-            "SELECT count(*) FROM pg_constraint WHERE contype = 'c' AND convalidated"
-            " AND conrelid = 'auth.encryption_vaults'::regclass"
-        )
-        >= 3
-    )
-    return int(
-        await database.value(
-            "SELECT count(*) FROM auth.encryption_vaults WHERE NOT ("
-            " (wrapped_mk IS NOT NULL OR recovery_wrapped_mk IS NOT NULL)"
-            " AND (wrapped_mk IS NULL) = (wrap_iv IS NULL)"
-            " AND (recovery_wrapped_mk IS NULL) = (recovery_iv IS NULL)"
-            " AND zero_knowledge = (wrapped_mk IS NULL)"
-            " AND (NOT zero_knowledge OR recovery_wrapped_mk IS NOT NULL))"
-        )
-    )
-
-
 async def _live_key(daemon: Daemon, code: bytes) -> tuple[int, str]:
     """Unwrap the user's key from the row itself, with no daemon in between."""
-    (row,) = await daemon.database.fetch(
-        "SELECT * FROM auth.encryption_vaults WHERE user_id = 'alice'"
-    )
+    row = await daemon.database.vault("alice")
     if row["zero_knowledge"]:
         blob = {"recoveryWrappedMk": row["recovery_wrapped_mk"], "recoveryIv": row["recovery_iv"]}
         key = open_recovery(code, blob)

@@ -2,153 +2,31 @@
 
 import json
 import os
-import re
-import shutil
 import signal
 import socket
 import subprocess
 import sys
-import tempfile
-import threading
 import urllib.request
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager, suppress
-from dataclasses import dataclass
+from collections.abc import Mapping
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
 
 from tests.db import command
 from tests.db.command import Done
-from tests.db.embedded_server import REPOSITORY, alive, needs_root, open_folder
-from tests.eventually import soon as wait_until
-from tests.forked import AnyProcess, Forked
-from tests.leaks import LOGS, remember
-from tests.servers import coverage_environ
+from tests.db.embedded_server import alive, needs_root
+from tests.e2e.dev import Dev, environ_for, running
+from tests.eventually import soon
+from tests.forked import Forked
+from tests.leaks import remember
+from tests.servers import ROOT, log_file
 
 CUSTODY = (str(Path(sys.executable).with_name("custody")),)
 MODULE = (sys.executable, "-m", "custody")
-TOKEN = re.compile(r"^eyJ[\w-]+\.[\w-]+\.[\w-]+$", re.MULTILINE)
 needs_custody = pytest.mark.skipif(
     not Path(CUSTODY[0]).exists(), reason="the command custody is not installed here"
 )
-
-
-@pytest.fixture
-def folder() -> Iterator[Path]:
-    with open_folder() as path:
-        yield path
-
-
-@dataclass(frozen=True)
-class Dev:
-    """A running ``custody dev``.
-
-    Attributes:
-        banner: what it printed.
-        postgres: the process id of its PostgreSQL.
-        log: what it wrote to standard error.
-    """
-
-    process: AnyProcess
-    banner: str
-    postgres: int
-    log: Path
-
-    @property
-    def token(self) -> str:
-        """Alice's token."""
-        found = TOKEN.search(self.banner)
-        assert found is not None, self.banner
-        return found.group()
-
-    @property
-    def curl(self) -> str:
-        """The line to paste."""
-        (line,) = (line for line in self.banner.splitlines() if line.startswith("curl "))
-        return line
-
-    def address(self, name: str) -> str:
-        """An address by its name in the banner."""
-        found = re.search(rf"^  {name} +(\S+)$", self.banner, re.MULTILINE)
-        assert found is not None, self.banner
-        return found.group(1)
-
-    def stop(self, number: int = signal.SIGINT) -> int:
-        """Send a signal, and return the exit code when it and its PostgreSQL are gone."""
-        self.process.send_signal(number)
-        code = self.process.wait(30)
-        assert not alive(self.postgres)
-        return code
-
-
-def environ_for(**extra: str) -> dict[str, str]:
-    ports = {"CUSTODY_LISTEN": "127.0.0.1:0", "CUSTODY_ADMIN_LISTEN": "127.0.0.1:0"}
-    return {"PATH": os.environ["PATH"], **coverage_environ(), **ports, **extra}
-
-
-@contextmanager
-def running(
-    data: Path,
-    command: tuple[str, ...] = (),
-    user: int | None = None,
-    extra: Mapping[str, str] | None = None,
-    options: tuple[str, ...] = (),
-) -> Iterator[Dev]:
-    """Run ``custody dev`` until the block ends; without a command it is forked, not executed."""
-    log = LOGS / f"dev-{os.getpid()}-{os.urandom(4).hex()}.log"
-    with tempfile.TemporaryDirectory(prefix="custody-test-") as folder:
-        out = Path(folder, "out")
-        process = start((*command, "dev", "--data", str(data), *options), user, extra, out, log)
-        killer = threading.Timer(100, process.kill)
-        killer.start()
-        try:
-            wait_until(lambda: "\nCtrl-C" in text_of(out) or process.poll() is not None, 100)
-            banner = text_of(out)
-            assert process.poll() is None, f"it ended with {process.wait()}: {log.read_text()}"
-            found = re.search(r"^  data +(.+)$", banner, re.MULTILINE)
-            assert found is not None, banner
-            place = Path(found.group(1))
-            pid = (place / "data" / "postmaster.pid").read_text().split("\n", 1)[0]
-            dev = Dev(process, banner, int(pid), log)
-            remember(dev.token)
-            assert alive(dev.postgres)
-            yield dev
-        finally:
-            killer.cancel()
-            process.kill()
-            process.wait()
-            with suppress(NameError):
-                wait_until(lambda: not alive(dev.postgres), 30)
-            with suppress(NameError, OSError):
-                shutil.copy(place / "postgres.log", log.with_suffix(".postgres.log"))
-
-
-def start(
-    command: tuple[str, ...],
-    user: int | None,
-    extra: Mapping[str, str] | None,
-    out: Path,
-    log: Path,
-) -> AnyProcess:
-    environ = environ_for(**extra or {})
-    if command[0] == "dev":
-        return Forked("custody", *command, environ=environ, out=out, err=log)
-    with out.open("wb") as stream, log.open("wb") as errors:
-        return subprocess.Popen(
-            command,
-            env=environ,
-            cwd=REPOSITORY,
-            stdout=stream,
-            stderr=errors,
-            user=user,
-            group=user,
-            extra_groups=None if user is None else [],
-        )
-
-
-def text_of(file: Path) -> str:
-    return file.read_text("utf-8") if file.exists() else ""
 
 
 def custody(*arguments: str, **extra: str) -> Done:
@@ -183,7 +61,7 @@ def assert_one_clear_line(done: Done, *words: str) -> None:
 
 def test_from_nothing_to_a_key_and_the_same_key_again(folder: Path) -> None:
     data = folder / "my data"
-    with running(data, MODULE) as dev:
+    with running(data, *MODULE) as dev:
         first = paste(dev.curl)
         assert set(first) == {"masterKey", "formatVersion", "kekId"}
         assert paste(dev.curl) == first
@@ -206,7 +84,7 @@ def test_from_nothing_to_a_key_and_the_same_key_again(folder: Path) -> None:
             text=True,
             timeout=30,
             check=False,
-            cwd=REPOSITORY,
+            cwd=ROOT,
             env=environ_for(),
         )
         assert printed.returncode == 0, printed.stderr
@@ -228,7 +106,7 @@ def test_from_nothing_to_a_key_and_the_same_key_again(folder: Path) -> None:
 @pytest.mark.prove
 @needs_custody
 def test_the_installed_command_shows_itself(folder: Path) -> None:
-    with running(folder / "data", CUSTODY) as dev:
+    with running(folder / "data", *CUSTODY) as dev:
         assert f"{CUSTODY[0]} token --sub NAME --data {folder / 'data'}" in dev.banner
         assert "masterKey" in paste(dev.curl)
         assert dev.stop() == 0
@@ -244,7 +122,7 @@ def test_settings_from_elsewhere_do_not_break_it(folder: Path) -> None:
         "CUSTODY_JWT_AUDIENCE": "else",
         "MANA_AUTH_KEK": "QUJDREVGR0hJSktMTU5PUFFSU1RVVldYWVphYmNkZWY=",
     }
-    with running(folder / "data", extra=elsewhere) as dev:
+    with running(folder / "data", **elsewhere) as dev:
         assert "masterKey" in paste(dev.curl)
         assert "ZERO BYTES" not in dev.log.read_text()
         assert "CUSTODY_JWKS_URL" in dev.log.read_text()
@@ -253,7 +131,7 @@ def test_settings_from_elsewhere_do_not_break_it(folder: Path) -> None:
 
 @pytest.mark.prove
 def test_a_unix_socket(folder: Path) -> None:
-    with running(folder / "data", extra={"CUSTODY_LISTEN": f"unix:{folder}/vault.sock"}) as dev:
+    with running(folder / "data", CUSTODY_LISTEN=f"unix:{folder}/vault.sock") as dev:
         assert "masterKey" in paste(dev.curl)
         assert dev.stop() == 0
 
@@ -262,7 +140,7 @@ def test_kill_9_leaves_no_postgres_and_no_damage(folder: Path) -> None:
     with running(folder / "data") as dev:
         first = paste(dev.curl)
         dev.process.kill()
-        wait_until(lambda: not alive(dev.postgres), 30)
+        soon(lambda: not alive(dev.postgres), 30)
     with running(folder / "data") as again:
         assert paste(again.curl) == first
         assert again.stop() == 0
@@ -279,7 +157,7 @@ def test_a_taken_port_is_explained(folder: Path) -> None:
         # PostgreSQL did not stay behind: the folder can be used again; and the cure that is named
         # works, whatever a setting says.
         both = {"CUSTODY_LISTEN": address, "CUSTODY_ADMIN_LISTEN": address}
-        with running(folder / "data", options=("--free-ports",), extra=both) as dev:
+        with running(folder / "data", option="--free-ports", **both) as dev:
             assert "masterKey" in paste(dev.curl)
 
 
@@ -339,15 +217,16 @@ def test_a_data_folder_that_cannot_be_made_is_one_clear_line(folder: Path) -> No
 
 def test_ctrl_c_while_it_starts_leaves_nothing_behind(folder: Path) -> None:
     data = folder / "data"
-    log = LOGS / f"dev-{os.getpid()}-start.log"
-    process = start(("dev", "--data", str(data)), None, None, log, log)
+    log = log_file("dev")
+    command = ("dev", "--data", str(data))
+    process = Forked("custody", *command, environ=environ_for(), out=log, err=log)
     pid_file = data / "data" / "postmaster.pid"
     try:
-        wait_until(lambda: pid_file.exists() or process.poll() is not None, 40)
+        soon(lambda: pid_file.exists() or process.poll() is not None, 40)
         postgres = int(pid_file.read_text().split("\n", 1)[0])
         process.send_signal(signal.SIGINT)
         process.wait(60)
-        wait_until(lambda: not alive(postgres), 30)
+        soon(lambda: not alive(postgres), 30)
     finally:
         process.kill()
         process.wait()
@@ -361,7 +240,7 @@ def test_ctrl_c_while_it_starts_leaves_nothing_behind(folder: Path) -> None:
 def test_an_ordinary_user_needs_nothing_special(folder: Path) -> None:
     nobody = 65534
     packages = next(path for path in sys.path if path.endswith("site-packages"))
-    environ = {"PYTHONPATH": f"{REPOSITORY}:{packages}", "PYTHONDONTWRITEBYTECODE": "1"}
+    environ = {"PYTHONPATH": f"{ROOT}:{packages}", "PYTHONDONTWRITEBYTECODE": "1"}
     probe = "import sys; assert sys.version_info >= (3, 11); import custody.cli"
     for python in (sys.executable, "/usr/bin/python3", "/usr/local/bin/python3"):
         with suppress(OSError):
@@ -377,9 +256,11 @@ def test_an_ordinary_user_needs_nothing_special(folder: Path) -> None:
     home = folder / "theirs"
     home.mkdir(mode=0o700)
     os.chown(home, nobody, nobody)
+    ids = (f"--reuid={nobody}", f"--regid={nobody}")
+    as_nobody = ("setpriv", *ids, "--clear-groups")
     first = None
     for _ in range(2):
-        with running(home / "data", (python, "-m", "custody"), user=nobody, extra=environ) as dev:
+        with running(home / "data", *as_nobody, python, "-m", "custody", **environ) as dev:
             status = Path("/proc", str(dev.postgres)).stat()
             assert status.st_uid == nobody
             key = paste(dev.curl)
@@ -397,7 +278,7 @@ def test_a_banner_that_nobody_can_read(folder: Path) -> None:
         done = subprocess.run(
             [*MODULE, "dev", "--data", str(folder / "dev"), "--free-ports"],
             env=environ_for(),
-            cwd=REPOSITORY,
+            cwd=ROOT,
             stdout=full,
             stderr=subprocess.PIPE,
             text=True,

@@ -2,10 +2,7 @@
 daemons that take connections from it."""
 
 import asyncio
-import os
-import secrets
 import socket
-import subprocess
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -13,9 +10,9 @@ from pathlib import Path
 
 import aiohttp
 
-from tests.leaks import LOGS
+from tests.forked import AnyProcess
 from tests.ports import free_port
-from tests.servers import ROOT, Database, coverage_environ, settings_for, wait_for
+from tests.servers import Database, log_file, settings_for, started, wait_for
 from tests.tokens import Issuer
 
 # The process id must be the daemon's own: it is known only after the fork.
@@ -31,22 +28,14 @@ PATH = "/api/v1/me/encryption-vault/status"
 @contextmanager
 def daemon_on(
     listener: socket.socket, database: Database, issuer: Issuer, folder: Path
-) -> Iterator["subprocess.Popen[bytes]"]:
+) -> Iterator[AnyProcess]:
     """Run ``custody serve`` on a socket that is handed over."""
     admin = f"127.0.0.1:{free_port()}"
     # No LISTEN: an address that is set would win.
     environ = settings_for(database, issuer, folder, LISTEN="", ADMIN_LISTEN=admin)
-    log = LOGS / f"daemon-{os.getpid()}-{secrets.token_hex(4)}.log"
-    with log.open("wb") as stream:
-        process = subprocess.Popen(
-            [sys.executable, "-c", HAND_OVER, str(listener.fileno())],
-            env={"PATH": os.environ["PATH"], **coverage_environ(), **environ},
-            stdout=stream,
-            stderr=stream,
-            pass_fds=[listener.fileno()],
-            cwd=ROOT,
-        )
-    with process:
+    log, descriptor = log_file("daemon"), listener.fileno()
+    command = (sys.executable, "-c", HAND_OVER, str(descriptor))
+    with started(*command, environ=environ, out=log, err=log, pass_fds=[descriptor]) as process:
         try:
             wait_for(f"http://{admin}/readyz", process, log)
             yield process

@@ -10,28 +10,18 @@ import pytest
 
 from custody.settings import ConfigurationError
 from tests.bao_server import Bao, least_policy
-from tests.client import Client, client_session
+from tests.client import Client, becomes, client_session, readiness
 from tests.db.command import custody
-from tests.e2e.hangup import until
-from tests.e2e.keks import Place, make_place, overrides
+from tests.e2e.keks import Place, make_place, make_vaults, overrides
+from tests.eventually import eventually
 from tests.faulty_proxy import Fault, faulty_proxy
 from tests.kek.kms_stub import kms_stub
 from tests.leaks import remember
 from tests.moto_server import Moto
-from tests.servers import Daemon, Database, daemon_beside, daemon_here, settings_for
+from tests.servers import Database, daemon_beside, daemon_here, settings_for
 from tests.tokens import Issuer
 
 RETIRE = "SELECT auth.custody_retire_kek($1)"
-
-
-async def init_one(
-    database: Database, issuer: Issuer, folder: Path, place: Place, user: str = "alice"
-) -> None:
-    async with (
-        daemon_here(database, issuer, folder, **overrides(place)) as daemon,
-        client_session() as session,
-    ):
-        assert (await Client(daemon, session, user).init()).status == 200
 
 
 async def refusal(database: Database, issuer: Issuer, folder: Path, *places: Place) -> str:
@@ -42,32 +32,17 @@ async def refusal(database: Database, issuer: Issuer, folder: Path, *places: Pla
     return done.complaint
 
 
-async def kek_part(daemon: Daemon) -> tuple[int, str]:
-    async with client_session() as session, session.get(f"{daemon.admin}/readyz") as answer:
-        return answer.status, (await answer.json())["parts"]["kek"]
-
-
-async def becomes(daemon: Daemon, status: int, text: str) -> None:
-    deadline = time.monotonic() + 20
-    while True:
-        seen = await kek_part(daemon)
-        if seen[0] == status and text in seen[1]:
-            return
-        assert time.monotonic() < deadline, seen
-        await asyncio.sleep(0.05)
-
-
 async def next_second() -> None:
     """Wait for it: versions of a transit key are told apart by the second they were made in."""
     second = int(time.time())
-    await until(lambda: int(time.time()) > second)
+    await eventually(lambda: int(time.time()) > second)
 
 
 async def test_changed_credential_under_a_known_kek_id_refuses_the_boot(
     database: Database, issuer: Issuer, tmp_path: Path
 ) -> None:
-    place = make_place("systemd", tmp_path, None, None)  # type: ignore[arg-type]
-    await init_one(database, issuer, tmp_path, place)
+    place = make_place("systemd", tmp_path)
+    await make_vaults(database, issuer, tmp_path, place, "alice")
     credential = tmp_path / place.uri.removeprefix("systemd:")
     credential.chmod(0o600)
     credential.write_bytes(b"\x17" * 32)
@@ -79,7 +54,7 @@ async def test_transit_key_made_again_refuses_the_boot(
     database: Database, issuer: Issuer, tmp_path: Path, bao: Bao, moto: Moto
 ) -> None:
     place = make_place("vault", tmp_path, bao, moto)
-    await init_one(database, issuer, tmp_path, place)
+    await make_vaults(database, issuer, tmp_path, place, "alice")
     key = place.uri.partition("/")[2]
     bao.delete_key(key)
     line = await refusal(database, issuer, tmp_path, place)
@@ -107,7 +82,7 @@ async def test_transit_key_made_again_under_a_serving_daemon_is_never_written_to
         # At once: nothing has asked for the key since.
         answer = await Client(daemon, session, "bob").init()
         assert (answer.status, answer.code) == (503, "KEK_UNAVAILABLE")
-        await becomes(daemon, 503, "stands for other key material")
+        await becomes(daemon, 503, kek="stands for other key material")
         for user in ("alice", "bob"):
             answer = await Client(daemon, session, user).rotate()
             assert (answer.status, answer.code) == (503, "KEK_UNAVAILABLE")
@@ -120,7 +95,7 @@ async def test_kms_that_is_down_at_boot_comes_up_later(
 ) -> None:
     """Up and not ready; users of the other KEK are served meanwhile."""
     other = make_place("env", tmp_path, bao, moto)
-    await init_one(database, issuer, tmp_path, other)
+    await make_vaults(database, issuer, tmp_path, other, "alice")
     place = make_place("vault", tmp_path, bao, moto)
     with faulty_proxy(bao.port) as proxy:
         place.environ["VAULT_ADDR"] = proxy.address
@@ -129,15 +104,15 @@ async def test_kms_that_is_down_at_boot_comes_up_later(
             daemon_here(database, issuer, tmp_path, **overrides(place, other)) as daemon,
             client_session() as session,
         ):
-            status, problem = await kek_part(daemon)
+            status, parts = await readiness(daemon)
             assert status == 503
-            assert problem.startswith(f"{place.uri}: the server can't be reached")
+            assert parts["kek"].startswith(f"{place.uri}: the server can't be reached")
             assert (await Client(daemon, session, "alice").key()).status == 200
             bob = Client(daemon, session, "bob")
             answer = await bob.init()
             assert (answer.status, answer.code) == (503, "KEK_UNAVAILABLE")
             proxy.fault = Fault.NONE
-            await becomes(daemon, 200, "ok")
+            await becomes(daemon, 200, kek="ok")
             assert (await bob.init()).json["kekId"] == place.stamp
 
 
@@ -179,7 +154,7 @@ async def test_kms_that_refuses_stops_the_boot(
 async def test_row_of_an_unknown_kek_is_named(
     pace: str, database: Database, issuer: Issuer, tmp_path: Path
 ) -> None:
-    place = make_place("env", tmp_path, None, None)  # type: ignore[arg-type]
+    place = make_place("env", tmp_path)
     with daemon_beside(database, issuer, tmp_path, module=pace, **overrides(place)) as daemon:
         async with client_session() as session:
             alice = Client(daemon, session, "alice")
@@ -188,13 +163,13 @@ async def test_row_of_an_unknown_kek_is_named(
             answer = await alice.key()
             assert (answer.status, answer.code) == (503, "KEK_UNAVAILABLE")
             problem = "rows carry the kek_id lost-v1, and no configured KEK holds it"
-            await becomes(daemon, 503, problem)
+            await becomes(daemon, 503, kek=problem)
             assert daemon.log is not None
             lines = [json.loads(line) for line in daemon.log.read_text().splitlines() if line]
             assert any(problem in line.get("problem", "") for line in lines)
             assert any(line["event"] == "kek_not_configured" for line in lines)
             await database.execute("UPDATE auth.encryption_vaults SET kek_id = $1", place.stamp)
-            await becomes(daemon, 200, "ok")
+            await becomes(daemon, 200, kek="ok")
             assert (await alice.key()).status == 200
     assert ("failed_fetch", "kek-not-configured", 503) in await database.audit("alice")
 
@@ -203,7 +178,7 @@ async def test_retired_kek_is_never_written_again(
     database: Database, issuer: Issuer, tmp_path: Path
 ) -> None:
     """By a daemon that still runs with it, and by one that boots with it."""
-    first, second = (make_place("env", tmp_path, None, None) for _ in range(2))  # type: ignore[arg-type]
+    first, second = (make_place("env", tmp_path) for _ in range(2))
     async with (
         daemon_here(database, issuer, tmp_path, **overrides(first)) as stale,
         client_session() as session,
@@ -225,26 +200,21 @@ async def test_retired_kek_is_never_written_again(
         "SELECT kek_id FROM auth.encryption_vaults WHERE user_id = 'alice'"
     ) == (second.stamp)
     with pytest.raises(ConfigurationError, match=f"the kek_id {first.stamp} is retired"):
-        await init_one(database, issuer, tmp_path, first)
-
-
-def findings(environ: dict[str, str]) -> dict[str, list[str]]:
-    """Run the doctor, and return its messages by verdict."""
-    done = custody(environ, "doctor", "--json")
-    seen: dict[str, list[str]] = {}
-    for one in json.loads(done.out):
-        if one["part"].startswith("kek"):
-            seen.setdefault(one["verdict"], []).append(one["message"])
-    expected = 1 if "finding" in seen else 69 if "down" in seen else 0
-    assert done.code == expected, done.err
-    return seen
+        await make_vaults(database, issuer, tmp_path, first, "alice")
 
 
 async def examined(
     database: Database, issuer: Issuer, folder: Path, place: Place
 ) -> dict[str, list[str]]:
+    """Run the doctor, and return its messages by verdict."""
     environ = settings_for(database, issuer, folder, **overrides(place))
-    return await asyncio.to_thread(findings, environ)
+    done = await asyncio.to_thread(custody, environ, "doctor", "--json")
+    seen: dict[str, list[str]] = {}
+    for one in json.loads(done.out):
+        if one["part"].startswith("kek"):
+            seen.setdefault(one["verdict"], []).append(one["message"])
+    assert done.code == (1 if "finding" in seen else 69 if "down" in seen else 0), done.err
+    return seen
 
 
 async def test_doctor_finds_what_is_wrong_with_a_transit_key(
@@ -299,7 +269,7 @@ async def test_doctor_is_content_with_what_is_well(
 async def test_doctor_says_that_the_active_kek_is_retired(
     database: Database, issuer: Issuer, tmp_path: Path
 ) -> None:
-    first, second = (make_place("env", tmp_path, None, None) for _ in range(2))  # type: ignore[arg-type]
+    first, second = (make_place("env", tmp_path) for _ in range(2))
     for place in (first, second):
         async with daemon_here(database, issuer, tmp_path, **overrides(place)):
             pass
@@ -313,7 +283,7 @@ async def test_doctor_says_that_the_active_kek_is_retired(
 async def test_retirement_under_a_serving_daemon_is_named(
     database: Database, issuer: Issuer, tmp_path: Path
 ) -> None:
-    first, second = (make_place("env", tmp_path, None, None) for _ in range(2))  # type: ignore[arg-type]
+    first, second = (make_place("env", tmp_path) for _ in range(2))
     async with daemon_here(database, issuer, tmp_path, **overrides(first)) as daemon:
         async with daemon_here(database, issuer, tmp_path, **overrides(second, first)):
             pass
@@ -321,7 +291,7 @@ async def test_retirement_under_a_serving_daemon_is_named(
             assert await rewrap.fetchval(RETIRE, first.stamp) == "written"
             await database.execute("DELETE FROM auth.custody_instances")
             assert await rewrap.fetchval(RETIRE, first.stamp) == "retired"
-        await becomes(daemon, 503, f"the kek_id {first.stamp} is retired")
+        await becomes(daemon, 503, kek=f"the kek_id {first.stamp} is retired")
 
 
 async def test_alias_that_moves_back_is_active_again(
@@ -354,7 +324,7 @@ async def test_nobody_sees_wraps_of_a_registered_kek(
     with kms_stub() as stub:
         key = stub.make_key("alias/custody")
         place = Place("aws-kms:alias/custody", "", stub.environ)
-        await init_one(database, issuer, tmp_path, place)
+        await make_vaults(database, issuer, tmp_path, place, "alice")
         async with database.connect("custody_app") as app:
             sample = "SELECT count(*) FROM auth.custody_sample_wraps($1)"
             assert await app.fetchval(sample, f"aws-kms:{key.arn}") == 0
@@ -378,7 +348,7 @@ async def test_two_keys_under_one_kek_id_refuse_the_boot(
     with kms_stub() as stub:
         key = stub.make_key("alias/custody")
         kms = Place("aws-kms:alias/custody", "", stub.environ)
-        other = make_place("env", tmp_path, None, None)  # type: ignore[arg-type]
+        other = make_place("env", tmp_path)
         uri = f"{other.uri.partition('?')[0]}?id=aws-kms:{key.arn}"
         line = await refusal(database, issuer, tmp_path, kms, Place(uri, "", other.environ))
         assert "an id may not begin with aws-kms:" in line

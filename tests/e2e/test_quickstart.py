@@ -5,12 +5,13 @@ import re
 import subprocess
 import sys
 from collections.abc import Iterator
+from pathlib import Path
 
-from tests.db.embedded_server import REPOSITORY, open_folder
-from tests.e2e.test_dev import environ_for, running
+from tests.e2e.dev import environ_for, running
 from tests.leaks import remember
+from tests.servers import ROOT
 
-PAGE = (REPOSITORY / "docs" / "quickstart.md").read_text("utf-8")
+PAGE = (ROOT / "docs" / "quickstart.md").read_text("utf-8")
 # What differs from run to run: keys and wraps, in base64.
 _SECRET = re.compile(r'("(?:masterKey|recoveryWrappedMk|recoveryIv)": ?)"([^"]+)"')
 _BLOCK = re.compile(r"^```(sh|text)\n(.*?)^```", re.DOTALL | re.MULTILINE)
@@ -31,10 +32,10 @@ def _bare(line: str) -> object:
     return json.loads(_SECRET.sub(r'\1"…"', line))
 
 
-def test_its_commands_print_what_it_shows() -> None:
+def test_its_commands_print_what_it_shows(folder: Path) -> None:
     steps = list(_steps())
     assert sum(len(shown) for _, shown in steps) >= 10
-    with open_folder() as folder, running(folder / "data") as dev:
+    with running(folder / "data") as dev:
         vault, admin = (dev.address(name).split("/")[2] for name in ("vault", "admin"))
         custody = f"'{sys.executable}' -m custody"
         script = "set -euo pipefail\n"
@@ -48,7 +49,7 @@ def test_its_commands_print_what_it_shows() -> None:
             ["bash", "-c", script],
             capture_output=True,
             text=True,
-            cwd=REPOSITORY,
+            cwd=ROOT,
             env=environ_for(),
             timeout=60,
             check=False,

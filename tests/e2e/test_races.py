@@ -7,20 +7,27 @@ that a storm meets by chance.
 import asyncio
 import base64
 import secrets
-from collections.abc import Callable, Coroutine
+from collections.abc import Callable
 from typing import Any
 
 import pytest
 
 from custody.vault.key_check import key_check_value
 from kek_backends.loader import load_keyring
-from tests.client import Answer, Client
-from tests.e2e.browser import encode, tag_of
+from tests.client import Answer, Client, tag_of
+from tests.e2e.browser import encode
 from tests.e2e.held import held, one_waits
 from tests.leaks import remember
 from tests.servers import Daemon
+from tests.states import act, bring
 
-Call = Callable[[], Coroutine[Any, Any, Answer]]
+METHODS = {
+    "set": "set_recovery",
+    "clear": "clear_recovery",
+    "enable": "enable_zk",
+    "disable": "disable_zk",
+    "rotate": "rotate",
+}
 
 ROTATED = (
     "UPDATE auth.encryption_vaults SET wrapped_mk = $1, wrap_iv = $2, format_version = $3,"
@@ -34,33 +41,19 @@ ZERO_KNOWLEDGE = (
 
 async def start(client: Client, *, zk: bool) -> tuple[str, str]:
     """Make a vault with a recovery wrap; return its key and its tag."""
-    made = await client.init()
-    wrapped, iv = encode(secrets.token_bytes(48)), encode(secrets.token_bytes(12))
-    assert (await client.set_recovery(wrapped, iv)).status == 200
-    if zk:
-        assert (await client.enable_zk()).status == 200
-    return made.json["masterKey"], tag_of(made)
+    key = await bring(client, "zero_knowledge" if zk else "with_recovery")
+    assert key is not None
+    return key, tag_of(await client.key())
 
 
 async def race(
     daemon: Daemon, client: Client, route: str, known: tuple[str, str], *change: Any
 ) -> Answer:
     """Call a route, and change the row under its hands."""
+    name, _, if_match = route.partition("-")
     key, tag = known
-    wrapped, iv = encode(secrets.token_bytes(48)), encode(secrets.token_bytes(12))
-    calls: dict[str, Call] = {
-        "set": lambda: client.set_recovery(wrapped, iv),
-        "set-if-match": lambda: client.set_recovery(wrapped, iv, tag),
-        "clear": client.clear_recovery,
-        "clear-if-match": lambda: client.clear_recovery(tag),
-        "enable": client.enable_zk,
-        "enable-if-match": lambda: client.enable_zk(tag),
-        "disable": lambda: client.disable_zk(key),
-        "rotate": client.rotate,
-        "rotate-if-match": lambda: client.rotate(tag),
-    }
     async with held(daemon.database) as superuser:
-        request = asyncio.create_task(calls[route]())
+        request = asyncio.create_task(act(client, METHODS[name], key, tag if if_match else None))
         await one_waits(daemon.database)
         await superuser.execute(*change)
     return await request
@@ -81,22 +74,22 @@ async def race(
     ],
 )
 async def test_another_device_rotates_meanwhile(
-    shared: Daemon,
-    client: Callable[[str], Client],
+    daemon: Daemon,
+    device: Callable[[str], Client],
     route: str,
     *,
     zk: bool,
     status: int,
     code: str | None,
 ) -> None:
-    alice = client("alice")
+    alice = device("alice")
     old = await start(alice, zk=zk)
     fresh = secrets.token_bytes(32)
     remember(encode(fresh))
-    keyring = load_keyring("env:MANA_AUTH_KEK", (), environ=shared.settings, development=False)
+    keyring = load_keyring("env:MANA_AUTH_KEK", (), environ=daemon.settings, development=False)
     wrap = await keyring.wrap("alice", fresh)
     answer = await race(
-        shared,
+        daemon,
         alice,
         route,
         old,
@@ -105,7 +98,7 @@ async def test_another_device_rotates_meanwhile(
         key_check_value("alice", fresh),
     )
     assert (answer.status, answer.code) == (status, code)
-    assert (await shared.database.audit("alice"))[-1][2] == status
+    assert (await daemon.database.audit("alice"))[-1][2] == status
     now = await alice.key()
     if route == "rotate":
         assert now.json == answer.json
@@ -125,13 +118,13 @@ async def test_another_device_rotates_meanwhile(
     ],
 )
 async def test_another_device_turns_zero_knowledge_on_meanwhile(
-    shared: Daemon, client: Callable[[str], Client], route: str, status: int, code: str | None
+    daemon: Daemon, device: Callable[[str], Client], route: str, status: int, code: str | None
 ) -> None:
-    alice = client("alice")
+    alice = device("alice")
     key, tag = await start(alice, zk=False)
-    answer = await race(shared, alice, route, (key, tag), ZERO_KNOWLEDGE)
+    answer = await race(daemon, alice, route, (key, tag), ZERO_KNOWLEDGE)
     assert (answer.status, answer.code) == (status, code)
-    assert (await shared.database.audit("alice"))[-1][2] == status
+    assert (await daemon.database.audit("alice"))[-1][2] == status
     assert (await alice.key()).json["requiresRecoveryCode"] is True
     assert (await alice.disable_zk(key)).status == 200
     assert (await alice.key()).json["masterKey"] == key

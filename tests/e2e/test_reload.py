@@ -5,8 +5,8 @@ import base64
 import contextlib
 import secrets
 import ssl
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import AsyncIterator, Iterator
+from contextlib import asynccontextmanager, contextmanager
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
@@ -19,15 +19,16 @@ from custody.http.routes import BASE_PATH
 from custody.keks import keks
 from custody.settings import load as load_settings
 from kek_backends.env import EnvKek
-from tests.client import Client, client_session
+from tests.certificates import make_certificate
+from tests.client import Client, becomes, client_session
 from tests.db.breaking import forget_keks
-from tests.e2e.hangup import Configured, configured, until
-from tests.e2e.keks import Place
-from tests.e2e.test_kek_boot import init_one
-from tests.e2e.test_stop import Load, hammer, read_answer
+from tests.e2e.hangup import Configured, configured
+from tests.e2e.keks import Place, make_vaults
+from tests.eventually import eventually
 from tests.faulty_proxy import Fault, faulty_proxy
-from tests.http.test_tls import make_certificate
+from tests.http.wire import ask, first_answer, request
 from tests.leaks import remember
+from tests.load import load
 from tests.ports import free_port
 from tests.servers import Database, settings_for
 from tests.tokens import Issuer
@@ -35,12 +36,10 @@ from tests.tokens import Issuer
 ORIGIN, SECOND = "https://app.example", "https://other.example"
 
 
-async def status(at: Configured, issuer: Issuer, user: str = "alice") -> int:
-    """Ask for a user's status with a token of an issuer."""
-    async with client_session() as session:
-        headers = {"Authorization": remember(issuer.bearer(user))}
-        async with session.get(f"{at.daemon.base}/status", headers=headers) as answer:
-            return answer.status
+async def status(at: Configured, issuer: Issuer) -> int:
+    """Ask for alice's status with a token of an issuer."""
+    headers = {"Authorization": remember(issuer.bearer("alice"))}
+    return (await ask(at.daemon, "GET", "/status", headers)).status
 
 
 async def test_new_key_of_the_issuer(database: Database, issuer: Issuer, tmp_path: Path) -> None:
@@ -67,32 +66,24 @@ class Tls:
 
     def __init__(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         self._reader, self._writer = reader, writer
-        connection = writer.get_extra_info("ssl_object")
-        assert isinstance(connection, ssl.SSLObject)
-        self.certificate = connection.getpeercert(binary_form=True)
+        self.certificate = writer.get_extra_info("ssl_object").getpeercert(binary_form=True)
 
-    async def ask(self) -> bytes:
-        """Send a request, and return the status line."""
-        self._writer.write(f"GET {BASE_PATH}/status HTTP/1.1\r\nHost: test\r\n\r\n".encode())
-        return (await read_answer(self._reader)).partition(b"\r\n")[0]
-
-    async def close(self) -> None:
-        """Close it."""
-        self._writer.close()
-        await self._writer.wait_closed()
+    async def status(self) -> int:
+        """Ask without a token, and return the status of the answer."""
+        self._writer.write(request("GET", f"{BASE_PATH}/status", close=False))
+        return (await first_answer(self._reader)).status
 
 
-async def connect(at: Configured, **options: Any) -> Tls:
-    """Open a connection, whatever certificate it is given."""
+@asynccontextmanager
+async def connected(at: Configured, **options: Any) -> AsyncIterator[Tls]:
+    """Open a connection for the block, whatever certificate it is given."""
     trust = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
     trust.check_hostname, trust.verify_mode = False, ssl.CERT_NONE
     place = urlsplit(at.daemon.base)
-    return Tls(*await asyncio.open_connection(place.hostname, place.port, ssl=trust, **options))
-
-
-def make(folder: Path) -> tuple[Path, Path]:
-    folder.mkdir()
-    return make_certificate(folder)
+    streams = await asyncio.open_connection(place.hostname, place.port, ssl=trust, **options)
+    yield Tls(*streams)
+    streams[1].close()
+    await streams[1].wait_closed()
 
 
 def der(file: Path) -> bytes:
@@ -103,7 +94,7 @@ def der(file: Path) -> bytes:
 def over_tls(
     database: Database, issuer: Issuer, folder: Path
 ) -> Iterator[tuple[Configured, Path, Path]]:
-    cert, key = make(folder / "first")
+    cert, key = make_certificate(folder / "first")
     values = {"tls_cert": str(cert), "tls_key": str(key)}
     with configured(database, issuer, folder, values) as at:
         yield at, cert, key
@@ -123,26 +114,23 @@ async def test_certificate_that_was_renewed(
     """New connections get it, with a server name or without; open ones live on."""
     options = {"server_hostname": name} if name else {}
     with over_tls(database, issuer, tmp_path) as (at, cert, key):
-        old = await connect(at, **options)
-        before = der(cert)
-        renewed = make(tmp_path / "second")
-        for place, file in zip((cert, key), renewed, strict=True):
-            place.write_bytes(file.read_bytes())
-        assert old.certificate == before
-        await at.reloads()
-        assert (await old.ask()).startswith(b"HTTP/1.1 401")
-        for _ in range(3):
-            new = await connect(at, **options)
-            assert new.certificate == der(renewed[0]) != old.certificate
-            assert (await new.ask()).startswith(b"HTTP/1.1 401")
-            await new.close()
-        third = make(tmp_path / "third")
-        await at.reloads(tls_cert=str(third[0]), tls_key=str(third[1]))
-        new = await connect(at, **options)
-        assert new.certificate == der(third[0])
-        for one in (old, new):
-            assert (await one.ask()).startswith(b"HTTP/1.1 401")
-            await one.close()
+        async with connected(at, **options) as old:
+            before = der(cert)
+            renewed = make_certificate(tmp_path / "second")
+            for place, file in zip((cert, key), renewed, strict=True):
+                place.write_bytes(file.read_bytes())
+            assert old.certificate == before
+            await at.reloads()
+            assert await old.status() == 401
+            for _ in range(3):
+                async with connected(at, **options) as new:
+                    assert new.certificate == der(renewed[0]) != old.certificate
+                    assert await new.status() == 401
+            third = make_certificate(tmp_path / "third")
+            await at.reloads(tls_cert=str(third[0]), tls_key=str(third[1]))
+            async with connected(at, **options) as new:
+                assert new.certificate == der(third[0])
+                assert (await old.status(), await new.status()) == (401, 401)
 
 
 async def test_half_of_a_renewed_certificate_changes_nothing(
@@ -150,24 +138,22 @@ async def test_half_of_a_renewed_certificate_changes_nothing(
 ) -> None:
     with over_tls(database, issuer, tmp_path) as (at, cert, key):
         before = der(cert)
-        new_cert, new_key = make(tmp_path / "second")
+        new_cert, new_key = make_certificate(tmp_path / "second")
         cert.write_bytes(new_cert.read_bytes())
         assert "CUSTODY_TLS_CERT, CUSTODY_TLS_KEY" in await at.refuses()
-        kept = await connect(at)
-        assert kept.certificate == before
-        assert (await kept.ask()).startswith(b"HTTP/1.1 401")
-        await kept.close()
+        async with connected(at) as kept:
+            assert kept.certificate == before
+            assert await kept.status() == 401
         key.write_bytes(new_key.read_bytes())
         await at.reloads()
-        new = await connect(at)
-        assert new.certificate == der(new_cert)
-        await new.close()
+        async with connected(at) as new:
+            assert new.certificate == der(new_cert)
 
 
 async def test_tls_begins_and_ends_with_a_restart(
     database: Database, issuer: Issuer, tmp_path: Path
 ) -> None:
-    cert, key = make(tmp_path / "first")
+    cert, key = make_certificate(tmp_path / "first")
     with configured(database, issuer, tmp_path, {}) as at:
         for reloads in (1, 2):
             await at.reloads(tls_cert=str(cert), tls_key=str(key))
@@ -180,13 +166,12 @@ async def test_tls_begins_and_ends_with_a_restart(
 
 async def allowed(at: Configured) -> list[str]:
     """Return the origins that may call."""
-    found = []
-    async with client_session() as session:
-        for origin in (ORIGIN, SECOND):
-            headers = {"Origin": origin, "Access-Control-Request-Method": "GET"}
-            async with session.options(f"{at.daemon.base}/key", headers=headers) as preflight:
-                found += [origin] if preflight.status == 204 else []
-    return found
+    preflight = {"Access-Control-Request-Method": "GET"}
+    return [
+        origin
+        for origin in (ORIGIN, SECOND)
+        if (await ask(at.daemon, "OPTIONS", "/key", preflight | {"Origin": origin})).status == 204
+    ]
 
 
 async def test_origins_are_added_and_removed(
@@ -236,42 +221,32 @@ async def test_log_level(database: Database, issuer: Issuer, tmp_path: Path) -> 
     with configured(database, issuer, tmp_path, {"log_level": "info"}) as at:
         assert await status(at, issuer) == 200
         # Written at the end of the turn in which it was answered.
-        await until(lambda: bool(at.daemon.events("request")))
+        await eventually(lambda: at.daemon.events("request"))
         (first,) = at.daemon.events("request")
         assert first["route"] == "get_status"
         at.write(log_level="warning", rate_limit=5, jwt_audience="another")
         at.hang_up()
-        await until(lambda: bool(at.daemon.events("restart_needed")))
+        await eventually(lambda: at.daemon.events("restart_needed"))
         assert await status(at, issuer) == 200
         await at.reloads(log_level="debug", jwt_audience=None)
         assert len(at.daemon.events("request")) == 1
         assert await status(at, issuer) == 200
-        await until(lambda: len(at.daemon.events("request")) == 2)
+        await eventually(lambda: len(at.daemon.events("request")) == 2)
 
 
 FIRST, SECOND_KEK = "env:FIRST_KEK?id=first", "env:SECOND_KEK?id=second"
 FINGERPRINT = "SELECT fingerprint FROM auth.encryption_keks WHERE kek_id = 'second'"
 
 
-def write_key(file: Path) -> None:
-    file.touch(mode=0o600)
-    file.write_text(remember(base64.b64encode(secrets.token_bytes(32)).decode()))
-
-
 async def with_two_keks(database: Database, issuer: Issuer, folder: Path) -> dict[str, str]:
     """Return the variables of two KEKs, each in a file; alice has a row under the second."""
     files = {name: folder / name.lower() for name in ("FIRST_KEK", "SECOND_KEK")}
     for file in files.values():
-        write_key(file)
+        file.touch(mode=0o600)
+        file.write_text(remember(base64.b64encode(secrets.token_bytes(32)).decode()))
     environ = {f"{name}_FILE": str(file) for name, file in files.items()}
-    await init_one(database, issuer, folder, Place(SECOND_KEK, "second", environ))
+    await make_vaults(database, issuer, folder, Place(SECOND_KEK, "second", environ), "alice")
     return {f"raw_{name}": value for name, value in environ.items()}
-
-
-async def says(at: Configured, text: str) -> bool:
-    """Tell whether /readyz says this of the KEKs."""
-    async with client_session() as session, session.get(f"{at.daemon.admin}/readyz") as answer:
-        return text in str((await answer.json())["parts"]["kek"])
 
 
 async def test_old_kek_is_added_and_removed(
@@ -291,20 +266,20 @@ async def test_old_kek_is_added_and_removed(
     ) as at:
         async with client_session() as session:
             alice, bob, carol = (Client(at.daemon, session, u) for u in ("alice", "bob", "carol"))
-            await until(lambda: says(at, "rows carry the kek_id second"))
+            await becomes(at.daemon, 503, kek="rows carry the kek_id second")
             assert ((await alice.key()).status, (await bob.init()).status) == (503, 200)
             await at.reloads(old_keks=[SECOND_KEK])
             answer = await alice.key()
             assert (answer.status, answer.json["kekId"]) == (200, "second")
             assert await database.value(FINGERPRINT) == recorded is not None
-            await until(lambda: says(at, "ok"))
+            await becomes(at.daemon, 200, kek="ok")
             # What is new is under the active one still.
             assert (await carol.init()).json["kekId"] == "first"
             await at.reloads(old_keks=[])
             refused = await alice.key()
             assert (refused.status, refused.code) == (503, "KEK_UNAVAILABLE")
             assert (await bob.key()).status == 200
-            await until(lambda: says(at, "rows carry the kek_id second"))
+            await becomes(at.daemon, 503, kek="rows carry the kek_id second")
             await at.reloads(old_keks=[SECOND_KEK])
             assert (await alice.key()).json == answer.json
 
@@ -350,7 +325,7 @@ async def test_kek_that_is_dropped_is_closed_after_the_last_call_to_it(
         environ["CUSTODY_OLD_KEKS"] = ""
         await here.report._reload()
         assert closed == []
-        await until(lambda: closed == [SECOND_KEK])
+        await eventually(lambda: closed == [SECOND_KEK])
         closed.clear()
         environ["CUSTODY_OLD_KEKS"] = f"{SECOND_KEK} env:MISSING?id=missing"
         await here.report._reload()
@@ -365,121 +340,58 @@ async def test_kek_that_is_dropped_is_closed_after_the_last_call_to_it(
     assert sorted(closed) == [FIRST, SECOND_KEK]
 
 
-def broken_toml(at: Configured, folder: Path) -> str:
-    at.file.write_text("listen = =")
-    return "is not TOML"
-
-
-def unknown_name(at: Configured, folder: Path) -> str:
-    at.write(cors_origin=[SECOND])
-    return "unknown name 'cors_origin'"
-
-
-def bad_value(at: Configured, folder: Path) -> str:
-    at.write(rate_limit=-1)
-    return "CUSTODY_RATE_LIMIT"
-
-
-def missing_file(at: Configured, folder: Path) -> str:
-    at.file.unlink()
-    return "No such file"
-
-
-def broken_jwks(at: Configured, folder: Path) -> str:
-    (folder / "jwks.json").write_text('{"keys": []}')
-    return "no usable Ed25519 key"
-
-
-def missing_jwks(at: Configured, folder: Path) -> str:
-    (folder / "jwks.json").unlink()
-    return "CUSTODY_JWKS_FILE"
-
-
-def no_certificate(at: Configured, folder: Path) -> str:
-    (folder / "bad.pem").write_text("nothing")
-    at.write(tls_cert=str(folder / "bad.pem"), tls_key=str(folder / "bad.pem"))
-    return "CUSTODY_TLS_CERT"
-
-
-def wrong_kek(at: Configured, folder: Path) -> str:
-    write_key(folder / "second_kek")
-    at.write(old_keks=[SECOND_KEK])
-    return "the kek_id second stands for other key material"
-
-
-def missing_kek(at: Configured, folder: Path) -> str:
-    at.write(old_keks=["env:MISSING?id=missing"])
-    return "neither MISSING nor MISSING_FILE is set"
-
-
-def kek_twice(at: Configured, folder: Path) -> str:
-    at.write(old_keks=[SECOND_KEK, SECOND_KEK])
-    return "is listed twice"
-
-
-def active_kek_twice(at: Configured, folder: Path) -> str:
-    at.write(old_keks=[FIRST])
-    return "is listed twice"
-
-
-def key_for_a_name(at: Configured, folder: Path) -> str:
-    at.write(old_keks=[remember(base64.b64encode(secrets.token_bytes(32)).decode())])
-    return "holds what looks like a key"
-
-
-def unforeseen(at: Configured, folder: Path) -> str:
+KEY = remember(base64.b64encode(secrets.token_bytes(32)).decode())
+MISSING = "env:MISSING?id=missing"
+# What is said of it; settings that change in the file; files that are written, None: that go.
+BREAKS: dict[str, tuple[str, dict[str, Any], dict[str, str | None]]] = {
+    "broken_toml": ("is not TOML", {}, {"custody.toml": "listen = ="}),
+    "unknown_name": ("unknown name 'cors_origin'", {"cors_origin": [SECOND]}, {}),
+    "bad_value": ("CUSTODY_RATE_LIMIT", {"rate_limit": -1}, {}),
+    "missing_file": ("No such file", {}, {"custody.toml": None}),
+    "broken_jwks": ("no usable Ed25519 key", {}, {"jwks.json": '{"keys": []}'}),
+    "missing_jwks": ("CUSTODY_JWKS_FILE", {}, {"jwks.json": None}),
+    "no_certificate": ("CUSTODY_TLS_CERT", {"tls_cert": "/dev/null", "tls_key": "/dev/null"}, {}),
+    "wrong_kek": (
+        "the kek_id second stands for other key material",
+        {"old_keks": [SECOND_KEK]},
+        {"second_kek": KEY},
+    ),
+    "missing_kek": ("neither MISSING nor MISSING_FILE is set", {"old_keks": [MISSING]}, {}),
+    "kek_twice": ("is listed twice", {"old_keks": [SECOND_KEK, SECOND_KEK]}, {}),
+    "active_kek_twice": ("is listed twice", {"old_keks": [FIRST]}, {}),
+    "key_for_a_name": ("holds what looks like a key", {"old_keks": [KEY]}, {}),
     # The setting allows it, and what parses it raises an error that is not ours.
-    at.write(jwks_url="http://issuer\\example/jwks")
-    return "ValueError"
-
-
-BREAKS = (
-    broken_toml,
-    unknown_name,
-    bad_value,
-    missing_file,
-    broken_jwks,
-    missing_jwks,
-    no_certificate,
-    wrong_kek,
-    missing_kek,
-    kek_twice,
-    active_kek_twice,
-    key_for_a_name,
-    unforeseen,
-)
-
-
-QUICK = (broken_toml, wrong_kek, no_certificate)
+    "unforeseen": ("ValueError", {"jwks_url": "http://a\\example/jwks", "jwks_file": None}, {}),
+}
+QUICK = ("broken_toml", "wrong_kek", "no_certificate")
 
 
 @pytest.mark.parametrize(
-    "breaks",
-    [
-        breaks if breaks in QUICK else pytest.param(breaks, marks=pytest.mark.prove)
-        for breaks in BREAKS
-    ],
-    ids=lambda breaks: str(breaks.__name__),
+    "name",
+    [name if name in QUICK else pytest.param(name, marks=pytest.mark.prove) for name in BREAKS],
 )
 async def test_what_is_wrong_changes_nothing(
     database: Database,
     issuer: Issuer,
     tmp_path: Path,
-    breaks: Callable[[Configured, Path], str],
+    name: str,
 ) -> None:
     """Nor what is right beside it; the next good reload works."""
+    said, settings, files = BREAKS[name]
     variables = await with_two_keks(database, issuer, tmp_path)
     jwks, key = (tmp_path / "jwks.json"), (tmp_path / "second_kek").read_text()
     values = {"kek": FIRST, "old_keks": [], "cors_origins": [ORIGIN], "log_level": "info"}
-    if breaks is unforeseen:
+    if "jwks_file" in settings:
         variables["JWKS_FILE"] = ""
         values["jwks_file"] = str(jwks)
     with configured(database, issuer, tmp_path, values, ready=False, **variables) as at:
-        at.write(cors_origins=[SECOND], log_level="debug")
-        if breaks is unforeseen:
-            at.write(jwks_file=None)
-        expected = breaks(at, tmp_path)
-        assert expected in await at.refuses()
+        at.write(cors_origins=[SECOND], log_level="debug", **settings)
+        for file, text in files.items():
+            if text is None:
+                (tmp_path / file).unlink()
+            else:
+                (tmp_path / file).write_text(text)
+        assert said in await at.refuses()
         async with client_session() as session:
             assert (await Client(at.daemon, session, "bob").init()).status == 200
             assert (await Client(at.daemon, session, "alice").key()).status == 503
@@ -504,7 +416,7 @@ async def test_old_kek_while_the_database_is_down(
         variables["DATABASE_URL"] = database.url("custody_app").replace(port, behind)
         values = {"kek": FIRST, "old_keks": [], "cors_origins": [ORIGIN]}
         with configured(database, issuer, tmp_path, values, ready=False, **variables) as at:
-            await until(lambda: says(at, "rows carry the kek_id second"))
+            await becomes(at.daemon, 503, kek="rows carry the kek_id second")
             proxy.fault = Fault.REFUSE
             reason = await at.refuses(old_keks=[SECOND_KEK], cors_origins=[SECOND])
             assert "database" in reason
@@ -517,8 +429,8 @@ async def test_old_kek_while_the_database_is_down(
             async def reloaded() -> bool:
                 return bool((await at.change(old_keks=[SECOND_KEK]))["event"] == "reloaded")
 
-            await until(reloaded)
-            await until(lambda: says(at, "ok"))
+            await eventually(reloaded)
+            await becomes(at.daemon, 200, kek="ok")
 
 
 async def test_what_needs_a_restart_is_named_without_its_value(
@@ -577,7 +489,7 @@ async def test_signals_that_come_at_once_end_with_what_is_there_now(
             async def is_last() -> bool:
                 return await allowed(at) == [SECOND]
 
-            await until(is_last)
+            await eventually(is_last)
         await asyncio.sleep(0.5)
         assert await allowed(at) == [SECOND]
         assert at.daemon.events("reload_failed", "stray_error") == []
@@ -592,12 +504,10 @@ async def test_reloads_under_load_are_noticed_by_nobody(
     values = {"kek": FIRST, "old_keks": [], "cors_origins": [], "log_level": "info"}
     users = [f"user-{n}" for n in range(8)]
     with configured(database, issuer, tmp_path, values, ready=False, **variables) as at:
-        load, fresh = Load(), 0
         async with client_session() as session:
             made = await asyncio.gather(*(Client(at.daemon, session, u).init() for u in users))
             assert {answer.status for answer in made} == {200}
-        async with asyncio.TaskGroup() as group:
-            tasks = [group.create_task(hammer(at.daemon, user, load)) for user in users]
+        async with load(at.daemon, users, keep_alive=True) as seen:
             for n in range(count):
                 await at.reloads(
                     old_keks=[SECOND_KEK] if n % 2 else [],
@@ -607,9 +517,5 @@ async def test_reloads_under_load_are_noticed_by_nobody(
                     rate_limit=1_000_000 - n,
                 )
                 assert await status(at, issuer) == 200
-                fresh += 1
-            for task in tasks:
-                task.cancel()
-        assert (load.wrong, load.cut) == ([], 0)
-        assert load.answered > len(users)
-        assert fresh == count
+        assert seen.lost() == []
+        assert seen.answered > len(users)

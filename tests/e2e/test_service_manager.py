@@ -11,19 +11,17 @@ from typing import Any
 import pytest
 
 from custody.ops import report
-from tests.client import Client, client_session
+from tests.client import Client, client_session, readiness
 from tests.db.command import custody
 from tests.e2e import quick
-from tests.e2e.hangup import configured, until
+from tests.e2e.hangup import configured
 from tests.e2e.held import held, one_waits
-from tests.e2e.keks import Place
+from tests.e2e.keks import Place, make_vaults
 from tests.e2e.service_manager import ServiceManager, service_manager
-from tests.e2e.test_kek_boot import init_one
-from tests.e2e.test_stop import ended
+from tests.eventually import eventually
 from tests.faulty_proxy import Fault, faulty_proxy
 from tests.leaks import remember
 from tests.servers import (
-    Daemon,
     Database,
     daemon_beside,
     settings_for,
@@ -46,16 +44,6 @@ def variables(manager: ServiceManager, **others: str) -> dict[str, str]:
     return {"raw_NOTIFY_SOCKET": manager.address, **others}
 
 
-def through(database: Database, port: int) -> str:
-    """Return the URL of custody_app by way of a proxy."""
-    return database.url("custody_app").replace(f":{database.server.port}/", f":{port}/")
-
-
-async def is_ready(daemon: Daemon) -> bool:
-    async with client_session() as session, session.get(f"{daemon.admin}/readyz") as answer:
-        return answer.status == 200
-
-
 async def test_ready_with_a_status(
     pace: str, database: Database, issuer: Issuer, tmp_path: Path
 ) -> None:
@@ -63,10 +51,9 @@ async def test_ready_with_a_status(
         service_manager() as manager,
         daemon_beside(database, issuer, tmp_path, module=pace, **variables(manager)) as daemon,
     ):
-        await until(lambda: bool(manager.said("READY")))
+        await eventually(lambda: manager.said("READY"))
         (ready,) = manager.said("READY")
-        assert daemon.process is not None
-        assert ready.sender == daemon.process.pid
+        assert ready.sender == daemon.running.pid
         address = daemon.base.removesuffix("/api/v1/me/encryption-vault")
         assert ready.fields["STATUS"] == f"{address} | KEK env-v1 | no re-wrap worker"
         await asyncio.sleep(2.5 * report._REPORT_SECONDS)
@@ -80,9 +67,9 @@ async def test_database_that_is_down_at_boot(
     """More time is asked for, again and again; ready is said when the database was judged."""
     with service_manager() as manager, faulty_proxy(database.server.port) as proxy:
         proxy.fault = Fault.REFUSE
-        others = variables(manager, DATABASE_URL=through(database, proxy.port))
+        others = variables(manager, DATABASE_URL=database.through(proxy.port))
         with unready_daemon_beside(database, issuer, tmp_path, module=pace, **others) as daemon:
-            await until(lambda: len(manager.said("EXTEND_TIMEOUT_USEC")) >= 4)
+            await eventually(lambda: len(manager.said("EXTEND_TIMEOUT_USEC")) >= 4)
             first, *later = manager.said("EXTEND_TIMEOUT_USEC")
             for one in later:
                 # Asked for long before the last one has run out.
@@ -92,12 +79,12 @@ async def test_database_that_is_down_at_boot(
                 "NOT READY: database: CUSTODY_DATABASE_URL: no connection to the database at "
             )
             assert manager.said("READY") == []
-            assert not await is_ready(daemon)
+            assert (await readiness(daemon))[0] == 503
             proxy.fault = Fault.NONE
-            await until(lambda: bool(manager.said("READY")))
-            assert await is_ready(daemon)
+            await eventually(lambda: manager.said("READY"))
+            assert (await readiness(daemon))[0] == 200
             extended = len(manager.said("EXTEND_TIMEOUT_USEC"))
-            await until(lambda: manager.status.endswith("| KEK env-v1 | no re-wrap worker"))
+            await eventually(lambda: manager.status.endswith("| KEK env-v1 | no re-wrap worker"))
             await asyncio.sleep(1.5 * report._REPORT_SECONDS)
             assert len(manager.said("EXTEND_TIMEOUT_USEC")) == extended
         assert len(manager.said("READY")) == 1
@@ -121,21 +108,22 @@ async def test_status_counts_the_rows_that_are_left(
 ) -> None:
     environ = {"OTHER_KEK": remember(OTHER_KEK)}
     old = Place("env:OTHER_KEK?id=other", "other", environ)
-    for user in ("alice", "bob", "carol"):
-        await init_one(database, issuer, tmp_path, old, user)
+    await make_vaults(database, issuer, tmp_path, old, "alice", "bob", "carol")
     worker = {"REWRAP_DATABASE_URL": database.url("custody_rewrap"), "REWRAP_INTERVAL": "1"}
     with service_manager() as manager:
         # With no KEK for them they stay.
         blind = variables(manager, **worker)
         with unready_daemon_beside(database, issuer, tmp_path, module=pace, **blind):
-            await until(lambda: manager.status.endswith("| 3 rows left to re-wrap"))
+            await eventually(lambda: manager.status.endswith("| 3 rows left to re-wrap"))
             assert manager.status.startswith("NOT READY: kek: rows carry the kek_id other")
             # Others are served: that is what ready means to a service manager.
             assert len(manager.said("READY")) == 1
     with service_manager() as manager:
         seeing = variables(manager, **worker, OLD_KEKS=old.uri, raw_OTHER_KEK=OTHER_KEK)
         with daemon_beside(database, issuer, tmp_path, module=pace, **seeing):
-            await until(lambda: manager.status.endswith("| KEK env-v1 | 0 rows left to re-wrap"))
+            await eventually(
+                lambda: manager.status.endswith("| KEK env-v1 | 0 rows left to re-wrap")
+            )
 
 
 def watchdog(process: int | None = None, *, seconds: float = WATCHDOG_SECONDS) -> dict[str, str]:
@@ -146,7 +134,7 @@ def watchdog(process: int | None = None, *, seconds: float = WATCHDOG_SECONDS) -
 async def test_signs_of_life_in_short(database: Database, issuer: Issuer, tmp_path: Path) -> None:
     """They come while the database is well, gone, or silent."""
     with service_manager() as manager, faulty_proxy(database.server.port) as proxy:
-        url = through(database, proxy.port)
+        url = database.through(proxy.port)
         others = variables(manager, DATABASE_URL=url, **watchdog(seconds=SHORT_WATCHDOG_SECONDS))
         with daemon_beside(database, issuer, tmp_path, module=quick.__name__, **others):
             for fault in (Fault.NONE, Fault.REFUSE, Fault.BLACK_HOLE):
@@ -158,7 +146,7 @@ async def test_signs_of_life_in_short(database: Database, issuer: Issuer, tmp_pa
 async def more_signs(manager: ServiceManager, count: int) -> None:
     """Wait for that many signs of life from now on."""
     before = len(manager.said("WATCHDOG"))
-    await until(lambda: len(manager.said("WATCHDOG")) >= before + count)
+    await eventually(lambda: len(manager.said("WATCHDOG")) >= before + count)
 
 
 def longest_pause(manager: ServiceManager, since: float) -> float:
@@ -173,10 +161,10 @@ async def test_signs_of_life_whatever_the_database_does(
 ) -> None:
     """None is later than half of what the watchdog waits, so that one may be late."""
     with service_manager() as manager, faulty_proxy(database.server.port) as proxy:
-        url = through(database, proxy.port)
+        url = database.through(proxy.port)
         others = variables(manager, **watchdog(), DATABASE_URL=url)
         with daemon_beside(database, issuer, tmp_path, **others):
-            await until(lambda: bool(manager.said("WATCHDOG")))
+            await eventually(lambda: manager.said("WATCHDOG"))
             proxy.fault = fault
             began = time.monotonic()
             await asyncio.sleep(2.5 * WATCHDOG_SECONDS)
@@ -194,15 +182,14 @@ async def test_no_sign_of_life_while_it_is_frozen(
         service_manager() as manager,
         daemon_beside(database, issuer, tmp_path, **variables(manager, **others)) as daemon,
     ):
-        await until(lambda: bool(manager.said("WATCHDOG")))
-        assert daemon.process is not None
-        daemon.process.send_signal(signal.SIGSTOP)
+        await eventually(lambda: manager.said("WATCHDOG"))
+        daemon.running.send_signal(signal.SIGSTOP)
         await asyncio.sleep(0.5)
         count = len(manager.messages)
         await asyncio.sleep(seconds)
         assert len(manager.messages) == count
-        daemon.process.send_signal(signal.SIGCONT)
-        await until(lambda: len(manager.said("WATCHDOG")) > count)
+        daemon.running.send_signal(signal.SIGCONT)
+        await eventually(lambda: len(manager.said("WATCHDOG")) > count)
 
 
 @some_seconds
@@ -214,7 +201,7 @@ async def test_watchdog_of_another_process_is_not_ours(
         service_manager() as manager,
         daemon_beside(database, issuer, tmp_path, **variables(manager, **others)),
     ):
-        await until(lambda: bool(manager.said("READY")))
+        await eventually(lambda: manager.said("READY"))
         await asyncio.sleep(seconds / 2)
         assert manager.said("WATCHDOG") == []
 
@@ -228,19 +215,19 @@ async def test_reload_is_told_of_with_its_outcome(
             database, issuer, tmp_path, {"cors_origins": []}, ready=True, **variables(manager)
         ) as at,
     ):
-        await until(lambda: bool(manager.said("READY")))
+        await eventually(lambda: manager.said("READY"))
         before = time.monotonic()
         await at.reloads(cors_origins=[ORIGIN])
-        await until(lambda: len(manager.said("READY")) == 2)
+        await eventually(lambda: len(manager.said("READY")) == 2)
         (reloading,), ready = manager.said("RELOADING"), manager.said("READY")[1]
         moment = int(reloading.fields["MONOTONIC_USEC"]) / 1_000_000
         assert before <= moment <= reloading.at <= ready.at
         assert "reload failed" not in ready.fields["STATUS"]
         assert "CUSTODY_RATE_LIMIT" in await at.refuses(rate_limit=-1)
-        await until(lambda: len(manager.said("READY")) == 3)
+        await eventually(lambda: len(manager.said("READY")) == 3)
         assert "| reload failed: CUSTODY_RATE_LIMIT: " in manager.status
         await at.reloads(rate_limit=None)
-        await until(lambda: len(manager.said("READY")) == 4)
+        await eventually(lambda: len(manager.said("READY")) == 4)
         assert len(manager.said("RELOADING")) == 3
         assert "reload failed" not in manager.said("READY")[3].fields["STATUS"]
 
@@ -251,15 +238,15 @@ async def test_reload_before_it_is_ready(
     """Carried out, and not told of: a start is not over with the end of a reload."""
     with service_manager() as manager, faulty_proxy(database.server.port) as proxy:
         proxy.fault = Fault.REFUSE
-        others = variables(manager, DATABASE_URL=through(database, proxy.port))
+        others = variables(manager, DATABASE_URL=database.through(proxy.port))
         values: dict[str, Any] = {"cors_origins": []}
         with configured(database, issuer, tmp_path, values, ready=False, **others) as at:
             await at.reloads(cors_origins=[ORIGIN])
             await at.refuses(rate_limit=-1)
-            await until(lambda: "| reload failed: CUSTODY_RATE_LIMIT" in manager.status)
+            await eventually(lambda: "| reload failed: CUSTODY_RATE_LIMIT" in manager.status)
             assert manager.said("READY") == manager.said("RELOADING") == []
             proxy.fault = Fault.NONE
-            await until(lambda: bool(manager.said("READY")))
+            await eventually(lambda: manager.said("READY"))
 
 
 async def test_a_stop_is_told_of_when_it_begins(
@@ -269,7 +256,6 @@ async def test_a_stop_is_told_of_when_it_begins(
         service_manager() as manager,
         daemon_beside(database, issuer, tmp_path, **variables(manager, **watchdog())) as daemon,
     ):
-        assert daemon.process is not None
         async with client_session() as session:
             alice = Client(daemon, session, "alice")
             await alice.init()
@@ -277,13 +263,14 @@ async def test_a_stop_is_told_of_when_it_begins(
                 rotation = asyncio.create_task(alice.rotate())
                 await one_waits(database)
                 assert manager.said("STOPPING") == []
-                daemon.process.send_signal(signal.SIGTERM)
-                await until(lambda: bool(manager.said("STOPPING")))
-                assert daemon.process.poll() is None
+                daemon.running.send_signal(signal.SIGTERM)
+                await eventually(lambda: manager.said("STOPPING"))
+                assert daemon.running.poll() is None
                 assert manager.status == "answering what is under way"
             assert (await rotation).status == 200
-        assert await ended(daemon.process) == 0
-        assert manager.names[-1] == "STOPPING"
+        assert await daemon.ended() == 0
+        told = [message for message in manager.messages if "WATCHDOG" not in message.fields]
+        assert next(iter(told[-1].fields)) == "STOPPING"
 
 
 @some_seconds
@@ -294,7 +281,7 @@ async def test_nobody_listens(
     with service_manager() as manager:
         others = variables(manager, **watchdog(seconds=seconds))
         with daemon_beside(database, issuer, tmp_path, **others) as daemon:
-            await until(lambda: bool(manager.said("WATCHDOG")))
+            await eventually(lambda: manager.said("WATCHDOG"))
             await asyncio.to_thread(Path(manager.address).unlink)
             await asyncio.sleep(seconds / 2)
             async with client_session() as session:

@@ -7,29 +7,29 @@ import re
 import signal
 import socket
 import time
-from collections.abc import AsyncIterator, Iterator
-from contextlib import asynccontextmanager, contextmanager
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
-import aiohttp
 import pytest
 
 from custody import supervisor
 from custody.ops.notify import Notifier
 from custody.sockets.listeners import Listeners
-from tests.client import Client, client_session
+from tests.client import Client, client_session, readiness
 from tests.db.command import custody
 from tests.db.embedded_server import alive
-from tests.e2e.hangup import Configured, configured, until
+from tests.e2e.hangup import Configured, configured
 from tests.e2e.held import held, one_waits
-from tests.e2e.keks import Place
+from tests.e2e.keks import Place, make_vaults
 from tests.e2e.service_manager import ServiceManager, service_manager
-from tests.e2e.test_kek_boot import init_one
-from tests.e2e.test_stop import Load, ended, hammer
+from tests.eventually import eventually, soon
 from tests.faulty_proxy import Fault, faulty_proxy
+from tests.http import wire
 from tests.leaks import remember
+from tests.load import load
 from tests.servers import (
     Daemon,
     Database,
@@ -46,15 +46,13 @@ OTHER_KEK = "RnJvbSBhbm90aGVyIGtleSBvZiAzMiBieXRlcyBoZXI="
 
 def workers_of(daemon: Daemon) -> dict[int, int]:
     """Return the process ids of the processes that serve, by their numbers."""
-    assert daemon.process is not None
     found = {}
     for folder in Path("/proc").glob("[0-9]*"):
         with contextlib.suppress(OSError):
             parent = int((folder / "stat").read_text().rpartition(") ")[2].split()[1])
-            command = (folder / "cmdline").read_text().split("\0")
-            if parent == daemon.process.pid and "serve-process" in command:
-                number = next(one for one in command if one.startswith("--number="))
-                found[int(number.partition("=")[2])] = int(folder.name)
+            number = re.search(r"\0--number=(\d+)\0", (folder / "cmdline").read_text())
+            if number and parent == daemon.running.pid:
+                found[int(number[1])] = int(folder.name)
     return dict(sorted(found.items()))
 
 
@@ -70,17 +68,12 @@ def variables_of(process: int) -> set[str]:
 
 async def gone(process: int) -> None:
     """Wait for the end of a process."""
-    await until(lambda: not alive(process))
+    await eventually(lambda: not alive(process))
 
 
 async def serving(daemon: Daemon, count: int) -> None:
     """Wait until so many processes have come to serve, those that are gone included."""
-    await until(lambda: ready_count(daemon) >= count, 60)
-
-
-def ready_count(daemon: Daemon) -> int:
-    """Return how many processes have said that they serve."""
-    return len(daemon.events("serving"))
+    await eventually(lambda: len(daemon.events("serving")) >= count, 60)
 
 
 @contextmanager
@@ -90,57 +83,28 @@ def three(
     """Run the daemon with three processes, once all of them serve."""
     overrides = {"WORKERS": str(COUNT), "raw_RUNTIME_DIRECTORY": str(folder)} | overrides
     with daemon_beside(database, issuer, folder, module=module, **overrides) as daemon:
-        until_now(lambda: ready_count(daemon) >= COUNT)
+        soon(lambda: len(daemon.events("serving")) >= COUNT, 40)
         yield daemon
 
 
-def until_now(true: Any, seconds: float = 40) -> None:
-    deadline = time.monotonic() + seconds
-    while not true():
-        assert time.monotonic() < deadline, "waited in vain"
-        time.sleep(0.05)
-
-
 @contextmanager
-def stopped(*processes: int) -> Iterator[None]:
-    """Stop processes where they stand for the length of the block."""
-    for process in processes:
+def alone(workers: Mapping[int, int], number: int | None) -> Iterator[None]:
+    """Stop all processes but one where they stand for the length of the block."""
+    others = [process for other, process in workers.items() if other != number]
+    for process in others:
         os.kill(process, signal.SIGSTOP)
     try:
         yield
     finally:
-        for process in processes:
+        for process in others:
             with contextlib.suppress(ProcessLookupError):
                 os.kill(process, signal.SIGCONT)
 
 
 async def ask(daemon: Daemon) -> int:
     """Ask over a connection of its own."""
-    async with client_session() as session:
-        return (await Client(daemon, session, "alice").status()).status
-
-
-@asynccontextmanager
-async def asking(daemon: Daemon) -> AsyncIterator[list[int | str]]:
-    """Ask again and again over connections of their own; yields the outcomes so far."""
-    outcomes: list[int | str] = []
-
-    async def ask_on() -> None:
-        while True:
-            try:
-                async with asyncio.timeout(10):
-                    outcomes.append(await ask(daemon))
-            except (aiohttp.ClientError, TimeoutError) as error:
-                outcomes.append(type(error).__name__)
-
-    tasks = [asyncio.create_task(ask_on()) for _ in range(4)]
-    try:
-        yield outcomes
-        await asyncio.sleep(0.2)
-    finally:
-        for task in tasks:
-            task.cancel()
-        await asyncio.gather(*tasks, return_exceptions=True)
+    token = {"Authorization": remember(daemon.issuer.bearer())}
+    return (await wire.ask(daemon, "GET", "/status", token)).status
 
 
 async def test_two_of_them_are_one_service(
@@ -155,26 +119,25 @@ async def test_two_of_them_are_one_service(
         }
         values: dict[str, Any] = {"cors_origins": []}
         with configured(database, issuer, tmp_path, values, ready=True, **overrides) as at:
-            assert at.daemon.process is not None
-            await until(lambda: manager.status.startswith("2 of 2 processes | http:"), 40)
+            await eventually(lambda: manager.status.startswith("2 of 2 processes | http:"), 40)
             workers = workers_of(at.daemon)
             assert list(workers) == [0, 1]
             await they_serve_and_count(at.daemon, workers)
             await they_reload(at, workers, manager)
             await one_is_replaced(at.daemon, workers)
             workers = workers_of(at.daemon)
-            at.daemon.process.send_signal(signal.SIGTERM)
-            assert await ended(at.daemon.process, 40) == 0
+            at.daemon.running.send_signal(signal.SIGTERM)
+            assert await at.daemon.ended(40) == 0
             assert not any(alive(worker) for worker in workers.values())
         assert len(manager.said("STOPPING")) == 1
-        assert {message.sender for message in manager.messages} == {at.daemon.process.pid}
+        assert {message.sender for message in manager.messages} == {at.daemon.running.pid}
     assert metrics_folders(tmp_path) == []
 
 
 async def they_serve_and_count(daemon: Daemon, workers: dict[int, int]) -> None:
     """Each answers while the others stand still, and its metrics are those of all of them."""
     for number in workers:
-        with stopped(*(pid for other, pid in workers.items() if other != number)):
+        with alone(workers, number):
             assert await ask(daemon) == 200
             assert await answered(daemon) == number + 1
 
@@ -183,7 +146,7 @@ async def they_reload(at: Configured, workers: dict[int, int], manager: ServiceM
     assert len(manager.said("READY")) == 1
     at.write(cors_origins=["https://app.example"])
     at.hang_up()
-    await until(lambda: len(manager.said("READY")) == 2)
+    await eventually(lambda: len(manager.said("READY")) == 2)
     assert len(manager.said("RELOADING")) == 1
     assert len(at.daemon.events("reloaded")) == len(workers)
 
@@ -192,9 +155,9 @@ async def one_is_replaced(daemon: Daemon, workers: dict[int, int]) -> None:
     """While it is missing the others serve."""
     os.kill(workers[1], signal.SIGKILL)
     await gone(workers[1])
-    async with asking(daemon) as outcomes:
+    async with load(daemon, ["alice"] * 4, "/status") as seen:
         await serving(daemon, len(workers) + 1)
-    assert set(outcomes) == {200}
+    assert (seen.answered > 0, seen.lost()) == (True, [])
     after = workers_of(daemon)
     assert after.keys() == workers.keys()
     assert {number for number in after if after[number] != workers[number]} == {1}
@@ -229,13 +192,9 @@ async def test_each_of_them_serves_the_vault_and_the_operators(
         workers = workers_of(daemon)
         assert list(workers) == [0, 1, 2]
         for number in workers:
-            with stopped(*(pid for other, pid in workers.items() if other != number)):
+            with alone(workers, number):
                 assert [await ask(daemon) for _ in range(3)] == [200] * 3
-                async with (
-                    client_session() as session,
-                    session.get(f"{daemon.admin}/readyz") as answer,
-                ):
-                    assert answer.status == 200
+                assert (await readiness(daemon))[0] == 200
         assert workers_of(daemon) == workers
 
 
@@ -244,21 +203,22 @@ async def test_they_are_one_service(database: Database, issuer: Issuer, tmp_path
     with service_manager() as manager:
         overrides = {"raw_NOTIFY_SOCKET": manager.address, "raw_WATCHDOG_USEC": "6000000"}
         with three(database, issuer, tmp_path, **overrides) as daemon:
-            assert daemon.process is not None
-            await until(lambda: manager.status.startswith(f"{COUNT} of {COUNT} processes | http:"))
+            await eventually(
+                lambda: manager.status.startswith(f"{COUNT} of {COUNT} processes | http:")
+            )
             assert len(manager.said("READY")) == 1
-            assert {message.sender for message in manager.messages} == {daemon.process.pid}
+            assert {message.sender for message in manager.messages} == {daemon.running.pid}
             count = len(manager.said("WATCHDOG"))
-            await until(lambda: len(manager.said("WATCHDOG")) > count + 2)
+            await eventually(lambda: len(manager.said("WATCHDOG")) > count + 2)
             # What the service manager tells of itself is not for them.
             for worker in workers_of(daemon).values():
                 names = variables_of(worker)
                 assert "CUSTODY_WORKERS" in names
                 assert not {name for name in names if name.startswith(("NOTIFY_", "LISTEN_"))}
-            daemon.process.send_signal(signal.SIGTERM)
-            await until(lambda: bool(manager.said("STOPPING")))
-            assert await ended(daemon.process, 40) == 0
-        assert {message.sender for message in manager.messages} == {daemon.process.pid}
+            daemon.running.send_signal(signal.SIGTERM)
+            await eventually(lambda: manager.said("STOPPING"))
+            assert await daemon.ended(40) == 0
+        assert {message.sender for message in manager.messages} == {daemon.running.pid}
         assert metrics_folders(tmp_path) == []
 
 
@@ -269,7 +229,7 @@ async def test_ready_when_the_first_one_is(
     """With the database down one process waits for it, and a reload reaches that one, too."""
     with service_manager() as manager, faulty_proxy(database.server.port) as proxy:
         proxy.fault = Fault.REFUSE
-        url = database.url("custody_app").replace(f":{database.server.port}/", f":{proxy.port}/")
+        url = database.through(proxy.port)
         overrides = {
             "raw_NOTIFY_SOCKET": manager.address,
             "WORKERS": str(COUNT),
@@ -280,13 +240,13 @@ async def test_ready_when_the_first_one_is(
         with configured(
             database, issuer, tmp_path, values, ready=False, module="custody", **overrides
         ) as at:
-            await until(lambda: len(manager.said("EXTEND_TIMEOUT_USEC")) >= 3)
-            await until(lambda: "NOT READY: database" in manager.status)
+            await eventually(lambda: len(manager.said("EXTEND_TIMEOUT_USEC")) >= 3)
+            await eventually(lambda: "NOT READY: database" in manager.status)
             assert list(workers_of(at.daemon)) == [0]
             await at.reloads(cors_origins=["https://app.example"])
             assert manager.said("READY") == manager.said("RELOADING") == []
             proxy.fault = Fault.NONE
-            await until(lambda: manager.status.startswith(f"{COUNT} of {COUNT} "), 40)
+            await eventually(lambda: manager.status.startswith(f"{COUNT} of {COUNT} "), 40)
             assert len(manager.said("READY")) == 1
 
 
@@ -299,9 +259,9 @@ async def test_one_that_is_killed_is_replaced_and_the_others_serve(
             before = workers_of(daemon)
             os.kill(before[number], signal.SIGKILL)
             await gone(before[number])
-            async with asking(daemon) as outcomes:
+            async with load(daemon, ["alice"] * 4, "/status") as seen:
                 await serving(daemon, COUNT + number + 1)
-            assert set(outcomes) == {200}
+            assert (seen.answered > 0, seen.lost()) == (True, [])
             after = workers_of(daemon)
             assert {n for n in after if after[n] != before[n]} == {number}
         assert [event["code"] for event in daemon.events("process_ended")] == [-9] * COUNT
@@ -315,9 +275,9 @@ async def test_one_that_is_frozen_is_killed_and_replaced(
     with three(database, issuer, tmp_path, module=module) as daemon:
         before = workers_of(daemon)
         os.kill(before[1], signal.SIGSTOP)
-        async with asking(daemon) as outcomes:
+        async with load(daemon, ["alice"] * 4, "/status") as seen:
             await serving(daemon, COUNT + 1)
-        assert set(outcomes) == {200}
+        assert (seen.answered > 0, seen.lost()) == (True, [])
         (frozen,) = {event["process"] for event in daemon.events("process_frozen")}
         assert frozen == before[1]
         after = workers_of(daemon)
@@ -330,7 +290,7 @@ async def test_all_of_them_replaced_while_the_database_is_down(
 ) -> None:
     """No reason for the service manager to start the service anew: it hears signs of life."""
     with service_manager() as manager, faulty_proxy(database.server.port) as proxy:
-        url = database.url("custody_app").replace(f":{database.server.port}/", f":{proxy.port}/")
+        url = database.through(proxy.port)
         overrides = {"raw_NOTIFY_SOCKET": manager.address, "DATABASE_URL": url}
         with three(database, issuer, tmp_path, **overrides) as daemon:
             proxy.fault = Fault.REFUSE
@@ -338,10 +298,12 @@ async def test_all_of_them_replaced_while_the_database_is_down(
                 os.kill(worker, signal.SIGKILL)
             await serving(daemon, 2 * COUNT)
             count = len(manager.said("WATCHDOG"))
-            await until(lambda: len(manager.said("WATCHDOG")) > count + 2)
+            await eventually(lambda: len(manager.said("WATCHDOG")) > count + 2)
             assert manager.status.startswith(f"0 of {COUNT} processes | NOT READY: database")
             proxy.fault = Fault.NONE
-            await until(lambda: manager.status.startswith(f"{COUNT} of {COUNT} processes | http"))
+            await eventually(
+                lambda: manager.status.startswith(f"{COUNT} of {COUNT} processes | http")
+            )
 
 
 @pytest.mark.parametrize(
@@ -380,7 +342,9 @@ async def test_configuration_that_breaks_later_ends_no_process_that_serves(
         await serving(at.daemon, COUNT)
         at.write(rate_limit=-1)
         os.kill(workers_of(at.daemon)[0], signal.SIGKILL)
-        await until(lambda: [e["code"] for e in at.daemon.events("process_ended")] == [-9, 78], 40)
+        await eventually(
+            lambda: [e["code"] for e in at.daemon.events("process_ended")] == [-9, 78], 40
+        )
         assert await ask(at.daemon) == 200
         at.write(rate_limit=None)
         await serving(at.daemon, COUNT + 1)
@@ -392,15 +356,14 @@ async def test_they_end_with_a_supervisor_that_is_killed(
 ) -> None:
     """Also one that was started just before."""
     with three(database, issuer, tmp_path) as daemon:
-        assert daemon.process is not None
         first = workers_of(daemon)
         os.kill(first[2], signal.SIGKILL)
-        await until(lambda: len(daemon.events("process_started")) == COUNT + 1)
+        await eventually(lambda: len(daemon.events("process_started")) == COUNT + 1)
         workers = workers_of(daemon).values()
         assert len(workers) == COUNT
-        daemon.process.kill()
-        assert await ended(daemon.process) == -signal.SIGKILL
-        await until(lambda: not any(alive(worker) for worker in workers))
+        daemon.running.kill()
+        assert await daemon.ended() == -signal.SIGKILL
+        await eventually(lambda: not any(alive(worker) for worker in workers))
         for base in (daemon.base, daemon.admin):
             place = urlsplit(base)
             assert place.port is not None
@@ -415,22 +378,18 @@ async def test_a_stop_under_load_cuts_nobody_off(
 ) -> None:
     users = [f"user-{n}" for n in range(32)]
     with three(database, issuer, tmp_path) as daemon:
-        assert daemon.process is not None
         workers = workers_of(daemon).values()
         async with client_session() as session:
             made = await asyncio.gather(*(Client(daemon, session, u).init() for u in users))
         assert {answer.status for answer in made} == {200}
-        load = Load()
-        async with asyncio.TaskGroup() as group:
-            for user in users:
-                group.create_task(hammer(daemon, user, load))
+        async with load(daemon, users, keep_alive=True) as seen:
             await asyncio.sleep(2)
-            assert load.cut == load.late == 0
-            load.stopped_at = time.monotonic()
-            daemon.process.send_signal(signal.SIGTERM)
-            assert await ended(daemon.process, 40) == 0
-        assert (load.wrong, load.cut) == ([], 0)
-        assert load.answered >= len(users)
+            assert seen.lost() == []
+            stop = time.monotonic()
+            daemon.running.send_signal(signal.SIGTERM)
+            assert await daemon.ended(40) == 0
+        assert seen.refused == seen.lost(before=stop) == []
+        assert seen.answered >= len(users)
         assert not any(alive(worker) for worker in workers)
 
 
@@ -440,15 +399,14 @@ async def test_while_they_drain_nobody_new_is_kept_waiting(
 ) -> None:
     """What is under way is answered; a new connection is soon refused, not left in a queue."""
     with three(database, issuer, tmp_path) as daemon:
-        assert daemon.process is not None
         async with client_session() as session:
             alice = Client(daemon, session, "alice")
             await alice.init()
             async with held(database):
                 rotation = asyncio.create_task(alice.rotate())
                 await one_waits(database)
-                daemon.process.send_signal(signal.SIGTERM)
-                await until(lambda: len(daemon.events("draining")) == COUNT)
+                daemon.running.send_signal(signal.SIGTERM)
+                await eventually(lambda: len(daemon.events("draining")) == COUNT)
                 place = urlsplit(daemon.base)
 
                 async def refused() -> bool:
@@ -459,10 +417,10 @@ async def test_while_they_drain_nobody_new_is_kept_waiting(
                     writer.close()
                     return False
 
-                await until(refused)
-                assert daemon.process.poll() is None
+                await eventually(refused)
+                assert daemon.running.poll() is None
             assert (await rotation).status == 200
-        assert await ended(daemon.process, 40) == 0
+        assert await daemon.ended(40) == 0
 
 
 @pytest.mark.prove
@@ -481,25 +439,20 @@ async def test_a_reload_reaches_all_of_them(
         with configured(
             database, issuer, tmp_path, values, ready=True, module="custody", **overrides
         ) as at:
-            await until(lambda: manager.status.startswith(f"{COUNT} of {COUNT}"), 40)
+            await eventually(lambda: manager.status.startswith(f"{COUNT} of {COUNT}"), 40)
             at.write(cors_origins=[origin])
             at.hang_up()
-            await until(lambda: len(manager.said("READY")) == 2)
+            await eventually(lambda: len(manager.said("READY")) == 2)
             assert len(manager.said("RELOADING")) == 1
             assert len(at.daemon.events("reloaded")) == COUNT
             workers = workers_of(at.daemon)
             for number in workers:
-                others = (pid for other, pid in workers.items() if other != number)
-                with stopped(*others):
+                with alone(workers, number):
                     headers = {"Origin": origin, "Access-Control-Request-Method": "GET"}
-                    async with (
-                        client_session() as session,
-                        session.options(f"{at.daemon.base}/key", headers=headers) as answer,
-                    ):
-                        assert answer.status == 204
+                    assert (await wire.ask(at.daemon, "OPTIONS", "/key", headers)).status == 204
             at.write(rate_limit=-1)
             at.hang_up()
-            await until(lambda: len(manager.said("READY")) == 3)
+            await eventually(lambda: len(manager.said("READY")) == 3)
             assert "reload failed: CUSTODY_RATE_LIMIT" in manager.status
 
 
@@ -519,7 +472,7 @@ async def test_metrics_are_those_of_all_of_them(
     with three(database, issuer, tmp_path) as daemon:
         workers = workers_of(daemon)
         for number in workers:
-            with stopped(*(pid for other, pid in workers.items() if other != number)):
+            with alone(workers, number):
                 for _ in range(number + 1):
                     assert await ask(daemon) == 200
                 assert await answered(daemon) == sum(n + 1 for n in range(number + 1))
@@ -535,15 +488,7 @@ async def test_metrics_are_those_of_all_of_them(
         async def counted() -> bool:
             return await answered(daemon) == total + 1
 
-        await until(counted)
-
-
-async def rows(database: Database, kek_id: str) -> int:
-    return int(
-        await database.value(
-            "SELECT count(*) FROM auth.encryption_vaults WHERE kek_id = $1", kek_id
-        )
-    )
+        await eventually(counted)
 
 
 @pytest.mark.prove
@@ -557,37 +502,37 @@ async def test_one_of_them_re_wraps(database: Database, issuer: Issuer, tmp_path
         "REWRAP_DATABASE_URL": database.url("custody_rewrap"),
         "REWRAP_INTERVAL": "1",
     }
+    under = "SELECT kek_id FROM auth.encryption_vaults"
     connected = (
         "SELECT count(*) FROM pg_stat_activity"
         " WHERE usename = 'custody_rewrap' AND datname = current_database()"
     )
     with three(database, issuer, tmp_path, **overrides) as daemon:
         first = workers_of(daemon)[0]
-        with stopped(first):
+        with alone({0: first}, None):
             await database.execute(
                 "SELECT pg_terminate_backend(pid) FROM pg_stat_activity"
                 " WHERE usename = 'custody_rewrap' AND datname = current_database()"
             )
-            await init_one(database, issuer, tmp_path, old)
+            await make_vaults(database, issuer, tmp_path, old, "alice")
             await asyncio.sleep(3)
-            assert (await rows(database, "other"), await database.value(connected)) == (1, 0)
+            assert (await database.value(under), await database.value(connected)) == ("other", 0)
 
         async def moved() -> bool:
-            return await rows(database, "env-v1") == 1
+            return bool(await database.value(under) == "env-v1")
 
-        await until(moved, 40)
+        await eventually(moved, 40)
         assert len(daemon.events("rewrap_begins")) == 1
 
 
 @pytest.mark.prove
 async def test_ctrl_c_ends_all_of_them(database: Database, issuer: Issuer, tmp_path: Path) -> None:
     with three(database, issuer, tmp_path) as daemon:
-        assert daemon.process is not None
         assert daemon.log is not None
         workers = workers_of(daemon).values()
         # What a terminal does: all of the group get it.
-        os.killpg(daemon.process.pid, signal.SIGINT)
-        assert await ended(daemon.process, 40) == 0
+        os.killpg(daemon.running.pid, signal.SIGINT)
+        assert await daemon.ended(40) == 0
         assert not any(alive(worker) for worker in workers)
         assert len(daemon.events("stopped")) == COUNT
         assert daemon.events("process_ended", "process_killed", "process_frozen") == []
@@ -600,12 +545,11 @@ async def test_all_of_them_told_to_end_at_once(
 ) -> None:
     """As a service manager does that signals the whole control group."""
     with three(database, issuer, tmp_path) as daemon:
-        assert daemon.process is not None
         assert daemon.log is not None
         for worker in workers_of(daemon).values():
             os.kill(worker, signal.SIGTERM)
-        daemon.process.send_signal(signal.SIGTERM)
-        assert await ended(daemon.process, 40) == 0
+        daemon.running.send_signal(signal.SIGTERM)
+        assert await daemon.ended(40) == 0
         assert "Traceback" not in daemon.log.read_text()
 
 
@@ -625,12 +569,5 @@ async def test_unix_socket(database: Database, issuer: Issuer, tmp_path: Path) -
     with three(database, issuer, tmp_path, LISTEN=f"unix:{path}") as daemon:
         workers = workers_of(daemon)
         for number in workers:
-            with stopped(*(pid for other, pid in workers.items() if other != number)):
-                async with (
-                    aiohttp.ClientSession(connector=aiohttp.UnixConnector(str(path))) as session,
-                    session.get(
-                        "http://localhost/api/v1/me/encryption-vault/status",
-                        headers={"Authorization": remember(issuer.bearer())},
-                    ) as answer,
-                ):
-                    assert answer.status == 200
+            with alone(workers, number):
+                assert await ask(daemon) == 200

@@ -8,19 +8,17 @@ from collections.abc import AsyncIterator, Callable
 import pytest
 import pytest_asyncio
 
-from custody.development.postgres import EmbeddedPostgres
 from tests.client import Client, client_session
-from tests.servers import Daemon, daemon_here, new_database
+from tests.servers import Daemon, Database, daemon_here
 from tests.tokens import Issuer
 
 
 @pytest_asyncio.fixture(scope="module", loop_scope="module")
 async def shared(
-    postgres: EmbeddedPostgres, issuer: Issuer, tmp_path_factory: pytest.TempPathFactory
+    module_database: Database, issuer: Issuer, tmp_path_factory: pytest.TempPathFactory
 ) -> AsyncIterator[Daemon]:
-    """A daemon in this process on a database of its own."""
-    folder = tmp_path_factory.mktemp("shared")
-    async with new_database(postgres) as database, daemon_here(database, issuer, folder) as running:
+    """A daemon in this process on the database of the module."""
+    async with daemon_here(module_database, issuer, tmp_path_factory.mktemp("shared")) as running:
         yield running
 
 

@@ -12,7 +12,7 @@ from multidict import CIMultiDict
 
 from custody.http.client_address import TrustedProxies, parse_address
 from custody.http.routes import BASE_PATH
-from tests.http.wire import exchange, parse, request
+from tests.http.wire import ask, exchange, parse, request
 from tests.servers import Daemon, Database, daemon_here
 from tests.tokens import Issuer
 
@@ -166,38 +166,33 @@ def test_no_address(text: str) -> None:
     assert parse_address(text) is None
 
 
-async def audited(database: Database, user: str) -> list[tuple[str | None, str | None]]:
-    rows = await database.fetch(
-        "SELECT ip_address, user_agent FROM auth.encryption_vault_audit"
-        " WHERE user_id = $1 ORDER BY created_at, id",
-        user,
-    )
-    return [(row["ip_address"], row["user_agent"]) for row in rows]
+async def audited(database: Database) -> list[tuple[str | None, str | None]]:
+    trail = "SELECT ip_address, user_agent FROM auth.encryption_vault_audit ORDER BY created_at, id"
+    return [(row["ip_address"], row["user_agent"]) for row in await database.fetch(trail)]
 
 
-async def init(daemon: Daemon, user: str, **headers: str | bytes) -> None:
-    """POST /init with more headers, whose names are written with underscores."""
-    sent: dict[str, str | bytes] = {"Authorization": daemon.issuer.bearer(user)}
-    sent |= {name.replace("_", "-"): value for name, value in headers.items()}
-    (answer,) = parse(await exchange(daemon, request("POST", f"{BASE_PATH}/init", sent)))
-    assert answer.status == 200
+async def init(daemon: Daemon, **headers: str | bytes) -> None:
+    """POST /init of alice with more headers, whose names are written with underscores."""
+    sent = {name.replace("_", "-"): value for name, value in headers.items()}
+    token = {"Authorization": daemon.issuer.bearer("alice")}
+    assert (await ask(daemon, "POST", "/init", token | sent)).status == 200
 
 
 async def test_address_in_the_audit_row(daemon: Daemon) -> None:
-    await init(daemon, "alice", X_Forwarded_For="198.51.100.1")
-    assert await audited(daemon.database, "alice") == [("127.0.0.1", None)]
+    await init(daemon, X_Forwarded_For="198.51.100.1")
+    assert await audited(daemon.database) == [("127.0.0.1", None)]
 
 
 async def test_address_behind_a_proxy(database: Database, issuer: Issuer, tmp_path: Path) -> None:
     proxies = "127.0.0.1, 10.0.0.0/8"
     async with daemon_here(database, issuer, tmp_path, TRUSTED_PROXIES=proxies) as daemon:
         for value in ("1.1.1.1, 198.51.100.1, 10.0.0.2", "junk", "x" * 7000, "2001:DB8::2"):
-            await init(daemon, "alice", X_Forwarded_For=value)
+            await init(daemon, X_Forwarded_For=value)
         for value in ("203.0.113.9:51234", '"[2001:db8::1]:443"', "203.0.113.9:junk"):
-            await init(daemon, "alice", X_Forwarded_For=value)
-        await init(daemon, "alice", X_Forwarded_For=b"198.51.100.1, \xff\xfe")
-        await init(daemon, "alice")
-    assert [address for address, _ in await audited(database, "alice")] == [
+            await init(daemon, X_Forwarded_For=value)
+        await init(daemon, X_Forwarded_For=b"198.51.100.1, \xff\xfe")
+        await init(daemon)
+    assert [address for address, _ in await audited(database)] == [
         "198.51.100.1",
         "127.0.0.1",
         "127.0.0.1",
@@ -218,8 +213,8 @@ async def test_address_behind_a_unix_socket(
     async with daemon_here(
         database, issuer, tmp_path, LISTEN=listen, TRUSTED_PROXIES=proxies
     ) as daemon:
-        await init(daemon, "alice", X_Forwarded_For="198.51.100.1")
-    assert await audited(database, "alice") == [(expected, None)]
+        await init(daemon, X_Forwarded_For="198.51.100.1")
+    assert await audited(database) == [(expected, None)]
 
 
 @pytest.mark.parametrize(
@@ -239,16 +234,16 @@ async def test_address_behind_a_unix_socket(
     ],
 )
 async def test_user_agent_in_the_audit_row(daemon: Daemon, sent: bytes, stored: str | None) -> None:
-    await init(daemon, "alice", User_Agent=sent)
-    assert await audited(daemon.database, "alice") == [("127.0.0.1", stored)]
+    await init(daemon, User_Agent=sent)
+    assert await audited(daemon.database) == [("127.0.0.1", stored)]
 
 
 async def test_user_agent_with_nul_is_no_request(daemon: Daemon) -> None:
     token = daemon.issuer.bearer("alice")
     headers: dict[str, str | bytes] = {"Authorization": token, "User-Agent": b"a\0b"}
-    (answer,) = parse(await exchange(daemon, request("POST", f"{BASE_PATH}/init", headers)))
+    (answer,) = parse(await exchange(daemon.base, request("POST", f"{BASE_PATH}/init", headers)))
     assert (answer.status, answer.code) == (400, "BAD_REQUEST")
-    assert await audited(daemon.database, "alice") == []
+    assert await audited(daemon.database) == []
 
 
 @pytest.mark.parametrize("trusted", ["", "unix"])
@@ -270,7 +265,7 @@ async def test_who_is_gone_before_it_was_known_gets_nothing_done(
                 client.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
             await asyncio.sleep(0.02)
         assert await database.audit("alice") == []
-        (answer,) = parse(await exchange(daemon, sent))
+        (answer,) = parse(await exchange(daemon.base, sent))
         assert answer.status == 200
         (row,) = await database.fetch("SELECT ip_address FROM auth.encryption_vault_audit")
         assert row["ip_address"] == "127.0.0.1"

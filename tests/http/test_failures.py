@@ -1,68 +1,28 @@
 """A KEK, an audit trail or a stored wrap that fails: its answer, its row, and nothing lost."""
 
-import asyncio
 import base64
-from collections.abc import AsyncIterator, Callable
-from pathlib import Path
+from collections.abc import Callable
 
 import pytest
 
-from custody.development.postgres import EmbeddedPostgres
 from custody.vault import keys
-from kek_backends.base import Wrap
-from kek_backends.env import EnvKek
 from kek_backends.errors import Denied, KekError, Transient
 from kek_backends.keyring import Keyring
 from kek_backends.uri import KekUri
-from tests.client import Client, client_session
-from tests.servers import Daemon, Database, daemon_here, new_database
-from tests.tokens import Issuer
+from tests.client import Client, generation_of, tag_of
+from tests.failing_kek import FailingKek
+from tests.servers import Daemon
 
 Device = Callable[[str], Client]
 
 
-class FailingKek(EnvKek):
-    """A KEK that can be told to fail as a remote one would: there is no real one to break yet."""
-
-    failure: KekError | None = None
-    hangs = False
-    in_process = False
-
-    async def _wrap(self, user_id: str, master_key: bytes) -> Wrap:
-        await self._fail()
-        return await super()._wrap(user_id, master_key)
-
-    async def _unwrap(self, user_id: str, wrap: Wrap) -> bytes:
-        await self._fail()
-        return await super()._unwrap(user_id, wrap)
-
-    async def _fail(self) -> None:
-        if self.hangs:
-            await asyncio.Event().wait()
-        if self.failure is not None:
-            raise self.failure
-
-
-@pytest.fixture
-def kek() -> FailingKek:
+@pytest.fixture(autouse=True)
+def kek(monkeypatch: pytest.MonkeyPatch) -> FailingKek:
+    """The KEK of the daemon, which begins after it."""
     uri = KekUri.parse("env:FAILING")
-    return FailingKek(uri=uri, kek_id="failing-v1", key=bytes(range(32)), development=False)
-
-
-@pytest.fixture
-async def daemon(
-    postgres: EmbeddedPostgres,
-    issuer: Issuer,
-    tmp_path: Path,
-    kek: FailingKek,
-    monkeypatch: pytest.MonkeyPatch,
-) -> AsyncIterator[Daemon]:
-    monkeypatch.setattr("custody.keks.keks.load_keyring", lambda *_uris, **_rest: Keyring(kek))
-    async with (
-        new_database(postgres) as database,
-        daemon_here(database, issuer, tmp_path) as running,
-    ):
-        yield running
+    made = FailingKek(uri=uri, kek_id="failing-v1", key=bytes(range(32)), development=False)
+    monkeypatch.setattr("custody.keks.keks.load_keyring", lambda *_uris, **_rest: Keyring(made))
+    return made
 
 
 @pytest.mark.parametrize("failure", [Transient("down"), Denied("no"), None])
@@ -97,7 +57,7 @@ async def test_kek_that_hangs_to_the_end_of_the_request_leaves_time_for_its_row(
 ) -> None:
     alice = device("alice")
     await alice.init()
-    monkeypatch.setattr("custody.http.server.REQUEST_SECONDS", 2)
+    monkeypatch.setattr("custody.http.frontend.REQUEST_SECONDS", 2)
     kek.hangs = True
     assert (await alice.key()).code == "KEK_UNAVAILABLE"
     assert (await daemon.database.audit("alice"))[-1] == ("failed_fetch", "kek-unavailable", 503)
@@ -154,12 +114,11 @@ async def test_old_row_without_a_server_wrap_keeps_its_recovery_wrap(
 
 
 async def test_vault_made_after_an_erasure_has_a_later_generation(
-    database: Database, issuer: Issuer, tmp_path: Path
+    daemon: Daemon, device: Device
 ) -> None:
-    async with daemon_here(database, issuer, tmp_path) as daemon, client_session() as session:
-        alice = Client(daemon, session, "alice")
-        await alice.init()
-        stale = (await alice.rotate()).headers["ETag"]
-        await database.execute("DELETE FROM auth.encryption_vaults")
-        assert int((await alice.init()).headers["ETag"].strip('"')) > int(stale.strip('"'))
-        assert (await alice.rotate(if_match=stale)).code == "STALE_GENERATION"
+    alice = device("alice")
+    await alice.init()
+    stale = await alice.rotate()
+    await daemon.database.execute("DELETE FROM auth.encryption_vaults")
+    assert generation_of(await alice.init()) > generation_of(stale)
+    assert (await alice.rotate(if_match=tag_of(stale))).code == "STALE_GENERATION"

@@ -2,16 +2,16 @@
 
 import asyncio
 import time
-from collections.abc import AsyncIterator, Callable
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 from aiohttp import web
 
-from custody.http import server
+from custody.http import frontend, server
 from custody.http.routes import BASE_PATH
 from tests.client import Client, client_session
-from tests.http.wire import connect, first_answer, header, read_to_end, request
+from tests.http.wire import connect, first_answer, read_to_end, request
 from tests.servers import Daemon, Database, daemon_here
 from tests.tokens import Issuer
 
@@ -35,30 +35,26 @@ def stalled(daemon: Daemon, body: bytes = b"") -> bytes:
 
 def test_the_real_limits() -> None:
     """What the contract allows: 10 s for a request, 60 s for headers and bodies that stall."""
-    assert server.REQUEST_SECONDS == 10
+    assert frontend.REQUEST_SECONDS == 10
     assert server.KEEPALIVE_SECONDS < 60
-    assert server.REQUEST_SECONDS + LINGERING < 60
+    assert frontend.REQUEST_SECONDS + LINGERING < 60
 
 
 @pytest.fixture
-async def impatient(
-    database: Database, issuer: Issuer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> AsyncIterator[Daemon]:
-    """A daemon that waits for headers only a short time."""
+def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A daemon that is asked for after it waits for headers only a short time."""
     monkeypatch.setattr(server, "KEEPALIVE_SECONDS", SHORT)
-    async with daemon_here(database, issuer, tmp_path) as running:
-        yield running
 
 
 @pytest.mark.parametrize("sent", ["", "GET", f"GET {BASE_PATH}/key HTTP/1.1\r\nHost: x\r\n"])
 @pytest.mark.parametrize("trickle", [False, True])
 @pytest.mark.parametrize("second", [False, True], ids=["first request", "second request"])
-async def test_stalled_headers(impatient: Daemon, sent: str, trickle: bool, second: bool) -> None:
-    reader, writer = await connect(impatient)
+@pytest.mark.usefixtures("impatient")
+async def test_stalled_headers(daemon: Daemon, sent: str, trickle: bool, second: bool) -> None:
+    reader, writer = await connect(daemon.base)
     if second:
-        headers = {"Authorization": impatient.issuer.bearer("alice")}
-        first = request("GET", f"{BASE_PATH}/status", headers)
-        writer.write(first.replace(b"Connection: close\r\n", b""))
+        headers = {"Authorization": daemon.issuer.bearer("alice")}
+        writer.write(request("GET", f"{BASE_PATH}/status", headers, close=False))
         assert (await first_answer(reader)).status == 200
     began = time.monotonic()
     writer.write(sent.encode())
@@ -79,13 +75,13 @@ async def test_stalled_body(
 ) -> None:
     await device("alice").init()
     before = await daemon.database.audit("alice")
-    monkeypatch.setattr(server, "REQUEST_SECONDS", SHORT)
+    monkeypatch.setattr(frontend, "REQUEST_SECONDS", SHORT)
     # aiohttp's own, for the rest of a body after the answer.
     defaults = web.RequestHandler.__init__.__kwdefaults__
     assert defaults is not None
     assert defaults["lingering_time"] == LINGERING
     monkeypatch.setitem(defaults, "lingering_time", SHORT / 2)
-    reader, writer = await connect(daemon)
+    reader, writer = await connect(daemon.base)
     began = time.monotonic()
     writer.write(stalled(daemon, body))
     answer = await first_answer(reader)
@@ -102,8 +98,8 @@ async def test_trickled_body(
 ) -> None:
     """The deadline is of the whole request: each byte does not buy another one."""
     await device("alice").init()
-    monkeypatch.setattr(server, "REQUEST_SECONDS", SHORT)
-    reader, writer = await connect(daemon)
+    monkeypatch.setattr(frontend, "REQUEST_SECONDS", SHORT)
+    reader, writer = await connect(daemon.base)
     began = time.monotonic()
     writer.write(stalled(daemon).replace(b"Length: 15", b"Length: 9999"))
     answer = asyncio.ensure_future(first_answer(reader))
@@ -117,7 +113,7 @@ async def test_trickled_body(
 
 async def test_body_that_comes_late_but_in_time(daemon: Daemon, device: Device) -> None:
     await device("alice").init()
-    reader, writer = await connect(daemon)
+    reader, writer = await connect(daemon.base)
     writer.write(stalled(daemon))
     for byte in BODY:
         await asyncio.sleep(0.01)
@@ -133,14 +129,14 @@ async def test_overloaded(daemon: Daemon, device: Device, monkeypatch: pytest.Mo
     monkeypatch.setattr("custody.http.middleware.MAX_IN_FLIGHT", 2)
     held = []
     for _ in range(2):
-        reader, writer = await connect(daemon)
+        reader, writer = await connect(daemon.base)
         writer.write(stalled(daemon))
         held.append((reader, writer))
     async with asyncio.timeout(5):
         while (answer := await alice.key()).status == 200:
             pass
     assert (answer.status, answer.code) == (503, "OVERLOADED")
-    assert int(header(answer, "Retry-After") or 0) >= 1
+    assert int(answer.headers.get("Retry-After") or 0) >= 1
     assert (await alice.call("GET", "/nothing")).status == 503
     served = len(await daemon.database.audit("alice")) - len(before)
     assert (await daemon.database.audit("alice"))[len(before) :] == [("fetch", None, 200)] * served
@@ -168,8 +164,8 @@ async def test_rate_limit(database: Database, issuer: Issuer, tmp_path: Path) ->
         assert 4 <= len(good) <= 15
         for answer in refused:
             assert answer.code == "RATE_LIMITED"
-            assert header(answer, "Content-Type") == "application/problem+json"
-            assert 1 <= int(header(answer, "Retry-After") or 0) <= 2
+            assert answer.headers.get("Content-Type") == "application/problem+json"
+            assert 1 <= int(answer.headers.get("Retry-After") or 0) <= 2
         # It is each user's own limit, of the verified token.
         assert (await bob.status()).status == 200
         anonymous = await alice.call("GET", "/key", headers={"Authorization": "Bearer x"})
@@ -178,7 +174,7 @@ async def test_rate_limit(database: Database, issuer: Issuer, tmp_path: Path) ->
             ("init", "created", 200),
             *[("fetch", None, 200)] * len(good),
         ]
-        await asyncio.sleep(int(header(refused[-1], "Retry-After") or 0))
+        await asyncio.sleep(int(refused[-1].headers.get("Retry-After") or 0))
         assert (await alice.key()).status == 200
 
 
@@ -191,7 +187,7 @@ async def test_no_rate_limit_by_default(device: Device) -> None:
 async def test_who_reads_no_answer_does_not_hold_up_the_stop(
     database: Database, issuer: Issuer, tmp_path: Path
 ) -> None:
-    many = request("GET", f"{BASE_PATH}/status").replace(b"Connection: close\r\n", b"") * 10_000
+    many = request("GET", f"{BASE_PATH}/status", close=False) * 10_000
     # A unix socket holds less than the network does: it is full soon.
     path = tmp_path / "vault"
     async with daemon_here(database, issuer, tmp_path, LISTEN=f"unix:{path}"):

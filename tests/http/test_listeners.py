@@ -6,19 +6,18 @@ import socket
 import stat
 import struct
 from collections.abc import AsyncIterator, Iterator, Mapping
-from contextlib import ExitStack, asynccontextmanager, contextmanager
+from contextlib import ExitStack, asynccontextmanager, closing, suppress
 from pathlib import Path
 from typing import Any
 
-import aiohttp
 import pytest
-from aiohttp import web
 
 from custody.settings import ConfigurationError, load
 from custody.sockets import listeners
 from custody.sockets.addresses import Listener, ListenError
 from custody.sockets.listeners import Listeners, adopt, open_listeners, take_handed_over
 from custody.sockets.site import Site
+from tests.http.wire import Greeter, exchange
 from tests.ports import free_port
 
 # Where descriptors are handed over in these tests: at 3 this process has others.
@@ -50,66 +49,51 @@ def is_open(place: int | str | Path) -> bool:
 
 def queue_length(listener: socket.socket) -> int:
     """Return how many connections wait at most: tcpi_sacked of tcp(7)'s TCP_INFO, as ss has it."""
-    return int(
-        struct.unpack_from("I", listener.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, 104), 28)[
-            0
-        ]
-    )
+    info = listener.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, 104)
+    return int(struct.unpack_from("I", info, 28)[0])
 
 
 class ServiceManager:
     """Opens sockets, keeps them, and hands copies over."""
 
-    def __init__(self, stack: ExitStack) -> None:
-        self._stack = stack
+    def __init__(self) -> None:
         self.kept: list[socket.socket] = []
 
-    def keep(self, opened: socket.socket) -> socket.socket:
-        """Hand a socket over, too."""
-        self.kept.append(self._stack.enter_context(opened))
-        os.dup2(opened.fileno(), FIRST + len(self.kept) - 1)
-        return opened
+    def keep(self, opened: socket.socket) -> int:
+        """Hand a socket over, too, and return its port."""
+        os.dup2(opened.fileno(), FIRST + len(self.kept))
+        self.kept.append(opened)
+        return port_of(opened) if opened.family == socket.AF_INET else 0
 
     def listen(self, queue: int = 128) -> int:
         """Open a port, and return it."""
-        return port_of(self.keep(socket.create_server(("127.0.0.1", 0), backlog=queue)))
+        return self.keep(socket.create_server(("127.0.0.1", 0), backlog=queue))
 
-    def environ(self, names: str | None = None, process: int = OURS) -> dict[str, str]:
+    def environ(self, names: str | None = None) -> dict[str, str]:
         """Return the variables of sd_listen_fds(3)."""
         named = {} if names is None else {"LISTEN_FDNAMES": names}
-        return {"LISTEN_PID": str(process), "LISTEN_FDS": str(len(self.kept)), **named}
-
-    def close_copies(self) -> None:
-        """Close the copies that nobody has taken."""
-        for number in range(len(self.kept)):
-            try:
-                os.close(FIRST + number)
-            except OSError:
-                continue
+        return {"LISTEN_PID": str(OURS), "LISTEN_FDS": str(len(self.kept)), **named}
 
 
 @pytest.fixture
 def manager(monkeypatch: pytest.MonkeyPatch) -> Iterator[ServiceManager]:
     monkeypatch.setattr(listeners, "_FIRST_HANDED_OVER", FIRST)
-    with ExitStack() as stack:
-        made = ServiceManager(stack)
-        stack.callback(made.close_copies)
-        yield made
+    made = ServiceManager()
+    yield made
+    for number, one in enumerate(made.kept):
+        one.close()
+        with suppress(OSError):  # taken, and closed
+            os.close(FIRST + number)
 
 
-@contextmanager
-def opened(given: Any, handed_over: Mapping[str, tuple[Listener, ...]]) -> Iterator[Listeners]:
-    made = open_listeners(given, handed_over)
-    try:
-        yield made
-    finally:
-        made.close()
+def opened(
+    given: Any, handed_over: Mapping[str, tuple[Listener, ...]] | None = None
+) -> closing[Listeners]:
+    return closing(open_listeners(given, handed_over or {}))
 
 
-@contextmanager
-def taken(environ: Mapping[str, str], given: Any) -> Iterator[Listeners]:
-    with opened(given, take_handed_over(environ, OURS)) as made:
-        yield made
+def taken(environ: Mapping[str, str], given: Any) -> closing[Listeners]:
+    return opened(given, take_handed_over(environ, OURS))
 
 
 # ── handed over ───────────────────────────────────────────────────────────────
@@ -194,25 +178,28 @@ def test_address_that_is_set_wins(manager: ServiceManager) -> None:
         assert all(is_open(port) for port in handed_over)
 
 
+# Nobody can accept connections from these.
+UNUSABLE = {
+    "datagram": (socket.AF_INET, socket.SOCK_DGRAM),
+    "not listening": (socket.AF_INET, socket.SOCK_STREAM),
+    "connected": (socket.AF_UNIX, socket.SOCK_STREAM),
+    "packets": (socket.AF_UNIX, socket.SOCK_SEQPACKET),
+}
+
+
 def unusable(name: str, folder: Path) -> socket.socket:
-    """Return a socket that nobody can accept connections from."""
-    if name == "datagram":
-        made = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
-        made.bind(("127.0.0.1", 0))
-    elif name == "not listening":
-        made = socket.socket(socket.AF_INET, socket.SOCK_STREAM)
-        made.bind(("127.0.0.1", 0))
-    elif name == "connected":
+    if name == "connected":
         made, other = socket.socketpair()
         other.close()
-    else:
-        made = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET)
-        made.bind(str(folder / "packets"))
+        return made
+    made = socket.socket(*UNUSABLE[name])
+    made.bind(str(folder / "packets") if name == "packets" else ("127.0.0.1", 0))
+    if name == "packets":
         made.listen()
     return made
 
 
-@pytest.mark.parametrize("name", ["datagram", "not listening", "connected", "packets"])
+@pytest.mark.parametrize("name", UNUSABLE)
 def test_socket_that_is_of_no_use(manager: ServiceManager, tmp_path: Path, name: str) -> None:
     manager.listen()
     manager.keep(unusable(name, tmp_path))
@@ -260,13 +247,13 @@ def test_taken_port_closes_what_was_opened(manager: ServiceManager) -> None:
 
 def test_port_of_a_daemon_that_has_just_ended() -> None:
     """What is left of its connections keeps nobody from listening."""
-    with opened(settings("127.0.0.1:0"), {}) as made:
+    with opened(settings("127.0.0.1:0")) as made:
         port = port_of(made.vault[0])
         with socket.create_connection(("127.0.0.1", port)) as client:
             accepted, _ = made.vault[0].accept()
             accepted.close()  # this end is in TIME_WAIT after it
             client.recv(1)
-    with opened(settings(f"127.0.0.1:{port}"), {}) as made:
+    with opened(settings(f"127.0.0.1:{port}")) as made:
         assert port_of(made.vault[0]) == port
 
 
@@ -291,27 +278,12 @@ def has_ipv6() -> bool:
 
 @asynccontextmanager
 async def served(made: Listeners) -> AsyncIterator[str]:
-    """Answer ``well`` on all of the vault's; yields the address."""
-    application = web.Application()
-
-    async def answer(_request: web.Request) -> web.Response:
-        return web.Response(text="well")
-
-    application.router.add_get("/", answer)
-    runner = web.AppRunner(application)
-    await runner.setup()
-    assert runner.server is not None
-    site = Site(runner.server, made.vault)
+    """Say hello on all of the vault's; yields the address."""
+    site = Site(Greeter, made.vault)
     try:
         yield site.address
     finally:
         await site.stop()
-        await runner.cleanup()
-
-
-async def get(url: str, connector: aiohttp.BaseConnector | None = None) -> str:
-    async with aiohttp.ClientSession(connector=connector) as session, session.get(url) as answer:
-        return await answer.text()
 
 
 @pytest.mark.parametrize("second", ["127.0.0.2", "::1"])
@@ -327,7 +299,7 @@ async def test_name_with_two_addresses(monkeypatch: pytest.MonkeyPatch, second: 
             assert address == f"http://127.0.0.1:{port}"
             shown = f"[{second}]" if ":" in second else second
             for host in ("127.0.0.1", shown):
-                assert await get(f"http://{host}:{port}/") == "well"
+                assert await exchange(f"http://{host}:{port}/") == b"hello"
     finally:
         made.close()
 
@@ -336,17 +308,17 @@ async def test_ipv6_address() -> None:
     if not has_ipv6():
         pytest.skip("this host has no IPv6")
     port = free_port()
-    with opened(settings(f"[::1]:{port}"), {}) as made:
+    with opened(settings(f"[::1]:{port}")) as made:
         async with served(made) as address:
             assert address == f"http://[::1]:{port}"
-            assert await get(address) == "well"
+            assert await exchange(address) == b"hello"
 
 
 def test_name_with_an_address_that_the_host_has_not(monkeypatch: pytest.MonkeyPatch) -> None:
     """As ::1 of localhost, where the kernel has no IPv6."""
     port = free_port()
     names_several(monkeypatch, "192.0.2.1", "127.0.0.1")
-    with opened(settings(f"localhost:{port}"), {}) as made:
+    with opened(settings(f"localhost:{port}")) as made:
         assert [one.getsockname() for one in made.vault] == [("127.0.0.1", port)]
 
 
@@ -370,10 +342,10 @@ def test_second_address_that_is_taken(monkeypatch: pytest.MonkeyPatch) -> None:
 
 async def test_unix_socket(tmp_path: Path) -> None:
     path = tmp_path / "vault"
-    with opened(settings(f"unix:{path}"), {}) as made:
+    with opened(settings(f"unix:{path}")) as made:
         async with served(made) as address:
             assert address == f"unix:{path}"
-            assert await get("http://localhost/", aiohttp.UnixConnector(str(path))) == "well"
+            assert await exchange(address) == b"hello"
 
 
 def test_stale_unix_socket_is_replaced(tmp_path: Path) -> None:
@@ -383,7 +355,7 @@ def test_stale_unix_socket_is_replaced(tmp_path: Path) -> None:
     killed.close()
     assert path.is_socket()
     assert not is_open(path)
-    with opened(settings(f"unix:{path}"), {}):
+    with opened(settings(f"unix:{path}")):
         assert is_open(path)
 
 
@@ -424,7 +396,7 @@ def test_path_that_is_too_long(tmp_path: Path) -> None:
 
 def test_unix_socket_with_a_mode_and_a_group(tmp_path: Path) -> None:
     path, group = tmp_path / "vault", grp.getgrgid(os.getgid()).gr_name
-    with opened(settings(f"unix:{path}?mode=0660&group={group}"), {}):
+    with opened(settings(f"unix:{path}?mode=0660&group={group}")):
         assert stat.S_IMODE(path.stat().st_mode) == 0o660
         assert path.stat().st_gid == os.getgid()
         assert is_open(path)
@@ -434,11 +406,11 @@ def test_unix_socket_with_a_mode_and_a_group(tmp_path: Path) -> None:
 
 def test_unix_socket_is_gone_after_a_stop(tmp_path: Path) -> None:
     path = tmp_path / "vault"
-    with opened(settings(f"unix:{path}"), {}):
+    with opened(settings(f"unix:{path}")):
         assert path.is_socket()
     assert not path.exists()
     # Unless it is another's by then.
-    with opened(settings(f"unix:{path}"), {}), ExitStack() as stack:
+    with opened(settings(f"unix:{path}")), ExitStack() as stack:
         path.unlink()
         other = stack.enter_context(socket.socket(socket.AF_UNIX))
         other.bind(str(path))
@@ -453,11 +425,11 @@ async def test_queue_of_a_handed_over_socket_is_kept(manager: ServiceManager, qu
     manager.listen(queue)
     with taken(manager.environ(), settings()) as made:
         async with served(made) as address:
-            assert await get(address) == "well"
+            assert await exchange(address) == b"hello"
             assert queue_length(manager.kept[0]) == queue
 
 
 async def test_queue_of_our_own_socket_is_long() -> None:
-    with opened(settings("127.0.0.1:0"), {}) as made:
+    with opened(settings("127.0.0.1:0")) as made:
         async with served(made):
             assert queue_length(made.vault[0]) == min(1024, LONGEST_QUEUE)

@@ -4,7 +4,6 @@ import base64
 import re
 import secrets
 from collections import Counter
-from collections.abc import Iterator
 from typing import Any
 
 import pytest
@@ -21,15 +20,18 @@ from schemathesis.specs.openapi.checks import (
     status_code_conformance,
 )
 
-from custody.development.postgres import EmbeddedPostgres
 from custody.http.openapi import document
 from custody.http.routes import BASE_PATH, ROUTES, Route
-from tests.servers import TEMPLATE, Daemon, Database, daemon_beside
-from tests.tokens import Issuer
+from tests.servers import Daemon
 
 WRAPPED = base64.b64encode(secrets.token_bytes(48)).decode()
 IV = base64.b64encode(secrets.token_bytes(12)).decode()
 STATES = ("nothing", "vault", "recovery", "zero knowledge")
+STEPS: tuple[tuple[str, dict[str, Any] | None], ...] = (
+    ("/init", None),
+    ("/recovery-wrap", {"recoveryWrappedMk": WRAPPED, "recoveryIv": IV}),
+    ("/zero-knowledge", {"enable": True}),
+)
 # Of each route and mode: 2,100 in all.
 CASES = [25, pytest.param(150, marks=pytest.mark.prove)]
 CHECKS = [
@@ -77,62 +79,23 @@ def test_it_is_the_routes() -> None:
             assert set(described["content"]) == {media}
 
 
-class Users:
-    """Users in every state, a fresh one for each case, as a case may change its user's state."""
-
-    def __init__(self, daemon: Daemon) -> None:
-        self.daemon = daemon
-        self.session = requests.Session()
-        self.token = ""
-        self.key = ""
-
-    def call(self, method: str, path: str, body: dict[str, Any] | None = None) -> requests.Response:
-        headers = {"Authorization": self.token}
-        url = self.daemon.base + path
-        return self.session.request(method, url, json=body, headers=headers, timeout=30)
-
-    def make(self, state: str) -> None:
-        """Become a new user, and bring its vault into a state."""
-        self.token = self.daemon.issuer.bearer(f"user-{secrets.token_hex(8)}")
-        level = STATES.index(state)
-        if level >= 1:
-            self.key = self.call("POST", "/init").json()["masterKey"]
-        if level >= 2:
-            body = {"recoveryWrappedMk": WRAPPED, "recoveryIv": IV}
-            assert self.call("POST", "/recovery-wrap", body).ok
-        if level >= 3:
-            assert self.call("POST", "/zero-knowledge", {"enable": True}).ok
-
-    def send(self, case: Any) -> requests.Response:
-        """Send a generated case with the user's token."""
-        return case.call(  # type: ignore[no-any-return]
-            base_url=self.daemon.base.removesuffix(BASE_PATH),
-            headers={"Authorization": self.token},
-            session=self.session,
-            timeout=30,
-        )
-
-
-@pytest.fixture(scope="module")
-def users(
-    postgres: EmbeddedPostgres, issuer: Issuer, tmp_path_factory: pytest.TempPathFactory
-) -> Iterator[Users]:
-    """One daemon for all cases that this test process sends."""
-    admin, name = Database(postgres, "postgres"), f"test_{secrets.token_hex(6)}"
-    made = admin.psql("postgres", "-c", f"CREATE DATABASE {name} TEMPLATE {TEMPLATE}")
-    assert made.returncode == 0, made.stderr
-    with daemon_beside(Database(postgres, name), issuer, tmp_path_factory.mktemp("api")) as daemon:
-        users = Users(daemon)
-        yield users
-        users.session.close()
-    admin.psql("postgres", "-c", f"DROP DATABASE {name} WITH (FORCE)")
+def new_user(daemon: Daemon, session: requests.Session, state: str) -> dict[str, str]:
+    """Return the header of a new user whose vault is in a state: a case may change that."""
+    headers = {"Authorization": daemon.issuer.bearer(f"user-{secrets.token_hex(8)}")}
+    for path, body in STEPS[: STATES.index(state)]:
+        assert session.post(daemon.base + path, json=body, headers=headers, timeout=30).ok
+    return headers
 
 
 @pytest.mark.parametrize("positive", [True, False], ids=["good data", "bad data"])
 @pytest.mark.parametrize("route", ROUTES, ids=lambda route: route.name)
 @pytest.mark.parametrize("count", CASES)
 def test_generated_cases(
-    users: Users, route: Route, positive: bool, count: int, capsys: pytest.CaptureFixture[str]
+    of_the_module: Daemon,
+    route: Route,
+    positive: bool,
+    count: int,
+    capsys: pytest.CaptureFixture[str],
 ) -> None:
     """Whatever is sent, in whichever state: status, type, headers and fields are documented."""
     operation = SCHEMA[BASE_PATH + route.path][route.method]
@@ -149,13 +112,15 @@ def test_generated_cases(
     )
     @given(case=cases, state=st.sampled_from(STATES))
     def run(case: Any, state: str) -> None:
-        users.make(state)
-        response = users.send(case)
+        headers = new_user(of_the_module, session, state)
+        base = of_the_module.base.removesuffix(BASE_PATH)
+        response = case.call(base_url=base, headers=headers, session=session, timeout=30)
         seen["OK" if response.status_code == 200 else response.json()["code"]] += 1
         assert response.status_code < 500
         case.validate_response(response, checks=CHECKS)
 
-    run()
+    with requests.Session() as session:
+        run()
     with capsys.disabled():
         print(f"\n{route.name}: {seen.total()} cases, {dict(seen)}")  # noqa: T201
     assert seen.total() >= 0.9 * count

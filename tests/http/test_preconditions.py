@@ -1,49 +1,25 @@
 """If-Match and ETag: what protects a user's key against a stale device."""
 
-import base64
-import secrets
-from collections.abc import Awaitable, Callable, Sequence
-from dataclasses import dataclass
-from typing import Any
+from collections.abc import Callable, Sequence
 
 import pytest
 
-from custody.http.routes import BASE_PATH
-from tests.client import Answer, Client
-from tests.http.wire import exchange, header, parse, request
-from tests.servers import Daemon, Database
+from tests.client import Client, generation_of, tag_of
+from tests.http.wire import ask
+from tests.servers import Daemon
+from tests.states import IV, OTHER_KEY, TABLE, WRAPPED, act
 
 Device = Callable[[str], Client]
 
-WRAPPED = base64.b64encode(secrets.token_bytes(48)).decode()
-IV = base64.b64encode(secrets.token_bytes(12)).decode()
-OTHER_KEY = base64.b64encode(bytes(32)).decode()
-
-
-@dataclass(frozen=True)
-class Change:
-    """A call that honours If-Match.
-
-    Args:
-        action: of its audit row.
-        zero_knowledge: whether the vault is to be in that mode for the call to succeed.
-        call: makes it, with the user's key at hand.
-    """
-
-    action: str
-    zero_knowledge: bool
-    call: Callable[[Client, str, str | None], Awaitable[Answer]]
-
-
+# Calls that honour If-Match: their routes in the state table.
 CHANGES = {
-    "rotate": Change("rotate", False, lambda c, _key, tag: c.rotate(tag)),
-    "set recovery": Change(
-        "recovery_set", False, lambda c, _k, tag: c.set_recovery(WRAPPED, IV, tag)
-    ),
-    "clear recovery": Change("recovery_clear", False, lambda c, _key, tag: c.clear_recovery(tag)),
-    "ZK on": Change("zk_enable", False, lambda c, _key, tag: c.enable_zk(tag)),
-    "ZK off": Change("zk_disable", True, lambda c, key, tag: c.disable_zk(key, tag)),
+    "rotate": "rotate",
+    "set recovery": "set_recovery",
+    "clear recovery": "clear_recovery",
+    "ZK on": "enable_zk",
+    "ZK off": "disable_zk",
 }
+ACTIONS = {route: TABLE[route][1][2] for route in CHANGES.values()}
 
 # {now} is the current generation, {old} the one before it
 CURRENT = (
@@ -107,25 +83,12 @@ MALFORMED = (
 )
 
 
-def tag_of(answer: Answer) -> str:
-    value = header(answer, "ETag")
-    assert value is not None
-    return value
-
-
-async def contents(database: Database, user: str) -> list[Any]:
-    """The vault's row; a refusal must leave it as it was."""
-    return await database.fetch(
-        "SELECT v::text FROM auth.encryption_vaults v WHERE user_id = $1", user
-    )
-
-
-async def prepare(client: Client, change: Change) -> tuple[str, str, str]:
+async def prepare(client: Client, change: str) -> tuple[str, str, str]:
     """Make a vault that was rotated once, and return its key, generation and former one."""
     old = tag_of(await client.init()).strip('"')
     rotated = await client.rotate()
     assert (await client.set_recovery(WRAPPED, IV)).status == 200
-    if change.zero_knowledge:
+    if change == "disable_zk":
         assert (await client.enable_zk()).status == 200
     return rotated.json["masterKey"], tag_of(rotated).strip('"'), old
 
@@ -141,39 +104,39 @@ async def test_current(daemon: Daemon, device: Device, name: str) -> None:
         client = device(f"user-{number}")
         key, now, old = await prepare(client, change)
         before = await daemon.database.audit(client.user)
-        answer = await change.call(client, key, fill([value], now, old)[0])
+        answer = await act(client, change, key, fill([value], now, old)[0])
         assert answer.status == 200, value
         after = await daemon.database.audit(client.user)
-        assert after == [*before, (change.action, None, 200)], value
+        assert after == [*before, (ACTIONS[change], None, 200)], value
 
 
 @pytest.mark.parametrize("name", CHANGES)
 async def test_stale(daemon: Daemon, device: Device, name: str) -> None:
     change, client = CHANGES[name], device("alice")
     key, now, old = await prepare(client, change)
-    row = await contents(daemon.database, "alice")
+    row = await daemon.database.vault("alice")
     for value in fill(STALE, now, old):
         before = await daemon.database.audit("alice")
-        answer = await change.call(client, key, value)
+        answer = await act(client, change, key, value)
         assert (answer.status, answer.code) == (412, "STALE_GENERATION"), value
         assert answer.headers["Content-Type"] == "application/problem+json"
-        assert header(answer, "ETag") is None
+        assert answer.headers.get("ETag") is None
         after = await daemon.database.audit("alice")
-        assert after == [*before, (change.action, "stale-generation", 412)], value
-    assert await contents(daemon.database, "alice") == row
+        assert after == [*before, (ACTIONS[change], "stale-generation", 412)], value
+    assert await daemon.database.vault("alice") == row
 
 
 @pytest.mark.parametrize("name", CHANGES)
 async def test_malformed(daemon: Daemon, device: Device, name: str) -> None:
     change, client = CHANGES[name], device("alice")
     key, now, old = await prepare(client, change)
-    row = await contents(daemon.database, "alice")
+    row = await daemon.database.vault("alice")
     before = await daemon.database.audit("alice")
     for value in fill(MALFORMED, now, old):
-        answer = await change.call(client, key, value)
+        answer = await act(client, change, key, value)
         assert (answer.status, answer.code) == (400, "BAD_REQUEST"), value
     assert await daemon.database.audit("alice") == before
-    assert await contents(daemon.database, "alice") == row
+    assert await daemon.database.vault("alice") == row
 
 
 @pytest.mark.parametrize("value", ["*", '"1"', '"0"', '""', 'W/"1"'])
@@ -181,10 +144,10 @@ async def test_malformed(daemon: Daemon, device: Device, name: str) -> None:
 async def test_no_vault(daemon: Daemon, device: Device, name: str, value: str) -> None:
     """412 before 404, and nothing is created, not even by rotate."""
     change, client = CHANGES[name], device("alice")
-    answer = await change.call(client, OTHER_KEY, value)
+    answer = await act(client, change, OTHER_KEY, value)
     assert (answer.status, answer.code) == (412, "STALE_GENERATION")
     assert (await client.status()).json["vaultExists"] is False
-    assert await contents(daemon.database, "alice") == []
+    assert await daemon.database.vault("alice") == {}
 
 
 async def test_stale_and_no_vault_of_a_known_user_is_audited(
@@ -193,34 +156,27 @@ async def test_stale_and_no_vault_of_a_known_user_is_audited(
     await daemon.database.execute("INSERT INTO auth.users (id) VALUES ('alice')")
     for change in CHANGES.values():
         before = await daemon.database.audit("alice")
-        await change.call(device("alice"), OTHER_KEY, "*")
+        await act(device("alice"), change, OTHER_KEY, "*")
         after = await daemon.database.audit("alice")
-        assert after == [*before, (change.action, "stale-generation", 412)]
+        assert after == [*before, (ACTIONS[change], "stale-generation", 412)]
 
 
 async def test_412_before_409_and_400(daemon: Daemon, device: Device) -> None:
     alice, bob = device("alice"), device("bob")
     _, now, old = await prepare(alice, CHANGES["ZK off"])
     for name in ("rotate", "clear recovery", "ZK off"):
-        stale = await CHANGES[name].call(alice, OTHER_KEY, f'"{old}"')
+        stale = await act(alice, CHANGES[name], OTHER_KEY, f'"{old}"')
         assert (stale.status, stale.code) == (412, "STALE_GENERATION"), name
         # The control: with a precondition that holds it is the conflict.
-        assert (await CHANGES[name].call(alice, OTHER_KEY, f'"{now}"')).status == 409, name
-        assert (await CHANGES[name].call(alice, OTHER_KEY, "*")).status == 409, name
+        assert (await act(alice, CHANGES[name], OTHER_KEY, f'"{now}"')).status == 409, name
+        assert (await act(alice, CHANGES[name], OTHER_KEY, "*")).status == 409, name
     tag = tag_of(await bob.init())
     assert (await bob.enable_zk('"7"')).status == 412
     assert (await bob.enable_zk(tag)).code == "RECOVERY_WRAP_MISSING"
 
 
-async def clear(daemon: Daemon, **headers: str | bytes) -> Answer:
-    """DELETE /recovery-wrap of alice, with headers whose names are written with underscores."""
-    sent: dict[str, str | bytes] = {"Authorization": daemon.issuer.bearer("alice")}
-    sent |= {name.replace("_", "-"): value for name, value in headers.items()}
-    (answer,) = parse(await exchange(daemon, request("DELETE", f"{BASE_PATH}/recovery-wrap", sent)))
-    return answer
-
-
 async def test_several_header_lines(daemon: Daemon, device: Device) -> None:
+    token = daemon.issuer.bearer("alice")
     _, now, old = await prepare(device("alice"), CHANGES["set recovery"])
     table = (
         (('"{old}"', '"{now}"'), 200),
@@ -234,14 +190,17 @@ async def test_several_header_lines(daemon: Daemon, device: Device) -> None:
     )
     for lines, status in table:
         first, second = fill(lines, now, old)
-        answer = await clear(daemon, If_Match=first, if_match=second)
+        headers = {"Authorization": token, "If-Match": first, "if-match": second}
+        answer = await ask(daemon, "DELETE", "/recovery-wrap", headers)
         assert answer.status == status, lines
 
 
 async def test_bytes_beyond_ascii(daemon: Daemon, device: Device) -> None:
+    token = daemon.issuer.bearer("alice")
     tag = tag_of(await device("alice").init()).encode()
     for value, status in ((b'"\xff\xfe"', 412), (tag + b', "\xe9"', 200), (b"\xff", 400)):
-        assert (await clear(daemon, If_Match=value)).status == status, value
+        headers: dict[str, str | bytes] = {"Authorization": token, "If-Match": value}
+        assert (await ask(daemon, "DELETE", "/recovery-wrap", headers)).status == status, value
 
 
 @pytest.mark.parametrize("value", ['"99"', 'W/"1"', "nonsense", "", "*"])
@@ -262,17 +221,11 @@ async def test_generation_grows_with_every_new_key_and_nothing_else(
 ) -> None:
     alice = device("alice")
 
-    def generation(answer: Answer) -> int:
-        assert answer.status == 200
-        tag = tag_of(answer)
-        assert tag == f'"{int(tag[1:-1])}"'
-        return int(tag[1:-1])
-
     async def unchanged(seen: int) -> None:
-        assert generation(await alice.key()) == seen
-        assert generation(await alice.init()) == seen
+        assert generation_of(await alice.key()) == seen
+        assert generation_of(await alice.init()) == seen
 
-    last = generation(await alice.init())
+    last = generation_of(await alice.init())
     for _ in range(3):
         key = (await alice.key()).json["masterKey"]
         await unchanged(last)
@@ -292,13 +245,13 @@ async def test_generation_grows_with_every_new_key_and_nothing_else(
         ):
             answer = await step
             assert answer.status == 200
-            assert header(answer, "ETag") is None
+            assert answer.headers.get("ETag") is None
             await unchanged(last)
-        rotated = generation(await alice.rotate())
+        rotated = generation_of(await alice.rotate())
         assert rotated > last
         last = rotated
     # A vault that is made by rotate has one too.
-    assert generation(await device("bob").rotate()) >= 1
+    assert generation_of(await device("bob").rotate()) >= 1
 
 
 async def test_of_two_devices_one_rotates(device: Device) -> None:

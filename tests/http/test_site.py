@@ -15,16 +15,8 @@ from structlog.testing import capture_logs
 from custody.sockets import site as site_module
 from custody.sockets.addresses import Listener
 from custody.sockets.site import Site
-from tests.http.test_tls import make_certificate
-
-
-class Greeter(asyncio.Protocol):
-    """Says hello, and ends the connection."""
-
-    def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        assert isinstance(transport, asyncio.Transport)
-        transport.write(b"hello")
-        transport.close()
+from tests.certificates import make_certificate
+from tests.http.wire import Greeter, exchange
 
 
 class Reluctant(Listener):
@@ -51,17 +43,6 @@ def listener() -> Iterator[Reluctant]:
         yield made
 
 
-async def greeting(listener: Listener) -> bytes:
-    reader, writer = await asyncio.open_connection(*listener.getsockname())
-    try:
-        async with asyncio.timeout(5):
-            return await reader.read()
-    except ConnectionResetError:
-        return b""
-    finally:
-        writer.close()
-
-
 async def test_connections_are_taken_a_few_in_a_turn(listener: Reluctant) -> None:
     clients = [socket.create_connection(listener.getsockname()) for _ in range(40)]
     site = Site(Greeter, [listener])
@@ -84,7 +65,7 @@ async def test_without_room_they_wait(
     monkeypatch.setattr(site_module, "_PAUSE_SECONDS", 0.2)
     listener.failures = [number]
     site = Site(Greeter, [listener])
-    waiting = asyncio.create_task(greeting(listener))
+    waiting = asyncio.create_task(exchange(site.address))
     with capture_logs() as logged:
         await asyncio.sleep(0.1)
     assert (listener.taken, listener.failures) == (0, [])
@@ -115,14 +96,14 @@ async def test_connection_that_is_gone_before_it_is_taken(listener: Reluctant, n
     asyncio.get_running_loop().set_exception_handler(lambda _loop, about: stray.append(about))
     listener.failures = [number]
     site = Site(Greeter, [listener])
-    assert await greeting(listener) == b"hello"
+    assert await exchange(site.address) == b"hello"
     await site.stop()
     assert stray == []
 
 
 async def test_connection_made_just_before_the_stop_is_answered(listener: Reluctant) -> None:
     site = Site(Greeter, [listener])
-    waiting = asyncio.create_task(greeting(listener))
+    waiting = asyncio.create_task(exchange(site.address))
     for _ in range(100):
         if listener.taken:  # and not yet given to its protocol
             break

@@ -1,115 +1,22 @@
 """The contract's state table, cell by cell, with the audit row that each leaves."""
 
-import base64
-import secrets
-from collections.abc import Awaitable, Callable
+from collections.abc import Callable
 
 import pytest
 
-from tests.client import Answer, Client
+from tests.client import Client
 from tests.http.wire import SHARED
 from tests.servers import Daemon
-
-WRAPPED = base64.b64encode(secrets.token_bytes(48)).decode()
-IV = base64.b64encode(secrets.token_bytes(12)).decode()
-
-Device = Callable[[str], Client]
-
-
-async def nothing(client: Client) -> str | None:
-    """No vault."""
-    return None
-
-
-async def vault(client: Client) -> str | None:
-    """A vault."""
-    return str((await client.init()).json["masterKey"])
-
-
-async def with_recovery(client: Client) -> str | None:
-    """A vault with a recovery wrap."""
-    key = await vault(client)
-    assert (await client.set_recovery(WRAPPED, IV)).status == 200
-    return key
-
-
-async def zero_knowledge(client: Client) -> str | None:
-    """A vault in zero-knowledge mode."""
-    key = await with_recovery(client)
-    assert (await client.enable_zk()).status == 200
-    return key
-
-
-State = Callable[[Client], Awaitable[str | None]]
-STATES: tuple[State, ...] = (nothing, vault, with_recovery, zero_knowledge)
-
-# route → per state: status, code, and the audit row's action and context
-TABLE: dict[str, tuple[tuple[int, str | None, str, str | None], ...]] = {
-    "key": (
-        (404, "VAULT_NOT_INITIALISED", "failed_fetch", "not-initialised"),
-        (200, None, "fetch", None),
-        (200, None, "fetch", None),
-        (200, None, "fetch", "zk-recovery-blob"),
-    ),
-    "init": (
-        (200, None, "init", "created"),
-        (200, None, "init", "already-exists"),
-        (200, None, "init", "already-exists"),
-        (200, None, "init", "already-exists-zk"),
-    ),
-    "rotate": (
-        (200, None, "rotate", "init-on-rotate"),
-        (200, None, "rotate", None),
-        (200, None, "rotate", None),
-        (409, "ZK_ROTATE_FORBIDDEN", "rotate", "zk-rotate-forbidden"),
-    ),
-    "set_recovery": (
-        (404, "VAULT_NOT_INITIALISED", "recovery_set", "no-vault"),
-        (200, None, "recovery_set", None),
-        (200, None, "recovery_set", None),
-        (200, None, "recovery_set", None),
-    ),
-    "clear_recovery": (
-        (404, "VAULT_NOT_INITIALISED", "recovery_clear", "no-vault"),
-        (200, None, "recovery_clear", "no-recovery-wrap"),
-        (200, None, "recovery_clear", None),
-        (409, "ZK_ACTIVE", "recovery_clear", "zk-active"),
-    ),
-    "enable_zk": (
-        (404, "VAULT_NOT_INITIALISED", "zk_enable", "no-vault"),
-        (400, "RECOVERY_WRAP_MISSING", "zk_enable", "no-recovery-wrap"),
-        (200, None, "zk_enable", None),
-        (200, None, "zk_enable", "already-enabled"),
-    ),
-    "disable_zk": (
-        (404, "VAULT_NOT_INITIALISED", "zk_disable", "no-vault"),
-        (200, None, "zk_disable", "already-disabled"),
-        (200, None, "zk_disable", "already-disabled"),
-        (200, None, "zk_disable", None),
-    ),
-}
-
-
-async def act(client: Client, route: str, key: str | None) -> Answer:
-    """Call a route of the table."""
-    other = base64.b64encode(bytes(32)).decode()
-    match route:
-        case "set_recovery":
-            return await client.set_recovery(WRAPPED, IV)
-        case "disable_zk":
-            return await client.disable_zk(key or other)
-        case _:
-            answer: Answer = await getattr(client, route)()
-            return answer
+from tests.states import STATES, TABLE, act, bring
 
 
 @SHARED
 @pytest.mark.parametrize("route", TABLE)
-@pytest.mark.parametrize("at", range(4), ids=[state.__name__ for state in STATES])
-async def test_cell(shared: Daemon, visitor: Device, route: str, at: int) -> None:
+@pytest.mark.parametrize("at", range(4), ids=STATES)
+async def test_cell(shared: Daemon, visitor: Callable[[str], Client], route: str, at: int) -> None:
     user = f"{route}-{at}"
     client = visitor(user)
-    key = await STATES[at](client)
+    key = await bring(client, STATES[at])
     before = await shared.database.audit(user)
     answer = await act(client, route, key)
     status, code, action, context = TABLE[route][at]

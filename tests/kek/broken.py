@@ -2,9 +2,10 @@
 
 import asyncio
 import base64
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import Any
+from unittest.mock import AsyncMock
 
 from kek_backends import aead
 from kek_backends.base import KekBackend, OwnedWrap, Rewrapped, Wrap
@@ -20,139 +21,138 @@ TEXT = base64.b64encode(KEY).decode()
 class Good(EnvKek):
     """What the broken ones are made from: a mistake each, in a KEK that is right otherwise."""
 
+    stamp = "env-v1"
+
     @classmethod
     def made(cls) -> "Good":
-        return cls(uri=KekUri.parse("env:KEK"), kek_id="env-v1", key=KEY, development=False)
+        return cls(uri=KekUri.parse("env:KEK"), kek_id=cls.stamp, key=cls.key(), development=False)
 
+    @staticmethod
+    def key() -> bytes:
+        return KEY
 
-class BackgroundRewrap(Good):
-    """Re-wraps as a KMS would."""
+    def user(self, user_id: str) -> str:
+        """Return whom a wrap is bound to."""
+        return user_id
 
-    def can_rewrap_from(self, source: KekBackend) -> bool:
-        return isinstance(source, BackgroundRewrap)
+    def written(self, wrap: Wrap) -> Wrap:
+        """Return what a new wrap becomes."""
+        return wrap
 
-    async def _rewrap(self, items: Sequence[OwnedWrap]) -> list[Rewrapped]:
-        return [await self._one(item) for item in items]
+    def read(self, wrap: Wrap) -> Wrap:
+        """Return what is read of a row."""
+        return wrap
 
-    async def _one(self, item: OwnedWrap) -> Rewrapped:
+    def opened(self, master_key: bytes) -> bytes:
+        """Return what a wrap opens to."""
+        return master_key
+
+    def refused(self, wrap: Wrap, error: Tampered) -> bytes:
+        """Raise, or return, what becomes of a wrap that does not open."""
+        raise error
+
+    async def _wrap(self, user_id: str, master_key: bytes) -> Wrap:
+        return self.written(await super()._wrap(self.user(user_id), master_key))
+
+    async def _unwrap(self, user_id: str, wrap: Wrap) -> bytes:
         try:
-            key = await self.unwrap(item.user_id, item.wrap)
-        except KekError as error:
-            return error
-        return await self.wrap(item.user_id, key)
+            return self.opened(await super()._unwrap(self.user(user_id), self.read(wrap)))
+        except Tampered as error:
+            return self.refused(wrap, error)
 
 
-class IgnoresTheUser(Good):
-    async def _wrap(self, user_id: str, master_key: bytes) -> Wrap:
-        return await super()._wrap("", master_key)
-
-    async def _unwrap(self, user_id: str, wrap: Wrap) -> bytes:
-        return await super()._unwrap("", wrap)
+def mistaken(name: str, **steps: Any) -> type[Good]:
+    """Return a KEK that does some of its steps otherwise."""
+    return type(name, (Good,), steps)
 
 
-class StripsTheUser(Good):
-    async def _wrap(self, user_id: str, master_key: bytes) -> Wrap:
-        return await super()._wrap(user_id.strip(), master_key)
-
-    async def _unwrap(self, user_id: str, wrap: Wrap) -> bytes:
-        return await super()._unwrap(user_id.strip(), wrap)
+def changed(**columns: Any) -> Callable[[Good, Wrap], Wrap]:
+    """Return a step that changes columns of a wrap."""
+    return lambda kek, wrap: replace(wrap, **columns)
 
 
-class CutsTheUser(Good):
-    async def _wrap(self, user_id: str, master_key: bytes) -> Wrap:
-        return await super()._wrap(user_id[:254], master_key)
+def raising(kind: type[KekError], text: str) -> Callable[..., bytes]:
+    """Return a step that fails, with the wrap in its text where that has room for it."""
 
-    async def _unwrap(self, user_id: str, wrap: Wrap) -> bytes:
-        return await super()._unwrap(user_id[:254], wrap)
+    def fail(kek: Good, wrap: Wrap, error: Tampered) -> bytes:
+        raise kind(text.format(wrap.wrapped_mk)) from None
+
+    return fail
+
+
+def cut(kek: Good, wrap: Wrap) -> Wrap:
+    """Be a step that reads of a wrap what belongs there, and ignores the rest."""
+    return replace(wrap, wrapped_mk=wrap.wrapped_mk[:64])
+
+
+async def once(kek: Good) -> None:
+    """Be a step that succeeds only the first time."""
+    if vars(kek).setdefault("done", []):
+        raise Transient("once is enough")
+    vars(kek)["done"].append(True)
+
+
+IgnoresTheUser = mistaken("IgnoresTheUser", user=lambda kek, user_id: "")
+StripsTheUser = mistaken("StripsTheUser", user=lambda kek, user_id: user_id.strip())
+CutsTheUser = mistaken("CutsTheUser", user=lambda kek, user_id: user_id[:254])
+HoldsAll = mistaken("HoldsAll", holds=lambda kek, kek_id: True)
+StampsAnother = mistaken(
+    "StampsAnother",
+    holds=lambda kek, kek_id: kek_id in {"env-v1", "env-v0"},
+    written=changed(kek_id="env-v0"),
+)
+StampsWhatItDoesNotHold = mistaken("StampsWhatItDoesNotHold", written=changed(kek_id="env-v0"))
+StampsNoKekId = mistaken("StampsNoKekId", stamp="env v1")
+WritesFormat1 = mistaken("WritesFormat1", written=changed(format_version=1))
+WritesNul = mistaken("WritesNul", written=changed(wrap_iv="\0"))
+IgnoresTheFormat = mistaken("IgnoresTheFormat", read=changed(format_version=2))
+IgnoresTheKekId = mistaken("IgnoresTheKekId", read=changed(kek_id="env-v1"))
+IgnoresTheTail = mistaken("IgnoresTheTail", read=cut)
+AcceptsWhiteSpace = mistaken(
+    "AcceptsWhiteSpace", read=lambda kek, wrap: replace(wrap, wrapped_mk=wrap.wrapped_mk.strip())
+)
+IgnoresTheTag = mistaken("IgnoresTheTag", refused=lambda kek, wrap, error: bytes(32))
+CallsDamageAnOutage = mistaken("CallsDamageAnOutage", refused=raising(Transient, "no answer"))
+ShowsTheRow = mistaken("ShowsTheRow", refused=raising(Tampered, "{} does not open"))
+ReturnsAnotherSize = mistaken("ReturnsAnotherSize", opened=lambda kek, key: key[:16])
+ReturnsAnotherKey = mistaken("ReturnsAnotherKey", opened=lambda kek, key: bytes(32))
+HasAnotherKeyEachTime = mistaken("HasAnotherKeyEachTime", key=lambda: aead.xaes_nonce() + bytes(8))
+FingerprintOfTheDay = mistaken(
+    "FingerprintOfTheDay", fingerprint=lambda kek, kek_id: aead.xaes_nonce().hex()
+)
+FingerprintIsTheKey = mistaken("FingerprintIsTheKey", fingerprint=lambda kek, kek_id: TEXT)
+CannotBeProven = mistaken("CannotBeProven", prove=AsyncMock(side_effect=Misconfigured("no")))
+FailsToRefreshAgain = mistaken("FailsToRefreshAgain", refresh=once)
+CannotCloseTwice = mistaken("CannotCloseTwice", close=once)
+ShowsItself = mistaken("ShowsItself", __repr__=lambda kek: f"ShowsItself({vars(kek)})")
+FindsFault, TellsTheKek, SaysNothing = (
+    mistaken(name, examine=AsyncMock(return_value=said))
+    for name, said in {
+        "FindsFault": [Finding(Verdict.FINDING, "something is wrong")],
+        "TellsTheKek": [Finding(Verdict.OK, f"the key is {TEXT}")],
+        "SaysNothing": [],
+    }.items()
+)
 
 
 class RefusesLongUsers(Good):
-    async def _wrap(self, user_id: str, master_key: bytes) -> Wrap:
+    def user(self, user_id: str) -> str:
         if len(user_id.encode()) > 255:
             raise Denied("too long")
-        return await super()._wrap(user_id, master_key)
-
-
-class StampsAnother(Good):
-    def holds(self, kek_id: str) -> bool:
-        return kek_id in {"env-v1", "env-v0"}
-
-    async def _wrap(self, user_id: str, master_key: bytes) -> Wrap:
-        return replace(await super()._wrap(user_id, master_key), kek_id="env-v0")
-
-
-class HoldsAll(Good):
-    def holds(self, kek_id: str) -> bool:
-        return True
-
-
-class StampsWhatItDoesNotHold(Good):
-    async def _wrap(self, user_id: str, master_key: bytes) -> Wrap:
-        return replace(await super()._wrap(user_id, master_key), kek_id="env-v0")
-
-
-class StampsNoKekId(Good):
-    @classmethod
-    def made(cls) -> Good:
-        return cls(uri=KekUri.parse("env:KEK"), kek_id="env v1", key=KEY, development=False)
-
-
-class WritesFormat1(Good):
-    async def _wrap(self, user_id: str, master_key: bytes) -> Wrap:
-        return replace(await super()._wrap(user_id, master_key), format_version=1)
+        return user_id
 
 
 class WritesFormat1PastTheBase(Good):
     async def wrap(self, user_id: str, master_key: bytes) -> Wrap:
-        return replace(await super()._wrap(user_id, master_key), format_version=1)
-
-
-class WritesNul(Good):
-    async def _wrap(self, user_id: str, master_key: bytes) -> Wrap:
-        return replace(await super()._wrap(user_id, master_key), wrap_iv="\0")
+        return replace(await self._wrap(user_id, master_key), format_version=1)
 
 
 class ShowsTheKey(Good):
+    read = cut
+
     async def _wrap(self, user_id: str, master_key: bytes) -> Wrap:
         wrap = await super()._wrap(user_id, master_key)
         return replace(wrap, wrapped_mk=wrap.wrapped_mk + base64.b64encode(master_key).decode())
-
-    async def _unwrap(self, user_id: str, wrap: Wrap) -> bytes:
-        return await super()._unwrap(user_id, replace(wrap, wrapped_mk=wrap.wrapped_mk[:64]))
-
-
-class AcceptsWhiteSpace(Good):
-    async def _unwrap(self, user_id: str, wrap: Wrap) -> bytes:
-        return await super()._unwrap(user_id, replace(wrap, wrapped_mk=wrap.wrapped_mk.strip()))
-
-
-class IgnoresTheTail(Good):
-    async def _unwrap(self, user_id: str, wrap: Wrap) -> bytes:
-        return await super()._unwrap(user_id, replace(wrap, wrapped_mk=wrap.wrapped_mk[:64]))
-
-
-class IgnoresTheTag(Good):
-    async def _unwrap(self, user_id: str, wrap: Wrap) -> bytes:
-        try:
-            return await super()._unwrap(user_id, wrap)
-        except Tampered:
-            return bytes(32)
-
-
-class CallsDamageAnOutage(Good):
-    async def _unwrap(self, user_id: str, wrap: Wrap) -> bytes:
-        try:
-            return await super()._unwrap(user_id, wrap)
-        except Tampered:
-            raise Transient("no answer") from None
-
-
-class ShowsTheRow(Good):
-    async def _unwrap(self, user_id: str, wrap: Wrap) -> bytes:
-        try:
-            return await super()._unwrap(user_id, wrap)
-        except Tampered:
-            raise Tampered(f"{wrap.wrapped_mk} does not open") from None
 
 
 class IgnoresTheIv(Good):
@@ -163,29 +163,8 @@ class IgnoresTheIv(Good):
         sealed = aead.xaes_encrypt(KEY, b"N" * 24, master_key, aad)
         return Wrap(base64.b64encode(sealed).decode(), "", 2, "env-v1")
 
-    async def _unwrap(self, user_id: str, wrap: Wrap) -> bytes:
-        return await super()._unwrap(user_id, replace(wrap, wrap_iv=self.nonce))
-
-
-class IgnoresTheFormat(Good):
-    async def _unwrap(self, user_id: str, wrap: Wrap) -> bytes:
-        return await super()._unwrap(user_id, replace(wrap, format_version=2))
-
-
-class IgnoresTheKekId(Good):
-    async def _unwrap(self, user_id: str, wrap: Wrap) -> bytes:
-        return await super()._unwrap(user_id, replace(wrap, kek_id="env-v1"))
-
-
-class ReturnsAnotherSize(Good):
-    async def _unwrap(self, user_id: str, wrap: Wrap) -> bytes:
-        return (await super()._unwrap(user_id, wrap))[:16]
-
-
-class ReturnsAnotherKey(Good):
-    async def _unwrap(self, user_id: str, wrap: Wrap) -> bytes:
-        await super()._unwrap(user_id, wrap)
-        return bytes(32)
+    def read(self, wrap: Wrap) -> Wrap:
+        return replace(wrap, wrap_iv=self.nonce)
 
 
 class WrapsAnySize(Good):
@@ -212,13 +191,6 @@ class Remembers(Good):
         return key
 
 
-class HasAnotherKeyEachTime(Good):
-    @classmethod
-    def made(cls) -> Good:
-        key = aead.xaes_nonce() + bytes(8)
-        return cls(uri=KekUri.parse("env:KEK"), kek_id="env-v1", key=key, development=False)
-
-
 class OneCallAtATime(Good):
     """Two calls at once mix up their keys."""
 
@@ -226,7 +198,7 @@ class OneCallAtATime(Good):
 
     async def _wrap(self, user_id: str, master_key: bytes) -> Wrap:
         self._current = master_key
-        await yielding()
+        await asyncio.sleep(0.001)
         return await super()._wrap(user_id, self._current)
 
 
@@ -239,7 +211,7 @@ class NeverFreesItsLock(Good):
         if self._busy:
             raise Transient("no connection is free")
         self._busy = True
-        await yielding()
+        await asyncio.sleep(0.001)
         self._busy = False
         return await super()._wrap(user_id, master_key)
 
@@ -249,57 +221,21 @@ class ChangesItsKekId(Good):
         self._kek_id += "x"
 
 
-class FailsToRefreshAgain(Good):
-    _fresh = False
+class BackgroundRewrap(Good):
+    """Re-wraps as a KMS would."""
 
-    async def refresh(self) -> None:
-        if self._fresh:
-            raise Transient("once is enough")
-        self._fresh = True
+    def can_rewrap_from(self, source: KekBackend) -> bool:
+        return isinstance(source, BackgroundRewrap)
 
+    async def _rewrap(self, items: Sequence[OwnedWrap]) -> list[Rewrapped]:
+        return [await self._one(item) for item in items]
 
-class CannotBeProven(Good):
-    async def prove(self) -> None:
-        raise Misconfigured("no")
-
-
-class FindsFault(Good):
-    async def examine(self, *, active: bool) -> list[Finding]:
-        return [Finding(Verdict.FINDING, "something is wrong")]
-
-
-class TellsTheKek(Good):
-    async def examine(self, *, active: bool) -> list[Finding]:
-        return [Finding(Verdict.OK, f"the key is {TEXT}")]
-
-
-class SaysNothing(Good):
-    async def examine(self, *, active: bool) -> list[Finding]:
-        return []
-
-
-class ShowsItself(Good):
-    def __repr__(self) -> str:
-        return f"ShowsItself({vars(self)})"
-
-
-class CannotCloseTwice(Good):
-    _open = True
-
-    async def close(self) -> None:
-        if not self._open:
-            raise Transient("closed")
-        self._open = False
-
-
-class FingerprintOfTheDay(Good):
-    def fingerprint(self, kek_id: str) -> str:
-        return super().fingerprint(kek_id) + aead.xaes_nonce().hex()
-
-
-class FingerprintIsTheKey(Good):
-    def fingerprint(self, kek_id: str) -> str:
-        return TEXT
+    async def _one(self, item: OwnedWrap) -> Rewrapped:
+        try:
+            key = await self.unwrap(item.user_id, item.wrap)
+        except KekError as error:
+            return error
+        return await self.wrap(item.user_id, key)
 
 
 class DropsBadItems(BackgroundRewrap):
@@ -336,7 +272,3 @@ class RewrapsToAnotherKey(BackgroundRewrap):
     async def _one(self, item: OwnedWrap) -> Rewrapped:
         new = await super()._one(item)
         return await self.wrap(item.user_id, bytes(32)) if isinstance(new, Wrap) else new
-
-
-async def yielding() -> None:
-    await asyncio.sleep(0.001)

@@ -1,18 +1,26 @@
 """Fixtures of the tests of KEKs."""
 
-from collections.abc import AsyncIterator, Iterator
+import logging
+import os
+import threading
+from collections.abc import AsyncIterator, Callable, Iterator
+from contextlib import AsyncExitStack
 from functools import cache
 from importlib.metadata import entry_points
 
+import botocore.session
 import pytest
+from botocore.loaders import create_loader
 
-from kek_backends import loader, remote
-from kek_backends.aws import kek as aws_kek
+from kek_backends import calls, loader
+from kek_backends.aws import kek as aws_kms
+from kek_backends.aws import session as aws_session
+from kek_backends.aws.kek import AwsKmsKek
 from kek_backends.transit import http as transit_http
-from kek_backends.transit import kek as transit_kek
+from kek_backends.transit import state as transit_state
 from kek_backends.transit import tokens as transit_tokens
 from tests.kek.fakes import FakeRemote
-from tests.kek.remote_kit import Gate
+from tests.kek.kit import aws_kms_kek
 
 
 @pytest.fixture(scope="module")
@@ -27,28 +35,56 @@ def known_backends() -> Iterator[None]:
 def patient_calls() -> Iterator[None]:
     """A call may take long, on a busy machine: for tests that are not about time."""
     with pytest.MonkeyPatch.context() as patch:
-        for module in (remote, aws_kek, transit_http, transit_tokens, transit_kek):
+        for module in (calls, aws_kms, aws_session, transit_http, transit_tokens, transit_state):
             patch.setattr(module, "ATTEMPT_SECONDS", 20.0)
-        patch.setattr(aws_kek, "_CONNECT_SECONDS", 20.0)
-        patch.setattr(remote, "CALL_SECONDS", 60.0)
+        patch.setattr(aws_session, "_CONNECT_SECONDS", 20.0)
+        patch.setattr(calls, "CALL_SECONDS", 60.0)
         yield
 
 
 @pytest.fixture
 def quick(monkeypatch: pytest.MonkeyPatch) -> None:
     """Hardly any pause between the tries of a call."""
-    monkeypatch.setattr(remote, "_PAUSE_SECONDS", 0.01)
+    monkeypatch.setattr(calls, "_PAUSE_SECONDS", 0.01)
+
+
+@pytest.fixture(scope="module")
+def no_aws_environ() -> Iterator[None]:
+    """Hide what the machine says of AWS: variables, files, metadata service, proxies.
+
+    The SDK's descriptions of services are read once here, not by every session: with a new
+    backend for each test that would be most of the time.
+    """
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(botocore.session, "create_loader", cache(create_loader))
+        for name in list(os.environ):
+            if name.startswith("AWS_") or name.lower().endswith("_proxy"):
+                patch.delenv(name)
+        for name in ("AWS_CONFIG_FILE", "AWS_SHARED_CREDENTIALS_FILE"):
+            patch.setenv(name, os.devnull)
+        patch.setenv("AWS_EC2_METADATA_DISABLED", "true")
+        yield
 
 
 @pytest.fixture
-async def kms() -> AsyncIterator[FakeRemote]:
-    """A KMS that was reached and proven, with no calls counted yet."""
-    made = FakeRemote()
-    await made.refresh()
-    await made.prove()
-    made.calls.clear()
-    yield made
-    await made.close()
+async def aws_kek() -> AsyncIterator[Callable[..., AwsKmsKek]]:
+    """Builds KEKs of AWS KMS, by a key's name and variables; in the end they are closed."""
+    async with AsyncExitStack() as stack:
+
+        def make(name: str, **environ: str) -> AwsKmsKek:
+            made = aws_kms_kek(name, **environ)
+            stack.push_async_callback(made.close)
+            return made
+
+        yield make
+
+
+@pytest.fixture
+def sdk_log(caplog: pytest.LogCaptureFixture) -> pytest.LogCaptureFixture:
+    """What libraries log, at debug level where they do not set another for themselves."""
+    for name in ("", "hvac", "requests", "urllib3"):
+        caplog.set_level(logging.DEBUG, logger=name)
+    return caplog
 
 
 @pytest.fixture
@@ -60,6 +96,17 @@ async def fresh() -> AsyncIterator[FakeRemote]:
 
 
 @pytest.fixture
-def gate() -> Gate:
-    """A fault that waits."""
-    return Gate()
+async def kms(fresh: FakeRemote) -> FakeRemote:
+    """A KMS that was reached and proven, with no calls counted yet."""
+    await fresh.refresh()
+    await fresh.prove()
+    fresh.calls.clear()
+    return fresh
+
+
+@pytest.fixture
+def gate() -> Iterator[threading.Event]:
+    """Its ``wait`` is a fault that waits until it is set."""
+    made = threading.Event()
+    yield made
+    made.set()

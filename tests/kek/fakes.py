@@ -5,6 +5,7 @@ import binascii
 import re
 import threading
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import KW_ONLY, dataclass, field
 from typing import Self
 
 from kek_backends import aead
@@ -12,6 +13,9 @@ from kek_backends.base import FORMAT_BOUND, KekBackend, OwnedWrap, Rewrapped, Wr
 from kek_backends.errors import Denied, KekError, Tampered, Transient
 from kek_backends.remote import RemoteKek
 from kek_backends.uri import KekUri
+
+# What a call does in its thread, before it does what it should.
+Fault = Callable[[], object]
 
 
 class SdkError(Exception):
@@ -22,6 +26,7 @@ class SdkBusy(SdkError):
     """The kind that a second try may cure."""
 
 
+@dataclass(eq=False)
 class FakeKms(KekBackend):
     """A KMS in this process. ``master_key`` is what it unwraps to; ``error`` is what it raises.
 
@@ -29,25 +34,15 @@ class FakeKms(KekBackend):
     opens beside its own, as an alias does; ``takes`` are the URIs of the KEKs that it takes over.
     """
 
-    def __init__(
-        self,
-        kek_id: str | None = "fake-v1",
-        *,
-        master_key: bytes = b"k" * 32,
-        error: BaseException | None = None,
-        text: str = "fake:key",
-        also_holds: Sequence[str] = (),
-        takes: Sequence[str] = (),
-        rewrapped: Sequence[Rewrapped] | None = None,
-    ) -> None:
-        self._kek_id = kek_id
-        self._master_key = master_key
-        self._error = error
-        self._text = text
-        self._also_holds = also_holds
-        self._takes = takes
-        self._rewrapped = rewrapped
-        self.calls: list[str] = []
+    kek_id: str | None = "fake-v1"
+    _: KW_ONLY
+    master_key: bytes = b"k" * 32
+    error: BaseException | None = None
+    text: str = "fake:key"
+    also_holds: Sequence[str] = ()
+    takes: Sequence[str] = ()
+    rewrapped: Sequence[Rewrapped] | None = None
+    calls: list[str] = field(default_factory=list)
 
     @classmethod
     def from_uri(cls, uri: KekUri, *, environ: Mapping[str, str], development: bool) -> Self:
@@ -55,42 +50,38 @@ class FakeKms(KekBackend):
 
     @property
     def uri(self) -> KekUri:
-        return KekUri.parse(self._text)
-
-    @property
-    def kek_id(self) -> str | None:
-        return self._kek_id
+        return KekUri.parse(self.text)
 
     def fingerprint(self, kek_id: str) -> str | None:
         return None
 
     def holds(self, kek_id: str) -> bool:
-        return super().holds(kek_id) or kek_id in self._also_holds
+        return super().holds(kek_id) or kek_id in self.also_holds
 
     def can_rewrap_from(self, source: KekBackend) -> bool:
-        return source.uri.text in self._takes
+        return source.uri.text in self.takes
 
     async def close(self) -> None:
         self._done("close")
 
     async def _wrap(self, user_id: str, master_key: bytes) -> Wrap:
         self._done(f"wrap {user_id}")
-        return Wrap("opaque", "", 2, self._kek_id or "fake-late")
+        return Wrap("opaque", "", 2, self.kek_id or "fake-late")
 
     async def _unwrap(self, user_id: str, wrap: Wrap) -> bytes:
         self._done(f"unwrap {user_id}")
-        return self._master_key
+        return self.master_key
 
     async def _rewrap(self, items: Sequence[OwnedWrap]) -> list[Rewrapped]:
         self._done(f"rewrap {' '.join(item.user_id for item in items)}")
-        if self._rewrapped is not None:
-            return list(self._rewrapped)
-        return [Wrap(f"rewrapped {item.user_id}", "", 2, self._kek_id or "") for item in items]
+        if self.rewrapped is not None:
+            return list(self.rewrapped)
+        return [Wrap(f"rewrapped {item.user_id}", "", 2, self.kek_id or "") for item in items]
 
     def _done(self, call: str) -> None:
         self.calls.append(call)
-        if self._error is not None:
-            raise self._error
+        if self.error is not None:
+            raise self.error
 
 
 class FakeRemote(RemoteKek):
@@ -105,8 +96,8 @@ class FakeRemote(RemoteKek):
         super().__init__(KekUri.parse("fake:remote"))
         self.version = 1
         self.calls: list[str] = []
-        self.faults: dict[str, list[Callable[[], None]]] = {"ask": [], "encrypt": [], "decrypt": []}
-        self.always: Callable[[], None] = lambda: None
+        self.faults: dict[str, list[Fault]] = {"ask": [], "encrypt": [], "decrypt": []}
+        self.always: Fault = lambda: None
         self.running = 0
         self.most_running = 0
         self._ignores_user = ignores_user
@@ -127,6 +118,12 @@ class FakeRemote(RemoteKek):
 
     def fingerprint(self, kek_id: str) -> None:
         return None
+
+    async def some_wrap(self) -> Wrap:
+        """Return a wrap for alice, and count calls from here."""
+        wrap = await self.wrap("alice", b"k" * 32)
+        self.calls.clear()
+        return wrap
 
     def _ask(self) -> None:
         self._meet("ask")
@@ -171,7 +168,7 @@ class FakeRemote(RemoteKek):
                 self.running -= 1
 
 
-def raising(error: BaseException) -> Callable[[], None]:
+def raising(error: BaseException) -> Fault:
     """Return a fault that raises a new copy of an error each time."""
 
     def fault() -> None:

@@ -12,8 +12,8 @@ from hypothesis import strategies as st
 from kek_backends import aead
 from kek_backends.aead import associated_data, gcm_decrypt, xaes_decrypt, xaes_encrypt, xaes_nonce
 from kek_backends.base import Wrap
+from kek_backends.env import EnvKek
 from kek_backends.errors import Misconfigured, Tampered
-from kek_backends.local import LocalKek
 from kek_backends.uri import KekUri
 from tests.servers import ROOT
 
@@ -25,15 +25,9 @@ nonces = st.binary(min_size=24, max_size=24)
 texts = st.text(st.characters(exclude_categories=["Cs"], exclude_characters="\0"), max_size=40)
 
 
-class LocalKekForTests(LocalKek):
-    @classmethod
-    def from_uri(cls, uri: KekUri, **_: Any) -> "LocalKekForTests":
-        raise NotImplementedError
-
-
-def local(key: bytes, kek_id: str = "env-v1") -> LocalKek:
+def local(key: bytes, kek_id: str = "env-v1") -> EnvKek:
     uri = KekUri.parse("env:KEK")
-    return LocalKekForTests(uri=uri, kek_id=kek_id, key=key, development=True)
+    return EnvKek(uri=uri, kek_id=kek_id, key=key, development=True)
 
 
 @pytest.mark.parametrize(
@@ -244,7 +238,7 @@ def test_fingerprint_depends_on_the_key_alone_and_hides_it() -> None:
 def test_all_zero_key_is_refused_in_production() -> None:
     uri = KekUri.parse("env:KEK")
     with pytest.raises(Misconfigured, match="KEK env:KEK: the all-zero key protects nothing"):
-        LocalKekForTests(uri=uri, kek_id="x", key=bytes(32), development=False)
+        EnvKek(uri=uri, kek_id="x", key=bytes(32), development=False)
 
 
 def test_nothing_of_a_key_in_any_repr() -> None:

@@ -5,8 +5,7 @@ import itertools
 import re
 import secrets
 import time
-from collections.abc import AsyncIterator, Callable, Iterator
-from contextlib import AsyncExitStack
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
 
@@ -22,23 +21,18 @@ from kek_backends.keyring import Keyring
 from kek_backends.loader import load
 from kek_backends.testing import CHECKS, Check, Subject
 from tests.kek.fakes import FakeKms
+from tests.kek.kit import aws_kms_kek, refusal
 from tests.kek.kms_stub import kms_stub
 from tests.leaks import remember
-from tests.moto_server import Moto, moto_server, no_aws_environ
+from tests.moto_server import Moto, moto_server
 
-pytestmark = pytest.mark.usefixtures("known_backends", "patient_calls")
+pytestmark = pytest.mark.usefixtures("known_backends", "patient_calls", "no_aws_environ")
 
 KEY_ID = "1234abcd-12ab-34cd-56ef-1234567890ab"
 ARN = f"arn:aws:kms:eu-central-1:111122223333:key/{KEY_ID}"
 REGION = {"AWS_REGION": "eu-central-1"}
 
 Build = Callable[..., AwsKmsKek]
-
-
-@pytest.fixture(scope="module", autouse=True)
-def _no_aws_environ() -> Iterator[None]:
-    with no_aws_environ():
-        yield
 
 
 @pytest.fixture(scope="module")
@@ -48,16 +42,9 @@ def moto() -> Iterator[Moto]:
 
 
 @pytest.fixture
-async def build(moto: Moto) -> AsyncIterator[Build]:
+def build(moto: Moto, aws_kek: Build) -> Build:
     """Builds a backend by its name alone; variables given go over those of moto."""
-    async with AsyncExitStack() as stack:
-
-        def make(name: str, **environ: str) -> AwsKmsKek:
-            backend = offline(f"aws-kms:{name}", **{**moto.environ, **environ})
-            stack.push_async_callback(backend.close)
-            return backend
-
-        yield make
+    return lambda name, **environ: aws_kek(name, **{**moto.environ, **environ})
 
 
 @pytest.fixture(scope="module")
@@ -96,12 +83,6 @@ async def test_conformance(moto: Moto, named: dict[str, str], check: Check, by: 
     await check(Subject.named(f"aws-kms:{named[by]}", environ=moto.environ, secrets=[secret]))
 
 
-def offline(uri: str, **environ: str) -> AwsKmsKek:
-    backend = load(uri, environ=environ, development=False)
-    assert isinstance(backend, AwsKmsKek)
-    return backend
-
-
 def alias() -> str:
     return f"alias/test-{secrets.token_hex(6)}"
 
@@ -110,17 +91,6 @@ def master_key() -> bytes:
     key = secrets.token_bytes(32)
     remember(base64.b64encode(key).decode())
     return key
-
-
-def refused(uri: str, **environ: str) -> str:
-    with pytest.raises(Misconfigured) as caught:
-        load(uri, environ=environ, development=False)
-    assert caught.value.__cause__ is None
-    assert caught.value.__context__ is None
-    message = str(caught.value)
-    assert uri.partition("?")[0] in message
-    assert "\n" not in message
-    return message
 
 
 # The URI and the environment
@@ -151,19 +121,19 @@ def test_a_name_that_no_key_has_is_refused(name: str) -> None:
 
 
 def test_the_stamp_can_not_be_chosen() -> None:
-    assert "remove ?id=" in refused("aws-kms:alias/x?id=mine", **REGION)
+    assert "remove ?id=" in refusal("aws-kms:alias/x?id=mine", **REGION)
 
 
 def test_a_region_is_needed() -> None:
-    assert "set AWS_REGION" in refused("aws-kms:alias/x")
-    assert "is not a region" in refused("aws-kms:alias/x", AWS_REGION="eu-central-1.evil.example")
-    assert offline("aws-kms:alias/x", AWS_DEFAULT_REGION="us-east-1").region == "us-east-1"
-    assert offline(f"aws-kms:{ARN}", AWS_REGION="us-east-1").region == "eu-central-1"
+    assert "set AWS_REGION" in refusal("aws-kms:alias/x")
+    assert "is not a region" in refusal("aws-kms:alias/x", AWS_REGION="eu-central-1.evil.example")
+    assert aws_kms_kek("alias/x", AWS_DEFAULT_REGION="us-east-1").region == "us-east-1"
+    assert aws_kms_kek(ARN, AWS_REGION="us-east-1").region == "eu-central-1"
 
 
 def test_half_a_pair_of_credentials_is_refused() -> None:
     for name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"):
-        message = refused("aws-kms:alias/x", **REGION, **{name: "only-this-one"})
+        message = refusal("aws-kms:alias/x", **REGION, **{name: "only-this-one"})
         assert "only one of AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY" in message
         assert "only-this-one" not in message
 
@@ -172,13 +142,13 @@ def test_half_a_pair_of_credentials_is_refused() -> None:
     "url", ["kms.example", "ftp://x", "https://", "https://u:hunter2@x", "http://["]
 )
 def test_an_endpoint_that_is_no_url_is_refused(url: str) -> None:
-    message = refused("aws-kms:alias/x", **REGION, AWS_ENDPOINT_URL=url)
+    message = refusal("aws-kms:alias/x", **REGION, AWS_ENDPOINT_URL=url)
     assert "AWS_ENDPOINT_URL is not a URL" in message
     assert "hunter2" not in message
 
 
 def test_a_profile_that_is_not_there_is_refused() -> None:
-    assert "ProfileNotFound" in refused("aws-kms:alias/x", **REGION, AWS_PROFILE="nobody")
+    assert "ProfileNotFound" in refusal("aws-kms:alias/x", **REGION, AWS_PROFILE="nobody")
 
 
 def test_a_broken_file_of_credentials_is_not_shown(
@@ -187,7 +157,7 @@ def test_a_broken_file_of_credentials_is_not_shown(
     file = tmp_path / "config"
     file.write_text("aws_secret_access_key = hunter2-hunter2-hunter2\n")
     monkeypatch.setenv("AWS_CONFIG_FILE", str(file))
-    message = refused("aws-kms:alias/x", **REGION)
+    message = refusal("aws-kms:alias/x", **REGION)
     assert "ConfigParseError" in message
     assert "hunter2" not in message
 
@@ -198,25 +168,25 @@ def test_the_profile_gives_region_and_credentials(
     file = tmp_path / "config"
     file.write_text("[profile custody]\nregion = ap-south-1\n")
     monkeypatch.setenv("AWS_CONFIG_FILE", str(file))
-    assert offline("aws-kms:alias/x", AWS_PROFILE="custody").region == "ap-south-1"
+    assert aws_kms_kek("alias/x", AWS_PROFILE="custody").region == "ap-south-1"
 
 
 def test_building_is_quick_and_asks_nobody() -> None:
-    offline("aws-kms:alias/x", **REGION)
+    aws_kms_kek("alias/x", **REGION)
     started = time.monotonic()
     # An address where nobody answers: a call would take seconds.
-    offline("aws-kms:alias/x", **REGION, AWS_ENDPOINT_URL="http://192.0.2.1")
+    aws_kms_kek("alias/x", **REGION, AWS_ENDPOINT_URL="http://192.0.2.1")
     assert time.monotonic() - started < 1
 
 
 def test_an_arn_stands_for_its_material() -> None:
-    backend = offline("aws-kms:alias/x", **REGION)
+    backend = aws_kms_kek("alias/x", **REGION)
     assert backend.fingerprint(f"aws-kms:{ARN}") == f"aws-kms:{ARN}"
 
 
 def test_no_credential_is_in_any_representation() -> None:
-    backend = offline(
-        "aws-kms:alias/x", **REGION, AWS_ACCESS_KEY_ID="AKIA", AWS_SECRET_ACCESS_KEY="hunter2"
+    backend = aws_kms_kek(
+        "alias/x", **REGION, AWS_ACCESS_KEY_ID="AKIA", AWS_SECRET_ACCESS_KEY="hunter2"
     )
     shown = repr(backend) + repr(vars(backend)) + repr(vars(backend._client))
     assert "hunter2" not in shown
@@ -256,7 +226,7 @@ def test_what_holds() -> None:
     ]
 
     def held(name: str) -> list[bool]:
-        backend = offline(f"aws-kms:{name}", **REGION)
+        backend = aws_kms_kek(name, **REGION)
         return [backend.holds(one) for one in (arn.stamp, *others)]
 
     assert held(ARN) == [True, *[False] * 9]
@@ -266,7 +236,7 @@ def test_what_holds() -> None:
 
 
 async def test_a_key_named_by_its_arn_comes_before_an_alias() -> None:
-    pointing, named = (offline(f"aws-kms:{name}", **REGION) for name in ("alias/x", ARN))
+    pointing, named = (aws_kms_kek(name, **REGION) for name in ("alias/x", ARN))
     keyring = Keyring(pointing, [named])
     assert keyring.find(f"aws-kms:{ARN}") is named
     assert keyring.find(f"aws-kms:{ARN}".replace("1234abcd", "0000abcd")) is pointing
@@ -353,7 +323,7 @@ async def test_a_changed_wrap_does_not_open(build: Build, moto: Moto) -> None:
 async def test_what_is_no_wrap_is_not_asked_for(fields: dict[str, str | int]) -> None:
     # Nobody listens there.
     uri = f"aws-kms:{ARN}"
-    backend = offline(uri, **REGION, AWS_ENDPOINT_URL="http://127.0.0.1:1")
+    backend = aws_kms_kek(ARN, **REGION, AWS_ENDPOINT_URL="http://127.0.0.1:1")
     bad: Wrap = replace(Wrap("QUFB", "", 2, uri), **fields)  # type: ignore[arg-type]
     with pytest.raises(Tampered, match="not one of AWS KMS"):
         await backend.unwrap("alice", bad)

@@ -2,21 +2,20 @@
 
 import asyncio
 import base64
-import binascii
 import logging
 import re
 import secrets
 import threading
 import time
-import traceback
-from collections.abc import AsyncIterator, Callable, Iterator
+from collections.abc import Callable, Iterator
 from contextlib import AsyncExitStack
+from functools import partial
 from pathlib import Path
 
 import pytest
 
 from custody.settings import LogFormat, LogLevel
-from kek_backends import remote
+from kek_backends import calls as kms_calls
 from kek_backends.aws.client import AwsClient
 from kek_backends.aws.errors import CredentialsRefused
 from kek_backends.aws.kek import AwsKmsKek
@@ -31,34 +30,24 @@ from kek_backends.errors import (
     Transient,
 )
 from kek_backends.findings import Verdict
-from kek_backends.loader import load
 from kek_backends.remote import ATTEMPT_SECONDS, CALL_SECONDS, CONCURRENT_CALLS
 from kek_backends.uri import KekUri
+from tests.eventually import eventually
+from tests.http_servers import Asked
 from tests.kek import kms_stub as stubs
-from tests.kek.kms_stub import SECRET_ACCESS_KEY, KmsStub, kms_stub
-from tests.leaks import remember
+from tests.kek.kit import assert_silent, chain, failure, no_thread_waits, opens
+from tests.kek.kms_stub import KmsStub, kms_stub
+from tests.leaks import forms, remember
 from tests.logs import logging_to_memory
-from tests.moto_server import no_aws_environ
+from tests.moto_server import REGION
 
-pytestmark = pytest.mark.usefixtures("known_backends")
+pytestmark = pytest.mark.usefixtures("known_backends", "no_aws_environ")
 
 # More than the machine of a busy test run should need.
 SLACK = 4.0
-OTHER_ARN = f"arn:aws:kms:{stubs.REGION}:{stubs.ACCOUNT}:key/{'0' * 8}-0000-0000-0000-{'0' * 12}"
+OTHER_ARN = f"arn:aws:kms:{REGION}:{stubs.ACCOUNT}:key/{'0' * 8}-0000-0000-0000-{'0' * 12}"
 
 Build = Callable[..., AwsKmsKek]
-
-
-@pytest.fixture(scope="module", autouse=True)
-def _no_aws_environ() -> Iterator[None]:
-    with no_aws_environ():
-        yield
-
-
-@pytest.fixture
-def _short_pauses(monkeypatch: pytest.MonkeyPatch) -> None:
-    """For tests that are not about the time between two tries."""
-    monkeypatch.setattr(remote, "_PAUSE_SECONDS", 0.01)
 
 
 @pytest.fixture
@@ -69,61 +58,22 @@ def stub() -> Iterator[KmsStub]:
 
 
 @pytest.fixture
-async def build() -> AsyncIterator[Build]:
-    async with AsyncExitStack() as stack:
-
-        def make(stub: KmsStub, name: str = "alias/custody", **environ: str) -> AwsKmsKek:
-            variables = {**stub.environ, **environ}
-            backend = load(f"aws-kms:{name}", environ=variables, development=False)
-            assert isinstance(backend, AwsKmsKek)
-            stack.push_async_callback(backend.close)
-            return backend
-
-        yield make
+def build(aws_kek: Callable[..., AwsKmsKek]) -> Build:
+    """Builds a backend of a stub; variables given go over those of the stub."""
+    return lambda stub, name="alias/custody", **environ: aws_kek(
+        name, **{**stub.environ, **environ}
+    )
 
 
-@pytest.fixture
-def lines() -> Iterator[list[str]]:
-    """What any logger says, with the root logger at debug level."""
-    root, said = logging.getLogger(), list[str]()
-
-    class Capture(logging.Handler):
-        def emit(self, record: logging.LogRecord) -> None:
-            said.append(logging.Formatter("%(name)s %(message)s").format(record))
-
-    handler, level = Capture(), root.level
-    root.addHandler(handler)
-    root.setLevel(logging.DEBUG)
-    yield said
-    root.setLevel(level)
-    root.removeHandler(handler)
+def all_forms(*secrets: bytes) -> set[str]:
+    return set().union(*(forms(base64.b64encode(one).decode()) for one in secrets))
 
 
-def forms(*values: bytes) -> list[str]:
-    return [
-        form
-        for value in values
-        for form in (
-            base64.b64encode(value).decode(),
-            binascii.hexlify(value).decode(),
-            repr(value)[2:-1],
-        )
-    ]
-
-
-def assert_clean(error: KekError, secret: list[str]) -> None:
+def assert_clean(error: KekError, secret: set[str]) -> None:
     """See that neither an error nor anything that hangs on it shows a secret."""
-    seen: set[int] = set()
-    chain: list[BaseException | None] = [error]
-    while chain:
-        one = chain.pop()
-        if one is None or id(one) in seen:
-            continue
-        seen.add(id(one))
-        assert type(one).__module__.split(".")[0] in ("kek_backends", "builtins", "asyncio")
-        shown = f"{one} {one!r} {one.args!r} {''.join(traceback.format_exception(one))}"
-        assert not [form for form in secret if form in shown]
-        chain += [one.__cause__, one.__context__]
+    modules = {type(one).__module__.split(".")[0] for one in chain(error)}
+    assert modules <= {"kek_backends", "builtins", "asyncio"}
+    assert_silent(secret, error)
     assert "\n" not in str(error)
 
 
@@ -133,14 +83,10 @@ async def use(backend: AwsKmsKek, call: str, key: bytes, wrap: Wrap) -> KekError
         "Decrypt": lambda: backend.unwrap("alice", wrap),
         "DescribeKey": backend.refresh,
     }
-    started = time.monotonic()
-    with pytest.raises(KekError) as caught:
-        await calls[call]()
-    assert time.monotonic() - started < CALL_SECONDS + SLACK
-    return caught.value
+    return await failure(calls[call](), CALL_SECONDS + SLACK)
 
 
-def babble(handler: stubs.Handler, operation: str, request: stubs.Request) -> None:
+def babble(asked: Asked, operation: str, request: stubs.Request) -> None:
     """Refuse with what was sent where the code should be."""
     raise stubs.Refused(f"{request.get('Plaintext')}\n{request.get('CiphertextBlob')}")
 
@@ -170,17 +116,20 @@ FAULTS = {
 }
 
 
-@pytest.mark.usefixtures("_short_pauses")
+@pytest.mark.usefixtures("quick")
 @pytest.mark.parametrize("fault", FAULTS)
 async def test_a_fault_has_its_type_and_shows_nothing(
-    stub: KmsStub, build: Build, lines: list[str], fault: str
+    stub: KmsStub, build: Build, sdk_log: pytest.LogCaptureFixture, fault: str
 ) -> None:
     backend, key = build(stub), secrets.token_bytes(32)
     remember(base64.b64encode(key).decode())
     await backend.refresh()
     made = await backend.wrap("alice", key)
     assert await backend.unwrap("alice", made) == key
-    secret = [*forms(key, base64.b64decode(made.wrapped_mk)), SECRET_ACCESS_KEY]
+    secret = {
+        *all_forms(key, base64.b64decode(made.wrapped_mk)),
+        stub.environ["AWS_SECRET_ACCESS_KEY"],
+    }
     action, kind, phrase = FAULTS[fault]
     stub.faults["*"] = action
     for call in ("Decrypt", "Encrypt", "DescribeKey"):
@@ -196,10 +145,10 @@ async def test_a_fault_has_its_type_and_shows_nothing(
     await backend.refresh()
     assert backend.problem is None
     assert await backend.unwrap("alice", made) == key
-    assert not [form for form in secret if form in "\n".join(lines)]
+    assert not [form for form in secret if form in sdk_log.text]
 
 
-@pytest.mark.usefixtures("_short_pauses")
+@pytest.mark.usefixtures("quick")
 async def test_no_answer_names_another_key_or_another_size(stub: KmsStub, build: Build) -> None:
     backend, key = build(stub, stub.aliases["alias/custody"]), secrets.token_bytes(32)
     made = await backend.wrap("alice", key)
@@ -215,11 +164,11 @@ async def test_no_answer_names_another_key_or_another_size(stub: KmsStub, build:
         ({"Plaintext": ""}, "Decrypt", Tampered, "no master key"),
         ({"Plaintext": "A"}, "Decrypt", Transient, "makes no sense"),
     ):
-        stub.faults[call] = stubs.change(**fields)
+        stub.faults[call] = stub.changed(**fields)
         error = await use(backend, call, key, made)
         assert type(error) is kind
         assert phrase in str(error)
-        assert_clean(error, forms(key, key[:31]))
+        assert_clean(error, all_forms(key, key[:31]))
         stub.faults.clear()
     moved = Wrap(made.wrapped_mk, "", 2, f"aws-kms:{stub.make_key().arn}")
     with pytest.raises(Tampered, match="IncorrectKeyException"):
@@ -227,8 +176,8 @@ async def test_no_answer_names_another_key_or_another_size(stub: KmsStub, build:
 
 
 async def test_a_kms_that_does_not_bind_is_not_used(stub: KmsStub, build: Build) -> None:
-    def unbound(handler: stubs.Handler, operation: str, request: stubs.Request) -> None:
-        handler.say(handler.stub.answer(operation, {**request, "EncryptionContext": {}}))
+    def unbound(asked: Asked, operation: str, request: stubs.Request) -> None:
+        stubs.say(asked, stub.answer(operation, {**request, "EncryptionContext": {}}))
 
     stub.faults |= {"Encrypt": unbound, "Decrypt": unbound}
     with pytest.raises(Misconfigured, match="opens for another user"):
@@ -269,18 +218,6 @@ async def test_a_key_in_another_state_is_missing(stub: KmsStub, build: Build, st
         await backend.refresh()
 
 
-async def see_threads_free(backend: AwsKmsKek) -> None:
-    """See that no thread of a backend is stuck."""
-    until = time.monotonic() + SLACK
-    threads = backend._threads
-    while time.monotonic() < until:
-        idle = threads._idle_semaphore._value
-        if idle == len(threads._threads) > 0 and threads._work_queue.empty():
-            return
-        await asyncio.sleep(0.05)
-    raise AssertionError(f"{len(threads._threads) - idle} threads are stuck")
-
-
 @pytest.mark.parametrize(
     ("attempt", "call"),
     [(1.0, 2.2), pytest.param(ATTEMPT_SECONDS, CALL_SECONDS, marks=pytest.mark.prove)],
@@ -316,8 +253,8 @@ async def test_what_hangs_or_drips_is_cut_and_gives_its_threads_back(
         profile = {"AWS_ACCESS_KEY_ID": "", "AWS_SECRET_ACCESS_KEY": "", "AWS_PROFILE": "custody"}
         through_proxy = build(proxy, AWS_ENDPOINT_URL_KMS="http://kms.invalid")
         by_role = build(sts, **profile)
-        monkeypatch.setattr(remote, "ATTEMPT_SECONDS", attempt)
-        monkeypatch.setattr(remote, "CALL_SECONDS", call)
+        monkeypatch.setattr(kms_calls, "ATTEMPT_SECONDS", attempt)
+        monkeypatch.setattr(kms_calls, "CALL_SECONDS", call)
         started = time.monotonic()
         errors = await asyncio.gather(
             through_proxy.refresh(),
@@ -327,13 +264,13 @@ async def test_what_hangs_or_drips_is_cut_and_gives_its_threads_back(
             return_exceptions=True,
         )
         assert time.monotonic() - started < CALL_SECONDS + SLACK
-        monkeypatch.setattr(remote, "ATTEMPT_SECONDS", ATTEMPT_SECONDS)
-        monkeypatch.setattr(remote, "CALL_SECONDS", CALL_SECONDS)
+        monkeypatch.setattr(kms_calls, "ATTEMPT_SECONDS", ATTEMPT_SECONDS)
+        monkeypatch.setattr(kms_calls, "CALL_SECONDS", CALL_SECONDS)
         assert {type(error) for error in errors} == {Transient}
         assert [name for name, _ in proxy.requests] == ["DescribeKey"]
         assert {name for name, _ in sts.requests} == {"STS"}
         for backend in (through_proxy, by_role, *(one for _, one, _ in direct)):
-            await see_threads_free(backend)
+            await eventually(partial(no_thread_waits, backend), SLACK)
         for stub, backend, made in direct:
             stub.faults.clear()
             await backend.refresh()
@@ -374,17 +311,10 @@ async def test_service_is_back_soon_after_the_cure(stub: KmsStub, build: Build) 
     assert len(stub.requests) - asked <= 3  # the breaker let one call through at most
     assert "ConnectionClosedError" in (backend.problem or "")
     stub.faults.clear()
-    cured = time.monotonic()
-    while True:
-        try:
-            assert await backend.unwrap("alice", made) == bytes(32)
-            break
-        except Transient:
-            assert time.monotonic() - cured < 5
-            await asyncio.sleep(0.05)
+    await eventually(lambda: opens(backend, made, bytes(32)), 5)
 
 
-@pytest.mark.usefixtures("_short_pauses")
+@pytest.mark.usefixtures("quick")
 async def test_a_broken_row_says_nothing_of_the_kms(stub: KmsStub, build: Build) -> None:
     backend = build(stub)
     await backend.refresh()
@@ -396,10 +326,10 @@ async def test_a_broken_row_says_nothing_of_the_kms(stub: KmsStub, build: Build)
     with pytest.raises(Tampered):
         await backend.unwrap("alice", Wrap("?", "", 2, made.kek_id))
     assert "KMSInternalException" in (backend.problem or "")
-    assert backend._breaker._failures == 2
+    assert backend._calls._breaker._failures == 2
 
 
-@pytest.mark.usefixtures("_short_pauses")
+@pytest.mark.usefixtures("quick")
 async def test_each_item_of_a_rewrap_fails_alone(stub: KmsStub, build: Build) -> None:
     target, source = build(stub), build(stub, stub.make_key().arn)
     await target.prove()
@@ -411,13 +341,13 @@ async def test_each_item_of_a_rewrap_fails_alone(stub: KmsStub, build: Build) ->
         "gone": "NotFoundException",
     }
 
-    def sometimes(handler: stubs.Handler, operation: str, request: stubs.Request) -> None:
+    def sometimes(asked: Asked, operation: str, request: stubs.Request) -> None:
         user = request["SourceEncryptionContext"]["custody:user"]
         assert request["DestinationEncryptionContext"] == {"custody:user": user}
         if user in answers:
             raise stubs.Refused(answers[user])
-        answer = handler.stub.answer(operation, request)
-        handler.say(answer | ({"SourceKeyId": OTHER_ARN} if user == "odd" else {}))
+        answer = stub.answer(operation, request)
+        stubs.say(asked, answer | ({"SourceKeyId": OTHER_ARN} if user == "odd" else {}))
 
     stub.faults["ReEncrypt"] = sometimes
     done = await target.rewrap(items)
@@ -432,18 +362,18 @@ async def test_each_item_of_a_rewrap_fails_alone(stub: KmsStub, build: Build) ->
 
 
 async def test_no_library_logs_what_it_carries(
-    stub: KmsStub, build: Build, lines: list[str]
+    stub: KmsStub, build: Build, sdk_log: pytest.LogCaptureFixture
 ) -> None:
     backend, key = build(stub), secrets.token_bytes(32)
     text = base64.b64encode(key).decode()
     botocore = logging.getLogger("botocore")
     assert await backend.unwrap("alice", await backend.wrap("alice", key)) == key
-    assert text not in "\n".join(lines)
+    assert text not in sdk_log.text
     # That the search would see it, and that custody's own configuration holds it back too:
     try:
         botocore.setLevel(logging.DEBUG)
         await backend.wrap("alice", key)
-        assert text in "\n".join(lines)
+        assert text in sdk_log.text
         botocore.setLevel(logging.NOTSET)
         with logging_to_memory(LogLevel.DEBUG, LogFormat.JSON) as stream:
             await backend.wrap("alice", key)
@@ -493,7 +423,7 @@ async def test_the_doctor_does_not_ask_for_rights_when_credentials_are_wrong(
     assert "grant" not in seen.message
 
 
-@pytest.mark.usefixtures("_short_pauses")
+@pytest.mark.usefixtures("quick")
 @pytest.mark.parametrize("operation", ["DescribeKey", "Encrypt", "Decrypt", "ReEncrypt"])
 async def test_the_doctor_sees_what_is_down(stub: KmsStub, build: Build, operation: str) -> None:
     stub.faults[operation] = stubs.refuse("KMSInternalException", 500)
@@ -517,9 +447,9 @@ async def test_nobody_waits_long_for_who_waits_for_credentials() -> None:
     client = AwsClient(
         KekUri.parse("aws-kms:alias/x"),
         Session(),
-        region=stubs.REGION,
+        region=REGION,
         endpoint=None,
-        patience=0.01,
+        give_up_after=0.01,
     )
     started = time.monotonic()
     with client._making, pytest.raises(Transient, match="waiting for credentials"):

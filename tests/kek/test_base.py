@@ -6,7 +6,7 @@ from collections.abc import Awaitable, Sequence
 
 import pytest
 
-from kek_backends.base import KekBackend, OwnedWrap, Rewrapped, Wrap, prove_binding
+from kek_backends.base import KekBackend, OwnedWrap, Rewrapped, Wrap
 from kek_backends.errors import (
     Denied,
     KekError,
@@ -16,21 +16,20 @@ from kek_backends.errors import (
     Transient,
 )
 from kek_backends.findings import Finding, Verdict
+from kek_backends.proof import prove_binding
 from kek_backends.uri import KekUri
 from tests.kek.broken import Good, IgnoresTheUser, ReturnsAnotherKey
 from tests.kek.fakes import FakeKms, SdkError
+from tests.kek.kit import failure
 
 PLAINTEXT = "the-plaintext-of-another-user"
 WRAP = Wrap("opaque", "", 2, "fake-v1")
 
 
 def sdk_error() -> SdkError:
-    try:
-        raise ValueError(PLAINTEXT)
-    except ValueError as cause:
-        error = SdkError(f"partial failure: {PLAINTEXT}")
-        error.__cause__ = cause
-        return error
+    error = SdkError(f"partial failure: {PLAINTEXT}")
+    error.__cause__ = ValueError(PLAINTEXT)
+    return error
 
 
 USES = pytest.mark.parametrize("use", ["wrap", "unwrap", "re-wrap"])
@@ -44,18 +43,11 @@ def call(backend: KekBackend, use: str) -> Awaitable[object]:
     return backend.rewrap([OwnedWrap("alice", WRAP)])
 
 
-async def failure(backend: KekBackend, use: str) -> KekError:
-    with pytest.raises(KekError) as caught:
-        await call(backend, use)
-    return caught.value
-
-
 @USES
 async def test_nothing_of_an_sdks_error_travels_on(use: str) -> None:
-    error = await failure(FakeKms(error=sdk_error()), use)
+    error = await failure(call(FakeKms(error=sdk_error()), use))
     assert type(error) is Transient
     assert str(error) == f"fake:key: SdkError while {use}ping"
-    assert error.__cause__ is error.__context__ is None
     assert PLAINTEXT not in "".join(traceback.format_exception(error))
     assert PLAINTEXT not in repr(error)
 
@@ -68,10 +60,9 @@ async def test_own_errors_keep_their_type_and_lose_what_they_came_from(
     raised = kind("why")
     raised.__cause__ = sdk_error()
     raised.__context__ = sdk_error()
-    error = await failure(FakeKms(error=raised), use)
+    error = await failure(call(FakeKms(error=raised), use))
     assert type(error) is kind
     assert str(error) == "why"
-    assert error.__cause__ is error.__context__ is None
 
 
 @USES
@@ -86,7 +77,7 @@ async def test_keys_of_another_size_go_neither_in_nor_out(size: int) -> None:
     with pytest.raises(ValueError, match="32 bytes"):
         await backend.wrap("alice", bytes(size))
     assert backend.calls == []
-    assert type(await failure(backend, "unwrap")) is Tampered
+    assert type(await failure(call(backend, "unwrap"))) is Tampered
 
 
 async def test_good_calls_pass_through() -> None:
@@ -100,7 +91,7 @@ async def test_good_calls_pass_through() -> None:
 async def test_what_is_no_bytes_is_no_master_key(key: object) -> None:
     """An SDK is not typed: text of 32 characters would pass for a key of 32 bytes."""
     backend = FakeKms(master_key=key)  # type: ignore[arg-type]
-    assert type(await failure(backend, "unwrap")) is Tampered
+    assert type(await failure(call(backend, "unwrap"))) is Tampered
 
 
 @pytest.mark.parametrize(
@@ -115,9 +106,9 @@ async def test_a_wrap_that_could_never_be_opened_is_not_handed_out(
     backend = FakeKms("fake-v1", rewrapped=[wrap])
     monkeypatch.setattr(backend, "_wrap", made)
     for use in ("wrap", "re-wrap"):
-        error = await failure(backend, use)
+        error = await failure(call(backend, use))
         assert type(error) is Misconfigured
-        assert str(error) == "fake:key: the backend made a wrap that is not its own"
+        assert str(error) == "KEK fake:key: the backend made a wrap that is not its own"
 
 
 async def test_a_kms_that_was_not_asked_yet_may_stamp_what_it_holds() -> None:

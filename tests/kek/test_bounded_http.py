@@ -3,7 +3,7 @@
 import contextlib
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
 import pytest
@@ -13,15 +13,17 @@ from requests.adapters import HTTPAdapter
 
 from kek_backends import bounded_http
 from kek_backends.bounded_http import MAX_ANSWER_SIZE, deadline
-from tests.kek.http_server import Connection, serving
+from tests.http_servers import Asked, raw_server, serving
 
 # What both kernels may hold of an answer that nobody reads any more.
 _SOCKET_BUFFERS = 15 * 1024 * 1024
 
 OK = b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok"
+CONTINUE = b"HTTP/1.1 100 Continue\r\n\r\n"
 FAILURES = (requests.RequestException, urllib3.exceptions.HTTPError)
 
 Get = Callable[[str], bytes]
+Pieces = Callable[[Asked], Iterable[bytes]]
 
 
 class Adapter(HTTPAdapter):
@@ -55,118 +57,95 @@ def within(seconds: float) -> contextlib.AbstractContextManager[None]:
     return deadline(time.monotonic() + seconds)
 
 
-def drips_headers(connection: Connection) -> None:
-    connection.drip(b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\nX-Long: " + b"x" * 500)
+def answering(head: bytes, piece: bytes = b"", times: int = 0, pause: float = 0.0) -> Pieces:
+    """Return an answer that ends in a piece, again and again."""
+
+    def answer(_: Asked) -> Iterator[bytes]:
+        yield head
+        for _turn in range(times):
+            yield piece
+            time.sleep(pause)
+
+    return answer
 
 
-def drips_status(connection: Connection) -> None:
-    connection.drip(b"HTTP/1.1 200 " + b"O" * 500)
+ANSWERS = answering(OK)
 
 
-def drips_body(connection: Connection) -> None:
-    connection.send(b"HTTP/1.1 200 OK\r\nContent-Length: 500\r\n\r\n")
-    connection.drip(b"x" * 500)
+def dripping(head: bytes, piece: bytes = b"x") -> Pieces:
+    return answering(head, piece, 500, 0.02)
 
 
-def drips_chunks(connection: Connection) -> None:
-    connection.send(b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n")
-    for _ in range(500):
-        connection.send(b"1\r\nx\r\n")
-        time.sleep(0.02)
+def endless(head: bytes, piece: bytes = b"x" * 65536) -> Pieces:
+    return answering(head, piece, 10**9)
 
 
-def drips_continues(connection: Connection) -> None:
-    for _ in range(500):
-        connection.send(b"HTTP/1.1 100 Continue\r\n\r\n")
-        time.sleep(0.02)
+DRIPPING: dict[str, Pieces] = {
+    "drips_headers": dripping(b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\nX-Long: "),
+    "drips_status": dripping(b"HTTP/1.1 200 ", b"O"),
+    "drips_body": dripping(b"HTTP/1.1 200 OK\r\nContent-Length: 500\r\n\r\n"),
+    "drips_chunks": dripping(
+        b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n", b"1\r\nx\r\n"
+    ),
+    "drips_continues": dripping(CONTINUE, CONTINUE),
+    "says_nothing": lambda _: (),
+}
 
 
-def says_nothing(connection: Connection) -> None:
-    connection.hear()
-
-
-@pytest.mark.parametrize(
-    "answer",
-    [drips_headers, drips_status, drips_body, drips_chunks, drips_continues, says_nothing],
-)
-def test_an_answer_that_does_not_end_ends_at_the_deadline(
-    get: Get, answer: Callable[[Connection], None]
-) -> None:
-    with serving(answer) as server:
+@pytest.mark.parametrize("answer", DRIPPING)
+def test_an_answer_that_does_not_end_ends_at_the_deadline(get: Get, answer: str) -> None:
+    with serving(raw_server(DRIPPING[answer])) as server:
         began = time.monotonic()
         with within(0.15), pytest.raises(FAILURES):
             get(server.url)
         assert 0.12 < time.monotonic() - began < 5
 
 
-def fast_body(connection: Connection) -> None:
-    connection.send(b"HTTP/1.1 200 OK\r\n\r\n")
-    while True:
-        connection.send(b"x" * 65536)
+ENDLESS = {
+    "fast_body": endless(b"HTTP/1.1 200 OK\r\n\r\n"),
+    "fast_body_that_says_its_length": endless(
+        b"HTTP/1.1 200 OK\r\nContent-Length: 99999999999\r\n\r\n"
+    ),
+    "fast_chunks": endless(
+        b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n",
+        b"10000\r\n" + b"x" * 65536 + b"\r\n",
+    ),
+    "fast_continues": endless(CONTINUE, CONTINUE * 1000),
+}
 
 
-def fast_body_that_says_its_length(connection: Connection) -> None:
-    connection.send(b"HTTP/1.1 200 OK\r\nContent-Length: 99999999999\r\n\r\n")
-    while True:
-        connection.send(b"x" * 65536)
-
-
-def fast_chunks(connection: Connection) -> None:
-    connection.send(b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n")
-    while True:
-        connection.send(b"10000\r\n" + b"x" * 65536 + b"\r\n")
-
-
-def fast_continues(connection: Connection) -> None:
-    while True:
-        connection.send(b"HTTP/1.1 100 Continue\r\n\r\n" * 1000)
-
-
-@pytest.mark.parametrize(
-    "answer", [fast_body, fast_body_that_says_its_length, fast_chunks, fast_continues]
-)
-def test_an_endless_answer_ends_at_its_size(get: Get, answer: Callable[[Connection], None]) -> None:
+@pytest.mark.parametrize("answer", ENDLESS)
+def test_an_endless_answer_ends_at_its_size(get: Get, answer: str) -> None:
     """With much time left; and no more of it is read than that (the rest is in buffers)."""
-    with serving(answer) as server, within(60), pytest.raises(FAILURES):
+    with serving(raw_server(ENDLESS[answer])) as server, within(60), pytest.raises(FAILURES):
         get(server.url)
     assert server.sent < MAX_ANSWER_SIZE + _SOCKET_BUFFERS
 
 
-def huge_chunk(connection: Connection) -> None:
-    connection.send(b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\nfffffffffff\r\nx")
+HUGE = {
+    "huge_chunk": b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\nfffffffffff\r\nx",
+    "huge_length": b"HTTP/1.1 200 OK\r\nContent-Length: 17592186044415\r\n\r\nx",
+}
 
 
-def huge_length(connection: Connection) -> None:
-    connection.send(b"HTTP/1.1 200 OK\r\nContent-Length: 17592186044415\r\n\r\nx")
-
-
-@pytest.mark.parametrize("answer", [huge_chunk, huge_length])
-def test_no_memory_is_taken_for_what_is_only_announced(
-    get: Get, answer: Callable[[Connection], None]
-) -> None:
-    with serving(answer) as server, within(0.2), pytest.raises(FAILURES):
+@pytest.mark.parametrize("answer", HUGE)
+def test_no_memory_is_taken_for_what_is_only_announced(get: Get, answer: str) -> None:
+    server = raw_server(answering(HUGE[answer]))
+    with serving(server), within(0.2), pytest.raises(FAILURES):
         get(server.url)
 
 
 @pytest.mark.parametrize("bounded", [True, False])
 def test_an_answer_up_to_the_size_passes(get: Get, bounded: bool) -> None:
     size = MAX_ANSWER_SIZE - 1000
-
-    def answer(connection: Connection) -> None:
-        connection.send(b"HTTP/1.1 200 OK\r\nContent-Length: %d\r\n\r\n" % size)
-        connection.send(b"x" * size)
-
-    with serving(answer) as server, within(20) if bounded else contextlib.nullcontext():
+    answer = answering(b"HTTP/1.1 200 OK\r\nContent-Length: %d\r\n\r\n" % size, b"x" * size, 1)
+    with serving(raw_server(answer)) as server, within(20) if bounded else contextlib.nullcontext():
         assert len(get(server.url)) == size
         get(server.url)
 
 
-def answers(connection: Connection) -> None:
-    connection.send(OK)
-
-
 def test_a_connection_is_used_again_under_each_new_deadline(get: Get) -> None:
-    with serving(answers) as server:
+    with serving(raw_server(ANSWERS)) as server:
         for _ in range(3):
             with within(0.2):
                 assert get(server.url) == b"ok"
@@ -178,11 +157,11 @@ def test_a_connection_is_used_again_under_each_new_deadline(get: Get) -> None:
 def test_a_deadline_of_before_does_not_bound_a_later_answer(get: Get) -> None:
     """The socket still has the timeout that was left then."""
 
-    def slow(connection: Connection) -> None:
+    def slow(_: Asked) -> list[bytes]:
         time.sleep(0.4 if server.sent else 0)
-        connection.send(OK)
+        return [OK]
 
-    with serving(slow) as server:
+    with serving(raw_server(slow)) as server:
         with within(0.2):
             get(server.url)
         with within(5):
@@ -192,10 +171,10 @@ def test_a_deadline_of_before_does_not_bound_a_later_answer(get: Get) -> None:
 
 
 def test_a_deadline_holds_for_an_old_connection_too(get: Get) -> None:
-    def answer(connection: Connection) -> None:
-        (drips_body if server.sent else answers)(connection)
+    def answer(asked: Asked) -> Iterable[bytes]:
+        return (DRIPPING["drips_body"] if server.sent else ANSWERS)(asked)
 
-    with serving(answer) as server:
+    with serving(raw_server(answer)) as server:
         get(server.url)
         began = time.monotonic()
         with within(0.3), pytest.raises(FAILURES):
@@ -207,15 +186,15 @@ def test_a_deadline_holds_for_an_old_connection_too(get: Get) -> None:
 def test_a_connection_that_was_given_up_is_not_used_again(get: Get) -> None:
     """The rest of its answer would be taken for the next one, of another user."""
 
-    def answer(connection: Connection) -> None:
+    def answer(_: Asked) -> Iterator[bytes]:
         if server.connections == 1:
-            connection.send(b"HTTP/1.1 200 OK\r\nContent-Length: 50\r\n\r\nsecret")
+            yield b"HTTP/1.1 200 OK\r\nContent-Length: 50\r\n\r\nsecret"
             time.sleep(0.4)
-            connection.send(b"of another")
+            yield b"of another"
         else:
-            answers(connection)
+            yield OK
 
-    with serving(answer) as server:
+    with serving(raw_server(answer)) as server:
         with within(0.2), pytest.raises(FAILURES):
             get(server.url)
         time.sleep(0.3)
@@ -225,12 +204,12 @@ def test_a_connection_that_was_given_up_is_not_used_again(get: Get) -> None:
 
 
 def test_a_deadline_that_is_over_takes_no_answer(get: Get) -> None:
-    with serving(answers) as server, within(-1), pytest.raises(FAILURES):
+    with serving(raw_server(ANSWERS)) as server, within(-1), pytest.raises(FAILURES):
         get(server.url)
 
 
 def test_the_outer_deadline_is_back_after_an_inner_one(get: Get) -> None:
-    with serving(drips_body) as server:
+    with serving(raw_server(DRIPPING["drips_body"])) as server:
         began = time.monotonic()
         with within(0.4):
             with within(30):
@@ -241,12 +220,12 @@ def test_the_outer_deadline_is_back_after_an_inner_one(get: Get) -> None:
 
 
 def test_a_deadline_is_of_its_own_thread(get: Get) -> None:
-    def slow(connection: Connection) -> None:
+    def slow(_: Asked) -> list[bytes]:
         time.sleep(0.3)
-        connection.send(OK)
+        return [OK]
 
     got: list[bytes] = []
-    with serving(slow) as server, within(0.1):
+    with serving(raw_server(slow)) as server, within(0.1):
         thread = threading.Thread(target=lambda: got.append(get(server.url)))
         thread.start()
         thread.join(5)
@@ -260,7 +239,7 @@ def test_through_a_proxy_that_drips() -> None:
             bounded_http.bind(manager)
             return manager
 
-    with serving(drips_headers) as server, requests.Session() as session:
+    with serving(raw_server(DRIPPING["drips_headers"])) as server, requests.Session() as session:
         for scheme in ("http", "https"):
             session.mount(f"{scheme}://", Proxied())
             began = time.monotonic()

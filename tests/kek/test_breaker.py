@@ -4,15 +4,7 @@ import pytest
 
 from kek_backends import breaker
 from kek_backends.breaker import FAILURES, OPEN_SECONDS, Breaker
-
-
-class Clock:
-    """``time`` as the breaker sees it."""
-
-    now = 1000.0
-
-    def monotonic(self) -> float:
-        return self.now
+from tests.clock import Clock
 
 
 @pytest.fixture

@@ -7,7 +7,7 @@ import pytest
 
 from kek_backends.call_batcher import CALLS_AT_ONCE, CallBatcher
 from kek_backends.errors import Denied, KekError, Tampered, Transient
-from tests.kek.remote_kit import until
+from tests.eventually import eventually
 
 MOST = 10
 
@@ -51,7 +51,7 @@ class Kms:
         asked = []
         for item in range(1, CALLS_AT_ONCE + 1):
             asked += self.ask(item)
-            await until(lambda item=item: self.running == item)  # type: ignore[misc]
+            await eventually(lambda item=item: self.running == item)  # type: ignore[misc]
         self.calls.clear()
         return asked
 
@@ -61,7 +61,7 @@ async def server() -> AsyncIterator[Kms]:
     made = Kms()
     yield made
     made.may_answer.set()
-    await until(lambda: not made.gatherer._tasks)
+    await eventually(lambda: not made.gatherer._tasks)
 
 
 async def results(asked: "list[asyncio.Task[int]]") -> list[object]:
@@ -93,7 +93,7 @@ async def test_those_that_come_meanwhile_go_together_and_in_order(server: Kms) -
 
 async def test_never_more_calls_nor_larger_ones(server: Kms) -> None:
     asked = server.ask(*range(1, 101))
-    await until(lambda: server.running == CALLS_AT_ONCE)
+    await eventually(lambda: server.running == CALLS_AT_ONCE)
     await asyncio.sleep(0.05)
     server.may_answer.set()
     assert await results(asked) == [-n for n in range(1, 101)]
@@ -127,7 +127,7 @@ async def test_who_gave_up_is_not_in_the_next_call(server: Kms) -> None:
 async def test_who_gives_up_during_the_call_hurts_no_other(server: Kms) -> None:
     """Also not who started it."""
     asked = server.ask(1, 2, 3)
-    await until(lambda: server.running == 1)
+    await eventually(lambda: server.running == 1)
     asked[0].cancel()
     asked[2].cancel()
     await asyncio.sleep(0)

@@ -8,8 +8,8 @@ import pytest
 from structlog.testing import capture_logs
 
 from kek_backends.base import KekBackend
-from kek_backends.errors import Misconfigured
 from kek_backends.loader import load
+from tests.kek.kit import refusal
 
 KEY = bytes(range(32))
 TEXT = base64.b64encode(KEY).decode()
@@ -46,28 +46,21 @@ def test_id_of_the_uri() -> None:
     assert (backend.kek_id, backend.uri.text) == ("env-v2", "env:KEK?id=env-v2")
 
 
-def refusal(uri: str = "env:KEK", *, development: bool = False, **environ: str) -> str:
-    with pytest.raises(Misconfigured) as caught:
-        env(uri, development=development, **environ)
-    message = str(caught.value)
-    assert message.startswith(f"KEK {uri}: ")
-    assert len(message.splitlines()) == 1
-    assert caught.value.__cause__ is None
-    assert caught.value.__context__ is None or caught.value.__suppress_context__
-    return message
-
-
 def test_nothing_is_set() -> None:
-    assert "neither KEK nor KEK_FILE is set; give it the key that wrapped the rows" in refusal()
+    assert "neither KEK nor KEK_FILE is set; give it the key that wrapped the rows" in refusal(
+        "env:KEK"
+    )
 
 
 def test_both_are_set() -> None:
-    assert "both KEK and KEK_FILE are set; unset one" in refusal(KEK=TEXT, KEK_FILE="/nowhere")
+    assert "both KEK and KEK_FILE are set; unset one" in refusal(
+        "env:KEK", KEK=TEXT, KEK_FILE="/nowhere"
+    )
 
 
 def test_empty_is_not_set() -> None:
     assert env(KEK=TEXT, KEK_FILE="").kek_id == "env-v1"
-    assert "neither KEK nor KEK_FILE is set" in refusal(KEK="", KEK_FILE="")
+    assert "neither KEK nor KEK_FILE is set" in refusal("env:KEK", KEK="", KEK_FILE="")
 
 
 @pytest.mark.parametrize(
@@ -93,8 +86,8 @@ def test_not_base64_of_32_bytes(tmp_path: Path, text: str, development: bool) ->
     file.write_text(text)
     file.chmod(0o600)
     for message in (
-        refusal(KEK=text, development=development),
-        refusal(KEK_FILE=str(file), development=development),
+        refusal("env:KEK", development, KEK=text),
+        refusal("env:KEK", development, KEK_FILE=str(file)),
     ):
         assert "is not base64 of 32 bytes: " in message
         assert "restore the key that wrapped the rows there are; only where there are" in message
@@ -125,14 +118,14 @@ def test_not_base64_of_32_bytes(tmp_path: Path, text: str, development: bool) ->
     ],
 )
 def test_what_was_seen_is_said(text: str, seen: str) -> None:
-    assert f"is not base64 of 32 bytes: {seen}" in refusal(KEK=text)
+    assert f"is not base64 of 32 bytes: {seen}" in refusal("env:KEK", KEK=text)
 
 
 def test_raw_key_in_a_file(tmp_path: Path) -> None:
     file = tmp_path / "kek"
     file.write_bytes(KEY)
     file.chmod(0o600)
-    assert "it is 32 raw bytes: write them as base64" in refusal(KEK_FILE=str(file))
+    assert "it is 32 raw bytes: write them as base64" in refusal("env:KEK", KEK_FILE=str(file))
 
 
 @pytest.mark.parametrize(
@@ -147,14 +140,14 @@ def test_raw_key_in_a_file(tmp_path: Path) -> None:
 )
 @pytest.mark.parametrize("development", [True, False])
 def test_file_that_cannot_be_used(path: str, why: str, development: bool) -> None:
-    message = refusal(KEK_FILE=path, development=development)
+    message = refusal("env:KEK", development, KEK_FILE=path)
     assert f"KEK_FILE names {path}, {why}" in message
     assert "chmod" not in message
 
 
 def test_fifo_holds_nobody(tmp_path: Path) -> None:
     os.mkfifo(tmp_path / "kek", 0o600)
-    assert "is not a regular file" in refusal(KEK_FILE=f"{tmp_path}/kek")
+    assert "is not a regular file" in refusal("env:KEK", KEK_FILE=f"{tmp_path}/kek")
 
 
 @pytest.mark.parametrize("mode", [0o404, 0o444, 0o602, 0o401, 0o644, 0o777])
@@ -162,7 +155,7 @@ def test_file_that_others_may_use(tmp_path: Path, mode: int) -> None:
     file = tmp_path / "kek"
     file.write_text(TEXT)
     file.chmod(mode)
-    message = refusal(KEK_FILE=str(file))
+    message = refusal("env:KEK", KEK_FILE=str(file))
     assert f"{file}, which has mode {mode:04o}: others may use it; run chmod 400 on it" in message
     file.chmod(0o640)
     assert env(KEK_FILE=str(file)).kek_id == "env-v1"
@@ -170,7 +163,7 @@ def test_file_that_others_may_use(tmp_path: Path, mode: int) -> None:
 
 def test_all_zero_key_is_refused_in_production() -> None:
     zero = base64.b64encode(bytes(32)).decode()
-    assert "the all-zero key protects nothing" in refusal(KEK=zero)
+    assert "the all-zero key protects nothing" in refusal("env:KEK", KEK=zero)
     assert env(KEK=zero, development=True).kek_id == "env-v1"
 
 
@@ -196,4 +189,4 @@ def test_not_the_name_of_a_variable(name: str) -> None:
 
 def test_only_the_given_variables_are_read(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("KEK", TEXT)
-    assert "neither KEK nor" in refusal()
+    assert "neither KEK nor" in refusal("env:KEK")

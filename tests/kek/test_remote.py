@@ -1,17 +1,20 @@
 """What every remote KMS has from its base class: bounds, retries, a breaker, a proven binding."""
 
 import asyncio
+import threading
 import time
 from collections import Counter
 
 import pytest
 
 from kek_backends import breaker, remote
+from kek_backends import calls as kms_calls
 from kek_backends.breaker import FAILURES
 from kek_backends.errors import Denied, Tampered, Throttled, Transient
 from kek_backends.remote import CONCURRENT_CALLS
+from tests.eventually import eventually
 from tests.kek.fakes import FakeRemote, SdkBusy, SdkError, raising, tampered
-from tests.kek.remote_kit import KEY, Gate, until, wrap_of
+from tests.kek.kit import KEY
 
 pytestmark = pytest.mark.usefixtures("quick")
 BUSY = raising(SdkBusy("the-plaintext-of-another-user"))
@@ -20,25 +23,27 @@ BUSY = raising(SdkBusy("the-plaintext-of-another-user"))
 # Bounds
 
 
-async def test_never_more_calls_than_allowed_at_once(kms: FakeRemote, gate: Gate) -> None:
-    kms.always = gate
+async def test_never_more_calls_than_allowed_at_once(
+    kms: FakeRemote, gate: threading.Event
+) -> None:
+    kms.always = gate.wait
     calls = [asyncio.ensure_future(kms.wrap(f"user-{n}", KEY)) for n in range(50)]
-    await until(lambda: kms.running == CONCURRENT_CALLS)
+    await eventually(lambda: kms.running == CONCURRENT_CALLS)
     await asyncio.sleep(0.1)
     assert kms.running == CONCURRENT_CALLS == 16
-    gate.open()
+    gate.set()
     wraps = await asyncio.gather(*calls)
     assert kms.most_running == CONCURRENT_CALLS
     assert await kms.unwrap("user-49", wraps[49]) == KEY
 
 
 async def test_a_caller_that_gave_up_keeps_its_turn_until_its_thread_ends(
-    kms: FakeRemote, gate: Gate
+    kms: FakeRemote, gate: threading.Event
 ) -> None:
     """Else a KMS that hangs would get new threads for ever."""
-    kms.always = gate
+    kms.always = gate.wait
     given_up = [asyncio.ensure_future(kms.wrap("alice", KEY)) for _ in range(CONCURRENT_CALLS)]
-    await until(lambda: kms.running == CONCURRENT_CALLS)
+    await eventually(lambda: kms.running == CONCURRENT_CALLS)
     for call in given_up:
         call.cancel()
     await asyncio.gather(*given_up, return_exceptions=True)
@@ -47,21 +52,21 @@ async def test_a_caller_that_gave_up_keeps_its_turn_until_its_thread_ends(
     await asyncio.sleep(0.2)
     assert not waits.done()
     assert len(kms.calls) == CONCURRENT_CALLS
-    gate.open()
+    gate.set()
     assert (await waits).kek_id == "fake:v1"
     many = await asyncio.gather(*(kms.wrap("carol", KEY) for _ in range(40)))
     assert len(many) == 40
 
 
 async def test_a_caller_that_gives_up_while_it_waits_takes_no_turn(
-    kms: FakeRemote, gate: Gate
+    kms: FakeRemote, gate: threading.Event
 ) -> None:
-    kms.always = gate
+    kms.always = gate.wait
     calls = [asyncio.ensure_future(kms.wrap("alice", KEY)) for _ in range(60)]
-    await until(lambda: kms.running == CONCURRENT_CALLS)
+    await eventually(lambda: kms.running == CONCURRENT_CALLS)
     for call in calls:
         call.cancel()
-    gate.open()
+    gate.set()
     results = await asyncio.gather(*calls, return_exceptions=True)
     assert all(isinstance(result, asyncio.CancelledError) for result in results)
     assert len(kms.calls) == CONCURRENT_CALLS
@@ -69,25 +74,25 @@ async def test_a_caller_that_gives_up_while_it_waits_takes_no_turn(
 
 
 async def test_refreshes_go_through_while_users_fill_the_threads(
-    kms: FakeRemote, gate: Gate
+    kms: FakeRemote, gate: threading.Event
 ) -> None:
-    kms.faults["encrypt"] = [gate] * CONCURRENT_CALLS
+    kms.faults["encrypt"] = [gate.wait] * CONCURRENT_CALLS
     calls = [asyncio.ensure_future(kms.wrap("alice", KEY)) for _ in range(40)]
-    await until(lambda: kms.running == CONCURRENT_CALLS)
+    await eventually(lambda: kms.running == CONCURRENT_CALLS)
     await asyncio.wait_for(kms.refresh(), 1)
-    gate.open()
+    gate.set()
     await asyncio.gather(*calls)
 
 
 async def test_the_event_loop_and_other_threads_are_free_while_a_kms_hangs(
-    kms: FakeRemote, gate: Gate
+    kms: FakeRemote, gate: threading.Event
 ) -> None:
     """The default executor also resolves names: it must not be the one that hangs."""
-    kms.always = gate
+    kms.always = gate.wait
     calls = [asyncio.ensure_future(kms.wrap("alice", KEY)) for _ in range(50)]
-    await until(lambda: kms.running == CONCURRENT_CALLS)
+    await eventually(lambda: kms.running == CONCURRENT_CALLS)
     assert await asyncio.wait_for(asyncio.to_thread(lambda: 1), 1) == 1
-    gate.open()
+    gate.set()
     await asyncio.gather(*calls)
 
 
@@ -96,11 +101,11 @@ async def test_the_event_loop_and_other_threads_are_free_while_a_kms_hangs(
 
 @pytest.mark.parametrize("use", ["wrap", "unwrap", "refresh"])
 async def test_a_kms_that_hangs_costs_no_more_than_the_deadline(
-    kms: FakeRemote, gate: Gate, monkeypatch: pytest.MonkeyPatch, use: str
+    kms: FakeRemote, gate: threading.Event, monkeypatch: pytest.MonkeyPatch, use: str
 ) -> None:
-    monkeypatch.setattr(remote, "CALL_SECONDS", 0.2)
-    wrap = await wrap_of(kms)
-    kms.always = gate
+    monkeypatch.setattr(kms_calls, "CALL_SECONDS", 0.2)
+    wrap = await kms.some_wrap()
+    kms.always = gate.wait
     calls = {
         "wrap": lambda: kms.wrap("alice", KEY),
         "unwrap": lambda: kms.unwrap("alice", wrap),
@@ -111,7 +116,7 @@ async def test_a_kms_that_hangs_costs_no_more_than_the_deadline(
         await calls[use]()
     assert 0.15 < time.monotonic() - began < 3
     assert kms.problem == str(caught.value)
-    gate.open()
+    gate.set()
 
 
 def test_the_deadline_is_shorter_than_what_a_request_waits_for_a_kek() -> None:
@@ -141,7 +146,7 @@ async def test_throttling_is_tried_again(kms: FakeRemote) -> None:
 
 @pytest.mark.parametrize("fault", [raising(SdkError("no")), raising(Denied("no")), tampered])
 async def test_what_will_not_pass_is_not_tried_again(kms: FakeRemote, fault: remote.T) -> None:
-    wrap = await wrap_of(kms)
+    wrap = await kms.some_wrap()
     kms.faults["decrypt"] = [fault]  # type: ignore[list-item]
     with pytest.raises((Denied, Tampered)):
         await kms.unwrap("alice", wrap)
@@ -173,7 +178,7 @@ async def test_a_kms_that_is_down_is_not_asked_by_every_request(kms: FakeRemote)
 
 async def test_what_a_refused_call_says_does_not_grow(kms: FakeRemote) -> None:
     """It would hold what the one before said, and that the one before it."""
-    wrap = await wrap_of(kms)
+    wrap = await kms.some_wrap()
     await fail(kms)
     for _ in range(50):
         with pytest.raises(Transient):
@@ -210,7 +215,7 @@ async def test_closes_when_the_one_call_succeeds(
 
 @pytest.mark.parametrize("fault", [raising(Denied("no")), tampered])
 async def test_a_kms_that_answers_is_not_down(kms: FakeRemote, fault: remote.T) -> None:
-    wrap = await wrap_of(kms)
+    wrap = await kms.some_wrap()
     kms.faults["decrypt"] = [fault] * 20  # type: ignore[list-item]
     for _ in range(20):
         with pytest.raises((Denied, Tampered)):
@@ -231,12 +236,12 @@ async def test_a_refresh_is_not_held_up_and_closes_it(kms: FakeRemote) -> None:
 
 
 async def test_closed(kms: FakeRemote) -> None:
-    wrap = await wrap_of(kms)
+    wrap = await kms.some_wrap()
     await kms.close()
     await kms.close()
     for _ in range(CONCURRENT_CALLS + 2):
         began = time.monotonic()
-        kms._breaker.succeeded()
+        kms._calls.close_breaker()
         with pytest.raises(Transient, match="fake:remote: closed"):
             await kms.unwrap("alice", wrap)
         assert time.monotonic() - began < 3
@@ -245,22 +250,22 @@ async def test_closed(kms: FakeRemote) -> None:
     assert kms.calls == []
 
 
-async def test_closing_cancels_nobody(kms: FakeRemote, gate: Gate) -> None:
+async def test_closing_cancels_nobody(kms: FakeRemote, gate: threading.Event) -> None:
     """A cancellation that nobody asked for would end the task that refreshes, unnoticed."""
-    kms.always = gate
+    kms.always = gate.wait
     calls = [asyncio.ensure_future(kms.wrap("alice", KEY)) for _ in range(CONCURRENT_CALLS)]
     refreshes = [asyncio.ensure_future(kms.refresh()) for _ in range(4)]
-    await until(lambda: kms.running == CONCURRENT_CALLS + 2)
+    await eventually(lambda: kms.running == CONCURRENT_CALLS + 2)
     await kms.close()
-    gate.open()
+    gate.set()
     results = await asyncio.gather(*calls, *refreshes, return_exceptions=True)
     assert not any(isinstance(result, asyncio.CancelledError) for result in results)
 
 
-async def test_closing_waits_for_nobody(kms: FakeRemote, gate: Gate) -> None:
-    kms.always = gate
+async def test_closing_waits_for_nobody(kms: FakeRemote, gate: threading.Event) -> None:
+    kms.always = gate.wait
     call = asyncio.ensure_future(kms.wrap("alice", KEY))
-    await until(lambda: kms.running == 1)
+    await eventually(lambda: kms.running == 1)
     await asyncio.wait_for(kms.close(), 0.5)
-    gate.open()
+    gate.set()
     await call

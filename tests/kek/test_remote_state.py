@@ -1,7 +1,7 @@
 """A remote KMS: what it knows of itself, the proof of its binding, and what it never says."""
 
 import asyncio
-import traceback
+import threading
 from collections import Counter
 from collections.abc import Sequence
 
@@ -17,8 +17,9 @@ from kek_backends.errors import (
     Transient,
     VersionRetired,
 )
+from tests.eventually import eventually
 from tests.kek.fakes import FakeRemote, SdkBusy, SdkError, raising, tampered
-from tests.kek.remote_kit import KEY, Gate, until, wrap_of
+from tests.kek.kit import KEY, all_shown, chain
 
 pytestmark = pytest.mark.usefixtures("quick")
 
@@ -43,7 +44,7 @@ async def test_refresh_that_fails_says_so_and_can_be_tried_again(kms: FakeRemote
 
 async def test_the_unwrap_that_failed_is_tried_again_by_refresh(kms: FakeRemote) -> None:
     """The status of a key says nothing of the right to decrypt."""
-    wrap = await wrap_of(kms)
+    wrap = await kms.some_wrap()
     kms.faults["decrypt"] = [raising(SdkError("no"))] * 3
     with pytest.raises(Denied):
         await kms.unwrap("alice", wrap)
@@ -59,7 +60,7 @@ async def test_the_unwrap_that_failed_is_tried_again_by_refresh(kms: FakeRemote)
 
 
 async def test_a_damaged_row_is_no_problem_of_the_kek(kms: FakeRemote) -> None:
-    wrap = await wrap_of(kms)
+    wrap = await kms.some_wrap()
     kms.faults["decrypt"] = [raising(SdkError("no")), tampered, tampered]
     with pytest.raises(Denied):
         await kms.unwrap("alice", wrap)
@@ -72,7 +73,7 @@ async def test_a_damaged_row_is_no_problem_of_the_kek(kms: FakeRemote) -> None:
 
 async def test_a_row_of_a_retired_version_makes_a_refresh_due(kms: FakeRemote) -> None:
     """Somebody changed the key since it was asked about; but its KEK has no problem."""
-    wrap = await wrap_of(kms)
+    wrap = await kms.some_wrap()
     assert kms.refresh_seconds == 30
     kms.faults["decrypt"] = [tampered, raising(VersionRetired("old")), tampered]
     with pytest.raises(Tampered):
@@ -88,7 +89,7 @@ async def test_a_row_of_a_retired_version_makes_a_refresh_due(kms: FakeRemote) -
 
 
 async def test_an_unwrap_of_another_user_clears_it(kms: FakeRemote) -> None:
-    wrap = await wrap_of(kms)
+    wrap = await kms.some_wrap()
     kms.faults["decrypt"] = [raising(SdkError("no"))]
     with pytest.raises(Denied):
         await kms.unwrap("alice", wrap)
@@ -205,20 +206,12 @@ async def test_rewrap_proves_what_it_made() -> None:
 # Secrets
 
 
-def chain(error: BaseException | None) -> list[str]:
-    seen = []
-    while error is not None:
-        seen.append(repr(error))
-        error = error.__cause__ or error.__context__
-    return seen
-
-
 @pytest.mark.parametrize("sdk", [SdkError, SdkBusy, ValueError])
 @pytest.mark.parametrize("use", ["wrap", "unwrap", "refresh", "prove"])
 async def test_nothing_of_an_sdks_error_travels_on(
     kms: FakeRemote, use: str, sdk: type[Exception]
 ) -> None:
-    wrap = await wrap_of(kms)
+    wrap = await kms.some_wrap()
     kms.always = raising(sdk("the-plaintext-of-another-user"))
     calls = {
         "wrap": lambda: kms.wrap("alice", KEY),
@@ -228,17 +221,17 @@ async def test_nothing_of_an_sdks_error_travels_on(
     }
     with pytest.raises(KekError) as caught:
         await calls[use]()
-    shown = "".join([*chain(caught.value), *traceback.format_exception(caught.value)])
-    assert "plaintext" not in shown
-    assert not any("Sdk" in one and "fake:remote" not in one for one in chain(caught.value))
+    assert "plaintext" not in all_shown(caught.value)
+    shown = [repr(one) for one in chain(caught.value)]
+    assert not any("Sdk" in one and "fake:remote" not in one for one in shown)
     assert "plaintext" not in (kms.problem or "")
 
 
 async def test_a_problem_is_of_one_kek_id(kms: FakeRemote) -> None:
     """An old key that is disabled, behind an alias: users of the new one don't make it well."""
-    old = await wrap_of(kms)
+    old = await kms.some_wrap()
     kms.version = 2
-    new = await wrap_of(kms)
+    new = await kms.some_wrap()
     kms.faults["decrypt"] = [raising(SdkError("disabled"))]
     with pytest.raises(Denied):
         await kms.unwrap("alice", old)
@@ -252,7 +245,7 @@ async def test_an_unwrap_that_nobody_asks_for_any_more_is_forgotten(
     kms: FakeRemote, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Its row may be gone: else a KEK would be unwell for ever."""
-    wrap = await wrap_of(kms)
+    wrap = await kms.some_wrap()
     kms.always = raising(SdkError("disabled"))
     kms.faults["ask"] = [lambda: None] * 3
     with pytest.raises(Denied):
@@ -283,15 +276,15 @@ async def test_a_decrypt_only_kek_is_never_proven_by_refresh(fresh: FakeRemote) 
 
 
 async def test_a_wrap_that_was_given_up_is_made_good_by_refresh(
-    kms: FakeRemote, gate: Gate
+    kms: FakeRemote, gate: threading.Event
 ) -> None:
-    kms.faults["encrypt"] = [gate]
+    kms.faults["encrypt"] = [gate.wait]
     call = asyncio.create_task(kms.wrap("alice", KEY))
-    await until(lambda: kms.calls == ["encrypt"])
+    await eventually(lambda: kms.calls == ["encrypt"])
     call.cancel()
     with pytest.raises(asyncio.CancelledError):
         await call
-    gate.open()
+    gate.set()
     assert "no answer within the time of a request" in (kms.problem or "")
     await kms.refresh()
     assert kms.problem is None
@@ -299,7 +292,7 @@ async def test_a_wrap_that_was_given_up_is_made_good_by_refresh(
 
 async def test_a_status_that_is_well_does_not_close_the_breaker(kms: FakeRemote) -> None:
     """The KMS says how its key is, and hangs when it shall use it."""
-    wrap = await wrap_of(kms)
+    wrap = await kms.some_wrap()
     kms.always = raising(SdkBusy("hangs"))
     kms.faults["ask"] = [lambda: None]
     for _ in range(breaker.FAILURES):

@@ -13,6 +13,7 @@ from structlog.testing import capture_logs
 from kek_backends.base import KekBackend
 from kek_backends.errors import Misconfigured
 from kek_backends.loader import load
+from tests.kek import kit
 
 # As a random key may be: it begins and ends with white space, and holds NUL.
 KEY = b"\n \0" + bytes(range(200, 227)) + b"\0\n"
@@ -40,14 +41,7 @@ def systemd(uri: str, folder: Path | str, *, development: bool = False) -> KekBa
 
 
 def refusal(uri: str, folder: Path | str, *, development: bool = False) -> str:
-    with pytest.raises(Misconfigured) as caught:
-        systemd(uri, folder, development=development)
-    message = str(caught.value)
-    assert message.startswith(f"KEK {uri}: ")
-    assert len(message.splitlines()) == 1
-    assert caught.value.__cause__ is None
-    assert caught.value.__context__ is None or caught.value.__suppress_context__
-    return message
+    return kit.refusal(uri, development, CREDENTIALS_DIRECTORY=str(folder))
 
 
 @pytest.mark.parametrize(

@@ -2,14 +2,13 @@
 
 import os
 import re
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 
 from kek_backends.testing import CHECKS
 from tests.servers import ROOT
+from tests.unit.children import Done, python
 
 PAGE = ROOT / "docs/how-to/third-party-backend.md"
 MODULE, PROJECT, TEST = "custody_kek_file.py", "pyproject.toml", "test_custody_kek_file.py"
@@ -20,17 +19,10 @@ def files() -> dict[str, str]:
     return dict(re.findall(r"(?ms)^`([\w.]+)`:\n\n```\w+\n(.*?)^```", PAGE.read_text("utf-8")))
 
 
-def run(*command: str, folder: Path, path: Path) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(
-        [sys.executable, "-m", *command],
-        cwd=folder,
-        # The other plugins of our own environment take longer to load than the suite to run.
-        env={**os.environ, "PYTHONPATH": str(path), "PYTEST_DISABLE_PLUGIN_AUTOLOAD": "1"},
-        capture_output=True,
-        text=True,
-        timeout=100,
-        check=False,
-    )
+def run(*command: str, folder: Path, path: Path) -> Done:
+    # The other plugins of our own environment take longer to load than the suite to run.
+    more = {"PYTHONPATH": str(path), "PYTEST_DISABLE_PLUGIN_AUTOLOAD": "1"}
+    return python("-m", *command, folder=folder, environ={**os.environ, **more})
 
 
 @pytest.fixture(scope="module")
@@ -53,7 +45,7 @@ def package(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
     return source, target
 
 
-def suite(source: Path, target: Path) -> subprocess.CompletedProcess[str]:
+def suite(source: Path, target: Path) -> Done:
     options = "-q -p no:cacheprovider -p pytest_asyncio.plugin"
     return run("pytest", *options.split(), TEST, folder=source, path=target)
 

@@ -2,10 +2,7 @@
 
 import asyncio
 import base64
-import threading
-from collections.abc import AsyncIterator, Callable, Iterator
-from contextlib import asynccontextmanager, contextmanager
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from collections.abc import Callable
 from typing import Any
 
 import pytest
@@ -14,7 +11,6 @@ from kek_backends.base import OwnedWrap, Wrap
 from kek_backends.checks.life import check_examination
 from kek_backends.errors import (
     Denied,
-    KekError,
     KeyMissing,
     Misconfigured,
     Tampered,
@@ -23,37 +19,14 @@ from kek_backends.errors import (
 )
 from kek_backends.findings import Verdict
 from kek_backends.keyring import Keyring
-from kek_backends.loader import load
 from kek_backends.testing import CHECKS, Check, Subject
-from kek_backends.transit.kek import TransitKek
 from kek_backends.transit.key import TransitKey
 from tests.bao_server import Bao, least_policy, to_the_next_second
+from tests.http_servers import HttpServer, serving
+from tests.kek.kit import KEY, counted, failure, refusal, transit, transit_kek
 from tests.leaks import remember
 
 pytestmark = pytest.mark.usefixtures("known_backends", "patient_calls")
-
-KEY = b"k" * 32
-
-
-@asynccontextmanager
-async def transit(
-    bao: Bao, key: str, environ: dict[str, str] | None = None, mount: str = "transit"
-) -> AsyncIterator[TransitKek]:
-    environ = environ or bao.environ(key)
-    backend = load(f"vault:{mount}/{key}", environ=environ, development=False)
-    assert isinstance(backend, TransitKek)
-    try:
-        yield backend
-    finally:
-        await backend.close()
-
-
-async def failure(call: Any) -> KekError:
-    with pytest.raises(KekError) as caught:
-        await call
-    assert caught.value.__cause__ is None
-    assert caught.value.__context__ is None
-    return caught.value
 
 
 @pytest.mark.parametrize("derived", [True, False], ids=["context", "associated-data"])
@@ -225,61 +198,18 @@ async def test_version_that_a_restored_key_lacks_is_named(bao: Bao) -> None:
 async def test_token_goes_nowhere_else() -> None:
     """A server that sends its clients elsewhere, as a standby does, gets no token there."""
     received: list[str] = []
-    with http_server(received) as elsewhere, redirecting(elsewhere) as address:
-        environ = {"VAULT_ADDR": address, "VAULT_TOKEN": remember("s.token-that-stays-here")}
-        async with transit_at(environ) as kek:
-            error = await failure(kek.refresh())
+    elsewhere = HttpServer(lambda asked: received.append(asked.path))
+    redirecting = HttpServer(
+        lambda asked: asked.say(status=307, Location=elsewhere.url + asked.path)
+    )
+    with serving(elsewhere), serving(redirecting) as server:
+        environ = {"VAULT_ADDR": server.url, "VAULT_TOKEN": remember("s.token-that-stays-here")}
+        kek = transit_kek("key", environ)
+        error = await failure(kek.refresh())
+        await kek.close()
         assert type(error) is Transient
         assert "a token goes nowhere else" in str(error)
     assert received == []
-
-
-@contextmanager
-def http_server(received: list[str]) -> Iterator[str]:
-    with answering(lambda handler: received.append(handler.path)) as address:
-        yield address
-
-
-@contextmanager
-def redirecting(to: str) -> Iterator[str]:
-    def answer(handler: BaseHTTPRequestHandler) -> None:
-        handler.send_response(307)
-        handler.send_header("Location", f"{to}{handler.path}")
-        handler.send_header("Content-Length", "0")
-        handler.end_headers()
-
-    with answering(answer) as address:
-        yield address
-
-
-@contextmanager
-def answering(answer: Callable[[BaseHTTPRequestHandler], None]) -> Iterator[str]:
-    """Run a server that answers each request as told."""
-
-    class Handler(BaseHTTPRequestHandler):
-        def do_GET(self) -> None:
-            answer(self)
-
-        def do_POST(self) -> None:
-            answer(self)
-
-        def log_message(self, *_: object) -> None:
-            """Say nothing."""
-
-    with ThreadingHTTPServer(("127.0.0.1", 0), Handler) as server:
-        thread = threading.Thread(target=server.serve_forever, args=(0.05,), daemon=True)
-        thread.start()
-        yield f"http://127.0.0.1:{server.server_port}"
-        server.shutdown()
-        thread.join()
-
-
-@asynccontextmanager
-async def transit_at(environ: dict[str, str]) -> AsyncIterator[TransitKek]:
-    backend = load("vault:transit/key", environ=environ, development=False)
-    assert isinstance(backend, TransitKek)
-    yield backend
-    await backend.close()
 
 
 async def test_rewrap_on_the_server_in_batches(bao: Bao) -> None:
@@ -287,9 +217,7 @@ async def test_rewrap_on_the_server_in_batches(bao: Bao) -> None:
     async with transit(bao, key) as kek:
         wraps = [OwnedWrap(f"user-{n}", await kek.wrap(f"user-{n}", KEY)) for n in range(5)]
         bao.rotate(key)
-        calls: list[str] = []
-        real = kek._rewrap_batch
-        kek._rewrap_batch = lambda items: calls.append(str(len(items))) or real(items)  # type: ignore[method-assign,func-returns-value]
+        sizes = counted(kek, "_rewrap_batch")
         # Far more than the server takes at once: the first size is refused, and halved.
         kek._batch_size = 1200
         stranger = OwnedWrap("mallory", wraps[0].wrap)
@@ -297,8 +225,8 @@ async def test_rewrap_on_the_server_in_batches(bao: Bao) -> None:
         nonsense = OwnedWrap("user-0", Wrap("nonsense", "", 2, f"vault:transit/{key}:v1"))
         items = [*wraps * 100, stranger, broken, nonsense, *wraps * 100]
         done = await kek.rewrap(items)
-        assert calls[:3] == ["1003", "501", "250"]
-        assert set(calls[3:]) <= {"125", "3"}
+        assert sizes[:3] == [1003, 501, 250]
+        assert set(sizes[3:]) <= {125, 3}
         assert [type(one) for one in done[500:503]] == [Tampered] * 3
         good = list(zip(items[:500] + items[503:], done[:500] + done[503:], strict=True))
         assert {wrap.kek_id for _, wrap in good if isinstance(wrap, Wrap)} == {kek.kek_id}
@@ -524,7 +452,4 @@ async def test_a_decrypt_only_policy_is_enough_for_an_old_kek(bao: Bao) -> None:
 def test_configuration_errors_name_the_cure(
     uri: str, environ: dict[str, str], expected: str
 ) -> None:
-    with pytest.raises(Misconfigured) as caught:
-        load(uri, environ=environ, development=False)
-    assert str(caught.value).startswith(f"KEK {uri}: ")
-    assert expected in str(caught.value)
+    assert expected in refusal(uri, **environ)

@@ -10,8 +10,9 @@ from kek_backends.base import OwnedWrap, Wrap
 from kek_backends.errors import Tampered
 from kek_backends.transit.kek import TransitKek
 from tests.bao_server import Bao
-from tests.kek.test_transit import transit
-from tests.kek.transit_front import Front, front_of
+from tests.http_servers import serving
+from tests.kek.kit import transit
+from tests.kek.transit_front import Front
 
 KEY = b"this-is-the-plaintext-of-a-user!"
 Kek = tuple[TransitKek, Front]
@@ -20,8 +21,8 @@ Kek = tuple[TransitKek, Front]
 @pytest.fixture(params=["single", "batch", "batch that fails as a whole"])
 async def kek(bao: Bao, request: pytest.FixtureRequest) -> AsyncIterator[Kek]:
     key = bao.make_key(derived=request.param != "single")
-    with front_of(bao, whole=request.param != "batch") as front:
-        environ = bao.environ(key) | {"VAULT_ADDR": front.address}
+    with serving(Front(bao, whole=request.param != "batch")) as front:
+        environ = bao.environ(key) | {"VAULT_ADDR": front.url}
         async with transit(bao, key, environ) as backend:
             await backend.refresh()
             yield backend, front
@@ -53,8 +54,8 @@ async def test_nobody_else_notices(kek: Kek) -> None:
 
 async def test_rewrap_of_a_batch(bao: Bao) -> None:
     key = bao.make_key()
-    with front_of(bao, whole=True) as front:
-        environ = bao.environ(key) | {"VAULT_ADDR": front.address}
+    with serving(Front(bao, whole=True)) as front:
+        environ = bao.environ(key) | {"VAULT_ADDR": front.url}
         async with transit(bao, key, environ) as backend:
             wraps = [OwnedWrap(f"user-{n}", await backend.wrap(f"user-{n}", KEY)) for n in range(4)]
             bao.rotate(key)

@@ -3,24 +3,32 @@
 import asyncio
 import base64
 import contextlib
-import logging
 import socket
 import time
-import traceback
 from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import AbstractContextManager, asynccontextmanager, contextmanager
 from pathlib import Path
 
 import pytest
 
-from kek_backends import breaker, remote
-from kek_backends.base import KekBackend, Wrap
+from kek_backends import breaker, calls
+from kek_backends.base import Wrap
 from kek_backends.errors import Denied, KekError, Misconfigured, Tampered, Throttled, Transient
 from kek_backends.loader import load
 from kek_backends.remote import CALL_SECONDS
+from kek_backends.transit.kek import TransitKek
 from tests.bao_server import Bao, bao_server
+from tests.eventually import eventually
 from tests.faulty_proxy import Fault, FaultyProxy, faulty_proxy
-from tests.kek.test_transit_login import held_token
+from tests.kek.kit import (
+    assert_silent,
+    failure,
+    held_token,
+    no_thread_waits,
+    opens,
+    transit,
+    transit_kek,
+)
 from tests.leaks import remember
 
 pytestmark = pytest.mark.usefixtures("known_backends")
@@ -39,13 +47,13 @@ def limits(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> L
     if request.param == "real":
         return contextlib.nullcontext
     monkeypatch.setattr(breaker, "OPEN_SECONDS", 0.2)
-    monkeypatch.setattr(remote, "_PAUSE_SECONDS", 0.05)
+    monkeypatch.setattr(calls, "_PAUSE_SECONDS", 0.05)
 
     @contextmanager
     def short() -> Iterator[None]:
         with pytest.MonkeyPatch.context() as patch:
-            patch.setattr(remote, "ATTEMPT_SECONDS", 0.4)
-            patch.setattr(remote, "CALL_SECONDS", 0.9)
+            patch.setattr(calls, "ATTEMPT_SECONDS", 0.4)
+            patch.setattr(calls, "CALL_SECONDS", 0.9)
             yield
 
     return short
@@ -58,65 +66,29 @@ def own_bao(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Bao]:
         yield server
 
 
-@pytest.fixture
-def sdk_log(caplog: pytest.LogCaptureFixture) -> pytest.LogCaptureFixture:
-    """Everything that hvac, requests and urllib3 log, at debug level."""
-    for name in ("hvac", "requests", "urllib3", ""):
-        caplog.set_level(logging.DEBUG, logger=name)
-    return caplog
-
-
 @asynccontextmanager
-async def prepared(bao: Bao, address: str | None = None) -> AsyncIterator[tuple[KekBackend, Wrap]]:
+async def prepared(bao: Bao, address: str | None = None) -> AsyncIterator[tuple[TransitKek, Wrap]]:
     key = bao.make_key()
-    environ = bao.environ(key)
-    backend = load(
-        f"vault:transit/{key}",
-        environ=environ | ({"VAULT_ADDR": address} if address else {}),
-        development=False,
-    )
-    wrap = await backend.wrap("alice", KEY)
-    await backend.refresh()
-    assert backend.problem is None
-    try:
+    environ = bao.environ(key) | ({"VAULT_ADDR": address} if address else {})
+    async with transit(bao, key, environ) as backend:
+        wrap = await backend.wrap("alice", KEY)
+        await backend.refresh()
+        assert backend.problem is None
         yield backend, wrap
-    finally:
-        await backend.close()
 
 
-def assert_silent(
-    backend: KekBackend, error: BaseException, wrap: Wrap, log: pytest.LogCaptureFixture
-) -> None:
-    """Nothing of plaintext, token or ciphertext in the exception or what the SDKs logged."""
-    shown = [repr(error), "".join(traceback.format_exception(error)), log.text]
-    encoded, token = base64.b64encode(KEY).decode(), held_token(backend)
-    below: BaseException | None = error
-    while below is not None:
-        shown.append(repr(below))
-        below = below.__context__ or below.__cause__
-    for secret in (KEY.decode(), encoded, wrap.wrapped_mk, wrap.wrapped_mk[9:], token):
-        assert all(secret not in text for text in shown)
+def secrets_of(backend: TransitKek, wrap: Wrap) -> list[str]:
+    encoded = base64.b64encode(KEY).decode()
+    return [KEY.decode(), encoded, wrap.wrapped_mk, wrap.wrapped_mk[9:], held_token(backend)]
 
 
-async def fails(backend: KekBackend, wrap: Wrap) -> KekError:
-    started = time.monotonic()
-    with pytest.raises(KekError) as caught:
-        await backend.unwrap("alice", wrap)
-    assert time.monotonic() - started < DEADLINE
-    return caught.value
+async def fails(backend: TransitKek, wrap: Wrap) -> KekError:
+    return await failure(backend.unwrap("alice", wrap), DEADLINE)
 
 
-async def back(backend: KekBackend, wrap: Wrap) -> None:
+async def back(backend: TransitKek, wrap: Wrap) -> None:
     """Service returns without a restart, within five seconds."""
-    until = time.monotonic() + BACK_WITHIN
-    while True:
-        try:
-            assert await backend.unwrap("alice", wrap) == KEY
-        except Transient:
-            assert time.monotonic() < until
-            await asyncio.sleep(0.1)
-        else:
-            break
+    await eventually(lambda: opens(backend, wrap, KEY), BACK_WITHIN)
     await backend.refresh()
     assert backend.problem is None
 
@@ -128,7 +100,7 @@ async def test_killed_and_started_again(own_bao: Bao, sdk_log: pytest.LogCapture
             error = await fails(backend, wrap)
             assert type(error) is Transient
             assert "the server can't be reached" in str(error)
-            assert_silent(backend, error, wrap, sdk_log)
+            assert_silent(secrets_of(backend, wrap), error, log=sdk_log.text)
             with pytest.raises(Transient):
                 await backend.refresh()
             assert "can't be reached" in (backend.problem or "")
@@ -146,8 +118,7 @@ async def test_frozen_and_thawed(
             with limits():
                 errors = await asyncio.gather(*(fails(backend, wrap) for _ in range(40)))
             assert {type(error) for error in errors} == {Transient}
-            for error in errors:
-                assert_silent(backend, error, wrap, sdk_log)
+            assert_silent(secrets_of(backend, wrap), *errors, log=sdk_log.text)
             # The breaker is open: nobody waits any more, but for the one that tries.
             started = time.monotonic()
             with limits():
@@ -199,8 +170,7 @@ async def test_killed_under_load(own_bao: Bao, sdk_log: pytest.LogCaptureFixture
         errors = [one for one in ended if isinstance(one, KekError)]
         assert [one for one in ended if one == KEY]
         assert {type(error) for error in errors} == {Transient}
-        for error in errors:
-            assert_silent(backend, error, wrap, sdk_log)
+        assert_silent(secrets_of(backend, wrap), *errors, log=sdk_log.text)
         await back(backend, wrap)
 
 
@@ -212,8 +182,7 @@ async def test_sealed_and_unsealed(own_bao: Bao) -> None:
             assert type(error) is Transient
             assert "can't answer now (VaultDown)" in str(error)
         finally:
-            own_bao.ask("PUT", "sys/unseal", {"key": own_bao.unseal_key})
-            own_bao._wait("sys/health")
+            own_bao.unseal()
         await back(backend, wrap)
 
 
@@ -251,8 +220,7 @@ async def test_broken_network(
         with limits():
             errors = await asyncio.gather(*(fails(backend, wrap) for _ in range(20)))
         assert {type(error) for error in errors} == {Transient}
-        for error in errors:
-            assert_silent(backend, error, wrap, sdk_log)
+        assert_silent(secrets_of(backend, wrap), *errors, log=sdk_log.text)
         with limits(), pytest.raises(Transient):
             await backend.refresh()
         assert backend.problem is not None
@@ -266,27 +234,21 @@ async def test_no_thread_is_left_hanging(bao: Bao, proxy: FaultyProxy, limits: L
         proxy.fault = Fault.DRIP
         with limits():
             await asyncio.gather(*(fails(backend, wrap) for _ in range(20)))
-        threads = backend._threads  # type: ignore[attr-defined]
-        until = time.monotonic() + DEADLINE
-        while threads._work_queue.qsize() or (
-            threads._idle_semaphore._value < len(threads._threads)
-        ):
-            assert time.monotonic() < until
-            await asyncio.sleep(0.01)
+        await eventually(lambda: no_thread_waits(backend), DEADLINE)
 
 
 async def test_a_refusal_says_nothing_secret(bao: Bao, sdk_log: pytest.LogCaptureFixture) -> None:
     key = bao.make_key()
     environ = bao.environ(key)
-    backend = load(f"vault:transit/{key}", environ=environ, development=False)
+    backend = transit_kek(key, environ)
     wrap = await backend.wrap("alice", KEY)
     with pytest.raises(Tampered) as tampered:
         await backend.unwrap("bob", wrap)
-    assert_silent(backend, tampered.value, wrap, sdk_log)
+    assert_silent(secrets_of(backend, wrap), tampered.value, log=sdk_log.text)
     bao.revoke(environ["VAULT_TOKEN"])
     with pytest.raises(Denied) as denied:
         await backend.unwrap("alice", wrap)
-    assert_silent(backend, denied.value, wrap, sdk_log)
+    assert_silent(secrets_of(backend, wrap), denied.value, log=sdk_log.text)
     await backend.close()
 
 

@@ -2,46 +2,31 @@
 
 import asyncio
 import json
-import threading
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
-from typing import Any
 
 import jwt
 import pytest
 from cryptography.hazmat.primitives.asymmetric.ec import SECP256R1, generate_private_key
+from hvac.exceptions import Forbidden
 
-from kek_backends.base import KekBackend
 from kek_backends.errors import Denied, Misconfigured
 from kek_backends.findings import Verdict
-from kek_backends.loader import load
 from kek_backends.transit import tokens
 from kek_backends.transit.kek import TransitKek
 from kek_backends.transit.login import AppRole, GivenToken, Grant
-from tests.bao_server import Bao, BaoError
-from tests.http.test_tls import make_certificate
+from tests.bao_server import Bao
+from tests.certificates import make_certificate
+from tests.http_servers import Asked, HttpServer, serving
+from tests.kek.kit import KEY, held_token, noting, transit_kek
 from tests.leaks import remember
 
 pytestmark = pytest.mark.usefixtures("known_backends")
 
-KEY = b"k" * 32
 
-
-def backend(key: str, environ: dict[str, str]) -> KekBackend:
-    return load(f"vault:transit/{key}", environ=environ, development=False)
-
-
-async def works(kek: KekBackend) -> None:
+async def works(kek: TransitKek) -> None:
     wrap = await kek.wrap("alice", KEY)
     assert await kek.unwrap("alice", wrap) == KEY
-
-
-def held_token(kek: KekBackend) -> str:
-    assert isinstance(kek, TransitKek)
-    return str(kek._tokens._client.token)
 
 
 @pytest.fixture
@@ -54,28 +39,23 @@ def logins(monkeypatch: pytest.MonkeyPatch) -> list[float]:
     """The moments of all logins."""
     times: list[float] = []
     for kind in (AppRole, GivenToken):
-        real = kind.log_in
-
-        def counted(self: Any, client: Any, real: Callable[..., Any] = real) -> Any:
-            times.append(time.monotonic())
-            return real(self, client)
-
-        monkeypatch.setattr(kind, "log_in", counted)
+        log_in = noting(lambda *_: times.append(time.monotonic()), kind.log_in)
+        monkeypatch.setattr(kind, "log_in", log_in)
     return times
 
 
 async def test_token_in_a_variable_and_in_a_file(bao: Bao, tmp_path: Path) -> None:
     key = bao.make_key()
     environ = bao.environ(key)
-    await works(backend(key, environ))
+    await works(transit_kek(key, environ))
     file = tmp_path / "token"
     file.write_text(environ.pop("VAULT_TOKEN") + "\n")
-    await works(backend(key, environ | {"VAULT_TOKEN_FILE": str(file)}))
+    await works(transit_kek(key, environ | {"VAULT_TOKEN_FILE": str(file)}))
 
 
 async def test_token_file_that_is_missing_or_empty(bao: Bao, tmp_path: Path) -> None:
     file = tmp_path / "token"
-    kek = backend("any", {"VAULT_ADDR": bao.address, "VAULT_TOKEN_FILE": str(file)})
+    kek = transit_kek("any", {"VAULT_ADDR": bao.address, "VAULT_TOKEN_FILE": str(file)})
     with pytest.raises(Misconfigured, match=r"VAULT_TOKEN_FILE names .*FileNotFoundError"):
         await kek.refresh()
     file.write_text(" \n")
@@ -89,9 +69,11 @@ async def test_app_role(bao: Bao, tmp_path: Path) -> None:
     file = tmp_path / "secret-id"
     file.write_text(secret_id)
     address = {"VAULT_ADDR": bao.address}
-    await works(backend(key, address | {"VAULT_ROLE_ID": role_id, "VAULT_SECRET_ID": secret_id}))
+    await works(
+        transit_kek(key, address | {"VAULT_ROLE_ID": role_id, "VAULT_SECRET_ID": secret_id})
+    )
     by_file = {"VAULT_ROLE_ID": role_id, "VAULT_SECRET_ID_FILE": str(file)}
-    kek = backend(key, address | by_file)
+    kek = transit_kek(key, address | by_file)
     await works(kek)
     # Its token expires soon, and the doctor has nothing to say: the next one comes by itself.
     assert [one.verdict for one in await kek.examine(active=True)] == [Verdict.OK]
@@ -110,7 +92,7 @@ async def test_app_role_on_a_mount_of_its_own(bao: Bao) -> None:
         "VAULT_SECRET_ID": remember(made["data"]["secret_id"]),
         "VAULT_APPROLE_MOUNT": "machines",
     }
-    await works(backend(key, environ))
+    await works(transit_kek(key, environ))
 
 
 async def test_login_that_is_refused_names_the_cure(bao: Bao) -> None:
@@ -118,7 +100,7 @@ async def test_login_that_is_refused_names_the_cure(bao: Bao) -> None:
     secret_id = remember("5ec2e700-0000-4000-8000-000000000000")
     environ = {"VAULT_ADDR": bao.address, "VAULT_ROLE_ID": role_id, "VAULT_SECRET_ID": secret_id}
     with pytest.raises(Denied) as caught:
-        await backend("any", environ).refresh()
+        await transit_kek("any", environ).refresh()
     assert str(caught.value) == (
         "vault:transit/any: the login was refused: is its mount right, VAULT_ADDR https where the "
         "server wants it, and the token or secret id still good?"
@@ -126,45 +108,25 @@ async def test_login_that_is_refused_names_the_cure(bao: Bao) -> None:
     assert caught.value.__context__ is None
 
 
-@contextmanager
-def token_review(accepted: str) -> Iterator[str]:
+def token_review(accepted: str) -> HttpServer:
     """Answer TokenReviews as a Kubernetes API server does: there is none here.
 
     Args:
         accepted: the one service account token that is valid.
-
-    Yields:
-        The URL.
     """
 
-    class Handler(BaseHTTPRequestHandler):
-        def do_POST(self) -> None:
-            asked = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
-            user = {
-                "username": "system:serviceaccount:apps:custody",
-                "uid": "f0d2c3a4-0000-4000-8000-000000000001",
-                "groups": ["system:serviceaccounts"],
-            }
-            good = asked["spec"]["token"] == accepted
-            status = {"authenticated": good, "user": user, "audiences": ["vault"]}
-            review = {"apiVersion": "authentication.k8s.io/v1", "kind": "TokenReview"}
-            body = json.dumps({**review, "status": status}).encode()
-            self.send_response(201)
-            self.send_header("Content-Type", "application/json")
-            self.send_header("Content-Length", str(len(body)))
-            self.end_headers()
-            self.wfile.write(body)
+    def review(asked: Asked) -> None:
+        user = {
+            "username": "system:serviceaccount:apps:custody",
+            "uid": "f0d2c3a4-0000-4000-8000-000000000001",
+            "groups": ["system:serviceaccounts"],
+        }
+        good = json.loads(asked.body)["spec"]["token"] == accepted
+        status = {"authenticated": good, "user": user, "audiences": ["vault"]}
+        kind = {"apiVersion": "authentication.k8s.io/v1", "kind": "TokenReview"}
+        asked.say(json.dumps({**kind, "status": status}).encode(), 201)
 
-        def log_message(self, *_: object) -> None:
-            """Say nothing."""
-
-    server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-    threading.Thread(target=server.serve_forever, daemon=True).start()
-    try:
-        yield f"http://127.0.0.1:{server.server_port}"
-    finally:
-        server.shutdown()
-        server.server_close()
+    return HttpServer(review)
 
 
 def service_account_token() -> str:
@@ -217,14 +179,14 @@ async def test_kubernetes_with_a_token_that_changes(
         "token_reviewer_jwt": first,
         "kubernetes_ca_cert": certificate.read_text(),
     }
-    kek = backend(key, environ)
-    with token_review(first) as url:
-        bao.ask("POST", f"auth/k8s-{key}/config", config | {"kubernetes_host": url})
+    kek = transit_kek(key, environ)
+    with serving(token_review(first)) as api:
+        bao.ask("POST", f"auth/k8s-{key}/config", config | {"kubernetes_host": api.url})
         await works(kek)
     # The kubelet has projected another token, and only that one is good any more.
     file.write_text(second)
-    with token_review(second) as url:
-        bao.ask("POST", f"auth/k8s-{key}/config", config | {"kubernetes_host": url})
+    with serving(token_review(second)) as api:
+        bao.ask("POST", f"auth/k8s-{key}/config", config | {"kubernetes_host": api.url})
         if expires:
             await asyncio.sleep(2.1)
         else:
@@ -236,9 +198,8 @@ async def test_kubernetes_with_a_token_that_changes(
 async def test_renewed_when_two_thirds_of_its_life_are_over(bao: Bao, logins: list[float]) -> None:
     """As in the next test, and nobody waits: the moment is moved, and not the clock."""
     key = bao.make_key()
-    kek = backend(key, bao.environ(key, ttl="3h", period="3h"))
+    kek = transit_kek(key, bao.environ(key, ttl="3h", period="3h"))
     await works(kek)
-    assert isinstance(kek, TransitKek)
     token, two_hours = held_token(kek), 2 * 3600.0
     for _ in range(2):
         assert two_hours - 60 < kek._tokens.seconds_to_renewal <= two_hours
@@ -256,7 +217,7 @@ async def test_renewed_when_two_thirds_of_its_life_are_over(bao: Bao, logins: li
 async def test_renewed_at_two_thirds_of_its_life(bao: Bao, logins: list[float]) -> None:
     """A token of three seconds serves for six, and is the same one."""
     key = bao.make_key()
-    kek = backend(key, bao.environ(key, ttl="3s", period="3s"))
+    kek = transit_kek(key, bao.environ(key, ttl="3s", period="3s"))
     await works(kek)
     token = held_token(kek)
     until = time.monotonic() + 6
@@ -276,7 +237,7 @@ async def test_logs_in_again_when_it_can_be_renewed_no_more(
     key = bao.make_key()
     role_id, secret_id = bao.app_role(bao.write_policy(key), token_ttl="2s", token_max_ttl="3s")
     environ = {"VAULT_ADDR": bao.address, "VAULT_ROLE_ID": role_id, "VAULT_SECRET_ID": secret_id}
-    kek = backend(key, environ)
+    kek = transit_kek(key, environ)
     await works(kek)
     first = held_token(kek)
     turns = 0
@@ -296,7 +257,7 @@ async def test_one_login_for_many_that_are_refused_at_once(
     key = bao.make_key()
     role_id, secret_id = bao.app_role(bao.write_policy(key))
     environ = {"VAULT_ADDR": bao.address, "VAULT_ROLE_ID": role_id, "VAULT_SECRET_ID": secret_id}
-    kek = backend(key, environ)
+    kek = transit_kek(key, environ)
     wrap = await kek.wrap("alice", KEY)
     bao.revoke(remember(held_token(kek)))
     opened = await asyncio.gather(*(kek.unwrap("alice", wrap) for _ in range(50)))
@@ -308,7 +269,7 @@ async def test_a_refusal_by_policy_makes_no_storm_of_logins(bao: Bao, logins: li
     key = bao.make_key()
     role_id, secret_id = bao.app_role("default")
     environ = {"VAULT_ADDR": bao.address, "VAULT_ROLE_ID": role_id, "VAULT_SECRET_ID": secret_id}
-    kek = backend(key, environ)
+    kek = transit_kek(key, environ)
     for _ in range(20):
         with pytest.raises(Denied, match="permission denied"):
             await kek.wrap("alice", KEY)
@@ -318,7 +279,7 @@ async def test_a_refusal_by_policy_makes_no_storm_of_logins(bao: Bao, logins: li
 async def test_revoked_token_of_a_variable_stays_refused(bao: Bao) -> None:
     key = bao.make_key()
     environ = bao.environ(key)
-    kek = backend(key, environ)
+    kek = transit_kek(key, environ)
     wrap = await kek.wrap("alice", KEY)
     bao.revoke(environ["VAULT_TOKEN"])
     with pytest.raises(Denied):
@@ -334,7 +295,7 @@ async def test_new_token_in_the_file_is_taken_up(
     file = tmp_path / "token"
     old = environ.pop("VAULT_TOKEN")
     file.write_text(old)
-    kek = backend(key, environ | {"VAULT_TOKEN_FILE": str(file)})
+    kek = transit_kek(key, environ | {"VAULT_TOKEN_FILE": str(file)})
     wrap = await kek.wrap("alice", KEY)
     bao.revoke(old)
     with pytest.raises(Denied):
@@ -345,8 +306,7 @@ async def test_new_token_in_the_file_is_taken_up(
 
 def test_nothing_of_a_token_in_any_repr(bao: Bao) -> None:
     environ = {"VAULT_ADDR": bao.address, "VAULT_TOKEN": remember("s.very-secret-token-000000")}
-    kek = backend("any", environ)
-    assert isinstance(kek, TransitKek)
+    kek = transit_kek("any", environ)
     shown = [kek, kek._tokens, kek._tokens._login, Grant("s.secret", 1, True, 0.0)]
     assert all("secret" not in repr(one) for one in shown)
 
@@ -356,7 +316,7 @@ async def test_a_token_that_is_replaced_is_revoked(bao: Bao, no_wait_between_log
     key = bao.make_key()
     policy = bao.write_policy(key)
     role_id, secret_id = bao.app_role(policy)
-    kek = backend(
+    kek = transit_kek(
         key, {"VAULT_ADDR": bao.address, "VAULT_ROLE_ID": role_id, "VAULT_SECRET_ID": secret_id}
     )
     wrap = await kek.wrap("alice", KEY)
@@ -365,7 +325,7 @@ async def test_a_token_that_is_replaced_is_revoked(bao: Bao, no_wait_between_log
     with pytest.raises(Denied):
         await kek.unwrap("alice", wrap)
     assert held_token(kek) != first
-    with pytest.raises(BaoError, match="403"):
+    with pytest.raises(Forbidden):
         bao.ask("GET", "auth/token/lookup-self", token=first)
 
 
@@ -375,11 +335,11 @@ async def test_a_token_that_is_replaced_is_revoked(bao: Bao, no_wait_between_log
 )
 def test_address_that_is_none(address: str) -> None:
     with pytest.raises(Misconfigured, match="VAULT_ADDR must be set to the server"):
-        backend("any", {"VAULT_ADDR": address, "VAULT_TOKEN": "t"})
+        transit_kek("any", {"VAULT_ADDR": address, "VAULT_TOKEN": "t"})
 
 
 async def test_token_that_no_header_takes(bao: Bao) -> None:
     for token in ("s.a\nb", "s.\u20ac"):
-        kek = backend("any", {"VAULT_ADDR": bao.address, "VAULT_TOKEN": token})
+        kek = transit_kek("any", {"VAULT_ADDR": bao.address, "VAULT_TOKEN": token})
         with pytest.raises(Misconfigured, match="can't be sent in a header"):
             await kek.refresh()

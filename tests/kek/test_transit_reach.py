@@ -2,22 +2,17 @@
 
 import asyncio
 
-import pytest
-
 from kek_backends.errors import Transient
-from kek_backends.loader import load
+from tests.kek.kit import failure, transit_kek
 from tests.ports import free_port
 
 
 async def reason(address: str) -> str:
-    environ = {"VAULT_ADDR": address, "VAULT_TOKEN": "held-for-a-test"}
-    backend = load("vault:transit/custody", environ=environ, development=False)
-    try:
-        with pytest.raises(Transient) as caught:
-            await backend.refresh()
-    finally:
-        await backend.close()
-    return str(caught.value)
+    kek = transit_kek("custody", {"VAULT_ADDR": address, "VAULT_TOKEN": "held-for-a-test"})
+    error = await failure(kek.refresh())
+    await kek.close()
+    assert type(error) is Transient
+    return str(error)
 
 
 async def test_nobody_listens() -> None:

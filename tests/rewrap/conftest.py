@@ -3,7 +3,7 @@
 import pytest
 
 from custody.rewrap import backoff, storing, worker
-from kek_backends import breaker, remote
+from kek_backends import breaker, calls
 
 
 @pytest.fixture
@@ -15,5 +15,5 @@ def short_waits(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(worker, "_IDLE_SECONDS", 0.02)
     monkeypatch.setattr(backoff, "_PAUSES_SECONDS", (0.02, 0.05, 0.1))
     monkeypatch.setattr(storing, "_REST_SECONDS", 0.1)
-    monkeypatch.setattr(remote, "_PAUSE_SECONDS", 0.01)
+    monkeypatch.setattr(calls, "_PAUSE_SECONDS", 0.01)
     monkeypatch.setattr(breaker, "OPEN_SECONDS", 0.1)

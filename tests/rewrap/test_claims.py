@@ -12,7 +12,7 @@ from custody.db.scope import transaction
 from custody.rewrap import batch, claims, rows, runs, storing
 from custody.rewrap.claims import Claim
 from custody.rewrap.options import Options, Verify
-from custody.rewrap.rows import Lane
+from custody.rewrap.rows import WrapKind
 from custody.rewrap.runs import AnotherRun, Run, State
 from custody.rewrap.storing import Counts, Done, LostClaim
 from custody.rewrap.worker import RewrapRun
@@ -185,7 +185,7 @@ async def test_rows_that_cannot_be_read_here_are_not_claimed(work: Work) -> None
     assert await work.claim("a", readable=False) is None
     assert not await rows.any_left(work.engine, work.run, lambda _lane: False)
     assert await rows.any_left(work.engine, work.run, lambda _lane: True)
-    assert await rows.lanes(work.engine, work.run) == (Lane(*OLD),)
+    assert await rows.kinds(work.engine, work.run) == (WrapKind(*OLD),)
 
 
 async def test_a_claim_that_nobody_here_can_read_blocks_nothing(work: Work) -> None:

@@ -34,7 +34,7 @@ async def test_no_row_is_set_aside(bao: Bao, database: Database) -> None:
 
     replaced: list[str] = []
     async with rewrap_engine(database) as engine:
-        options = Options(batch=1, patience=1.0)
+        options = Options(batch=1, give_up_after=1.0)
         with pytest.raises(NotFinished, match=r"replaced|other key material"):
             await RewrapRun(engine, Keyring(kek), options, replace).run()
     await kek.close()

@@ -159,7 +159,7 @@ async def test_all_of_them_ends_though_the_clock_was_set_back(database: Database
         "INSERT INTO auth.rewrap_runs (target, everything, started_by, sources, total, started_at)"
         " VALUES ('env-v2', true, 'another', '{}', 10, now() + interval '1 hour')"
     )
-    run = await rewrap(database, keks, everything=True, patience=2)
+    run = await rewrap(database, keks, everything=True, give_up_after=2)
     assert (run.state, run.done) == ("done", 10)
 
 
@@ -356,7 +356,7 @@ async def test_a_row_that_stays_locked_is_left_in_the_end(database: Database) ->
     async with database.connect() as user, user.transaction():
         await user.execute("SELECT * FROM auth.encryption_vaults LIMIT 1 FOR UPDATE")
         with pytest.raises(NotFinished, match="others hold, or change again and again"):
-            await rewrap(database, keyring(), patience=0.3)
+            await rewrap(database, keyring(), give_up_after=0.3)
 
 
 async def test_rows_that_become_stale_behind_the_cursor_are_done(database: Database) -> None:
@@ -501,7 +501,7 @@ async def test_patience_ends(database: Database) -> None:
     remote.faults["decrypt"] = [lambda: None, lambda: None]
     remote.always = raising(SdkError())
     with pytest.raises(NotFinished, match="run it again: fake:remote: SdkError"):
-        await rewrap(database, keks, patience=0.3)
+        await rewrap(database, keks, give_up_after=0.3)
     assert await stamps(database) == {("env-v1", 2): 4}
     await keks.close()
 

@@ -2,6 +2,7 @@
 
 import fcntl
 import os
+import sys
 from collections.abc import Iterator
 
 import pytest
@@ -12,8 +13,7 @@ from tests.systemd.installation import (
     TARGET,
     borrow_custody,
     install_custody,
-    no_interpreter,
-    same_interpreter,
+    interpreter,
 )
 from tests.systemd.throwaway import Bind, unavailable
 from tests.tokens import Issuer
@@ -27,7 +27,7 @@ def _systemd() -> None:
 @pytest.fixture(scope="session")
 def installed(_systemd: None, tmp_path_factory: pytest.TempPathFactory) -> tuple[Bind, ...]:
     """/opt/custody as the how-to makes it, once for all processes of a run."""
-    need(no_interpreter())
+    need(None if interpreter() >= (3, 11) else "no /usr/bin/python3 of 3.11 or newer")
     base = tmp_path_factory.getbasetemp()
     folder = (base.parent if "PYTEST_XDIST_WORKER" in os.environ else base) / "opt-custody"
     with folder.with_suffix(".lock").open("w") as lock:
@@ -45,8 +45,8 @@ def borrowed(
     _systemd: None, tmp_path_factory: pytest.TempPathFactory, request: pytest.FixtureRequest
 ) -> tuple[Bind, ...]:
     """/opt/custody with the packages that run the tests, if the host's interpreter takes them."""
-    need(no_interpreter())
-    if not same_interpreter():
+    need(None if interpreter() >= (3, 11) else "no /usr/bin/python3 of 3.11 or newer")
+    if interpreter() != sys.version_info[:2]:
         made: tuple[Bind, ...] = request.getfixturevalue("installed")
         return made
     folder = tmp_path_factory.mktemp("opt-custody")

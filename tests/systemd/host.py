@@ -1,13 +1,14 @@
 """A host with custody, its configuration and its credentials, on a database of the tests."""
 
 import base64
+import contextlib
 import json
 import secrets
-import time
 import tomllib
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 from kek_backends.systemd import SystemdKek
@@ -26,29 +27,27 @@ _JWKS = "/etc/custody/jwks.json"
 
 
 @dataclass(frozen=True)
-class Host:
+class Host(System):
     """A system on which custody is installed.
 
     Args:
-        system: it runs.
         daemon: its addresses, once custody.service is started.
     """
 
-    system: System
     daemon: Daemon
 
     def configure(self, **settings: object) -> None:
         """Change settings in custody.toml."""
-        there = self.system.path(_TOML).exists()
-        present: dict[str, Any] = tomllib.loads(self.system.read(_TOML)) if there else {}
+        there = self.path(_TOML).exists()
+        present: dict[str, Any] = tomllib.loads(self.read(_TOML)) if there else {}
         lines = (f"{name} = {json.dumps(value)}\n" for name, value in (present | settings).items())
-        self.system.write(_TOML, "".join(lines))
+        self.write(_TOML, "".join(lines))
 
     def seal(self, name: str, secret: str, path: str | None = None) -> None:
         """Keep a secret as an encrypted credential."""
         remember(secret)
         place = path or f"{CREDENTIALS}/{name}"
-        self.system.run("systemd-creds", "encrypt", f"--name={name}", "-", place, stdin=secret)
+        self.run("systemd-creds", "encrypt", f"--name={name}", "-", place, stdin=secret)
 
     def make_kek(self, name: str) -> SystemdKek:
         """Make a KEK, keep it as the credential kek_NAME, and return it."""
@@ -59,22 +58,17 @@ class Host:
 
     def drop_in(self, unit: str, *lines: str) -> None:
         """Change a unit as ``systemctl edit`` does: lines, with their section above them."""
-        self.system.write(f"/etc/systemd/system/{unit}.d/test.conf", "\n".join((*lines, "")))
-        self.system.run("systemctl", "daemon-reload")
+        self.write(f"/etc/systemd/system/{unit}.d/test.conf", "\n".join((*lines, "")))
+        self.run("systemctl", "daemon-reload")
 
     def start(self, unit: str = "custody.service") -> None:
         """Start a unit that must start."""
         done = self.systemctl("start", unit)
-        assert done.returncode == 0, self.system.journal(unit)
+        assert done.returncode == 0, self.journal(unit)
 
     def systemctl(self, *words: str) -> Answer:
         """Run systemctl, which may fail."""
-        return self.system.run("systemctl", *words, check=False)
-
-    def show(self, *names: str, unit: str = "custody.service") -> list[str]:
-        """Return properties of a unit."""
-        shown = self.system.show(unit, *names)
-        return [shown[name] for name in names]
+        return self.run("systemctl", *words, check=False)
 
     def property(self, name: str, unit: str = "custody.service") -> str:
         """Return a property of a unit."""
@@ -82,24 +76,18 @@ class Host:
 
     def said(self, unit: str = "custody.service") -> list[str]:
         """Return what custody itself said to an operator: the lines that are no log."""
-        return [
-            line for line in self.system.journal(unit).splitlines() if line.startswith("custody:")
-        ]
+        lines = self.journal(unit).splitlines()
+        return [line for line in lines if line.startswith("custody:")]
 
-
-def eventually(there: Callable[[], bool], seconds: float = 30, pause: float = 0.1) -> None:
-    """Wait until something is so.
-
-    Args:
-        there: whether it is.
-        seconds: how long it may take.
-        pause: seconds between two looks.
-    """
-    until = time.monotonic() + seconds
-    while not there():
-        if time.monotonic() > until:
-            raise AssertionError(f"it did not come within {seconds} s")
-        time.sleep(pause)
+    def main_process(self) -> int:
+        """Return the daemon's process, as this machine numbers it; 0: there is none just now."""
+        inside = self.property("MainPID")
+        group = self.cgroup / "system.slice/custody.service/cgroup.procs"
+        with contextlib.suppress(OSError):
+            for process in group.read_text().split():
+                if f"NSpid:\t{process}\t{inside}\n" in Path(f"/proc/{process}/status").read_text():
+                    return int(process)
+        return 0
 
 
 @contextmanager
@@ -130,7 +118,7 @@ def host(installation: tuple[Bind, ...], database: Database, issuer: Issuer) -> 
     )
     with throwaway([sources(), *installation]) as system, journal_is_searched(system):
         install_units(system)
-        made = Host(system, daemon)
+        made = Host(system.init, system.cgroup, system.own_network, daemon)
         made.drop_in(
             "custody.socket", "[Socket]", "ListenStream=", f"ListenStream=127.0.0.1:{port}"
         )

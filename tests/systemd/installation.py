@@ -5,10 +5,13 @@ import re
 import subprocess
 import sys
 import sysconfig
+from contextlib import suppress
+from functools import cache
 from pathlib import Path
 
+from tests.servers import ROOT
 from tests.systemd.howto import sections
-from tests.systemd.throwaway import ROOT, Bind, System, throwaway
+from tests.systemd.throwaway import Bind, System, throwaway
 
 PAGE = "install-on-debian"
 SOURCES = Path("/usr/local/src/custody")
@@ -20,25 +23,16 @@ from custody.cli import main
 
 main()
 """
-_OLD = "import sys; sys.exit(sys.version_info < (3, 11))"
 
 
-def no_interpreter() -> str | None:
-    """Return why custody can't be installed for users other than root, or None."""
-    found = "/usr/bin/python3"
-    if not Path(found).exists():
-        return f"there is no {found}"
-    if subprocess.run([found, "-c", _OLD], check=False).returncode:
-        return f"{found} is older than 3.11"
-    return None
-
-
-def same_interpreter() -> bool:
-    """Say whether the packages of whoever runs the tests suit the interpreter of the system."""
-    ours = f"{sys.version_info[0]}.{sys.version_info[1]}"
-    version = "import sys; print(*sys.version_info[:2], sep='.')"
-    asked = ["/usr/bin/python3", "-c", version]
-    return subprocess.run(asked, capture_output=True, text=True, check=True).stdout.strip() == ours
+@cache
+def interpreter() -> tuple[int, ...]:
+    """Return the version of the system's Python, which users other than root may execute."""
+    asked = ["/usr/bin/python3", "-c", "import sys; print(*sys.version_info[:2])"]
+    with suppress(OSError):
+        done = subprocess.run(asked, capture_output=True, text=True, check=True)
+        return tuple(map(int, done.stdout.split()))
+    return ()
 
 
 def sources() -> Bind:

@@ -5,7 +5,8 @@ import signal
 import pytest
 
 from tests.bao_server import Bao
-from tests.systemd.host import CREDENTIALS, KEKS, Host, eventually
+from tests.eventually import soon
+from tests.systemd.host import CREDENTIALS, KEKS, Host
 from tests.systemd.throwaway import Answer
 
 pytestmark = pytest.mark.timeout(600)
@@ -15,7 +16,7 @@ PROGRAM = "/opt/custody/bin/custody"
 
 
 def admin(host: Host, *words: str) -> Answer:
-    return host.system.run("custody-admin", *words, check=False)
+    return host.run("custody-admin", *words, check=False)
 
 
 def use_vault(host: Host, bao: Bao) -> dict[str, str]:
@@ -33,14 +34,14 @@ def use_vault(host: Host, bao: Bao) -> dict[str, str]:
 def login_for_all(host: Host, login: dict[str, str]) -> None:
     """Write a KMS login where the daemon, the job and custody-admin read it."""
     host.seal("vault_secret_id", login["VAULT_SECRET_ID"])
-    host.system.write(
+    host.write(
         SHARED,
         "[Service]\n"
         f"Environment=VAULT_ADDR={login['VAULT_ADDR']} VAULT_ROLE_ID={login['VAULT_ROLE_ID']}\n"
         "Environment=VAULT_SECRET_ID_FILE=%d/vault_secret_id\n"
         "LoadCredentialEncrypted=vault_secret_id\n",
     )
-    host.system.run("systemctl", "daemon-reload")
+    host.run("systemctl", "daemon-reload")
 
 
 def test_one_drop_in_is_the_login_of_daemon_job_and_custody_admin(debian: Host, bao: Bao) -> None:
@@ -55,8 +56,8 @@ def test_a_drop_in_of_the_daemon_alone_is_read_too(debian: Host, bao: Bao) -> No
     login = use_vault(debian, bao)
     # As many ways as there are: a file of variables, a plain credential, one in the unit itself.
     secret_id = login.pop("VAULT_SECRET_ID")
-    debian.system.write("/etc/custody/secret-id", secret_id, 0o600)
-    debian.system.write("/etc/custody/vault.env", f"VAULT_ADDR={login['VAULT_ADDR']}\n", 0o600)
+    debian.write("/etc/custody/secret-id", secret_id, 0o600)
+    debian.write("/etc/custody/vault.env", f"VAULT_ADDR={login['VAULT_ADDR']}\n", 0o600)
     debian.drop_in(
         "custody.service",
         "[Service]",
@@ -80,9 +81,9 @@ def test_each_way_in_which_it_cannot_start_is_one_line(debian: Host) -> None:
     shown = admin(debian, "users", "erase", "--yes", "$HOME")
     assert "/root" not in shown.stdout + shown.stderr
 
-    sealed = debian.system.read(f"{KEKS}/2026")
-    debian.system.write(f"{KEKS}/2027", sealed)
-    debian.system.write(f"{CREDENTIALS}/custody_rewrap_database_url", "c2Vh\n")
+    sealed = debian.read(f"{KEKS}/2026")
+    debian.write(f"{KEKS}/2027", sealed)
+    debian.write(f"{CREDENTIALS}/custody_rewrap_database_url", "c2Vh\n")
     assert line() == (
         "no command gets its credentials (243/CREDENTIALS): "
         f"{KEKS}/2027 does not decrypt on this host under the name kek_2027, "
@@ -92,42 +93,42 @@ def test_each_way_in_which_it_cannot_start_is_one_line(debian: Host) -> None:
     debian.drop_in("custody.service", "[Service]", "LoadCredential=a:/nowhere/a")
     assert "/nowhere/a is not there" in line()
     debian.drop_in("custody.service", "[Service]")
-    debian.system.run("rm", f"{KEKS}/2027", f"{CREDENTIALS}/custody_rewrap_database_url")
+    debian.run("rm", f"{KEKS}/2027", f"{CREDENTIALS}/custody_rewrap_database_url")
 
     # /opt/custody is shared, and may not be changed.
-    debian.system.run("mkdir", "--parents", "/var/lib/opt")
-    debian.system.run("mount", "--bind", "/var/lib/opt", "/opt/custody")
+    debian.run("mkdir", "--parents", "/var/lib/opt")
+    debian.run("mount", "--bind", "/var/lib/opt", "/opt/custody")
     assert line() == f"{PROGRAM} is not there, or may not be executed: make /opt/custody anew"
-    debian.system.write(PROGRAM, "#!/opt/custody/bin/python3\n", 0o755)
+    debian.write(PROGRAM, "#!/opt/custody/bin/python3\n", 0o755)
     assert line() == (
         f"{PROGRAM} wants /opt/custody/bin/python3, which is not there (203/EXEC): "
         "make /opt/custody anew"
     )
-    debian.system.write(PROGRAM, "no program at all", 0o755)
+    debian.write(PROGRAM, "no program at all", 0o755)
     assert line() == f"{PROGRAM} can't be executed (203/EXEC): make /opt/custody anew"
-    debian.system.write(PROGRAM, "#!/bin/sh\nkill -9 $$\n", 0o755)
+    debian.write(PROGRAM, "#!/bin/sh\nkill -9 $$\n", 0o755)
     assert "it did not come to its end (signal)" in line()
     debian.drop_in("custody.service", "[Service]", "EnvironmentFile=/nowhere/environ")
-    debian.system.write(PROGRAM, "#!/bin/sh\n", 0o755)
+    debian.write(PROGRAM, "#!/bin/sh\n", 0o755)
     assert "it did not come to its end (resources)" in line()
     debian.drop_in("custody.service", "[Service]", "UnsetEnvironment=PATH")
     assert admin(debian, "doctor").returncode == 0
     assert debian.systemctl("--failed", "--no-legend", "list-units").stdout == ""
-    debian.system.run("rm", "/usr/local/lib/systemd/system/custody.service")
-    debian.system.run("systemctl", "daemon-reload")
+    debian.run("rm", "/usr/local/lib/systemd/system/custody.service")
+    debian.run("systemctl", "daemon-reload")
     assert line().startswith("custody.service is ")
 
 
 @pytest.mark.parametrize("ended_by", ["INT", "TERM"])
 def test_an_interrupted_command_does_not_go_on_unseen(ended_by: str, debian: Host) -> None:
-    debian.system.run("mkdir", "--parents", "/var/lib/opt/bin")
-    debian.system.run("mount", "--bind", "/var/lib/opt", "/opt/custody")
-    debian.system.write(PROGRAM, "#!/bin/sh\nexec sleep infinity\n", 0o755)
-    command = debian.system.start("custody-admin", "rewrap", "run")
+    debian.run("mkdir", "--parents", "/var/lib/opt/bin")
+    debian.run("mount", "--bind", "/var/lib/opt", "/opt/custody")
+    debian.write(PROGRAM, "#!/bin/sh\nexec sleep infinity\n", 0o755)
+    command = debian.spawn("custody-admin", "rewrap", "run")
     listed = ("list-units", "--no-legend", "--state=active", "custody-admin-*")
-    eventually(lambda: bool(debian.systemctl(*listed).stdout))
+    soon(lambda: bool(debian.systemctl(*listed).stdout))
     # Its unit is named for it.
     pid = debian.systemctl(*listed).stdout.partition("custody-admin-")[2].partition(".")[0]
-    debian.system.run("kill", f"-{ended_by}", pid)
+    debian.run("kill", f"-{ended_by}", pid)
     assert command.wait(30) == 128 + signal.SIGINT
     assert debian.systemctl(*listed).stdout == ""

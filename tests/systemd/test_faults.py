@@ -5,7 +5,6 @@ socket, or comes while nobody answers, is served by the next one.
 """
 
 import asyncio
-import contextlib
 import os
 import signal
 import time
@@ -16,8 +15,9 @@ from pathlib import Path
 import pytest
 
 from tests.client import Client, client_session
-from tests.systemd.host import Host, eventually
-from tests.systemd.load import Load, load
+from tests.eventually import soon
+from tests.load import Load, Request, load
+from tests.systemd.host import Host
 
 pytestmark = [pytest.mark.timeout(600), pytest.mark.prove]
 
@@ -26,7 +26,9 @@ TIMES = 3
 RESTARTS = 8
 CLIENTS = 16
 
-Report = Callable[[str], None]
+Report = Callable[..., None]
+# When each fault began, and when its effect was there.
+Moments = list[tuple[float, float]]
 
 
 @pytest.fixture
@@ -36,7 +38,7 @@ async def busy(debian: Host) -> AsyncIterator[Load]:
     debian.start()
     async with client_session() as session:
         assert (await Client(debian.daemon, session, "alice").init()).status == 200
-    async with load(debian.daemon, "alice", CLIENTS) as seen:
+    async with load(debian.daemon, ["alice"] * CLIENTS) as seen:
         await asyncio.sleep(1)
         yield seen
     # What began last had its answer, too.
@@ -45,27 +47,25 @@ async def busy(debian: Host) -> AsyncIterator[Load]:
 
 @pytest.fixture
 def report(capsys: pytest.CaptureFixture[str]) -> Report:
-    def show(line: str) -> None:
+    def show(fault: str, seen: Load, moments: Moments) -> None:
+        slowest = max(one.ended - one.begun for one in seen.requests)
         with capsys.disabled():
-            print(f"\n{line}")  # noqa: T201
+            print(  # noqa: T201
+                f"\n{fault}, {len(moments)} times: {len(seen.requests)} requests; lost: "
+                f"{len(seen.lost())}, of those not yet accepted: "
+                f"{len(not_accepted(seen, moments))}; the slowest took {slowest:.1f} s"
+            )
 
     return show
 
 
-def main_process(host: Host) -> int:
-    """Return the daemon's process, as this machine numbers it; 0: there is none at the moment."""
-    inside = host.property("MainPID")
-    group = host.system.cgroup / "system.slice/custody.service/cgroup.procs"
-    with contextlib.suppress(OSError):
-        for process in group.read_text().split():
-            status = Path(f"/proc/{process}/status").read_text()
-            if f"NSpid:\t{process}\t{inside}\n" in status:
-                return int(process)
-    return 0
-
-
-async def until(there: Callable[[], bool]) -> None:
-    await asyncio.to_thread(eventually, there)
+def not_accepted(seen: Load, moments: Moments) -> list[Request]:
+    """Return the lost requests that no process which a fault hit can have accepted."""
+    return [
+        one
+        for one in seen.lost()
+        if not any(one.begun < gone and one.ended > told for told, gone in moments)
+    ]
 
 
 async def again(host: Host, before: int) -> None:
@@ -74,8 +74,9 @@ async def again(host: Host, before: int) -> None:
     In a thread, like all that takes a while: clients that stand still would have no request under
     way when the next fault comes.
     """
-    await until(
-        lambda: host.property("ActiveState") == "active" and main_process(host) not in {0, before}
+    await asyncio.to_thread(
+        soon,
+        lambda: host.property("ActiveState") == "active" and host.main_process() not in {0, before},
     )
     await asyncio.sleep(1)
 
@@ -96,36 +97,36 @@ async def test_a_process_that_dies_or_hangs_loses_only_what_it_had_accepted(
 ) -> None:
     moments = []
     for _ in range(TIMES):
-        process = await asyncio.to_thread(main_process, debian)
+        process = await asyncio.to_thread(debian.main_process)
         await asyncio.sleep(0.5)
         told = time.monotonic()
         os.kill(process, number)
-        await asyncio.to_thread(eventually, partial(there, process), pause=0.001)
+        await asyncio.to_thread(soon, partial(there, process), pause=0.001)
         moments.append((told, time.monotonic()))
         await again(debian, process)
-    report(busy.figure(number.name, moments))
-    assert busy.begun(since=moments[-1][1]) > CLIENTS
-    assert busy.lost_though_waiting(moments) == []
+    report(number.name, busy, moments)
+    assert sum(one.begun >= moments[-1][1] for one in busy.requests) > CLIENTS
+    assert not_accepted(busy, moments) == []
     # Each client had one request under way at most, and each fault hit some of them.
     assert TIMES <= len(busy.lost()) <= TIMES * CLIENTS
     assert debian.property("NRestarts") == str(TIMES)
     if number is signal.SIGSTOP:
-        assert debian.system.journal("custody").count("Watchdog timeout (limit 5s)!") == TIMES
+        assert debian.journal("custody").count("Watchdog timeout (limit 5s)!") == TIMES
     # Never one that asks for a core.
-    assert debian.system.journal("custody").count("code=killed, status=9/KILL") == TIMES
+    assert debian.journal("custody").count("code=killed, status=9/KILL") == TIMES
 
 
 async def test_restarts_lose_nothing(debian: Host, busy: Load, report: Report) -> None:
     moments = []
     for _ in range(RESTARTS):
-        process = await asyncio.to_thread(main_process, debian)
+        process = await asyncio.to_thread(debian.main_process)
         await asyncio.sleep(0.5)
         told = time.monotonic()
         done = await asyncio.to_thread(debian.systemctl, "restart", "custody")
         assert done.returncode == 0
         moments.append((told, time.monotonic()))
         await again(debian, process)
-    report(busy.figure("systemctl restart", moments))
+    report("systemctl restart", busy, moments)
     assert busy.lost() == []
     assert debian.property("NRestarts") == "0"
 
@@ -133,7 +134,7 @@ async def test_restarts_lose_nothing(debian: Host, busy: Load, report: Report) -
 async def test_a_stop_and_a_start_lose_nothing_while_the_socket_is_open(
     debian: Host, busy: Load, report: Report
 ) -> None:
-    process = await asyncio.to_thread(main_process, debian)
+    process = await asyncio.to_thread(debian.main_process)
     await asyncio.sleep(0.5)
     told = time.monotonic()
     done = await asyncio.to_thread(debian.systemctl, "stop", "custody")
@@ -141,7 +142,7 @@ async def test_a_stop_and_a_start_lose_nothing_while_the_socket_is_open(
     moments = [(told, time.monotonic())]
     # Nobody starts it but the connections that wait.
     await again(debian, process)
-    report(busy.figure("systemctl stop", moments))
+    report("systemctl stop", busy, moments)
     assert busy.lost() == []
 
 
@@ -150,9 +151,9 @@ def test_more_failures_than_systemd_allows_by_default_do_not_end_it(debian: Host
     debian.start()
     seen: list[int] = []
     for _ in range(7):
-        eventually(lambda: main_process(debian) not in {0, *seen})
-        seen.append(main_process(debian))
+        soon(lambda: debian.main_process() not in {0, *seen})
+        seen.append(debian.main_process())
         # While it starts: more than five starts in ten seconds.
         os.kill(seen[-1], signal.SIGKILL)
-    eventually(lambda: debian.show("ActiveState", "NRestarts") == ["active", "7"])
+    soon(lambda: debian.show("ActiveState", "NRestarts") == ["active", "7"])
     assert debian.property("ActiveState", "custody.socket") == "active"

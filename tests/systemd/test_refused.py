@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+import re
 import socket
 import time
 from collections.abc import Callable
@@ -10,82 +11,81 @@ from urllib.parse import urlsplit
 import pytest
 
 from tests.client import Client, client_session
-from tests.systemd.host import CREDENTIALS, KEKS, Host, eventually
+from tests.eventually import soon
+from tests.systemd.host import CREDENTIALS, KEKS, Host
 
 pytestmark = pytest.mark.timeout(600)
 
 _LONG_ENOUGH = 6
 
 
-def wrong_password(host: Host) -> None:
-    url = host.daemon.database.url("custody_app")
-    password = url.partition("custody_app:")[2].partition("@")[0]
-    host.seal("custody_database_url", url.replace(password, "another-password-than-that"))
-
-
-def wrong_role(host: Host) -> None:
-    host.seal("custody_database_url", host.daemon.database.url("custody_rewrap"))
-
-
-def other_key_under_the_same_name(host: Host) -> None:
-    host.make_kek("2026")
-
-
-def no_key(host: Host) -> None:
-    host.system.run("rm", f"{KEKS}/2026")
-
-
-def no_url(host: Host) -> None:
-    host.system.run("rm", f"{CREDENTIALS}/custody_database_url")
-
-
-def sealed_under_another_name(host: Host) -> None:
-    host.system.run("mv", f"{CREDENTIALS}/custody_rewrap_database_url", f"{KEKS}/2026")
-
-
-def damaged(host: Host) -> None:
-    host.system.write(f"{CREDENTIALS}/custody_database_url", "c2VhbGVkIG5vd2hlcmU=\n")
-
-
-def no_program(host: Host) -> None:
-    # What is below is shared, and may not be changed.
-    host.system.run("mount", "-t", "tmpfs", "tmpfs", "/opt/custody")
-
-
-def no_folder_of_the_program(host: Host) -> None:
-    host.system.run("mount", "-t", "tmpfs", "tmpfs", "/opt")
-
-
-REFUSED: dict[Callable[[Host], None], tuple[str, str]] = {
-    wrong_password: ("78", "CUSTODY_DATABASE_URL"),
-    wrong_role: ("78", "the role custody_rewrap is not custody_app"),
-    other_key_under_the_same_name: ("78", "systemd:kek_2026"),
-    no_key: ("78", "systemd:kek_2026"),
-    no_url: ("78", "CUSTODY_DATABASE_URL"),
-    sealed_under_another_name: ("243", "does not decrypt on this host under its name"),
-    damaged: ("243", "does not decrypt on this host under its name"),
-    no_program: ("203", "/opt/custody/bin/custody, or the Python that it names, is not there"),
-    no_folder_of_the_program: ("226", "/opt/custody, or another path of the sandbox"),
+DATABASE, SHARED = "custody_database_url", ("mount", "-t", "tmpfs", "tmpfs")
+# What is done to a host, how its daemon ends, and what that one line names. What is below
+# /opt/custody is shared, and may not be changed.
+REFUSED: dict[str, tuple[Callable[[Host], object], str, str]] = {
+    "wrong_password": (
+        lambda host: host.seal(DATABASE, re.sub(r":[^:@]+@", ":another@", url(host))),
+        "78",
+        "CUSTODY_DATABASE_URL",
+    ),
+    "wrong_role": (
+        lambda host: host.seal(DATABASE, url(host, "custody_rewrap")),
+        "78",
+        "the role custody_rewrap is not custody_app",
+    ),
+    "other_key_under_the_same_name": (
+        lambda host: host.make_kek("2026"),
+        "78",
+        "systemd:kek_2026",
+    ),
+    "no_key": (lambda host: host.run("rm", f"{KEKS}/2026"), "78", "systemd:kek_2026"),
+    "no_url": (
+        lambda host: host.run("rm", f"{CREDENTIALS}/{DATABASE}"),
+        "78",
+        "CUSTODY_DATABASE_URL",
+    ),
+    "sealed_under_another_name": (
+        lambda host: host.run("mv", f"{CREDENTIALS}/custody_rewrap_database_url", f"{KEKS}/2026"),
+        "243",
+        "does not decrypt on this host under its name",
+    ),
+    "damaged": (
+        lambda host: host.write(f"{CREDENTIALS}/{DATABASE}", "c2VhbGVkIG5vd2hlcmU=\n"),
+        "243",
+        "does not decrypt on this host under its name",
+    ),
+    "no_program": (
+        lambda host: host.run(*SHARED, "/opt/custody"),
+        "203",
+        "/opt/custody/bin/custody, or the Python that it names, is not there",
+    ),
+    "no_folder_of_the_program": (
+        lambda host: host.run(*SHARED, "/opt"),
+        "226",
+        "/opt/custody, or another path of the sandbox",
+    ),
 }
 
 
+def url(host: Host, role: str = "custody_app") -> str:
+    return host.daemon.database.url(role)
+
+
 @pytest.mark.prove
-@pytest.mark.parametrize("spoil", REFUSED, ids=lambda spoil: spoil.__name__)
-async def test_what_is_wrong_is_one_clear_line_and_no_restart_loop(
-    spoil: Callable[[Host], None], debian: Host
-) -> None:
-    code, named = REFUSED[spoil]
+@pytest.mark.parametrize("name", REFUSED)
+async def test_what_is_wrong_is_one_clear_line_and_no_restart_loop(name: str, debian: Host) -> None:
+    spoil, code, named = REFUSED[name]
     # Served once, so that the database knows the KEK.
     debian.start()
     debian.systemctl("stop", "custody", "custody.socket")
-    before = len(debian.system.journal("custody").splitlines())
+    before = len(debian.journal("custody").splitlines())
     spoil(debian)
 
     debian.start("custody.socket")
     port = urlsplit(debian.daemon.base).port or 0
     # These wait at the socket, and would have the daemon started again and again.
     waiting = [socket.create_connection(("127.0.0.1", port)) for _ in range(3)]
-    eventually(lambda: debian.property("ActiveState") == "failed")
+    soon(lambda: debian.property("ActiveState") == "failed")
     refused = 0
     until = time.monotonic() + _LONG_ENOUGH
     while time.monotonic() < until:
@@ -102,41 +102,36 @@ async def test_what_is_wrong_is_one_clear_line_and_no_restart_loop(
     assert debian.show("ActiveState", "Result", "NRestarts") == ["failed", "exit-code", "0"]
     assert debian.property("ExecMainStatus") == code
     assert debian.property("ActiveState", "custody.socket") == "inactive"
-    journal = debian.system.journal("custody").splitlines()[before:]
+    journal = debian.journal("custody").splitlines()[before:]
     assert sum(line.startswith("Starting custody.service") for line in journal) == 1
     (said,) = (line for line in journal if line.startswith("custody: "))
     assert named in said
 
 
 @pytest.mark.prove
-@pytest.mark.parametrize("spoil", [no_key, damaged, no_program], ids=lambda spoil: spoil.__name__)
-def test_what_a_new_start_cannot_cure_is_not_started_again(
-    spoil: Callable[[Host], None], debian: Host
-) -> None:
+@pytest.mark.parametrize("name", ["no_key", "damaged", "no_program"])
+def test_what_a_new_start_cannot_cure_is_not_started_again(name: str, debian: Host) -> None:
     # Without the stop of the socket, which would end a restart, too.
     debian.drop_in("custody.service", "[Service]", "ExecStopPost=", "RestartSec=100ms")
-    spoil(debian)
+    REFUSED[name][0](debian)
     debian.systemctl("start", "custody")
     time.sleep(3)
     assert debian.show("ActiveState", "NRestarts") == ["failed", "0"]
 
 
 def test_a_start_by_hand_fails_and_says_so_too(debian: Host) -> None:
-    damaged(debian)
+    REFUSED["damaged"][0](debian)
     assert debian.systemctl("start", "custody").returncode == 1
-    eventually(lambda: debian.property("ActiveState") == "failed")
-    debian.system.run("journalctl", "--sync")
+    soon(lambda: debian.property("ActiveState") == "failed")
+    debian.run("journalctl", "--sync")
     status = debian.systemctl("status", "--no-pager", "custody").stdout
     assert "status=243/CREDENTIALS" in status
     assert "custody: a credential in /etc/credstore.encrypted" in status
 
 
-@pytest.mark.parametrize(
-    "spoil", [no_program, no_folder_of_the_program], ids=lambda spoil: spoil.__name__
-)
-def test_no_client_waits_for_a_program_that_is_not_there(
-    spoil: Callable[[Host], None], debian: Host
-) -> None:
+@pytest.mark.parametrize("name", ["no_program", "no_folder_of_the_program"])
+def test_no_client_waits_for_a_program_that_is_not_there(name: str, debian: Host) -> None:
+    spoil, code, named = REFUSED[name]
     spoil(debian)
     debian.start("custody.socket")
     port = urlsplit(debian.daemon.base).port or 0
@@ -146,8 +141,7 @@ def test_no_client_waits_for_a_program_that_is_not_there(
     ):
         assert client.recv(1) == b""
     # The next one is refused at once.
-    eventually(lambda: debian.property("ActiveState", "custody.socket") == "inactive")
-    code, named = REFUSED[spoil]
+    soon(lambda: debian.property("ActiveState", "custody.socket") == "inactive")
     assert debian.show("ActiveState", "ExecMainStatus", "NRestarts") == ["failed", code, "0"]
     (said,) = debian.said()
     assert named in said
@@ -164,17 +158,17 @@ def test_no_client_waits_for_a_daemon_without_its_user(debian: Host) -> None:
     ):
         assert client.recv(1) == b""
     # It has given up by itself: nothing of the unit could stop it.
-    eventually(lambda: debian.property("ActiveState", "custody.socket") == "failed")
+    soon(lambda: debian.property("ActiveState", "custody.socket") == "failed")
     assert debian.show("ActiveState", "ExecMainStatus", "NRestarts") == ["failed", "217", "0"]
     alarm = "custody: custody.service has failed (exit-code, 217): journalctl --unit=custody"
-    eventually(lambda: alarm in debian.system.journal("custody-failed@custody"))
+    soon(lambda: alarm in debian.journal("custody-failed@custody"))
 
 
 @pytest.mark.prove
 async def test_once_the_credential_is_right_a_start_opens_the_socket_again(debian: Host) -> None:
-    damaged(debian)
+    REFUSED["damaged"][0](debian)
     debian.systemctl("start", "custody")
-    eventually(lambda: debian.property("ActiveState", "custody.socket") == "inactive")
+    soon(lambda: debian.property("ActiveState", "custody.socket") == "inactive")
     debian.seal("custody_database_url", debian.daemon.database.url("custody_app"))
     debian.start()
     assert debian.property("ActiveState", "custody.socket") == "active"

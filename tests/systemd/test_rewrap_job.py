@@ -6,11 +6,12 @@ from collections import Counter
 
 import pytest
 
+from tests.eventually import soon
+from tests.load import load
 from tests.many_rows import copy_rows
 from tests.ports import free_port
-from tests.systemd.host import Host, eventually
+from tests.systemd.host import Host
 from tests.systemd.howto import drop_ins
-from tests.systemd.load import load
 
 pytestmark = pytest.mark.timeout(600)
 
@@ -62,18 +63,16 @@ async def test_the_timer_starts_the_job_and_it_rewraps_while_the_daemon_serves(
     debian.drop_in(
         TIMER, "[Timer]", "OnCalendar=", "OnActiveSec=1s", "RandomizedDelaySec=0", "AccuracySec=1ms"
     )
-    async with load(debian.daemon, next(iter(ledger)), clients=4) as seen:
+    async with load(debian.daemon, list(ledger)[:4]) as seen:
         assert (await asyncio.to_thread(debian.systemctl, "start", TIMER)).returncode == 0
-        await asyncio.to_thread(eventually, lambda: "run 1 to" in debian.system.journal(JOB), 60)
-        await asyncio.to_thread(
-            eventually, lambda: debian.property("ActiveState", JOB) == "inactive"
-        )
+        await asyncio.to_thread(soon, lambda: "run 1 to" in debian.journal(JOB), 60)
+        await asyncio.to_thread(soon, lambda: debian.property("ActiveState", JOB) == "inactive")
     with capsys.disabled():
         figure = f"{len(seen.requests)} requests meanwhile, {len(seen.lost())} lost"
         print(f"\nre-wrap by the timer: {ROWS} rows; {figure}")  # noqa: T201
     assert await stamps(debian) == {"systemd-kek_2027": ROWS}
     assert debian.show("Result", "NRestarts", "ExecMainStatus", unit=JOB) == ["success", "0", "0"]
-    assert f"{ROWS} re-wrapped" in debian.system.journal(JOB)
+    assert f"{ROWS} re-wrapped" in debian.journal(JOB)
     assert seen.requests
     assert seen.lost() == []
 
@@ -84,7 +83,7 @@ def test_the_timer_is_nightly_at_a_time_of_its_own_and_makes_up_for_a_night_off(
 ) -> None:
     debian.systemctl("enable", "--now", TIMER)
     names = ("TimersCalendar", "RandomizedDelayUSec", "FixedRandomDelay", "Persistent", "Unit")
-    shown = debian.system.show(TIMER, *names)
+    shown = dict(zip(names, debian.show(*names, unit=TIMER), strict=True))
     assert "OnCalendar=*-*-* 01:00:00" in shown.pop("TimersCalendar")
     assert shown == {
         "RandomizedDelayUSec": "4h",
@@ -93,7 +92,7 @@ def test_the_timer_is_nightly_at_a_time_of_its_own_and_makes_up_for_a_night_off(
         "Unit": JOB,
     }
     # What it remembers of the last night outlives the boot.
-    assert debian.system.path(f"/var/lib/systemd/timers/stamp-{TIMER}").exists()
+    assert debian.path(f"/var/lib/systemd/timers/stamp-{TIMER}").exists()
 
 
 @pytest.mark.prove
@@ -105,13 +104,13 @@ async def test_a_job_that_is_not_finished_is_run_again_until_it_is(debian: Host)
     debian.start()
     debian.configure(kek="systemd:kek_2027", old_keks="systemd:kek_2026")
     assert debian.systemctl("start", JOB).returncode == 1
-    eventually(lambda: int(debian.property("NRestarts", JOB)) >= 2)
-    assert "status=75/TEMPFAIL" in debian.system.journal(JOB)
+    soon(lambda: int(debian.property("NRestarts", JOB)) >= 2)
+    assert "status=75/TEMPFAIL" in debian.journal(JOB)
     assert await stamps(debian) == {"systemd-kek_2026": ROWS}
     (reason,) = set(debian.said(JOB))
     assert "can't read systemd:kek_2027" in reason
     assert debian.systemctl("restart", "custody").returncode == 0
-    eventually(lambda: debian.property("ActiveState", JOB) == "inactive", seconds=60)
+    soon(lambda: debian.property("ActiveState", JOB) == "inactive", seconds=60)
     assert debian.property("Result", JOB) == "success"
     assert await stamps(debian) == {"systemd-kek_2027": ROWS}
 
@@ -122,11 +121,11 @@ def test_a_job_without_its_database_is_run_again(debian: Host) -> None:
     url = debian.daemon.database.url("custody_rewrap")
     debian.seal("custody_rewrap_database_url", url.replace(url.rpartition(":")[2], "9/nothing"))
     assert debian.systemctl("start", JOB).returncode == 1
-    eventually(lambda: int(debian.property("NRestarts", JOB)) >= 1)
-    assert "status=69/UNAVAILABLE" in debian.system.journal(JOB)
+    soon(lambda: int(debian.property("NRestarts", JOB)) >= 1)
+    assert "status=69/UNAVAILABLE" in debian.journal(JOB)
     assert alarms(debian) == []
     debian.seal("custody_rewrap_database_url", url)
-    eventually(lambda: debian.property("ActiveState", JOB) == "inactive", seconds=60)
+    soon(lambda: debian.property("ActiveState", JOB) == "inactive", seconds=60)
     assert debian.property("Result", JOB) == "success"
 
 
@@ -152,14 +151,14 @@ def test_a_job_that_is_configured_wrongly_fails_once(wrong: str, debian: Host) -
         url = debian.daemon.database.url("custody_app")
         debian.seal("custody_rewrap_database_url", url)
     else:
-        debian.system.write("/etc/credstore.encrypted/custody_rewrap_database_url", "c2Vh\n")
+        debian.write("/etc/credstore.encrypted/custody_rewrap_database_url", "c2Vh\n")
     assert debian.systemctl("start", JOB).returncode == 1
-    eventually(lambda: debian.property("ActiveState", JOB) == "failed")
+    soon(lambda: debian.property("ActiveState", JOB) == "failed")
     code = "78" if wrong == "role" else "243"
     shown = debian.show("ActiveState", "ExecMainStatus", "NRestarts", unit=JOB)
     assert shown == ["failed", code, "0"]
     line = f"custody: {JOB} has failed (exit-code, {code}): journalctl --unit=custody-rewrap"
-    eventually(lambda: line in alarms(debian))
+    soon(lambda: line in alarms(debian))
 
 
 def test_a_failure_calls_somebody_by_the_drop_in_of_the_how_to(debian: Host) -> None:
@@ -167,20 +166,18 @@ def test_a_failure_calls_somebody_by_the_drop_in_of_the_how_to(debian: Host) -> 
     (lines,) = drop_ins("install-on-debian", "When it fails")
     debian.drop_in("custody-failed@.service", lines)
     debian.seal("hook", f'url = "http://127.0.0.1:{port}/"\n')
-    debian.system.write("/run/hook.py", HOOK)
-    hook = debian.system.start("/usr/bin/python3", "/run/hook.py", str(port), caught)
-    eventually(lambda: debian.system.path(f"{caught}.listens").exists())
-    debian.system.run("rm", "/etc/credstore.encrypted/custody_rewrap_database_url")
+    debian.write("/run/hook.py", HOOK)
+    hook = debian.spawn("/usr/bin/python3", "/run/hook.py", str(port), caught)
+    soon(lambda: debian.path(f"{caught}.listens").exists())
+    debian.run("rm", "/etc/credstore.encrypted/custody_rewrap_database_url")
     assert debian.systemctl("start", JOB).returncode == 1
     assert hook.wait(30) == 0
-    assert "custody-rewrap%20has%20failed" in debian.system.read(caught).replace("+", "%20")
+    assert "custody-rewrap%20has%20failed" in debian.read(caught).replace("+", "%20")
 
 
 def alarms(host: Host) -> list[str]:
     """Return what is critical in the journal of the alarm for the job."""
-    asked = ("--priority=crit", "--unit=custody-failed@custody-rewrap")
-    host.system.run("journalctl", "--sync")
-    return host.system.run("journalctl", "--output=cat", *asked).stdout.splitlines()
+    return host.journal("custody-failed@custody-rewrap", "--priority=crit").splitlines()
 
 
 @pytest.mark.prove
@@ -188,6 +185,6 @@ def test_a_job_that_is_stopped_stays_stopped_and_goes_on_the_next_time(debian: H
     retry_soon(debian)
     debian.seal("custody_rewrap_database_url", "postgresql://a:b@127.0.0.1:9/c")
     debian.systemctl("start", JOB)
-    eventually(lambda: debian.property("SubState", JOB) == "auto-restart")
+    soon(lambda: debian.property("SubState", JOB) == "auto-restart")
     debian.systemctl("stop", JOB)
     assert debian.property("ActiveState", JOB) in {"inactive", "failed"}

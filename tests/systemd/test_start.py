@@ -7,8 +7,9 @@ from urllib.parse import urlsplit
 import pytest
 
 from tests.client import Client, client_session
+from tests.eventually import soon
 from tests.faulty_proxy import Fault, faulty_proxy
-from tests.systemd.host import Host, eventually
+from tests.systemd.host import Host
 
 pytestmark = pytest.mark.timeout(600)
 
@@ -16,13 +17,13 @@ pytestmark = pytest.mark.timeout(600)
 def processes(host: Host) -> set[str]:
     """Return the processes of the service, as its system numbers them."""
     group = "/sys/fs/cgroup/system.slice/custody.service/cgroup.procs"
-    return set(host.system.read(group).split())
+    return set(host.read(group).split())
 
 
 async def test_it_starts_with_encrypted_credentials_and_serves(debian: Host) -> None:
     debian.start()
     # On the disk there is no secret that can be read.
-    sealed = debian.system.read("/etc/credstore.encrypted/custody_database_url")
+    sealed = debian.read("/etc/credstore.encrypted/custody_database_url")
     assert "postgresql" not in sealed
     async with client_session() as session:
         alice = Client(debian.daemon, session, "alice")
@@ -49,7 +50,7 @@ async def test_a_first_connection_starts_it(debian: Host) -> None:
     async with client_session() as session:
         assert (await Client(debian.daemon, session, "alice").init()).status == 200
     # It is served before systemd has heard that it is.
-    eventually(lambda: debian.property("ActiveState") == "active")
+    soon(lambda: debian.property("ActiveState") == "active")
 
 
 @pytest.mark.prove
@@ -64,11 +65,11 @@ def test_it_is_started_only_when_the_database_is_there_and_says_what_it_waits_fo
         # Shorter than the wait: it asks for more time.
         debian.drop_in("custody.service", "[Service]", "TimeoutStartSec=5")
         debian.systemctl("start", "--no-block", "custody")
-        eventually(lambda: "NOT READY: database" in debian.property("StatusText"))
+        soon(lambda: "NOT READY: database" in debian.property("StatusText"))
         time.sleep(8)
         assert debian.show("ActiveState", "NRestarts") == ["activating", "0"]
         proxy.fault = Fault.NONE
-        eventually(lambda: debian.property("ActiveState") == "active")
+        soon(lambda: debian.property("ActiveState") == "active")
         assert "NOT READY" not in debian.property("StatusText")
         assert debian.property("NRestarts") == "0"
 
@@ -81,8 +82,8 @@ async def test_several_processes_are_one_service(debian: Host) -> None:
     workers = processes(debian) - {main}
     assert len(workers) == 2
     killed = workers.pop()
-    debian.system.run("kill", "-KILL", killed)
-    eventually(lambda: len(processes(debian)) == 3 and killed not in processes(debian))
+    debian.run("kill", "-KILL", killed)
+    soon(lambda: len(processes(debian)) == 3 and killed not in processes(debian))
     async with client_session() as session:
         assert (await Client(debian.daemon, session, "alice").init()).status == 200
     assert debian.show("MainPID", "NRestarts", "ActiveState") == [main, "0", "active"]

@@ -7,12 +7,13 @@ import secrets
 import signal
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import pytest
 
-from tests.systemd.throwaway import ROOT, Bind, NotBooted, throwaway
+from tests.eventually import soon
+from tests.servers import ROOT
+from tests.systemd.throwaway import Bind, NotBooted, throwaway
 
 pytestmark = pytest.mark.usefixtures("_systemd")
 
@@ -23,16 +24,6 @@ with throwaway() as system:
     print(json.dumps([system.init, str(system.cgroup)]), flush=True)
     time.sleep(600)
 """
-
-
-def gone(pid: int, seconds: float = 20) -> bool:
-    """Wait until a process is gone."""
-    until = time.monotonic() + seconds
-    while Path(f"/proc/{pid}").exists():
-        if time.monotonic() > until:
-            return False
-        time.sleep(0.02)
-    return True
 
 
 def our_cgroups() -> set[str]:
@@ -79,10 +70,8 @@ def test_a_unit_runs_fails_and_logs() -> None:
             "/etc/systemd/system/one.service", "[Service]\nExecStart=sh -c 'echo hello; exit 7'\n"
         )
         system.run("systemctl", "start", "one")
-        until = time.monotonic() + 10
-        while system.show("one", "ActiveState")["ActiveState"] != "failed":
-            assert time.monotonic() < until
-        assert system.show("one", "ExecMainStatus") == {"ExecMainStatus": "7"}
+        soon(lambda: system.show("ActiveState", unit="one") == ["failed"])
+        assert system.show("ExecMainStatus", unit="one") == ["7"]
         assert "hello" in system.journal("one").splitlines()
         assert system.read("/etc/systemd/system/one.service").startswith("[Service]")
 
@@ -108,9 +97,9 @@ def test_several_run_at_once_and_know_nothing_of_each_other() -> None:
 
 def test_nothing_is_left_after_it() -> None:
     with throwaway() as system:
-        started = system.start("sleep", "600")
+        started = system.spawn("sleep", "600")
         assert Path(f"/proc/{system.init}").exists()
-    assert gone(system.init)
+    soon(lambda: not Path(f"/proc/{system.init}").exists())
     assert started.wait(20) != 0
     assert not [path for path in our_cgroups() if path.endswith(system.cgroup.name)]
 
@@ -127,9 +116,9 @@ def test_nothing_is_left_when_somebody_is_killed(victim: str) -> None:
         killed = caller.pid if victim == "caller" else keeper
         with contextlib.suppress(ProcessLookupError):
             os.kill(killed, signal.SIGKILL)
-        assert gone(init)
+        soon(lambda: not Path(f"/proc/{init}").exists())
         caller.kill()
-    assert gone(keeper)
+    soon(lambda: not Path(f"/proc/{keeper}").exists())
     # A keeper that was killed leaves an empty cgroup. The next one removes it.
     with throwaway():
         assert not [path for path in our_cgroups() if path.endswith(Path(cgroup).name)]

@@ -5,8 +5,9 @@ from collections.abc import Iterator
 
 import pytest
 
+from tests.servers import ROOT
 from tests.systemd.installation import install_units, sources
-from tests.systemd.throwaway import ROOT, Bind, System, throwaway
+from tests.systemd.throwaway import Bind, System, throwaway
 
 UNITS = sorted(path.name for path in (ROOT / "systemd").glob("custody*.*"))
 SERVICES = [name for name in UNITS if name.endswith(".service")]

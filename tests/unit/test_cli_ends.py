@@ -8,12 +8,12 @@ import sys
 from collections.abc import Iterator
 from pathlib import Path
 
-import click
 import pytest
 
-from custody.cli import cli
 from custody.development.issuer import DevelopmentIssuer
 from tests.servers import ROOT
+from tests.unit.children import python
+from tests.unit.commands import commands
 
 # What each command needs to come as far as its work.
 WORDS = {
@@ -36,31 +36,6 @@ runpy.run_module("custody", run_name="__main__", alter_sys=True)
 """
 
 
-def commands(group: click.Group = cli, *before: str) -> Iterator[str]:
-    for name, command in group.commands.items():
-        if isinstance(command, click.Group):
-            yield from commands(command, *before, name)
-        elif not command.hidden:
-            yield " ".join((*before, name))
-
-
-def custody(
-    *words: str, out: int = subprocess.DEVNULL, code: str | None = None, **environ: str
-) -> "subprocess.CompletedProcess[str]":
-    """Run a command as a process of its own."""
-    start = ("-m", "custody") if code is None else ("-c", code)
-    return subprocess.run(
-        [sys.executable, *start, *words],
-        env={"PATH": os.environ["PATH"], **environ},
-        cwd=ROOT,
-        stdout=out,
-        stderr=subprocess.PIPE,
-        text=True,
-        check=False,
-        timeout=60,
-    )
-
-
 def all_words(command: str) -> tuple[str, ...]:
     return (*command.split(), *WORDS.get(command, ()))
 
@@ -70,19 +45,19 @@ def all_words(command: str) -> tuple[str, ...]:
 
 @pytest.mark.parametrize("module", ["custody.cli", "click", "click.core", "custody.cli.rewrap"])
 def test_interrupted_before_the_command_is_known(module: str) -> None:
-    done = custody(module, "doctor", code=_INTERRUPTED)
+    done = python("-c", _INTERRUPTED, module, "doctor")
     assert (done.returncode, done.stderr.strip()) == (130, "")
 
 
 @pytest.mark.parametrize("command", sorted(set(commands()) - {"completion"}))
 def test_interrupted_while_the_command_is_loaded(command: str) -> None:
-    done = custody("custody.cli.commands", *all_words(command), code=_INTERRUPTED)
+    done = python("-c", _INTERRUPTED, "custody.cli.commands", *all_words(command))
     assert (done.returncode, done.stderr.strip()) == (130, "")
 
 
 @pytest.mark.parametrize("module", ["pydantic_core", "asyncpg", "cryptography", "structlog"])
 def test_interrupted_in_what_others_wrote(module: str) -> None:
-    done = custody(module, "doctor", code=_INTERRUPTED)
+    done = python("-c", _INTERRUPTED, module, "doctor")
     assert (done.returncode, done.stderr.strip()) == (130, "")
 
 
@@ -143,30 +118,30 @@ def unread() -> Iterator[int]:
 
 @pytest.mark.parametrize("words", PRINTING, ids=" ".join)
 def test_a_full_disk(words: tuple[str, ...], full: int) -> None:
-    done = custody(*words, out=full)
+    done = python("-m", "custody", *words, out=full)
     assert (done.returncode, done.stderr) == (74, LOST)
 
 
 @pytest.mark.parametrize("words", PRINTING, ids=" ".join)
 def test_a_reader_that_has_gone(words: tuple[str, ...], unread: int) -> None:
-    done = custody(*words, out=unread)
+    done = python("-m", "custody", *words, out=unread)
     assert (done.returncode, done.stderr) == (141, "")
 
 
 def test_a_token_that_nobody_got(tmp_path: Path, full: int) -> None:
     DevelopmentIssuer.create(tmp_path)
-    done = custody("token", "--sub", "alice", "--data", str(tmp_path), out=full)
+    done = python("-m", "custody", "token", "--sub", "alice", "--data", str(tmp_path), out=full)
     assert (done.returncode, done.stderr) == (74, LOST)
 
 
 def test_a_shell_that_asks_for_completions(full: int) -> None:
     asked = {"_CUSTODY_COMPLETE": "bash_complete", "COMP_WORDS": "custody ", "COMP_CWORD": "1"}
-    done = custody(out=full, **asked)
+    done = python("-m", "custody", out=full, environ=asked)
     assert (done.returncode, done.stderr) == (74, LOST)
 
 
 def test_unbuffered(full: int) -> None:
-    done = custody("--version", out=full, PYTHONUNBUFFERED="1")
+    done = python("-m", "custody", "--version", out=full, environ={"PYTHONUNBUFFERED": "1"})
     assert (done.returncode, done.stderr) == (74, LOST)
 
 

@@ -2,10 +2,7 @@
 
 import importlib
 import json
-import os
 import re
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
@@ -15,8 +12,8 @@ from custody.db.errors import Busy, DatabaseError
 from custody.db.migrate import MigrationError
 from custody.development.issuer import DevelopmentIssuer
 from kek_backends.errors import Tampered
-from tests.servers import ROOT
 from tests.tokens import Issuer
+from tests.unit.children import python
 
 # Each takes a tenth of a second to import, or more.
 HEAVY = {
@@ -35,15 +32,7 @@ finally:
 
 def loaded(*words: str, code: int = 0, **environ: str) -> tuple[set[str], str]:
     """Run custody; return the heavy packages that are loaded in the end, and what was printed."""
-    done = subprocess.run(
-        [sys.executable, "-c", _LOADED, *words],
-        env={"PATH": os.environ["PATH"], **environ},
-        cwd=ROOT,
-        capture_output=True,
-        text=True,
-        check=False,
-        timeout=60,
-    )
+    done = python("-c", _LOADED, *words, environ=environ)
     assert done.returncode == code, done.stderr
     return HEAVY & set(json.loads(done.stderr.splitlines()[-1])), done.stdout
 

@@ -1,6 +1,6 @@
 """`.ci/install.py`: which environment is taken for whole, and what is done to one that is not."""
 
-import importlib.util
+import contextlib
 import json
 import shutil
 import subprocess
@@ -12,6 +12,7 @@ import pytest
 
 from custody import DISTRIBUTION
 from tests.servers import ROOT
+from tests.unit.children import ci_script
 
 RUN = "requirements-run.lock"
 DEV = "requirements-dev.lock"
@@ -40,7 +41,7 @@ class Checkout:
         environment = self._module.Environment(self.environment)
         steps: list[str] = []
 
-        def step(name: str) -> None:
+        def step(name: str, *_: object) -> None:
             steps.append(name)
             if name == killed_at:
                 raise Killed
@@ -50,26 +51,16 @@ class Checkout:
             environment.python.touch()
             step("make")
 
-        environment._make = make
-        environment._find_pip = lambda: None
-        environment._install = step
-        environment._run_pip = lambda *arguments: step(arguments[0])
-        try:
+        environment._make, environment._find_pip = make, lambda: None
+        environment._install = environment._run_pip = step
+        with contextlib.closing(environment._held), contextlib.suppress(Killed):
             environment.fill(self._module.KINDS[kind])
-        except Killed:
-            pass
-        finally:
-            environment._held.close()
         return steps
 
 
 @pytest.fixture
 def module(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> ModuleType:
-    spec = importlib.util.spec_from_file_location("custody_install", ROOT / ".ci/install.py")
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
+    module = ci_script("install")
     monkeypatch.setattr(module, "ROOT", tmp_path)
     return module
 

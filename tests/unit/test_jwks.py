@@ -1,27 +1,26 @@
 """The issuer's keys: reading them, fetching them, and keeping them through an outage."""
 
 import asyncio
-import json
 import ssl
 from collections.abc import AsyncIterator, Awaitable, Callable
-from datetime import UTC, datetime, timedelta
+from contextlib import AsyncExitStack
 from pathlib import Path
 
 import aiohttp
 import pytest
 from aiohttp import web
 from aiohttp.test_utils import TestServer
-from cryptography import x509
 from cryptography.exceptions import InvalidSignature
-from cryptography.hazmat.primitives import serialization
-from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey, Ed25519PublicKey
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
 from structlog.testing import capture_logs
 
 from custody.auth.http_source import http_source
 from custody.auth.jwk import JwksError, parse_jwks
 from custody.auth.jwks import IssuerUnavailable, JwksCache
 from custody.auth.sources import file_source
+from tests.certificates import make_certificate
 from tests.tokens import ABSENT, Issuer, b64, unb64
+from tests.unit.served_jwks import ServedJwks, jwks
 
 P = 2**255 - 19
 ORDER_8_Y = 0x7A03AC9277FDC74EC6CC392CFA53202A0F67100D760B3CBA4FD84D3D706A17C7
@@ -41,10 +40,6 @@ NON_CANONICAL_LOW_ORDER = [
 @pytest.fixture(scope="module")
 def issuer() -> Issuer:
     return Issuer()
-
-
-def _jwks(*keys: object) -> bytes:
-    return json.dumps({"keys": keys}).encode()
 
 
 def _kids(document: bytes) -> list[str | None]:
@@ -73,11 +68,11 @@ class TestParse:
         ],
     )
     def test_usable(self, issuer: Issuer, members: dict[str, object]) -> None:
-        assert _kids(_jwks(issuer.jwk(**members))) == ["key-1"]
+        assert _kids(jwks(issuer.jwk(**members))) == ["key-1"]
 
     def test_without_kid(self, issuer: Issuer) -> None:
         for kid in (ABSENT, None):
-            (key,) = parse_jwks(_jwks(issuer.jwk(kid=kid)))
+            (key,) = parse_jwks(jwks(issuer.jwk(kid=kid)))
             assert (key.kid, key.alone) == (None, True)
 
     def test_byte_order_mark(self, issuer: Issuer) -> None:
@@ -86,13 +81,13 @@ class TestParse:
     @pytest.mark.parametrize("other", [{}, {"alg": "Ed25519"}, {"use": None}, {"use": ABSENT}])
     def test_key_that_is_listed_twice_alike(self, issuer: Issuer, other: dict[str, object]) -> None:
         twice = [issuer.jwk(), issuer.jwk(**other)]
-        (key,) = parse_jwks(_jwks(*twice))
+        (key,) = parse_jwks(jwks(*twice))
         assert (key.kid, key.alone) == ("key-1", True)
-        beside = parse_jwks(_jwks(*twice, Issuer().jwk(kid="other")))
+        beside = parse_jwks(jwks(*twice, Issuer().jwk(kid="other")))
         assert [(key.kid, key.alone) for key in beside] == [("key-1", False), ("other", False)]
 
     def test_key_that_is_listed_twice_beside_one_of_another_kind(self, issuer: Issuer) -> None:
-        (key,) = parse_jwks(_jwks(issuer.jwk(), issuer.jwk(), {"kty": "RSA"}))
+        (key,) = parse_jwks(jwks(issuer.jwk(), issuer.jwk(), {"kty": "RSA"}))
         assert (key.kid, key.alone) == ("key-1", False)
 
     @pytest.mark.parametrize(
@@ -117,37 +112,37 @@ class TestParse:
         ],
     )
     def test_skipped(self, issuer: Issuer, members: dict[str, object]) -> None:
-        assert _kids(_jwks(issuer.jwk(**members), issuer.jwk(kid="good"))) == ["good"]
+        assert _kids(jwks(issuer.jwk(**members), issuer.jwk(kid="good"))) == ["good"]
         with pytest.raises(JwksError, match="no usable Ed25519 key"):
-            parse_jwks(_jwks(issuer.jwk(**members)))
+            parse_jwks(jwks(issuer.jwk(**members)))
 
     @pytest.mark.parametrize("respell", [lambda x: x + "=", lambda x: x[:-1] + chr(ord(x[-1]) + 1)])
     def test_point_spelled_otherwise(self, issuer: Issuer, respell: Callable[[str], str]) -> None:
         x = respell(str(issuer.jwk()["x"]))
         assert unb64(x[:43]) == issuer.key.public_key().public_bytes_raw()
         with pytest.raises(JwksError):
-            parse_jwks(_jwks(issuer.jwk(x=x)))
+            parse_jwks(jwks(issuer.jwk(x=x)))
 
     def test_entries_that_are_no_keys(self, issuer: Issuer) -> None:
-        assert _kids(_jwks(None, 1, "key", [issuer.jwk(kid="nested")], issuer.jwk())) == ["key-1"]
+        assert _kids(jwks(None, 1, "key", [issuer.jwk(kid="nested")], issuer.jwk())) == ["key-1"]
 
     @pytest.mark.parametrize("kid", ["twice", ABSENT])
     def test_two_keys_with_one_kid(self, issuer: Issuer, kid: object) -> None:
         twice = [issuer.jwk(kid=kid), Issuer().jwk(kid=kid)]
-        assert _kids(_jwks(*twice, issuer.jwk(kid="once"))) == ["once"]
+        assert _kids(jwks(*twice, issuer.jwk(kid="once"))) == ["once"]
         with pytest.raises(JwksError, match="its own kid"):
-            parse_jwks(_jwks(*twice))
+            parse_jwks(jwks(*twice))
 
     @pytest.mark.parametrize("kty", ["OKP", "RSA"])
     def test_private_key_is_an_alarm(self, issuer: Issuer, kty: str) -> None:
         with pytest.raises(JwksError, match="private key") as alarm:
-            parse_jwks(_jwks(issuer.jwk(kid="good"), {"kty": kty, "d": "c2VjcmV0"}))
+            parse_jwks(jwks(issuer.jwk(kid="good"), {"kty": kty, "d": "c2VjcmV0"}))
         assert "c2VjcmV0" not in str(alarm.value)
 
     @pytest.mark.parametrize("point", CANONICAL_LOW_ORDER + NON_CANONICAL_LOW_ORDER)
     def test_point_of_low_order(self, issuer: Issuer, point: int) -> None:
         weak = issuer.jwk(x=b64(point.to_bytes(32, "little")), kid="weak")
-        assert _kids(_jwks(weak, issuer.jwk())) == ["key-1"]
+        assert _kids(jwks(weak, issuer.jwk())) == ["key-1"]
 
     @pytest.mark.parametrize("point", CANONICAL_LOW_ORDER)
     def test_low_order_is_what_a_forger_wants(self, point: int) -> None:
@@ -159,7 +154,7 @@ class TestParse:
     def test_point_not_reduced(self, issuer: Issuer, y: int) -> None:
         for point in (y, y | 1 << 255):
             unreduced = issuer.jwk(x=b64(point.to_bytes(32, "little")), kid="unreduced")
-            assert _kids(_jwks(unreduced, issuer.jwk())) == ["key-1"]
+            assert _kids(jwks(unreduced, issuer.jwk())) == ["key-1"]
 
     @pytest.mark.parametrize(
         "document",
@@ -199,31 +194,9 @@ def _verifies(key: Ed25519PublicKey, signature: bytes, message: bytes) -> bool:
     return True
 
 
-class FakeIssuer:
-    """A source whose document, failures and pace a test sets; `time` is the cache's clock."""
-
-    def __init__(self, *kids: str) -> None:
-        self.issuer = Issuer()
-        self.time = 1000.0
-        self.fetches = 0
-        self.problem: Exception | None = None
-        self.gate: asyncio.Event | None = None
-        self.publish(*kids)
-        self.cache = JwksCache(fetch=self.fetch, source="https://i/jwks", clock=lambda: self.time)
-
-    def publish(self, *kids: str) -> None:
-        self.document = _jwks(*(self.issuer.jwk(kid=kid) for kid in kids))
-
-    async def fetch(self) -> bytes:
-        self.fetches += 1
-        if self.gate is not None:
-            await self.gate.wait()
-        if self.problem is not None:
-            raise self.problem
-        return self.document
-
-    async def knows(self, kid: str | None) -> bool:
-        return await self.cache.key_for(kid) is not None
+def served(*kids: str) -> ServedJwks:
+    issuer = Issuer()
+    return ServedJwks(issuer, jwks(*(issuer.jwk(kid=kid) for kid in kids)))
 
 
 async def _settle() -> None:
@@ -232,19 +205,19 @@ async def _settle() -> None:
 
 
 @pytest.fixture
-async def fake() -> AsyncIterator[FakeIssuer]:
-    fake = FakeIssuer("a", "b")
+async def fake() -> AsyncIterator[ServedJwks]:
+    fake = served("a", "b")
     yield fake
     await fake.cache.close()
 
 
 class TestCache:
-    async def test_first_request_fetches(self, fake: FakeIssuer) -> None:
+    async def test_first_request_fetches(self, fake: ServedJwks) -> None:
         assert await fake.knows("a")
         assert await fake.knows("b")
         assert fake.fetches == 1
 
-    async def test_no_kid(self, fake: FakeIssuer) -> None:
+    async def test_no_kid(self, fake: ServedJwks) -> None:
         assert not await fake.knows(None)
         assert not await fake.knows(None)
         fake.publish("only")
@@ -252,26 +225,26 @@ class TestCache:
         assert await fake.knows(None)
         assert fake.fetches == 2
 
-    async def test_unknown_kid_twice_in_any_minute(self, fake: FakeIssuer) -> None:
+    async def test_unknown_kid_twice_in_any_minute(self, fake: ServedJwks) -> None:
         await fake.cache.refresh()
         for at, fetches in [(0, 2), (30, 3), (31, 3), (59.9, 3), (60, 4), (89, 4), (90, 5)]:
-            fake.time = 1000.0 + at
+            fake.clock.now = 1000.0 + at
             assert not await fake.knows("new")
             assert fake.fetches == fetches
 
-    async def test_unknown_kid_finds_the_new_key(self, fake: FakeIssuer) -> None:
+    async def test_unknown_kid_finds_the_new_key(self, fake: ServedJwks) -> None:
         await fake.cache.refresh()
         fake.publish("new")
         assert await fake.knows("new")
         assert not await fake.knows("a")
 
-    async def test_unknown_kid_in_an_outage_keeps_the_keys(self, fake: FakeIssuer) -> None:
+    async def test_unknown_kid_in_an_outage_keeps_the_keys(self, fake: ServedJwks) -> None:
         await fake.cache.refresh()
         fake.problem = JwksError("down")
         assert not await fake.knows("new")
         assert await fake.knows("a")
 
-    async def test_one_fetch_for_all(self, fake: FakeIssuer) -> None:
+    async def test_one_fetch_for_all(self, fake: ServedJwks) -> None:
         fake.gate = asyncio.Event()
         waiting = [asyncio.create_task(fake.knows("a")) for _ in range(50)]
         await _settle()
@@ -279,7 +252,7 @@ class TestCache:
         assert all(await asyncio.gather(*waiting))
         assert fake.fetches == 1
 
-    async def test_one_fetch_for_all_unknown(self, fake: FakeIssuer) -> None:
+    async def test_one_fetch_for_all_unknown(self, fake: ServedJwks) -> None:
         await fake.cache.refresh()
         fake.publish("new")
         fake.gate = asyncio.Event()
@@ -289,7 +262,7 @@ class TestCache:
         assert all(await asyncio.gather(*waiting))
         assert fake.fetches == 2
 
-    async def test_cancelled_waiter_leaves_the_fetch(self, fake: FakeIssuer) -> None:
+    async def test_cancelled_waiter_leaves_the_fetch(self, fake: ServedJwks) -> None:
         fake.gate = asyncio.Event()
         first, second = (asyncio.create_task(fake.knows("a")) for _ in range(2))
         await _settle()
@@ -300,7 +273,7 @@ class TestCache:
         assert await second
         assert fake.fetches == 1
 
-    async def test_failure_that_nobody_awaits(self, fake: FakeIssuer) -> None:
+    async def test_failure_that_nobody_awaits(self, fake: ServedJwks) -> None:
         fake.gate, fake.problem = asyncio.Event(), JwksError("down")
         only = asyncio.create_task(fake.knows("a"))
         await _settle()
@@ -311,20 +284,20 @@ class TestCache:
             await fake.cache.key_for("a")
         assert fake.fetches == 1
 
-    async def test_outage_then_cure(self, fake: FakeIssuer) -> None:
+    async def test_outage_then_cure(self, fake: ServedJwks) -> None:
         fake.problem = OSError("down")
         for at, fetches in [(0, 1), (0.5, 1), (0.9, 1), (1, 2), (1.5, 2)]:
-            fake.time = 1000.0 + at
+            fake.clock.now = 1000.0 + at
             with pytest.raises(IssuerUnavailable):
                 await fake.cache.key_for("a")
             assert not fake.cache.ready()
             assert fake.fetches == fetches
         fake.problem = None
-        fake.time += 1
+        fake.clock.now += 1
         assert await fake.knows("a")
         assert fake.cache.ready()
 
-    async def test_request_joins_the_attempt_under_way(self, fake: FakeIssuer) -> None:
+    async def test_request_joins_the_attempt_under_way(self, fake: ServedJwks) -> None:
         fake.problem = OSError("down")
         with pytest.raises(JwksError):
             await fake.cache.refresh()
@@ -348,7 +321,7 @@ class TestCache:
             await cache.key_for("a")
         await cache.close()
 
-    async def test_becomes_ready_without_requests(self, fake: FakeIssuer) -> None:
+    async def test_becomes_ready_without_requests(self, fake: ServedJwks) -> None:
         fake.problem = OSError("down")
         with pytest.raises(JwksError):
             await fake.cache.refresh()
@@ -356,68 +329,68 @@ class TestCache:
         assert not fake.cache.ready()
         await _settle()
         assert fake.fetches == 1
-        fake.time += 1
+        fake.clock.now += 1
         assert not fake.cache.ready()
         await _settle()
         assert fake.cache.ready()
 
-    async def test_background_refresh_makes_no_request_wait(self, fake: FakeIssuer) -> None:
+    async def test_background_refresh_makes_no_request_wait(self, fake: ServedJwks) -> None:
         await fake.cache.refresh()
         fake.publish("b")
-        fake.time += 300
+        fake.clock.now += 300
         assert await fake.knows("a")
         await _settle()
         assert fake.fetches == 1
         fake.gate = asyncio.Event()
-        fake.time += 1
+        fake.clock.now += 1
         assert await fake.knows("a")
         fake.gate.set()
         await _settle()
         assert not await fake.knows("a")
         assert await fake.knows("b")
 
-    async def test_background_failures_are_spaced(self, fake: FakeIssuer) -> None:
+    async def test_background_failures_are_spaced(self, fake: ServedJwks) -> None:
         await fake.cache.refresh()
         fake.problem = JwksError("down")
         for _ in range(60):
-            fake.time += 10
+            fake.clock.now += 10
             assert await fake.knows("a")
             await _settle()
         assert 10 < fake.fetches < 30
 
-    async def test_too_old(self, fake: FakeIssuer) -> None:
+    async def test_too_old(self, fake: ServedJwks) -> None:
         await fake.cache.refresh()
         fake.problem = JwksError("down")
-        fake.time += 86400
+        fake.clock.now += 86400
         assert await fake.knows("a")
         await _settle()
-        fake.time += 1
+        fake.clock.now += 1
         assert not fake.cache.ready()
         with pytest.raises(IssuerUnavailable, match="down"):
             await fake.cache.key_for("a")
         fake.problem = None
-        fake.time += 1
+        fake.clock.now += 1
         assert await fake.knows("a")
 
-    async def test_age_counts_from_before_the_fetch(self, fake: FakeIssuer) -> None:
+    async def test_age_counts_from_before_the_fetch(self, fake: ServedJwks) -> None:
         fake.gate = asyncio.Event()
         refresh = asyncio.create_task(fake.cache.refresh())
         await _settle()
-        fake.time += 5
+        fake.clock.now += 5
         fake.gate.set()
         await refresh
         fake.problem = JwksError("down")
-        fake.time += 86400 - 4
+        fake.clock.now += 86400 - 4
         assert not fake.cache.ready()
 
-    async def test_garbage_keeps_the_keys(self, fake: FakeIssuer) -> None:
+    async def test_garbage_keeps_the_keys(self, fake: ServedJwks) -> None:
         await fake.cache.refresh()
         fake.document = b'{"keys":[]}'
         with pytest.raises(JwksError, match=r"^JWKS https://i/jwks has no usable Ed25519 key"):
             await fake.cache.refresh()
         assert await fake.knows("a")
 
-    async def test_refresh_brings_the_document_of_now(self, fake: FakeIssuer) -> None:
+    async def test_refresh_brings_the_document_of_now(self, fake: ServedJwks) -> None:
         fake.gate = asyncio.Event()
         request = asyncio.create_task(fake.knows("a"))
         await _settle()
@@ -436,7 +409,7 @@ class TestCache:
         ],
     )
     async def test_failure_is_logged_once(
-        self, fake: FakeIssuer, problem: Exception, text: str
+        self, fake: ServedJwks, problem: Exception, text: str
     ) -> None:
         fake.problem = problem
         with capture_logs() as logs, pytest.raises(JwksError):
@@ -451,7 +424,7 @@ class TestCache:
         ]
 
     async def test_stuck_source_gives_up_its_turn(
-        self, fake: FakeIssuer, monkeypatch: pytest.MonkeyPatch
+        self, fake: ServedJwks, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         monkeypatch.setattr("custody.auth.jwks._SOURCE_TIMEOUT", 0.05)
         fake.gate = asyncio.Event()
@@ -459,10 +432,10 @@ class TestCache:
             await fake.cache.refresh()
 
     async def test_another_source_changes_nothing_before_it_is_put_in_force(
-        self, fake: FakeIssuer
+        self, fake: ServedJwks
     ) -> None:
         await fake.cache.refresh()
-        other = FakeIssuer("c")
+        other = served("c")
         put_in_force = await fake.cache.read_from(other.fetch, "https://j/jwks")
         assert (await fake.knows("a"), other.fetches) == (True, 1)
         put_in_force()
@@ -477,10 +450,10 @@ class TestCache:
 
     @pytest.mark.parametrize("problem", [JwksError("JWKS https://j/jwks down"), OSError("down")])
     async def test_source_that_can_not_be_had_changes_nothing(
-        self, fake: FakeIssuer, problem: Exception
+        self, fake: ServedJwks, problem: Exception
     ) -> None:
         await fake.cache.refresh()
-        other = FakeIssuer("c")
+        other = served("c")
         other.problem = problem
         with pytest.raises(JwksError, match=r"^JWKS https://j/jwks"):
             await fake.cache.read_from(other.fetch, "https://j/jwks")
@@ -493,10 +466,10 @@ class TestCache:
         await other.cache.close()
 
     async def test_refresh_from_the_old_source_does_not_undo_the_new_one(
-        self, fake: FakeIssuer
+        self, fake: ServedJwks
     ) -> None:
         await fake.cache.refresh()
-        other = FakeIssuer("c")
+        other = served("c")
         fake.gate = asyncio.Event()
         under_way = asyncio.create_task(fake.cache.refresh())
         await _settle()
@@ -509,22 +482,22 @@ class TestCache:
         await other.cache.close()
 
     async def test_age_of_another_source_counts_from_before_the_fetch(
-        self, fake: FakeIssuer
+        self, fake: ServedJwks
     ) -> None:
-        other = FakeIssuer("c")
+        other = served("c")
         other.gate = asyncio.Event()
         reading = asyncio.create_task(fake.cache.read_from(other.fetch, "https://j/jwks"))
         await _settle()
-        fake.time += 5
+        fake.clock.now += 5
         other.gate.set()
         (await reading)()
         assert fake.cache.ready()
         other.problem = JwksError("down")
-        fake.time += 86400 - 4
+        fake.clock.now += 86400 - 4
         assert not fake.cache.ready()
         await other.cache.close()
 
-    async def test_close_lets_waiters_go(self, fake: FakeIssuer) -> None:
+    async def test_close_lets_waiters_go(self, fake: ServedJwks) -> None:
         fake.gate = asyncio.Event()
         waiting = asyncio.create_task(fake.cache.key_for("a"))
         await _settle()
@@ -540,24 +513,26 @@ Serve = Callable[[Handler], Awaitable[Callable[[], Awaitable[bytes]]]]
 
 @pytest.fixture
 async def serve() -> AsyncIterator[Serve]:
-    servers: list[TestServer] = []
-    async with aiohttp.ClientSession() as session:
+    async with AsyncExitStack() as stack:
+        session = await stack.enter_async_context(aiohttp.ClientSession())
 
         async def start(handler: Handler) -> Callable[[], Awaitable[bytes]]:
             app = web.Application()
-            app.router.add_get("/jwks", handler)
-            app.router.add_get("/other", _good)
-            servers.append(TestServer(app))
-            await servers[-1].start_server()
-            return http_source(session, str(servers[-1].make_url("/jwks")))
+            app.add_routes([web.get("/jwks", handler), web.get("/other", _good)])
+            server = await stack.enter_async_context(TestServer(app))
+            return http_source(session, str(server.make_url("/jwks")))
 
         yield start
-        for server in servers:
-            await server.close()
 
 
 async def _good(_request: web.Request) -> web.Response:
     return web.json_response({"keys": []})
+
+
+def certified(folder: Path) -> ssl.SSLContext:
+    context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
+    context.load_cert_chain(*make_certificate(folder))
+    return context
 
 
 class TestHttpSource:
@@ -679,7 +654,7 @@ class TestHttpSource:
     async def test_plain_to_a_tls_port(self, tmp_path: Path) -> None:
         app = web.Application()
         server = TestServer(app, scheme="https")
-        await server.start_server(ssl=_self_signed(tmp_path / "server.pem"))
+        await server.start_server(ssl=certified(tmp_path))
         async with aiohttp.ClientSession() as session:
             with pytest.raises(JwksError, match=r"no answer in HTTP came; .*http: or https:"):
                 await http_source(session, f"http://127.0.0.1:{server.port}/jwks")()
@@ -695,29 +670,11 @@ class TestHttpSource:
         app = web.Application()
         app.router.add_get("/jwks", _good)
         server = TestServer(app, scheme="https")
-        await server.start_server(ssl=_self_signed(tmp_path / "server.pem"))
+        await server.start_server(ssl=certified(tmp_path))
         async with aiohttp.ClientSession() as session:
             with pytest.raises(JwksError, match="the certificate is not trusted"):
                 await http_source(session, str(server.make_url("/jwks")))()
         await server.close()
-
-
-def _self_signed(path: Path) -> ssl.SSLContext:
-    key = Ed25519PrivateKey.generate()
-    name = x509.Name([x509.NameAttribute(x509.NameOID.COMMON_NAME, "127.0.0.1")])
-    certificate = (
-        x509.CertificateBuilder(name, name, key.public_key(), x509.random_serial_number())
-        .not_valid_before(datetime.now(UTC) - timedelta(hours=1))
-        .not_valid_after(datetime.now(UTC) + timedelta(hours=1))
-        .sign(key, None)
-    )
-    pem = serialization.Encoding.PEM
-    key_format = serialization.PrivateFormat.PKCS8
-    secret = key.private_bytes(pem, key_format, serialization.NoEncryption())
-    path.write_bytes(secret + certificate.public_bytes(pem))
-    context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
-    context.load_cert_chain(path)
-    return context
 
 
 class TestFileSource:

@@ -1,11 +1,8 @@
 """The load generators of the benchmarks: what they count, and that they count all of it."""
 
-import socketserver
 import threading
 from array import array
 from collections import Counter
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 
 import pytest
 
@@ -19,14 +16,11 @@ from tests.bench.load import (
     percentile,
 )
 from tests.bench.load_python import PythonGenerator
+from tests.http_servers import Asked, raw_server, serving
 from tests.ports import free_port
 
 SECONDS = 0.1
 ASK = Request(b"GET /one HTTP/1.1\r\nHost: test\r\n\r\n")
-
-# Takes the head of a request; returns the pieces of the answer, one segment each, and whether the
-# connection stays open after them.
-Answer = Callable[[bytes], tuple[list[bytes], bool]]
 
 
 @pytest.fixture(scope="module", params=["compiled", "python"])
@@ -41,45 +35,6 @@ def generator(
         if "no C compiler" in str(error):
             pytest.skip(str(error))
         raise
-
-
-@contextmanager
-def server(answer: Answer) -> Iterator[int]:
-    """Answer requests over any number of connections; yields the port."""
-
-    class Handler(socketserver.StreamRequestHandler):
-        disable_nagle_algorithm = True
-
-        def handle(self) -> None:
-            open_ = True
-            while open_ and (head := self._head()):
-                pieces, open_ = answer(head)
-                for piece in pieces:
-                    self.wfile.write(piece)
-
-        def _head(self) -> bytes:
-            head = b""
-            try:
-                while not head.endswith(b"\r\n\r\n"):
-                    line = self.rfile.readline()
-                    if not line:
-                        return b""
-                    head += line
-            except OSError:
-                return b""
-            return head
-
-    class Server(socketserver.ThreadingTCPServer):
-        daemon_threads = True
-
-    with Server(("127.0.0.1", 0), Handler) as made:
-        thread = threading.Thread(target=made.serve_forever, args=(0.02,))
-        thread.start()
-        try:
-            yield made.server_address[1]
-        finally:
-            made.shutdown()
-            thread.join()
 
 
 def text(body: bytes = b"{}", status: str = "200 OK", *, more: bytes = b"") -> bytes:
@@ -111,21 +66,21 @@ def test_a_run_without_answers_has_no_rate() -> None:
 
 
 def test_every_answer_is_counted(generator: Generator) -> None:
-    seen: Counter[bytes] = Counter()
+    seen: Counter[str] = Counter()
 
-    def answer(head: bytes) -> tuple[list[bytes], bool]:
-        seen[head.split()[1]] += 1
-        return [text()], True
+    def answer(asked: Asked) -> list[bytes]:
+        seen[asked.path] += 1
+        return [text()]
 
     asks = [Request(f"GET /{n} HTTP/1.1\r\nHost: test\r\n\r\n".encode()) for n in range(5)]
-    with server(answer) as port:
-        load = generator.run(port, asks, 3, SECONDS)
+    with serving(raw_server(answer)) as server:
+        load = generator.run(server.server_port, asks, 3, 5 * SECONDS)
     assert load.statuses == {200: sum(seen.values())}
     assert len(load.times) == load.answered == sum(seen.values()) > 0
     assert list(load.times) == sorted(load.times)
     assert load.seconds > SECONDS / 2
     # In turn, whichever connection is free: each request as often as any other.
-    assert set(seen) == {f"/{n}".encode() for n in range(5)}
+    assert set(seen) == {f"/{n}" for n in range(5)}
     assert max(seen.values()) - min(seen.values()) <= 1
 
 
@@ -134,7 +89,7 @@ def test_no_more_than_one_request_is_in_flight_on_a_connection(generator: Genera
     lock = threading.Lock()
     all_there = threading.Event()
 
-    def answer(head: bytes) -> tuple[list[bytes], bool]:
+    def answer(asked: Asked) -> list[bytes]:
         nonlocal most, now
         with lock:
             now += 1
@@ -144,10 +99,10 @@ def test_no_more_than_one_request_is_in_flight_on_a_connection(generator: Genera
         all_there.wait(5)
         with lock:
             now -= 1
-        return [text()], True
+        return [text()]
 
-    with server(answer) as port:
-        load = generator.run(port, [ASK], 4, SECONDS)
+    with serving(raw_server(answer)) as server:
+        load = generator.run(server.server_port, [ASK], 4, SECONDS)
     assert most == 4
     assert not load.errors
 
@@ -155,11 +110,11 @@ def test_no_more_than_one_request_is_in_flight_on_a_connection(generator: Genera
 def test_each_status_is_counted(generator: Generator) -> None:
     turns = iter(range(10**9))
 
-    def answer(head: bytes) -> tuple[list[bytes], bool]:
-        return [text(status="503 Service Unavailable" if next(turns) % 4 else "200 OK")], True
+    def answer(asked: Asked) -> list[bytes]:
+        return [text(status="503 Service Unavailable" if next(turns) % 4 else "200 OK")]
 
-    with server(answer) as port:
-        load = generator.run(port, [ASK], 1, SECONDS)
+    with serving(raw_server(answer)) as server:
+        load = generator.run(server.server_port, [ASK], 1, SECONDS)
     right, refused = load.statuses[200], load.statuses[503]
     assert 3 * right - 3 <= refused <= 3 * right
     assert load.errors == {"503": refused}
@@ -168,21 +123,21 @@ def test_each_status_is_counted(generator: Generator) -> None:
 def test_an_answer_in_pieces_is_one(generator: Generator) -> None:
     whole = text(b'{"a": 1}', more=b"X: y\r\n")
 
-    def answer(head: bytes) -> tuple[list[bytes], bool]:
-        return [whole[at : at + 7] for at in range(0, len(whole), 7)], True
+    def answer(asked: Asked) -> list[bytes]:
+        return [whole[at : at + 7] for at in range(0, len(whole), 7)]
 
-    with server(answer) as port:
-        load = generator.run(port, [Request(ASK.text, b'"a": 1')], 2, SECONDS)
+    with serving(raw_server(answer)) as server:
+        load = generator.run(server.server_port, [Request(ASK.text, b'"a": 1')], 2, SECONDS)
     assert load.answered > 0
     assert not load.errors
 
 
 def test_names_of_headers_have_any_case(generator: Generator) -> None:
-    def answer(head: bytes) -> tuple[list[bytes], bool]:
-        return [b"HTTP/1.1 200 OK\r\nX: y\r\ncOnTeNt-LeNgTh:2\r\n\r\n{}"], True
+    def answer(asked: Asked) -> list[bytes]:
+        return [b"HTTP/1.1 200 OK\r\nX: y\r\ncOnTeNt-LeNgTh:2\r\n\r\n{}"]
 
-    with server(answer) as port:
-        assert not generator.run(port, [ASK], 1, SECONDS).errors
+    with serving(raw_server(answer)) as server:
+        assert not generator.run(server.server_port, [ASK], 1, SECONDS).errors
 
 
 def test_another_users_answer_is_wrong(generator: Generator) -> None:
@@ -190,8 +145,8 @@ def test_another_users_answer_is_wrong(generator: Generator) -> None:
         Request(f"GET /{user} HTTP/1.1\r\nHost: test\r\n\r\n".encode(), f"key of {user}".encode())
         for user in ("alice", "bob")
     ]
-    with server(lambda head: ([text(b"the key of alice")], True)) as port:
-        load = generator.run(port, asks, 2, SECONDS)
+    with serving(raw_server(lambda asked: [text(b"the key of alice")])) as server:
+        load = generator.run(server.server_port, asks, 2, SECONDS)
     assert abs(load.wrong - load.answered) <= 1
     assert load.errors == {"wrong": load.wrong}
 
@@ -199,12 +154,12 @@ def test_another_users_answer_is_wrong(generator: Generator) -> None:
 def test_a_connection_that_breaks_is_counted_and_opened_anew(generator: Generator) -> None:
     turns = iter(range(10**9))
 
-    def answer(head: bytes) -> tuple[list[bytes], bool]:
-        whole = text()
-        return ([whole], True) if next(turns) % 2 else ([whole[:-1]], False)
+    def answer(asked: Asked) -> list[bytes]:
+        whole, asked.close_connection = text(), next(turns) % 2 == 0
+        return [whole[:-1] if asked.close_connection else whole]
 
-    with server(answer) as port:
-        load = generator.run(port, [ASK], 1, SECONDS)
+    with serving(raw_server(answer)) as server:
+        load = generator.run(server.server_port, [ASK], 1, SECONDS)
     assert load.answered > 0
     assert abs(load.broken - load.answered) <= 1
     assert load.errors == {"broken": load.broken}
@@ -213,12 +168,13 @@ def test_a_connection_that_breaks_is_counted_and_opened_anew(generator: Generato
 def test_a_connection_that_is_closed_after_its_answer_is_not_broken(generator: Generator) -> None:
     connections = set()
 
-    def answer(head: bytes) -> tuple[list[bytes], bool]:
+    def answer(asked: Asked) -> list[bytes]:
         connections.add(threading.get_ident())
-        return [text(more=b"Connection: close\r\n")], False
+        asked.close_connection = True
+        return [text(more=b"Connection: close\r\n")]
 
-    with server(answer) as port:
-        load = generator.run(port, [ASK], 2, SECONDS)
+    with serving(raw_server(answer)) as server:
+        load = generator.run(server.server_port, [ASK], 2, SECONDS)
     assert load.answered > 2
     assert not load.errors
 
@@ -229,19 +185,19 @@ def test_a_port_without_a_server_is_said(generator: Generator) -> None:
 
 
 def test_what_is_not_http_is_said(generator: Generator) -> None:
-    def answer(head: bytes) -> tuple[list[bytes], bool]:
-        return [b"SSH-2.0-OpenSSH\r\n\r\n"], True
+    def answer(asked: Asked) -> list[bytes]:
+        return [b"SSH-2.0-OpenSSH\r\n\r\n"]
 
-    with server(answer) as port, pytest.raises(LoadError, match=r"not HTTP/1\.1"):
-        generator.run(port, [ASK], 1, SECONDS)
+    with serving(raw_server(answer)) as server, pytest.raises(LoadError, match=r"not HTTP/1\.1"):
+        generator.run(server.server_port, [ASK], 1, SECONDS)
 
 
 def test_an_answer_without_a_length_is_said(generator: Generator) -> None:
-    def answer(head: bytes) -> tuple[list[bytes], bool]:
-        return [b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n2\r\n{}\r\n0\r\n\r\n"], True
+    def answer(asked: Asked) -> list[bytes]:
+        return [b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n2\r\n{}\r\n0\r\n\r\n"]
 
-    with server(answer) as port, pytest.raises(LoadError, match="no Content-Length"):
-        generator.run(port, [ASK], 1, SECONDS)
+    with serving(raw_server(answer)) as server, pytest.raises(LoadError, match="no Content-Length"):
+        generator.run(server.server_port, [ASK], 1, SECONDS)
 
 
 def test_output_that_is_cut_off_is_no_result() -> None:

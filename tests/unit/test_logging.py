@@ -11,11 +11,19 @@ from typing import Any
 import pytest
 import structlog
 
-from custody.ops.logging import AccessRecord, answered, configure
+from custody.ops.access_log import AccessRecord, log_requests
+from custody.ops.logging import configure
 from custody.settings import LogFormat, LogLevel
 from tests.logs import logging_to_memory
 
 log = structlog.get_logger()
+
+
+COMPLETED = [
+    AccessRecord("GET", "get_key", 200, "OK", 0.0012345, "a-b_c.1", quiet=False),
+    AccessRecord(None, "none", 404, "NOT_FOUND", 0.5, "d", quiet=True),
+    AccessRecord("POST", "init", 503, "OVERLOADED", 2.0, "e", quiet=False),
+]
 
 
 @pytest.fixture
@@ -127,20 +135,12 @@ def test_what_json_does_not_know_is_shown_all_the_same(stream: io.StringIO) -> N
     assert "object" in line["what"]
 
 
-def answers() -> list[AccessRecord]:
-    return [
-        AccessRecord("GET", "get_key", 200, "OK", 0.0012345, "a-b_c.1", quiet=False),
-        AccessRecord(None, "none", 404, "NOT_FOUND", 0.5, "d", quiet=True),
-        AccessRecord("POST", "init", 503, "OVERLOADED", 2.0, "e", quiet=False),
-    ]
-
-
 @pytest.mark.parametrize("level", [LogLevel.INFO, LogLevel.DEBUG, LogLevel.WARNING])
 async def test_requests_are_logged_alike_by_hand_and_as_any_event(
     stream: io.StringIO, level: LogLevel
 ) -> None:
     configure(level, LogFormat.JSON, stream)
-    answered(answers())
+    log_requests(COMPLETED)
     await asyncio.sleep(0)
     told = lines(stream)
     assert all(line.pop("timestamp").endswith("Z") for line in told)
@@ -156,7 +156,7 @@ async def test_requests_are_logged_alike_by_hand_and_as_any_event(
             "milliseconds": round(one.seconds * 1000, 2),
             "request_id": one.request_id,
         }
-        for one in answers()
+        for one in COMPLETED
         if level is LogLevel.DEBUG or not one.quiet
     ]
     assert told == ([] if level is LogLevel.WARNING else expected)
@@ -164,7 +164,7 @@ async def test_requests_are_logged_alike_by_hand_and_as_any_event(
 
 async def test_requests_in_text(stream: io.StringIO) -> None:
     configure(LogLevel.INFO, LogFormat.TEXT, stream)
-    answered(answers())
+    log_requests(COMPLETED)
     await asyncio.sleep(0)
     told = stream.getvalue().splitlines()
     assert [line.count("get_key") for line in told] == [1, 0]
@@ -172,6 +172,6 @@ async def test_requests_in_text(stream: io.StringIO) -> None:
 
 
 async def test_requests_of_no_interest_are_no_line(stream: io.StringIO) -> None:
-    answered([one for one in answers() if one.quiet])
+    log_requests([one for one in COMPLETED if one.quiet])
     await asyncio.sleep(0)
     assert stream.getvalue() == ""

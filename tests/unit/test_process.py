@@ -6,12 +6,13 @@ import resource
 import signal
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import pytest
 
+from tests.eventually import soon
 from tests.servers import ROOT
+from tests.unit.children import Done, python
 
 HARDEN = """
 import ctypes, pathlib, resource, sys
@@ -58,15 +59,8 @@ print("goes on")
 """
 
 
-def run(code: str, *arguments: str) -> "subprocess.CompletedProcess[str]":
-    return subprocess.run(
-        [sys.executable, "-c", code, *arguments],
-        capture_output=True,
-        text=True,
-        timeout=30,
-        check=False,
-        cwd=ROOT,
-    )
+def run(code: str, *arguments: str) -> Done:
+    return python("-c", code, *arguments, environ=dict(os.environ))
 
 
 def locked_kilobytes(limit: int) -> int:
@@ -99,13 +93,6 @@ def test_memory_is_not_locked_under_a_limit() -> None:
     assert locked_kilobytes(limit) == 0
 
 
-def appears(path: Path, seconds: float = 20) -> bool:
-    until = time.monotonic() + seconds
-    while not path.exists() and time.monotonic() < until:
-        time.sleep(0.02)
-    return path.exists()
-
-
 def test_child_of_a_parent_that_is_killed_is_told_to_end(tmp_path: Path) -> None:
     with subprocess.Popen(
         [sys.executable, "-c", PARENT, CHILD, str(tmp_path)], stdout=subprocess.PIPE, cwd=ROOT
@@ -113,10 +100,10 @@ def test_child_of_a_parent_that_is_killed_is_told_to_end(tmp_path: Path) -> None
         assert parent.stdout is not None
         child = int(parent.stdout.readline())
         try:
-            assert appears(tmp_path / "begun")
+            soon((tmp_path / "begun").exists)
             assert not (tmp_path / "told").exists()
             parent.kill()
-            assert appears(tmp_path / "told")
+            soon((tmp_path / "told").exists)
         finally:
             parent.kill()
             if not (tmp_path / "told").exists():

@@ -5,16 +5,7 @@ import itertools
 import pytest
 
 from custody.http.rate import RateLimit
-
-
-class Clock:
-    """A clock that a test turns."""
-
-    def __init__(self) -> None:
-        self.now = 1000.0
-
-    def __call__(self) -> float:
-        return self.now
+from tests.clock import Clock
 
 
 @pytest.fixture

@@ -5,20 +5,11 @@ import io
 from rich.console import Console
 
 from custody.cli.commands.rewrap_progress import new_bar
-
-
-class Clock:
-    """A time that goes on when it is told to."""
-
-    def __init__(self) -> None:
-        self.now = 100.0
-
-    def __call__(self) -> float:
-        return self.now
+from tests.clock import Clock
 
 
 def test_two_batches_at_once_are_no_rate() -> None:
-    clock, out = Clock(), io.StringIO()
+    clock, out = Clock(100.0), io.StringIO()
     console = Console(file=out, width=120, force_terminal=True, color_system=None)
     bar = new_bar(console, clock)
     task = bar.add_task("to env-v2", total=100_000)

@@ -3,14 +3,14 @@
 import base64
 import json
 import re
-from collections.abc import Awaitable, Callable
 
 import pytest
 
 from custody.auth.jwk import JwksError
-from custody.auth.jwks import IssuerUnavailable, JwksCache
+from custody.auth.jwks import IssuerUnavailable
 from custody.auth.tokens import InvalidToken, Principal, TokenVerifier
 from tests.tokens import ABSENT, BAD_TOKENS, UNSENDABLE, Issuer
+from tests.unit.served_jwks import ServedJwks
 
 NOW = 1_800_000_000.0
 CHEAP = [
@@ -27,40 +27,19 @@ CHEAP = [
 REFUSED_ANYWAY = ["expired", "iss of another", "aud of another", "sub a number", "exp missing"]
 
 
-class Source:
-    """A JWKS document that counts how often it was fetched."""
-
-    def __init__(self, document: bytes) -> None:
-        self.document = document
-        self.fetched = 0
-
-    async def __call__(self) -> bytes:
-        self.fetched += 1
-        return self.document
-
-
-async def _outage() -> bytes:
-    raise JwksError("the issuer is down")
-
-
 @pytest.fixture(scope="module")
 def issuer() -> Issuer:
     return Issuer(now=lambda: NOW)
 
 
 @pytest.fixture
-def source(issuer: Issuer) -> Source:
-    return Source(issuer.jwks())
-
-
-def _verifier(issuer: Issuer, fetch: Callable[[], Awaitable[bytes]]) -> TokenVerifier:
-    jwks = JwksCache(fetch=fetch, source="test")
-    return TokenVerifier(jwks=jwks, issuer=issuer.url, audience=issuer.audience, now=issuer.now)
+def source(issuer: Issuer) -> ServedJwks:
+    return ServedJwks(issuer, now=NOW)
 
 
 @pytest.fixture
-def verifier(issuer: Issuer, source: Source) -> TokenVerifier:
-    return _verifier(issuer, source)
+def verifier(source: ServedJwks) -> TokenVerifier:
+    return source.verifier
 
 
 async def test_genuine_token(verifier: TokenVerifier, issuer: Issuer) -> None:
@@ -155,7 +134,7 @@ async def test_standby_key(verifier: TokenVerifier, issuer: Issuer) -> None:
 
 
 async def test_no_kid_with_one_key(issuer: Issuer) -> None:
-    verifier = _verifier(issuer, Source(issuer.jwks(only_current=True)))
+    verifier = ServedJwks(issuer, issuer.jwks(only_current=True), NOW).verifier
     token = issuer.signed(issuer.header(kid=ABSENT), issuer.claims())
     assert await verifier.verify(f"Bearer {token}") == Principal("user-1")
 
@@ -168,15 +147,17 @@ async def test_json_with_spaces(verifier: TokenVerifier, issuer: Issuer) -> None
 
 @pytest.mark.parametrize("name", CHEAP + REFUSED_ANYWAY)
 async def test_garbage_costs_no_fetch(
-    verifier: TokenVerifier, source: Source, issuer: Issuer, name: str
+    verifier: TokenVerifier, source: ServedJwks, issuer: Issuer, name: str
 ) -> None:
     with pytest.raises(InvalidToken):
         await verifier.verify(BAD_TOKENS[name](issuer))
-    assert source.fetched == 0
+    assert source.fetches == 0
 
 
-async def test_no_keys_is_no_verdict(issuer: Issuer) -> None:
-    verifier = _verifier(issuer, _outage)
+async def test_no_keys_is_no_verdict(
+    verifier: TokenVerifier, source: ServedJwks, issuer: Issuer
+) -> None:
+    source.problem = JwksError("the issuer is down")
     with pytest.raises(IssuerUnavailable):
         await verifier.verify(issuer.bearer())
     with pytest.raises(InvalidToken):

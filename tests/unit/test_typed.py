@@ -7,9 +7,9 @@ from pathlib import Path
 
 import pytest
 from hatchling.build import build_wheel
-from mypy import api
 
 from tests.servers import ROOT
+from tests.unit.children import python
 
 BACKEND = '''
 """A backend of somebody else."""
@@ -77,17 +77,14 @@ def checked(environment: Path, folder: Path, text: str) -> tuple[str, int]:
     """What mypy in strict mode says of a file, and its exit code."""
     file = folder / "notes.py"
     file.write_text(text, "utf-8")
-    with pytest.MonkeyPatch.context() as patch:
-        patch.chdir(folder)  # mypy would find the packages of a checkout
-        patch.delenv("MYPYPATH", raising=False)
-        out, error, code = api.run(
-            [
-                *("--strict", "--config-file", "", "--cache-dir", str(environment / "cache")),
-                *("--python-executable", str(environment / "bin/python"), str(file)),
-            ]
-        )
-    assert not error
-    return out, code
+    # Not in the checkout: mypy would find its packages there.
+    done = python(
+        *("-m", "mypy", "--strict", "--config-file", "", "--cache-dir", str(environment / "cache")),
+        *("--python-executable", str(environment / "bin/python"), str(file)),
+        folder=folder,
+    )
+    assert not done.stderr
+    return done.stdout, done.returncode
 
 
 @pytest.mark.parametrize("package", ["custody", "kek_backends"])

@@ -16,7 +16,7 @@ def take_lock(folder: Path) -> int:
     """Take the folder's lock and return its descriptor.
 
     The server and its children inherit it, so it is free exactly when none of them lives: a pid
-    file alone can't tell after a SIGKILL, as its number may be another process's by then.
+    file alone can't show that after a SIGKILL, as its number may be another process's by then.
 
     Args:
         folder: the embedded PostgreSQL's folder
@@ -67,7 +67,7 @@ def remove_stale_pid(folder: Path) -> None:
 
 
 def _works_in(pid: int, data: Path) -> bool:
-    """Tell whether a process is a server on the data folder: it works in there."""
+    """Say whether a process is a server on the data folder: it works in there."""
     try:
         os.kill(pid, 0)
     except (ProcessLookupError, PermissionError):  # gone, or another user's

@@ -129,9 +129,9 @@ class EmbeddedPostgres:
 
     def _start(self, user: ServerUser) -> None:
         self.folder = claim_folder(self._wanted, user)
-        with ExitStack() as held, ExitStack() as undo:
+        with ExitStack() as locked, ExitStack() as undo:
             lock = take_lock(self.folder)
-            held.callback(os.close, lock)
+            locked.callback(os.close, lock)
             remove_stale_pid(self.folder)
             self._bin = find_binaries(self.folder, user)
             self._passwords = cluster.passwords(self.folder)

@@ -120,7 +120,7 @@ class ServerUser:
         )
 
     def can(self, script: str, path: Path) -> bool:
-        """Tell whether a shell script with `path` as `$1` succeeds as this user."""
+        """Say whether a shell script with `path` as `$1` succeeds as this user."""
         try:
             command = ["/bin/sh", "-c", script, "sh", str(path)]
             return self.run(command, seconds=_PROBE_SECONDS).returncode == 0

@@ -1,4 +1,4 @@
--- Takes over a claim that nobody looks after any more.
+-- Reclaims a claim that has expired: its heartbeat is too old.
 -- $1 run, $2 owner, $3 after how many seconds
 UPDATE auth.rewrap_claims SET owner = $2, heartbeat_at = now()
 WHERE id = (

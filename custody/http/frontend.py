@@ -1,0 +1,148 @@
+"""The vault's listener: its routes, and from a request to a use case."""
+
+import json
+import ssl
+from collections.abc import Sequence
+from contextlib import AbstractAsyncContextManager
+
+import structlog
+from aiohttp import hdrs, web
+
+from custody.audit.events import event_id
+from custody.auth.jwks import IssuerUnavailable
+from custody.auth.tokens import InvalidToken, TokenVerifier
+from custody.deadline import Deadline
+from custody.http import problems
+from custody.http.body import read_json
+from custody.http.client_address import TrustedProxies, user_agent
+from custody.http.cors import Cors
+from custody.http.middleware import ROUTE, TopHandler
+from custody.http.openapi import document
+from custody.http.preconditions import parse_if_match
+from custody.http.rate import RateLimit
+from custody.http.response import Response
+from custody.http.router import Endpoint, Router, Table, readable
+from custody.http.routes import BASE_PATH, ROUTES, Route
+from custody.http.server import HttpServer, http_server
+from custody.ops.access_log import AccessLog
+from custody.ops.health import Health
+from custody.ops.metrics import Metrics
+from custody.sockets.addresses import Listener
+from custody.vault.errors import Unavailable
+from custody.vault.model import Caller
+from custody.vault.service import VaultService
+
+REQUEST_SECONDS = 10.0
+
+log = structlog.get_logger()
+
+
+class Frontend:
+    """Turns a request into a use case: who, from where, until when, with which body.
+
+    Proxies and limit may be replaced while it serves.
+
+    Args:
+        vault: the use cases.
+        verifier: of tokens.
+        health: shuts the routes while the database is not safe; hears of what requests fail for.
+        proxies: whose X-Forwarded-For is believed.
+        limit: requests a second and user.
+    """
+
+    def __init__(
+        self,
+        *,
+        vault: VaultService,
+        verifier: TokenVerifier,
+        health: Health,
+        proxies: TrustedProxies,
+        limit: RateLimit,
+    ) -> None:
+        self._vault = vault
+        self._verifier = verifier
+        self._health = health
+        self.proxies = proxies
+        self.limit = limit
+
+    def endpoint(self, route: Route) -> Endpoint:
+        """Return the endpoint of a route."""
+
+        async def respond(request: web.BaseRequest) -> Response:
+            request[ROUTE] = route.name
+            caller = await self._caller(request, route)
+            body = None
+            if route.body is not None:
+                body = await read_json(request, route.body, caller.deadline)
+            if not self._health.database_is_safe:
+                raise problems.unavailable(
+                    "DATABASE_UNAVAILABLE", "The database can't be used now: try again later."
+                )
+            try:
+                return await route.handler(self._vault, caller, body)
+            except Unavailable as error:
+                self._health.met(error)
+                raise
+
+        return respond
+
+    async def _caller(self, request: web.BaseRequest, route: Route) -> Caller:
+        """Identify the caller; a request that fails here never gets to the database."""
+        deadline = Deadline.after(REQUEST_SECONDS)
+        tokens = request.headers.getall(hdrs.AUTHORIZATION, [])
+        try:
+            if len(tokens) > 1:
+                raise InvalidToken("more than one Authorization header")
+            principal = await self._verifier.verify(tokens[0] if tokens else None)
+        except InvalidToken as error:
+            log.debug("token_refused", reason=str(error))
+            raise problems.unauthorized(
+                "A valid access token is needed.", had_token=bool(tokens)
+            ) from None
+        except IssuerUnavailable:
+            raise problems.unavailable(
+                "ISSUER_UNAVAILABLE", "Tokens can't be checked now: the issuer's keys are missing."
+            ) from None
+        if seconds := self.limit.seconds_to_wait(principal.user_id):
+            raise problems.rate_limited(seconds)
+        return Caller(
+            user_id=principal.user_id,
+            event_id=event_id(),
+            ip_address=self.proxies.client_address(request),
+            user_agent=user_agent(request),
+            deadline=deadline,
+            if_match=parse_if_match(request) if route.takes_if_match else None,
+        )
+
+
+def vault_server(
+    frontend: Frontend,
+    cors: Cors,
+    metrics: Metrics,
+    listeners: Sequence[Listener],
+    tls: ssl.SSLContext | None = None,
+    *,
+    development: bool = False,
+) -> AbstractAsyncContextManager[HttpServer]:
+    """Return the vault's server: it serves inside ``async with``.
+
+    Args:
+        frontend: of the routes.
+        cors: which origins may call them from a browser.
+        metrics: count the requests.
+        listeners: at least one.
+        tls: context of the server's certificate, or None for plain HTTP.
+        development: whether it serves the OpenAPI document, too.
+    """
+    router = Router(_table(frontend, development=development))
+    return http_server(TopHandler(router, cors, AccessLog(metrics)), listeners, tls)
+
+
+def _table(frontend: Frontend, *, development: bool) -> Table:
+    # A route takes its own method only: HEAD must not read a key.
+    routes = {(route.method, BASE_PATH + route.path): frontend.endpoint(route) for route in ROUTES}
+    return routes | readable("/openapi.json", _show_document) if development else routes
+
+
+async def _show_document(_request: web.BaseRequest) -> Response:
+    return Response(json.dumps(document()).encode())

@@ -1,0 +1,24 @@
+"""Frozen settings; the only reader of environment variables and of the files that they name."""
+
+from custody.settings.model import Settings
+from custody.settings.reading import (
+    CREDENTIALS_DIRECTORY,
+    PREFIX,
+    ConfigurationError,
+    load,
+    unknown_names,
+)
+from custody.settings.types import UNIX, Environment, LogFormat, LogLevel
+
+__all__ = [
+    "CREDENTIALS_DIRECTORY",
+    "PREFIX",
+    "UNIX",
+    "ConfigurationError",
+    "Environment",
+    "LogFormat",
+    "LogLevel",
+    "Settings",
+    "load",
+    "unknown_names",
+]

@@ -1,0 +1,86 @@
+"""All settings there are, with what each is for."""
+
+from pathlib import Path
+from typing import Self
+
+from pydantic import BaseModel, ConfigDict, Field, model_validator
+
+from custody.settings.types import (
+    DatabaseUrl,
+    Environment,
+    JwksUrl,
+    Listen,
+    LogFormat,
+    LogLevel,
+    Origins,
+    Proxies,
+    Words,
+)
+
+
+class Settings(BaseModel):
+    """All settings, frozen. Each is the variable ``CUSTODY_NAME``, or ``CUSTODY_NAME_FILE``.
+
+    A variable wins over the systemd credential ``custody_name``, and that over the TOML file that
+    ``CUSTODY_CONFIG`` names.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid", hide_input_in_errors=True)
+
+    env: Environment = Field(
+        Environment.PRODUCTION, description="production refuses every unsafe state"
+    )
+    listen: Listen = Field("127.0.0.1:3001", description="host:port or unix:/path of the vault")
+    admin_listen: Listen = Field(
+        "127.0.0.1:3002", description="host:port or unix:/path of /livez, /readyz and /metrics"
+    )
+    database_url: DatabaseUrl | None = Field(
+        None, description="PostgreSQL, as a login role that is custody_app or a member of it"
+    )
+    rewrap_database_url: DatabaseUrl | None = Field(
+        None, description="PostgreSQL, as a login role that is custody_rewrap or a member of it"
+    )
+    owner_database_url: DatabaseUrl | None = Field(
+        None, description="PostgreSQL, as the owner of the schema: migrate and users erase only"
+    )
+    kek: str = Field("env:MANA_AUTH_KEK", description="URI of the active KEK, which wraps new keys")
+    old_keks: Words = Field((), description="URIs of decrypt-only KEKs")
+    jwks_url: JwksUrl | None = Field(
+        None, description="the issuer's JWKS, for example https://HOST/api/auth/jwks"
+    )
+    jwks_file: Path | None = Field(None, description="the issuer's JWKS as a file")
+    jwt_issuer: str | None = Field(None, min_length=1, description="what a token's iss must be")
+    jwt_audience: str = Field("mana", min_length=1, description="what a token's aud must contain")
+    trusted_proxies: Proxies = Field(
+        (), description="addresses or CIDR networks whose X-Forwarded-For is believed"
+    )
+    cors_origins: Origins = Field((), description="origins of browsers that may call the vault")
+    rate_limit: int = Field(
+        0, ge=0, le=1_000_000, description="requests a second and user; 0 is no limit"
+    )
+    rewrap_interval: int = Field(
+        300,
+        ge=0,
+        le=604_800,
+        description="seconds from one look for stale rows to the next; 0 is no worker",
+    )
+    tls_cert: Path | None = Field(None, description="PEM file: certificate and its chain")
+    tls_key: Path | None = Field(None, description="PEM file: the certificate's private key")
+    log_level: LogLevel = Field(LogLevel.INFO, description="debug, info, warning or error")
+    log_format: LogFormat = Field(LogFormat.JSON, description="json or text")
+    workers: int = Field(
+        1, ge=1, le=64, description="processes that serve the vault on one listener"
+    )
+
+    @model_validator(mode="after")
+    def _pairs(self) -> Self:
+        if self.jwks_url and self.jwks_file:
+            raise ValueError("CUSTODY_JWKS_URL and CUSTODY_JWKS_FILE are both set; unset one")
+        if (self.tls_cert is None) != (self.tls_key is None):
+            raise ValueError("CUSTODY_TLS_CERT and CUSTODY_TLS_KEY go together; set both")
+        return self
+
+    @property
+    def development(self) -> bool:
+        """Whether unsafe conveniences are allowed."""
+        return self.env is Environment.DEVELOPMENT

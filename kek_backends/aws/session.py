@@ -1,0 +1,59 @@
+"""The SDK's session: what it knows of credentials, profiles and timeouts."""
+
+import logging
+from collections.abc import Mapping
+from typing import Any
+
+import botocore.session
+from botocore.config import Config
+
+from kek_backends.aws.errors import translate
+from kek_backends.errors import Misconfigured
+from kek_backends.remote import ATTEMPT_SECONDS, CONCURRENT_CALLS
+from kek_backends.uri import KekUri
+
+# Long enough for one lost SYN; the read timeout is cut further by the attempt's deadline.
+_CONNECT_SECONDS = 1.5
+
+
+def open_session(uri: KekUri, environ: Mapping[str, str]) -> Any:
+    """Return the SDK's session. Reads files, and no network.
+
+    Args:
+        uri: for messages.
+        environ: the variables of the process.
+
+    Raises:
+        Misconfigured: a half of the access key is missing, or the SDK's own configuration is wrong.
+    """
+    key, secret = environ.get("AWS_ACCESS_KEY_ID"), environ.get("AWS_SECRET_ACCESS_KEY")
+    if bool(key) != bool(secret):
+        raise Misconfigured(
+            f"KEK {uri.text}: only one of AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY is set"
+        )
+    # At debug level it logs requests as they are, with the plaintext; as a warning the traceback
+    # of every failure to fetch credentials, which our own error has in a line.
+    logging.getLogger("botocore").setLevel(logging.ERROR)
+    session = botocore.session.Session()
+    if profile := environ.get("AWS_PROFILE"):
+        session.set_config_variable("profile", profile)
+    if key:
+        session.set_credentials(key, secret, environ.get("AWS_SESSION_TOKEN") or None)
+    # Of the session, not of one client: those that fetch credentials from STS must end too.
+    session.set_default_client_config(
+        Config(
+            connect_timeout=_CONNECT_SECONDS,
+            read_timeout=ATTEMPT_SECONDS,
+            # More than there are threads: none waits for a connection, none is thrown away.
+            max_pool_connections=2 * CONCURRENT_CALLS,
+            # The retries are ours: they know the deadline of the whole call.
+            retries={"total_max_attempts": 1, "mode": "standard"},
+        )
+    )
+    try:
+        session.get_scoped_config()
+    except Exception as error:  # noqa: BLE001 - the SDK's text may hold lines of a file of secrets
+        failed = translate(uri, error)
+    else:
+        return session
+    raise failed
