@@ -1,4 +1,4 @@
-"""A request's deadline: one moment that every wait of the request is held to."""
+"""A request's deadline: one moment that bounds every wait of the request."""
 
 import asyncio
 from dataclasses import dataclass

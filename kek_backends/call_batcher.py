@@ -1,7 +1,7 @@
 """Batches the calls of concurrent callers to a KMS: one call answers many of them.
 
 A request goes at once while few calls are under way. Those that come while enough of them are go
-together in the next one: calls grow with the load, and nobody ever waits for company.
+together in the next one: batches grow with the load, and no request waits for a batch to fill.
 """
 
 import asyncio
@@ -13,8 +13,8 @@ from typing import Generic, TypeVar
 
 from kek_backends.errors import KekError, Transient
 
-# Few make calls large, and a call costs this process far more than one more request in it. But a
-# connection that hangs for a while must not hold up everyone, nor a KMS far away the second caller.
+# Few calls make large batches, and a call costs this process far more than one more request in it.
+# But a connection that hangs must not block everyone, nor a KMS far away the second caller.
 CALLS_AT_ONCE = 4
 
 Item = TypeVar("Item")
@@ -68,11 +68,11 @@ class CallBatcher(Generic[Item, Result]):
             while requests := self._take():
                 await self._answer(requests)
         finally:
-            # With no await since nobody was found waiting: whoever comes next starts a task.
+            # With no await since nobody was found waiting: the next request starts a task.
             self._tasks.discard(asyncio.current_task())
 
     def _take(self) -> list[_Request[Item, Result]]:
-        """Return the requests of the next call; who gave up is not among them."""
+        """Return the requests of the next call, without those that were cancelled."""
         taken: list[_Request[Item, Result]] = []
         while self._waiting and len(taken) < self._most:
             request = self._waiting.popleft()
@@ -110,5 +110,5 @@ class CallBatcher(Generic[Item, Result]):
 def _refuse(requests: Sequence[_Request[Item, Result]], error: Exception) -> None:
     for request in requests:
         if not request.answer.done():
-            # A copy for each: an exception gathers the frames of whoever raises it.
+            # A copy for each: an exception's traceback grows with each caller that raises it.
             request.answer.set_exception(copy.copy(error))

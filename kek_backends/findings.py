@@ -1,4 +1,4 @@
-"""What an examination finds: for an operator, in one line each."""
+"""What diagnostics find: for an operator, in one line each."""
 
 from dataclasses import dataclass
 from enum import StrEnum
@@ -20,7 +20,7 @@ class Finding:
     Args:
         verdict: how to take it.
         message: in one line; where something is wrong, with its cure. Holds no secret.
-        part: what was examined, where one examination covers several.
+        part: what it is about, where one run of the diagnostics covers several parts.
     """
 
     verdict: Verdict

@@ -99,8 +99,8 @@ class Keyring:
         through: list[int] = []
         for at, item in enumerate(items):
             source = self.find(item.wrap.kek_id)
-            taken_over = source is not None and self.active.can_rewrap_from(source)
-            (inside if taken_over else through).append(at)
+            in_kms = source is not None and self.active.can_rewrap_from(source)
+            (inside if in_kms else through).append(at)
         await self._carry_over_all(items, through, done)
         if inside:
             try:

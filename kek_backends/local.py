@@ -17,7 +17,7 @@ _FINGERPRINT_LABEL = b"custody kek fingerprint v1"
 
 
 class LocalKek(KekBackend):
-    """A KEK held in memory. Wraps are format 2; format 1 is read for ever and never written.
+    """A KEK in memory. Wraps are format 2; format 1 is read for ever and never written.
 
     Args:
         uri: where the key came from.

@@ -18,15 +18,15 @@ from kek_backends.uri import KekUri
 
 __all__ = ["ATTEMPT_SECONDS", "CALL_SECONDS", "CONCURRENT_CALLS", "RemoteKek"]
 
-# An unwrap that failed, and that nobody has asked for since, is no news any more.
+# How long a failed unwrap is retried when nobody asks for it again.
 _FORGET_SECONDS = 60.0
 
 T = TypeVar("T")
 
 
 @dataclass(frozen=True, slots=True)
-class Unanswered:
-    """An unwrap that failed, and not because of its row: tried again until the KMS says more.
+class FailedUnwrap:
+    """An unwrap that failed, and not because of its row: retried at each refresh.
 
     Args:
         user_id: whose.
@@ -60,7 +60,7 @@ class RemoteKek(KekBackend):
         self._status_problem: str | None = "not reached yet"
         self._wrap_problem: str | None = None
         # By kek_id: an alias, or a key with versions, may be well under one and not under another.
-        self._unanswered: dict[str, Unanswered] = {}
+        self._failed_unwraps: dict[str, FailedUnwrap] = {}
         # Whether this KEK is one that wraps.
         self._wraps = False
         # Whether what refresh learnt is likely to be out of date.
@@ -73,13 +73,13 @@ class RemoteKek(KekBackend):
 
     @property
     def problem(self) -> str | None:
-        """Why this KEK can't be used, as its last calls tell."""
-        unwraps = next((one.reason for one in self._unanswered.values()), None)
+        """Why this KEK can't be used, by its last calls."""
+        unwraps = next((one.reason for one in self._failed_unwraps.values()), None)
         return self._status_problem or unwraps or self._wrap_problem
 
     @property
     def concurrency(self) -> int:
-        """A quarter of the turns: a worker has two batches at hand, and users keep half of them."""
+        """A quarter of the turns: a re-wrap has two batches at once, users keep the other half."""
         return CONCURRENT_CALLS // 4
 
     @property
@@ -90,7 +90,7 @@ class RemoteKek(KekBackend):
     async def refresh(self) -> None:
         """Ask the KMS for the state of the key, and try again what it refused before.
 
-        It is not held up by the breaker, and closes it when the KMS is back.
+        The breaker is not asked, and is closed when the KMS is back.
         """
         self._doubtful = False
         try:
@@ -101,10 +101,10 @@ class RemoteKek(KekBackend):
         self._status_problem = None
         now = asyncio.get_running_loop().time()
         # Whether it fails again is in ``problem`` then.
-        for kek_id, one in list(self._unanswered.items()):
+        for kek_id, one in list(self._failed_unwraps.items()):
             if now - one.since > _FORGET_SECONDS:
                 # Nobody has asked for it since; the row may be gone.
-                del self._unanswered[kek_id]
+                del self._failed_unwraps[kek_id]
                 continue
             with contextlib.suppress(KekError):
                 await self._try_again(one)
@@ -148,23 +148,23 @@ class RemoteKek(KekBackend):
             key = await self._calls.persist(lambda: self._unwrap_once(user_id, wrap), trial=trial)
         except (Tampered, VersionRetired) as error:
             # Of this row, not of the KMS; but the key may have been changed.
-            self._unanswered.pop(wrap.kek_id, None)
+            self._failed_unwraps.pop(wrap.kek_id, None)
             self._doubtful = self._doubtful or isinstance(error, VersionRetired)
             raise
         except KekError as error:
             now = asyncio.get_running_loop().time()
-            self._unanswered[wrap.kek_id] = Unanswered(user_id, wrap, str(error), now)
+            self._failed_unwraps[wrap.kek_id] = FailedUnwrap(user_id, wrap, str(error), now)
             raise
-        self._unanswered.pop(wrap.kek_id, None)
+        self._failed_unwraps.pop(wrap.kek_id, None)
         return key
 
-    async def _try_again(self, one: "Unanswered") -> None:
+    async def _try_again(self, one: "FailedUnwrap") -> None:
         """Try an unwrap that failed, so that its cure is noticed without a user's help."""
         try:
             await self._unwrapped(one.user_id, one.wrap, trial=True)
         except KekError as error:
-            if one.wrap.kek_id in self._unanswered:
-                self._unanswered[one.wrap.kek_id] = replace(one, reason=str(error))
+            if one.wrap.kek_id in self._failed_unwraps:
+                self._failed_unwraps[one.wrap.kek_id] = replace(one, reason=str(error))
             raise
 
     def _is_proven(self, kek_id: str | None) -> bool:
@@ -207,7 +207,7 @@ class RemoteKek(KekBackend):
         return done
 
     async def ask_in_thread(self, work: Callable[[], T]) -> T:
-        """Run one blocking call of an examination, past the breaker.
+        """Run one blocking call of the diagnostics, past the breaker.
 
         Raises:
             KekError: as every call.

@@ -36,7 +36,7 @@ CHECKS: tuple[Check, ...] = (
     damage.check_other_kek_id_is_refused,
     damage.check_swapped_columns_are_tampering,
     life.check_refresh_changes_nothing,
-    life.check_examination,
+    life.check_diagnostics,
     life.check_cancelled_calls_do_no_harm,
     life.check_nothing_secret_is_shown,
     life.check_closing,

@@ -15,6 +15,7 @@ from custody.settings import LogFormat, LogLevel
 from tests import leaks
 from tests.bao_server import Bao, bao_server
 from tests.client import Client, client_session
+from tests.moto_server import Moto, moto_server
 from tests.servers import (
     Daemon,
     Database,
@@ -57,6 +58,20 @@ def postgres() -> Iterator[EmbeddedPostgres]:
 def bao(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Bao]:
     """An OpenBao for this test process; each test makes keys of its own."""
     with bao_server(tmp_path_factory.mktemp("bao")) as server:
+        yield server
+
+
+@pytest.fixture(scope="module")
+def own_bao(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Bao]:
+    """An OpenBao that the tests of a module may kill."""
+    with bao_server(tmp_path_factory.mktemp("own-bao")) as server:
+        yield server
+
+
+@pytest.fixture(scope="session")
+def moto() -> Iterator[Moto]:
+    """A KMS for this test process; each test makes keys of its own."""
+    with moto_server() as server:
         yield server
 
 

@@ -119,10 +119,7 @@ class Database:
             text=True,
             timeout=60,
             check=False,
-            env={
-                "PGPASSFILE": str(self.server.folder / "pgpass"),
-                "PATH": os.environ["PATH"],
-            },
+            env={"PGPASSFILE": str(self.server.folder / "pgpass"), "PATH": os.environ["PATH"]},
         )
 
     def psql(

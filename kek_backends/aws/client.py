@@ -1,4 +1,4 @@
-"""The SDK's client of AWS KMS: made late, in a thread, with answers that end."""
+"""The SDK's client of AWS KMS: made at the first call, in a thread, with bounded answers."""
 
 import threading
 from collections.abc import Mapping
@@ -85,7 +85,7 @@ class AwsClient:
 
         Raises:
             Misconfigured: there are no credentials. That is not remembered: they may come.
-            Transient: another thread waits for credentials all too long.
+            Transient: another thread is still waiting for credentials.
         """
         if self._made is not None:
             return self._made

@@ -1,8 +1,6 @@
-"""What an error of AWS or its SDK means for a KEK."""
+"""What an error code of AWS means for a KEK."""
 
 import re
-
-from botocore import exceptions as sdk
 
 from kek_backends.errors import (
     Denied,
@@ -19,26 +17,6 @@ from kek_backends.uri import KekUri
 class CredentialsRefused(Denied):
     """AWS refuses the credentials themselves, whatever they were used for."""
 
-
-# Only the operator can cure these, on this host.
-_CONFIGURATION = (
-    sdk.ConfigNotFound,
-    sdk.ConfigParseError,
-    sdk.InvalidConfigError,
-    sdk.InvalidRegionError,
-    sdk.NoCredentialsError,
-    sdk.NoRegionError,
-    sdk.PartialCredentialsError,
-    sdk.ProfileNotFound,
-    sdk.UnknownCredentialError,
-)
-_LOGIN = (sdk.LoginError, sdk.SSOError, sdk.TokenRetrievalError)
-_CONNECTION = (
-    sdk.ConnectionError,
-    sdk.HTTPClientError,
-    sdk.CredentialRetrievalError,
-    sdk.MetadataRetrievalError,
-)
 
 _CODE = re.compile(r"[A-Za-z]{3,60}|[0-9]{3}")
 _SERVER_ERROR = 500
@@ -140,27 +118,3 @@ def by_code(uri: KekUri, call: str, code: str, status: int) -> KekError:
     if code not in _BY_CODE and status < _SERVER_ERROR:
         phrase = "an answer that custody does not know"
     return kind(f"{uri.text}: {call}: {phrase} ({code})")
-
-
-def translate(uri: KekUri, error: Exception) -> KekError:
-    """Return our error for one of the SDK's. Nothing of its text is kept.
-
-    Args:
-        uri: of the KEK, for the message.
-        error: the exception.
-    """
-    kind = type(error).__name__
-    if isinstance(error, sdk.ClientError):
-        code = str(error.response.get("Error", {}).get("Code"))
-        status = error.response.get("ResponseMetadata", {}).get("HTTPStatusCode", 0)
-        return by_code(uri, error.operation_name, code, status)
-    if isinstance(error, _CONFIGURATION):
-        return Misconfigured(
-            f"KEK {uri.text}: the AWS configuration of this host is wrong ({kind}); check "
-            "AWS_PROFILE, the files it names, and the credentials"
-        )
-    if isinstance(error, _LOGIN):
-        return CredentialsRefused(f"{uri.text}: the login has ended ({kind}); run: aws sso login")
-    if isinstance(error, _CONNECTION):
-        return Transient(f"{uri.text}: AWS can't be reached ({kind})")
-    return Transient(f"{uri.text}: an answer that makes no sense ({kind})")

@@ -9,10 +9,9 @@ from typing import Any, Self
 
 from kek_backends.aws.client import AwsClient, endpoint_from, region_from
 from kek_backends.aws.diagnostics import good, of_endpoint, tried
-from kek_backends.aws.errors import translate
 from kek_backends.aws.key import check, context, missing, parse_wrap
 from kek_backends.aws.names import KeyArn, KeyName
-from kek_backends.aws.session import open_session
+from kek_backends.aws.sdk import open_session, translate
 from kek_backends.base import FORMAT_BOUND, MASTER_KEY_SIZE, KekBackend, OwnedWrap, Rewrapped, Wrap
 from kek_backends.errors import KekError, Misconfigured, Transient
 from kek_backends.findings import Finding

@@ -33,18 +33,18 @@ async def check_refresh_changes_nothing(subject: Subject) -> None:
         await expect_opens(kek, "alice", wrap, key, "a wrap from before a refresh")
 
 
-async def check_examination(subject: Subject) -> None:
-    """An operator who examines a good active KEK is told that it is good, in single lines."""
+async def check_diagnostics(subject: Subject) -> None:
+    """The diagnostics of a good active KEK say that it is good, in single lines."""
     async with subject.backend() as kek:
         for active in (True, False):
-            seen = await good("an examination must succeed", kek.examine(active=active))
-            expect(seen, "an examination that says nothing helps nobody")
+            seen = await good("the diagnostics must succeed", kek.examine(active=active))
+            expect(seen, "diagnostics that say nothing help nobody")
             for one in seen:
-                expect(isinstance(one, Finding), f"{one!r} is not an Finding")
+                expect(isinstance(one, Finding), f"{one!r} is not a Finding")
                 expect(len(one.message.splitlines()) == 1, "a message has one line")
                 expect(
                     one.verdict is Verdict.OK or not active,
-                    f"of a good active KEK the examination says {one.verdict}: {one.message}",
+                    f"of a good active KEK the diagnostics say {one.verdict}: {one.message}",
                 )
                 for secret in subject.secrets:
                     expect(secret not in one.message, "a message shows a secret")

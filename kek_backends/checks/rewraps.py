@@ -1,4 +1,4 @@
-"""Re-wraps inside a KMS, for backends that can; what a backend does not take over is not tried."""
+"""Re-wraps inside a KMS, for backends that can; a backend that can't is not asked to."""
 
 from kek_backends.base import OwnedWrap, Rewrapped, Wrap
 from kek_backends.checks.subject import (

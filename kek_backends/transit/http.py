@@ -171,10 +171,10 @@ def of_item(uri: KekUri, text: str) -> KekError:
 
 @contextmanager
 def opening(uri: KekUri) -> Iterator[None]:
-    """Tell a wrap that does not open from a server that fails, in a call that opens wraps.
+    """Distinguish a wrap that does not open from a server that fails, in a call that opens wraps.
 
     Some releases of Vault answer 500 to such a wrap (hashicorp/vault#10842). Nothing but the text
-    tells it from an outage; in any other call the same text speaks of the server's own storage.
+    distinguishes it from an outage. In any other call the same text means the server's own storage.
 
     Args:
         uri: of the KEK, for the message.

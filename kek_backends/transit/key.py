@@ -55,7 +55,7 @@ class TransitKey:
             user_id: any text.
         """
         bound = base64.b64encode(user_id.encode()).decode()
-        # "context" on a key that is not derived would be ignored without a word.
+        # "context" on a key that is not derived would be ignored, with no error.
         return {"context" if self.derived else "associated_data": bound}
 
 
@@ -89,7 +89,7 @@ class KeyPath:
 
     @property
     def named(self) -> dict[str, str]:
-        """How hvac is told which key."""
+        """The arguments that name the key to hvac."""
         return {"name": self.key, "mount_point": self.mount}
 
     def stamp(self, version: int) -> str:

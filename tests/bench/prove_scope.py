@@ -10,7 +10,6 @@ of its pool.
 
 import argparse
 import asyncio
-import functools
 import multiprocessing
 import sys
 import time
@@ -18,12 +17,14 @@ import urllib.request
 from collections.abc import Iterator
 from contextlib import contextmanager
 from multiprocessing.process import BaseProcess
+from typing import Any
 from unittest.mock import patch
 
 import uvloop
+from sqlalchemy.ext.asyncio import AsyncEngine
 
 from custody import app
-from custody.db.engine import create_engine
+from custody.db.engine import Dsn, create_engine
 from custody.ops.logging import configure
 from custody.settings import LogFormat, LogLevel, load
 from tests.bench.load import OK
@@ -42,7 +43,11 @@ def serve(environ: dict[str, str]) -> None:
     """Serve with a pool of four."""
     settings = load(environ)
     configure(settings.log_level, settings.log_format)
-    with patch("custody.app.create_engine", functools.partial(create_engine, pool_size=POOL_SIZE)):
+
+    def create(dsn: Dsn, **options: Any) -> AsyncEngine:
+        return create_engine(dsn, **options | {"pool_size": POOL_SIZE})
+
+    with patch("custody.db.engine.create_engine", create):
         uvloop.run(app.serve(settings, environ))
 
 

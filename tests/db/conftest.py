@@ -2,15 +2,13 @@
 
 import secrets
 from collections.abc import AsyncIterator, Iterator
-from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
 
 import pytest
 from sqlalchemy.ext.asyncio import AsyncEngine
 
-from custody import app
-from custody.db.engine import Dsn, open_engine
+from custody.db.engine import Dsn, create_engine
 from custody.development.postgres import EmbeddedPostgres
 from tests.db.connecting import engine_of
 from tests.db.embedded_server import open_folder
@@ -53,13 +51,11 @@ def engines(monkeypatch: pytest.MonkeyPatch) -> list[AsyncEngine]:
     """The engines that daemons of this test make, each with a pool of four."""
     made: list[AsyncEngine] = []
 
-    @asynccontextmanager
-    async def opened(dsn: Dsn, **options: Any) -> AsyncIterator[AsyncEngine]:
-        async with open_engine(dsn, **options | {"pool_size": 4}) as engine:
-            made.append(engine)
-            yield engine
+    def create(dsn: Dsn, **options: Any) -> AsyncEngine:
+        made.append(create_engine(dsn, **options | {"pool_size": 4}))
+        return made[-1]
 
-    monkeypatch.setattr(app, "open_engine", opened)
+    monkeypatch.setattr("custody.db.engine.create_engine", create)
     return made
 
 

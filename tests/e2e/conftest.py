@@ -7,18 +7,10 @@ import pytest
 
 from tests.db.embedded_server import open_folder
 from tests.e2e import quick
-from tests.moto_server import Moto, moto_server
 from tests.servers import Daemon, Database, daemon_beside
 from tests.tokens import Issuer
 
 _EMPTY = "TRUNCATE auth.encryption_vaults, auth.encryption_vault_audit, auth.users"
-
-
-@pytest.fixture(scope="session")
-def moto() -> Iterator[Moto]:
-    """A KMS for this test process; each test makes keys of its own."""
-    with moto_server() as server:
-        yield server
 
 
 @pytest.fixture

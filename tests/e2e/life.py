@@ -15,6 +15,7 @@ from tests.e2e.browser import (
     encode,
     new_recovery_code,
 )
+from tests.http.wire import assert_problem
 from tests.servers import Daemon
 
 NOTE = b"what only alice may read"
@@ -95,11 +96,11 @@ async def _live(device: Callable[[], Browser]) -> None:
     assert tablet.decrypt(note) == NOTE
     with pytest.raises(WrongRecoveryCode):
         await device().sign_in(code)
-    _refused(await tablet.clear_recovery(), 409, "ZK_ACTIVE")
-    _refused(await tablet.rotate(), 409, "ZK_ROTATE_FORBIDDEN")
+    assert_problem(await tablet.clear_recovery(), 409, "ZK_ACTIVE")
+    assert_problem(await tablet.rotate(), 409, "ZK_ROTATE_FORBIDDEN")
 
     wrong = await laptop.disable_zk(encode(secrets.token_bytes(32)))
-    _refused(wrong, 409, "MASTER_KEY_MISMATCH")
+    assert_problem(wrong, 409, "MASTER_KEY_MISMATCH")
     assert await _status(laptop) == (True, True, True)
     _ok(await laptop.disable_zk(encode(laptop.held)), {"ok": True, "zeroKnowledge": False})
     assert await _status(laptop) == (True, True, False)
@@ -119,10 +120,10 @@ async def _live(device: Callable[[], Browser]) -> None:
 
     # The phone slept through it: nothing that it believes may harm the new key.
     before = await database.vault(user)
-    _refused(await phone.keep(new_code), 412, "STALE_GENERATION")
-    _refused(await phone.enable_zk(), 412, "STALE_GENERATION")
-    _refused(await phone.clear_recovery(), 412, "STALE_GENERATION")
-    _refused(await phone.rotate(), 412, "STALE_GENERATION")
+    assert_problem(await phone.keep(new_code), 412, "STALE_GENERATION")
+    assert_problem(await phone.enable_zk(), 412, "STALE_GENERATION")
+    assert_problem(await phone.clear_recovery(), 412, "STALE_GENERATION")
+    assert_problem(await phone.rotate(), 412, "STALE_GENERATION")
     assert await database.vault(user) == before
     await phone.sign_in()
     assert phone.held == second
@@ -142,7 +143,3 @@ async def _status(browser: Browser) -> tuple[bool, bool, bool]:
 
 def _ok(answer: Answer, body: dict[str, bool]) -> None:
     assert (answer.status, answer.json) == (200, body)
-
-
-def _refused(answer: Answer, status: int, code: str) -> None:
-    assert (answer.status, answer.code) == (status, code)

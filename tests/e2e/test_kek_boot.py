@@ -2,18 +2,16 @@
 
 import asyncio
 import json
-import time
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from custody.settings import ConfigurationError
-from tests.bao_server import Bao, least_policy
+from tests.bao_server import Bao, least_policy, to_the_next_second
 from tests.client import Client, becomes, client_session, readiness
 from tests.db.command import custody
 from tests.e2e.keks import Place, make_place, make_vaults, overrides
-from tests.eventually import eventually
 from tests.faulty_proxy import Fault, faulty_proxy
 from tests.kek.kms_stub import kms_stub
 from tests.leaks import remember
@@ -30,12 +28,6 @@ async def refusal(database: Database, issuer: Issuer, folder: Path, *places: Pla
     done = await asyncio.to_thread(custody, environ, "serve")
     assert done.code == 78, done.err
     return done.complaint
-
-
-async def next_second() -> None:
-    """Wait for it: versions of a transit key are told apart by the second they were made in."""
-    second = int(time.time())
-    await eventually(lambda: int(time.time()) > second)
 
 
 async def test_changed_credential_under_a_known_kek_id_refuses_the_boot(
@@ -59,7 +51,7 @@ async def test_transit_key_made_again_refuses_the_boot(
     bao.delete_key(key)
     line = await refusal(database, issuer, tmp_path, place)
     assert f"KEK {place.uri}: there is no such key" in line
-    await next_second()
+    await asyncio.sleep(to_the_next_second())
     bao.make_key(key)
     line = await refusal(database, issuer, tmp_path, place)
     assert f"KEK {place.uri}: the kek_id {place.stamp} stands for other key material" in line
@@ -77,7 +69,7 @@ async def test_transit_key_made_again_under_a_serving_daemon_is_never_written_to
     ):
         assert (await Client(daemon, session, "alice").init()).status == 200
         bao.delete_key(key)
-        await next_second()
+        await asyncio.sleep(to_the_next_second())
         bao.make_key(key, derived=False)
         # At once: nothing has asked for the key since.
         answer = await Client(daemon, session, "bob").init()

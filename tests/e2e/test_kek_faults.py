@@ -3,14 +3,14 @@ service back within seconds of the cure, without a restart."""
 
 import asyncio
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import aiohttp
 import pytest
 
-from tests.bao_server import Bao, bao_server
+from tests.bao_server import Bao
 from tests.client import Client, becomes, client_session
 from tests.e2e import quick
 from tests.e2e.kek_faults import (
@@ -76,13 +76,6 @@ async def goes_through(
     # Nobody whose KEK is well has noticed anything.
     assert seen.lost() == []
     assert seen.answered > 3 * len(users)
-
-
-@pytest.fixture(scope="module")
-def own_bao(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Bao]:
-    """A server that these tests may kill."""
-    with bao_server(tmp_path_factory.mktemp("own-bao")) as server:
-        yield server
 
 
 def each(faults: Sequence[str], *some: str) -> list[Any]:

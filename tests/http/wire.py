@@ -125,14 +125,7 @@ def assert_safe_headers(answer: Answer) -> None:
 
 
 def assert_problem(answer: Answer, status: int, code: str, name: str = "") -> None:
-    """An answer is this problem, and has room for nothing else.
-
-    Args:
-        answer: the answer.
-        status: of it.
-        code: of it.
-        name: of the test's case.
-    """
+    """An answer is this problem, and has room for nothing else; the name is that of a case."""
     assert (answer.status, answer.code) == (status, code), name
     assert_safe_headers(answer)
     assert answer.headers.get("Content-Type") == "application/problem+json"

@@ -5,7 +5,7 @@ import itertools
 import re
 import secrets
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
@@ -24,7 +24,7 @@ from tests.kek.fakes import FakeKms
 from tests.kek.kit import aws_kms_kek, refusal
 from tests.kek.kms_stub import kms_stub
 from tests.leaks import remember
-from tests.moto_server import Moto, moto_server
+from tests.moto_server import Moto
 
 pytestmark = pytest.mark.usefixtures("known_backends", "patient_calls", "no_aws_environ")
 
@@ -33,12 +33,6 @@ ARN = f"arn:aws:kms:eu-central-1:111122223333:key/{KEY_ID}"
 REGION = {"AWS_REGION": "eu-central-1"}
 
 Build = Callable[..., AwsKmsKek]
-
-
-@pytest.fixture(scope="module")
-def moto() -> Iterator[Moto]:
-    with moto_server() as running:
-        yield running
 
 
 @pytest.fixture

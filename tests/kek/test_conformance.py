@@ -113,9 +113,9 @@ TEETH = [
     Tooth(broken.ChangesItsKekId, "check_refresh_changes_nothing", "a refresh changed the kek_id"),
     Tooth(broken.FailsToRefreshAgain, "check_refresh_changes_nothing", "must succeed again"),
     Tooth(broken.CannotBeProven, "check_proof", "the proof of a good KEK must succeed"),
-    Tooth(broken.FindsFault, "check_examination", "says finding: something is wrong"),
-    Tooth(broken.TellsTheKek, "check_examination", "a message shows a secret"),
-    Tooth(broken.SaysNothing, "check_examination", "helps nobody"),
+    Tooth(broken.FindsFault, "check_diagnostics", "say finding: something is wrong"),
+    Tooth(broken.TellsTheKek, "check_diagnostics", "a message shows a secret"),
+    Tooth(broken.SaysNothing, "check_diagnostics", "help nobody"),
     Tooth(broken.ShowsItself, "check_nothing_secret_is_shown", "shows a secret"),
     Tooth(broken.CannotCloseTwice, "check_closing", "must close again"),
     Tooth(

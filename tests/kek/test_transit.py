@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from kek_backends.base import OwnedWrap, Wrap
-from kek_backends.checks.life import check_examination
+from kek_backends.checks.life import check_diagnostics
 from kek_backends.errors import (
     Denied,
     KeyMissing,
@@ -34,7 +34,7 @@ pytestmark = pytest.mark.usefixtures("known_backends", "patient_calls")
 async def test_conformance(bao: Bao, check: Check, derived: bool) -> None:
     key = bao.make_key(derived=derived)
     environ = bao.environ(key, period="24h")
-    if check is check_examination and not derived:
+    if check is check_diagnostics and not derived:
         # Such a key is a finding; what the check is about, it must do all the same.
         with pytest.raises(AssertionError, match="not derived"):
             await check(Subject.named(f"vault:transit/{key}", environ=environ))

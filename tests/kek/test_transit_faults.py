@@ -17,7 +17,7 @@ from kek_backends.errors import Denied, KekError, Misconfigured, Tampered, Throt
 from kek_backends.loader import load
 from kek_backends.remote import CALL_SECONDS
 from kek_backends.transit.kek import TransitKek
-from tests.bao_server import Bao, bao_server
+from tests.bao_server import Bao
 from tests.eventually import eventually
 from tests.faulty_proxy import Fault, FaultyProxy, faulty_proxy
 from tests.kek.kit import (
@@ -57,13 +57,6 @@ def limits(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> L
             yield
 
     return short
-
-
-@pytest.fixture(scope="module")
-def own_bao(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Bao]:
-    """A server that these tests may kill: others share theirs."""
-    with bao_server(tmp_path_factory.mktemp("own-bao")) as server:
-        yield server
 
 
 @asynccontextmanager

@@ -80,6 +80,7 @@ def _contexts() -> set[str]:
     return (
         {error.context for error in _vault_errors()}
         | set(_strings("custody/vault/service.py", phrases))
+        | set(_strings("custody/vault/failures.py", phrases))
         | set(_strings("custody/rewrap", phrases, inside="Event"))
         | ends
     )

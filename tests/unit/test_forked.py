@@ -4,11 +4,11 @@ import os
 import signal
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import pytest
 
+from tests.eventually import soon
 from tests.forked import Forked
 
 
@@ -39,7 +39,6 @@ def test_it_leads_a_group_and_ends_by_a_signal(tmp_path: Path) -> None:
     with pytest.raises(subprocess.TimeoutExpired):
         process.wait(0.3)
     assert process.poll() is None
-    while os.getpgid(process.pid) != process.pid:
-        time.sleep(0.01)
+    soon(lambda: os.getpgid(process.pid) == process.pid)
     process.terminate()
     assert process.wait(20) == -signal.SIGTERM

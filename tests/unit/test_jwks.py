@@ -37,11 +37,6 @@ NON_CANONICAL_LOW_ORDER = [
 ]
 
 
-@pytest.fixture(scope="module")
-def issuer() -> Issuer:
-    return Issuer()
-
-
 def _kids(document: bytes) -> list[str | None]:
     return [key.kid for key in parse_jwks(document)]
 

@@ -1,19 +1,39 @@
-"""The SDK's session: what it knows of credentials, profiles and timeouts."""
+"""The SDK: its session with credentials and timeouts, and what its exceptions mean."""
 
 import logging
 from collections.abc import Mapping
 from typing import Any
 
 import botocore.session
+from botocore import exceptions as sdk
 from botocore.config import Config
 
-from kek_backends.aws.errors import translate
-from kek_backends.errors import Misconfigured
+from kek_backends.aws.errors import CredentialsRefused, by_code
+from kek_backends.errors import KekError, Misconfigured, Transient
 from kek_backends.remote import ATTEMPT_SECONDS, CONCURRENT_CALLS
 from kek_backends.uri import KekUri
 
 # Long enough for one lost SYN; the read timeout is cut further by the attempt's deadline.
 _CONNECT_SECONDS = 1.5
+# Only the operator can cure these, on this host.
+_CONFIGURATION = (
+    sdk.ConfigNotFound,
+    sdk.ConfigParseError,
+    sdk.InvalidConfigError,
+    sdk.InvalidRegionError,
+    sdk.NoCredentialsError,
+    sdk.NoRegionError,
+    sdk.PartialCredentialsError,
+    sdk.ProfileNotFound,
+    sdk.UnknownCredentialError,
+)
+_LOGIN = (sdk.LoginError, sdk.SSOError, sdk.TokenRetrievalError)
+_CONNECTION = (
+    sdk.ConnectionError,
+    sdk.HTTPClientError,
+    sdk.CredentialRetrievalError,
+    sdk.MetadataRetrievalError,
+)
 
 
 def open_session(uri: KekUri, environ: Mapping[str, str]) -> Any:
@@ -24,7 +44,7 @@ def open_session(uri: KekUri, environ: Mapping[str, str]) -> Any:
         environ: the variables of the process.
 
     Raises:
-        Misconfigured: a half of the access key is missing, or the SDK's own configuration is wrong.
+        Misconfigured: half of the access key is missing, or the SDK's own configuration is wrong.
     """
     key, secret = environ.get("AWS_ACCESS_KEY_ID"), environ.get("AWS_SECRET_ACCESS_KEY")
     if bool(key) != bool(secret):
@@ -57,3 +77,27 @@ def open_session(uri: KekUri, environ: Mapping[str, str]) -> Any:
     else:
         return session
     raise failed
+
+
+def translate(uri: KekUri, error: Exception) -> KekError:
+    """Return our error for one of the SDK's. Nothing of its text is kept.
+
+    Args:
+        uri: of the KEK, for the message.
+        error: the exception.
+    """
+    kind = type(error).__name__
+    if isinstance(error, sdk.ClientError):
+        code = str(error.response.get("Error", {}).get("Code"))
+        status = error.response.get("ResponseMetadata", {}).get("HTTPStatusCode", 0)
+        return by_code(uri, error.operation_name, code, status)
+    if isinstance(error, _CONFIGURATION):
+        return Misconfigured(
+            f"KEK {uri.text}: the AWS configuration of this host is wrong ({kind}); check "
+            "AWS_PROFILE, the files it names, and the credentials"
+        )
+    if isinstance(error, _LOGIN):
+        return CredentialsRefused(f"{uri.text}: the login has ended ({kind}); run: aws sso login")
+    if isinstance(error, _CONNECTION):
+        return Transient(f"{uri.text}: AWS can't be reached ({kind})")
+    return Transient(f"{uri.text}: an answer that makes no sense ({kind})")
