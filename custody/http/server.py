@@ -121,7 +121,7 @@ class _Connection(web.RequestHandler):
         else:
             problem = problems.bad_request("This is not HTTP/1.1 as this server reads it.")
         response = problem.response()
-        response.headers[REQUEST_ID] = new_request_id()
+        response.fields[REQUEST_ID] = new_request_id()
         response.force_close()
         return response
 
