@@ -12,6 +12,7 @@ from aiohttp import web
 from aiohttp.test_utils import TestServer
 from cryptography.exceptions import InvalidSignature
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
+from jwt.utils import base64url_decode
 from structlog.testing import capture_logs
 
 from custody.auth.http_source import http_source
@@ -19,7 +20,7 @@ from custody.auth.jwk import JwksError, parse_jwks
 from custody.auth.jwks import IssuerUnavailable, JwksCache
 from custody.auth.sources import file_source
 from tests.certificates import make_certificate
-from tests.tokens import ABSENT, Issuer, b64, unb64
+from tests.tokens import ABSENT, Issuer, b64
 from tests.unit.served_jwks import ServedJwks, jwks
 
 P = 2**255 - 19
@@ -113,7 +114,7 @@ class TestParse:
     @pytest.mark.parametrize("respell", [lambda x: x + "=", lambda x: x[:-1] + chr(ord(x[-1]) + 1)])
     def test_point_spelled_otherwise(self, issuer: Issuer, respell: Callable[[str], str]) -> None:
         x = respell(str(issuer.jwk()["x"]))
-        assert unb64(x[:43]) == issuer.key.public_key().public_bytes_raw()
+        assert base64url_decode(x[:43]) == issuer.key.public_key().public_bytes_raw()
         assert parse_jwks(jwks(issuer.jwk(x=x))) == ()
 
     def test_entries_that_are_no_keys(self, issuer: Issuer) -> None:
