@@ -140,7 +140,8 @@ def postgres_server(*, durable: bool = False) -> Iterator[EmbeddedPostgres]:
             asyncio.run(make_template(server))
             server.grant_logins()
             yield server
-            shutil.copy(server.folder / "postgres.log", LOGS / f"postgres-{os.getpid()}.log")
+            log = LOGS / f"postgres-{os.getpid()}-{secrets.token_hex(4)}.log"
+            shutil.copy(server.folder / "postgres.log", log)
     finally:
         shutil.rmtree(parent, ignore_errors=True)
 

@@ -300,7 +300,6 @@ _ALGORITHMS: dict[str, Builder] = {
     "alg null": _header(alg=None),
     "alg a list": _header(alg=["EdDSA"]),
     "alg in another case": _header(alg="eddsa"),
-    "alg Ed25519": _header(alg="Ed25519"),
     "alg HS256, signed with Ed25519": _header(alg="HS256"),
     "alg RS256, signed with Ed25519": _header(alg="RS256"),
     "HS256 with the raw public key": _hs256(lambda i: i.key.public_key().public_bytes_raw()),
