@@ -9,6 +9,7 @@ import hmac
 import json
 import time
 from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
 from functools import cache
 
 from cryptography.hazmat.primitives.asymmetric import rsa
@@ -48,6 +49,7 @@ def _rsa_key() -> rsa.RSAPrivateKey:
     return rsa.generate_private_key(public_exponent=65537, key_size=2048)
 
 
+@dataclass(eq=False)
 class Issuer:
     """An issuer with a current key, a standby key, and an RSA key for something else.
 
@@ -58,19 +60,12 @@ class Issuer:
         now: seconds since 1970.
     """
 
-    def __init__(
-        self,
-        url: str = "https://auth.example",
-        audience: str = "mana",
-        kid: str = "key-1",
-        now: Callable[[], float] = time.time,
-    ) -> None:
-        self.url = url
-        self.audience = audience
-        self.kid = kid
-        self.now = now
-        self.key = Ed25519PrivateKey.generate()
-        self.standby_key = Ed25519PrivateKey.generate()
+    url: str = "https://auth.example"
+    audience: str = "mana"
+    kid: str = "key-1"
+    now: Callable[[], float] = time.time
+    key: Ed25519PrivateKey = field(default_factory=Ed25519PrivateKey.generate)
+    standby_key: Ed25519PrivateKey = field(default_factory=Ed25519PrivateKey.generate)
 
     def jwk(self, **members: object) -> dict[str, object]:
         """Return the current key's JWK."""

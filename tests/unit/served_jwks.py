@@ -2,6 +2,7 @@
 
 import asyncio
 import json
+from dataclasses import dataclass, field
 
 from custody.auth.jwks import JwksCache
 from custody.auth.rules import TokenRules
@@ -10,34 +11,32 @@ from tests.clock import Clock
 from tests.tokens import Issuer
 
 
+@dataclass(eq=False)
 class ServedJwks:
     """Serves ``document``; ``problem`` is raised instead, and who fetches waits for ``gate``.
 
     Args:
         issuer: whose tokens are verified.
         document: of the issuer's, unless told otherwise.
-        now: the first time of its clock.
+        clock: of the cache and of the verifier.
         max_age: of the cache.
     """
 
-    def __init__(
-        self,
-        issuer: Issuer,
-        document: bytes = b"",
-        now: float = 1000.0,
-        max_age: float = 86400,
-    ) -> None:
-        self.issuer = issuer
-        self.document = document or issuer.jwks()
-        self.clock = Clock(now)
-        self.fetches = 0
-        self.problem: Exception | None = None
+    issuer: Issuer
+    document: bytes = b""
+    clock: Clock = field(default_factory=Clock)
+    max_age: float = 86400
+    fetches: int = 0
+    problem: Exception | None = None
+
+    def __post_init__(self) -> None:
+        self.document = self.document or self.issuer.jwks()
         self.gate = asyncio.Event()
         self.gate.set()
         self.cache = JwksCache(
-            fetch=self.fetch, source="https://i/jwks", max_age=max_age, clock=self.clock
+            fetch=self.fetch, source="https://i/jwks", max_age=self.max_age, clock=self.clock
         )
-        rules = TokenRules(issuer.url, issuer.audience, now=self.clock)
+        rules = TokenRules(self.issuer.url, self.issuer.audience, now=self.clock)
         self.verifier = TokenVerifier(self.cache, rules)
 
     async def fetch(self) -> bytes:

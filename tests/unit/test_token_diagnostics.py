@@ -9,6 +9,7 @@ from custody.auth.diagnostics import explain
 from custody.auth.refusals import InvalidToken, Reason
 from custody.ops.token_doctor import examine_token
 from kek_backends.findings import Verdict
+from tests.clock import Clock
 from tests.tokens import BAD_TOKENS, Issuer
 from tests.unit.served_jwks import ServedJwks
 
@@ -22,7 +23,7 @@ def issuer() -> Issuer:
 
 @pytest.mark.parametrize("name", BAD_TOKENS)
 async def test_the_reason_of_the_daemon_is_among_what_is_said(issuer: Issuer, name: str) -> None:
-    world, value = ServedJwks(issuer, now=NOW), BAD_TOKENS[name](issuer)
+    world, value = ServedJwks(issuer, clock=Clock(NOW)), BAD_TOKENS[name](issuer)
     await world.cache.refresh()
     with pytest.raises(InvalidToken) as refusal:
         await world.verifier.verify(value)
@@ -34,7 +35,7 @@ async def test_the_reason_of_the_daemon_is_among_what_is_said(issuer: Issuer, na
 
 
 async def test_all_that_is_wrong_is_said_at_once(issuer: Issuer) -> None:
-    world = ServedJwks(issuer, now=NOW)
+    world = ServedJwks(issuer, clock=Clock(NOW))
     await world.cache.refresh()
     token = issuer.token(iss="https://other", aud="else", exp=NOW - 90000, cnf={"jkt": "x"}, sub=7)
     found = explain(token, world.verifier.rules, world.cache.keys)

@@ -10,6 +10,7 @@ from custody.auth.jwk import JwksError
 from custody.auth.jwks import IssuerUnavailable
 from custody.auth.refusals import InvalidToken, Reason
 from custody.auth.tokens import Principal, TokenVerifier
+from tests.clock import Clock
 from tests.tokens import ABSENT, BAD_TOKENS, UNSENDABLE, Issuer
 from tests.unit.served_jwks import ServedJwks
 
@@ -35,7 +36,7 @@ def issuer() -> Issuer:
 
 @pytest.fixture
 def source(issuer: Issuer) -> ServedJwks:
-    return ServedJwks(issuer, now=NOW)
+    return ServedJwks(issuer, clock=Clock(NOW))
 
 
 @pytest.fixture
@@ -149,7 +150,7 @@ async def test_token_that_lives_long_enough(
 @pytest.mark.parametrize("of_the_key", ["EdDSA", "Ed25519", None, ABSENT])
 async def test_one_algorithm_by_two_names(issuer: Issuer, alg: str, of_the_key: object) -> None:
     jwks = json.dumps({"keys": [issuer.jwk(alg=of_the_key)]}).encode()
-    verifier = ServedJwks(issuer, jwks, now=NOW).verifier
+    verifier = ServedJwks(issuer, jwks, clock=Clock(NOW)).verifier
     token = issuer.signed(issuer.header(alg=alg), issuer.claims())
     assert await verifier.verify(f"Bearer {token}") == Principal("user-1")
 
@@ -182,7 +183,7 @@ async def test_standby_key(verifier: TokenVerifier, issuer: Issuer) -> None:
 
 
 async def test_no_kid_with_one_key(issuer: Issuer) -> None:
-    verifier = ServedJwks(issuer, issuer.jwks(only_current=True), NOW).verifier
+    verifier = ServedJwks(issuer, issuer.jwks(only_current=True), Clock(NOW)).verifier
     token = issuer.signed(issuer.header(kid=ABSENT), issuer.claims())
     assert await verifier.verify(f"Bearer {token}") == Principal("user-1")
 

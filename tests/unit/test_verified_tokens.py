@@ -12,6 +12,7 @@ from custody.auth.jwks import IssuerUnavailable
 from custody.auth.refusals import InvalidToken
 from custody.auth.tokens import Principal
 from custody.auth.verified import VerifiedTokens, name_of
+from tests.clock import Clock
 from tests.tokens import Issuer
 from tests.unit.served_jwks import ServedJwks, jwks
 
@@ -20,7 +21,7 @@ NOW = 1_800_000_000.0
 
 @pytest.fixture
 def world() -> ServedJwks:
-    return ServedJwks(Issuer(now=lambda: NOW), now=NOW, max_age=1000)
+    return ServedJwks(Issuer(now=lambda: NOW), clock=Clock(NOW), max_age=1000)
 
 
 @pytest.fixture
