@@ -35,7 +35,7 @@ class Good(EnvKek):
         """Return whom a wrap is bound to."""
         return user_id
 
-    def written(self, wrap: Wrap) -> Wrap:
+    def written(self, wrap: Wrap, _master_key: bytes) -> Wrap:
         """Return what a new wrap becomes."""
         return wrap
 
@@ -52,7 +52,7 @@ class Good(EnvKek):
         raise error
 
     async def _wrap(self, user_id: str, master_key: bytes) -> Wrap:
-        return self.written(await super()._wrap(self.user(user_id), master_key))
+        return self.written(await super()._wrap(self.user(user_id), master_key), master_key)
 
     async def _unwrap(self, user_id: str, wrap: Wrap) -> bytes:
         try:
@@ -66,9 +66,9 @@ def mistaken(name: str, base: type[Good] = Good, **steps: Any) -> type[Good]:
     return type(name, (base,), steps)
 
 
-def changed(**columns: Any) -> Callable[[Good, Wrap], Wrap]:
+def changed(**columns: Any) -> Callable[..., Wrap]:
     """Return a step that changes columns of a wrap."""
-    return lambda kek, wrap: replace(wrap, **columns)
+    return lambda kek, wrap, *_: replace(wrap, **columns)
 
 
 def raising(kind: type[KekError], text: str) -> Callable[..., bytes]:
@@ -115,6 +115,20 @@ IgnoresTheTail = mistaken("IgnoresTheTail", read=cut)
 AcceptsWhiteSpace = mistaken(
     "AcceptsWhiteSpace", read=lambda kek, wrap: replace(wrap, wrapped_mk=wrap.wrapped_mk.strip())
 )
+IgnoresTheIv = mistaken(
+    "IgnoresTheIv",
+    written=lambda kek, wrap, key: replace(wrap, wrapped_mk=wrap.wrap_iv + wrap.wrapped_mk),
+    read=lambda kek, wrap: replace(
+        wrap, wrap_iv=wrap.wrapped_mk[:32], wrapped_mk=wrap.wrapped_mk[32:]
+    ),
+)
+ShowsTheKey = mistaken(
+    "ShowsTheKey",
+    written=lambda kek, wrap, key: replace(
+        wrap, wrapped_mk=wrap.wrapped_mk + base64.b64encode(key).decode()
+    ),
+    read=cut,
+)
 IgnoresTheTag = mistaken("IgnoresTheTag", refused=lambda kek, wrap, error: bytes(32))
 CallsDamageAnOutage = mistaken("CallsDamageAnOutage", refused=raising(Transient, "no answer"))
 ShowsTheRow = mistaken("ShowsTheRow", refused=raising(Tampered, "{} does not open"))
@@ -144,26 +158,6 @@ class RefusesLongUsers(Good):
         if len(user_id.encode()) > 255:
             raise Denied("too long")
         return user_id
-
-
-class ShowsTheKey(Good):
-    read = cut
-
-    async def _wrap(self, user_id: str, master_key: bytes) -> Wrap:
-        wrap = await super()._wrap(user_id, master_key)
-        return replace(wrap, wrapped_mk=wrap.wrapped_mk + base64.b64encode(master_key).decode())
-
-
-class IgnoresTheIv(Good):
-    nonce = base64.b64encode(b"N" * aead.XAES_NONCE_SIZE).decode()
-
-    async def _wrap(self, user_id: str, master_key: bytes) -> Wrap:
-        aad = aead.associated_data(user_id, "env-v1")
-        sealed = aead.xaes_encrypt(KEY, b"N" * 24, master_key, aad)
-        return Wrap(base64.b64encode(sealed).decode(), "", 2, "env-v1")
-
-    def read(self, wrap: Wrap) -> Wrap:
-        return replace(wrap, wrap_iv=self.nonce)
 
 
 class Remembers(Good):

@@ -56,9 +56,6 @@ class KmsStub(HttpServer):
     def environ(self) -> dict[str, str]:
         return Moto(self.url).environ
 
-    def asked(self, operation: str) -> list[Request]:
-        return [request for name, request in self.requests if name == operation]
-
     def answer(self, operation: str, request: Request) -> dict[str, Any]:
         """Answer honestly.
 

@@ -403,7 +403,7 @@ async def test_a_decrypt_only_key_needs_no_more(stub: KmsStub, build: Build) -> 
     stub.denied = {"Encrypt", "ReEncryptTo"}
     (seen,) = await build(stub).examine(active=False)
     assert seen.verdict is Verdict.OK
-    assert [one["DryRun"] for one in stub.asked("Decrypt")] == [True]
+    assert [one["DryRun"] for name, one in stub.requests if name == "Decrypt"] == [True]
 
 
 async def test_the_doctor_does_not_ask_for_rights_when_credentials_are_wrong(

@@ -2,6 +2,7 @@
 
 import contextlib
 import json
+import re
 import shutil
 import subprocess
 import sys
@@ -211,12 +212,10 @@ def test_a_lock_names_no_place(name: str) -> None:
 def pins(name: str) -> dict[str, list[str]]:
     """Return the hashes of each pin, its condition included."""
     found: dict[str, list[str]] = {}
-    for line in (ROOT / name).read_text("utf-8").splitlines():
-        if line[:1] == " ":
-            found[list(found)[-1]].append(line.strip(" \\"))
-        else:
-            assert "==" in line
-            found[line.rstrip(" \\")] = []
+    for block in re.split(r"\n(?=\S)", (ROOT / name).read_text("utf-8")):
+        pin, *hashes = (line.strip(" \\") for line in block.splitlines())
+        assert "==" in pin
+        found[pin] = hashes
     return found
 
 
