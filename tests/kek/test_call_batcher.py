@@ -48,10 +48,10 @@ class Kms:
 
     async def fill(self) -> "list[asyncio.Task[int]]":
         """Have all calls under way that there may be, with one item each: 1, 2…"""
-        asked = []
+        asked: list[asyncio.Task[int]] = []
         for item in range(1, CALLS_AT_ONCE + 1):
-            asked += self.ask(item)
-            await eventually(lambda item=item: self.running == item)  # type: ignore[misc]
+            asked.extend(self.ask(item))
+            await eventually(lambda: self.running == len(asked))
         self.calls.clear()
         return asked
 

@@ -38,9 +38,8 @@ def generator(
 
 
 def text(body: bytes = b"{}", status: str = "200 OK", *, more: bytes = b"") -> bytes:
-    size = str(len(body)).encode()
-    head = b"HTTP/1.1 " + status.encode() + b"\r\nContent-Length: " + size + b"\r\n"
-    return head + more + b"\r\n" + body
+    head = f"HTTP/1.1 {status}\r\nContent-Length: {len(body)}\r\n"
+    return head.encode() + more + b"\r\n" + body
 
 
 def test_percentiles_are_times_that_were_measured() -> None:
