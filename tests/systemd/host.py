@@ -13,10 +13,10 @@ from typing import Any
 
 from kek_backends.systemd import SystemdKek
 from kek_backends.uri import KekUri
-from tests.leaks import LOGS, remember
+from tests.leaks import remember
 from tests.ports import free_port
 from tests.servers import Daemon, Database
-from tests.systemd.installation import install_units, sources
+from tests.systemd.installation import CHECKOUT, install_units
 from tests.systemd.throwaway import Answer, Bind, System, throwaway
 from tests.tokens import Issuer
 
@@ -91,16 +91,6 @@ class Host(System):
 
 
 @contextmanager
-def journal_is_searched(system: System) -> Iterator[None]:
-    """Have the journal searched for secrets at the end of the run."""
-    try:
-        yield
-    finally:
-        journal = system.run("journalctl", "--no-pager", "--output=cat", check=False).stdout
-        (LOGS / f"journal-{secrets.token_hex(4)}.log").write_text(journal, "utf-8")
-
-
-@contextmanager
 def host(installation: tuple[Bind, ...], database: Database, issuer: Issuer) -> Iterator[Host]:
     """Boot a host for the length of the block; its daemon is configured, and not started.
 
@@ -116,9 +106,9 @@ def host(installation: tuple[Bind, ...], database: Database, issuer: Issuer) -> 
         issuer=issuer,
         database=database,
     )
-    with throwaway([sources(), *installation]) as system, journal_is_searched(system):
+    with throwaway([CHECKOUT, *installation]) as system:
         install_units(system)
-        made = Host(system.init, system.cgroup, system.own_network, daemon)
+        made = Host(system.init, system.cgroup, daemon)
         made.drop_in(
             "custody.socket", "[Socket]", "ListenStream=", f"ListenStream=127.0.0.1:{port}"
         )

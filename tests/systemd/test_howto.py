@@ -11,9 +11,8 @@ import pytest
 from tests.leaks import remember
 from tests.servers import ROOT
 from tests.systemd.conftest import need
-from tests.systemd.host import journal_is_searched
 from tests.systemd.howto import sections
-from tests.systemd.installation import sources
+from tests.systemd.installation import CHECKOUT
 from tests.systemd.neighbours import BAO, ISSUER, start_issuer, start_openbao, start_postgresql
 from tests.systemd.throwaway import Bind, System, throwaway
 from tests.tokens import Issuer
@@ -42,10 +41,7 @@ def missing_packages() -> str | None:
 def fresh(installation: tuple[Bind, ...], issuer: Issuer) -> Iterator[System]:
     """A host with the packages of the how-to, and somewhere in its network the issuer."""
     need(missing_packages())
-    with (
-        throwaway([sources(), BAO, *installation], own_network=True) as system,
-        journal_is_searched(system),
-    ):
+    with throwaway([CHECKOUT, BAO, *installation], own_network=True) as system:
         # The packages are here; newer ones are out of reach.
         system.write("/etc/apt/apt.conf.d/throwaway", 'APT::Get::Upgrade "false";\n')
         start_postgresql(system)
