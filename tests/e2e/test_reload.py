@@ -260,7 +260,7 @@ async def test_old_kek_is_added_and_removed(
         issuer,
         tmp_path,
         {"kek": FIRST, "old_keks": []},
-        ready=False,
+        probe="livez",
         module=pace,
         **variables,
     ) as at:
@@ -290,7 +290,7 @@ async def test_kek_that_is_active_elsewhere_already_stays_readable(
     """The active KEK and an old one change places: until the restart both are read."""
     variables = await with_two_keks(database, issuer, tmp_path)
     values = {"kek": FIRST, "old_keks": [SECOND_KEK]}
-    with configured(database, issuer, tmp_path, values, ready=True, **variables) as at:
+    with configured(database, issuer, tmp_path, values, **variables) as at:
         async with client_session() as session:
             alice, bob, carol = (Client(at.daemon, session, u) for u in ("alice", "bob", "carol"))
             assert (await bob.init()).json["kekId"] == "first"
@@ -384,7 +384,7 @@ async def test_what_is_wrong_changes_nothing(
     if "jwks_file" in settings:
         variables["JWKS_FILE"] = ""
         values["jwks_file"] = str(jwks)
-    with configured(database, issuer, tmp_path, values, ready=False, **variables) as at:
+    with configured(database, issuer, tmp_path, values, probe="livez", **variables) as at:
         at.write(cors_origins=[SECOND], log_level="debug", **settings)
         for file, text in files.items():
             if text is None:
@@ -415,7 +415,7 @@ async def test_old_kek_while_the_database_is_down(
         port, behind = str(database.server.port), str(proxy.port)
         variables["DATABASE_URL"] = database.url("custody_app").replace(port, behind)
         values = {"kek": FIRST, "old_keks": [], "cors_origins": [ORIGIN]}
-        with configured(database, issuer, tmp_path, values, ready=False, **variables) as at:
+        with configured(database, issuer, tmp_path, values, probe="livez", **variables) as at:
             await becomes(at.daemon, 503, kek="rows carry the kek_id second")
             proxy.fault = Fault.REFUSE
             reason = await at.refuses(old_keks=[SECOND_KEK], cors_origins=[SECOND])
@@ -438,7 +438,7 @@ async def test_what_needs_a_restart_is_named_without_its_value(
 ) -> None:
     variables = await with_two_keks(database, issuer, tmp_path)
     values = {"kek": FIRST, "database_url": database.url("custody_app")}
-    with configured(database, issuer, tmp_path, values, ready=False, **variables) as at:
+    with configured(database, issuer, tmp_path, values, probe="livez", **variables) as at:
         await at.reloads()
         assert at.daemon.events("restart_needed") == []
         password = remember(secrets.token_hex(16))
@@ -461,7 +461,7 @@ async def test_what_needs_a_restart_is_named_without_its_value(
 async def test_addresses_need_a_restart(database: Database, issuer: Issuer, tmp_path: Path) -> None:
     first, second = (f"127.0.0.1:{free_port()}" for _ in range(2))
     values = {"listen": first}
-    with configured(database, issuer, tmp_path, values, ready=True) as at:
+    with configured(database, issuer, tmp_path, values) as at:
         await at.reloads(listen=second)
         (needed,) = at.daemon.events("restart_needed")
         assert needed["changed"] == ["CUSTODY_LISTEN"]
@@ -503,7 +503,7 @@ async def test_reloads_under_load_are_noticed_by_nobody(
     variables = await with_two_keks(database, issuer, tmp_path)
     values = {"kek": FIRST, "old_keks": [], "cors_origins": [], "log_level": "info"}
     users = [f"user-{n}" for n in range(8)]
-    with configured(database, issuer, tmp_path, values, ready=False, **variables) as at:
+    with configured(database, issuer, tmp_path, values, probe="livez", **variables) as at:
         async with client_session() as session:
             made = await asyncio.gather(*(Client(at.daemon, session, u).init() for u in users))
             assert {answer.status for answer in made} == {200}

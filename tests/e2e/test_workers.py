@@ -118,7 +118,7 @@ async def test_two_of_them_are_one_service(
             "raw_NOTIFY_SOCKET": manager.address,
         }
         values: dict[str, Any] = {"cors_origins": []}
-        with configured(database, issuer, tmp_path, values, ready=True, **overrides) as at:
+        with configured(database, issuer, tmp_path, values, **overrides) as at:
             await eventually(lambda: manager.status.startswith("2 of 2 processes | http:"), 40)
             workers = workers_of(at.daemon)
             assert list(workers) == [0, 1]
@@ -238,7 +238,7 @@ async def test_ready_when_the_first_one_is(
         }
         values: dict[str, Any] = {"cors_origins": []}
         with configured(
-            database, issuer, tmp_path, values, ready=False, module="custody", **overrides
+            database, issuer, tmp_path, values, probe="livez", module="custody", **overrides
         ) as at:
             await eventually(lambda: len(manager.said("EXTEND_TIMEOUT_USEC")) >= 3)
             await eventually(lambda: "NOT READY: database" in manager.status)
@@ -336,9 +336,7 @@ async def test_configuration_that_breaks_later_ends_no_process_that_serves(
     """One that can't start is tried again; it starts when the file is right again."""
     overrides = {"WORKERS": str(COUNT), "raw_RUNTIME_DIRECTORY": str(tmp_path)}
     values: dict[str, Any] = {"cors_origins": []}
-    with configured(
-        database, issuer, tmp_path, values, ready=True, module="custody", **overrides
-    ) as at:
+    with configured(database, issuer, tmp_path, values, module="custody", **overrides) as at:
         await serving(at.daemon, COUNT)
         at.write(rate_limit=-1)
         os.kill(workers_of(at.daemon)[0], signal.SIGKILL)
@@ -436,9 +434,7 @@ async def test_a_reload_reaches_all_of_them(
             "raw_NOTIFY_SOCKET": manager.address,
         }
         values: dict[str, Any] = {"cors_origins": []}
-        with configured(
-            database, issuer, tmp_path, values, ready=True, module="custody", **overrides
-        ) as at:
+        with configured(database, issuer, tmp_path, values, module="custody", **overrides) as at:
             await eventually(lambda: manager.status.startswith(f"{COUNT} of {COUNT}"), 40)
             at.write(cors_origins=[origin])
             at.hang_up()
