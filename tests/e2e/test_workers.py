@@ -21,10 +21,10 @@ from custody.sockets.listeners import Listeners
 from tests.client import Client, client_session, readiness
 from tests.db.command import custody
 from tests.db.embedded_server import alive
-from tests.e2e.hangup import Configured, configured
+from tests.e2e.hangup import configured
 from tests.e2e.held import held, one_waits
 from tests.e2e.keks import Place, make_vaults
-from tests.e2e.service_manager import ServiceManager, service_manager
+from tests.e2e.service_manager import service_manager
 from tests.eventually import eventually, soon
 from tests.faulty_proxy import Fault, faulty_proxy
 from tests.http import wire
@@ -64,11 +64,6 @@ def variables_of(process: int) -> set[str]:
     """Return the names of a process's variables; root alone may ask for them."""
     text = Path("/proc", str(process), "environ").read_text()
     return {line.partition("=")[0] for line in text.split("\0")}
-
-
-async def gone(process: int) -> None:
-    """Wait for the end of a process."""
-    await eventually(lambda: not alive(process))
 
 
 async def serving(daemon: Daemon, count: int) -> None:
@@ -122,9 +117,17 @@ async def test_two_of_them_are_one_service(
             await eventually(lambda: manager.status.startswith("2 of 2 processes | http:"), 40)
             workers = workers_of(at.daemon)
             assert list(workers) == [0, 1]
-            await they_serve_and_count(at.daemon, workers)
-            await they_reload(at, workers, manager)
-            await one_is_replaced(at.daemon, workers)
+            # Each answers while the others stand still, and its metrics are those of all of them.
+            for number in workers:
+                with alone(workers, number):
+                    assert await ask(at.daemon) == 200
+                    assert await answered(at.daemon) == number + 1
+            assert len(manager.said("READY")) == 1
+            await at.reloads(cors_origins=["https://app.example"])
+            await eventually(lambda: len(manager.said("READY")) == 2)
+            assert len(manager.said("RELOADING")) == 1
+            assert len(at.daemon.events("reloaded")) == len(workers)
+            await is_replaced(at.daemon, 1)
             workers = workers_of(at.daemon)
             at.daemon.running.send_signal(signal.SIGTERM)
             assert await at.daemon.ended(40) == 0
@@ -134,33 +137,17 @@ async def test_two_of_them_are_one_service(
     assert metrics_folders(tmp_path) == []
 
 
-async def they_serve_and_count(daemon: Daemon, workers: dict[int, int]) -> None:
-    """Each answers while the others stand still, and its metrics are those of all of them."""
-    for number in workers:
-        with alone(workers, number):
-            assert await ask(daemon) == 200
-            assert await answered(daemon) == number + 1
-
-
-async def they_reload(at: Configured, workers: dict[int, int], manager: ServiceManager) -> None:
-    assert len(manager.said("READY")) == 1
-    at.write(cors_origins=["https://app.example"])
-    at.hang_up()
-    await eventually(lambda: len(manager.said("READY")) == 2)
-    assert len(manager.said("RELOADING")) == 1
-    assert len(at.daemon.events("reloaded")) == len(workers)
-
-
-async def one_is_replaced(daemon: Daemon, workers: dict[int, int]) -> None:
-    """While it is missing the others serve."""
-    os.kill(workers[1], signal.SIGKILL)
-    await gone(workers[1])
+async def is_replaced(daemon: Daemon, number: int) -> None:
+    """One that is killed; while it is missing the others serve."""
+    before, came = workers_of(daemon), len(daemon.events("serving"))
+    os.kill(before[number], signal.SIGKILL)
+    await eventually(lambda: not alive(before[number]))
     async with load(daemon, ["alice"] * 4, "/status") as seen:
-        await serving(daemon, len(workers) + 1)
+        await serving(daemon, came + 1)
     assert (seen.answered > 0, seen.lost()) == (True, [])
     after = workers_of(daemon)
-    assert after.keys() == workers.keys()
-    assert {number for number in after if after[number] != workers[number]} == {1}
+    assert after.keys() == before.keys()
+    assert {n for n in after if after[n] != before[n]} == {number}
 
 
 async def test_what_gives_no_sign_of_life_is_killed(
@@ -256,14 +243,7 @@ async def test_one_that_is_killed_is_replaced_and_the_others_serve(
 ) -> None:
     with three(database, issuer, tmp_path) as daemon:
         for number in range(COUNT):
-            before = workers_of(daemon)
-            os.kill(before[number], signal.SIGKILL)
-            await gone(before[number])
-            async with load(daemon, ["alice"] * 4, "/status") as seen:
-                await serving(daemon, COUNT + number + 1)
-            assert (seen.answered > 0, seen.lost()) == (True, [])
-            after = workers_of(daemon)
-            assert {n for n in after if after[n] != before[n]} == {number}
+            await is_replaced(daemon, number)
         assert [event["code"] for event in daemon.events("process_ended")] == [-9] * COUNT
 
 

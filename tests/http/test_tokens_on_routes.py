@@ -38,12 +38,6 @@ def transactions(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     return opened
 
 
-def assert_unauthorized(name: str, answer: Answer, *, had_token: bool) -> None:
-    assert_problem(answer, 401, "UNAUTHORIZED", name)
-    challenge = 'Bearer error="invalid_token"' if had_token else "Bearer"
-    assert answer.headers.get("WWW-Authenticate") == challenge, name
-
-
 @pytest.mark.parametrize("route", ROUTES, ids=lambda route: f"{route.method} {route.path}")
 async def test_bad_tokens(
     daemon: Daemon, device: Callable[[str], Client], transactions: list[str], route: Route
@@ -63,7 +57,9 @@ async def test_bad_tokens(
                 route.method, daemon.base + route.path, headers=headers, data=b'{"enable":true}'
             ) as response:
                 answer = Answer(response.status, response.headers, await response.read())
-            assert_unauthorized(name, answer, had_token=value is not None)
+            assert_problem(answer, 401, "UNAUTHORIZED", name)
+            challenge = "Bearer" if value is None else 'Bearer error="invalid_token"'
+            assert answer.headers.get("WWW-Authenticate") == challenge, name
             if value:
                 assert value.encode() not in answer.body, name
     assert transactions == []
