@@ -38,13 +38,11 @@ def port_of(listener: socket.socket) -> int:
 
 def is_open(place: int | str | Path) -> bool:
     """Say whether somebody listens."""
-    tcp = isinstance(place, int)
-    with socket.socket(socket.AF_INET if tcp else socket.AF_UNIX) as probe:
-        try:
-            probe.connect(("127.0.0.1", place) if tcp else str(place))
-        except ConnectionRefusedError:
-            return False
-        return True
+    if isinstance(place, int):
+        with socket.socket() as probe:
+            return probe.connect_ex(("127.0.0.1", place)) == 0
+    with socket.socket(socket.AF_UNIX) as probe:
+        return probe.connect_ex(str(place)) == 0
 
 
 def queue_length(listener: socket.socket) -> int:
