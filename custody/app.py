@@ -15,7 +15,7 @@ from sqlalchemy.ext.asyncio import AsyncEngine
 
 from custody.audit.events import event_id
 from custody.auth.http_source import http_source, name_of
-from custody.auth.jwk import JwksError
+from custody.auth.jwk import NO_KEY, JwksError
 from custody.auth.jwks import JwksCache
 from custody.auth.sources import Source, file_source
 from custody.auth.tokens import TokenVerifier
@@ -33,6 +33,7 @@ from custody.ops.health import Health
 from custody.ops.heartbeat import Heartbeat
 from custody.ops.metrics import Metrics
 from custody.ops.notify import Notifier
+from custody.ops.refused_tokens import RefusedTokens
 from custody.ops.report import Report, describe
 from custody.ops.stray_errors import log_stray_error
 from custody.reload import Reload, Reloadable
@@ -145,7 +146,7 @@ async def running(
         listeners: what to listen on; None: what the settings say.
         rewraps: as for :func:`serve`.
     """
-    dsn, issuer = Dsn(preflight.database_url(settings)), preflight.jwt_issuer(settings)
+    dsn, rules = Dsn(preflight.database_url(settings)), preflight.token_rules(settings)
     tls = tls_context(settings.tls_cert, settings.tls_key)
     keyring = load_keks(settings, environ)
     metrics = Metrics()
@@ -168,7 +169,8 @@ async def running(
         rows = await enter(_closing(VaultRows(engine, reserve)))
         frontend = Frontend(
             vault=VaultService(rows, MasterKeys(keyring, keks.admit)),
-            verifier=TokenVerifier(jwks=jwks, issuer=issuer, audience=settings.jwt_audience),
+            verifier=TokenVerifier(jwks, rules),
+            refused_tokens=RefusedTokens(metrics),
             health=health,
             proxies=TrustedProxies(settings.trusted_proxies),
             limit=RateLimit(settings.rate_limit),
@@ -256,6 +258,8 @@ async def _open_jwks(
             if settings.jwks_file is not None:
                 raise ConfigurationError(f"CUSTODY_JWKS_FILE: {error}") from None
             # Logged by the cache; requests try again.
+        if settings.jwks_file is not None and not jwks.keys:
+            raise ConfigurationError(f"CUSTODY_JWKS_FILE: JWKS {name} {NO_KEY}")
         yield jwks
 
 

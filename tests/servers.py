@@ -142,7 +142,7 @@ def postgres_server(*, durable: bool = False) -> Iterator[EmbeddedPostgres]:
             asyncio.run(make_template(server))
             server.grant_logins()
             yield server
-            shutil.copy(server.folder / "postgres.log", LOGS / f"postgres-{os.getpid()}.log")
+            shutil.copy(server.folder / "postgres.log", log_file("postgres"))
         finally:
             server.stop()
     finally:

@@ -16,6 +16,10 @@ _BYTE_ORDER_MARK = b"\xef\xbb\xbf"
 _LOW_ORDER_Y = frozenset({0, 1, _P - 1, _Y8, _P - _Y8})
 
 
+# What an operator does about a set without a key that could be used.
+NO_KEY = "has no usable Ed25519 key; have the issuer sign with EdDSA, each key with its own kid"
+
+
 class JwksError(Exception):
     """A JWKS could not be fetched, read or used; the message is fit for an operator and a log."""
 
@@ -50,6 +54,8 @@ def decode_base64url(text: str) -> bytes:
 def parse_jwks(document: bytes) -> tuple[VerificationKey, ...]:
     """Read the Ed25519 keys for signatures out of a JWKS; keys of other kinds are skipped.
 
+    There may be none: an issuer that has withdrawn all of them publishes an empty set.
+
     A key that is listed twice alike is one. Two keys under one kid (or two without) are both left
     out: which one is meant can't be known. A member that is null is an absent one, and a byte order
     mark before the document is skipped: there are issuers that write so.
@@ -58,7 +64,7 @@ def parse_jwks(document: bytes) -> tuple[VerificationKey, ...]:
         document: the JSON text, at most some hundred kilobytes.
 
     Raises:
-        JwksError: it is not a JWKS, has a private key in it, or no usable key.
+        JwksError: it is not a JWKS, or has a private key in it.
 
     Source: RFC 7517 sections 4 and 5, RFC 8037 section 2, RFC 9864 section 2.2.
     """
@@ -66,16 +72,11 @@ def parse_jwks(document: bytes) -> tuple[VerificationKey, ...]:
     keys = dict.fromkeys(found)
     alone = len(keys) == 1 and not others
     count = Counter(kid for kid, _ in keys)
-    usable = tuple(
+    return tuple(
         VerificationKey(kid, Ed25519PublicKey.from_public_bytes(point), alone)
         for kid, point in keys
         if count[kid] == 1
     )
-    if not usable:
-        raise JwksError(
-            "has no usable Ed25519 key; have the issuer sign with EdDSA, each key with its own kid"
-        )
-    return usable
 
 
 def doubled_kids(document: bytes) -> tuple[str, ...]:

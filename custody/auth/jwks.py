@@ -5,13 +5,14 @@ wrong in any way changes nothing: the keys there were stay in use up to their st
 """
 
 import asyncio
+import math
 import time
 from collections import deque
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Mapping
 
 import structlog
 
-from custody.auth.jwk import JwksError, VerificationKey, doubled_kids, parse_jwks
+from custody.auth.jwk import NO_KEY, JwksError, VerificationKey, doubled_kids, parse_jwks
 
 log = structlog.get_logger()
 
@@ -66,7 +67,7 @@ class JwksCache:
         Raises:
             IssuerUnavailable: no JWKS was ever had, or it is older than max_age.
         """
-        if not self._usable():
+        if not self.is_current():
             await self._recover()
             return self._find(kid)
         key = self.known_key(kid)
@@ -123,14 +124,22 @@ class JwksCache:
 
         return put_in_force
 
-    def ready(self) -> bool:
-        """Say whether tokens can be verified; called on the event loop.
+    @property
+    def keys(self) -> Mapping[str | None, VerificationKey]:
+        """The keys of the JWKS that was had last, by name; there may be none."""
+        return self._keys
+
+    @property
+    def problem(self) -> str | None:
+        """Why no token can be verified now, or None; read on the event loop.
 
         Starts a refresh that is due, so a daemon that gets no requests while it is not ready
         becomes ready by itself.
         """
         self._refresh_if_due()
-        return self._usable()
+        if not self.is_current():
+            return "no current JWKS: is the issuer up?"
+        return None if self._keys else f"the JWKS {NO_KEY}"
 
     async def close(self) -> None:
         """Cancel the fetch that is under way, if any; who waits for it is let go."""
@@ -143,14 +152,16 @@ class JwksCache:
             return next((key for key in self._keys.values() if key.alone), None)
         return self._keys.get(kid)
 
-    def _usable(self) -> bool:
-        return bool(self._keys) and self._clock() - self._fetched_at <= self._max_age
+    def is_current(self) -> bool:
+        """Say whether a JWKS was had, and is not too old; it may be one without a key."""
+        age = self._clock() - self._fetched_at
+        return math.isfinite(age) and age <= self._max_age
 
     def _busy(self) -> bool:
         return self._task is not None and not self._task.done()
 
     def _may_try(self) -> bool:
-        pause = min(_REFRESH_PAUSE, self._refresh_interval) if self._usable() else _RETRY_PAUSE
+        pause = min(_REFRESH_PAUSE, self._refresh_interval) if self.is_current() else _RETRY_PAUSE
         return self._clock() - self._tried_at >= pause
 
     def _may_look_again(self) -> bool:
@@ -204,6 +215,9 @@ class JwksCache:
             self._tried_at = self._clock()
 
     def _take(self, keys: tuple[VerificationKey, ...], fetched_at: float) -> None:
+        if not keys:
+            # Believed: to withdraw a key that was stolen, an issuer takes it out of its set.
+            log.warning("jwks_without_key", source=self._source, cure=f"the set {NO_KEY}")
         self._keys = {key.kid: key for key in keys}
         self._fetched_at = fetched_at
 
@@ -246,7 +260,7 @@ def keys_of(document: bytes, source: str) -> tuple[VerificationKey, ...]:
         source: its name in messages.
 
     Raises:
-        JwksError: it is none, or has no usable key.
+        JwksError: it is none.
     """
     try:
         return parse_jwks(document)

@@ -2,31 +2,11 @@
 
 import hashlib
 from collections import OrderedDict
-from dataclasses import dataclass
 
-from custody.auth.jwk import VerificationKey
+from custody.auth.claims import Claims
 
 # A quarter of a kilobyte each.
 CAPACITY = 10_000
-
-
-@dataclass(frozen=True, slots=True)
-class Claims:
-    """What a token says, all checked but for the times.
-
-    Args:
-        user_id: its sub.
-        kid: the name of its key, where it gives one.
-        expires: its exp, in seconds since 1970.
-        begins: the later of its nbf and iat; minus infinity where it has neither.
-        key: what its signature was checked with; None before that.
-    """
-
-    user_id: str
-    kid: str | None
-    expires: float
-    begins: float
-    key: VerificationKey | None = None
 
 
 class VerifiedTokens:
@@ -54,10 +34,12 @@ class VerifiedTokens:
             self._known.popitem(last=False)
 
 
-def name_of(authorization: str) -> bytes:
-    """Return the name of a token here: a hash (SHA-256) of the whole header value.
+def name_of(token: str) -> bytes:
+    """Return the name of a token here: its hash (SHA-256), without the header around it.
+
+    However a client spaces its header, one token has one name: it can't fill the memory of many.
 
     Args:
-        authorization: as the HTTP parser gives it, which stands for odd bytes by lone surrogates.
+        token: as the HTTP parser gives it, which stands for odd bytes by lone surrogates.
     """
-    return hashlib.sha256(authorization.encode("utf-8", "surrogatepass")).digest()
+    return hashlib.sha256(token.encode("utf-8", "surrogatepass")).digest()

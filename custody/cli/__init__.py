@@ -66,7 +66,7 @@ def _run() -> int:
         # It returns what a command gave to exit(), or None.
         code: int | None = cli.main(prog_name="custody", standalone_mode=False)
     except click.ClickException as error:
-        _tell(error.show)
+        _say_last(error.show)
         return error.exit_code
     except click.Abort as error:
         # click makes this of a Ctrl-C, and of an end of input.
@@ -77,12 +77,12 @@ def _run() -> int:
         known = exit_code_of(error)
         if known is None:
             raise
-        _tell(partial(click.echo, f"custody: {error}", err=True))
+        _say_last(partial(click.echo, f"custody: {error}", err=True))
         return known
     return code or 0
 
 
-def _tell(say: Callable[[], None]) -> None:
+def _say_last(say: Callable[[], None]) -> None:
     """Say something on standard error; where that is lost, the exit code alone says it."""
     with contextlib.suppress(OSError):
         say()

@@ -30,8 +30,9 @@ class OutcomeUnknown(DatabaseError):
         cause: why, in a few words.
     """
 
-    def __init__(self, cause: str) -> None:
-        super().__init__(f"the database did not say whether the change was made: {cause}")
+    def __str__(self) -> str:
+        """Return the sentence; a copy, made of the cause alone, has the same one."""
+        return f"the database did not say whether the change was made: {self.args[0]}"
 
 
 class Demoted(ConnectionLost):

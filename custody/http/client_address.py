@@ -16,6 +16,14 @@ _WITH_PORT = re.compile(
     r"\[([0-9A-Fa-f]{0,4}:[0-9A-Fa-f:.]{1,40})\](?::[0-9]{1,5})?|([0-9.]{7,15}):[0-9]{1,5}"
 )
 
+# RFC 7239 section 4. No value that is used has a backslash in it.
+_WORD = r"[A-Za-z0-9!#$%&'*+.^_`|~-]+"
+_VALUE = rf'(?:{_WORD}|"[^"\\]*")'
+_PAIR = re.compile(rf"({_WORD})=({_VALUE})")
+_ONE = rf"[ \t]*{_PAIR.pattern}(?:;{_PAIR.pattern})*[ \t]*"
+_ELEMENT = re.compile(r'(?:[^",]|"[^"]*")+')
+_FORWARDED = re.compile(rf"{_ONE}(?:,{_ONE})*")
+
 Address: TypeAlias = ipaddress.IPv4Address | ipaddress.IPv6Address
 Network: TypeAlias = ipaddress.IPv4Network | ipaddress.IPv6Network
 
@@ -37,8 +45,11 @@ class TrustedProxies:
         """Return the client's address.
 
         It is the peer's, or, behind trusted proxies, the first hop from the right of
-        X-Forwarded-For that is not one of them. A hop that is no address ends the search at the
-        last trusted one: what stands left of it was written by no one we trust.
+        X-Forwarded-For that is not one of them; of Forwarded, where there is no X-Forwarded-For. A
+        hop that is no address ends the search at the last trusted one: what stands left of it was
+        written by no one we trust.
+
+        Source: RFC 7239 sections 4 to 6.
         """
         peer = request.remote
         if peer is None:  # gone: nobody knows who it was
@@ -47,9 +58,8 @@ class TrustedProxies:
         if not (self._trusts(parse_address(peer)) if peer else self._unix):
             return _plain(peer)
         address = parse_address(peer)
-        header = ",".join(request.headers.getall("X-Forwarded-For", ()))
-        for hop in reversed(header.split(",")):
-            next_address = parse_hop(hop.strip(" \t"))
+        for hop in reversed(_hops(request)):
+            next_address = parse_hop(hop)
             if next_address is None:
                 break
             address = next_address
@@ -61,6 +71,23 @@ class TrustedProxies:
         if not self._networks or address is None:
             return False
         return any(address in network for network in self._networks)
+
+
+def _hops(request: web.BaseRequest) -> list[str]:
+    """Return the hops that a request names, the nearest one last; what is no hop stays as text."""
+    lines = request.headers.getall("X-Forwarded-For", ())
+    if lines or not (lines := request.headers.getall("Forwarded", ())):
+        return [hop.strip(" \t") for hop in ",".join(lines).split(",")]
+    header = ",".join(lines)
+    if not _FORWARDED.fullmatch(header):
+        return [""]  # where one hop ends and the next one begins can't be known
+    return [_forwarded_for(element) for element in _ELEMENT.findall(header)]
+
+
+def _forwarded_for(element: str) -> str:
+    """Return whom one proxy names as its client; an empty text where it names none, or two."""
+    found: list[str] = [value for name, value in _PAIR.findall(element) if name.lower() == "for"]
+    return found[0] if len(found) == 1 else ""
 
 
 @functools.lru_cache(1024)

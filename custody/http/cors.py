@@ -29,12 +29,12 @@ class Cors:
         """Say to the browser whether the page may read the response."""
         if not self._origins:
             return
-        response.headers[hdrs.VARY] = "Origin"
+        response.fields[hdrs.VARY] = "Origin"
         origin = request.headers.get(hdrs.ORIGIN)
         if origin in self._origins:
-            response.headers[hdrs.ACCESS_CONTROL_ALLOW_ORIGIN] = origin
-            response.headers[hdrs.ACCESS_CONTROL_ALLOW_CREDENTIALS] = "true"
-            response.headers[hdrs.ACCESS_CONTROL_EXPOSE_HEADERS] = _EXPOSE_HEADERS
+            response.fields[hdrs.ACCESS_CONTROL_ALLOW_ORIGIN] = origin
+            response.fields[hdrs.ACCESS_CONTROL_ALLOW_CREDENTIALS] = "true"
+            response.fields[hdrs.ACCESS_CONTROL_EXPOSE_HEADERS] = _EXPOSE_HEADERS
 
     def preflight(self, request: web.BaseRequest, methods: Iterable[str]) -> Response | None:
         """Respond to a preflight.

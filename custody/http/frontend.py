@@ -5,12 +5,12 @@ import ssl
 from collections.abc import Sequence
 from contextlib import AbstractAsyncContextManager
 
-import structlog
 from aiohttp import hdrs, web
 
 from custody.audit.events import event_id
 from custody.auth.jwks import IssuerUnavailable
-from custody.auth.tokens import InvalidToken, TokenVerifier
+from custody.auth.refusals import InvalidToken, Reason
+from custody.auth.tokens import TokenVerifier
 from custody.deadline import Deadline
 from custody.http import problems
 from custody.http.body import read_json
@@ -27,14 +27,13 @@ from custody.http.server import HttpServer, http_server
 from custody.ops.access_log import AccessLog
 from custody.ops.health import Health
 from custody.ops.metrics import Metrics
+from custody.ops.refused_tokens import RefusedTokens
 from custody.sockets.addresses import Listener
 from custody.vault.errors import Unavailable
 from custody.vault.model import Caller
 from custody.vault.service import VaultService
 
 REQUEST_SECONDS = 10.0
-
-log = structlog.get_logger()
 
 
 class Frontend:
@@ -45,6 +44,7 @@ class Frontend:
     Args:
         vault: the use cases.
         verifier: of tokens.
+        refused_tokens: counts them.
         health: shuts the routes while the database is not safe; hears of what requests fail for.
         proxies: whose X-Forwarded-For is believed.
         limit: requests a second and user.
@@ -55,12 +55,14 @@ class Frontend:
         *,
         vault: VaultService,
         verifier: TokenVerifier,
+        refused_tokens: RefusedTokens,
         health: Health,
         proxies: TrustedProxies,
         limit: RateLimit,
     ) -> None:
         self._vault = vault
         self._verifier = verifier
+        self._refused_tokens = refused_tokens
         self._health = health
         self.proxies = proxies
         self.limit = limit
@@ -92,10 +94,10 @@ class Frontend:
         tokens = request.headers.getall(hdrs.AUTHORIZATION, [])
         try:
             if len(tokens) > 1:
-                raise InvalidToken("more than one Authorization header")
+                raise InvalidToken(Reason.SEVERAL)
             principal = await self._verifier.verify(tokens[0] if tokens else None)
         except InvalidToken as error:
-            log.debug("token_refused", reason=str(error))
+            self._refused_tokens.count(error.reason)
             raise problems.unauthorized(
                 "A valid access token is needed.", had_token=bool(tokens)
             ) from None

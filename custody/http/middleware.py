@@ -67,7 +67,7 @@ class TopHandler:
             response, code = await self._respond(request)
             if self.close_connections:
                 response.force_close()
-            response.headers[REQUEST_ID] = request_id
+            response.fields[REQUEST_ID] = request_id
             self._cors.mark(request, response)
             if self._access_log is not None:
                 seconds = time.perf_counter() - began

@@ -110,8 +110,10 @@ class _Connection(web.RequestHandler):
         """Respond to what never became a request, or to an error outside of the top handler."""
         del message  # it would quote the request
         ours = status >= HTTPStatus.INTERNAL_SERVER_ERROR
-        level = log.error if ours else log.debug
-        level("unreadable_request", status=status, error=type(exc).__name__)
+        if ours:
+            log.error("unreadable_request", status=status, error=type(exc).__name__)
+        else:
+            log.debug("unreadable_request", status=status, error=type(exc).__name__)
         if request.writer is not None and request.writer.output_size > 0:
             raise ConnectionError("a response is under way already")
         if ours:
@@ -119,7 +121,7 @@ class _Connection(web.RequestHandler):
         else:
             problem = problems.bad_request("This is not HTTP/1.1 as this server reads it.")
         response = problem.response()
-        response.headers[REQUEST_ID] = new_request_id()
+        response.fields[REQUEST_ID] = new_request_id()
         response.force_close()
         return response
 

@@ -5,7 +5,7 @@ from functools import partial
 
 from sqlalchemy.ext.asyncio import AsyncEngine
 
-from custody.auth.jwk import JwksError, doubled_kids
+from custody.auth.jwk import NO_KEY, JwksError, doubled_kids
 from custody.auth.jwks import document_from, keys_of
 from custody.auth.sources import Source, file_source
 from custody.db.advice import advise
@@ -31,7 +31,7 @@ async def examine(environ: Mapping[str, str]) -> list[Finding]:
     except ConfigurationError as error:
         return [Finding(Verdict.FINDING, str(error), "settings")]
     findings = _examine_settings(settings, environ)
-    findings += await _examine_issuer(settings)
+    findings += await examine_issuer(settings)
     try:
         keyring = load_keks(settings, environ)
     except ConfigurationError as error:
@@ -50,14 +50,28 @@ def _examine_settings(settings: Settings, environ: Mapping[str, str]) -> list[Fi
     return findings or [Finding(Verdict.OK, f"{settings.env} mode", "settings")]
 
 
-async def _examine_issuer(settings: Settings) -> list[Finding]:
+async def document_of(settings: Settings) -> tuple[bytes, str]:
+    """Get the issuer's JWKS, and the name of its source.
+
+    Raises:
+        JwksError: it could not be had.
+    """
+    fetch, source = _issuer_keys(settings)
+    return await document_from(fetch, source), source
+
+
+async def examine_issuer(settings: Settings) -> list[Finding]:
+    """Examine the issuer's keys.
+
+    Args:
+        settings: where they are.
+    """
     if settings.jwks_file is None and settings.jwks_url is None:
         return []  # said already, of the settings
-    fetch, source = _issuer_keys(settings)
     # A file's faults stop the daemon; an issuer may be down for a while.
     prefix = "CUSTODY_JWKS_FILE: " if settings.jwks_file else ""
     try:
-        document = await document_from(fetch, source)
+        document, source = await document_of(settings)
     except JwksError as error:
         verdict = Verdict.FINDING if settings.jwks_file else Verdict.DOWN
         return [Finding(verdict, f"{prefix}{error}", "jwks")]
@@ -65,6 +79,8 @@ async def _examine_issuer(settings: Settings) -> list[Finding]:
         keys = keys_of(document, source)
     except JwksError as error:
         return [Finding(Verdict.FINDING, f"{prefix}{error}", "jwks")]
+    if not keys:
+        return [Finding(Verdict.FINDING, f"{prefix}JWKS {source} {NO_KEY}", "jwks")]
     if doubled := doubled_kids(document):
         message = (
             f"two different keys of {source} have one kid ({', '.join(doubled)}): neither is used, "

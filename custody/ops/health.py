@@ -79,7 +79,7 @@ class Health:
             "roles": self._problem_of("roles") or unknown,
             "audit": self._problem_of("audit") or self._reason_met("audit") or unknown,
             "kek": self._problem_of_keks() or self._reason_met("kek"),
-            "jwks": None if self._jwks.ready() else "no current JWKS: is the issuer up?",
+            "jwks": self._jwks.problem,
             "listener": "stopping" if self.draining else None,
         }
 

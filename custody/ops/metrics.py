@@ -67,6 +67,12 @@ class Metrics:
             registry=self._registry,
             multiprocess_mode=_NEWEST,
         )
+        self._refused_tokens = Counter(
+            "custody_refused_tokens",
+            "Tokens that were refused, by the first reason",
+            ("reason",),
+            registry=self._registry,
+        )
         self._rewrapped = Counter(
             "custody_rewrapped_rows",
             "Rows that this process has re-wrapped, found changed, or set aside",
@@ -94,6 +100,14 @@ class Metrics:
         )
 
         self._counted: set[str] = set()
+
+    def token_refused(self, reason: str) -> None:
+        """Count a token that was refused.
+
+        Args:
+            reason: one of a fixed set.
+        """
+        self._refused_tokens.labels(reason).inc()
 
     def rewrapped(self, counts: Counts) -> None:
         """Count the rows of one claim."""

@@ -9,6 +9,7 @@ from urllib.parse import urlsplit
 
 import structlog
 
+from custody.auth.rules import TokenRules
 from custody.settings import UNIX, ConfigurationError, Settings, unknown_names
 from custody.sockets.addresses import refuse_impossible
 from custody.sockets.listeners import tls_context
@@ -111,6 +112,19 @@ def jwt_issuer(settings: Settings) -> str:
         ConfigurationError: it is not set.
     """
     return _require(settings.jwt_issuer, "jwt_issuer")
+
+
+def token_rules(settings: Settings) -> TokenRules:
+    """Return what a token must be.
+
+    Raises:
+        ConfigurationError: the issuer is not set.
+    """
+    return TokenRules(
+        issuer=jwt_issuer(settings),
+        audience=settings.jwt_audience,
+        max_lifetime=settings.jwt_max_lifetime,
+    )
 
 
 def _require(value: T | None, name: str) -> T:

@@ -51,8 +51,14 @@ class Settings(BaseModel):
     jwks_file: Path | None = Field(None, description="the issuer's JWKS as a file")
     jwt_issuer: str | None = Field(None, min_length=1, description="what a token's iss must be")
     jwt_audience: str = Field("mana", min_length=1, description="what a token's aud must contain")
+    jwt_max_lifetime: int = Field(
+        86_400,
+        ge=60,
+        le=31_536_000,
+        description="seconds that a token may live: exp - iat; without iat, from now",
+    )
     trusted_proxies: Proxies = Field(
-        (), description="addresses or CIDR networks whose X-Forwarded-For is believed"
+        (), description="addresses or CIDR networks whose X-Forwarded-For or Forwarded is believed"
     )
     cors_origins: Origins = Field((), description="origins of browsers that may call the vault")
     rate_limit: int = Field(

@@ -1,15 +1,15 @@
 -- The kinds of rows there are, by one probe of the index for each: (kek_id, format).
-WITH RECURSIVE lane (kek_id, format_version) AS (
+WITH RECURSIVE kind (kek_id, format_version) AS (
     (SELECT kek_id, format_version FROM auth.encryption_vaults
      WHERE wrapped_mk IS NOT NULL
      ORDER BY kek_id, format_version LIMIT 1)
     UNION ALL
     SELECT next.kek_id, next.format_version
-    FROM lane, LATERAL (
+    FROM kind, LATERAL (
         SELECT vault.kek_id, vault.format_version FROM auth.encryption_vaults AS vault
         WHERE wrapped_mk IS NOT NULL
-            AND (vault.kek_id, vault.format_version) > (lane.kek_id, lane.format_version)
+            AND (vault.kek_id, vault.format_version) > (kind.kek_id, kind.format_version)
         ORDER BY vault.kek_id, vault.format_version LIMIT 1
     ) AS next
 )
-SELECT kek_id, format_version FROM lane
+SELECT kek_id, format_version FROM kind

@@ -15,6 +15,7 @@ from pathlib import Path
 from aiohttp import hdrs, web
 
 from custody.auth.jwks import JwksCache
+from custody.auth.rules import TokenRules
 from custody.auth.sources import file_source
 from custody.auth.tokens import TokenVerifier
 from tests.ports import free_port
@@ -74,7 +75,7 @@ def _wait_for(port: int) -> None:
 
 def _serve(port: int, jwks: Path, issuer: str, audience: str) -> None:
     cache = JwksCache(fetch=file_source(jwks), source=str(jwks))
-    verifier = TokenVerifier(jwks=cache, issuer=issuer, audience=audience)
+    verifier = TokenVerifier(cache, TokenRules(issuer, audience))
 
     async def bare(_request: web.Request) -> web.Response:
         return web.Response(body=_BODY, content_type="application/json")

@@ -3,7 +3,7 @@
 import asyncio
 import socket
 from collections.abc import AsyncIterator, Awaitable, Callable
-from contextlib import asynccontextmanager, closing, suppress
+from contextlib import AbstractAsyncContextManager, asynccontextmanager, closing, suppress
 from typing import TypeAlias
 
 from sqlalchemy.ext.asyncio import AsyncEngine
@@ -11,7 +11,7 @@ from sqlalchemy.pool import QueuePool
 
 from custody.db.connect import Manner, connect
 from custody.db.dsn import Dsn
-from custody.db.engine import create_engine
+from custody.db.engine import open_engine
 from custody.db.errors import DatabaseError, Refused
 from tests.servers import Database
 
@@ -20,14 +20,9 @@ MANNER = Manner(5.0, 0)
 Handler: TypeAlias = Callable[[asyncio.StreamReader, asyncio.StreamWriter], Awaitable[None]]
 
 
-@asynccontextmanager
-async def engine_of(url: str, pool_size: int = 1) -> AsyncIterator[AsyncEngine]:
-    """Make an engine for the length of the block."""
-    engine = create_engine(Dsn(url), pool_size=pool_size)
-    try:
-        yield engine
-    finally:
-        await engine.dispose()
+def engine_of(url: str, pool_size: int = 1) -> AbstractAsyncContextManager[AsyncEngine]:
+    """Make an engine for the length of a block."""
+    return open_engine(Dsn(url), pool_size=pool_size)
 
 
 def owner(database: Database) -> Dsn:

@@ -202,7 +202,8 @@ REFUSED: dict[str, Mistake] = {
     "proxies that are no addresses": Mistake(
         setting(TRUSTED_PROXIES="proxy.example"),
         "CUSTODY_TRUSTED_PROXIES: write addresses or CIDR networks (host bits zero), or unix "
-        "for a local socket (addresses or CIDR networks whose X-Forwarded-For is believed)",
+        "for a local socket (addresses or CIDR networks whose X-Forwarded-For or Forwarded is "
+        "believed)",
     ),
     "any origin": Mistake(
         setting(CORS_ORIGINS="*"),
@@ -239,8 +240,8 @@ REFUSED: dict[str, Mistake] = {
         "CUSTODY_CONFIG: {folder}/file has an unknown name 'listne' (did you mean listen?); "
         "known: env, listen, admin_listen, database_url, rewrap_database_url, "
         "owner_database_url, kek, old_keks, jwks_url, jwks_file, jwt_issuer, jwt_audience, "
-        "trusted_proxies, cors_origins, rate_limit, rewrap_interval, tls_cert, tls_key, "
-        "log_level, log_format, workers",
+        "jwt_max_lifetime, trusted_proxies, cors_origins, rate_limit, rewrap_interval, "
+        "tls_cert, tls_key, log_level, log_format, workers",
     ),
     "a value and a file": Mistake(
         setting(JWT_ISSUER_FILE="/nowhere/issuer"),

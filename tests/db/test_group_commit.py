@@ -10,7 +10,7 @@ from sqlalchemy.ext.asyncio import AsyncEngine
 
 from custody.db.clock import DatabaseClock
 from custody.db.engine import Connection
-from custody.db.errors import Busy, DatabaseError
+from custody.db.errors import Busy, DatabaseError, OutcomeUnknown
 from custody.db.group_commit import BATCH_SIZE, CONNECTIONS, GroupCommit, NotBatched
 from custody.deadline import Deadline
 from custody.development.postgres import EmbeddedPostgres
@@ -283,3 +283,12 @@ async def test_old_reading_of_the_clock_is_not_used(monkeypatch: pytest.MonkeyPa
     clock.observe(1.0)
     await asyncio.sleep(0.05)
     assert clock.at(asyncio.get_running_loop().time()) is None
+
+
+async def test_an_outcome_that_is_unknown_is_said_once_to_each(engine: AsyncEngine) -> None:
+    async def run(*_: object) -> list[int]:
+        raise OutcomeUnknown("lost")
+
+    answers = await ask_all(GroupCommit(engine, run), [1, 2])
+    said = "the database did not say whether the change was made: lost"
+    assert [(type(answer), str(answer)) for answer in answers] == [(OutcomeUnknown, said)] * 2

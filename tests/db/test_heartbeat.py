@@ -1,4 +1,4 @@
-"""The sign of life: none only where this process alone has lost its way to the database."""
+"""The watchdog ping: none only where this process alone has lost its way to the database."""
 
 import asyncio
 import os

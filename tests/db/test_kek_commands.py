@@ -7,8 +7,6 @@ import os
 import re
 import secrets
 import socket
-import subprocess
-import sys
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -22,7 +20,8 @@ from tests.db.old_service import KEK, move
 from tests.db.psql import psql
 from tests.leaks import remember
 from tests.ports import free_port
-from tests.servers import ROOT, Database
+from tests.servers import Database
+from tests.unit.children import python
 
 SETTINGS = {
     "CUSTODY_KEK": "env:NOW?id=now",
@@ -215,16 +214,7 @@ async def test_what_a_row_says_does_not_steer_the_terminal(
 def on_a_full_disk(environ: Mapping[str, str], *arguments: str) -> tuple[int, str]:
     """Run a command whose standard output takes nothing; return its exit code and what it said."""
     with Path("/dev/full").open("wb") as full:
-        done = subprocess.run(
-            [sys.executable, "-m", "custody", *arguments],
-            env={"PATH": os.environ["PATH"], **environ},
-            cwd=ROOT,
-            stdout=full,
-            stderr=subprocess.PIPE,
-            text=True,
-            check=False,
-            timeout=60,
-        )
+        done = python("-m", "custody", *arguments, out=full.fileno(), environ=dict(environ))
     return done.returncode, done.stderr
 
 

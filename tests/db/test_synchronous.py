@@ -144,7 +144,7 @@ async def test_no_key_leaves_whose_audit_row_no_standby_confirms(
             for answer in await asyncio.gather(*waited):
                 assert (answer.status, answer.code) == (503, "AUDIT_UNAVAILABLE")
             assert await database.value(OURS) <= MOST_CONNECTIONS
-        # The daemon's own sign of life has a few seconds, too.
+        # The daemon's own watchdog ping has a few seconds, too.
         await none_waits(database, 5)
     for user in users:
         assert (await device(user).key()).status == 200

@@ -6,6 +6,8 @@ from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
+from moto.kms.models import Key
+
 from tests.bao_server import Bao, least_policy
 from tests.client import Client, client_session
 from tests.e2e.keks import Place, make_place, make_vaults, overrides
@@ -95,10 +97,10 @@ _OPENBAO: dict[str, tuple[Callable[[Sick], object], Callable[[Sick], object], st
     ),
     "body that drips": (lambda s: s.spoil(Fault.DRIP), lambda s: s.spoil(), "vault:transit/"),
 }
-_AWS: dict[str, Callable[[KmsStub, stubs.Key], object]] = {
+_AWS: dict[str, Callable[[KmsStub, Key], object]] = {
     "throttling": lambda s, _: s.faults.update({"*": stubs.refuse("ThrottlingException")}),
     "denied": lambda s, _: s.denied.add("Decrypt"),
-    "disabled": lambda _, key: setattr(key, "state", "Disabled"),
+    "disabled": lambda _, key: setattr(key, "key_state", "Disabled"),
     "half-open": lambda s, _: s.faults.update({"*": until_cured(s)}),
     "body that never ends": lambda s, _: s.faults.update({"*": stubs.flood}),
     "body that drips": lambda s, _: s.faults.update({"*": stubs.drip_body}),
@@ -128,7 +130,7 @@ def sick_aws_kms(name: str) -> Iterator[tuple[Case, Place]]:
         key = stub.make_key("alias/custody")
 
         def cure() -> None:
-            key.state = "Enabled"
+            key.key_state = "Enabled"
             stub.faults.clear()
             stub.denied.clear()
 

@@ -1,4 +1,4 @@
-"""``custody serve`` whose supervisor is less patient with a process that gives no sign of life."""
+"""``custody serve`` whose supervisor is less patient with a process that sends no watchdog ping."""
 
 from custody import supervisor
 from custody.cli import main

@@ -298,7 +298,7 @@ async def test_alias_that_moves_back_is_active_again(
         ):
             keys.append(stub.make_key())
             for user, key in (("a", keys[1]), ("b", keys[0])):
-                stub.aliases["alias/custody"] = key.id
+                stub.kms.update_alias(key.id, "alias/custody")
                 answer = await Client(daemon, session, user).init()
                 assert answer.json["kekId"] == f"aws-kms:{key.arn}"
             states = {

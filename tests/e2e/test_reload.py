@@ -348,7 +348,7 @@ BREAKS: dict[str, tuple[str, dict[str, Any], dict[str, str | None]]] = {
     "unknown_name": ("unknown name 'cors_origin'", {"cors_origin": [SECOND]}, {}),
     "bad_value": ("CUSTODY_RATE_LIMIT", {"rate_limit": -1}, {}),
     "missing_file": ("No such file", {}, {"custody.toml": None}),
-    "broken_jwks": ("no usable Ed25519 key", {}, {"jwks.json": '{"keys": []}'}),
+    "broken_jwks": ("has no list", {}, {"jwks.json": '{"keys": 1}'}),
     "missing_jwks": ("CUSTODY_JWKS_FILE", {}, {"jwks.json": None}),
     "no_certificate": ("CUSTODY_TLS_CERT", {"tls_cert": "/dev/null", "tls_key": "/dev/null"}, {}),
     "wrong_kek": (

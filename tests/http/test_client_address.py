@@ -120,7 +120,8 @@ TABLE: tuple[tuple[str, tuple[str, ...], str | None], ...] = (
 
 def address(proxies: tuple[str, ...], peer: str, lines: tuple[str, ...]) -> str | None:
     headers = CIMultiDict([("X-Forwarded-For", line) for line in lines])
-    headers.add("Forwarded", "for=198.51.100.99")
+    if lines:
+        headers.add("Forwarded", "for=198.51.100.99")
     headers.add("X-Real-IP", "198.51.100.98")
     made = make_mocked_request("GET", "/", headers=headers).clone(remote=peer)
     return TrustedProxies(proxies).client_address(made)
@@ -278,3 +279,58 @@ def test_unknown_peer_is_no_unix_socket() -> None:
     assert TrustedProxies(["unix"]).client_address(request) is None
     by_socket = request.clone(remote="")
     assert TrustedProxies(["unix"]).client_address(by_socket) == "203.0.113.99"
+
+
+def of_headers(headers: CIMultiDict[str], peer: str) -> str | None:
+    asked = make_mocked_request("GET", "/", headers=headers).clone(remote=peer)
+    return TrustedProxies(PROXIES).client_address(asked)
+
+
+@pytest.mark.parametrize(
+    ("forwarded", "expected"),
+    [
+        (("for=198.51.100.1",), "198.51.100.1"),
+        (("For=198.51.100.1;proto=https;by=10.0.0.1",), "198.51.100.1"),
+        (('for="198.51.100.1:4711"',), "198.51.100.1"),
+        (('for="[2001:db8::9]:4711";proto=https',), "2001:db8::9"),
+        (('for="[2001:db8::9]"',), "2001:db8::9"),
+        (("for=1.1.1.1, for=198.51.100.1;proto=http, for=10.0.0.2",), "198.51.100.1"),
+        (("for=1.1.1.1", "for=198.51.100.1,for=10.0.0.2"), "198.51.100.1"),
+        (('by="a,b";for=198.51.100.1',), "198.51.100.1"),
+        # a hop that hides itself, or is none, ends the search at the last one that is trusted
+        (("for=198.51.100.1, for=unknown",), "10.0.0.1"),
+        (("for=198.51.100.1, for=_hidden, for=10.0.0.2",), "10.0.0.2"),
+        (("for=198.51.100.1, proto=https",), "10.0.0.1"),
+        (("for=198.51.100.1;for=203.0.113.1",), "10.0.0.1"),
+        (("for=198.51.100.1,",), "10.0.0.1"),
+        (("for=198.51.100.1,,for=10.0.0.2",), "10.0.0.1"),
+        (('for="198.51.100.1',), "10.0.0.1"),
+        (('for="198.51.100.1\\"',), "10.0.0.1"),
+        (("for = 198.51.100.1",), "10.0.0.1"),
+        (('for=203.0.113.1"for=198.51.100.1',), "10.0.0.1"),
+        (("for=2001:db8::9",), "10.0.0.1"),
+        (("198.51.100.1",), "10.0.0.1"),
+        (("",), "10.0.0.1"),
+    ],
+)
+def test_forwarded(forwarded: tuple[str, ...], expected: str) -> None:
+    headers = CIMultiDict(("Forwarded", line) for line in forwarded)
+    assert of_headers(headers, "10.0.0.1") == expected
+
+
+def test_x_forwarded_for_wins_over_forwarded() -> None:
+    """A proxy that writes the one lets a client write the other."""
+    headers = CIMultiDict({"X-Forwarded-For": "198.51.100.1", "Forwarded": "for=203.0.113.1"})
+    assert of_headers(headers, "10.0.0.1") == "198.51.100.1"
+
+
+def test_forwarded_of_a_peer_that_is_no_proxy() -> None:
+    headers = CIMultiDict({"Forwarded": "for=198.51.100.1"})
+    assert of_headers(headers, "203.0.113.9") == "203.0.113.9"
+
+
+def test_forwarded_is_read_in_no_time() -> None:
+    """No header of the length that is let through makes the search for its form explode."""
+    for text in ("for=a;" * 1300, 'for="' + "x," * 4000, "for=a," * 1300 + '"', "a" * 8000):
+        headers = CIMultiDict({"Forwarded": text})
+        assert of_headers(headers, "10.0.0.1") == "10.0.0.1"

@@ -61,9 +61,9 @@ class Good(EnvKek):
             return self.refused(wrap, error)
 
 
-def mistaken(name: str, **steps: Any) -> type[Good]:
+def mistaken(name: str, base: type[Good] = Good, **steps: Any) -> type[Good]:
     """Return a KEK that does some of its steps otherwise."""
-    return type(name, (Good,), steps)
+    return type(name, (base,), steps)
 
 
 def changed(**columns: Any) -> Callable[[Good, Wrap], Wrap]:
@@ -104,6 +104,10 @@ StampsAnother = mistaken(
 StampsWhatItDoesNotHold = mistaken("StampsWhatItDoesNotHold", written=changed(kek_id="env-v0"))
 StampsNoKekId = mistaken("StampsNoKekId", stamp="env v1")
 WritesFormat1 = mistaken("WritesFormat1", written=changed(format_version=1))
+WritesFormat1PastTheBase = mistaken(
+    "WritesFormat1PastTheBase", wrap=Good._wrap, written=changed(format_version=1)
+)
+WrapsAnySize = mistaken("WrapsAnySize", wrap=Good._wrap)
 WritesNul = mistaken("WritesNul", written=changed(wrap_iv="\0"))
 IgnoresTheFormat = mistaken("IgnoresTheFormat", read=changed(format_version=2))
 IgnoresTheKekId = mistaken("IgnoresTheKekId", read=changed(kek_id="env-v1"))
@@ -142,11 +146,6 @@ class RefusesLongUsers(Good):
         return user_id
 
 
-class WritesFormat1PastTheBase(Good):
-    async def wrap(self, user_id: str, master_key: bytes) -> Wrap:
-        return replace(await self._wrap(user_id, master_key), format_version=1)
-
-
 class ShowsTheKey(Good):
     read = cut
 
@@ -165,11 +164,6 @@ class IgnoresTheIv(Good):
 
     def read(self, wrap: Wrap) -> Wrap:
         return replace(wrap, wrap_iv=self.nonce)
-
-
-class WrapsAnySize(Good):
-    async def wrap(self, user_id: str, master_key: bytes) -> Wrap:
-        return await self._wrap(user_id, master_key)
 
 
 class Remembers(Good):
@@ -227,8 +221,12 @@ class BackgroundRewrap(Good):
     def can_rewrap_from(self, source: KekBackend) -> bool:
         return isinstance(source, BackgroundRewrap)
 
+    def answered(self, new: list[Rewrapped]) -> list[Rewrapped]:
+        """Return what becomes of the new wraps."""
+        return new
+
     async def _rewrap(self, items: Sequence[OwnedWrap]) -> list[Rewrapped]:
-        return [await self._one(item) for item in items]
+        return self.answered([await self._one(item) for item in items])
 
     async def _one(self, item: OwnedWrap) -> Rewrapped:
         try:
@@ -238,19 +236,19 @@ class BackgroundRewrap(Good):
         return await self.wrap(item.user_id, key)
 
 
-class DropsBadItems(BackgroundRewrap):
-    async def rewrap(self, items: Sequence[OwnedWrap]) -> list[Rewrapped]:
-        return [new for new in await self._rewrap(items) if isinstance(new, Wrap)]
-
-
-class Reorders(BackgroundRewrap):
-    async def _rewrap(self, items: Sequence[OwnedWrap]) -> list[Rewrapped]:
-        return (await super()._rewrap(items))[::-1]
-
-
-class BadItemsLast(BackgroundRewrap):
-    async def _rewrap(self, items: Sequence[OwnedWrap]) -> list[Rewrapped]:
-        return sorted(await super()._rewrap(items), key=lambda new: isinstance(new, KekError))
+DropsBadItems, Reorders, BadItemsLast = (
+    mistaken(name, BackgroundRewrap, **steps)
+    for name, steps in {
+        "DropsBadItems": {
+            "rewrap": BackgroundRewrap._rewrap,
+            "answered": lambda kek, new: [one for one in new if isinstance(one, Wrap)],
+        },
+        "Reorders": {"answered": lambda kek, new: new[::-1]},
+        "BadItemsLast": {
+            "answered": lambda kek, new: sorted(new, key=lambda one: isinstance(one, KekError))
+        },
+    }.items()
+)
 
 
 class OneBadItemFailsAll(BackgroundRewrap):

@@ -1,15 +1,14 @@
 """Backends as a third party would write them: subclasses of the real interface."""
 
-import base64
-import binascii
+import asyncio
 import re
 import threading
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import KW_ONLY, dataclass, field
 from typing import Self
 
-from kek_backends import aead
-from kek_backends.base import FORMAT_BOUND, KekBackend, OwnedWrap, Rewrapped, Wrap
+from kek_backends.base import KekBackend, OwnedWrap, Rewrapped, Wrap
+from kek_backends.env import EnvKek
 from kek_backends.errors import Denied, KekError, Tampered, Transient
 from kek_backends.remote import RemoteKek
 from kek_backends.uri import KekUri
@@ -101,7 +100,6 @@ class FakeRemote(RemoteKek):
         self.running = 0
         self.most_running = 0
         self._ignores_user = ignores_user
-        self._key = bytes(range(32))
         self._seen: int | None = None
         self._lock = threading.Lock()
 
@@ -131,29 +129,23 @@ class FakeRemote(RemoteKek):
 
     def _encrypt(self, user_id: str, master_key: bytes) -> Wrap:
         self._meet("encrypt")
-        kek_id = f"fake:v{self.version}"
-        nonce = aead.xaes_nonce()
-        sealed = aead.xaes_encrypt(self._key, nonce, master_key, self._bound(user_id, kek_id))
-        text = base64.b64encode(nonce + sealed).decode()
-        return Wrap(text, "", 2, kek_id)
+        return asyncio.run(self._inside._wrap(self._bound_to(user_id), master_key))
 
     def _decrypt(self, user_id: str, wrap: Wrap) -> bytes:
         self._meet("decrypt")
-        try:
-            raw = base64.b64decode(wrap.wrapped_mk, validate=True)
-        except (binascii.Error, ValueError):
-            raise Tampered("no base64") from None
-        if wrap.wrap_iv or wrap.format_version != FORMAT_BOUND:
-            raise Tampered("not a row of mine")
-        aad = self._bound(user_id, wrap.kek_id)
-        return aead.xaes_decrypt(self._key, raw[:24], raw[24:], aad)
+        return asyncio.run(self._inside._unwrap(self._bound_to(user_id), wrap))
 
     def _translate(self, error: Exception) -> KekError:
         kind = Transient if isinstance(error, SdkBusy) else Denied
         return kind(f"{self.uri.text}: {type(error).__name__}")
 
-    def _bound(self, user_id: str, kek_id: str) -> bytes:
-        return aead.associated_data("" if self._ignores_user else user_id, kek_id)
+    @property
+    def _inside(self) -> EnvKek:
+        kek_id = f"fake:v{self.version}"
+        return EnvKek(uri=self.uri, kek_id=kek_id, key=bytes(range(32)), development=False)
+
+    def _bound_to(self, user_id: str) -> str:
+        return "" if self._ignores_user else user_id
 
     def _meet(self, kind: str) -> None:
         with self._lock:

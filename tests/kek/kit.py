@@ -28,8 +28,8 @@ def refusal(uri: str, development: bool = False, /, **environ: str) -> str:
     assert len(message.splitlines()) == 1
     assert caught.value.__cause__ is None
     if (context := caught.value.__context__) is not None:
-        # Of a file that can't be read, and no SDK's.
-        assert isinstance(context, OSError | ValueError)
+        # Of a file that can't be read or a module that isn't there, and no SDK's.
+        assert isinstance(context, OSError | ValueError | ImportError | AttributeError)
         assert caught.value.__suppress_context__
     return message
 

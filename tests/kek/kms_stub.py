@@ -1,18 +1,16 @@
-"""A small KMS on loopback that speaks AWS's JSON protocol, honestly or with a chosen fault."""
+"""A KMS on loopback that speaks AWS's JSON protocol, honestly or with a chosen fault."""
 
 import base64
 import json
-import os
 import socket
 import struct
-import uuid
+from collections import defaultdict
 from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager
-from dataclasses import dataclass, field
 from typing import Any, TypeAlias
 
-from cryptography.exceptions import InvalidTag
-from cryptography.hazmat.primitives.ciphers.aead import AESGCM
+from moto.core.exceptions import JsonRESTError
+from moto.kms.models import Key, KmsBackend
 
 from tests.http_servers import Asked, HttpServer, serving
 from tests.moto_server import REGION, Moto
@@ -24,47 +22,34 @@ KIND = "application/x-amz-json-1.1"
 Request: TypeAlias = Mapping[str, Any]
 
 
-class Refused(Exception):
-    """An error answer of KMS: code, text, HTTP status."""
+class Refused(JsonRESTError):
+    """An error answer of KMS."""
 
     def __init__(self, code: str, message: str = "", status: int = 400) -> None:
-        super().__init__(code, message, status)
-
-
-@dataclass
-class Key:
-    """A key of the stub."""
-
-    id: str = field(default_factory=lambda: str(uuid.uuid4()))
-    state: str = "Enabled"
-    usage: str = "ENCRYPT_DECRYPT"
-    spec: str = "SYMMETRIC_DEFAULT"
-    cipher: AESGCM = field(default_factory=lambda: AESGCM(os.urandom(32)))
-
-    @property
-    def arn(self) -> str:
-        return f"arn:aws:kms:{REGION}:{ACCOUNT}:key/{self.id}"
+        super().__init__(code, message)
+        self.code = status
 
 
 class KmsStub(HttpServer):
-    """What the server knows. Tests change it while it runs.
+    """moto's KMS, with the errors that moto leaves out, and with faults.
 
-    ``faults`` holds what is done instead of answering, by operation, or for all under ``*``.
+    ``faults`` holds what is done instead of answering, by operation, or for all under ``*``;
+    ``denied`` are the rights that the caller lacks. Both may change while it runs.
     """
 
     def __init__(self) -> None:
         super().__init__(self._respond)
-        self.keys: dict[str, Key] = {}
-        self.aliases: dict[str, str] = {}
+        self.kms = KmsBackend(REGION, ACCOUNT)
         self.denied: set[str] = set()
         self.faults: dict[str, Fault] = {}
         self.requests: list[tuple[str, Request]] = []
 
-    def make_key(self, alias: str | None = None, **fields: Any) -> Key:
-        key = Key(**fields)
-        self.keys[key.id] = key
-        if alias is not None:
-            self.aliases[alias] = key.id
+    def make_key(
+        self, alias: str = "", usage: str = "ENCRYPT_DECRYPT", spec: str = "SYMMETRIC_DEFAULT"
+    ) -> Key:
+        key = self.kms.create_key(None, usage, spec, "", None)
+        if alias:
+            self.kms.create_alias(key.id, alias)
         return key
 
     @property
@@ -85,10 +70,7 @@ class KmsStub(HttpServer):
             if right in self.denied:
                 raise Refused("AccessDeniedException", f"not authorized: kms:{right}")
         if operation == "DescribeKey":
-            key = self._key(request["KeyId"])
-            said = {"KeyId": key.id, "Arn": key.arn, "KeyState": key.state}
-            said |= {"KeyUsage": key.usage, "KeySpec": key.spec}
-            return {"KeyMetadata": {**said, "Enabled": key.state == "Enabled"}}
+            return self._key(request["KeyId"]).to_dict()
         if operation == "Encrypt":
             return self._seal(request, request["Plaintext"])
         key, plaintext = self._open(request, "Source" if rewraps else "")
@@ -111,53 +93,42 @@ class KmsStub(HttpServer):
                 fault(asked, operation, request)
             else:
                 say(asked, self.answer(operation, request))
-        except Refused as refused:
-            code, message, status = refused.args
+        except JsonRESTError as refused:
             # A careless server: its text repeats the request, plaintext and all.
-            say(asked, {"__type": code, "message": f"{message} {json.dumps(request)}"}, status)
+            message = f"{refused.message} {json.dumps(request)}"
+            say(asked, {"__type": refused.error_type, "message": message}, refused.code)
 
     def _key(self, name: str) -> Key:
-        name = name.removeprefix(f"arn:aws:kms:{REGION}:{ACCOUNT}:").removeprefix("key/")
-        key = self.keys.get(self.aliases.get(name, name))
-        if key is None:
-            raise Refused("NotFoundException", f"{name} does not exist")
-        return key
+        for key in list(self.kms.list_keys()):
+            if name in (key.id, key.arn, *key.aliases):
+                return key
+        raise Refused("NotFoundException", f"{name} does not exist")
 
     def _usable(self, name: str) -> Key:
         key = self._key(name)
-        if key.state != "Enabled":
-            disabled = key.state == "Disabled"
+        if key.key_state != "Enabled":
+            disabled = key.key_state == "Disabled"
             raise Refused("DisabledException" if disabled else "KMSInvalidStateException")
-        if key.usage != "ENCRYPT_DECRYPT":
+        if key.key_usage != "ENCRYPT_DECRYPT":
             raise Refused("InvalidKeyUsageException")
         return key
 
     def _seal(self, request: Request, plaintext: str, side: str = "") -> dict[str, Any]:
-        key, nonce = self._usable(request[f"{side}KeyId"]), os.urandom(12)
-        aad = key.id.encode() + _aad(request[f"{side}EncryptionContext"])
-        sealed = key.cipher.encrypt(nonce, base64.b64decode(plaintext), aad)
-        blob = base64.b64encode(key.id.encode() + nonce + sealed).decode()
-        return {"KeyId": key.arn, "CiphertextBlob": blob}
+        key, context = self._usable(request[f"{side}KeyId"]), request[f"{side}EncryptionContext"]
+        blob, arn = self.kms.encrypt(key.id, base64.b64decode(plaintext), context)
+        return {"KeyId": arn, "CiphertextBlob": base64.b64encode(blob).decode()}
 
     def _open(self, request: Request, side: str) -> tuple[Key, str]:
-        key, raw = (
-            self._usable(request[f"{side}KeyId"]),
-            base64.b64decode(request["CiphertextBlob"]),
-        )
+        key = self._usable(request[f"{side}KeyId"])
+        blob = base64.b64decode(request["CiphertextBlob"])
         if request.get("DryRun"):
             raise Refused("DryRunOperationException")
-        if raw[:36] in {other.encode() for other in self.keys} - {key.id.encode()}:
-            raise Refused("IncorrectKeyException")
-        try:
-            aad = raw[:36] + _aad(request[f"{side}EncryptionContext"])
-            opened = key.cipher.decrypt(raw[36:48], raw[48:], aad)
-        except (InvalidTag, ValueError):
-            raise Refused("InvalidCiphertextException") from None
+        # moto says AccessDenied of both.
+        if not blob.startswith(key.id.encode()):
+            known = blob.startswith(tuple(one.encode() for one in self.kms.keys))
+            raise Refused("IncorrectKeyException" if known else "InvalidCiphertextException")
+        opened, _ = self.kms.decrypt(blob, request[f"{side}EncryptionContext"])
         return key, base64.b64encode(opened).decode()
-
-
-def _aad(context: Request) -> bytes:
-    return json.dumps(context, sort_keys=True).encode()
 
 
 def say(asked: Asked, answer: Any, status: int = 200) -> None:
@@ -169,8 +140,10 @@ Fault: TypeAlias = Callable[[Asked, str, Request], None]
 
 
 def refuse(code: str, status: int = 400) -> Fault:
+    """Refuse; in a code with ``{}`` around its name is what was sent."""
+
     def fault(asked: Asked, operation: str, request: Request) -> None:
-        raise Refused(code, status=status)
+        raise Refused(code.format_map(defaultdict(str, request)), status=status)
 
     return fault
 

@@ -7,7 +7,7 @@ import re
 import secrets
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Awaitable, Callable, Iterator
 from contextlib import AsyncExitStack
 from functools import partial
 from pathlib import Path
@@ -77,20 +77,11 @@ def assert_clean(error: KekError, secret: set[str]) -> None:
     assert "\n" not in str(error)
 
 
-async def use(backend: AwsKmsKek, call: str, key: bytes, wrap: Wrap) -> KekError:
-    calls = {
-        "Encrypt": lambda: backend.wrap("alice", key),
-        "Decrypt": lambda: backend.unwrap("alice", wrap),
-        "DescribeKey": backend.refresh,
-    }
-    return await failure(calls[call](), CALL_SECONDS + SLACK)
-
-
-def babble(asked: Asked, operation: str, request: stubs.Request) -> None:
-    """Refuse with what was sent where the code should be."""
-    raise stubs.Refused(f"{request.get('Plaintext')}\n{request.get('CiphertextBlob')}")
-
-
+CALLS: dict[str, Callable[[AwsKmsKek, bytes, Wrap], Awaitable[object]]] = {
+    "Decrypt": lambda backend, _, wrap: backend.unwrap("alice", wrap),
+    "Encrypt": lambda backend, key, _: backend.wrap("alice", key),
+    "DescribeKey": lambda backend, *_: backend.refresh(),
+}
 FAULTS = {
     "throttled": (stubs.refuse("ThrottlingException"), Throttled, "too many calls"),
     "429": (stubs.raw(b"slow down", 429, "text/plain"), Throttled, "too many calls"),
@@ -106,7 +97,7 @@ FAULTS = {
     "dependency": (stubs.refuse("DependencyTimeoutException", 503), Transient, "Dependency"),
     "unavailable": (stubs.refuse("KeyUnavailableException", 500), Transient, "KeyUnavailable"),
     "what is it": (stubs.refuse("NeverHeardOfException"), Transient, "does not know"),
-    "no code": (babble, Transient, "(no readable code)"),
+    "no code": (stubs.refuse("{Plaintext}\n{CiphertextBlob}"), Transient, "(no readable code)"),
     "page": (stubs.raw(b"<html>busy</html>", 503, "text/html"), Transient, "(503)"),
     "empty": (stubs.raw(b"", 502), Transient, "(502)"),
     "reset": (stubs.reset, Transient, "can't be reached (ConnectionClosedError)"),
@@ -132,8 +123,8 @@ async def test_a_fault_has_its_type_and_shows_nothing(
     }
     action, kind, phrase = FAULTS[fault]
     stub.faults["*"] = action
-    for call in ("Decrypt", "Encrypt", "DescribeKey"):
-        error = await use(backend, call, key, made)
+    for call, use in CALLS.items():
+        error = await failure(use(backend, key, made), CALL_SECONDS + SLACK)
         assert type(error) is kind
         assert str(error).removeprefix("KEK ").startswith("aws-kms:alias/custody: ")
         if call != "DescribeKey" or fault != "not found":
@@ -150,7 +141,7 @@ async def test_a_fault_has_its_type_and_shows_nothing(
 
 @pytest.mark.usefixtures("quick")
 async def test_no_answer_names_another_key_or_another_size(stub: KmsStub, build: Build) -> None:
-    backend, key = build(stub, stub.aliases["alias/custody"]), secrets.token_bytes(32)
+    backend, key = build(stub, stub.make_key().id), secrets.token_bytes(32)
     made = await backend.wrap("alice", key)
     short = base64.b64encode(key[:31]).decode()
     for fields, call, kind, phrase in (
@@ -165,7 +156,7 @@ async def test_no_answer_names_another_key_or_another_size(stub: KmsStub, build:
         ({"Plaintext": "A"}, "Decrypt", Transient, "makes no sense"),
     ):
         stub.faults[call] = stub.changed(**fields)
-        error = await use(backend, call, key, made)
+        error = await failure(CALLS[call](backend, key, made), CALL_SECONDS + SLACK)
         assert type(error) is kind
         assert phrase in str(error)
         assert_clean(error, all_forms(key, key[:31]))
@@ -201,7 +192,7 @@ async def test_a_kms_that_opens_nothing_raises_no_alarm_about_rows(
 
 
 @pytest.mark.parametrize(
-    "fields", [{"usage": "GENERATE_VERIFY_MAC"}, {"spec": "RSA_4096"}], ids=["usage", "spec"]
+    "fields", [{"usage": "GENERATE_VERIFY_MAC"}, {"spec": "RSA_2048"}], ids=["usage", "spec"]
 )
 async def test_a_key_for_something_else_is_refused(
     stub: KmsStub, build: Build, fields: dict[str, str]
@@ -213,7 +204,9 @@ async def test_a_key_for_something_else_is_refused(
 
 @pytest.mark.parametrize("state", ["Creating", "PendingImport", "PendingReplicaDeletion", "a\nb"])
 async def test_a_key_in_another_state_is_missing(stub: KmsStub, build: Build, state: str) -> None:
-    backend = build(stub, stub.make_key(state=state).arn)
+    key = stub.make_key()
+    key.key_state = state
+    backend = build(stub, key.arn)
     with pytest.raises(KeyMissing, match=r"the key can't be used: it is [A-Za-z ]+$"):
         await backend.refresh()
 

@@ -2,7 +2,7 @@
 
 import asyncio
 import traceback
-from collections.abc import Awaitable, Sequence
+from collections.abc import Awaitable, Callable, Sequence
 
 import pytest
 
@@ -32,20 +32,17 @@ def sdk_error() -> SdkError:
     return error
 
 
-USES = pytest.mark.parametrize("use", ["wrap", "unwrap", "re-wrap"])
-
-
-def call(backend: KekBackend, use: str) -> Awaitable[object]:
-    if use == "wrap":
-        return backend.wrap("alice", b"k" * 32)
-    if use == "unwrap":
-        return backend.unwrap("alice", WRAP)
-    return backend.rewrap([OwnedWrap("alice", WRAP)])
+CALLS: dict[str, Callable[[KekBackend], Awaitable[object]]] = {
+    "wrap": lambda backend: backend.wrap("alice", b"k" * 32),
+    "unwrap": lambda backend: backend.unwrap("alice", WRAP),
+    "re-wrap": lambda backend: backend.rewrap([OwnedWrap("alice", WRAP)]),
+}
+USES = pytest.mark.parametrize("use", CALLS)
 
 
 @USES
 async def test_nothing_of_an_sdks_error_travels_on(use: str) -> None:
-    error = await failure(call(FakeKms(error=sdk_error()), use))
+    error = await failure(CALLS[use](FakeKms(error=sdk_error())))
     assert type(error) is Transient
     assert str(error) == f"fake:key: SdkError while {use}ping"
     assert PLAINTEXT not in "".join(traceback.format_exception(error))
@@ -60,7 +57,7 @@ async def test_own_errors_keep_their_type_and_lose_what_they_came_from(
     raised = kind("why")
     raised.__cause__ = sdk_error()
     raised.__context__ = sdk_error()
-    error = await failure(call(FakeKms(error=raised), use))
+    error = await failure(CALLS[use](FakeKms(error=raised)))
     assert type(error) is kind
     assert str(error) == "why"
 
@@ -68,7 +65,7 @@ async def test_own_errors_keep_their_type_and_lose_what_they_came_from(
 @USES
 async def test_cancellation_passes(use: str) -> None:
     with pytest.raises(asyncio.CancelledError):
-        await call(FakeKms(error=asyncio.CancelledError()), use)
+        await CALLS[use](FakeKms(error=asyncio.CancelledError()))
 
 
 @pytest.mark.parametrize("size", [0, 1, 16, 31, 33, 64])
@@ -77,7 +74,7 @@ async def test_keys_of_another_size_go_neither_in_nor_out(size: int) -> None:
     with pytest.raises(ValueError, match="32 bytes"):
         await backend.wrap("alice", bytes(size))
     assert backend.calls == []
-    assert type(await failure(call(backend, "unwrap"))) is Tampered
+    assert type(await failure(backend.unwrap("alice", WRAP))) is Tampered
 
 
 async def test_good_calls_pass_through() -> None:
@@ -91,7 +88,7 @@ async def test_good_calls_pass_through() -> None:
 async def test_what_is_no_bytes_is_no_master_key(key: object) -> None:
     """An SDK is not typed: text of 32 characters would pass for a key of 32 bytes."""
     backend = FakeKms(master_key=key)  # type: ignore[arg-type]
-    assert type(await failure(call(backend, "unwrap"))) is Tampered
+    assert type(await failure(backend.unwrap("alice", WRAP))) is Tampered
 
 
 @pytest.mark.parametrize(
@@ -106,7 +103,7 @@ async def test_a_wrap_that_could_never_be_opened_is_not_handed_out(
     backend = FakeKms("fake-v1", rewrapped=[wrap])
     monkeypatch.setattr(backend, "_wrap", made)
     for use in ("wrap", "re-wrap"):
-        error = await failure(call(backend, use))
+        error = await failure(CALLS[use](backend))
         assert type(error) is Misconfigured
         assert str(error) == "KEK fake:key: the backend made a wrap that is not its own"
 

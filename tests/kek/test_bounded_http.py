@@ -4,7 +4,7 @@ import contextlib
 import threading
 import time
 from collections.abc import Callable, Iterable, Iterator
-from typing import Any
+from functools import partial
 
 import pytest
 import requests
@@ -26,31 +26,22 @@ Get = Callable[[str], bytes]
 Pieces = Callable[[Asked], Iterable[bytes]]
 
 
-class Adapter(HTTPAdapter):
-    def init_poolmanager(self, *args: Any, **named: Any) -> None:
-        super().init_poolmanager(*args, **named)
-        bounded_http.bind(self.poolmanager)
+def adapter(session: requests.Session, scheme: str = "http") -> HTTPAdapter:
+    found = session.get_adapter(f"{scheme}://")
+    assert isinstance(found, HTTPAdapter)
+    return found
 
 
-@contextlib.contextmanager
-def by_requests() -> Iterator[Get]:
-    with requests.Session() as session:
-        session.mount("http://", Adapter())
-        # The library's own timeout, between two bytes, is far away: it must not be what helps.
-        yield lambda url: session.get(url, timeout=(5, 30)).content
-
-
-@contextlib.contextmanager
-def by_urllib3() -> Iterator[Get]:
-    with urllib3.PoolManager(retries=False, timeout=urllib3.Timeout(5, 30)) as manager:
-        bounded_http.bind(manager)
-        yield lambda url: manager.request("GET", url).data
-
-
-@pytest.fixture(params=[by_requests, by_urllib3], ids=["requests", "urllib3"])
+@pytest.fixture(params=["requests", "urllib3"])
 def get(request: pytest.FixtureRequest) -> Iterator[Get]:
-    with request.param() as made:
-        yield made
+    # The libraries' own timeout, between two bytes, is far away: it must not be what helps.
+    with requests.Session() as session, urllib3.PoolManager(retries=False) as manager:
+        if request.param == "requests":
+            bounded_http.bind(adapter(session).poolmanager)
+            yield lambda url: session.get(url, timeout=(5, 30)).content
+        else:
+            bounded_http.bind(manager)
+            yield lambda url: manager.request("GET", url, timeout=urllib3.Timeout(5, 30)).data
 
 
 def within(seconds: float) -> contextlib.AbstractContextManager[None]:
@@ -72,22 +63,17 @@ def answering(head: bytes, piece: bytes = b"", times: int = 0, pause: float = 0.
 ANSWERS = answering(OK)
 
 
-def dripping(head: bytes, piece: bytes = b"x") -> Pieces:
-    return answering(head, piece, 500, 0.02)
-
-
-def endless(head: bytes, piece: bytes = b"x" * 65536) -> Pieces:
-    return answering(head, piece, 10**9)
-
+dripping = partial(answering, piece=b"x", times=500, pause=0.02)
+endless = partial(answering, piece=b"x" * 65536, times=10**9)
 
 DRIPPING: dict[str, Pieces] = {
     "drips_headers": dripping(b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\nX-Long: "),
-    "drips_status": dripping(b"HTTP/1.1 200 ", b"O"),
+    "drips_status": dripping(b"HTTP/1.1 200 ", piece=b"O"),
     "drips_body": dripping(b"HTTP/1.1 200 OK\r\nContent-Length: 500\r\n\r\n"),
     "drips_chunks": dripping(
-        b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n", b"1\r\nx\r\n"
+        b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n", piece=b"1\r\nx\r\n"
     ),
-    "drips_continues": dripping(CONTINUE, CONTINUE),
+    "drips_continues": dripping(CONTINUE, piece=CONTINUE),
     "says_nothing": lambda _: (),
 }
 
@@ -108,9 +94,9 @@ ENDLESS = {
     ),
     "fast_chunks": endless(
         b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n",
-        b"10000\r\n" + b"x" * 65536 + b"\r\n",
+        piece=b"10000\r\n" + b"x" * 65536 + b"\r\n",
     ),
-    "fast_continues": endless(CONTINUE, CONTINUE * 1000),
+    "fast_continues": endless(CONTINUE, piece=CONTINUE * 1000),
 }
 
 
@@ -233,15 +219,9 @@ def test_a_deadline_is_of_its_own_thread(get: Get) -> None:
 
 
 def test_through_a_proxy_that_drips() -> None:
-    class Proxied(Adapter):
-        def proxy_manager_for(self, proxy: str, **named: Any) -> urllib3.ProxyManager:
-            manager: urllib3.ProxyManager = super().proxy_manager_for(proxy, **named)
-            bounded_http.bind(manager)
-            return manager
-
     with serving(raw_server(DRIPPING["drips_headers"])) as server, requests.Session() as session:
         for scheme in ("http", "https"):
-            session.mount(f"{scheme}://", Proxied())
+            bounded_http.bind(adapter(session, scheme).proxy_manager_for(server.url))
             began = time.monotonic()
             with within(0.3), pytest.raises(FAILURES):
                 session.get(

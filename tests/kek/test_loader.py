@@ -13,6 +13,7 @@ from kek_backends.env import EnvKek
 from kek_backends.errors import Misconfigured
 from kek_backends.loader import ENTRY_POINT_GROUP, load, load_keyring
 from tests.kek.fakes import FakeKms
+from tests.kek.kit import refusal
 
 KEY = base64.b64encode(bytes(range(32))).decode()
 OTHER = base64.b64encode(bytes(range(1, 33))).decode()
@@ -75,14 +76,14 @@ def test_what_is_no_backend_is_refused(install: Install, value: str) -> None:
 
 def test_what_is_not_in_its_module_is_refused(install: Install) -> None:
     install("fake", "tests.kek.fakes:Missing")
-    assert refusal() == (
+    assert refusal("fake:one") == (
         "KEK fake:one: there is no tests.kek.fakes:Missing; reinstall the package that has it"
     )
 
 
 def test_module_that_is_missing_is_named(install: Install) -> None:
     install("fake", "no_such_module.kms:X")
-    assert refusal() == (
+    assert refusal("fake:one") == (
         "KEK fake:one: the module no_such_module can't be imported;"
         " reinstall the package that has it"
     )
@@ -105,17 +106,10 @@ def test_sdk_that_is_missing_names_the_sources_and_their_extra(
     )
     (tmp_path / "acme_kms_for_tests.py").write_text("import no_such_sdk.client\n")
     monkeypatch.syspath_prepend(tmp_path)
-    assert refusal() == (
+    assert refusal("fake:one") == (
         "KEK fake:one: the module no_such_sdk can't be imported;"
         f" in the sources of acme run: pip install {sources}"
     )
-
-
-def refusal() -> str:
-    with pytest.raises(Misconfigured) as caught:
-        load("fake:one", environ={}, development=False)
-    assert caught.value.__suppress_context__
-    return str(caught.value)
 
 
 def test_ours_with_an_sdk_name_their_extra() -> None:

@@ -245,23 +245,18 @@ async def test_a_refusal_says_nothing_secret(bao: Bao, sdk_log: pytest.LogCaptur
     await backend.close()
 
 
-async def test_another_server_at_the_address(issuer_port: int, limits: Limits) -> None:
-    environ = {
-        "VAULT_ADDR": f"http://127.0.0.1:{issuer_port}",
-        "VAULT_TOKEN": remember("s.token-for-another-server"),
-    }
-    backend = load("vault:transit/key", environ=environ, development=False)
-    with limits(), pytest.raises(KekError):
-        await backend.refresh()
-    assert backend.problem is not None
-    await backend.close()
-
-
-@pytest.fixture
-def issuer_port() -> Iterator[int]:
-    """A port where something else than a Vault listens: nothing that speaks HTTP."""
+async def test_another_server_at_the_address(limits: Limits) -> None:
+    """One that speaks no HTTP."""
     with socket.create_server(("127.0.0.1", 0)) as listener:
-        yield int(listener.getsockname()[1])
+        environ = {
+            "VAULT_ADDR": f"http://127.0.0.1:{listener.getsockname()[1]}",
+            "VAULT_TOKEN": remember("s.token-for-another-server"),
+        }
+        backend = load("vault:transit/key", environ=environ, development=False)
+        with limits(), pytest.raises(KekError):
+            await backend.refresh()
+        assert backend.problem is not None
+        await backend.close()
 
 
 async def test_certificate_that_is_not_trusted(bao: Bao, tmp_path: Path) -> None:

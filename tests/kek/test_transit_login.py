@@ -108,6 +108,10 @@ async def test_login_that_is_refused_names_the_cure(bao: Bao) -> None:
     assert caught.value.__context__ is None
 
 
+USER = "system:serviceaccount:apps:custody"
+SERVICE_ACCOUNT = {"name": "custody", "uid": "f0d2c3a4-0000-4000-8000-000000000001"}
+
+
 def token_review(accepted: str) -> HttpServer:
     """Answer TokenReviews as a Kubernetes API server does: there is none here.
 
@@ -116,12 +120,8 @@ def token_review(accepted: str) -> HttpServer:
     """
 
     def review(asked: Asked) -> None:
-        user = {
-            "username": "system:serviceaccount:apps:custody",
-            "uid": "f0d2c3a4-0000-4000-8000-000000000001",
-            "groups": ["system:serviceaccounts"],
-        }
         good = json.loads(asked.body)["spec"]["token"] == accepted
+        user = {"username": USER, "uid": SERVICE_ACCOUNT["uid"]}
         status = {"authenticated": good, "user": user, "audiences": ["vault"]}
         kind = {"apiVersion": "authentication.k8s.io/v1", "kind": "TokenReview"}
         asked.say(json.dumps({**kind, "status": status}).encode(), 201)
@@ -130,17 +130,13 @@ def token_review(accepted: str) -> HttpServer:
 
 
 def service_account_token() -> str:
+    known = {"namespace": "apps", "serviceaccount": SERVICE_ACCOUNT}
     claims = {
-        "iss": "https://kubernetes.default.svc",
-        "sub": "system:serviceaccount:apps:custody",
+        "sub": USER,
         "aud": ["vault"],
         "iat": int(time.time()) - 60,
-        "nbf": int(time.time()) - 60,
         "exp": int(time.time()) + 3600,
-        "kubernetes.io": {
-            "namespace": "apps",
-            "serviceaccount": {"name": "custody", "uid": "f0d2c3a4-0000-4000-8000-000000000001"},
-        },
+        "kubernetes.io": known,
     }
     return remember(jwt.encode(claims, generate_private_key(SECP256R1()), algorithm="ES256"))
 

@@ -86,6 +86,7 @@ def items_of(found: list[dict[str, Any]]) -> Counter[str]:
 PROOF = {"custody-proof-own": 1, "custody-proof-other": 1}
 
 
+@pytest.mark.timeout(300)
 @pytest.mark.parametrize("count", [1_000, pytest.param(20_000, marks=pytest.mark.prove)])
 async def test_no_key_enters_this_process(
     audited: tuple[Bao, Path], database: Database, count: int

@@ -492,7 +492,7 @@ async def test_a_kms_that_is_down_pauses_the_run(database: Database) -> None:
     await keks.close()
 
 
-async def test_patience_ends(database: Database) -> None:
+async def test_it_gives_up_in_the_end(database: Database) -> None:
     await fill(database, 4)
     remote = FakeRemote()
     keks = Keyring(remote, [old_kek()])

@@ -4,6 +4,7 @@ import asyncio
 import json
 
 from custody.auth.jwks import JwksCache
+from custody.auth.rules import TokenRules
 from custody.auth.tokens import TokenVerifier
 from tests.clock import Clock
 from tests.tokens import Issuer
@@ -36,9 +37,8 @@ class ServedJwks:
         self.cache = JwksCache(
             fetch=self.fetch, source="https://i/jwks", max_age=max_age, clock=self.clock
         )
-        self.verifier = TokenVerifier(
-            jwks=self.cache, issuer=issuer.url, audience=issuer.audience, now=self.clock
-        )
+        rules = TokenRules(issuer.url, issuer.audience, now=self.clock)
+        self.verifier = TokenVerifier(self.cache, rules)
 
     async def fetch(self) -> bytes:
         """Return the document."""

@@ -207,7 +207,7 @@ def test_a_host_without_the_sdks_boots() -> None:
     assert run.returncode == 0, run.stderr
     cure = f"in the sources of {DISTRIBUTION} run: pip install"
     assert f"hvac can't be imported; {cure} '.[vault]'" in run.stdout
-    assert f"botocore can't be imported; {cure} '.[aws]'" in run.stdout
+    assert f"botocore.session can't be imported; {cure} '.[aws]'" in run.stdout
 
 
 def rooms_table() -> Iterator[str]:

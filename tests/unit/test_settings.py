@@ -27,6 +27,7 @@ GOOD: dict[str, tuple[str, str, Any]] = {
     "jwks_file": ("/etc/jwks.json", '"/etc/jwks.json"', Path("/etc/jwks.json")),
     "jwt_issuer": ("https://a.example", '"https://a.example"', "https://a.example"),
     "jwt_audience": ("other", '"other"', "other"),
+    "jwt_max_lifetime": ("3600", "3600", 3600),
     "trusted_proxies": (
         "10.0.0.0/8 ::1,unix",
         '["10.0.0.0/8", "::1", "unix"]',

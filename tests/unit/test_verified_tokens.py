@@ -6,10 +6,12 @@ from unittest.mock import Mock, patch
 import pytest
 
 from custody.auth import tokens
+from custody.auth.claims import Claims
 from custody.auth.jwk import JwksError
 from custody.auth.jwks import IssuerUnavailable
-from custody.auth.tokens import InvalidToken, Principal
-from custody.auth.verified import Claims, VerifiedTokens, name_of
+from custody.auth.refusals import InvalidToken
+from custody.auth.tokens import Principal
+from custody.auth.verified import VerifiedTokens, name_of
 from tests.tokens import Issuer
 from tests.unit.served_jwks import ServedJwks, jwks
 
@@ -24,7 +26,7 @@ def world() -> ServedJwks:
 @pytest.fixture
 def check() -> Iterator[Mock]:
     """Every check of a signature."""
-    with patch.object(tokens, "_check_signature", wraps=tokens._check_signature) as check:
+    with patch.object(tokens, "check_signature", wraps=tokens.check_signature) as check:
         yield check
 
 
@@ -136,3 +138,12 @@ def test_no_token_is_kept(world: ServedJwks) -> None:
     token = world.issuer.token()
     assert token.encode() not in name_of(f"Bearer {token}")
     assert len(name_of(f"Bearer {token}")) == 32
+
+
+async def test_one_token_has_one_name_however_it_is_spaced(world: ServedJwks, check: Mock) -> None:
+    """A client can't push the tokens of others out by spelling its header anew."""
+    token = world.issuer.token()
+    for spaces in range(1, 200):
+        await world.verifier.verify(f"bEaReR{' ' * spaces}{token}")
+    assert len(world.verifier._verified._known) == 1
+    assert check.call_count == 1

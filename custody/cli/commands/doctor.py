@@ -3,7 +3,8 @@
 import json
 import os
 import sys
-from collections.abc import Mapping
+from collections.abc import Coroutine, Mapping
+from typing import Any
 
 import click
 
@@ -27,8 +28,13 @@ _ORDER = list(_SIGNS)
 
 def doctor(as_json: bool) -> int:
     """Examine what is configured: settings, KEKs, database, roles, the issuer's keys."""
+    return show(examine(os.environ), as_json=as_json)
+
+
+def show(examination: Coroutine[Any, Any, list[Finding]], *, as_json: bool) -> int:
+    """Run an examination, and show what it finds; return the exit code."""
     configure(LogLevel.WARNING, LogFormat.TEXT)  # beside the findings, not among them
-    findings = event_loop.run(examine(os.environ))
+    findings = event_loop.run(examination)
     if as_json:
         click.echo(json.dumps([_as_object(finding) for finding in findings], indent=2))
     else:

@@ -1,0 +1,44 @@
+"""Why a token is refused: one reason each, with no part of the token."""
+
+from enum import Enum
+
+
+class Reason(Enum):
+    """A reason: its value is the label in metrics and logs, its text says it to an operator."""
+
+    def __init__(self, label: str, text: str) -> None:
+        self.label = label
+        self.text = text
+
+    ABSENT = "absent", "no Authorization header"
+    SEVERAL = "several", "more than one Authorization header"
+    FORM = "form", "not a bearer token of three segments"
+    TOO_LONG = "too-long", "too long"
+    MALFORMED = "malformed", "malformed segment"
+    ALGORITHM = "alg", "its alg is neither EdDSA nor Ed25519"
+    EXTENSION = "crit", "an extension that is not understood"
+    TYPE = "typ", "another type of token"
+    KEY_NAME = "kid", "kid is not a string"
+    ISSUER = "iss", "another issuer"
+    AUDIENCE = "aud", "another audience"
+    SUBJECT = "sub", "sub is no user id"
+    BOUND = "cnf", "bound to a key that nobody here checks"
+    NO_EXPIRY = "no-exp", "no exp"
+    TIME = "time", "a time is not a number, or out of range"
+    LIFETIME = "lifetime", "lives longer than CUSTODY_JWT_MAX_LIFETIME says"
+    EXPIRED = "expired", "expired"
+    NOT_YET = "not-yet", "not valid yet"
+    UNKNOWN_KEY = "unknown-key", "no such key"
+    SIGNATURE = "signature", "wrong signature"
+
+
+class InvalidToken(Exception):
+    """The token proves nothing.
+
+    Args:
+        reason: why; its text is the message.
+    """
+
+    def __init__(self, reason: Reason) -> None:
+        super().__init__(reason.text)
+        self.reason = reason

@@ -1,0 +1,95 @@
+"""``custody doctor --token``: what would be said of a token, claim by claim, without showing it."""
+
+import json
+from pathlib import Path
+
+import pytest
+
+from custody.auth.diagnostics import explain
+from custody.auth.refusals import InvalidToken, Reason
+from custody.ops.token_doctor import examine_token
+from kek_backends.findings import Verdict
+from tests.tokens import BAD_TOKENS, Issuer
+from tests.unit.served_jwks import ServedJwks
+
+NOW = 1_800_000_000.0
+
+
+@pytest.fixture(scope="module")
+def issuer() -> Issuer:
+    return Issuer(now=lambda: NOW)
+
+
+@pytest.mark.parametrize("name", BAD_TOKENS)
+async def test_the_reason_of_the_daemon_is_among_what_is_said(issuer: Issuer, name: str) -> None:
+    world, value = ServedJwks(issuer, now=NOW), BAD_TOKENS[name](issuer)
+    await world.cache.refresh()
+    with pytest.raises(InvalidToken) as refusal:
+        await world.verifier.verify(value)
+    found = explain(value or "", world.verifier.rules, world.cache.keys)
+    reasons = {one.reason for one in found} - {None}
+    # What is wrong with the header around it is nothing that a file has.
+    if name not in {"no header", "no scheme", "no space", "a tab for the space"}:
+        assert refusal.value.reason in reasons
+
+
+async def test_all_that_is_wrong_is_said_at_once(issuer: Issuer) -> None:
+    world = ServedJwks(issuer, now=NOW)
+    await world.cache.refresh()
+    token = issuer.token(iss="https://other", aud="else", exp=NOW - 90000, cnf={"jkt": "x"}, sub=7)
+    found = explain(token, world.verifier.rules, world.cache.keys)
+    assert {one.what: one.reason for one in found if one.reason} == {
+        "iss": Reason.ISSUER,
+        "aud": Reason.AUDIENCE,
+        "sub": Reason.SUBJECT,
+        "cnf": Reason.BOUND,
+        "exp": Reason.EXPIRED,
+    }
+
+
+@pytest.mark.parametrize("frame", ["{}", " {}\n", "Bearer {}", "authorization: bearer {}\r\n"])
+async def test_good_token(tmp_path: Path, frame: str) -> None:
+    issuer = Issuer()
+    (tmp_path / "jwks.json").write_bytes(issuer.jwks())
+    environ = {
+        "CUSTODY_JWKS_FILE": str(tmp_path / "jwks.json"),
+        "CUSTODY_JWT_ISSUER": issuer.url,
+    }
+    token = issuer.token()
+    found = await examine_token(environ, frame.format(token).encode())
+    assert {one.verdict for one in found} == {Verdict.OK}, found
+    assert {one.part for one in found} >= {"jwks", "token signature", "token exp", "token iss"}
+    said = json.dumps([one.message for one in found])
+    assert not [segment for segment in token.split(".") if segment in said]
+    assert "user-1" not in said
+
+
+async def test_without_keys_the_rest_is_said(tmp_path: Path) -> None:
+    issuer = Issuer()
+    environ = {
+        "CUSTODY_JWKS_FILE": str(tmp_path / "missing.json"),
+        "CUSTODY_JWT_ISSUER": issuer.url,
+    }
+    found = await examine_token(environ, issuer.token(aud="else").encode())
+    verdicts = {one.part: one.verdict for one in found}
+    assert verdicts["jwks"] is Verdict.FINDING
+    assert verdicts["token signature"] is Verdict.UNSEEN
+    assert (verdicts["token aud"], verdicts["token iss"]) == (Verdict.FINDING, Verdict.OK)
+
+
+async def test_without_settings() -> None:
+    (found,) = await examine_token({}, b"x")
+    assert (found.part, found.verdict) == ("settings", Verdict.FINDING)
+    assert "CUSTODY_JWT_ISSUER must be set" in found.message
+
+
+@pytest.mark.parametrize("text", [b"", b"\xff\xfe", b"a.b", b"x" * 16384, b"Basic abc"])
+async def test_what_is_no_token(tmp_path: Path, text: bytes) -> None:
+    issuer = Issuer()
+    (tmp_path / "jwks.json").write_bytes(issuer.jwks())
+    environ = {
+        "CUSTODY_JWKS_FILE": str(tmp_path / "jwks.json"),
+        "CUSTODY_JWT_ISSUER": issuer.url,
+    }
+    found = await examine_token(environ, text)
+    assert [one.part for one in found if one.verdict is Verdict.FINDING] == ["token form"]
