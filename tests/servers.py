@@ -307,7 +307,7 @@ def coverage_environ() -> dict[str, str]:
     return {name: value for name, value in os.environ.items() if name.startswith("COVERAGE_")}
 
 
-def wait_for(url: str, process: AnyProcess, log: Path, seconds: float = 30) -> None:
+def wait_for(url: str, process: AnyProcess, log: Path) -> None:
     """Wait until a URL answers 200."""
 
     def answers() -> bool:
@@ -318,6 +318,6 @@ def wait_for(url: str, process: AnyProcess, log: Path, seconds: float = 30) -> N
         return False
 
     try:
-        soon(answers, seconds)
+        soon(answers, 30)
     except AssertionError:
         raise AssertionError(f"{url} did not answer 200: {log.read_text()}") from None

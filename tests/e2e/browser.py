@@ -126,8 +126,7 @@ class Browser(Client):
                     raise
             else:
                 self.answers.append(answer)
-                again = answer.status in {408, 429} or answer.status >= 500
-                if not (again and left):
+                if not left or (answer.status < 500 and answer.status not in {408, 429}):
                     break
             await asyncio.sleep(_WAIT_SECONDS)
         # The client parses every 2xx as JSON: an empty one would throw.

@@ -26,7 +26,7 @@ from tests.e2e.hangup import Configured, configured
 from tests.e2e.keks import Place, make_vaults
 from tests.eventually import eventually
 from tests.faulty_proxy import Fault, faulty_proxy
-from tests.http.wire import ask, first_answer, request
+from tests.http.wire import ask, first_answer, request, status_of
 from tests.leaks import remember
 from tests.load import load
 from tests.ports import free_port
@@ -36,19 +36,13 @@ from tests.tokens import Issuer
 ORIGIN, SECOND = "https://app.example", "https://other.example"
 
 
-async def status(at: Configured, issuer: Issuer) -> int:
-    """Ask for alice's status with a token of an issuer."""
-    headers = {"Authorization": remember(issuer.bearer("alice"))}
-    return (await ask(at.daemon, "GET", "/status", headers)).status
-
-
 async def test_new_key_of_the_issuer(database: Database, issuer: Issuer, tmp_path: Path) -> None:
     later = Issuer(kid="key-2")
     with configured(database, issuer, tmp_path, {}) as at:
-        assert (await status(at, issuer), await status(at, later)) == (200, 401)
+        assert (await status_of(at.daemon), await status_of(at.daemon, later)) == (200, 401)
         (tmp_path / "jwks.json").write_bytes(later.jwks())
         await at.reloads()
-        assert (await status(at, issuer), await status(at, later)) == (401, 200)
+        assert (await status_of(at.daemon), await status_of(at.daemon, later)) == (401, 200)
 
 
 async def test_jwks_in_another_file(database: Database, issuer: Issuer, tmp_path: Path) -> None:
@@ -58,7 +52,7 @@ async def test_jwks_in_another_file(database: Database, issuer: Issuer, tmp_path
     with configured(database, issuer, tmp_path, values) as at:
         logged = await at.change(jwks_file=str(file))
         assert logged["changed"] == ["CUSTODY_JWKS_FILE"]
-        assert (await status(at, issuer), await status(at, later)) == (401, 200)
+        assert (await status_of(at.daemon), await status_of(at.daemon, later)) == (401, 200)
 
 
 class Tls:
@@ -159,7 +153,7 @@ async def test_tls_begins_and_ends_with_a_restart(
             await at.reloads(tls_cert=str(cert), tls_key=str(key))
             needed = at.daemon.events("restart_needed")
             assert [event["changed"] for event in needed] == [["CUSTODY_TLS_CERT"]] * reloads
-        assert await status(at, issuer) == 200
+        assert await status_of(at.daemon) == 200
         await at.reloads(tls_cert=None, tls_key=None)
         assert len(at.daemon.events("restart_needed")) == 2
 
@@ -219,7 +213,7 @@ async def test_rate_limit(database: Database, issuer: Issuer, tmp_path: Path) ->
 
 async def test_log_level(database: Database, issuer: Issuer, tmp_path: Path) -> None:
     with configured(database, issuer, tmp_path, {"log_level": "info"}) as at:
-        assert await status(at, issuer) == 200
+        assert await status_of(at.daemon) == 200
         # Written at the end of the turn in which it was answered.
         await eventually(lambda: at.daemon.events("request"))
         (first,) = at.daemon.events("request")
@@ -227,10 +221,10 @@ async def test_log_level(database: Database, issuer: Issuer, tmp_path: Path) -> 
         at.write(log_level="warning", rate_limit=5, jwt_audience="another")
         at.hang_up()
         await eventually(lambda: at.daemon.events("restart_needed"))
-        assert await status(at, issuer) == 200
+        assert await status_of(at.daemon) == 200
         await at.reloads(log_level="debug", jwt_audience=None)
         assert len(at.daemon.events("request")) == 1
-        assert await status(at, issuer) == 200
+        assert await status_of(at.daemon) == 200
         await eventually(lambda: len(at.daemon.events("request")) == 2)
 
 
@@ -516,6 +510,6 @@ async def test_reloads_under_load_are_noticed_by_nobody(
                     log_level="debug" if n % 7 == 1 else "info",
                     rate_limit=1_000_000 - n,
                 )
-                assert await status(at, issuer) == 200
+                assert await status_of(at.daemon) == 200
         assert seen.lost() == []
         assert seen.answered > len(users)

@@ -28,6 +28,7 @@ from tests.e2e.service_manager import service_manager
 from tests.eventually import eventually, soon
 from tests.faulty_proxy import Fault, faulty_proxy
 from tests.http import wire
+from tests.http.wire import status_of
 from tests.leaks import remember
 from tests.load import load
 from tests.servers import (
@@ -96,12 +97,6 @@ def alone(workers: Mapping[int, int], number: int | None) -> Iterator[None]:
                 os.kill(process, signal.SIGCONT)
 
 
-async def ask(daemon: Daemon) -> int:
-    """Ask over a connection of its own."""
-    token = {"Authorization": remember(daemon.issuer.bearer())}
-    return (await wire.ask(daemon, "GET", "/status", token)).status
-
-
 async def test_two_of_them_are_one_service(
     database: Database, issuer: Issuer, tmp_path: Path
 ) -> None:
@@ -120,7 +115,7 @@ async def test_two_of_them_are_one_service(
             # Each answers while the others stand still, and its metrics are those of all of them.
             for number in workers:
                 with alone(workers, number):
-                    assert await ask(at.daemon) == 200
+                    assert await status_of(at.daemon) == 200
                     assert await answered(at.daemon) == number + 1
             assert len(manager.said("READY")) == 1
             await at.reloads(cors_origins=["https://app.example"])
@@ -180,7 +175,7 @@ async def test_each_of_them_serves_the_vault_and_the_operators(
         assert list(workers) == [0, 1, 2]
         for number in workers:
             with alone(workers, number):
-                assert [await ask(daemon) for _ in range(3)] == [200] * 3
+                assert [await status_of(daemon) for _ in range(3)] == [200] * 3
                 assert (await readiness(daemon))[0] == 200
         assert workers_of(daemon) == workers
 
@@ -323,7 +318,7 @@ async def test_configuration_that_breaks_later_ends_no_process_that_serves(
         await eventually(
             lambda: [e["code"] for e in at.daemon.events("process_ended")] == [-9, 78], 40
         )
-        assert await ask(at.daemon) == 200
+        assert await status_of(at.daemon) == 200
         at.write(rate_limit=None)
         await serving(at.daemon, COUNT + 1)
 
@@ -450,7 +445,7 @@ async def test_metrics_are_those_of_all_of_them(
         for number in workers:
             with alone(workers, number):
                 for _ in range(number + 1):
-                    assert await ask(daemon) == 200
+                    assert await status_of(daemon) == 200
                 assert await answered(daemon) == sum(n + 1 for n in range(number + 1))
         total = await answered(daemon)
         assert total == 6
@@ -458,7 +453,7 @@ async def test_metrics_are_those_of_all_of_them(
             os.kill(workers[number], signal.SIGKILL)
             await serving(daemon, COUNT + number + 1)
             assert [await answered(daemon) for _ in range(6)] == [total] * 6
-        assert await ask(daemon) == 200
+        assert await status_of(daemon) == 200
 
         # Counted at the end of the turn, in the process that answered; another one may show it.
         async def counted() -> bool:
@@ -546,4 +541,4 @@ async def test_unix_socket(database: Database, issuer: Issuer, tmp_path: Path) -
         workers = workers_of(daemon)
         for number in workers:
             with alone(workers, number):
-                assert await ask(daemon) == 200
+                assert await status_of(daemon) == 200

@@ -23,18 +23,15 @@ def transactions(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     """Who went to the database, alone or with others: every way of a route there passes here."""
     opened: list[str] = []
 
-    def count(owner: Any, name: str) -> None:
-        real = getattr(owner, name)
-
+    def count(real: Any) -> Any:
         def counted(first: Any, who: Any, *rest: Any) -> Any:
             opened.append(getattr(who, "user_id", who))
             return real(first, who, *rest)
 
-        monkeypatch.setattr(owner, name, counted)
+        return counted
 
-    count(rows, "user_transaction")
-    count(GroupedRows, "read")
-    count(GroupedRows, "record")
+    for owner, name in ((rows, "user_transaction"), (GroupedRows, "read"), (GroupedRows, "record")):
+        monkeypatch.setattr(owner, name, count(getattr(owner, name)))
     return opened
 
 

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from custody.http.routes import BASE_PATH
 from kek_backends.systemd import SystemdKek
 from kek_backends.uri import KekUri
 from tests.leaks import remember
@@ -100,12 +101,8 @@ def host(installation: tuple[Bind, ...], database: Database, issuer: Issuer) -> 
         issuer: of the tokens.
     """
     port, admin_port = free_port(), free_port()
-    daemon = Daemon(
-        base=f"http://127.0.0.1:{port}/api/v1/me/encryption-vault",
-        admin=f"http://127.0.0.1:{admin_port}",
-        issuer=issuer,
-        database=database,
-    )
+    base, admin = f"http://127.0.0.1:{port}{BASE_PATH}", f"http://127.0.0.1:{admin_port}"
+    daemon = Daemon(base, admin, issuer, database)
     with throwaway([CHECKOUT, *installation]) as system:
         install_units(system)
         made = Host(system.init, system.cgroup, daemon)
