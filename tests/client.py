@@ -1,10 +1,11 @@
 """An HTTP client for tests: short calls, full answers, every secret remembered for the search."""
 
 import json
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Coroutine, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
-from typing import Any
+from functools import partialmethod
+from typing import Any, TypeAlias
 
 import aiohttp
 
@@ -13,6 +14,7 @@ from tests.leaks import remember
 from tests.servers import Daemon
 
 _SECRET_FIELDS = ("masterKey", "recoveryWrappedMk")
+_Route: TypeAlias = "partialmethod[Coroutine[Any, Any, Answer]]"
 
 
 @dataclass(frozen=True)
@@ -50,7 +52,7 @@ def generation_of(answer: Answer) -> int:
 
 
 class Client:
-    """One user's device."""
+    """One user's device: it calls each route by its name, those that change a key with a tag."""
 
     def __init__(self, daemon: Daemon, session: aiohttp.ClientSession, user: str) -> None:
         self.daemon = daemon
@@ -84,34 +86,22 @@ class Client:
             _remember_secrets(answer.json)
         return answer
 
-    async def status(self) -> Answer:
-        """GET /status."""
-        return await self.call("GET", "/status")
+    async def _act(
+        self, method: str, path: str, if_match: str | None = None, body: Any = None
+    ) -> Answer:
+        return await self.call(method, path, body, if_match=if_match)
 
-    async def key(self) -> Answer:
-        """GET /key."""
-        return await self.call("GET", "/key")
-
-    async def init(self) -> Answer:
-        """POST /init."""
-        return await self.call("POST", "/init")
-
-    async def rotate(self, if_match: str | None = None) -> Answer:
-        """POST /rotate."""
-        return await self.call("POST", "/rotate", if_match=if_match)
+    status: _Route = partialmethod(_act, "GET", "/status")
+    key: _Route = partialmethod(_act, "GET", "/key")
+    init: _Route = partialmethod(_act, "POST", "/init")
+    rotate: _Route = partialmethod(_act, "POST", "/rotate")
+    clear_recovery: _Route = partialmethod(_act, "DELETE", "/recovery-wrap")
+    enable_zk: _Route = partialmethod(_act, "POST", "/zero-knowledge", body={"enable": True})
 
     async def set_recovery(self, wrapped: str, iv: str, if_match: str | None = None) -> Answer:
         """POST /recovery-wrap."""
         body = {"recoveryWrappedMk": wrapped, "recoveryIv": iv}
         return await self.call("POST", "/recovery-wrap", body, if_match=if_match)
-
-    async def clear_recovery(self, if_match: str | None = None) -> Answer:
-        """DELETE /recovery-wrap."""
-        return await self.call("DELETE", "/recovery-wrap", if_match=if_match)
-
-    async def enable_zk(self, if_match: str | None = None) -> Answer:
-        """POST /zero-knowledge, on."""
-        return await self.call("POST", "/zero-knowledge", {"enable": True}, if_match=if_match)
 
     async def disable_zk(self, master_key: str, if_match: str | None = None) -> Answer:
         """POST /zero-knowledge, off."""

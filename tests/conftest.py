@@ -15,6 +15,7 @@ from custody.settings import LogFormat, LogLevel
 from tests import leaks
 from tests.bao_server import Bao, bao_server
 from tests.client import Client, client_session
+from tests.db.embedded_server import open_folder
 from tests.moto_server import Moto, moto_server
 from tests.servers import (
     Daemon,
@@ -87,6 +88,13 @@ async def module_database(postgres: EmbeddedPostgres) -> AsyncIterator[Database]
     """A fresh migrated database for all tests of a module."""
     async with new_database(postgres) as made:
         yield made
+
+
+@pytest.fixture
+def folder() -> Iterator[Path]:
+    """A temporary folder that the server's user may enter."""
+    with open_folder() as path:
+        yield path
 
 
 @pytest.fixture(scope="session")

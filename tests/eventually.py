@@ -3,7 +3,8 @@
 import asyncio
 import inspect
 import time
-from collections.abc import Awaitable, Callable, Iterator
+from collections.abc import Awaitable, Callable
+from contextlib import suppress
 from typing import TypeVar, overload
 
 # Room for a busy machine: who waits in vain waits this long, and nobody else does.
@@ -27,40 +28,31 @@ async def eventually(look: Callable[[], T | Awaitable[T]], seconds: float = SECO
     Raises:
         AssertionError: it never came true; that of ``look``, where it has one.
     """
-    for last in _tries(seconds):
-        try:
-            found = look()
-            value: T = await found if inspect.isawaitable(found) else found
-        except AssertionError:
-            if last:
-                raise
-        else:
-            if value:
-                return value
+    end = time.monotonic() + seconds
+    while time.monotonic() < end:
+        with suppress(AssertionError):
+            if found := await _found(look):
+                return found
         await asyncio.sleep(_PAUSE_SECONDS)
-    raise AssertionError(f"it did not come true within {seconds} s")
+    found = await _found(look)
+    assert found, f"it did not come true within {seconds} s"
+    return found
+
+
+async def _found(look: Callable[[], T | Awaitable[T]]) -> T:
+    found = look()
+    value: T = await found if inspect.isawaitable(found) else found
+    return value
 
 
 def soon(look: Callable[[], T], seconds: float = SECONDS, pause: float = _PAUSE_SECONDS) -> T:
     """Do as :func:`eventually` where no event loop runs, with so many seconds between two looks."""
-    for last in _tries(seconds):
-        try:
-            value = look()
-        except AssertionError:
-            if last:
-                raise
-        else:
-            if value:
-                return value
-        time.sleep(pause)
-    raise AssertionError(f"it did not come true within {seconds} s")
-
-
-def _tries(seconds: float) -> Iterator[bool]:
-    """Yield for each try whether it is the last one."""
     end = time.monotonic() + seconds
-    while True:
-        last = time.monotonic() >= end
-        yield last
-        if last:
-            return
+    while time.monotonic() < end:
+        with suppress(AssertionError):
+            if found := look():
+                return found
+        time.sleep(pause)
+    found = look()
+    assert found, f"it did not come true within {seconds} s"
+    return found

@@ -7,7 +7,6 @@ A second of imports for each command would be most of what tests do. What a proc
 import multiprocessing
 import os
 import runpy
-import signal
 import subprocess
 import sys
 from collections.abc import Mapping
@@ -29,7 +28,7 @@ _FORKS.set_forkserver_preload(
 )
 
 
-class Forked:
+class Forked(ForkServerProcess):
     """A process that runs a module as ``python -m`` does; used like ``subprocess.Popen``.
 
     Args:
@@ -40,77 +39,61 @@ class Forked:
         err: the file that its standard error is added to.
     """
 
+    pid: int
+
     def __init__(
         self, module: str, *arguments: str, environ: Mapping[str, str], out: Path, err: Path
     ) -> None:
+        super().__init__(daemon=True)
+        self._words, self._environ, self._files = (module, *arguments), dict(environ), (out, err)
         # As one that is started, it has the umask of this process.
         os.umask(umask := os.umask(0))
-        self._process = ForkServerProcess(
-            target=_run, args=(module, arguments, dict(environ), out, err, umask), daemon=True
-        )
-        self._process.start()
-        assert self._process.pid is not None
-        self.pid: int = self._process.pid
+        self._umask = umask
+        self.start()
 
     @property
     def returncode(self) -> int | None:
         """The exit code; the number of the signal that ended it, negative; None while it runs."""
-        return self._process.exitcode
+        return self.exitcode
 
     def poll(self) -> int | None:
         """Return the same."""
-        return self.returncode
+        return self.exitcode
 
     def wait(self, timeout: float | None = None) -> int:
         """Wait until it has ended; return the exit code."""
-        self._process.join(timeout)
-        code = self._process.exitcode
-        if code is None:
-            raise subprocess.TimeoutExpired(self._process.name, timeout or 0)
-        return code
+        self.join(timeout)
+        if self.exitcode is None:
+            raise subprocess.TimeoutExpired(self.name, timeout or 0)
+        return self.exitcode
 
     def send_signal(self, number: int) -> None:
         """Send a signal, if it still runs."""
-        if self._process.exitcode is None:
+        if self.exitcode is None:
             os.kill(self.pid, number)
 
-    def terminate(self) -> None:
-        """Send SIGTERM."""
-        self.send_signal(signal.SIGTERM)
-
-    def kill(self) -> None:
-        """Send SIGKILL."""
-        self.send_signal(signal.SIGKILL)
+    def run(self) -> None:
+        """Be that process: this is called there."""
+        # As its own group, it can be sent what a terminal sends to all of a job.
+        os.setpgid(0, 0)
+        os.chdir(_ROOT)
+        os.environ.clear()
+        os.environ.update(self._environ)
+        for descriptor, path in enumerate(self._files, 1):
+            opened = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600)
+            os.fchmod(opened, 0o600)
+            os.dup2(opened, descriptor)
+            os.close(opened)
+        os.umask(self._umask)
+        sys.argv = [*self._words]
+        try:
+            runpy.run_module(self._words[0], run_name="__main__", alter_sys=True)
+        finally:
+            # Measured since the first process began; multiprocessing ends one without atexit.
+            if (measured := coverage.Coverage.current()) is not None:
+                measured.stop()
+                measured.save()
 
 
 # What a test may do with a process, however it was started.
 AnyProcess: TypeAlias = Forked | subprocess.Popen[bytes]
-
-
-def _run(  # noqa: PLR0917
-    module: str,
-    arguments: tuple[str, ...],
-    environ: dict[str, str],
-    out: Path,
-    err: Path,
-    umask: int,
-) -> None:
-    # As its own group, it can be sent what a terminal sends to all of a job.
-    os.setpgid(0, 0)
-    os.chdir(_ROOT)
-    os.environ.clear()
-    os.environ.update(environ)
-    for path, descriptor in ((out, 1), (err, 2)):
-        opened = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600)
-        os.fchmod(opened, 0o600)
-        os.dup2(opened, descriptor)
-        os.close(opened)
-    os.umask(umask)
-    sys.argv = [module, *arguments]
-    try:
-        runpy.run_module(module, run_name="__main__", alter_sys=True)
-    finally:
-        # Measured since the first process began; multiprocessing ends a process without atexit.
-        if (measured := coverage.Coverage.current()) is not None:
-            measured.stop()
-            measured.save()

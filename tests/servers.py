@@ -11,7 +11,6 @@ import urllib.request
 from collections.abc import AsyncIterator, Iterator, Mapping
 from contextlib import asynccontextmanager, contextmanager, suppress
 from dataclasses import dataclass, field
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -136,25 +135,18 @@ def postgres_server(*, durable: bool = False) -> Iterator[EmbeddedPostgres]:
     parent = Path(tempfile.mkdtemp(prefix="custody-test-", dir=memory()))
     parent.chmod(0o755)
     try:
-        with bare_postgres(parent / "pg", durable=durable) as server:
+        server = EmbeddedPostgres(parent / "pg", durable=durable)
+        # Nobody else gets its port while it is down.
+        start_on(server, free_port())
+        try:
             asyncio.run(make_template(server))
             server.grant_logins()
             yield server
-            log = LOGS / f"postgres-{os.getpid()}-{secrets.token_hex(4)}.log"
-            shutil.copy(server.folder / "postgres.log", log)
+            shutil.copy(server.folder / "postgres.log", log_file("postgres"))
+        finally:
+            server.stop()
     finally:
         shutil.rmtree(parent, ignore_errors=True)
-
-
-@contextmanager
-def bare_postgres(folder: Path, *, durable: bool) -> Iterator[EmbeddedPostgres]:
-    """Run an empty PostgreSQL on a port that nobody else gets while it is down."""
-    server = EmbeddedPostgres(folder, durable=durable)
-    start_on(server, free_port())
-    try:
-        yield server
-    finally:
-        server.stop()
 
 
 def start_on(server: EmbeddedPostgres, port: int) -> None:
@@ -229,7 +221,6 @@ def settings_for(
     """
     jwks = folder / "jwks.json"
     jwks.write_bytes(issuer.jwks())
-    kek = "TUlEREFZUyBIRUFSVEJFQVQgT0YgQSBURVNUIEtFSyE="
     values = {
         "CUSTODY_DATABASE_URL": database.url("custody_app"),
         "CUSTODY_JWKS_FILE": str(jwks),
@@ -237,11 +228,10 @@ def settings_for(
         "CUSTODY_LISTEN": "127.0.0.1:0",
         "CUSTODY_ADMIN_LISTEN": "127.0.0.1:0",
         "CUSTODY_LOG_LEVEL": "debug",
-        "MANA_AUTH_KEK": kek,
+        "MANA_AUTH_KEK": "TUlEREFZUyBIRUFSVEJFQVQgT0YgQSBURVNUIEtFSyE=",
     }
     for name, value in overrides.items():
-        raw = name.startswith("raw_")
-        values[name.removeprefix("raw_") if raw else f"CUSTODY_{name}"] = value
+        values[f"CUSTODY_{name}".removeprefix("CUSTODY_raw_")] = value
     remember(values["MANA_AUTH_KEK"])
     return {name: value for name, value in values.items() if value}
 
@@ -272,6 +262,8 @@ def daemon_beside(
 ) -> Iterator[Daemon]:
     """Run ``custody serve`` as a process of its own for the block, once a probe is answered.
 
+    One that may never be ready answers ``livez``.
+
     A module of the tests that ends as ``python -m custody`` does may stand in for it.
     """
     listen, admin = (f"127.0.0.1:{free_port()}" for _ in range(2))
@@ -288,15 +280,10 @@ def daemon_beside(
         yield Daemon(base, admin, issuer, database, process, log, environ)
     finally:
         process.terminate()
-        try:
+        with suppress(subprocess.TimeoutExpired):
             process.wait(40)
-        except subprocess.TimeoutExpired:
-            process.kill()
-            process.wait()
-
-
-# Once it is alive; it may never be ready.
-unready_daemon_beside = partial(daemon_beside, probe="livez")
+        process.kill()
+        process.wait()
 
 
 def started(
@@ -320,7 +307,7 @@ def coverage_environ() -> dict[str, str]:
     return {name: value for name, value in os.environ.items() if name.startswith("COVERAGE_")}
 
 
-def wait_for(url: str, process: AnyProcess, log: Path, seconds: float = 30) -> None:
+def wait_for(url: str, process: AnyProcess, log: Path) -> None:
     """Wait until a URL answers 200."""
 
     def answers() -> bool:
@@ -331,6 +318,6 @@ def wait_for(url: str, process: AnyProcess, log: Path, seconds: float = 30) -> N
         return False
 
     try:
-        soon(answers, seconds)
+        soon(answers, 30)
     except AssertionError:
         raise AssertionError(f"{url} did not answer 200: {log.read_text()}") from None

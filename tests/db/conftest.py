@@ -2,7 +2,6 @@
 
 import secrets
 from collections.abc import AsyncIterator, Iterator
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -11,7 +10,6 @@ from sqlalchemy.ext.asyncio import AsyncEngine
 from custody.db.engine import Dsn, create_engine
 from custody.development.postgres import EmbeddedPostgres
 from tests.db.connecting import engine_of
-from tests.db.embedded_server import open_folder
 from tests.servers import TEMPLATE, Database, new_database, postgres_server
 
 
@@ -57,10 +55,3 @@ def engines(monkeypatch: pytest.MonkeyPatch) -> list[AsyncEngine]:
 
     monkeypatch.setattr("custody.db.engine.create_engine", create)
     return made
-
-
-@pytest.fixture
-def folder() -> Iterator[Path]:
-    """A temporary folder that the server's user may enter."""
-    with open_folder() as path:
-        yield path

@@ -28,10 +28,10 @@ from tests.servers import (
     ROOT,
     Daemon,
     Database,
+    daemon_beside,
     daemon_here,
     new_database,
     settings_for,
-    unready_daemon_beside,
 )
 from tests.tokens import Issuer
 
@@ -247,7 +247,7 @@ async def test_database_that_comes_up_unsafe(
     with ExitStack() as serving:
         async with killed(own_database.server):
             daemon = await asyncio.to_thread(
-                serving.enter_context, unready_daemon_beside(own_database, issuer, tmp_path)
+                serving.enter_context, daemon_beside(own_database, issuer, tmp_path, probe="livez")
             )
             assert daemon.process is not None
             assert daemon.log is not None

@@ -11,7 +11,6 @@ from collections.abc import Mapping
 from typing import Any
 
 import aiohttp
-from cryptography.exceptions import InvalidTag
 from cryptography.hazmat.primitives import hashes
 from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 from cryptography.hazmat.primitives.kdf.hkdf import HKDF
@@ -30,10 +29,6 @@ _WAIT_SECONDS = 0.2
 
 class NeedsRecoveryCode(Exception):
     """The vault is in zero-knowledge mode and this device has no code."""
-
-
-class WrongRecoveryCode(Exception):
-    """The code does not open the recovery wrap."""
 
 
 def new_recovery_code() -> bytes:
@@ -65,13 +60,10 @@ def open_recovery(code: bytes, blob: Mapping[str, Any]) -> bytes:
     """Unwrap the master key of a recovery blob.
 
     Raises:
-        WrongRecoveryCode: it does not open.
+        InvalidTag: the code is another one.
     """
     iv, wrapped = (base64.b64decode(blob[name]) for name in ("recoveryIv", "recoveryWrappedMk"))
-    try:
-        key = AESGCM(recovery_key(code)).decrypt(iv, wrapped, None)
-    except InvalidTag:
-        raise WrongRecoveryCode from None
+    key = AESGCM(recovery_key(code)).decrypt(iv, wrapped, None)
     remember(encode(key))
     return key
 
@@ -80,13 +72,14 @@ class Browser(Client):
     """One device of a user, with the web client inside.
 
     Attributes:
+        held: the key that this device holds; nothing while it is locked.
         generation: of the key that it saw last; what it changes must be of that one.
         answers: every answer it got, in order.
     """
 
     def __init__(self, daemon: Daemon, session: aiohttp.ClientSession, user: str) -> None:
         super().__init__(daemon, session, user)
-        self._held: bytes | None = None
+        self.held = b""
         self.generation = 0
         self.answers: list[Answer] = []
 
@@ -95,7 +88,7 @@ class Browser(Client):
 
         Raises:
             NeedsRecoveryCode: in zero-knowledge mode without a code.
-            WrongRecoveryCode: the code does not open the wrap.
+            InvalidTag: the code does not open the wrap.
         """
         answer = await self.key()
         if answer.status == 404 and answer.code == "VAULT_NOT_INITIALISED":
@@ -105,28 +98,24 @@ class Browser(Client):
     def unlock(self, answer: Answer, code: bytes | None = None) -> None:
         """Take the key out of an answer."""
         self.generation = generation_of(answer)
-        if answer.json.get("requiresRecoveryCode") is True:
-            self._held = None
-            if code is None:
-                raise NeedsRecoveryCode
-            self._held = open_recovery(code, answer.json)
+        self.held = b""
+        if answer.json.get("requiresRecoveryCode") is not True:
+            self.held = base64.b64decode(answer.json["masterKey"], validate=True)
+        elif code is None:
+            raise NeedsRecoveryCode
         else:
-            self._held = base64.b64decode(answer.json["masterKey"], validate=True)
-        assert len(self._held) == 32
+            self.held = open_recovery(code, answer.json)
+        assert len(self.held) == 32
 
     async def keep(self, code: bytes) -> Answer:
         """Store a recovery wrap of the key that this device holds."""
         return await self.set_recovery(*seal_recovery(code, self.held))
 
-    async def rotate(self, if_match: str | None = None) -> Answer:
-        """Ask for a fresh key, and hold it if there is one."""
-        answer = await super().rotate(if_match)
-        if answer.status == 200:
-            self.unlock(answer)
-        return answer
-
     async def call(self, method: str, path: str, body: Any = None, **options: Any) -> Answer:
-        """Call a route; 408, 429, 5xx and network errors are tried again three times."""
+        """Call a route; 408, 429, 5xx and network errors are tried again three times.
+
+        A fresh key is held at once.
+        """
         if path in _CHANGES:
             options["if_match"] = f'"{self.generation}"'
         for left in reversed(range(_TRIES)):
@@ -137,19 +126,14 @@ class Browser(Client):
                     raise
             else:
                 self.answers.append(answer)
-                again = answer.status in {408, 429} or answer.status >= 500
-                if not (again and left):
+                if not left or (answer.status < 500 and answer.status not in {408, 429}):
                     break
             await asyncio.sleep(_WAIT_SECONDS)
         # The client parses every 2xx as JSON: an empty one would throw.
         assert isinstance(answer.json, dict)
+        if path == "/rotate" and answer.status == 200:
+            self.unlock(answer)
         return answer
-
-    @property
-    def held(self) -> bytes:
-        """The key that this device holds."""
-        assert self._held is not None, "locked"
-        return self._held
 
     def encrypt(self, text: bytes) -> tuple[bytes, bytes]:
         """Encrypt a record with the master key; return its IV and what only that key opens."""

@@ -5,7 +5,6 @@ from pathlib import Path
 
 import pytest
 
-from tests.db.embedded_server import open_folder
 from tests.e2e import quick
 from tests.servers import Daemon, Database, daemon_beside
 from tests.tokens import Issuer
@@ -55,10 +54,3 @@ async def daemon(of_the_module: Daemon) -> Daemon:
 def pair(daemon: Daemon, second_of_the_module: Daemon) -> tuple[Daemon, Daemon]:
     """Two daemons on one database, with no user yet."""
     return daemon, second_of_the_module
-
-
-@pytest.fixture
-def folder() -> Iterator[Path]:
-    """A temporary folder that the server's user may enter."""
-    with open_folder() as path:
-        yield path

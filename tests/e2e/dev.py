@@ -68,6 +68,7 @@ def environ_for(**extra: str) -> dict[str, str]:
 def running(data: Path, *command: str, option: str = "", **extra: str) -> Iterator[Dev]:
     """Run ``custody dev`` until the block ends; without a command it is forked, not executed."""
     out, log = log_file("dev-out").with_suffix(".out"), log_file("dev")
+    out.touch()
     words, environ = ("dev", "--data", str(data), *option.split()), environ_for(**extra)
     process: AnyProcess
     if command:
@@ -75,9 +76,10 @@ def running(data: Path, *command: str, option: str = "", **extra: str) -> Iterat
     else:
         process = Forked("custody", *words, environ=environ, out=out, err=log)
     try:
-        soon(lambda: "\nCtrl-C" in text_of(out) or process.poll() is not None, 100)
+        soon(lambda: "\nCtrl-C" in out.read_text() or process.poll() is not None, 100)
         assert process.poll() is None, f"it ended with {process.wait()}: {log.read_text()}"
-        dev = Dev(process, text_of(out), int(text_of(data / "data/postmaster.pid").split()[0]), log)
+        started_as = (data / "data/postmaster.pid").read_text()
+        dev = Dev(process, out.read_text(), int(started_as.split()[0]), log)
         remember(dev.token)
         assert alive(dev.postgres)
         yield dev
@@ -89,7 +91,3 @@ def running(data: Path, *command: str, option: str = "", **extra: str) -> Iterat
             soon(lambda: not alive(dev.postgres), 30)
         with suppress(OSError):
             shutil.copy(data / "postgres.log", log.with_suffix(".postgres.log"))
-
-
-def text_of(file: Path) -> str:
-    return file.read_text("utf-8") if file.exists() else ""

@@ -4,7 +4,7 @@ import json
 import signal
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -16,24 +16,27 @@ from tests.tokens import Issuer
 ENDS = ("reloaded", "reload_failed")
 
 
-@dataclass(frozen=True)
+@dataclass
 class Configured:
     """A daemon beside us, and the TOML file that it reads.
 
     Args:
-        daemon: the daemon.
         file: of its settings.
         values: that the file has, by their names in lower case.
+        daemon: the daemon, once it runs.
     """
 
-    daemon: Daemon
     file: Path
     values: dict[str, Any]
+    daemon: Daemon = field(init=False)
 
     def write(self, **changes: Any) -> None:
         """Change the file; a setting that is None goes."""
         self.values.update(changes)
-        self.file.write_text(as_toml(self.values))
+        there = {name: value for name, value in self.values.items() if value is not None}
+        # Strings, numbers and lists are the same in JSON.
+        lines = (f"{name} = {json.dumps(value)}\n" for name, value in there.items())
+        self.file.write_text("".join(lines))
 
     def hang_up(self) -> None:
         """Send SIGHUP."""
@@ -66,31 +69,16 @@ class Configured:
 
 @contextmanager
 def configured(
-    database: Database,
-    issuer: Issuer,
-    folder: Path,
-    values: dict[str, Any],
-    *,
-    ready: bool = True,
-    module: str = quick.__name__,
-    **overrides: str,
+    database: Database, issuer: Issuer, folder: Path, values: dict[str, Any], **overrides: str
 ) -> Iterator[Configured]:
-    """Run a daemon with these values in its file, once it is ready, or alive.
+    """Run a daemon with these values in its file; overrides are those of ``daemon_beside``.
 
-    Its pauses are short ones: they are not the subject, as a rule. Overrides are variables of
-    ``settings_for``. Variables win over the file, so a value that is there is no variable.
+    Its pauses are short ones: they are not the subject, as a rule. Variables win over the file, so
+    a value that is there is no variable.
     """
-    file = folder / "custody.toml"
-    file.write_text(as_toml(values))
+    at = Configured(folder / "custody.toml", {})
+    at.write(**values)
     unset = {name.upper(): "" for name in values}
-    options = {"module": module, "probe": "readyz" if ready else "livez"}
-    overrides = unset | {"CONFIG": str(file)} | overrides | options
-    with daemon_beside(database, issuer, folder, **overrides) as daemon:
-        yield Configured(daemon, file, dict(values))
-
-
-def as_toml(values: dict[str, Any]) -> str:
-    """Write values as TOML: strings, numbers and lists are the same in JSON."""
-    return "".join(
-        f"{name} = {json.dumps(value)}\n" for name, value in values.items() if value is not None
-    )
+    given = {"module": quick.__name__, "CONFIG": str(at.file)} | unset | overrides
+    with daemon_beside(database, issuer, folder, **given) as at.daemon:
+        yield at

@@ -140,20 +140,14 @@ def sick_aws_kms(name: str) -> Iterator[tuple[Case, Place]]:
 
 @asynccontextmanager
 async def two_kinds_of_users(
-    database: Database,
-    issuer: Issuer,
-    folder: Path,
-    sick: Place,
-    *,
-    module: str = "custody",
-    **settings: str,
+    database: Database, issuer: Issuer, folder: Path, sick: Place, **settings: str
 ) -> AsyncIterator[tuple[Daemon, list[Client], list[Client]]]:
     """Run a daemon; some users' keys are under the KEK that will fail, some under another."""
     healthy = make_place("env", folder)
     users = [f"healthy-{number}" for number in range(HEALTHY)]
     await make_vaults(database, issuer, folder, healthy, *users)
-    keks = overrides(sick, healthy)
-    with daemon_beside(database, issuer, folder, module=module, **keks, **settings) as daemon:
+    settings |= overrides(sick, healthy)
+    with daemon_beside(database, issuer, folder, **settings) as daemon:
         async with client_session() as session:
             victims = [Client(daemon, session, f"victim-{n}") for n in range(VICTIMS)]
             for victim in victims:

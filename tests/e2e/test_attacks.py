@@ -40,10 +40,6 @@ class Superuser(Database):
         row = await self.row(user) | values
         await self.execute(WRITE, user, *(row[name] for name in (*WRAP_COLUMNS, "key_check")))
 
-    async def last_event(self, user: str) -> tuple[str, str | None, int]:
-        """Return action, context and status of a user's latest audit row."""
-        return (await self.audit(user))[-1]
-
 
 @pytest.fixture
 async def superuser(daemon: Daemon) -> AsyncIterator[Superuser]:
@@ -85,10 +81,10 @@ async def assert_swaps_are_refused(
             attempts += 1
             assert_problem(answer, 500, "UNWRAP_FAILED")
             assert not any(key.encode() in answer.body for key in keys.values())
-            assert await superuser.last_event(victim) == REFUSED
+            assert (await superuser.audit(victim))[-1] == REFUSED
             assert await superuser.row(victim) == rows[victim] | stolen
         assert_problem(await device.init(), 500, "UNWRAP_FAILED")
-        assert await superuser.last_event(victim) == ("init", "unwrap-failed", 500)
+        assert (await superuser.audit(victim))[-1] == ("init", "unwrap-failed", 500)
         await superuser.write(victim, rows[victim])
         assert (await device.key()).json["masterKey"] == keys[victim]
     assert attempts == len(devices) * (len(devices) - 1)
@@ -162,7 +158,7 @@ async def test_rotate_heals(superuser: Superuser, daemon: Daemon, device: Device
     answer = await alice.rotate()
     assert answer.status == 200
     assert answer.json["masterKey"] not in {old, others}
-    assert await superuser.last_event("alice") == ("rotate", None, 200)
+    assert (await superuser.audit("alice"))[-1] == ("rotate", None, 200)
     row = await superuser.row("alice")
     assert row["quarantined_at"] is row["quarantine_reason"] is None
     assert (await alice.key()).json == answer.json
@@ -226,9 +222,9 @@ async def test_a_garbled_row_gives_no_key_and_no_fresh_one(
         await superuser.write("alice", garbled)
         for _ in range(2):
             assert_problem(await alice.key(), 500, "UNWRAP_FAILED")
-            assert await superuser.last_event("alice") == REFUSED, name
+            assert (await superuser.audit("alice"))[-1] == REFUSED, name
         assert_problem(await alice.init(), 500, "UNWRAP_FAILED")
-        assert await superuser.last_event("alice") == ("init", "unwrap-failed", 500), name
+        assert (await superuser.audit("alice"))[-1] == ("init", "unwrap-failed", 500), name
         assert (await alice.status()).json["vaultExists"] is True
         assert await superuser.row("alice") == row | garbled, name
         await superuser.write("alice", row)
@@ -248,7 +244,7 @@ async def test_a_row_whose_wrap_is_gone_gives_no_fresh_key(
     await superuser.write("alice", {"wrapped_mk": None, "wrap_iv": None})
     gone = await superuser.row("alice")
     assert_problem(await alice.key(), 500, "UNWRAP_FAILED")
-    assert await superuser.last_event("alice") == REFUSED
+    assert (await superuser.audit("alice"))[-1] == REFUSED
     assert_problem(await alice.init(), 500, "UNWRAP_FAILED")
     assert await superuser.row("alice") == gone
     await superuser.write("alice", row)
@@ -286,9 +282,9 @@ async def test_a_row_of_a_kek_that_is_not_configured(
     answer = await alice.key()
     assert_problem(answer, 503, "KEK_UNAVAILABLE")
     assert "Retry-After" in answer.headers
-    assert await superuser.last_event("alice") == ("failed_fetch", "kek-not-configured", 503)
+    assert (await superuser.audit("alice"))[-1] == ("failed_fetch", "kek-not-configured", 503)
     assert_problem(await alice.init(), 503, "KEK_UNAVAILABLE")
-    assert await superuser.last_event("alice") == ("init", "kek-not-configured", 503)
+    assert (await superuser.audit("alice"))[-1] == ("init", "kek-not-configured", 503)
     assert await superuser.row("alice") == row | {"kek_id": kek_id}
     await superuser.write("alice", row)
     assert (await alice.key()).json["masterKey"] == key
@@ -315,10 +311,10 @@ async def test_zero_knowledge_mode_never_starts_from_a_row_that_does_not_open(
     )
     before = await superuser.row("alice")
     assert_problem(await alice.enable_zk(), 500, "UNWRAP_FAILED")
-    assert await superuser.last_event("alice") == ("zk_enable", "unwrap-failed", 500)
+    assert (await superuser.audit("alice"))[-1] == ("zk_enable", "unwrap-failed", 500)
     await superuser.write("alice", {"kek_id": "env-v2"})
     assert_problem(await alice.enable_zk(), 503, "KEK_UNAVAILABLE")
-    assert await superuser.last_event("alice") == ("zk_enable", "kek-not-configured", 503)
+    assert (await superuser.audit("alice"))[-1] == ("zk_enable", "kek-not-configured", 503)
     assert await superuser.row("alice") == before | {"kek_id": "env-v2"}
 
 

@@ -12,7 +12,7 @@ from custody.vault.key_check import is_master_key
 from kek_backends.base import Wrap
 from kek_backends.loader import load_keyring
 from tests import states
-from tests.client import Answer, Client, client_session, generation_of, tag_of
+from tests.client import Client, client_session, generation_of, tag_of
 from tests.e2e.browser import (
     encode,
     new_recovery_code,
@@ -56,6 +56,9 @@ ALLOWED: dict[str, frozenset[tuple[int, str | None]]] = {
         {(200, None), (409, "MASTER_KEY_MISMATCH"), (412, "STALE_GENERATION")},
     ),
 }
+# How often each is done, beside the others; the latter hand back a key.
+ACTS = {"key": 5, "init": 1, "rotate": 2, "clear_recovery": 1, "enable_zk": 3}
+ACTS_WITH_A_KEY = {"set_recovery": 5, "disable_zk": 3}
 ACTIONS = {act: cells[1][2] for act, cells in states.TABLE.items()}
 BROKEN_ROWS = (
     "SELECT count(*) FROM auth.encryption_vaults WHERE NOT ("
@@ -129,59 +132,35 @@ class Storm:
     keys: dict[int, str] = field(default_factory=dict)
     problems: list[str] = field(default_factory=list)
 
-    def judge(self, act: str, answer: Answer) -> None:
-        """Hold an answer against the contract, and count it."""
-        if (answer.status, answer.code) not in ALLOWED[act]:
-            self.problems.append(f"{act}: {answer.status} {answer.code}")
-        failed = act == "key" and answer.status != 200
-        self.rows["failed_fetch" if failed else ACTIONS[act], answer.status] += 1
 
-
-class Device:
-    """A device that keeps the key it saw last, and hands it back whatever happened since."""
-
-    def __init__(self, storm: Storm, client: Client) -> None:
-        self._storm = storm
-        self._client = client
-        self._key: str | None = None
-        self._tag: str | None = None
-
-    async def run(self) -> None:
-        """Act until the storm is over."""
-        while self._storm.sent < self._storm.requests:
-            self._storm.sent += 1
-            act = self._choose()
-            answer = await self._act(act)
-            self._storm.judge(act, answer)
-            if answer.status == 200 and act in {"key", "init", "rotate"}:
-                self._learn(answer)
-
-    def _choose(self) -> str:
-        acts = {"key": 5, "init": 1, "rotate": 2, "clear_recovery": 1, "enable_zk": 3}
-        if self._key is not None:
-            acts |= {"set_recovery": 5, "disable_zk": 3}
-        return self._storm.random.choices(list(acts), list(acts.values()))[0]
-
-    async def _act(self, act: str) -> Answer:
-        # A recovery wrap is always sent with its tag: it is of that generation's key. With it no
-        # interleaving may leave a recovery wrap of another key than the live one.
-        tag = self._tag if self._storm.random.random() < 0.5 else None
+async def take_part(storm: Storm, client: Client) -> None:
+    """Be a device that keeps the key it saw last, and hands it back whatever happened since."""
+    key: str | None = None
+    tag: str | None = None
+    while storm.sent < storm.requests:
+        storm.sent += 1
+        acts = ACTS if key is None else ACTS | ACTS_WITH_A_KEY
+        act = storm.random.choices(list(acts), list(acts.values()))[0]
+        if_match = tag if storm.random.random() < 0.5 else None
         if act == "set_recovery":
-            sealed = seal_recovery(self._storm.code, base64.b64decode(self._key or ""))
-            return await self._client.set_recovery(*sealed, self._tag)
-        return await states.act(self._client, act, self._key, tag)
-
-    def _learn(self, answer: Answer) -> None:
-        body = answer.json
-        if body.get("requiresRecoveryCode"):
-            key = encode(open_recovery(self._storm.code, body))
+            # Always sent with its tag: it is of that generation's key. With it no interleaving may
+            # leave a recovery wrap of another key than the live one.
+            sealed = seal_recovery(storm.code, base64.b64decode(key or ""))
+            answer = await client.set_recovery(*sealed, tag)
         else:
-            key = body["masterKey"]
-        generation = generation_of(answer)
-        # One generation is one key, whoever asks and whichever way the key came.
-        if self._storm.keys.setdefault(generation, key) != key:
-            self._storm.problems.append(f"generation {generation} has two keys")
-        self._key, self._tag = key, tag_of(answer)
+            answer = await states.act(client, act, key, if_match)
+        if (answer.status, answer.code) not in ALLOWED[act]:
+            storm.problems.append(f"{act}: {answer.status} {answer.code}")
+        failed = act == "key" and answer.status != 200
+        storm.rows["failed_fetch" if failed else ACTIONS[act], answer.status] += 1
+        if answer.status == 200 and act in {"key", "init", "rotate"}:
+            blob = answer.json
+            wrapped = blob.get("requiresRecoveryCode")
+            key = encode(open_recovery(storm.code, blob)) if wrapped else blob["masterKey"]
+            generation, tag = generation_of(answer), tag_of(answer)
+            # One generation is one key, whoever asks and whichever way the key came.
+            if storm.keys.setdefault(generation, key) != key:
+                storm.problems.append(f"generation {generation} has two keys")
 
 
 @pytest.mark.parametrize(("seed", "requests"), STORMS)
@@ -193,7 +172,7 @@ async def test_storm(pair: tuple[Daemon, Daemon], seed: int, requests: int) -> N
     async with client_session() as session:
         clients = [Client(pair[n % 2], session, "alice") for n in range(DEVICES)]
         async with asyncio.timeout(90):
-            await asyncio.gather(*(Device(storm, client).run() for client in clients))
+            await asyncio.gather(*(take_part(storm, client) for client in clients))
         assert storm.problems == []
         assert storm.rows.total() == requests
         rows = [(action, status) for action, _, status in await database.audit("alice")]

@@ -4,15 +4,11 @@ daemons that take connections from it."""
 import asyncio
 import socket
 import sys
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 
 import aiohttp
 
-from tests.forked import AnyProcess
-from tests.ports import free_port
-from tests.servers import Database, log_file, settings_for, started, wait_for
+from tests.servers import Database, log_file, settings_for, started
 from tests.tokens import Issuer
 
 # The process id must be the daemon's own: it is known only after the fork.
@@ -23,25 +19,6 @@ environ = dict(os.environ, LISTEN_PID=str(os.getpid()), LISTEN_FDS="1", LISTEN_F
 os.execve(sys.executable, [sys.executable, "-m", "custody", "serve"], environ)
 """
 PATH = "/api/v1/me/encryption-vault/status"
-
-
-@contextmanager
-def daemon_on(
-    listener: socket.socket, database: Database, issuer: Issuer, folder: Path
-) -> Iterator[AnyProcess]:
-    """Run ``custody serve`` on a socket that is handed over."""
-    admin = f"127.0.0.1:{free_port()}"
-    # No LISTEN: an address that is set would win.
-    environ = settings_for(database, issuer, folder, LISTEN="", ADMIN_LISTEN=admin)
-    log, descriptor = log_file("daemon"), listener.fileno()
-    command = (sys.executable, "-c", HAND_OVER, str(descriptor))
-    with started(*command, environ=environ, out=log, err=log, pass_fds=[descriptor]) as process:
-        try:
-            wait_for(f"http://{admin}/readyz", process, log)
-            yield process
-        finally:
-            process.terminate()
-            assert process.wait(40) == 0
 
 
 async def test_restart_on_a_handed_over_socket_loses_no_connection(
@@ -64,12 +41,18 @@ async def test_restart_on_a_handed_over_socket_loses_no_connection(
             assert not asking.done()  # nobody is there; they wait in the socket's queue
             return asking
 
+        # No LISTEN: an address that is set would win.
+        environ = settings_for(database, issuer, tmp_path, LISTEN="")
+        log, descriptor = log_file("daemon"), listener.fileno()
+        command = (sys.executable, "-c", HAND_OVER, str(descriptor))
         for _ in range(2):
             asking = await ask_many()
-            daemon = daemon_on(listener, database, issuer, tmp_path)
-            await asyncio.to_thread(daemon.__enter__)
-            try:
-                assert await asking == [200] * 20
-                assert await ask() == 200
-            finally:
-                await asyncio.to_thread(daemon.__exit__, None, None, None)
+            with started(
+                *command, environ=environ, out=log, err=log, pass_fds=[descriptor]
+            ) as process:
+                try:
+                    assert await asking == [200] * 20
+                    assert await ask() == 200
+                finally:
+                    process.terminate()
+                    assert await asyncio.to_thread(process.wait, 40) == 0

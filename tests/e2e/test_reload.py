@@ -26,7 +26,7 @@ from tests.e2e.hangup import Configured, configured
 from tests.e2e.keks import Place, make_vaults
 from tests.eventually import eventually
 from tests.faulty_proxy import Fault, faulty_proxy
-from tests.http.wire import ask, first_answer, request
+from tests.http.wire import ask, first_answer, request, status_of
 from tests.leaks import remember
 from tests.load import load
 from tests.ports import free_port
@@ -36,19 +36,13 @@ from tests.tokens import Issuer
 ORIGIN, SECOND = "https://app.example", "https://other.example"
 
 
-async def status(at: Configured, issuer: Issuer) -> int:
-    """Ask for alice's status with a token of an issuer."""
-    headers = {"Authorization": remember(issuer.bearer("alice"))}
-    return (await ask(at.daemon, "GET", "/status", headers)).status
-
-
 async def test_new_key_of_the_issuer(database: Database, issuer: Issuer, tmp_path: Path) -> None:
     later = Issuer(kid="key-2")
     with configured(database, issuer, tmp_path, {}) as at:
-        assert (await status(at, issuer), await status(at, later)) == (200, 401)
+        assert (await status_of(at.daemon), await status_of(at.daemon, later)) == (200, 401)
         (tmp_path / "jwks.json").write_bytes(later.jwks())
         await at.reloads()
-        assert (await status(at, issuer), await status(at, later)) == (401, 200)
+        assert (await status_of(at.daemon), await status_of(at.daemon, later)) == (401, 200)
 
 
 async def test_jwks_in_another_file(database: Database, issuer: Issuer, tmp_path: Path) -> None:
@@ -58,7 +52,7 @@ async def test_jwks_in_another_file(database: Database, issuer: Issuer, tmp_path
     with configured(database, issuer, tmp_path, values) as at:
         logged = await at.change(jwks_file=str(file))
         assert logged["changed"] == ["CUSTODY_JWKS_FILE"]
-        assert (await status(at, issuer), await status(at, later)) == (401, 200)
+        assert (await status_of(at.daemon), await status_of(at.daemon, later)) == (401, 200)
 
 
 class Tls:
@@ -159,7 +153,7 @@ async def test_tls_begins_and_ends_with_a_restart(
             await at.reloads(tls_cert=str(cert), tls_key=str(key))
             needed = at.daemon.events("restart_needed")
             assert [event["changed"] for event in needed] == [["CUSTODY_TLS_CERT"]] * reloads
-        assert await status(at, issuer) == 200
+        assert await status_of(at.daemon) == 200
         await at.reloads(tls_cert=None, tls_key=None)
         assert len(at.daemon.events("restart_needed")) == 2
 
@@ -219,7 +213,7 @@ async def test_rate_limit(database: Database, issuer: Issuer, tmp_path: Path) ->
 
 async def test_log_level(database: Database, issuer: Issuer, tmp_path: Path) -> None:
     with configured(database, issuer, tmp_path, {"log_level": "info"}) as at:
-        assert await status(at, issuer) == 200
+        assert await status_of(at.daemon) == 200
         # Written at the end of the turn in which it was answered.
         await eventually(lambda: at.daemon.events("request"))
         (first,) = at.daemon.events("request")
@@ -227,10 +221,10 @@ async def test_log_level(database: Database, issuer: Issuer, tmp_path: Path) -> 
         at.write(log_level="warning", rate_limit=5, jwt_audience="another")
         at.hang_up()
         await eventually(lambda: at.daemon.events("restart_needed"))
-        assert await status(at, issuer) == 200
+        assert await status_of(at.daemon) == 200
         await at.reloads(log_level="debug", jwt_audience=None)
         assert len(at.daemon.events("request")) == 1
-        assert await status(at, issuer) == 200
+        assert await status_of(at.daemon) == 200
         await eventually(lambda: len(at.daemon.events("request")) == 2)
 
 
@@ -260,7 +254,7 @@ async def test_old_kek_is_added_and_removed(
         issuer,
         tmp_path,
         {"kek": FIRST, "old_keks": []},
-        ready=False,
+        probe="livez",
         module=pace,
         **variables,
     ) as at:
@@ -290,7 +284,7 @@ async def test_kek_that_is_active_elsewhere_already_stays_readable(
     """The active KEK and an old one change places: until the restart both are read."""
     variables = await with_two_keks(database, issuer, tmp_path)
     values = {"kek": FIRST, "old_keks": [SECOND_KEK]}
-    with configured(database, issuer, tmp_path, values, ready=True, **variables) as at:
+    with configured(database, issuer, tmp_path, values, **variables) as at:
         async with client_session() as session:
             alice, bob, carol = (Client(at.daemon, session, u) for u in ("alice", "bob", "carol"))
             assert (await bob.init()).json["kekId"] == "first"
@@ -384,7 +378,7 @@ async def test_what_is_wrong_changes_nothing(
     if "jwks_file" in settings:
         variables["JWKS_FILE"] = ""
         values["jwks_file"] = str(jwks)
-    with configured(database, issuer, tmp_path, values, ready=False, **variables) as at:
+    with configured(database, issuer, tmp_path, values, probe="livez", **variables) as at:
         at.write(cors_origins=[SECOND], log_level="debug", **settings)
         for file, text in files.items():
             if text is None:
@@ -415,7 +409,7 @@ async def test_old_kek_while_the_database_is_down(
         port, behind = str(database.server.port), str(proxy.port)
         variables["DATABASE_URL"] = database.url("custody_app").replace(port, behind)
         values = {"kek": FIRST, "old_keks": [], "cors_origins": [ORIGIN]}
-        with configured(database, issuer, tmp_path, values, ready=False, **variables) as at:
+        with configured(database, issuer, tmp_path, values, probe="livez", **variables) as at:
             await becomes(at.daemon, 503, kek="rows carry the kek_id second")
             proxy.fault = Fault.REFUSE
             reason = await at.refuses(old_keks=[SECOND_KEK], cors_origins=[SECOND])
@@ -438,7 +432,7 @@ async def test_what_needs_a_restart_is_named_without_its_value(
 ) -> None:
     variables = await with_two_keks(database, issuer, tmp_path)
     values = {"kek": FIRST, "database_url": database.url("custody_app")}
-    with configured(database, issuer, tmp_path, values, ready=False, **variables) as at:
+    with configured(database, issuer, tmp_path, values, probe="livez", **variables) as at:
         await at.reloads()
         assert at.daemon.events("restart_needed") == []
         password = remember(secrets.token_hex(16))
@@ -461,7 +455,7 @@ async def test_what_needs_a_restart_is_named_without_its_value(
 async def test_addresses_need_a_restart(database: Database, issuer: Issuer, tmp_path: Path) -> None:
     first, second = (f"127.0.0.1:{free_port()}" for _ in range(2))
     values = {"listen": first}
-    with configured(database, issuer, tmp_path, values, ready=True) as at:
+    with configured(database, issuer, tmp_path, values) as at:
         await at.reloads(listen=second)
         (needed,) = at.daemon.events("restart_needed")
         assert needed["changed"] == ["CUSTODY_LISTEN"]
@@ -503,7 +497,7 @@ async def test_reloads_under_load_are_noticed_by_nobody(
     variables = await with_two_keks(database, issuer, tmp_path)
     values = {"kek": FIRST, "old_keks": [], "cors_origins": [], "log_level": "info"}
     users = [f"user-{n}" for n in range(8)]
-    with configured(database, issuer, tmp_path, values, ready=False, **variables) as at:
+    with configured(database, issuer, tmp_path, values, probe="livez", **variables) as at:
         async with client_session() as session:
             made = await asyncio.gather(*(Client(at.daemon, session, u).init() for u in users))
             assert {answer.status for answer in made} == {200}
@@ -516,6 +510,6 @@ async def test_reloads_under_load_are_noticed_by_nobody(
                     log_level="debug" if n % 7 == 1 else "info",
                     rate_limit=1_000_000 - n,
                 )
-                assert await status(at, issuer) == 200
+                assert await status_of(at.daemon) == 200
         assert seen.lost() == []
         assert seen.answered > len(users)

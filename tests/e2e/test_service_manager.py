@@ -25,7 +25,6 @@ from tests.servers import (
     Database,
     daemon_beside,
     settings_for,
-    unready_daemon_beside,
 )
 from tests.tokens import Issuer
 
@@ -68,7 +67,9 @@ async def test_database_that_is_down_at_boot(
     with service_manager() as manager, faulty_proxy(database.server.port) as proxy:
         proxy.fault = Fault.REFUSE
         others = variables(manager, DATABASE_URL=database.through(proxy.port))
-        with unready_daemon_beside(database, issuer, tmp_path, module=pace, **others) as daemon:
+        with daemon_beside(
+            database, issuer, tmp_path, module=pace, probe="livez", **others
+        ) as daemon:
             await eventually(lambda: len(manager.said("EXTEND_TIMEOUT_USEC")) >= 4)
             first, *later = manager.said("EXTEND_TIMEOUT_USEC")
             for one in later:
@@ -113,7 +114,7 @@ async def test_status_counts_the_rows_that_are_left(
     with service_manager() as manager:
         # With no KEK for them they stay.
         blind = variables(manager, **worker)
-        with unready_daemon_beside(database, issuer, tmp_path, module=pace, **blind):
+        with daemon_beside(database, issuer, tmp_path, module=pace, probe="livez", **blind):
             await eventually(lambda: manager.status.endswith("| 3 rows left to re-wrap"))
             assert manager.status.startswith("NOT READY: kek: rows carry the kek_id other")
             # Others are served: that is what ready means to a service manager.
@@ -149,11 +150,6 @@ async def more_signs(manager: ServiceManager, count: int) -> None:
     await eventually(lambda: len(manager.said("WATCHDOG")) >= before + count)
 
 
-def longest_pause(manager: ServiceManager, since: float) -> float:
-    moments = [since, *(m.at for m in manager.said("WATCHDOG") if m.at > since), time.monotonic()]
-    return max(b - a for a, b in itertools.pairwise(moments))
-
-
 @pytest.mark.prove
 @pytest.mark.parametrize("fault", [Fault.NONE, Fault.REFUSE, Fault.BLACK_HOLE])
 async def test_signs_of_life_whatever_the_database_does(
@@ -169,7 +165,9 @@ async def test_signs_of_life_whatever_the_database_does(
             began = time.monotonic()
             await asyncio.sleep(2.5 * WATCHDOG_SECONDS)
             limit = WATCHDOG_SECONDS if fault is Fault.BLACK_HOLE else WATCHDOG_SECONDS / 2
-            assert longest_pause(manager, began) < limit
+            signs = [sign.at for sign in manager.said("WATCHDOG") if sign.at > began]
+            pauses = itertools.pairwise([began, *signs, time.monotonic()])
+            assert max(after - before for before, after in pauses) < limit
             proxy.fault = Fault.NONE
 
 
@@ -211,9 +209,7 @@ async def test_reload_is_told_of_with_its_outcome(
 ) -> None:
     with (
         service_manager() as manager,
-        configured(
-            database, issuer, tmp_path, {"cors_origins": []}, ready=True, **variables(manager)
-        ) as at,
+        configured(database, issuer, tmp_path, {"cors_origins": []}, **variables(manager)) as at,
     ):
         await eventually(lambda: manager.said("READY"))
         before = time.monotonic()
@@ -240,7 +236,7 @@ async def test_reload_before_it_is_ready(
         proxy.fault = Fault.REFUSE
         others = variables(manager, DATABASE_URL=database.through(proxy.port))
         values: dict[str, Any] = {"cors_origins": []}
-        with configured(database, issuer, tmp_path, values, ready=False, **others) as at:
+        with configured(database, issuer, tmp_path, values, probe="livez", **others) as at:
             await at.reloads(cors_origins=[ORIGIN])
             await at.refuses(rate_limit=-1)
             await eventually(lambda: "| reload failed: CUSTODY_RATE_LIMIT" in manager.status)

@@ -8,6 +8,7 @@ import re
 import signal
 import sys
 import time
+from functools import partial
 from pathlib import Path
 from urllib.parse import urlsplit
 
@@ -17,7 +18,6 @@ import pytest
 from tests.client import Client, becomes, client_session, generation_of
 from tests.e2e.held import held, one_waits
 from tests.eventually import eventually
-from tests.forked import AnyProcess
 from tests.http.wire import first_answer, request
 from tests.leaks import remember
 from tests.load import load
@@ -180,40 +180,33 @@ async def test_kill_9_loses_nothing_that_was_answered(
 
 
 @needs_proc
-async def test_its_memory_is_its_own(database: Database, issuer: Issuer, tmp_path: Path) -> None:
+def test_its_memory_is_its_own(database: Database, issuer: Issuer, tmp_path: Path) -> None:
     """No core, and /proc/PID belongs to root, as it does where PR_SET_DUMPABLE is off.
 
     A process of root shows the same owner either way: it runs under another group, by which the
     difference shows.
     """
-    environ = settings_for(database, issuer, tmp_path)
-    found = await asyncio.to_thread(_run_and_look, environ)
-    assert found == {"core": ["0", "0"], "owner": (0, 0), "plain": (os.geteuid(), _group())}
+    group = 65534 if os.geteuid() == 0 else os.getegid()
+    admin, log = f"127.0.0.1:{free_port()}", log_file("dumpable")
+    environ = settings_for(database, issuer, tmp_path, ADMIN_LISTEN=admin)
 
-
-def _group() -> int:
-    return 65534 if os.geteuid() == 0 else os.getegid()
-
-
-def _run_and_look(environ: dict[str, str]) -> dict[str, object]:
-    def start(*command: str) -> AnyProcess:
-        return started(*command, environ=environ, out=log, err=log, group=_group())
+    start = partial(started, sys.executable, environ=environ, out=log, err=log, group=group)
 
     def owner(pid: int) -> tuple[int, int]:
         found = Path("/proc", str(pid), "environ").stat()
         return found.st_uid, found.st_gid
 
-    log = log_file("dumpable")
-    environ |= {"CUSTODY_ADMIN_LISTEN": f"127.0.0.1:{free_port()}"}
-    plain = start(sys.executable, "-c", "import time; time.sleep(60)")
-    daemon = start(sys.executable, "-m", "custody", "serve")
-    try:
-        wait_for(f"http://{environ['CUSTODY_ADMIN_LISTEN']}/readyz", daemon, log)
-        limits = Path("/proc", str(daemon.pid), "limits").read_text()
-        core = re.search(r"(?m)^Max core file size +(\S+) +(\S+)", limits)
-        assert core is not None
-        return {"core": [*core.groups()], "owner": owner(daemon.pid), "plain": owner(plain.pid)}
-    finally:
-        for process in (plain, daemon):
-            process.terminate()
-            process.wait(20)
+    with (
+        start("-m", "custody", "serve") as daemon,
+        start("-c", "import time; time.sleep(60)") as plain,
+    ):
+        try:
+            wait_for(f"http://{admin}/readyz", daemon, log)
+            limits = Path("/proc", str(daemon.pid), "limits").read_text()
+            core = re.search(r"(?m)^Max core file size +(\S+) +(\S+)", limits)
+            assert core is not None
+            assert core.groups() == ("0", "0")
+            assert (owner(daemon.pid), owner(plain.pid)) == ((0, 0), (os.geteuid(), group))
+        finally:
+            plain.kill()
+            daemon.terminate()

@@ -21,13 +21,14 @@ from custody.sockets.listeners import Listeners
 from tests.client import Client, client_session, readiness
 from tests.db.command import custody
 from tests.db.embedded_server import alive
-from tests.e2e.hangup import Configured, configured
+from tests.e2e.hangup import configured
 from tests.e2e.held import held, one_waits
 from tests.e2e.keks import Place, make_vaults
-from tests.e2e.service_manager import ServiceManager, service_manager
+from tests.e2e.service_manager import service_manager
 from tests.eventually import eventually, soon
 from tests.faulty_proxy import Fault, faulty_proxy
 from tests.http import wire
+from tests.http.wire import status_of
 from tests.leaks import remember
 from tests.load import load
 from tests.servers import (
@@ -66,11 +67,6 @@ def variables_of(process: int) -> set[str]:
     return {line.partition("=")[0] for line in text.split("\0")}
 
 
-async def gone(process: int) -> None:
-    """Wait for the end of a process."""
-    await eventually(lambda: not alive(process))
-
-
 async def serving(daemon: Daemon, count: int) -> None:
     """Wait until so many processes have come to serve, those that are gone included."""
     await eventually(lambda: len(daemon.events("serving")) >= count, 60)
@@ -101,12 +97,6 @@ def alone(workers: Mapping[int, int], number: int | None) -> Iterator[None]:
                 os.kill(process, signal.SIGCONT)
 
 
-async def ask(daemon: Daemon) -> int:
-    """Ask over a connection of its own."""
-    token = {"Authorization": remember(daemon.issuer.bearer())}
-    return (await wire.ask(daemon, "GET", "/status", token)).status
-
-
 async def test_two_of_them_are_one_service(
     database: Database, issuer: Issuer, tmp_path: Path
 ) -> None:
@@ -118,13 +108,21 @@ async def test_two_of_them_are_one_service(
             "raw_NOTIFY_SOCKET": manager.address,
         }
         values: dict[str, Any] = {"cors_origins": []}
-        with configured(database, issuer, tmp_path, values, ready=True, **overrides) as at:
+        with configured(database, issuer, tmp_path, values, **overrides) as at:
             await eventually(lambda: manager.status.startswith("2 of 2 processes | http:"), 40)
             workers = workers_of(at.daemon)
             assert list(workers) == [0, 1]
-            await they_serve_and_count(at.daemon, workers)
-            await they_reload(at, workers, manager)
-            await one_is_replaced(at.daemon, workers)
+            # Each answers while the others stand still, and its metrics are those of all of them.
+            for number in workers:
+                with alone(workers, number):
+                    assert await status_of(at.daemon) == 200
+                    assert await answered(at.daemon) == number + 1
+            assert len(manager.said("READY")) == 1
+            await at.reloads(cors_origins=["https://app.example"])
+            await eventually(lambda: len(manager.said("READY")) == 2)
+            assert len(manager.said("RELOADING")) == 1
+            assert len(at.daemon.events("reloaded")) == len(workers)
+            await is_replaced(at.daemon, 1)
             workers = workers_of(at.daemon)
             at.daemon.running.send_signal(signal.SIGTERM)
             assert await at.daemon.ended(40) == 0
@@ -134,33 +132,17 @@ async def test_two_of_them_are_one_service(
     assert metrics_folders(tmp_path) == []
 
 
-async def they_serve_and_count(daemon: Daemon, workers: dict[int, int]) -> None:
-    """Each answers while the others stand still, and its metrics are those of all of them."""
-    for number in workers:
-        with alone(workers, number):
-            assert await ask(daemon) == 200
-            assert await answered(daemon) == number + 1
-
-
-async def they_reload(at: Configured, workers: dict[int, int], manager: ServiceManager) -> None:
-    assert len(manager.said("READY")) == 1
-    at.write(cors_origins=["https://app.example"])
-    at.hang_up()
-    await eventually(lambda: len(manager.said("READY")) == 2)
-    assert len(manager.said("RELOADING")) == 1
-    assert len(at.daemon.events("reloaded")) == len(workers)
-
-
-async def one_is_replaced(daemon: Daemon, workers: dict[int, int]) -> None:
-    """While it is missing the others serve."""
-    os.kill(workers[1], signal.SIGKILL)
-    await gone(workers[1])
+async def is_replaced(daemon: Daemon, number: int) -> None:
+    """One that is killed; while it is missing the others serve."""
+    before, came = workers_of(daemon), len(daemon.events("serving"))
+    os.kill(before[number], signal.SIGKILL)
+    await eventually(lambda: not alive(before[number]))
     async with load(daemon, ["alice"] * 4, "/status") as seen:
-        await serving(daemon, len(workers) + 1)
+        await serving(daemon, came + 1)
     assert (seen.answered > 0, seen.lost()) == (True, [])
     after = workers_of(daemon)
-    assert after.keys() == workers.keys()
-    assert {number for number in after if after[number] != workers[number]} == {1}
+    assert after.keys() == before.keys()
+    assert {n for n in after if after[n] != before[n]} == {number}
 
 
 async def test_what_gives_no_sign_of_life_is_killed(
@@ -193,7 +175,7 @@ async def test_each_of_them_serves_the_vault_and_the_operators(
         assert list(workers) == [0, 1, 2]
         for number in workers:
             with alone(workers, number):
-                assert [await ask(daemon) for _ in range(3)] == [200] * 3
+                assert [await status_of(daemon) for _ in range(3)] == [200] * 3
                 assert (await readiness(daemon))[0] == 200
         assert workers_of(daemon) == workers
 
@@ -238,7 +220,7 @@ async def test_ready_when_the_first_one_is(
         }
         values: dict[str, Any] = {"cors_origins": []}
         with configured(
-            database, issuer, tmp_path, values, ready=False, module="custody", **overrides
+            database, issuer, tmp_path, values, probe="livez", module="custody", **overrides
         ) as at:
             await eventually(lambda: len(manager.said("EXTEND_TIMEOUT_USEC")) >= 3)
             await eventually(lambda: "NOT READY: database" in manager.status)
@@ -256,14 +238,7 @@ async def test_one_that_is_killed_is_replaced_and_the_others_serve(
 ) -> None:
     with three(database, issuer, tmp_path) as daemon:
         for number in range(COUNT):
-            before = workers_of(daemon)
-            os.kill(before[number], signal.SIGKILL)
-            await gone(before[number])
-            async with load(daemon, ["alice"] * 4, "/status") as seen:
-                await serving(daemon, COUNT + number + 1)
-            assert (seen.answered > 0, seen.lost()) == (True, [])
-            after = workers_of(daemon)
-            assert {n for n in after if after[n] != before[n]} == {number}
+            await is_replaced(daemon, number)
         assert [event["code"] for event in daemon.events("process_ended")] == [-9] * COUNT
 
 
@@ -336,16 +311,14 @@ async def test_configuration_that_breaks_later_ends_no_process_that_serves(
     """One that can't start is tried again; it starts when the file is right again."""
     overrides = {"WORKERS": str(COUNT), "raw_RUNTIME_DIRECTORY": str(tmp_path)}
     values: dict[str, Any] = {"cors_origins": []}
-    with configured(
-        database, issuer, tmp_path, values, ready=True, module="custody", **overrides
-    ) as at:
+    with configured(database, issuer, tmp_path, values, module="custody", **overrides) as at:
         await serving(at.daemon, COUNT)
         at.write(rate_limit=-1)
         os.kill(workers_of(at.daemon)[0], signal.SIGKILL)
         await eventually(
             lambda: [e["code"] for e in at.daemon.events("process_ended")] == [-9, 78], 40
         )
-        assert await ask(at.daemon) == 200
+        assert await status_of(at.daemon) == 200
         at.write(rate_limit=None)
         await serving(at.daemon, COUNT + 1)
 
@@ -436,9 +409,7 @@ async def test_a_reload_reaches_all_of_them(
             "raw_NOTIFY_SOCKET": manager.address,
         }
         values: dict[str, Any] = {"cors_origins": []}
-        with configured(
-            database, issuer, tmp_path, values, ready=True, module="custody", **overrides
-        ) as at:
+        with configured(database, issuer, tmp_path, values, module="custody", **overrides) as at:
             await eventually(lambda: manager.status.startswith(f"{COUNT} of {COUNT}"), 40)
             at.write(cors_origins=[origin])
             at.hang_up()
@@ -474,7 +445,7 @@ async def test_metrics_are_those_of_all_of_them(
         for number in workers:
             with alone(workers, number):
                 for _ in range(number + 1):
-                    assert await ask(daemon) == 200
+                    assert await status_of(daemon) == 200
                 assert await answered(daemon) == sum(n + 1 for n in range(number + 1))
         total = await answered(daemon)
         assert total == 6
@@ -482,7 +453,7 @@ async def test_metrics_are_those_of_all_of_them(
             os.kill(workers[number], signal.SIGKILL)
             await serving(daemon, COUNT + number + 1)
             assert [await answered(daemon) for _ in range(6)] == [total] * 6
-        assert await ask(daemon) == 200
+        assert await status_of(daemon) == 200
 
         # Counted at the end of the turn, in the process that answered; another one may show it.
         async def counted() -> bool:
@@ -570,4 +541,4 @@ async def test_unix_socket(database: Database, issuer: Issuer, tmp_path: Path) -
         workers = workers_of(daemon)
         for number in workers:
             with alone(workers, number):
-                assert await ask(daemon) == 200
+                assert await status_of(daemon) == 200

@@ -11,7 +11,7 @@ import pytest
 
 from custody.http.body import MAX_BODY_BYTES
 from custody.http.routes import BASE_PATH
-from tests.client import Answer, Client
+from tests.client import Client
 from tests.http.wire import assert_problem, connect, exchange, first_answer, parse, request
 from tests.servers import Daemon
 
@@ -170,13 +170,6 @@ TABLES = {"/recovery-wrap": RECOVERY, "/zero-knowledge": ZERO_KNOWLEDGE}
 GOOD = {"/recovery-wrap": recovery(), "/zero-knowledge": document(enable=True)}
 
 
-def assert_no_echo(name: str, sent: bytes, answer: Answer) -> None:
-    for word in set(re.findall(rb"[A-Za-z0-9+/=_\\-]{6,}", sent)) - {
-        n.encode() for n in FIELD_NAMES
-    }:
-        assert word not in answer.body, (name, word)
-
-
 @pytest.mark.parametrize("path", TABLES)
 async def test_bad_bodies(daemon: Daemon, device: Device, path: str) -> None:
     assert len(TABLES[path]) >= 40
@@ -188,7 +181,9 @@ async def test_bad_bodies(daemon: Daemon, device: Device, path: str) -> None:
         assert len(body) <= MAX_BODY_BYTES, name
         answer = await alice.call("POST", path, data=body)
         assert_problem(answer, 400, "BAD_REQUEST", name)
-        assert_no_echo(name, body, answer)
+        words = set(re.findall(r"[A-Za-z0-9+/=_\\-]{6,}", body.decode("latin-1")))
+        for word in words - FIELD_NAMES:
+            assert word.encode() not in answer.body, (name, word)
     assert await daemon.database.contents() == before
     # The control: one good body does change it.
     assert (await alice.call("POST", path, data=GOOD[path])).status == 200

@@ -14,7 +14,7 @@ import pytest
 
 from custody.settings import ConfigurationError, load
 from custody.sockets import listeners
-from custody.sockets.addresses import Listener, ListenError
+from custody.sockets.addresses import ListenError
 from custody.sockets.listeners import Listeners, adopt, open_listeners, take_handed_over
 from custody.sockets.site import Site
 from tests.http.wire import Greeter, exchange
@@ -38,13 +38,11 @@ def port_of(listener: socket.socket) -> int:
 
 def is_open(place: int | str | Path) -> bool:
     """Say whether somebody listens."""
-    tcp = isinstance(place, int)
-    with socket.socket(socket.AF_INET if tcp else socket.AF_UNIX) as probe:
-        try:
-            probe.connect(("127.0.0.1", place) if tcp else str(place))
-        except ConnectionRefusedError:
-            return False
-        return True
+    if isinstance(place, int):
+        with socket.socket() as probe:
+            return probe.connect_ex(("127.0.0.1", place)) == 0
+    with socket.socket(socket.AF_UNIX) as probe:
+        return probe.connect_ex(str(place)) == 0
 
 
 def queue_length(listener: socket.socket) -> int:
@@ -86,14 +84,8 @@ def manager(monkeypatch: pytest.MonkeyPatch) -> Iterator[ServiceManager]:
             os.close(FIRST + number)
 
 
-def opened(
-    given: Any, handed_over: Mapping[str, tuple[Listener, ...]] | None = None
-) -> closing[Listeners]:
-    return closing(open_listeners(given, handed_over or {}))
-
-
-def taken(environ: Mapping[str, str], given: Any) -> closing[Listeners]:
-    return opened(given, take_handed_over(environ, OURS))
+def opened(given: Any, environ: Mapping[str, str] | None = None) -> closing[Listeners]:
+    return closing(open_listeners(given, take_handed_over(environ or {}, OURS)))
 
 
 # ── handed over ───────────────────────────────────────────────────────────────
@@ -102,7 +94,7 @@ def taken(environ: Mapping[str, str], given: Any) -> closing[Listeners]:
 @pytest.mark.parametrize("names", [None, "", "vault", "custody.socket"])
 def test_one_socket_is_the_vaults(manager: ServiceManager, names: str | None) -> None:
     port = manager.listen()
-    with taken(manager.environ(names), settings()) as made:
+    with opened(settings(), manager.environ(names)) as made:
         assert [port_of(one) for one in made.vault] == [port]
         assert [port_of(one) for one in made.admin] != [port]
         assert made.vault[0].get_inheritable() is False
@@ -112,14 +104,14 @@ def test_one_socket_is_the_vaults(manager: ServiceManager, names: str | None) ->
 @pytest.mark.parametrize("names", ["vault:admin", "admin:vault"])
 def test_two_sockets_by_name(manager: ServiceManager, names: str) -> None:
     ports = dict(zip(names.split(":"), (manager.listen(), manager.listen()), strict=True))
-    with taken(manager.environ(names), settings(admin=None)) as made:
+    with opened(settings(admin=None), manager.environ(names)) as made:
         assert [port_of(one) for one in made.vault] == [ports["vault"]]
         assert [port_of(one) for one in made.admin] == [ports["admin"]]
 
 
 def test_admin_socket_alone(manager: ServiceManager) -> None:
     port = manager.listen()
-    with taken(manager.environ("admin"), settings(vault="127.0.0.1:0", admin=None)) as made:
+    with opened(settings(vault="127.0.0.1:0", admin=None), manager.environ("admin")) as made:
         assert [port_of(one) for one in made.admin] == [port]
 
 
@@ -127,7 +119,7 @@ def test_admin_socket_alone(manager: ServiceManager) -> None:
 def test_all_sockets_of_one_unit_are_the_vaults(manager: ServiceManager, names: str | None) -> None:
     """Two lines ListenStream=, as for IPv4 and IPv6: systemd gives both the name of the unit."""
     ports = [manager.listen(), manager.listen()]
-    with taken(manager.environ(names), settings()) as made:
+    with opened(settings(), manager.environ(names)) as made:
         assert [port_of(one) for one in made.vault] == ports
 
 
@@ -135,7 +127,7 @@ def test_all_sockets_of_one_unit_are_the_vaults(manager: ServiceManager, names: 
 def test_name_that_says_nothing(manager: ServiceManager, names: str) -> None:
     ports = [manager.listen(), manager.listen()]
     cure = "FileDescriptorName=vault or FileDescriptorName=admin"
-    with pytest.raises(ConfigurationError, match=cure), taken(manager.environ(names), settings()):
+    with pytest.raises(ConfigurationError, match=cure), opened(settings(), manager.environ(names)):
         pass
     assert all(is_open(port) for port in ports)
     with pytest.raises(OSError, match="Bad file descriptor"):
@@ -158,7 +150,7 @@ def test_nothing_for_this_process(manager: ServiceManager, change: dict[str, str
     environ = manager.environ("vault") | change
     assert take_handed_over(environ, OURS) == {}
     os.fstat(FIRST)  # and left as it is
-    with taken(environ, settings(vault="127.0.0.1:0")) as made:
+    with opened(settings(vault="127.0.0.1:0"), environ) as made:
         assert port_of(made.vault[0]) != port
 
 
@@ -170,7 +162,7 @@ def test_address_that_is_set_wins(manager: ServiceManager) -> None:
     handed_over = [manager.listen(), manager.listen()]
     ports = [free_port(), free_port()]
     given = settings(vault=f"127.0.0.1:{ports[0]}", admin=f"127.0.0.1:{ports[1]}")
-    with taken(manager.environ("vault:admin"), given) as made:
+    with opened(given, manager.environ("vault:admin")) as made:
         assert [port_of(one) for one in (*made.vault, *made.admin)] == ports
         for number in range(2):
             with pytest.raises(OSError, match="Bad file descriptor"):
@@ -423,7 +415,7 @@ def test_unix_socket_is_gone_after_a_stop(tmp_path: Path) -> None:
 @pytest.mark.parametrize("queue", [5, 77])
 async def test_queue_of_a_handed_over_socket_is_kept(manager: ServiceManager, queue: int) -> None:
     manager.listen(queue)
-    with taken(manager.environ(), settings()) as made:
+    with opened(settings(), manager.environ()) as made:
         async with served(made) as address:
             assert await exchange(address) == b"hello"
             assert queue_length(manager.kept[0]) == queue

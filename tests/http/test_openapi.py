@@ -79,14 +79,6 @@ def test_it_is_the_routes() -> None:
             assert set(described["content"]) == {media}
 
 
-def new_user(daemon: Daemon, session: requests.Session, state: str) -> dict[str, str]:
-    """Return the header of a new user whose vault is in a state: a case may change that."""
-    headers = {"Authorization": daemon.issuer.bearer(f"user-{secrets.token_hex(8)}")}
-    for path, body in STEPS[: STATES.index(state)]:
-        assert session.post(daemon.base + path, json=body, headers=headers, timeout=30).ok
-    return headers
-
-
 @pytest.mark.parametrize("positive", [True, False], ids=["good data", "bad data"])
 @pytest.mark.parametrize("route", ROUTES, ids=lambda route: route.name)
 @pytest.mark.parametrize("count", CASES)
@@ -98,6 +90,7 @@ def test_generated_cases(
     capsys: pytest.CaptureFixture[str],
 ) -> None:
     """Whatever is sent, in whichever state: status, type, headers and fields are documented."""
+    daemon = of_the_module
     operation = SCHEMA[BASE_PATH + route.path][route.method]
     kind = schemathesis.GenerationMode
     cases = operation.as_strategy(generation_mode=kind.POSITIVE if positive else kind.NEGATIVE)
@@ -112,8 +105,12 @@ def test_generated_cases(
     )
     @given(case=cases, state=st.sampled_from(STATES))
     def run(case: Any, state: str) -> None:
-        headers = new_user(of_the_module, session, state)
-        base = of_the_module.base.removesuffix(BASE_PATH)
+        # A new user each time: a case may change its state.
+        user = f"user-{secrets.token_hex(8)}"
+        base, headers = daemon.base, {"Authorization": daemon.issuer.bearer(user)}
+        for path, body in STEPS[: STATES.index(state)]:
+            assert session.post(base + path, json=body, headers=headers, timeout=30).ok
+        base = base.removesuffix(BASE_PATH)
         response = case.call(base_url=base, headers=headers, session=session, timeout=30)
         seen["OK" if response.status_code == 200 else response.json()["code"]] += 1
         assert response.status_code < 500

@@ -23,25 +23,16 @@ def transactions(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     """Who went to the database, alone or with others: every way of a route there passes here."""
     opened: list[str] = []
 
-    def count(owner: Any, name: str) -> None:
-        real = getattr(owner, name)
-
+    def count(real: Any) -> Any:
         def counted(first: Any, who: Any, *rest: Any) -> Any:
             opened.append(getattr(who, "user_id", who))
             return real(first, who, *rest)
 
-        monkeypatch.setattr(owner, name, counted)
+        return counted
 
-    count(rows, "user_transaction")
-    count(GroupedRows, "read")
-    count(GroupedRows, "record")
+    for owner, name in ((rows, "user_transaction"), (GroupedRows, "read"), (GroupedRows, "record")):
+        monkeypatch.setattr(owner, name, count(getattr(owner, name)))
     return opened
-
-
-def assert_unauthorized(name: str, answer: Answer, *, had_token: bool) -> None:
-    assert_problem(answer, 401, "UNAUTHORIZED", name)
-    challenge = 'Bearer error="invalid_token"' if had_token else "Bearer"
-    assert answer.headers.get("WWW-Authenticate") == challenge, name
 
 
 @pytest.mark.parametrize("route", ROUTES, ids=lambda route: f"{route.method} {route.path}")
@@ -63,7 +54,9 @@ async def test_bad_tokens(
                 route.method, daemon.base + route.path, headers=headers, data=b'{"enable":true}'
             ) as response:
                 answer = Answer(response.status, response.headers, await response.read())
-            assert_unauthorized(name, answer, had_token=value is not None)
+            assert_problem(answer, 401, "UNAUTHORIZED", name)
+            challenge = "Bearer" if value is None else 'Bearer error="invalid_token"'
+            assert answer.headers.get("WWW-Authenticate") == challenge, name
             if value:
                 assert value.encode() not in answer.body, name
     assert transactions == []

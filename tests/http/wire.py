@@ -13,7 +13,9 @@ from multidict import CIMultiDict
 
 from custody.http.routes import BASE_PATH
 from tests.client import Answer
+from tests.leaks import remember
 from tests.servers import Daemon
+from tests.tokens import Issuer
 
 # On a test that shares a daemon with the others of its module.
 SHARED = pytest.mark.asyncio(loop_scope="module")
@@ -38,12 +40,12 @@ async def connect(base: str) -> tuple[asyncio.StreamReader, asyncio.StreamWriter
     return await asyncio.open_connection(where.hostname, where.port)
 
 
-async def exchange(base: str, sent: bytes = b"", seconds: float = 15) -> bytes:
+async def exchange(base: str, sent: bytes = b"") -> bytes:
     """Send bytes, and return all that comes until the server closes the connection."""
     reader, writer = await connect(base)
     try:
         writer.write(sent)
-        async with asyncio.timeout(seconds):
+        async with asyncio.timeout(15):
             return await read_to_end(reader)
     finally:
         writer.close()
@@ -60,6 +62,12 @@ async def ask(
     sent = request(method, BASE_PATH + path, headers, body)
     (answer,) = parse(await exchange(daemon.base, sent), head=method == "HEAD")
     return answer
+
+
+async def status_of(daemon: Daemon, issuer: Issuer | None = None) -> int:
+    """Ask for alice's status on a connection of its own; the token is of that issuer, if any."""
+    token = {"Authorization": remember((issuer or daemon.issuer).bearer("alice"))}
+    return (await ask(daemon, "GET", "/status", token)).status
 
 
 async def read_to_end(reader: asyncio.StreamReader) -> bytes:

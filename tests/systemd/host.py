@@ -11,12 +11,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from custody.http.routes import BASE_PATH
 from kek_backends.systemd import SystemdKek
 from kek_backends.uri import KekUri
-from tests.leaks import LOGS, remember
+from tests.leaks import remember
 from tests.ports import free_port
 from tests.servers import Daemon, Database
-from tests.systemd.installation import install_units, sources
+from tests.systemd.installation import CHECKOUT, install_units
 from tests.systemd.throwaway import Answer, Bind, System, throwaway
 from tests.tokens import Issuer
 
@@ -91,16 +92,6 @@ class Host(System):
 
 
 @contextmanager
-def journal_is_searched(system: System) -> Iterator[None]:
-    """Have the journal searched for secrets at the end of the run."""
-    try:
-        yield
-    finally:
-        journal = system.run("journalctl", "--no-pager", "--output=cat", check=False).stdout
-        (LOGS / f"journal-{secrets.token_hex(4)}.log").write_text(journal, "utf-8")
-
-
-@contextmanager
 def host(installation: tuple[Bind, ...], database: Database, issuer: Issuer) -> Iterator[Host]:
     """Boot a host for the length of the block; its daemon is configured, and not started.
 
@@ -110,15 +101,11 @@ def host(installation: tuple[Bind, ...], database: Database, issuer: Issuer) -> 
         issuer: of the tokens.
     """
     port, admin_port = free_port(), free_port()
-    daemon = Daemon(
-        base=f"http://127.0.0.1:{port}/api/v1/me/encryption-vault",
-        admin=f"http://127.0.0.1:{admin_port}",
-        issuer=issuer,
-        database=database,
-    )
-    with throwaway([sources(), *installation]) as system, journal_is_searched(system):
+    base, admin = f"http://127.0.0.1:{port}{BASE_PATH}", f"http://127.0.0.1:{admin_port}"
+    daemon = Daemon(base, admin, issuer, database)
+    with throwaway([CHECKOUT, *installation]) as system:
         install_units(system)
-        made = Host(system.init, system.cgroup, system.own_network, daemon)
+        made = Host(system.init, system.cgroup, daemon)
         made.drop_in(
             "custody.socket", "[Socket]", "ListenStream=", f"ListenStream=127.0.0.1:{port}"
         )

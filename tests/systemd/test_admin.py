@@ -31,21 +31,17 @@ def use_vault(host: Host, bao: Bao) -> dict[str, str]:
     }
 
 
-def login_for_all(host: Host, login: dict[str, str]) -> None:
-    """Write a KMS login where the daemon, the job and custody-admin read it."""
-    host.seal("vault_secret_id", login["VAULT_SECRET_ID"])
-    host.write(
+def test_one_drop_in_is_the_login_of_daemon_job_and_custody_admin(debian: Host, bao: Bao) -> None:
+    login = use_vault(debian, bao)
+    debian.seal("vault_secret_id", login["VAULT_SECRET_ID"])
+    debian.write(
         SHARED,
         "[Service]\n"
         f"Environment=VAULT_ADDR={login['VAULT_ADDR']} VAULT_ROLE_ID={login['VAULT_ROLE_ID']}\n"
         "Environment=VAULT_SECRET_ID_FILE=%d/vault_secret_id\n"
         "LoadCredentialEncrypted=vault_secret_id\n",
     )
-    host.run("systemctl", "daemon-reload")
-
-
-def test_one_drop_in_is_the_login_of_daemon_job_and_custody_admin(debian: Host, bao: Bao) -> None:
-    login_for_all(debian, use_vault(debian, bao))
+    debian.run("systemctl", "daemon-reload")
     debian.start()
     debian.start("custody-rewrap.service")
     counted = admin(debian, "rewrap", "run", "--dry-run")

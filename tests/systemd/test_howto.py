@@ -11,9 +11,8 @@ import pytest
 from tests.leaks import remember
 from tests.servers import ROOT
 from tests.systemd.conftest import need
-from tests.systemd.host import journal_is_searched
 from tests.systemd.howto import sections
-from tests.systemd.installation import sources
+from tests.systemd.installation import CHECKOUT
 from tests.systemd.neighbours import BAO, ISSUER, start_issuer, start_openbao, start_postgresql
 from tests.systemd.throwaway import Bind, System, throwaway
 from tests.tokens import Issuer
@@ -26,26 +25,18 @@ ONE_OF_THESE = ("Another address",)  # what not every host has
 VAULT = "http://127.0.0.1:3001/api/v1/me/encryption-vault"
 
 
-def missing_packages() -> str | None:
-    """Return which packages of the how-to are not here: the system has no way to a mirror."""
-    if shutil.which("dpkg-query") is None:
-        return "this is no Debian"
+@pytest.fixture
+def fresh(installation: tuple[Bind, ...], issuer: Issuer) -> Iterator[System]:
+    """A host with the packages of the how-to, and somewhere in its network the issuer."""
+    # They must be here: the system has no way to a mirror.
+    need(None if shutil.which("dpkg-query") else "this is no Debian")
     (command,) = sections(INSTALL)["Packages"]
     asked = ["dpkg-query", "--show", "--showformat=${db:Status-Status} "]
     names = command.split("--yes")[1].split()
     found = subprocess.run([*asked, *names], capture_output=True, text=True, check=False)
     there = set(found.stdout.split()) == {"installed"} and found.returncode == 0
-    return None if there else f"packages of the how-to are missing: {found.stderr}"
-
-
-@pytest.fixture
-def fresh(installation: tuple[Bind, ...], issuer: Issuer) -> Iterator[System]:
-    """A host with the packages of the how-to, and somewhere in its network the issuer."""
-    need(missing_packages())
-    with (
-        throwaway([sources(), BAO, *installation], own_network=True) as system,
-        journal_is_searched(system),
-    ):
+    need(None if there else f"packages of the how-to are missing: {found.stderr}")
+    with throwaway([CHECKOUT, BAO, *installation], own_network=True) as system:
         # The packages are here; newer ones are out of reach.
         system.write("/etc/apt/apt.conf.d/throwaway", 'APT::Get::Upgrade "false";\n')
         start_postgresql(system)

@@ -47,12 +47,6 @@ def status_of(process: int | str) -> dict[str, str]:
     return {name: value.strip() for name, _, value in (line.partition(":") for line in lines)}
 
 
-def memory_can_be_locked() -> bool:
-    """Say whether this machine lets systemd lift the limit on locked memory."""
-    may_raise = int(status_of("self")["CapEff"], 16) >> _SYS_RESOURCE & 1
-    return bool(may_raise) or resource.getrlimit(resource.RLIMIT_MEMLOCK)[1] == -1
-
-
 def probe(host: Host, unit: str, *actions: str) -> dict[str, Any]:
     """Run the probe in place of a service, with all else as in its unit file."""
     host.drop_in(unit, *PROBE, f"ExecStart={PROGRAM} / {quoted(actions)}")
@@ -136,7 +130,9 @@ def test_no_core_is_ever_written(served: Host) -> None:
 
 
 def test_its_memory_is_locked(served: Host) -> None:
-    if not memory_can_be_locked():
+    # Whether this machine lets systemd lift the limit on locked memory.
+    may_raise = int(status_of("self")["CapEff"], 16) >> _SYS_RESOURCE & 1
+    if not may_raise and resource.getrlimit(resource.RLIMIT_MEMLOCK)[1] != -1:
         pytest.skip("this machine has no CAP_SYS_RESOURCE: LimitMEMLOCK=infinity has no effect")
     status = status_of(served.main_process())
     assert int(status["VmLck"].split()[0]) > 0

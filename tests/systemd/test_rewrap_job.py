@@ -11,7 +11,7 @@ from tests.load import load
 from tests.many_rows import copy_rows
 from tests.ports import free_port
 from tests.systemd.host import Host
-from tests.systemd.howto import drop_ins
+from tests.systemd.howto import sections
 
 pytestmark = pytest.mark.timeout(600)
 
@@ -163,7 +163,7 @@ def test_a_job_that_is_configured_wrongly_fails_once(wrong: str, debian: Host) -
 
 def test_a_failure_calls_somebody_by_the_drop_in_of_the_how_to(debian: Host) -> None:
     port, caught = free_port(), "/run/caught"
-    (lines,) = drop_ins("install-on-debian", "When it fails")
+    (lines,) = sections("install-on-debian", "ini")["When it fails"]
     debian.drop_in("custody-failed@.service", lines)
     debian.seal("hook", f'url = "http://127.0.0.1:{port}/"\n')
     debian.write("/run/hook.py", HOOK)

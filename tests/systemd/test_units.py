@@ -6,7 +6,7 @@ from collections.abc import Iterator
 import pytest
 
 from tests.servers import ROOT
-from tests.systemd.installation import install_units, sources
+from tests.systemd.installation import CHECKOUT, install_units
 from tests.systemd.throwaway import Bind, System, throwaway
 
 UNITS = sorted(path.name for path in (ROOT / "systemd").glob("custody*.*"))
@@ -22,7 +22,7 @@ _DAEMON_ALONE = {
 
 @pytest.fixture(scope="module")
 def system(borrowed: tuple[Bind, ...]) -> Iterator[System]:
-    with throwaway([sources(), *borrowed]) as made:
+    with throwaway([CHECKOUT, *borrowed]) as made:
         install_units(made)
         yield made
 

@@ -8,6 +8,7 @@ run here. Whatever is written there is gone in the end, but for what a `Bind` sh
 """
 
 import os
+import secrets
 import shutil
 import subprocess
 import sys
@@ -18,6 +19,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from tests.eventually import soon
+from tests.leaks import LOGS
 
 _PROGRAMS = ("mount", "nsenter", "pivot_root", "setpriv", "systemctl", "systemd-creds", "unshare")
 _BOOT_SECONDS = 60
@@ -32,7 +34,7 @@ _BOOT = ("unshare", "--mount", "sh", str(Path(__file__).with_name("boot.sh")))
 # A command must not count as one of this machine's: it is moved before it enters, as no process
 # may move itself across the border of a cgroup namespace.
 _ENTER = 'echo 0 > "$1/payload/cgroup.procs" && shift && exec nsenter "$@"'
-_NAMESPACES = ("--mount", "--uts", "--ipc", "--pid", "--cgroup")
+_NAMESPACES = ("--mount", "--uts", "--ipc", "--pid", "--net", "--cgroup")
 
 Answer = subprocess.CompletedProcess[str]
 
@@ -63,12 +65,10 @@ class System:
     Args:
         init: its first process, as this machine numbers it.
         cgroup: its cgroup.
-        own_network: whether it has a network of its own.
     """
 
     init: int
     cgroup: Path
-    own_network: bool
 
     def run(
         self,
@@ -104,15 +104,8 @@ class System:
 
     def spawn(self, *command: str) -> "subprocess.Popen[bytes]":
         """Start a command in it as root; it ends with the system at the latest."""
-        null = subprocess.DEVNULL
-        return subprocess.Popen(
-            self._inside(command),
-            stdin=null,
-            stdout=null,
-            stderr=null,
-            env=_ENVIRON,
-            start_new_session=True,
-        )
+        inside, nothing = self._inside(command), subprocess.DEVNULL
+        return subprocess.Popen(inside, stdin=nothing, env=_ENVIRON, start_new_session=True)
 
     def path(self, inside: str) -> Path:
         """Return where this machine sees a file of it, to look at: a link there may lead here."""
@@ -138,9 +131,8 @@ class System:
         return [values[name] for name in names]
 
     def _inside(self, command: Sequence[str]) -> list[str]:
-        namespaces = [*_NAMESPACES, *(["--net"] if self.own_network else [])]
         entered = ["sh", "-c", _ENTER, "sh", str(self.cgroup), f"--target={self.init}"]
-        return [*entered, *namespaces, "--", "env", "--chdir=/root", *command]
+        return [*entered, *_NAMESPACES, "--", "env", "--chdir=/root", *command]
 
 
 def unavailable() -> str | None:
@@ -189,13 +181,18 @@ def throwaway(binds: Sequence[Bind] = (), *, own_network: bool = False) -> Itera
                 errors.seek(0)
                 raise NotBooted(errors.read())
             stage = Path(f"/proc/{keeper.pid}/root")
-            system = System(int(init), stage / cgroup.lstrip("/"), own_network)
+            system = System(int(init), stage / cgroup.lstrip("/"))
             try:
                 soon(lambda: _is_up(system), _BOOT_SECONDS)
             except (AssertionError, OSError) as error:
                 console = (stage / "sys/console").read_text("utf-8")
                 raise NotBooted(f"{error}; its console:\n{console}") from None
-            yield system
+            try:
+                yield system
+            finally:
+                # Searched for secrets at the end of the run.
+                journal = system.run("journalctl", "--output=cat", check=False).stdout
+                (LOGS / f"journal-{secrets.token_hex(4)}.log").write_text(journal, "utf-8")
         finally:
             keeper.stdin.close()
             keeper.wait()

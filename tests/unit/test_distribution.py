@@ -17,7 +17,7 @@ from custody import DISTRIBUTION
 from custody.cli import cli
 from kek_backends.loader import ENTRY_POINT_GROUP
 from tests.servers import ROOT
-from tests.systemd.howto import commands
+from tests.systemd.howto import blocks
 
 PROJECT: dict[str, Any] = tomllib.loads((ROOT / "pyproject.toml").read_text("utf-8"))
 PLACES = (
@@ -141,7 +141,10 @@ def test_the_search_lets_pass(text: str) -> None:
 def test_the_commands_of_the_pages_build_with_what_is_pinned() -> None:
     """A lock is installed by hash, and all else without an index and with the lock's builder."""
     found = [
-        set(words) for page in PAGES for block in commands(page) for words in installations(block)
+        set(words)
+        for page in PAGES
+        for block in blocks(page.read_text("utf-8"))
+        for words in installations(block)
     ]
     assert len(found) >= 10
     for words in found:
