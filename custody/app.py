@@ -27,7 +27,7 @@ from custody.http.cors import Cors
 from custody.http.frontend import Frontend, vault_server
 from custody.http.rate import RateLimit
 from custody.http.server import HttpServer
-from custody.keks.keks import Keks, load_keks
+from custody.keks.keks import Keks, loaded_keks
 from custody.ops import preflight
 from custody.ops.health import Health
 from custody.ops.heartbeat import Heartbeat
@@ -148,19 +148,18 @@ async def running(
     """
     dsn, rules = Dsn(preflight.database_url(settings)), preflight.token_rules(settings)
     tls = tls_context(settings.tls_cert, settings.tls_key)
-    keyring = load_keks(settings, environ)
     metrics = Metrics()
     cors = Cors(settings.cors_origins)
     async with AsyncExitStack() as stack:
         # What is opened last is closed first.
         enter = stack.enter_async_context
+        keyring = await enter(loaded_keks(settings, environ))
         session = await enter(aiohttp.ClientSession())
         source = partial(_jwks_source, session)
         jwks = await enter(_open_jwks(settings, source))
         engine = await enter(open_engine(dsn))
         reserve = await enter(open_engine(dsn, pool_size=RESERVED_CONNECTIONS))
         fresh = await enter(open_engine(dsn, pool_size=1))
-        await enter(_closing(keyring))
         keks = Keks(keyring, engine, event_id())
         await keks.prove()
         health = Health(engine, keks, jwks)

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 from custody.auth import claims as of_claims
 from custody.auth.claims import Claims
-from custody.auth.jwk import VerificationKey
+from custody.auth.jwk import VerificationKey, find_key
 from custody.auth.refusals import InvalidToken, Reason
 from custody.auth.rules import TokenRules
 from custody.auth.tokens import check_signature, token_of
@@ -45,7 +45,7 @@ def explain(
         token = token_of(f"Bearer {words}")
         header, claims, signature = of_claims.parse(token)
     except InvalidToken as error:
-        return [Checked("form", error.reason, "it is no JWS in compact form")]
+        return [Checked("form", error.reason, str(error))]
     found = [
         _tried("alg", _shown(header, "alg"), lambda: of_claims.check_algorithm(header)),
         _tried("crit", _shown(header, "crit"), lambda: of_claims.check_extensions(header)),
@@ -101,9 +101,7 @@ def _of_signature(
     names = ", ".join(sorted(repr(kid) for kid in keys if kid is not None)) or "none with a name"
     try:
         of_claims.check_signature_size(signature)
-        kid = of_claims.key_name(header)
-        alone = next((key for key in keys.values() if key.alone), None)
-        key = alone if kid is None else keys.get(kid)
+        key = find_key(keys, of_claims.key_name(header))
         if key is None:
             raise InvalidToken(Reason.UNKNOWN_KEY)
         check_signature(token, key)

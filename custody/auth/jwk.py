@@ -2,6 +2,7 @@
 
 import base64
 from collections import Counter
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
@@ -37,6 +38,18 @@ class VerificationKey:
     kid: str | None
     key: Ed25519PublicKey
     alone: bool = False
+
+
+def find_key(keys: Mapping[str | None, VerificationKey], kid: str | None) -> VerificationKey | None:
+    """Return the key that a token names; one that names none means the only key of its JWKS.
+
+    Args:
+        keys: of a JWKS, by name.
+        kid: the token's.
+    """
+    if kid is None:
+        return next((key for key in keys.values() if key.alone), None)
+    return keys.get(kid)
 
 
 def decode_base64url(text: str) -> bytes:

@@ -12,7 +12,14 @@ from collections.abc import Awaitable, Callable, Mapping
 
 import structlog
 
-from custody.auth.jwk import NO_KEY, JwksError, VerificationKey, doubled_kids, parse_jwks
+from custody.auth.jwk import (
+    NO_KEY,
+    JwksError,
+    VerificationKey,
+    doubled_kids,
+    find_key,
+    parse_jwks,
+)
 
 log = structlog.get_logger()
 
@@ -113,10 +120,13 @@ class JwksCache:
             What puts the place and its keys in force.
 
         Raises:
-            JwksError: it could not be had from there.
+            JwksError: it could not be had from there; or there is no key at a new place, which is
+                a mistake: the one that is in use may have withdrawn its keys.
         """
         began = self._clock()
         keys = await keys_from(fetch, source)
+        if not keys and source != self._source:
+            raise JwksError(f"JWKS {source} {NO_KEY}")
 
         def put_in_force() -> None:
             self._fetch, self._source = fetch, source
@@ -148,9 +158,7 @@ class JwksCache:
             await asyncio.wait([self._task])
 
     def _find(self, kid: str | None) -> VerificationKey | None:
-        if kid is None:
-            return next((key for key in self._keys.values() if key.alone), None)
-        return self._keys.get(kid)
+        return find_key(self._keys, kid)
 
     def is_current(self) -> bool:
         """Say whether a JWKS was had, and is not too old; it may be one without a key."""

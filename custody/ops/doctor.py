@@ -5,7 +5,7 @@ from functools import partial
 
 from sqlalchemy.ext.asyncio import AsyncEngine
 
-from custody.auth.jwk import NO_KEY, JwksError, doubled_kids
+from custody.auth.jwk import NO_KEY, JwksError, VerificationKey, doubled_kids
 from custody.auth.jwks import document_from, keys_of
 from custody.auth.sources import Source, file_source
 from custody.db.advice import advise
@@ -31,7 +31,8 @@ async def examine(environ: Mapping[str, str]) -> list[Finding]:
     except ConfigurationError as error:
         return [Finding(Verdict.FINDING, str(error), "settings")]
     findings = _examine_settings(settings, environ)
-    findings += await examine_issuer(settings)
+    if settings.jwks_file is not None or settings.jwks_url is not None:  # else it is said above
+        findings.append((await examine_issuer(settings))[0])
     try:
         keyring = load_keks(settings, environ)
     except ConfigurationError as error:
@@ -50,44 +51,35 @@ def _examine_settings(settings: Settings, environ: Mapping[str, str]) -> list[Fi
     return findings or [Finding(Verdict.OK, f"{settings.env} mode", "settings")]
 
 
-async def document_of(settings: Settings) -> tuple[bytes, str]:
-    """Get the issuer's JWKS, and the name of its source.
-
-    Raises:
-        JwksError: it could not be had.
-    """
-    fetch, source = _issuer_keys(settings)
-    return await document_from(fetch, source), source
-
-
-async def examine_issuer(settings: Settings) -> list[Finding]:
-    """Examine the issuer's keys.
+async def examine_issuer(
+    settings: Settings,
+) -> tuple[Finding, tuple[VerificationKey, ...] | None]:
+    """Examine the issuer's keys; return what was found, and the keys where a JWKS was had.
 
     Args:
-        settings: where they are.
+        settings: where they are: a file or a URL is set.
     """
-    if settings.jwks_file is None and settings.jwks_url is None:
-        return []  # said already, of the settings
+    fetch, source = _issuer_keys(settings)
     # A file's faults stop the daemon; an issuer may be down for a while.
     prefix = "CUSTODY_JWKS_FILE: " if settings.jwks_file else ""
     try:
-        document, source = await document_of(settings)
+        document = await document_from(fetch, source)
     except JwksError as error:
         verdict = Verdict.FINDING if settings.jwks_file else Verdict.DOWN
-        return [Finding(verdict, f"{prefix}{error}", "jwks")]
+        return Finding(verdict, f"{prefix}{error}", "jwks"), None
     try:
         keys = keys_of(document, source)
     except JwksError as error:
-        return [Finding(Verdict.FINDING, f"{prefix}{error}", "jwks")]
+        return Finding(Verdict.FINDING, f"{prefix}{error}", "jwks"), None
     if not keys:
-        return [Finding(Verdict.FINDING, f"{prefix}JWKS {source} {NO_KEY}", "jwks")]
+        return Finding(Verdict.FINDING, f"{prefix}JWKS {source} {NO_KEY}", "jwks"), keys
     if doubled := doubled_kids(document):
         message = (
             f"two different keys of {source} have one kid ({', '.join(doubled)}): neither is used, "
             "and their tokens are refused; have the issuer give each key a kid of its own"
         )
-        return [Finding(Verdict.FINDING, message, "jwks")]
-    return [Finding(Verdict.OK, f"{len(keys)} usable keys", "jwks")]
+        return Finding(Verdict.FINDING, message, "jwks"), keys
+    return Finding(Verdict.OK, f"{len(keys)} usable keys", "jwks"), keys
 
 
 def _issuer_keys(settings: Settings) -> Source:

@@ -22,6 +22,7 @@ from kek_backends.errors import Misconfigured
 _RETRY_SECONDS = 1.0
 _AGAIN_SECONDS = 10.0
 _CONFIRM_SECONDS = 30.0
+_STOP_SECONDS = 2.0
 
 log = structlog.get_logger()
 
@@ -132,6 +133,8 @@ class Health:
             yield task
         finally:
             task.cancel()
+            # So that it records nothing after this instance has said that it ends.
+            await asyncio.wait({task}, timeout=_STOP_SECONDS)
 
     async def watch(self) -> None:
         """Check again and again.

@@ -72,7 +72,7 @@ def remarks(settings: Settings, environ: Mapping[str, str]) -> Iterator[Remark]:
 
 def _of_known(settings: Settings, environ: Mapping[str, str]) -> Iterator[Remark]:
     refused: set[object] = set()
-    for ask in (_database_url, jwt_issuer, _jwks, _tls, _listen, _admin_listen):
+    for ask in (_database_url, jwt_issuer, require_jwks, _tls, _listen, _admin_listen):
         try:
             ask(settings)
         except ConfigurationError as error:
@@ -134,7 +134,12 @@ def _require(value: T | None, name: str) -> T:
     return value
 
 
-def _jwks(settings: Settings) -> None:
+def require_jwks(settings: Settings) -> None:
+    """See that there is a place of the issuer's keys.
+
+    Raises:
+        ConfigurationError: none is set.
+    """
     if settings.jwks_file is None:
         jwks_url(settings)
 

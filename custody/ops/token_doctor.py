@@ -1,13 +1,10 @@
 """Examines one token, as the daemon would."""
 
-import contextlib
 from collections.abc import Mapping
 
 from custody.auth.diagnostics import explain
-from custody.auth.jwk import JwksError, VerificationKey
-from custody.auth.jwks import keys_of
 from custody.ops import preflight
-from custody.ops.doctor import document_of, examine_issuer
+from custody.ops.doctor import examine_issuer
 from custody.settings import ConfigurationError, load
 from kek_backends.findings import Finding, Verdict
 
@@ -22,18 +19,17 @@ async def examine_token(environ: Mapping[str, str], text: bytes) -> list[Finding
     try:
         settings = load(environ)
         rules = preflight.token_rules(settings)
+        preflight.require_jwks(settings)
     except ConfigurationError as error:
         return [Finding(Verdict.FINDING, str(error), "settings")]
-    findings = await examine_issuer(settings)
-    keys: dict[str | None, VerificationKey] | None = None
-    with contextlib.suppress(JwksError):  # said above
-        keys = {key.kid: key for key in keys_of(*await document_of(settings))}
+    issuer, keys = await examine_issuer(settings)
+    findings = [issuer]
     if keys is None:
         message = "it was not checked: there are no keys to check it with"
         findings.append(Finding(Verdict.UNSEEN, message, "token signature"))
+    by_name = None if keys is None else {key.kid: key for key in keys}
     # What is not ASCII is no token, and is said to have no token's form.
-    checked = explain(text.decode("ascii", "replace"), rules, keys)
     return findings + [
         Finding(Verdict.FINDING if one.reason else Verdict.OK, one.detail, f"token {one.what}")
-        for one in checked
+        for one in explain(text.decode("ascii", "replace"), rules, by_name)
     ]

@@ -15,6 +15,7 @@ from urllib.parse import urlsplit
 import aiohttp
 import pytest
 
+from custody.http.server import SHUTDOWN_SECONDS
 from tests.client import Client, becomes, client_session, generation_of
 from tests.e2e.held import held, one_waits
 from tests.eventually import eventually
@@ -98,6 +99,8 @@ async def test_a_body_that_still_arrives_at_the_stop_is_read(served: Daemon) -> 
     await asyncio.sleep(0.3)
     served.running.send_signal(signal.SIGTERM)
     await becomes(served, 503, listener="stopping")
+    # Longer than the server waits once nobody has a request under way.
+    await asyncio.sleep(SHUTDOWN_SECONDS + 0.5)
     writer.write(body[20:])
     answer = await first_answer(reader)
     assert (answer.status, answer.headers["Connection"]) == (200, "close"), answer

@@ -465,13 +465,24 @@ class TestCache:
         other.problem = problem
         with pytest.raises(JwksError, match=r"^JWKS https://j/jwks"):
             await fake.cache.read_from(other.fetch, "https://j/jwks")
-        other.problem, other.document = None, b"{}"
-        with pytest.raises(JwksError, match=r"^JWKS https://j/jwks"):
-            await fake.cache.read_from(other.fetch, "https://j/jwks")
+        other.problem = None
+        # A place that is new and has no key is a mistake; one in use has withdrawn its keys.
+        for document in (b"{}", b'{"keys":[]}'):
+            other.document = document
+            with pytest.raises(JwksError, match=r"^JWKS https://j/jwks"):
+                await fake.cache.read_from(other.fetch, "https://j/jwks")
         fake.publish("d")
         await fake.cache.refresh()
         assert await fake.knows("d")
         await other.cache.close()
+
+    async def test_keys_that_the_source_in_use_has_withdrawn_are_gone_at_a_reload(
+        self, fake: ServedJwks
+    ) -> None:
+        await fake.cache.refresh()
+        fake.document = b'{"keys":[]}'
+        (await fake.cache.read_from(fake.fetch, "https://i/jwks"))()
+        assert not await fake.knows("a")
 
     async def test_refresh_from_the_old_source_does_not_undo_the_new_one(
         self, fake: ServedJwks

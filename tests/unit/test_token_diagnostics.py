@@ -78,10 +78,17 @@ async def test_without_keys_the_rest_is_said(tmp_path: Path) -> None:
     assert (verdicts["token aud"], verdicts["token iss"]) == (Verdict.FINDING, Verdict.OK)
 
 
-async def test_without_settings() -> None:
-    (found,) = await examine_token({}, b"x")
+@pytest.mark.parametrize(
+    ("environ", "missing"),
+    [
+        ({}, "CUSTODY_JWT_ISSUER must be set"),
+        ({"CUSTODY_JWT_ISSUER": "x"}, "CUSTODY_JWKS_URL or CUSTODY_JWKS_FILE must be set"),
+    ],
+)
+async def test_without_settings(environ: dict[str, str], missing: str) -> None:
+    (found,) = await examine_token(environ, b"x")
     assert (found.part, found.verdict) == ("settings", Verdict.FINDING)
-    assert "CUSTODY_JWT_ISSUER must be set" in found.message
+    assert missing in found.message
 
 
 @pytest.mark.parametrize("text", [b"", b"\xff\xfe", b"a.b", b"x" * 16384, b"Basic abc"])
