@@ -6,6 +6,8 @@ from typing import Self
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from custody.settings.types import (
+    AdminToken,
+    CanaryAnswer,
     DatabaseUrl,
     Environment,
     JwksUrl,
@@ -13,6 +15,7 @@ from custody.settings.types import (
     LogFormat,
     LogLevel,
     Origins,
+    Plains,
     Proxies,
     Words,
 )
@@ -57,12 +60,34 @@ class Settings(BaseModel):
         le=31_536_000,
         description="seconds that a token may live: exp - iat; without iat, from now",
     )
+    step_up_max_age: int | None = Field(
+        None,
+        ge=1,
+        le=31_536_000,
+        description="seconds since the login, for what can lose or unlock a key for good",
+    )
+    step_up_acr: Words = Field(
+        (), description="values of acr, one of which such a login must have reached"
+    )
     trusted_proxies: Proxies = Field(
         (), description="addresses or CIDR networks whose X-Forwarded-For or Forwarded is believed"
     )
     cors_origins: Origins = Field((), description="origins of browsers that may call the vault")
+    user_concurrency: int = Field(
+        16, ge=1, le=1000, description="requests of one user at once; more are refused"
+    )
     rate_limit: int = Field(
         0, ge=0, le=1_000_000, description="requests a second and user; 0 is no limit"
+    )
+    unwrap_limit: int = Field(
+        0,
+        ge=0,
+        le=10_000_000,
+        description="distinct users a minute whose keys are opened; 0 is no limit",
+    )
+    canary_users: Words = Field((), description="ids of users that nobody should ever ask for")
+    canary_answer: CanaryAnswer = Field(
+        CanaryAnswer.REFUSE, description="refuse or serve who asks for one of them"
     )
     rewrap_interval: int = Field(
         300,
@@ -72,6 +97,12 @@ class Settings(BaseModel):
     )
     tls_cert: Path | None = Field(None, description="PEM file: certificate and its chain")
     tls_key: Path | None = Field(None, description="PEM file: the certificate's private key")
+    allow_plain: Plains = Field(
+        (), description="what may cross a network in clear: listen, database, jwks, kms"
+    )
+    admin_token: AdminToken | None = Field(
+        None, description="bearer token of the admin listener, where it is not on loopback"
+    )
     log_level: LogLevel = Field(LogLevel.INFO, description="debug, info, warning or error")
     log_format: LogFormat = Field(LogFormat.JSON, description="json or text")
     workers: int = Field(

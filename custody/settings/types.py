@@ -39,6 +39,22 @@ class LogLevel(StrEnum):
     ERROR = "error"
 
 
+class CanaryAnswer(StrEnum):
+    """What who asks for a canary gets."""
+
+    REFUSE = "refuse"
+    SERVE = "serve"
+
+
+class Plain(StrEnum):
+    """What may cross a network in clear."""
+
+    LISTEN = "listen"
+    DATABASE = "database"
+    JWKS = "jwks"
+    KMS = "kms"
+
+
 def _split(value: object) -> object:
     return tuple(re.split(r"[\s,]+", value.strip())) if isinstance(value, str) else value
 
@@ -98,6 +114,13 @@ def _check_jwks_url(value: str) -> str:
     return value
 
 
+def _check_admin_token(value: SecretStr) -> SecretStr:
+    token = value.get_secret_value()
+    if not re.fullmatch(r"[A-Za-z0-9._~+/=-]{32,512}", token):
+        raise ValueError("it is 32 to 512 letters, digits or ._~+/=-: openssl rand -hex 32")
+    return value
+
+
 def _check_database_url(value: SecretStr) -> SecretStr:
     url = value.get_secret_value().strip().replace("postgresql+asyncpg://", "postgresql://", 1)
     parse(url)
@@ -110,3 +133,5 @@ DatabaseUrl = Annotated[SecretStr, AfterValidator(_check_database_url)]
 Origins = Annotated[Words, AfterValidator(_check_origins)]
 Proxies = Annotated[Words, AfterValidator(_check_proxies)]
 JwksUrl = Annotated[str, AfterValidator(_check_jwks_url)]
+Plains = Annotated[tuple[Plain, ...], BeforeValidator(_split)]
+AdminToken = Annotated[SecretStr, AfterValidator(_check_admin_token)]

@@ -240,8 +240,10 @@ REFUSED: dict[str, Mistake] = {
         "CUSTODY_CONFIG: {folder}/file has an unknown name 'listne' (did you mean listen?); "
         "known: env, listen, admin_listen, database_url, rewrap_database_url, "
         "owner_database_url, kek, old_keks, jwks_url, jwks_file, jwt_issuer, jwt_audience, "
-        "jwt_max_lifetime, trusted_proxies, cors_origins, rate_limit, rewrap_interval, "
-        "tls_cert, tls_key, log_level, log_format, workers",
+        "jwt_max_lifetime, step_up_max_age, step_up_acr, trusted_proxies, cors_origins, "
+        "user_concurrency, rate_limit, unwrap_limit, canary_users, canary_answer, "
+        "rewrap_interval, tls_cert, tls_key, allow_plain, admin_token, log_level, log_format, "
+        "workers",
     ),
     "a value and a file": Mistake(
         setting(JWT_ISSUER_FILE="/nowhere/issuer"),

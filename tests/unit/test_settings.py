@@ -12,6 +12,7 @@ from custody.settings import ConfigurationError, Settings, load, unknown_names
 
 URL = "postgresql://custody_app:hunter2-is-the-password@db.example:5432/custody"
 NEEDLE = "hunter2"
+ADMIN_TOKEN = NEEDLE * 5
 
 # setting → what is written as a variable, in TOML, and what it means
 GOOD: dict[str, tuple[str, str, Any]] = {
@@ -28,6 +29,8 @@ GOOD: dict[str, tuple[str, str, Any]] = {
     "jwt_issuer": ("https://a.example", '"https://a.example"', "https://a.example"),
     "jwt_audience": ("other", '"other"', "other"),
     "jwt_max_lifetime": ("3600", "3600", 3600),
+    "step_up_max_age": ("300", "300", 300),
+    "step_up_acr": ("phr, phrh", '["phr", "phrh"]', ("phr", "phrh")),
     "trusted_proxies": (
         "10.0.0.0/8 ::1,unix",
         '["10.0.0.0/8", "::1", "unix"]',
@@ -38,10 +41,16 @@ GOOD: dict[str, tuple[str, str, Any]] = {
         '"https://a.example http://localhost:5173"',
         ("https://a.example", "http://localhost:5173"),
     ),
+    "user_concurrency": ("8", "8", 8),
     "rate_limit": ("50", "50", 50),
+    "unwrap_limit": ("500", "500", 500),
+    "canary_users": ("eve, mallory", '["eve", "mallory"]', ("eve", "mallory")),
+    "canary_answer": ("serve", '"serve"', "serve"),
     "rewrap_interval": ("3600", "3600", 3600),
     "tls_cert": ("/etc/cert.pem", '"/etc/cert.pem"', Path("/etc/cert.pem")),
     "tls_key": ("/etc/key.pem", '"/etc/key.pem"', Path("/etc/key.pem")),
+    "allow_plain": ("listen kms", '["listen", "kms"]', ("listen", "kms")),
+    "admin_token": (ADMIN_TOKEN, f'"{ADMIN_TOKEN}"', SecretStr(ADMIN_TOKEN)),
     "log_level": ("warning", '"warning"', "warning"),
     "log_format": ("text", '"text"', "text"),
     "workers": ("4", "4", 4),
@@ -56,8 +65,14 @@ BAD: dict[str, tuple[str, ...]] = {
     "jwks_url": (f"https://user:{NEEDLE}@a.example/jwks", "a.example/jwks", "file:///etc/passwd"),
     "trusted_proxies": ("10.0.0.1/8", "proxy.example", "10.0.0.0/33", "127.0.0.1 *"),
     "cors_origins": ("*", "https://a.example/", "a.example", "null", "https://a.example *"),
+    "step_up_max_age": ("0", "-1", "soon"),
+    "user_concurrency": ("0", "1001", "many"),
     "rate_limit": ("-1", "1.5", "many", "1000001", "nan"),
+    "unwrap_limit": ("-1", "many"),
+    "canary_answer": ("ignore",),
     "rewrap_interval": ("-1", "soon"),
+    "allow_plain": ("all", "listen *"),
+    "admin_token": (NEEDLE, f"{NEEDLE} {NEEDLE * 9}"),
     "log_level": ("trace", "INFO "),
     "log_format": ("xml",),
     "workers": ("-1", "many"),

@@ -28,7 +28,8 @@ def config(as_json: bool) -> None:
 def _show(value: Any) -> Any:
     match value:
         case SecretStr():
-            return redact(value.get_secret_value())
+            secret = value.get_secret_value()
+            return redact(secret) if "://" in secret else "***"
         case tuple():
             return list(value)
         case None | int():
