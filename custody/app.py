@@ -27,6 +27,7 @@ from custody.http.cors import Cors
 from custody.http.frontend import Frontend, vault_server
 from custody.http.rate import RateLimit
 from custody.http.server import HttpServer
+from custody.http.shares import Shares
 from custody.keks.keks import Keks, loaded_keks
 from custody.ops import preflight
 from custody.ops.health import Health
@@ -173,6 +174,7 @@ async def running(
             health=health,
             proxies=TrustedProxies(settings.trusted_proxies),
             limit=RateLimit(settings.rate_limit),
+            shares=Shares(settings.user_concurrency),
         )
         listeners = listeners or open_listeners(settings, {})
         stack.callback(listeners.close)

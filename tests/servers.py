@@ -217,7 +217,8 @@ def settings_for(
 ) -> dict[str, str]:
     """Return the variables of a production daemon on a database of tests.
 
-    Overrides are settings without their prefix, or with ``raw_`` in front for other variables.
+    Overrides are settings without their prefix, or with ``raw_`` in front for other variables; an
+    empty one takes its default.
     """
     jwks = folder / "jwks.json"
     jwks.write_bytes(issuer.jwks())
@@ -228,6 +229,9 @@ def settings_for(
         "CUSTODY_LISTEN": "127.0.0.1:0",
         "CUSTODY_ADMIN_LISTEN": "127.0.0.1:0",
         "CUSTODY_LOG_LEVEL": "debug",
+        # Tests make more requests of one user than all devices of one do.
+        "CUSTODY_USER_CONCURRENCY": "1000",
+        "CUSTODY_RATE_LIMIT": "0",
         "MANA_AUTH_KEK": "TUlEREFZUyBIRUFSVEJFQVQgT0YgQSBURVNUIEtFSyE=",
     }
     for name, value in overrides.items():

@@ -8,7 +8,8 @@ import asyncio
 import math
 import time
 from collections import deque
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable, Iterator, Mapping
+from contextlib import contextmanager
 
 import structlog
 
@@ -27,6 +28,8 @@ _SOURCE_TIMEOUT = 6.0  # seconds after which a stuck source of any kind gives up
 _RETRY_PAUSE = 1.0  # seconds between attempts while there is no usable JWKS
 _REFRESH_PAUSE = 15.0  # seconds between attempts while the one there is still serves
 _UNKNOWN_KIDS, _UNKNOWN_KID_WINDOW = 2, 60.0  # refreshes, seconds
+# Requests that wait for one refresh; honest ones, after a new key, are far fewer.
+MAX_WAITERS = 256
 
 
 class IssuerUnavailable(Exception):
@@ -62,6 +65,7 @@ class JwksCache:
         self._fetched_at = self._tried_at = float("-inf")
         self._looks: deque[float] = deque(maxlen=_UNKNOWN_KIDS)
         self._task: asyncio.Task[str | None] | None = None
+        self._waiters = 0
 
     async def key_for(self, kid: str | None) -> VerificationKey | None:
         """Return the key of that name, or None where the issuer has none such.
@@ -72,16 +76,30 @@ class JwksCache:
             kid: the token's; None finds the key of a JWKS that has exactly one.
 
         Raises:
-            IssuerUnavailable: no JWKS was ever had, or it is older than max_age.
+            IssuerUnavailable: no JWKS was ever had, or it is older than max_age; or too many wait
+                for it already.
         """
         if not self.is_current():
-            await self._recover()
+            with self._waiting():
+                await self._recover()
             return self._find(kid)
         key = self.known_key(kid)
         if key is None and kid is not None and self._may_look_again():
-            await asyncio.wait([self._refreshing()])
+            with self._waiting():
+                await asyncio.wait([self._refreshing()])
             key = self._find(kid)
         return key
+
+    @contextmanager
+    def _waiting(self) -> Iterator[None]:
+        """Wait for a refresh in the block; made-up names of keys can not fill the daemon."""
+        if self._waiters >= MAX_WAITERS:
+            raise IssuerUnavailable(f"too many wait for the JWKS from {self._source}")
+        self._waiters += 1
+        try:
+            yield
+        finally:
+            self._waiters -= 1
 
     def known_key(self, kid: str | None) -> VerificationKey | None:
         """Return the key of that name if it is at hand now; begins a refresh that is due.

@@ -16,6 +16,7 @@ from custody.http.server import HttpServer, http_server
 from custody.ops.health import Health
 from custody.ops.metrics import Metrics
 from custody.sockets.addresses import Listener
+from custody.sockets.connections import connections_of_admin
 
 _JSON = "application/json; charset=utf-8"
 
@@ -72,7 +73,8 @@ def admin_server(
             **readable("/version", admin.show_version),
         }
     )
-    return http_server(TopHandler(router), listeners)
+    connections = connections_of_admin(metrics.connection_closed)
+    return http_server(TopHandler(router), listeners, connections)
 
 
 def _json(body: object, status: int = HTTPStatus.OK) -> Response:

@@ -54,8 +54,7 @@ class TrustedProxies:
         peer = request.remote
         if peer is None:  # gone: nobody knows who it was
             return None
-        # Empty where it came by a unix socket.
-        if not (self._trusts(parse_address(peer)) if peer else self._unix):
+        if not self.trust(peer):
             return _plain(peer)
         address = parse_address(peer)
         for hop in reversed(_hops(request)):
@@ -66,6 +65,14 @@ class TrustedProxies:
             if not self._trusts(address):
                 break
         return str(address) if address else None
+
+    def trust(self, peer: str) -> bool:
+        """Return whether a peer is one of them.
+
+        Args:
+            peer: its address; empty where it came by a unix socket.
+        """
+        return self._trusts(parse_address(peer)) if peer else self._unix
 
     def _trusts(self, address: Address | None) -> bool:
         if not self._networks or address is None:

@@ -23,12 +23,14 @@ from custody.http.rate import RateLimit
 from custody.http.response import Response
 from custody.http.router import Endpoint, Router, Table, readable
 from custody.http.routes import BASE_PATH, ROUTES, Route
-from custody.http.server import HttpServer, http_server
+from custody.http.server import HttpServer, connection_of, http_server
+from custody.http.shares import Shares
 from custody.ops.access_log import AccessLog
 from custody.ops.health import Health
 from custody.ops.metrics import Metrics
 from custody.ops.refused_tokens import RefusedTokens
 from custody.sockets.addresses import Listener
+from custody.sockets.connections import connections_of_vault
 from custody.vault.errors import Unavailable
 from custody.vault.model import Caller
 from custody.vault.service import VaultService
@@ -48,6 +50,7 @@ class Frontend:
         health: shuts the routes while the database is not safe; hears of what requests fail for.
         proxies: whose X-Forwarded-For is believed.
         limit: requests a second and user.
+        shares: requests at once, of a user and of all.
     """
 
     def __init__(
@@ -59,6 +62,7 @@ class Frontend:
         health: Health,
         proxies: TrustedProxies,
         limit: RateLimit,
+        shares: Shares,
     ) -> None:
         self._vault = vault
         self._verifier = verifier
@@ -66,6 +70,7 @@ class Frontend:
         self._health = health
         self.proxies = proxies
         self.limit = limit
+        self._shares = shares
 
     def endpoint(self, route: Route) -> Endpoint:
         """Return the endpoint of a route."""
@@ -73,20 +78,34 @@ class Frontend:
         async def respond(request: web.BaseRequest) -> Response:
             request[ROUTE] = route.name
             caller = await self._caller(request, route)
-            body = None
-            if route.body is not None:
-                body = await read_json(request, route.body, caller.deadline)
-            if not self._health.database_is_safe:
-                raise problems.unavailable(
-                    "DATABASE_UNAVAILABLE", "The database can't be used now: try again later."
-                )
+            connection = connection_of(request)
+            self._shares.take(caller.user_id)
+            connection.begin()
             try:
-                return await route.handler(self._vault, caller, body)
-            except Unavailable as error:
-                self._health.met(error)
-                raise
+                return await self._use(request, route, caller)
+            finally:
+                connection.end()
+                self._shares.give_back(caller.user_id)
 
         return respond
+
+    def is_proxy(self, peer: str) -> bool:
+        """Return whether a peer, an address or nothing for a unix socket, is a trusted proxy."""
+        return self.proxies.trust(peer)
+
+    async def _use(self, request: web.BaseRequest, route: Route, caller: Caller) -> Response:
+        body = None
+        if route.body is not None:
+            body = await read_json(request, route.body, caller.deadline)
+        if not self._health.database_is_safe:
+            raise problems.unavailable(
+                "DATABASE_UNAVAILABLE", "The database can't be used now: try again later."
+            )
+        try:
+            return await route.handler(self._vault, caller, body)
+        except Unavailable as error:
+            self._health.met(error)
+            raise
 
     async def _caller(self, request: web.BaseRequest, route: Route) -> Caller:
         """Identify the caller; a request that fails here never gets to the database."""
@@ -137,7 +156,8 @@ def vault_server(
         development: whether it serves the OpenAPI document, too.
     """
     router = Router(_table(frontend, development=development))
-    return http_server(TopHandler(router, cors, AccessLog(metrics)), listeners, tls)
+    connections = connections_of_vault(frontend.is_proxy, metrics.connection_closed)
+    return http_server(TopHandler(router, cors, AccessLog(metrics)), listeners, connections, tls)
 
 
 def _table(frontend: Frontend, *, development: bool) -> Table:

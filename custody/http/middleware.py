@@ -19,7 +19,6 @@ from custody.ops import logging
 from custody.ops.access_log import AccessLog, AccessRecord
 from custody.vault.errors import VaultError
 
-MAX_IN_FLIGHT = 1000
 # Longer than any request may take, so a stop cuts none off.
 DRAIN_SECONDS = 20.0
 
@@ -94,8 +93,6 @@ class TopHandler:
 
     async def _respond(self, request: web.BaseRequest) -> tuple[Response, str]:
         try:
-            if self._in_flight > MAX_IN_FLIGHT:
-                raise problems.unavailable("OVERLOADED", "Too many requests are being answered.")
             if hdrs.EXPECT in request.headers:
                 await _meet_expectation(request)
             endpoint = self._router.match(request)

@@ -7,6 +7,7 @@ import asyncio
 import ssl
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
+from functools import partial
 from http import HTTPStatus
 from typing import Any
 
@@ -16,6 +17,7 @@ from aiohttp import web
 from custody.http import problems
 from custody.http.middleware import REQUEST_ID, TopHandler, new_request_id
 from custody.sockets.addresses import Listener
+from custody.sockets.connections import Connections, Place
 from custody.sockets.site import Site, open_site
 
 # Also how long the headers of a request may take: aiohttp has no other limit for them.
@@ -51,44 +53,60 @@ class HttpServer:
 
 @asynccontextmanager
 async def http_server(
-    top_handler: TopHandler, listeners: Sequence[Listener], tls: ssl.SSLContext | None = None
+    top_handler: TopHandler,
+    listeners: Sequence[Listener],
+    connections: Connections,
+    tls: ssl.SSLContext | None = None,
 ) -> AsyncIterator[HttpServer]:
     """Serve HTTP inside the block.
 
     Args:
         top_handler: responds to each request.
         listeners: at least one; closed at the end of the block.
+        connections: bound them.
         tls: context of the server's certificate, or None for plain HTTP.
     """
-    server = _Server(top_handler.handle)
+    server = web.Server(top_handler.handle)
     runner = web.ServerRunner(server, shutdown_timeout=SHUTDOWN_SECONDS)
     await runner.setup()
+    connect = partial(Connection, server, connections)
     try:
-        async with open_site(server, listeners, tls) as site:
+        async with open_site(connect, listeners, connections, tls) as site:
             yield HttpServer(site, top_handler)
     finally:
         await runner.cleanup()
 
 
-class _Server(web.Server):
-    """aiohttp's server, which is the factory of its connections' protocols: here, of ours."""
+def connection_of(request: web.BaseRequest) -> "Connection":
+    """Return the connection that a request came by."""
+    connection = request.protocol
+    if not isinstance(connection, Connection):
+        raise TypeError("a request of another server")
+    return connection
 
-    def __call__(self) -> web.RequestHandler:
+
+class Connection(web.RequestHandler):
+    """One connection. aiohttp documents no way to set what is overridden here, only the class.
+
+    aiohttp would respond to unreadable HTTP in plain text and quote what it could not read, there
+    and in the log; that may be a token.
+
+    Args:
+        server: whose handler responds.
+        connections: of its listener.
+        place: among them.
+    """
+
+    def __init__(self, server: web.Server, connections: Connections, place: Place) -> None:
         options: dict[str, Any] = {
             "keepalive_timeout": KEEPALIVE_SECONDS,
             "access_log": None,
             # No route reads a compressed body, and where none is read it may be anything.
             "auto_decompress": False,
         }
-        return _Connection(self, loop=asyncio.get_running_loop(), **options)
-
-
-class _Connection(web.RequestHandler):
-    """One connection. aiohttp documents no way to set what is overridden here, only the class.
-
-    aiohttp would respond to unreadable HTTP in plain text and quote what it could not read, there
-    and in the log; that may be a token.
-    """
+        super().__init__(server, loop=asyncio.get_running_loop(), **options)
+        self._connections = connections
+        self._place = place
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         """Begin, if the peer is known: its address is asked for here, and then remembered.
@@ -97,8 +115,24 @@ class _Connection(web.RequestHandler):
         what it asked for would be done in nobody's name.
         """
         super().connection_made(transport)
+        if self.transport is not None:
+            self._place.abort = self.transport.abort
+            self._place.unsent = self.transport.get_write_buffer_size
         if self.peername is None:
             self.force_close()
+
+    def connection_lost(self, exc: BaseException | None) -> None:
+        """Give the place back: only now has the connection really ended."""
+        super().connection_lost(exc)
+        self._connections.leave(self._place)
+
+    def begin(self) -> None:
+        """Note that a request with a good token is under way: nothing closes the connection now."""
+        self._connections.begin(self._place)
+
+    def end(self) -> None:
+        """Note that it has its response."""
+        self._place.busy = False
 
     def handle_error(
         self,

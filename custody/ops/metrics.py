@@ -73,6 +73,12 @@ class Metrics:
             ("reason",),
             registry=self._registry,
         )
+        self._closed_connections = Counter(
+            "custody_closed_connections",
+            "Connections closed to make room for others, or because responses were not read",
+            ("reason",),
+            registry=self._registry,
+        )
         self._rewrapped = Counter(
             "custody_rewrapped_rows",
             "Rows that this process has re-wrapped, found changed, or set aside",
@@ -108,6 +114,14 @@ class Metrics:
             reason: one of a fixed set.
         """
         self._refused_tokens.labels(reason).inc()
+
+    def connection_closed(self, reason: str) -> None:
+        """Count a connection that the daemon closed on its client.
+
+        Args:
+            reason: one of a fixed set.
+        """
+        self._closed_connections.labels(reason).inc()
 
     def rewrapped(self, counts: Counts) -> None:
         """Count the rows of one claim."""

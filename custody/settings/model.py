@@ -77,7 +77,7 @@ class Settings(BaseModel):
         16, ge=1, le=1000, description="requests of one user at once; more are refused"
     )
     rate_limit: int = Field(
-        0, ge=0, le=1_000_000, description="requests a second and user; 0 is no limit"
+        100, ge=0, le=1_000_000, description="requests a second and user; 0 is no limit"
     )
     unwrap_limit: int = Field(
         0,

@@ -5,23 +5,26 @@ when it is closed; uvloop's would take all that wait in one turn, so that other 
 """
 
 import asyncio
-import contextlib
 import errno
 import os
 import socket
 import ssl
 from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
+from functools import partial
 
 import structlog
 
 from custody.sockets.addresses import Listener
+from custody.sockets.connections import LOOK_SECONDS, Connections, Place
 
 # Connections taken in one turn of the loop: what one process leaves, another one takes.
 _TAKEN_AT_ONCE = 16
 # A slow network's round trip, or what a busy machine keeps a client waiting.
 _FIRST_REQUEST_SECONDS = 0.25
-_HANDSHAKE_SECONDS = 20.0
+HANDSHAKE_SECONDS = 20.0
+# For the goodbye of a client that may not read any more.
+_TLS_SHUTDOWN_SECONDS = 5.0
 # For handshakes that are under way at the stop.
 _LAST_HANDSHAKES_SECONDS = 2.0
 # The process or the machine has no more descriptors or memory for now.
@@ -35,8 +38,9 @@ class Site:
     """Takes connections until it is stopped; then the listeners are closed.
 
     Args:
-        server: makes the protocol of a connection.
+        server: makes the protocol of a connection that has a place.
         listeners: at least one.
+        connections: bound them.
         tls: context of the server's certificate, or None for plain HTTP.
 
     Attributes:
@@ -45,12 +49,14 @@ class Site:
 
     def __init__(
         self,
-        server: Callable[[], asyncio.BaseProtocol],
+        server: Callable[[Place], asyncio.BaseProtocol],
         listeners: Sequence[Listener],
+        connections: Connections,
         tls: ssl.SSLContext | None = None,
     ) -> None:
         self._server = server
         self._listeners = listeners
+        self._connections = connections
         self._tls = tls
         self._loop = asyncio.get_running_loop()
         self._pause: dict[Listener, asyncio.TimerHandle] = {}
@@ -60,6 +66,7 @@ class Site:
         for listener in listeners:
             listener.setblocking(False)
             self._listen(listener)
+        self._look = self._loop.call_later(LOOK_SECONDS, self._close_unread)
 
     async def stop(self) -> None:
         """Leave new connections to whoever listens next, and wait for those that were just taken.
@@ -74,6 +81,7 @@ class Site:
         for pause in self._pause.values():
             pause.cancel()
         self._pause.clear()
+        self._look.cancel()
         await asyncio.sleep(_FIRST_REQUEST_SECONDS)
         for listener in self._listeners:
             listener.close()
@@ -90,7 +98,7 @@ class Site:
     def _take(self, listener: Listener) -> None:
         for _ in range(_TAKEN_AT_ONCE):
             try:
-                connection, _ = listener.accept()
+                connection, peer = listener.accept()
             except (BlockingIOError, InterruptedError, ConnectionAbortedError):
                 return
             except OSError as error:
@@ -106,30 +114,46 @@ class Site:
                     _PAUSE_SECONDS, self._listen, listener
                 )
                 return
+            place = self._connections.take(peer[0] if isinstance(peer, tuple) else "")
+            if place is None:
+                connection.close()
+                continue
             connection.setblocking(False)
-            task = self._loop.create_task(self._hand_over(connection))
+            task = self._loop.create_task(self._hand_over(connection, place))
+            place.abort = task.cancel
             self._handing_over.add(task)
             task.add_done_callback(self._handing_over.discard)
 
-    async def _hand_over(self, connection: socket.socket) -> None:
-        # Who breaks off before the first byte, or speaks no TLS, is nobody's error but its own.
-        with contextlib.suppress(OSError, TimeoutError):
+    async def _hand_over(self, connection: socket.socket, place: Place) -> None:
+        try:
             await self._loop.connect_accepted_socket(
-                self._server,
+                partial(self._server, place),
                 connection,
                 ssl=self._tls,
-                ssl_handshake_timeout=_HANDSHAKE_SECONDS if self._tls else None,
+                ssl_handshake_timeout=HANDSHAKE_SECONDS if self._tls else None,
+                ssl_shutdown_timeout=_TLS_SHUTDOWN_SECONDS if self._tls else None,
             )
+        except (OSError, TimeoutError):
+            # Who breaks off before the first byte, or speaks no TLS, is nobody's error but its own.
+            self._connections.leave(place)
+        except asyncio.CancelledError:
+            self._connections.leave(place)
+            raise
+
+    def _close_unread(self) -> None:
+        self._connections.close_unread()
+        self._look = self._loop.call_later(LOOK_SECONDS, self._close_unread)
 
 
 @asynccontextmanager
 async def open_site(
-    server: Callable[[], asyncio.BaseProtocol],
+    server: Callable[[Place], asyncio.BaseProtocol],
     listeners: Sequence[Listener],
+    connections: Connections,
     tls: ssl.SSLContext | None = None,
 ) -> AsyncIterator[Site]:
     """Take connections for the length of the block; see :class:`Site`."""
-    site = Site(server, listeners, tls)
+    site = Site(server, listeners, connections, tls)
     try:
         yield site
     finally:

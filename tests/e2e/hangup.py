@@ -79,6 +79,6 @@ def configured(
     at = Configured(folder / "custody.toml", {})
     at.write(**values)
     unset = {name.upper(): "" for name in values}
-    given = {"module": quick.__name__, "CONFIG": str(at.file)} | unset | overrides
+    given = {"module": quick.__name__, "CONFIG": str(at.file), "RATE_LIMIT": ""} | unset | overrides
     with daemon_beside(database, issuer, folder, **given) as at.daemon:
         yield at

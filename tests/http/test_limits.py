@@ -2,6 +2,7 @@
 
 import asyncio
 import time
+from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
 
@@ -11,6 +12,7 @@ from aiohttp import web
 from custody.http import frontend, server
 from custody.http.routes import BASE_PATH
 from tests.client import Client, client_session
+from tests.eventually import eventually
 from tests.http.wire import connect, first_answer, read_to_end, request
 from tests.servers import Daemon, Database, daemon_here
 from tests.tokens import Issuer
@@ -31,6 +33,10 @@ def stalled(daemon: Daemon, body: bytes = b"") -> bytes:
         "Content-Length": str(len(BODY)),
     }
     return request("POST", f"{BASE_PATH}/zero-knowledge", headers, body)
+
+
+async def answers(client: Client, status: int) -> bool:
+    return (await client.status()).status == status
 
 
 def test_the_real_limits() -> None:
@@ -126,7 +132,7 @@ async def test_overloaded(daemon: Daemon, device: Device, monkeypatch: pytest.Mo
     alice = device("alice")
     await alice.init()
     before = await daemon.database.audit("alice")
-    monkeypatch.setattr("custody.http.middleware.MAX_IN_FLIGHT", 2)
+    monkeypatch.setattr("custody.http.shares.MAX_IN_FLIGHT", 2)
     held = []
     for _ in range(2):
         reader, writer = await connect(daemon.base)
@@ -137,7 +143,8 @@ async def test_overloaded(daemon: Daemon, device: Device, monkeypatch: pytest.Mo
             pass
     assert (answer.status, answer.code) == (503, "OVERLOADED")
     assert int(answer.headers.get("Retry-After") or 0) >= 1
-    assert (await alice.call("GET", "/nothing")).status == 503
+    # Who has no place takes none: a path that is not ours is answered as ever.
+    assert (await alice.call("GET", "/nothing")).status == 404
     served = len(await daemon.database.audit("alice")) - len(before)
     assert (await daemon.database.audit("alice"))[len(before) :] == [("fetch", None, 200)] * served
     # Those that are under way end well, and make room.
@@ -178,10 +185,85 @@ async def test_rate_limit(database: Database, issuer: Issuer, tmp_path: Path) ->
         assert (await alice.key()).status == 200
 
 
-async def test_no_rate_limit_by_default(device: Device) -> None:
+async def test_the_default_shares_are_more_than_devices_of_one_user_take(
+    database: Database, issuer: Issuer, tmp_path: Path
+) -> None:
+    async with (
+        daemon_here(database, issuer, tmp_path, RATE_LIMIT="", USER_CONCURRENCY="") as daemon,
+        client_session() as session,
+    ):
+        alice = Client(daemon, session, "alice")
+        for _ in range(6):
+            answers = await asyncio.gather(*(alice.init() for _ in range(16)))
+            assert {answer.status for answer in answers} == {200}
+
+
+async def test_share_of_a_user(database: Database, issuer: Issuer, tmp_path: Path) -> None:
+    """Slow bodies of one user take that user's places, and nobody else's."""
+    async with (
+        daemon_here(database, issuer, tmp_path, USER_CONCURRENCY="3") as daemon,
+        client_session() as session,
+    ):
+        alice, bob = Client(daemon, session, "alice"), Client(daemon, session, "bob")
+        await alice.init()
+        before = await database.audit("alice")
+        slow = [await connect(daemon.base) for _ in range(5)]
+        for _, writer in slow:
+            writer.write(stalled(daemon))
+        # Two of the five have no place; which ones is chance.
+        answers = [asyncio.ensure_future(first_answer(reader)) for reader, _ in slow]
+        refused = 0
+        async with asyncio.timeout(PATIENCE):
+            for done in asyncio.as_completed(answers):
+                answer = await done
+                assert (answer.status, answer.code) == (429, "RATE_LIMITED")
+                assert answer.headers.get("Retry-After") == "1"
+                refused += 1
+                if refused == 2:
+                    break
+        assert (await alice.key()).status == 429
+        assert (await bob.init()).status == 200
+        assert await database.audit("alice") == before
+        left = [pair for pair, answer in zip(slow, answers, strict=True) if not answer.done()]
+        for _, writer in left:
+            writer.write(BODY)
+        codes = Counter([(await answer).code for answer in answers])
+        assert codes == {"RATE_LIMITED": 2, "RECOVERY_WRAP_MISSING": 3}
+        assert (await alice.key()).status == 200
+        for _, writer in slow:
+            writer.close()
+
+
+async def test_a_share_is_given_back_when_the_client_breaks_off(
+    database: Database, issuer: Issuer, tmp_path: Path
+) -> None:
+    async with (
+        daemon_here(database, issuer, tmp_path, USER_CONCURRENCY="1") as daemon,
+        client_session() as session,
+    ):
+        alice = Client(daemon, session, "alice")
+        await alice.init()
+        for _ in range(20):
+            _, writer = await connect(daemon.base)
+            writer.write(stalled(daemon))
+            await eventually(lambda: answers(alice, 429))
+            writer.transport.abort()
+            await eventually(lambda: answers(alice, 200))
+
+
+async def test_requests_without_a_good_token_take_no_place(
+    daemon: Daemon, device: Device, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A caller that nobody knows can't have the others answered OVERLOADED."""
+    monkeypatch.setattr("custody.http.shares.MAX_IN_FLIGHT", 1)
     alice = device("alice")
-    answers = await asyncio.gather(*(alice.status() for _ in range(200)))
-    assert {answer.status for answer in answers} == {200}
+    slow = [await connect(daemon.base) for _ in range(5)]
+    for _, writer in slow:
+        writer.write(stalled(daemon).replace(b"Bearer ", b"Bearer x"))
+        writer.write(request("POST", f"{BASE_PATH}/nothing", {"Content-Length": "9"})[:-2])
+    assert (await alice.init()).status == 200
+    for _, writer in slow:
+        writer.close()
 
 
 async def test_who_reads_no_answer_does_not_hold_up_the_stop(

@@ -17,7 +17,7 @@ from custody.sockets import listeners
 from custody.sockets.addresses import ListenError
 from custody.sockets.listeners import Listeners, adopt, open_listeners, take_handed_over
 from custody.sockets.site import Site
-from tests.http.wire import Greeter, exchange
+from tests.http.wire import Greeter, exchange, unbounded
 from tests.ports import free_port
 
 # Where descriptors are handed over in these tests: at 3 this process has others.
@@ -271,7 +271,7 @@ def has_ipv6() -> bool:
 @asynccontextmanager
 async def served(made: Listeners) -> AsyncIterator[str]:
     """Say hello on all of the vault's; yields the address."""
-    site = Site(Greeter, made.vault)
+    site = Site(Greeter, made.vault, unbounded())
     try:
         yield site.address
     finally:

@@ -16,7 +16,7 @@ from custody.sockets import site as site_module
 from custody.sockets.addresses import Listener
 from custody.sockets.site import Site
 from tests.certificates import make_certificate
-from tests.http.wire import Greeter, exchange
+from tests.http.wire import Greeter, exchange, unbounded
 
 
 class Reluctant(Listener):
@@ -45,7 +45,7 @@ def listener() -> Iterator[Reluctant]:
 
 async def test_connections_are_taken_a_few_in_a_turn(listener: Reluctant) -> None:
     clients = [socket.create_connection(listener.getsockname()) for _ in range(40)]
-    site = Site(Greeter, [listener])
+    site = Site(Greeter, [listener], unbounded())
     most = seen = 0
     while listener.taken < len(clients):
         await asyncio.sleep(0)
@@ -64,7 +64,7 @@ async def test_without_room_they_wait(
 ) -> None:
     monkeypatch.setattr(site_module, "_PAUSE_SECONDS", 0.2)
     listener.failures = [number]
-    site = Site(Greeter, [listener])
+    site = Site(Greeter, [listener], unbounded())
     waiting = asyncio.create_task(exchange(site.address))
     with capture_logs() as logged:
         await asyncio.sleep(0.1)
@@ -81,7 +81,7 @@ async def test_stopped_while_they_wait(
 ) -> None:
     monkeypatch.setattr(site_module, "_PAUSE_SECONDS", 0.05)
     listener.failures = [errno.EMFILE]
-    site = Site(Greeter, [listener])
+    site = Site(Greeter, [listener], unbounded())
     with socket.create_connection(listener.getsockname()):
         await asyncio.sleep(0.01)
         await site.stop()
@@ -95,14 +95,14 @@ async def test_connection_that_is_gone_before_it_is_taken(listener: Reluctant, n
     stray: list[object] = []
     asyncio.get_running_loop().set_exception_handler(lambda _loop, about: stray.append(about))
     listener.failures = [number]
-    site = Site(Greeter, [listener])
+    site = Site(Greeter, [listener], unbounded())
     assert await exchange(site.address) == b"hello"
     await site.stop()
     assert stray == []
 
 
 async def test_connection_made_just_before_the_stop_is_answered(listener: Reluctant) -> None:
-    site = Site(Greeter, [listener])
+    site = Site(Greeter, [listener], unbounded())
     waiting = asyncio.create_task(exchange(site.address))
     for _ in range(100):
         if listener.taken:  # and not yet given to its protocol
@@ -121,7 +121,7 @@ async def test_handshake_that_is_under_way_at_the_stop_is_finished(
     context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
     context.load_cert_chain(cert, key)
     trust = ssl.create_default_context(cafile=cert)
-    site = Site(Greeter, [listener], context)
+    site = Site(Greeter, [listener], unbounded(), context)
     client = socket.create_connection(listener.getsockname())
     silent = socket.create_connection(listener.getsockname())
     await asyncio.sleep(0.1)
@@ -148,7 +148,7 @@ async def test_who_speaks_no_tls_hurts_nobody(listener: Reluctant, tmp_path: Pat
     trust.check_hostname = False
     stray: list[object] = []
     asyncio.get_running_loop().set_exception_handler(lambda _loop, about: stray.append(about))
-    site = Site(Greeter, [listener], context)
+    site = Site(Greeter, [listener], unbounded(), context)
     assert site.address.startswith("https://127.0.0.1:")
     reader, writer = await asyncio.open_connection(*listener.getsockname())
     writer.write(b"GET / HTTP/1.1\r\n\r\n")

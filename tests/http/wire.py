@@ -12,6 +12,7 @@ import pytest
 from multidict import CIMultiDict
 
 from custody.http.routes import BASE_PATH
+from custody.sockets.connections import Connections, Place
 from tests.client import Answer
 from tests.leaks import remember
 from tests.servers import Daemon
@@ -26,10 +27,18 @@ _STATUS_LINE = re.compile(rb"HTTP/1\.[01] (\d{3}) [^\r\n]*\r\n")
 class Greeter(asyncio.Protocol):
     """Says hello, and ends the connection."""
 
+    def __init__(self, _place: Place) -> None:
+        super().__init__()
+
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         assert isinstance(transport, asyncio.Transport)
         transport.write(b"hello")
         transport.close()
+
+
+def unbounded() -> Connections:
+    """Room for more connections than a test makes."""
+    return Connections(1000, 1000, lambda _peer: False, lambda _reason: None)
 
 
 async def connect(base: str) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:

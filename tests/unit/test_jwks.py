@@ -17,7 +17,7 @@ from structlog.testing import capture_logs
 
 from custody.auth.http_source import http_source
 from custody.auth.jwk import JwksError, parse_jwks
-from custody.auth.jwks import IssuerUnavailable, JwksCache
+from custody.auth.jwks import MAX_WAITERS, IssuerUnavailable, JwksCache
 from custody.auth.sources import file_source
 from tests.certificates import make_certificate
 from tests.tokens import ABSENT, Issuer, b64
@@ -250,6 +250,29 @@ class TestCache:
         fake.gate.set()
         assert all(await asyncio.gather(*waiting))
         assert fake.fetches == 2
+
+    @pytest.mark.parametrize("known", [True, False], ids=["unknown kid", "no JWKS yet"])
+    async def test_who_waits_is_bounded(self, fake: ServedJwks, *, known: bool) -> None:
+        """Made-up names of keys, while the issuer hangs, can't fill the daemon."""
+        if known:
+            await fake.cache.refresh()
+        fake.gate = asyncio.Event()
+        waiting = [asyncio.create_task(fake.knows("new")) for _ in range(MAX_WAITERS)]
+        await _settle()
+        for _ in range(3):
+            with pytest.raises(IssuerUnavailable, match="too many wait"):
+                await fake.cache.key_for("new")
+        if known:
+            assert await fake.knows("a")
+        waiting.pop().cancel()
+        await _settle()
+        last = asyncio.create_task(fake.knows("new"))
+        await _settle()
+        assert not last.done()
+        fake.publish("new")
+        fake.gate.set()
+        assert all(await asyncio.gather(last, *waiting))
+        assert fake.fetches == 1 + known
 
     async def test_cancelled_waiter_leaves_the_fetch(self, fake: ServedJwks) -> None:
         fake.gate = asyncio.Event()

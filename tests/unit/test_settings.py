@@ -118,7 +118,8 @@ def test_defaults() -> None:
     assert not settings.development
     assert (settings.listen, settings.admin_listen) == ("127.0.0.1:3001", "127.0.0.1:3002")
     assert (settings.kek, settings.old_keks) == ("env:MANA_AUTH_KEK", ())
-    assert (settings.jwt_audience, settings.rate_limit) == ("mana", 0)
+    assert (settings.jwt_audience, settings.rate_limit) == ("mana", 100)
+    assert settings.user_concurrency == 16
     assert (settings.cors_origins, settings.trusted_proxies) == ((), ())
     assert (settings.log_level, settings.log_format) == ("info", "json")
     for name in ("database_url", "owner_database_url", "jwks_url", "jwks_file", "jwt_issuer"):

@@ -1,0 +1,276 @@
+"""Connections: how many there may be, of all and of one address, and which one makes room."""
+
+import asyncio
+import resource
+import socket
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from structlog.testing import capture_logs
+
+from custody.http.routes import BASE_PATH
+from custody.sockets import connections as module
+from custody.sockets import site
+from custody.sockets.connections import (
+    MAX_CONNECTIONS,
+    Connections,
+    Place,
+    descriptors_for_connections,
+    network_of,
+)
+from tests.certificates import make_certificate
+from tests.client import client_session
+from tests.clock import Clock
+from tests.eventually import eventually
+from tests.http.wire import connect, first_answer, request
+from tests.servers import Daemon, Database, daemon_here
+from tests.tokens import Issuer
+
+PROXY = "10.9.9.9"
+ENDED = (ConnectionResetError, asyncio.IncompleteReadError)
+
+
+class Room:
+    """Connections, and which of them were closed.
+
+    Args:
+        bound: of all.
+        of_an_address: of one.
+    """
+
+    def __init__(self, bound: int = 8, of_an_address: int = 4) -> None:
+        self.clock = Clock()
+        self.reasons: list[str] = []
+        self.aborted: list[Place] = []
+        self.connections = Connections(
+            bound, of_an_address, lambda peer: peer == PROXY, self.reasons.append, self.clock
+        )
+
+    def take(self, peer: str, *, unsent: Callable[[], int] = lambda: 0) -> Place | None:
+        """Connect from an address."""
+        place = self.connections.take(peer)
+        if place is not None:
+            place.abort = lambda: self.aborted.append(place)
+            place.unsent = unsent
+        return place
+
+    def must(self, peer: str) -> Place:
+        """Connect from an address that has room."""
+        place = self.take(peer)
+        assert place is not None
+        return place
+
+    def known(self, peer: str) -> Place:
+        """Connect, and have a request with a good token answered."""
+        place = self.must(peer)
+        self.connections.begin(place)
+        place.busy = False
+        return place
+
+
+def test_the_oldest_of_an_address_makes_room_for_its_own_next() -> None:
+    room = Room()
+    first, second, *_ = (room.must("1.1.1.1") for _ in range(4))
+    other = room.must("2.2.2.2")
+    room.must("1.1.1.1")
+    room.must("1.1.1.1")
+    assert room.aborted == [first, second]
+    assert other not in room.aborted
+    assert room.reasons == ["room"] * 2
+
+
+def test_the_address_with_the_most_makes_room_when_all_is_full() -> None:
+    room = Room()
+    few = [room.must("1.1.1.1") for _ in range(2)]
+    many = [room.must("2.2.2.2") for _ in range(4)]
+    few += [room.must("3.3.3.3") for _ in range(2)]
+    room.must("4.4.4.4")
+    assert room.aborted == many[:1]
+
+
+def test_who_never_had_a_good_token_makes_room_first() -> None:
+    room = Room()
+    known = [room.known("2.2.2.2") for _ in range(4)]
+    strangers = [room.must(f"1.1.1.{n}") for n in range(4)]
+    for n in range(4):
+        room.must(f"4.4.4.{n}")
+    assert room.aborted == strangers
+    assert not set(known) & set(room.aborted)
+
+
+def test_known_ones_make_room_when_there_is_nobody_else() -> None:
+    room = Room(bound=4)
+    known = [room.known("2.2.2.2") for _ in range(4)]
+    room.must("3.3.3.3")
+    assert room.aborted == known[:1]
+
+
+def test_nothing_under_way_is_closed() -> None:
+    room = Room(bound=2, of_an_address=1)
+    busy = [room.must("1.1.1.1"), room.must("2.2.2.2")]
+    for place in busy:
+        room.connections.begin(place)
+    assert room.take("1.1.1.1") is None
+    assert room.take("3.3.3.3") is None
+    assert not room.aborted
+    assert not room.reasons
+    busy[1].busy = False
+    assert room.take("3.3.3.3") is not None
+    assert room.aborted == [busy[1]]
+
+
+def test_a_proxy_is_bounded_by_all_alone_and_makes_no_room() -> None:
+    room = Room(bound=6, of_an_address=2)
+    stranger = room.must("1.1.1.1")
+    proxies = [room.must(PROXY) for _ in range(5)]
+    assert room.aborted == []
+    proxies.append(room.must(PROXY))
+    assert room.aborted == [stranger]
+    assert room.take(PROXY) is None
+    assert room.take("1.1.1.1") is None
+    room.connections.leave(proxies[0])
+    assert room.take("1.1.1.1") is not None
+
+
+def test_a_place_is_given_back_once() -> None:
+    room = Room(bound=2)
+    place = room.must("1.1.1.1")
+    for _ in range(3):
+        room.connections.leave(place)
+    room.must("1.1.1.1")
+    room.must("1.1.1.1")
+    assert room.aborted == []
+    room.must("1.1.1.1")
+    assert len(room.aborted) == 1
+
+
+def test_no_room_is_logged_once_a_minute() -> None:
+    room = Room(bound=2)
+    with capture_logs() as logged:
+        for _ in range(50):
+            room.must("1.1.1.1")
+        room.clock.now += 60
+        room.must("1.1.1.1")
+    assert [line["event"] for line in logged] == ["connections_full"] * 2
+
+
+def test_who_reads_nothing_is_closed() -> None:
+    room = Room()
+    waits = 1
+    never = room.take("1.1.1.1", unsent=lambda: 1)
+    room.take("1.1.1.1", unsent=lambda: waits)
+    room.take(PROXY)
+    for _ in range(4):
+        room.connections.close_unread()
+        assert room.aborted == []
+        room.clock.now += 5
+        waits = 1 - waits  # it reads, slowly
+    room.connections.close_unread()
+    assert room.aborted == [never]
+    assert room.reasons == ["unread"]
+
+
+@pytest.mark.parametrize(
+    ("peer", "network"),
+    [
+        ("192.0.2.1", "192.0.2.1"),
+        ("::ffff:192.0.2.1", "192.0.2.1"),
+        ("2001:db8:1:2:3:4:5:6", "2001:db8:1:2::/64"),
+        ("2001:db8:1:2::1", "2001:db8:1:2::/64"),
+        ("fe80::1%eth0", "fe80::/64"),
+        ("", ""),
+    ],
+)
+def test_addresses_that_count_together(peer: str, network: str) -> None:
+    assert network_of(peer) == network
+
+
+@pytest.mark.parametrize(
+    ("limit", "room"),
+    [
+        (resource.RLIM_INFINITY, MAX_CONNECTIONS),
+        (1_048_576, MAX_CONNECTIONS),
+        (4096, 3840),
+        (1024, 768),
+        (512, 256),
+        (256, 128),
+    ],
+)
+def test_descriptors_are_kept_back(monkeypatch: pytest.MonkeyPatch, limit: int, room: int) -> None:
+    monkeypatch.setattr(resource, "getrlimit", lambda _which: (limit, limit))
+    assert descriptors_for_connections() == room
+
+
+@pytest.fixture
+def few(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A daemon that is asked for after it has room for eight connections, two of an address."""
+    monkeypatch.setattr("custody.sockets.connections.descriptors_for_connections", lambda: 8)
+
+
+@pytest.mark.usefixtures("few")
+async def test_idle_connections_make_room_for_who_comes(daemon: Daemon) -> None:
+    idle = [await connect(daemon.base) for _ in range(20)]
+    reader, writer = await connect(daemon.base)
+    headers = {"Authorization": daemon.issuer.bearer("alice")}
+    writer.write(request("GET", f"{BASE_PATH}/status", headers, close=False))
+    assert (await first_answer(reader)).status == 200
+    async with asyncio.timeout(20):
+        for at_end, _ in idle[:18]:
+            with pytest.raises(ENDED):
+                await at_end.readexactly(1)
+    # The one that has served is there still.
+    writer.write(request("GET", f"{BASE_PATH}/status", headers))
+    assert (await first_answer(reader)).status == 200
+    for _, other in idle:
+        other.close()
+    writer.close()
+
+
+@pytest.mark.usefixtures("few")
+async def test_handshakes_that_stall_make_room(
+    database: Database, issuer: Issuer, tmp_path: Path
+) -> None:
+    cert, key = make_certificate(tmp_path)
+    tls = {"TLS_CERT": str(cert), "TLS_KEY": str(key)}
+    async with daemon_here(database, issuer, tmp_path, **tls) as daemon:
+        host, port = daemon.base.split("/")[2].split(":")
+        silent = [await asyncio.open_connection(host, int(port)) for _ in range(5)]
+        async with asyncio.timeout(20):
+            for reader, _ in silent[:3]:
+                with pytest.raises(ENDED):
+                    await reader.readexactly(1)
+        assert not silent[4][0].at_eof()
+        for _, writer in silent:
+            writer.close()
+
+
+@pytest.fixture
+def soon_unread(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A daemon that is asked for after it gives up soon on who reads nothing."""
+    monkeypatch.setattr(module, "UNREAD_SECONDS", 0.2)
+    monkeypatch.setattr(site, "LOOK_SECONDS", 0.1)
+
+
+@pytest.mark.usefixtures("soon_unread")
+@pytest.mark.parametrize("many", [2000, 350], ids=["stopped", "closing"])
+async def test_the_connection_of_who_reads_nothing_ends(
+    database: Database, issuer: Issuer, tmp_path: Path, many: int
+) -> None:
+    """Also one that is closing already, and only waits for its last bytes to be taken."""
+    # A unix socket holds less than the network does: it is full soon.
+    path = tmp_path / "vault"
+    async with daemon_here(database, issuer, tmp_path, LISTEN=f"unix:{path}") as daemon:
+        with socket.socket(socket.AF_UNIX) as client:
+            client.setblocking(False)
+            await asyncio.get_running_loop().sock_connect(client, str(path))
+            sent = request("GET", f"{BASE_PATH}/status", close=False) * (many - 1)
+            sent += request("GET", f"{BASE_PATH}/status")
+            await asyncio.get_running_loop().sock_sendall(client, sent)
+            await eventually(lambda: closed_as(daemon, "unread", 1))
+
+
+async def closed_as(daemon: Daemon, reason: str, number: int) -> bool:
+    async with client_session() as session, session.get(f"{daemon.admin}/metrics") as response:
+        shown = await response.text()
+    return f'custody_closed_connections_total{{reason="{reason}"}} {number}.0' in shown
