@@ -24,7 +24,7 @@ _TAKEN_AT_ONCE = 16
 _FIRST_REQUEST_SECONDS = 0.25
 HANDSHAKE_SECONDS = 20.0
 # For the goodbye of a client that may not read any more.
-_TLS_SHUTDOWN_SECONDS = 5.0
+TLS_SHUTDOWN_SECONDS = 5.0
 # For handshakes that are under way at the stop.
 _LAST_HANDSHAKES_SECONDS = 2.0
 # The process or the machine has no more descriptors or memory for now.
@@ -131,7 +131,7 @@ class Site:
                 connection,
                 ssl=self._tls,
                 ssl_handshake_timeout=HANDSHAKE_SECONDS if self._tls else None,
-                ssl_shutdown_timeout=_TLS_SHUTDOWN_SECONDS if self._tls else None,
+                ssl_shutdown_timeout=TLS_SHUTDOWN_SECONDS if self._tls else None,
             )
         except (OSError, TimeoutError):
             # Who breaks off before the first byte, or speaks no TLS, is nobody's error but its own.

@@ -58,7 +58,8 @@ class Stage:
     @contextmanager
     def daemon(self, database: Database, **settings: str) -> Iterator[Daemon]:
         """Run the daemon as it is by default: it logs a line for each request."""
-        settings = {"LOG_LEVEL": "info", **settings}
+        defaults = {"LOG_LEVEL": "info", "USER_CONCURRENCY": "", "RATE_LIMIT": ""}
+        settings = {**defaults, **settings}
         with daemon_beside(database, self.issuer, self.folder, **settings) as running:
             yield running
 

@@ -1,6 +1,7 @@
 """Limits: of time for headers and bodies, of requests under way, of a user's requests."""
 
 import asyncio
+import re
 import time
 from collections import Counter
 from collections.abc import Callable
@@ -9,12 +10,18 @@ from pathlib import Path
 import pytest
 from aiohttp import web
 
-from custody.http import frontend, server
+from custody.auth.jwks import MAX_WAITERS
+from custody.http import frontend, server, shares
+from custody.http.body import MAX_BODY_BYTES
+from custody.http.client_address import USER_AGENT_LENGTH
 from custody.http.routes import BASE_PATH
+from custody.settings import Settings
+from custody.sockets import connections, site
+from custody.vault.keys import KEK_TIMEOUT_SECONDS
 from tests.client import Client, client_session
 from tests.eventually import eventually
 from tests.http.wire import connect, first_answer, read_to_end, request
-from tests.servers import Daemon, Database, daemon_here
+from tests.servers import ROOT, Daemon, Database, daemon_here
 from tests.tokens import Issuer
 
 Device = Callable[[str], Client]
@@ -40,10 +47,62 @@ async def answers(client: Client, status: int) -> bool:
 
 
 def test_the_real_limits() -> None:
-    """What the contract allows: 10 s for a request, 60 s for headers and bodies that stall."""
+    """What the contract allows: 10 s for a request, 60 s for whatever stalls."""
     assert frontend.REQUEST_SECONDS == 10
     assert server.KEEPALIVE_SECONDS < 60
     assert frontend.REQUEST_SECONDS + LINGERING < 60
+    assert site.HANDSHAKE_SECONDS < 60
+    assert connections.UNREAD_SECONDS + 2 * connections.LOOK_SECONDS < 60
+    # A client that stops reading just before its connection idles out has TLS to end, too.
+    assert server.KEEPALIVE_SECONDS + site.TLS_SHUTDOWN_SECONDS < 60
+
+
+PAGE = {
+    "headers of a request, and an idle connection": f"{server.KEEPALIVE_SECONDS:.0f} s",
+    "a body": f"{MAX_BODY_BYTES // 1024} KiB",
+    "a request, from its headers to its answer": f"{frontend.REQUEST_SECONDS:.0f} s",
+    "the rest of a body that nobody waits for": f"{LINGERING} s",
+    "a KEK that does not answer": f"{KEK_TIMEOUT_SECONDS:.0f} s",
+    "requests of a user at once": str(Settings.model_fields["user_concurrency"].default),
+    "requests of a user a second, and as many at once": str(
+        Settings.model_fields["rate_limit"].default
+    ),
+    "requests at once, of all users": str(shares.MAX_IN_FLIGHT),
+    "requests that wait for a fetch of the JWKS": str(MAX_WAITERS),
+    "stored user agent": str(USER_AGENT_LENGTH),
+    "connections of the vault's listener": str(connections.MAX_CONNECTIONS),
+    "connections of the admin listener": str(connections.MAX_OF_ADMIN),
+    "a TLS handshake": f"{site.HANDSHAKE_SECONDS:.0f} s",
+    "a response that its client does not read": f"{connections.UNREAD_SECONDS:.0f} s",
+    "the end of a TLS connection that its client does not answer": (
+        f"{site.TLS_SHUTDOWN_SECONDS:.0f} s"
+    ),
+}
+
+
+@pytest.mark.parametrize("what", PAGE)
+def test_the_page_of_limits_says_what_is(what: str) -> None:
+    page = (ROOT / "docs" / "reference" / "limits.md").read_text()
+    (limit,) = re.findall(rf"(?m)^\| {re.escape(what)} \| ([^|]*) \|", page)
+    assert re.search(rf"\b{re.escape(PAGE[what])}\b", limit)
+
+
+@pytest.mark.parametrize(
+    "lines",
+    [
+        f"GET /{'x' * 8192} HTTP/1.1\r\n\r\n",
+        f"GET {BASE_PATH}/status HTTP/1.1\r\nX: {'x' * 8192}\r\n\r\n",
+        f"GET {BASE_PATH}/status HTTP/1.1\r\n" + "X: y\r\n" * 129 + "\r\n",
+    ],
+    ids=["request line", "header", "headers"],
+)
+async def test_headers_beyond_their_limits(daemon: Daemon, lines: str) -> None:
+    reader, writer = await connect(daemon.base)
+    writer.write(lines.encode())
+    answer = await first_answer(reader)
+    assert (answer.status, answer.code) == (400, "BAD_REQUEST")
+    assert await read_to_end(reader) == b""
+    writer.close()
 
 
 @pytest.fixture
