@@ -58,8 +58,9 @@ class Stage:
     @contextmanager
     def daemon(self, database: Database, **settings: str) -> Iterator[Daemon]:
         """Run the daemon as it is by default: it logs a line for each request."""
-        defaults = {"LOG_LEVEL": "info", "USER_CONCURRENCY": "", "RATE_LIMIT": ""}
-        settings = {**defaults, **settings}
+        # Counted as by default, and never too many: a benchmark may have few users.
+        shares = {"USER_CONCURRENCY": "1000", "RATE_LIMIT": "1000000"}
+        settings = {"LOG_LEVEL": "info", **shares, **settings}
         with daemon_beside(database, self.issuer, self.folder, **settings) as running:
             yield running
 
