@@ -32,6 +32,8 @@ class Claims:
         expires: its exp, in seconds since 1970.
         begins: the later of its nbf and iat; minus infinity where it has neither.
         issued: its iat, in seconds since 1970, where it has one.
+        auth_time: when the user logged in, in seconds since 1970, where it says so.
+        acr: how the user logged in, where it says so.
         key: what its signature was checked with; None before that.
     """
 
@@ -40,6 +42,8 @@ class Claims:
     expires: float
     begins: float
     issued: float | None = None
+    auth_time: float | None = None
+    acr: str | None = None
     key: VerificationKey | None = None
 
 
@@ -65,7 +69,7 @@ def read_claims(token: str, *, issuer: str, audience: str) -> Claims:
     check_issuer(claims, issuer)
     check_audience(claims, audience)
     check_unbound(claims)
-    return Claims(user_id(claims), kid, *times(claims))
+    return Claims(user_id(claims), kid, *times(claims), auth_time(claims), acr(claims))
 
 
 def parse(token: str) -> tuple[dict[str, object], dict[str, object], bytes]:
@@ -162,6 +166,23 @@ def times(claims: dict[str, object]) -> tuple[float, float, float | None]:
     found = {name: _seconds(claims[name]) for name in ("exp", "nbf", "iat") if name in claims}
     begins = max((found[name] for name in ("nbf", "iat") if name in found), default=-math.inf)
     return found["exp"], begins, found.get("iat")
+
+
+def auth_time(claims: dict[str, object]) -> float | None:
+    """Return when the user logged in; one that is no number says nothing.
+
+    It is no reason to refuse the token: most routes ask for no login.
+    """
+    try:
+        return _seconds(claims.get("auth_time"))
+    except InvalidToken:
+        return None
+
+
+def acr(claims: dict[str, object]) -> str | None:
+    """Return how the user logged in; one that is no text says nothing."""
+    found = claims.get("acr")
+    return found if isinstance(found, str) else None
 
 
 def _seconds(value: object) -> float:

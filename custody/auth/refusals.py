@@ -30,10 +30,26 @@ class Reason(Enum):
     NOT_YET = "not-yet", "not valid yet"
     UNKNOWN_KEY = "unknown-key", "no such key"
     SIGNATURE = "signature", "wrong signature"
+    # Of tokens that are good for everything else.
+    NO_LOGIN = "step-up-no-auth-time", "no auth_time, or one in the future, where step-up is needed"
+    OLD_LOGIN = "step-up-old", "a login older than CUSTODY_STEP_UP_MAX_AGE says"
+    WEAK_LOGIN = "step-up-acr", "an acr that is not in CUSTODY_STEP_UP_ACR"
 
 
 class InvalidToken(Exception):
     """The token proves nothing.
+
+    Args:
+        reason: why; its text is the message.
+    """
+
+    def __init__(self, reason: Reason) -> None:
+        super().__init__(reason.text)
+        self.reason = reason
+
+
+class StepUpRequired(Exception):
+    """The token says who it is, but not that the user has logged in lately, or as is asked for.
 
     Args:
         reason: why; its text is the message.

@@ -21,9 +21,17 @@ _EDDSA = OKPAlgorithm()
 
 
 class Principal(NamedTuple):
-    """The user a request is made for; user_id has 1 to 255 characters and no NUL."""
+    """The user a request is made for.
+
+    Args:
+        user_id: 1 to 255 characters without NUL.
+        auth_time: when the user logged in, in seconds since 1970, where the token says so.
+        acr: how the user logged in, where the token says so.
+    """
 
     user_id: str
+    auth_time: float | None = None
+    acr: str | None = None
 
 
 class TokenVerifier:
@@ -65,7 +73,7 @@ class TokenVerifier:
         if claims.key is not key:
             check_signature(token, key)
             self._verified.add(name, replace(claims, key=key))
-        return Principal(claims.user_id)
+        return Principal(claims.user_id, claims.auth_time, claims.acr)
 
 
 def token_of(authorization: str | None) -> str:

@@ -6,6 +6,7 @@ from typing import Self
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from custody.settings.types import (
+    AcrValues,
     AdminToken,
     CanaryAnswer,
     DatabaseUrl,
@@ -66,8 +67,8 @@ class Settings(BaseModel):
         le=31_536_000,
         description="seconds since the login, for what can lose or unlock a key for good",
     )
-    step_up_acr: Words = Field(
-        (), description="values of acr, one of which such a login must have reached"
+    step_up_acr: AcrValues = Field(
+        (), description="values of acr, one of which such a login must have"
     )
     trusted_proxies: Proxies = Field(
         (), description="addresses or CIDR networks whose X-Forwarded-For or Forwarded is believed"

@@ -79,6 +79,14 @@ def _check_listen(value: str) -> str:
     return value
 
 
+def _check_acr_values(values: tuple[str, ...]) -> tuple[str, ...]:
+    for value in values:
+        # What a challenge can hold in quotes, separated by spaces.
+        if not re.fullmatch(r"[!#-\[\]-~]+", value):
+            raise ValueError("a value is ASCII without spaces, quotes and backslashes")
+    return values
+
+
 def _check_origins(values: tuple[str, ...]) -> tuple[str, ...]:
     for value in values:
         if not re.fullmatch(r"https?://[A-Za-z0-9.\-\[\]:]+", value):
@@ -128,6 +136,7 @@ def _check_database_url(value: SecretStr) -> SecretStr:
 
 
 Words = Annotated[tuple[str, ...], BeforeValidator(_split), AfterValidator(_no_empty)]
+AcrValues = Annotated[Words, AfterValidator(_check_acr_values)]
 Listen = Annotated[str, AfterValidator(_check_listen)]
 DatabaseUrl = Annotated[SecretStr, AfterValidator(_check_database_url)]
 Origins = Annotated[Words, AfterValidator(_check_origins)]

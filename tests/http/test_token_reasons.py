@@ -7,6 +7,7 @@ from structlog.testing import capture_logs
 
 from custody.auth.refusals import Reason
 from tests.client import Client, client_session
+from tests.http.refusals import refused_tokens, rises
 from tests.http.wire import SHARED
 from tests.servers import Daemon
 from tests.tokens import ABSENT, BAD_TOKENS, UNSENDABLE
@@ -94,34 +95,20 @@ CLAIMS: dict[str, tuple[dict[str, float | object], str | None]] = {
 }
 
 
-async def counts(daemon: Daemon) -> dict[str, float]:
-    """Return how many tokens were refused, by reason."""
-    async with client_session() as session, session.get(f"{daemon.admin}/metrics") as response:
-        lines = (await response.text()).splitlines()
-    name = 'custody_refused_tokens_total{reason="'
-    found = (line.removeprefix(name).split('"} ') for line in lines if line.startswith(name))
-    return {reason: float(number) for reason, number in found}
-
-
-async def rises(daemon: Daemon, before: dict[str, float]) -> dict[str, float]:
-    """Return by how much each count has risen."""
-    after = await counts(daemon)
-    return {one: after[one] - before.get(one, 0) for one in after if after[one] != before.get(one)}
-
-
 def test_every_token_has_a_reason() -> None:
     named = [name for names in REASONS.values() for name in names.split("; ")]
     assert sorted(named) == sorted(BAD_TOKENS.keys() - UNSENDABLE)
     assert len(named) + len(CLAIMS) > 190
-    of_headers_alone = {"several", "too-long", "lifetime", "cnf"}
-    assert {reason.label for reason in Reason} - REASONS.keys() == of_headers_alone
+    elsewhere = {"several", "too-long", "lifetime", "cnf"}
+    elsewhere |= {"step-up-no-auth-time", "step-up-old", "step-up-acr"}
+    assert {reason.label for reason in Reason} - REASONS.keys() == elsewhere
 
 
 @SHARED
 @pytest.mark.parametrize("reason", REASONS)
 async def test_its_reason_is_counted(shared: Daemon, reason: str) -> None:
     names = REASONS[reason].split("; ")
-    before = await counts(shared)
+    before = await refused_tokens(shared)
     async with client_session() as session:
         for name in names:
             value = BAD_TOKENS[name](shared.issuer)
@@ -138,7 +125,7 @@ async def test_claims(shared: Daemon, visitor: Callable[[str], Client], name: st
     now = shared.issuer.now()
     times = {one: now + value for one, value in claims.items() if isinstance(value, int | float)}
     client = visitor("alice")
-    before = await counts(shared)
+    before = await refused_tokens(shared)
     bearer = shared.issuer.bearer("alice", **(claims | times))
     answer = await client.call("GET", "/status", headers={"Authorization": bearer})
     assert answer.status == (200 if reason is None else 401)

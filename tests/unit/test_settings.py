@@ -66,6 +66,7 @@ BAD: dict[str, tuple[str, ...]] = {
     "trusted_proxies": ("10.0.0.1/8", "proxy.example", "10.0.0.0/33", "127.0.0.1 *"),
     "cors_origins": ("*", "https://a.example/", "a.example", "null", "https://a.example *"),
     "step_up_max_age": ("0", "-1", "soon"),
+    "step_up_acr": ("phr a\\b", "\u00e9"),
     "user_concurrency": ("0", "1001", "many"),
     "rate_limit": ("-1", "1.5", "many", "1000001", "nan"),
     "unwrap_limit": ("-1", "many"),
@@ -156,6 +157,14 @@ def test_both_variable_and_file(tmp_path: Path, name: str) -> None:
     both = variables(name, GOOD[name][0]) | variables(name, str(path), "_FILE")
     message = refusal(both)
     assert f"CUSTODY_{name.upper()} and CUSTODY_{name.upper()}_FILE" in message
+
+
+def test_acr_that_no_challenge_can_hold(tmp_path: Path) -> None:
+    for environ in (
+        {"CUSTODY_STEP_UP_ACR": 'phr a"b'},
+        toml(tmp_path, "step_up_acr = ['phr', 'a b']"),
+    ):
+        assert "ASCII without spaces, quotes and backslashes" in refusal(environ)
 
 
 @pytest.mark.parametrize(
