@@ -170,6 +170,7 @@ async def running(
         frontend = Frontend(
             vault=VaultService(rows, MasterKeys(keyring, keks.admit)),
             verifier=TokenVerifier(jwks, rules),
+            step_up=preflight.step_up(settings),
             refused_tokens=RefusedTokens(metrics),
             health=health,
             proxies=TrustedProxies(settings.trusted_proxies),

@@ -52,13 +52,22 @@ def generation_of(answer: Answer) -> int:
 
 
 class Client:
-    """One user's device: it calls each route by its name, those that change a key with a tag."""
+    """One user's device: it calls each route by its name, those that change a key with a tag.
 
-    def __init__(self, daemon: Daemon, session: aiohttp.ClientSession, user: str) -> None:
+    Args:
+        daemon: whom it calls.
+        session: of its connections.
+        user: whose token it has.
+        claims: of that token, where they are not the usual ones.
+    """
+
+    def __init__(
+        self, daemon: Daemon, session: aiohttp.ClientSession, user: str, **claims: object
+    ) -> None:
         self.daemon = daemon
         self.user = user
         self._session = session
-        self._token = remember(daemon.issuer.token(user))
+        self._token = remember(daemon.issuer.token(user, **claims))
 
     async def call(
         self,

@@ -85,7 +85,9 @@ class DevelopmentIssuer:
             lifetime: seconds until it expires.
         """
         now = int(time.time())
-        claims = {"sub": sub, "iss": ISSUER, "aud": audience, "iat": now, "exp": now + lifetime}
+        # Whoever asks for a token has logged in by that.
+        times = {"iat": now, "auth_time": now, "exp": now + lifetime}
+        claims = {"sub": sub, "iss": ISSUER, "aud": audience, **times}
         return jwt.encode(claims, self._key, algorithm="EdDSA", headers={"kid": _KEY_ID})
 
     def jwks(self) -> dict[str, object]:

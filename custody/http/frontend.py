@@ -9,8 +9,9 @@ from aiohttp import hdrs, web
 
 from custody.audit.events import event_id
 from custody.auth.jwks import IssuerUnavailable
-from custody.auth.refusals import InvalidToken, Reason
-from custody.auth.tokens import TokenVerifier
+from custody.auth.refusals import InvalidToken, Reason, StepUpRequired
+from custody.auth.step_up import StepUp
+from custody.auth.tokens import Principal, TokenVerifier
 from custody.deadline import Deadline
 from custody.http import problems
 from custody.http.body import read_json
@@ -46,6 +47,7 @@ class Frontend:
     Args:
         vault: the use cases.
         verifier: of tokens.
+        step_up: how the user must have logged in, for the routes that need it.
         refused_tokens: counts them.
         health: shuts the routes while the database is not safe; hears of what requests fail for.
         proxies: whose X-Forwarded-For is believed.
@@ -58,6 +60,7 @@ class Frontend:
         *,
         vault: VaultService,
         verifier: TokenVerifier,
+        step_up: StepUp,
         refused_tokens: RefusedTokens,
         health: Health,
         proxies: TrustedProxies,
@@ -66,6 +69,7 @@ class Frontend:
     ) -> None:
         self._vault = vault
         self._verifier = verifier
+        self._step_up = step_up
         self._refused_tokens = refused_tokens
         self._health = health
         self.proxies = proxies
@@ -126,6 +130,8 @@ class Frontend:
             ) from None
         if seconds := self.limit.seconds_to_wait(principal.user_id):
             raise problems.rate_limited(seconds)
+        if route.needs_step_up:
+            self._require_step_up(principal)
         return Caller(
             user_id=principal.user_id,
             event_id=event_id(),
@@ -134,6 +140,14 @@ class Frontend:
             deadline=deadline,
             if_match=parse_if_match(request) if route.takes_if_match else None,
         )
+
+    def _require_step_up(self, principal: Principal) -> None:
+        step_up = self._step_up
+        try:
+            step_up.check(principal.auth_time, principal.acr)
+        except StepUpRequired as error:
+            self._refused_tokens.count(error.reason)
+            raise problems.step_up_required(step_up.max_age, step_up.acr_values) from None
 
 
 def vault_server(

@@ -43,7 +43,11 @@ _ETAG = {
     "description": "The vault's generation: it grows with every new master key",
     "schema": {"type": "string", "pattern": '^"[0-9]+"$'},
 }
-_CHALLENGE = {"description": "RFC 6750", "schema": {"type": "string", "pattern": "^Bearer"}}
+_STEP_UP = (401, "STEP_UP_REQUIRED")
+_CHALLENGE = {
+    "description": "RFC 6750; with STEP_UP_REQUIRED also RFC 9470: acr_values, max_age",
+    "schema": {"type": "string", "pattern": "^Bearer"},
+}
 _IF_MATCH = {
     "name": "If-Match",
     "in": "header",
@@ -108,6 +112,7 @@ def _responses(route: Route, schemas: dict[str, Any]) -> dict[str, Any]:
         success["headers"] = {"ETag": _ETAG}
     responses: dict[str, Any] = {"200": success}
     codes = _COMMON + route.refusals + (_BODY if route.body is not None else ())
+    codes += (_STEP_UP,) if route.needs_step_up else ()
     for status in sorted({status for status, _ in codes}):
         responses[str(status)] = _problem(status, [code for at, code in codes if at == status])
     return responses

@@ -1,7 +1,7 @@
 """Problems (RFC 9457): the only mapping from an error to what a client sees."""
 
 import json
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from http import HTTPStatus
 
@@ -74,6 +74,23 @@ def unauthorized(detail: str, *, had_token: bool) -> Problem:
     """Return a 401 with its challenge (RFC 6750, section 3)."""
     challenge = 'Bearer error="invalid_token"' if had_token else "Bearer"
     return Problem(401, "UNAUTHORIZED", detail, {"WWW-Authenticate": challenge})
+
+
+def step_up_required(max_age: int | None, acr_values: Sequence[str]) -> Problem:
+    """Return a 401 that sends the user to log in again (RFC 9470, section 3).
+
+    Args:
+        max_age: seconds since that login at most, if that is asked for.
+        acr_values: in ASCII without quotes and backslashes; the login must reach one of them.
+    """
+    detail = "The user must log in again for this."
+    parameters = {"error": "insufficient_user_authentication", "error_description": detail}
+    if acr_values:
+        parameters["acr_values"] = " ".join(acr_values)
+    if max_age is not None:
+        parameters["max_age"] = str(max_age)
+    challenge = ", ".join(f'{name}="{value}"' for name, value in parameters.items())
+    return Problem(401, "STEP_UP_REQUIRED", detail, {"WWW-Authenticate": f"Bearer {challenge}"})
 
 
 def payload_too_large(limit: int) -> Problem:

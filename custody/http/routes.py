@@ -35,6 +35,7 @@ class Route:
         body: the type of the JSON that is read, or None where a body is ignored.
         takes_if_match: whether the precondition is honoured.
         has_etag: whether the response carries the generation.
+        needs_step_up: whether it can lose or unlock a key for good.
         refusals: codes of the state table, with their status.
     """
 
@@ -46,6 +47,7 @@ class Route:
     body: TypeAdapter[Any] | None = None
     takes_if_match: bool = False
     has_etag: bool = False
+    needs_step_up: bool = False
     refusals: tuple[tuple[int, str], ...] = ()
 
     @property
@@ -96,6 +98,7 @@ ROUTES = (
         response=TypeAdapter(MasterKeyAnswer),
         takes_if_match=True,
         has_etag=True,
+        needs_step_up=True,
         refusals=(_UNKNOWN, (409, "ZK_ROTATE_FORBIDDEN"), _STALE, _KEK, _AUDIT, _OUTCOME),
     ),
     Route(
@@ -106,6 +109,7 @@ ROUTES = (
         response=TypeAdapter(OkAnswer),
         body=RECOVERY_WRAP_BODY,
         takes_if_match=True,
+        needs_step_up=True,
         refusals=(_UNKNOWN, _NO_VAULT, _STALE, _AUDIT, _OUTCOME),
     ),
     Route(
@@ -115,6 +119,7 @@ ROUTES = (
         summary="Remove the recovery wrap",
         response=TypeAdapter(OkAnswer),
         takes_if_match=True,
+        needs_step_up=True,
         refusals=(_UNKNOWN, _NO_VAULT, (409, "ZK_ACTIVE"), _STALE, _AUDIT, _OUTCOME),
     ),
     Route(
@@ -125,6 +130,7 @@ ROUTES = (
         response=TypeAdapter(ZeroKnowledgeAnswer),
         body=ZERO_KNOWLEDGE_BODY,
         takes_if_match=True,
+        needs_step_up=True,
         refusals=(
             (400, "RECOVERY_WRAP_MISSING"),
             _UNKNOWN,

@@ -10,6 +10,7 @@ from urllib.parse import urlsplit
 import structlog
 
 from custody.auth.rules import TokenRules
+from custody.auth.step_up import StepUp
 from custody.settings import UNIX, ConfigurationError, Settings, unknown_names
 from custody.sockets.addresses import refuse_impossible
 from custody.sockets.listeners import tls_context
@@ -125,6 +126,11 @@ def token_rules(settings: Settings) -> TokenRules:
         audience=settings.jwt_audience,
         max_lifetime=settings.jwt_max_lifetime,
     )
+
+
+def step_up(settings: Settings) -> StepUp:
+    """Return how a user must have logged in to lose or unlock a key for good."""
+    return StepUp(settings.step_up_max_age, settings.step_up_acr)
 
 
 def _require(value: T | None, name: str) -> T:

@@ -72,6 +72,8 @@ def test_it_is_the_routes() -> None:
         assert ("requestBody" in operation) == (route.body is not None)
         assert bool(operation.get("parameters")) == route.takes_if_match
         assert ("ETag" in operation["responses"]["200"].get("headers", {})) == route.has_etag
+        challenged = operation["responses"]["401"]["description"].split(", ")
+        assert challenged == ["UNAUTHORIZED"] + ["STEP_UP_REQUIRED"] * route.needs_step_up
         for status, code in route.refusals:
             assert code in operation["responses"][str(status)]["description"]
         for status, described in operation["responses"].items():

@@ -2,13 +2,10 @@
 
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import pytest
 
 from custody.http.routes import BASE_PATH, ROUTES, Route
-from custody.vault import rows
-from custody.vault.grouped import GroupedRows
 from tests.client import Answer, Client, becomes, client_session
 from tests.http.wire import assert_problem, exchange, parse, request
 from tests.ports import free_port
@@ -16,23 +13,6 @@ from tests.servers import Daemon, Database, daemon_here
 from tests.tokens import BAD_TOKENS, UNSENDABLE, Issuer
 
 SENDABLE = sorted(BAD_TOKENS.keys() - UNSENDABLE)
-
-
-@pytest.fixture
-def transactions(monkeypatch: pytest.MonkeyPatch) -> list[str]:
-    """Who went to the database, alone or with others: every way of a route there passes here."""
-    opened: list[str] = []
-
-    def count(real: Any) -> Any:
-        def counted(first: Any, who: Any, *rest: Any) -> Any:
-            opened.append(getattr(who, "user_id", who))
-            return real(first, who, *rest)
-
-        return counted
-
-    for owner, name in ((rows, "user_transaction"), (GroupedRows, "read"), (GroupedRows, "record")):
-        monkeypatch.setattr(owner, name, count(getattr(owner, name)))
-    return opened
 
 
 @pytest.mark.parametrize("route", ROUTES, ids=lambda route: f"{route.method} {route.path}")
