@@ -1,14 +1,15 @@
 """What the daemon would say of one token, claim by claim. The token itself is never shown."""
 
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 
 from custody.auth import claims as of_claims
 from custody.auth.claims import Claims
 from custody.auth.jwk import VerificationKey, find_key
-from custody.auth.refusals import InvalidToken, Reason
+from custody.auth.refusals import InvalidToken, Reason, StepUpRequired
 from custody.auth.rules import TokenRules
+from custody.auth.step_up import StepUp
 from custody.auth.tokens import check_signature, token_of
 
 _SHOWN = 80  # characters of a value
@@ -31,13 +32,17 @@ class Checked:
 
 
 def explain(
-    text: str, rules: TokenRules, keys: Mapping[str | None, VerificationKey] | None
+    text: str,
+    rules: TokenRules,
+    step_up: StepUp,
+    keys: Mapping[str | None, VerificationKey] | None,
 ) -> list[Checked]:
     """Check all of a token, past the first thing that is wrong.
 
     Args:
         text: the token, with or without ``Bearer`` or ``Authorization: Bearer`` before it.
         rules: the daemon's.
+        step_up: the daemon's; it is asked where it asks for something.
         keys: of the issuer, by name; None where they can't be had.
     """
     words = _BEFORE.sub("", text.strip(), count=1)
@@ -66,6 +71,7 @@ def explain(
         ),
         _tried("cnf", _shown(claims, "cnf"), lambda: of_claims.check_unbound(claims)),
         *_of_times(claims, rules),
+        *_of_login(claims, step_up),
     ]
     if keys is not None:
         found.append(_of_signature(token, header, signature, keys))
@@ -92,6 +98,19 @@ def _of_times(claims: dict[str, object], rules: TokenRules) -> list[Checked]:
     ]
 
 
+def _of_login(claims: dict[str, object], step_up: StepUp) -> Iterator[Checked]:
+    """Say what only the routes that need step-up refuse."""
+    if step_up.max_age is not None:
+        at = of_claims.auth_time(claims)
+        when = _shown(claims, "auth_time") if at is None else f"{step_up.now() - at:.0f} s ago"
+        detail = f"login {when}; CUSTODY_STEP_UP_MAX_AGE is {step_up.max_age}"
+        yield _tried("step-up auth_time", detail, lambda: step_up.check_age(at))
+    if step_up.acr_values:
+        wanted = " ".join(step_up.acr_values)
+        detail = f"{_shown(claims, 'acr')}; CUSTODY_STEP_UP_ACR is {wanted!r}"
+        yield _tried("step-up acr", detail, lambda: step_up.check_acr(of_claims.acr(claims)))
+
+
 def _of_signature(
     token: str,
     header: dict[str, object],
@@ -113,7 +132,7 @@ def _of_signature(
 def _tried(what: str, detail: str, check: Callable[[], object]) -> Checked:
     try:
         check()
-    except InvalidToken as error:
+    except (InvalidToken, StepUpRequired) as error:
         return Checked(what, error.reason, f"{detail}: {error}")
     return Checked(what, None, detail)
 

@@ -18,7 +18,7 @@ async def examine_token(environ: Mapping[str, str], text: bytes) -> list[Finding
     """
     try:
         settings = load(environ)
-        rules = preflight.token_rules(settings)
+        rules, step_up = preflight.token_rules(settings), preflight.step_up(settings)
         preflight.require_jwks(settings)
     except ConfigurationError as error:
         return [Finding(Verdict.FINDING, str(error), "settings")]
@@ -31,5 +31,5 @@ async def examine_token(environ: Mapping[str, str], text: bytes) -> list[Finding
     # What is not ASCII is no token, and is said to have no token's form.
     return findings + [
         Finding(Verdict.FINDING if one.reason else Verdict.OK, one.detail, f"token {one.what}")
-        for one in explain(text.decode("ascii", "replace"), rules, by_name)
+        for one in explain(text.decode("ascii", "replace"), rules, step_up, by_name)
     ]

@@ -7,6 +7,7 @@ import pytest
 
 from custody.auth.diagnostics import explain
 from custody.auth.refusals import InvalidToken, Reason
+from custody.auth.step_up import StepUp
 from custody.ops.token_doctor import examine_token
 from kek_backends.findings import Verdict
 from tests.clock import Clock
@@ -27,7 +28,7 @@ async def test_the_reason_of_the_daemon_is_among_what_is_said(issuer: Issuer, na
     await world.cache.refresh()
     with pytest.raises(InvalidToken) as refusal:
         await world.verifier.verify(value)
-    found = explain(value or "", world.verifier.rules, world.cache.keys)
+    found = explain(value or "", world.verifier.rules, StepUp(), world.cache.keys)
     reasons = {one.reason for one in found} - {None}
     # What is wrong with the header around it is nothing that a file has.
     if name not in {"no header", "no scheme", "no space", "a tab for the space"}:
@@ -38,7 +39,7 @@ async def test_all_that_is_wrong_is_said_at_once(issuer: Issuer) -> None:
     world = ServedJwks(issuer, clock=Clock(NOW))
     await world.cache.refresh()
     token = issuer.token(iss="https://other", aud="else", exp=NOW - 90000, cnf={"jkt": "x"}, sub=7)
-    found = explain(token, world.verifier.rules, world.cache.keys)
+    found = explain(token, world.verifier.rules, StepUp(), world.cache.keys)
     assert {one.what: one.reason for one in found if one.reason} == {
         "iss": Reason.ISSUER,
         "aud": Reason.AUDIENCE,
@@ -63,6 +64,45 @@ async def test_good_token(tmp_path: Path, frame: str) -> None:
     said = json.dumps([one.message for one in found])
     assert not [segment for segment in token.split(".") if segment in said]
     assert "user-1" not in said
+
+
+@pytest.mark.parametrize(
+    ("claims", "found"),
+    [
+        ({"auth_time": NOW - 12, "acr": "phr"}, {}),
+        ({"auth_time": NOW - 4000}, {"step-up-old": "4000 s ago", "step-up-acr": "absent"}),
+        ({"auth_time": "x"}, {"step-up-no-auth-time": "'x'", "step-up-acr": "absent"}),
+        ({"acr": ["phr"]}, {"step-up-no-auth-time": "absent", "step-up-acr": "['phr']"}),
+    ],
+)
+def test_what_step_up_would_say(
+    issuer: Issuer, claims: dict[str, object], found: dict[str, str]
+) -> None:
+    clock = Clock(NOW)
+    rules, token = ServedJwks(issuer, clock=clock).verifier.rules, issuer.token(**claims)
+    said = explain(token, rules, StepUp(300, ("phr", "phrh"), now=clock), None)
+    of_login = [one for one in said if one.what in {"step-up auth_time", "step-up acr"}]
+    refused = {one.reason.label: one.detail for one in of_login if one.reason}
+    assert len(of_login) == 2
+    assert refused.keys() == found.keys()
+    assert all(text in refused[label] for label, text in found.items()), refused
+    assert {one.reason for one in explain(token, rules, StepUp(), None)} == {None}
+
+
+async def test_step_up_of_the_settings(tmp_path: Path) -> None:
+    issuer = Issuer()
+    (tmp_path / "jwks.json").write_bytes(issuer.jwks())
+    environ = {
+        "CUSTODY_JWKS_FILE": str(tmp_path / "jwks.json"),
+        "CUSTODY_JWT_ISSUER": issuer.url,
+        "CUSTODY_STEP_UP_MAX_AGE": "300",
+    }
+    found = {one.part: one for one in await examine_token(environ, issuer.token().encode())}
+    assert found["token step-up auth_time"].verdict is Verdict.FINDING
+    assert "CUSTODY_STEP_UP_MAX_AGE is 300" in found["token step-up auth_time"].message
+    assert "token step-up acr" not in found
+    fresh = issuer.token(auth_time=issuer.now()).encode()
+    assert {one.verdict for one in await examine_token(environ, fresh)} == {Verdict.OK}
 
 
 async def test_without_keys_the_rest_is_said(tmp_path: Path) -> None:
