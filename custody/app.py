@@ -30,6 +30,7 @@ from custody.http.server import HttpServer
 from custody.http.shares import Shares
 from custody.keks.keks import Keks, loaded_keks
 from custody.ops import preflight
+from custody.ops.alarms import Alarms
 from custody.ops.health import Health
 from custody.ops.heartbeat import Heartbeat
 from custody.ops.metrics import Metrics
@@ -41,6 +42,8 @@ from custody.reload import Reload, Reloadable
 from custody.rewrap.background import BackgroundRewrap
 from custody.settings import ConfigurationError, Settings
 from custody.sockets.listeners import Listeners, open_listeners, tls_context
+from custody.vault.brake import Brake
+from custody.vault.canaries import Canaries
 from custody.vault.keys import MasterKeys
 from custody.vault.rows import VaultRows
 from custody.vault.service import VaultService
@@ -167,8 +170,13 @@ async def running(
         await health.check()
         rewrap = await enter(_open_rewrap(settings, engine, keyring, metrics)) if rewraps else None
         rows = await enter(_closing(VaultRows(engine, reserve)))
+        alarms = Alarms(metrics)
+        brake = Brake(
+            settings.unwrap_limit, newcomer=alarms.newcomer, refused=alarms.unwrap_refused
+        )
+        canaries = Canaries(settings.canary_users, settings.canary_answer)
         frontend = Frontend(
-            vault=VaultService(rows, MasterKeys(keyring, keks.admit)),
+            vault=VaultService(rows, MasterKeys(keyring, keks.admit), brake, canaries),
             verifier=TokenVerifier(jwks, rules),
             step_up=preflight.step_up(settings),
             refused_tokens=RefusedTokens(metrics),
@@ -176,6 +184,8 @@ async def running(
             proxies=TrustedProxies(settings.trusted_proxies),
             limit=RateLimit(settings.rate_limit),
             shares=Shares(settings.user_concurrency),
+            canaries=canaries,
+            alarms=alarms,
         )
         listeners = listeners or open_listeners(settings, {})
         stack.callback(listeners.close)
@@ -189,7 +199,7 @@ async def running(
         health_watch = await enter(health.watched())
         if rewrap is not None:
             await enter(rewrap.working())
-        parts = Reloadable(frontend, cors, tls, jwks, source, keks)
+        parts = Reloadable(frontend, cors, tls, jwks, source, keks, brake, canaries)
         reload = Reload(settings, environ, parts)
         status = partial(_status, vault.address, keks, health, rewrap, reload)
         report = Report(health, Heartbeat(engine, fresh), reload.run, status)

@@ -23,6 +23,8 @@ from custody.keks.keks import Keks
 from custody.ops.logging import configure
 from custody.settings import PREFIX, ConfigurationError, Settings, load
 from custody.sockets.listeners import follow, tls_context
+from custody.vault.brake import Brake
+from custody.vault.canaries import Canaries
 from kek_backends.errors import Misconfigured
 
 _RELOADABLE = frozenset(
@@ -34,6 +36,9 @@ _RELOADABLE = frozenset(
         "cors_origins",
         "trusted_proxies",
         "rate_limit",
+        "unwrap_limit",
+        "canary_users",
+        "canary_answer",
         "log_level",
         "log_format",
         "old_keks",
@@ -56,6 +61,8 @@ class Reloadable:
         jwks: the issuer's keys.
         source: makes the source of a JWKS from settings.
         keks: all KEKs.
+        brake: its limit; whom it has seen stays.
+        canaries: who they are, and what is answered.
     """
 
     frontend: Frontend
@@ -64,6 +71,8 @@ class Reloadable:
     jwks: JwksCache
     source: Callable[[Settings], Source]
     keks: Keks
+    brake: Brake
+    canaries: Canaries
 
 
 class Reload:
@@ -114,6 +123,8 @@ class Reload:
         parts.frontend.proxies = proxies
         if settings.rate_limit != self._settings.rate_limit:
             parts.frontend.limit = RateLimit(settings.rate_limit)
+        parts.brake.limit = settings.unwrap_limit
+        parts.canaries.follow(settings.canary_users, settings.canary_answer)
         configure(settings.log_level, settings.log_format)
         changed = self._changed(settings, _RELOADABLE)
         self._settings = self._settings.model_copy(

@@ -27,11 +27,13 @@ from custody.http.routes import BASE_PATH, ROUTES, Route
 from custody.http.server import HttpServer, connection_of, http_server
 from custody.http.shares import Shares
 from custody.ops.access_log import AccessLog
+from custody.ops.alarms import Alarms
 from custody.ops.health import Health
 from custody.ops.metrics import Metrics
 from custody.ops.refused_tokens import RefusedTokens
 from custody.sockets.addresses import Listener
 from custody.sockets.connections import connections_of_vault
+from custody.vault.canaries import Canaries
 from custody.vault.errors import Unavailable
 from custody.vault.model import Caller
 from custody.vault.service import VaultService
@@ -53,6 +55,8 @@ class Frontend:
         proxies: whose X-Forwarded-For is believed.
         limit: requests a second and user.
         shares: requests at once, of a user and of all.
+        canaries: users whom nobody should ask for.
+        alarms: ring where somebody does.
     """
 
     def __init__(
@@ -66,6 +70,8 @@ class Frontend:
         proxies: TrustedProxies,
         limit: RateLimit,
         shares: Shares,
+        canaries: Canaries,
+        alarms: Alarms,
     ) -> None:
         self._vault = vault
         self._verifier = verifier
@@ -75,6 +81,8 @@ class Frontend:
         self.proxies = proxies
         self.limit = limit
         self._shares = shares
+        self._canaries = canaries
+        self._alarms = alarms
 
     def endpoint(self, route: Route) -> Endpoint:
         """Return the endpoint of a route."""
@@ -82,6 +90,8 @@ class Frontend:
         async def respond(request: web.BaseRequest) -> Response:
             request[ROUTE] = route.name
             caller = await self._caller(request, route)
+            if caller.user_id in self._canaries.users:
+                self._alarms.canary_touched(route.name, caller.user_id, caller.ip_address)
             connection = connection_of(request)
             self._shares.take(caller.user_id)
             connection.begin()

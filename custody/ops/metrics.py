@@ -79,6 +79,21 @@ class Metrics:
             ("reason",),
             registry=self._registry,
         )
+        self._newcomers = Counter(
+            "custody_unwrap_newcomers",
+            "Users who got at their vaults and were not seen in the day before",
+            registry=self._registry,
+        )
+        self._unwrap_refusals = Counter(
+            "custody_unwrap_refusals",
+            "Requests that were refused since CUSTODY_UNWRAP_LIMIT was reached",
+            registry=self._registry,
+        )
+        self._canary_requests = Counter(
+            "custody_canary_requests",
+            "Requests for one of CUSTODY_CANARY_USERS",
+            registry=self._registry,
+        )
         self._rewrapped = Counter(
             "custody_rewrapped_rows",
             "Rows that this process has re-wrapped, found changed, or set aside",
@@ -122,6 +137,18 @@ class Metrics:
             reason: one of a fixed set.
         """
         self._closed_connections.labels(reason).inc()
+
+    def newcomer(self) -> None:
+        """Count a user who got at a vault and was not seen lately."""
+        self._newcomers.inc()
+
+    def unwrap_refused(self) -> None:
+        """Count a request that the brake refused."""
+        self._unwrap_refusals.inc()
+
+    def canary_requested(self) -> None:
+        """Count a request for a canary."""
+        self._canary_requests.inc()
 
     def rewrapped(self, counts: Counts) -> None:
         """Count the rows of one claim."""

@@ -8,12 +8,13 @@ from custody.settings.reading import (
     load,
     unknown_names,
 )
-from custody.settings.types import UNIX, Environment, LogFormat, LogLevel
+from custody.settings.types import UNIX, CanaryAnswer, Environment, LogFormat, LogLevel
 
 __all__ = [
     "CREDENTIALS_DIRECTORY",
     "PREFIX",
     "UNIX",
+    "CanaryAnswer",
     "ConfigurationError",
     "Environment",
     "LogFormat",

@@ -145,3 +145,16 @@ class Overloaded(VaultError):
     status = 503
     code = "OVERLOADED"
     context = "overloaded"
+
+
+class UnwrapLimitReached(Overloaded):
+    """Too much is going on, for this user or at all: try again later."""
+
+    context = "unwrap-limit"
+
+
+class CanaryRefused(UnwrapLimitReached):
+    """Too much is going on, for this user or at all: try again later."""
+
+    # To its client the same as the brake, to the last byte.
+    context = "canary"

@@ -6,7 +6,13 @@ from contextlib import asynccontextmanager
 import structlog
 
 from custody.audit.events import Action
-from custody.vault.errors import AuditUnavailable, OutcomeUnknown, UserUnknown, VaultError
+from custody.vault.errors import (
+    AuditUnavailable,
+    OutcomeUnknown,
+    UnwrapLimitReached,
+    UserUnknown,
+    VaultError,
+)
 from custody.vault.model import Caller
 from custody.vault.rows import VaultRows, event
 
@@ -37,7 +43,7 @@ class Failures:
             raise
 
     async def record(self, caller: Caller, failure: Action, error: Exception) -> None:
-        """Record a refusal or failure in a transaction of its own, which commits.
+        """Record a refusal or failure, committed by itself.
 
         Raises:
             AuditUnavailable: instead of a refusal that can't be recorded. A failure stays what it
@@ -49,8 +55,15 @@ class Failures:
         context, status = "internal", _INTERNAL_STATUS
         if isinstance(error, VaultError):
             context, status = error.context, error.status
+        row = event(caller, failure, context, status)
         try:
-            await self._rows.record_failure(caller, event(caller, failure, context, status))
+            if isinstance(error, UnwrapLimitReached):
+                # A thief sends any number of these. Together with the rows of those who are served
+                # they cost what those cost; one by one they would fill the connections that are
+                # kept for others' failures.
+                await self._rows.record(caller, row)
+            else:
+                await self._rows.record_failure(caller, row)
         except AuditUnavailable:
             if isinstance(error, OutcomeUnknown):
                 # The row of the change itself may be there: both have one id, so only one can be.

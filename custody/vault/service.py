@@ -6,7 +6,9 @@ and no interleaving ends in an error.
 
 from collections.abc import AsyncIterator
 
-from custody.audit.events import Action
+from custody.audit.events import Action, Event
+from custody.vault.brake import Brake
+from custody.vault.canaries import Canaries
 from custody.vault.errors import (
     KeyNotInitialised,
     MasterKeyMismatch,
@@ -33,11 +35,15 @@ class VaultService:
     Args:
         rows: the database side.
         keys: the KEK side.
+        brake: lets users pass.
+        canaries: users who may be refused.
     """
 
-    def __init__(self, rows: VaultRows, keys: MasterKeys) -> None:
+    def __init__(self, rows: VaultRows, keys: MasterKeys, brake: Brake, canaries: Canaries) -> None:
         self._rows = rows
         self._keys = keys
+        self._brake = brake
+        self._canaries = canaries
         self._failures = Failures(rows)
         self._turns = Turns()
 
@@ -64,7 +70,7 @@ class VaultService:
     async def fetch(self, caller: Caller) -> MasterKey | RecoveryBlob:
         """Hand out the master key, or in zero-knowledge mode the recovery wrap."""
         try:
-            vault = await self._rows.read(caller)
+            vault = await self._read(caller)
             if vault is None:
                 raise KeyNotInitialised
             return await self._hand_out(
@@ -101,11 +107,12 @@ class VaultService:
                     continue
                 if vault.zero_knowledge:
                     raise ZkRotateForbidden
-                fresh = fresh or await self._keys.mint(caller)
-                done = event(caller, Action.ROTATE, None)
-                generation = await self._rows.store(
-                    caller, done, "rotate_vault", vault, *fresh.columns
-                )
+                with self._brake.passing(caller.user_id):
+                    fresh = fresh or await self._keys.mint(caller)
+                    done = event(caller, Action.ROTATE, None)
+                    generation = await self._rows.store(
+                        caller, done, "rotate_vault", vault, *fresh.columns
+                    )
                 if generation is not None:
                     wrap = fresh.wrap
                     return MasterKey(fresh.key, generation, wrap.format_version, wrap.kek_id)
@@ -118,7 +125,7 @@ class VaultService:
                 if vault is None:
                     raise VaultNotInitialised
                 done = event(caller, Action.RECOVERY_SET, None)
-                if await self._rows.store(
+                if await self._store(
                     caller, done, "set_recovery", vault, recovery.wrapped_mk, recovery.iv
                 ):
                     return
@@ -137,7 +144,7 @@ class VaultService:
                     await self._rows.record(caller, event(caller, action, "no-recovery-wrap"))
                     return
                 done = event(caller, action, None)
-                if await self._rows.store(caller, done, "clear_recovery", vault):
+                if await self._store(caller, done, "clear_recovery", vault):
                     return
             raise Overloaded
 
@@ -160,7 +167,7 @@ class VaultService:
                     key = await self._keys.open(caller, vault.wrap, None)
                     key_check = key_check_value(caller.user_id, key)
                 done = event(caller, action, None)
-                if await self._rows.store(caller, done, "enable_zero_knowledge", vault, key_check):
+                if await self._store(caller, done, "enable_zero_knowledge", vault, key_check):
                     return
             raise Overloaded
 
@@ -187,7 +194,7 @@ class VaultService:
                     raise MasterKeyMismatch
                 wrapped = await self._keys.wrap(caller, key)
                 done = event(caller, action, context)
-                if await self._rows.store(
+                if await self._store(
                     caller, done, "disable_zero_knowledge", vault, *wrapped.columns
                 ):
                     return
@@ -197,18 +204,32 @@ class VaultService:
         self, caller: Caller, vault: Vault, action: Action, *, context: str | None, zk_context: str
     ) -> MasterKey | RecoveryBlob:
         """Return what opens the vault, after its audit row is committed."""
-        if vault.zero_knowledge and vault.recovery is not None:
-            await self._rows.record(caller, event(caller, action, zk_context))
-            return RecoveryBlob(vault.recovery, vault.generation)
-        if vault.wrap is None:
-            raise UnwrapFailed
-        key = await self._keys.open(caller, vault.wrap, vault.key_check)
-        done = event(caller, action, context)
-        if vault.key_check is None:
-            await self._rows.record(caller, done, vault, key_check_value(caller.user_id, key))
-        else:
-            await self._rows.record(caller, done)
-        return MasterKey(key, vault.generation, vault.wrap.format_version, vault.wrap.kek_id)
+        with self._brake.passing(caller.user_id):
+            if vault.zero_knowledge and vault.recovery is not None:
+                await self._rows.record(caller, event(caller, action, zk_context))
+                return RecoveryBlob(vault.recovery, vault.generation)
+            if vault.wrap is None:
+                raise UnwrapFailed
+            key = await self._keys.open(caller, vault.wrap, vault.key_check)
+            done = event(caller, action, context)
+            if vault.key_check is None:
+                await self._rows.record(caller, done, vault, key_check_value(caller.user_id, key))
+            else:
+                await self._rows.record(caller, done)
+            return MasterKey(key, vault.generation, vault.wrap.format_version, vault.wrap.kek_id)
+
+    async def _store(
+        self, caller: Caller, done: Event, statement: str, vault: Vault, *columns: str | int | None
+    ) -> int | None:
+        """Change the vault; see :meth:`VaultRows.store`."""
+        with self._brake.passing(caller.user_id):
+            return await self._rows.store(caller, done, statement, vault, *columns)
+
+    async def _read(self, caller: Caller) -> Vault | None:
+        """Read the row of a user who is known, and no canary that is refused."""
+        vault = await self._rows.read(caller)
+        self._canaries.refuse(caller.user_id)
+        return vault
 
     async def _create(self, caller: Caller, action: Action, context: str) -> MasterKey | None:
         fresh = await self._keys.mint(caller)
@@ -220,7 +241,7 @@ class VaultService:
     async def _attempts(self, caller: Caller) -> AsyncIterator[Vault | None]:
         """Yield the row, again after each lost race, until too little time is left."""
         while caller.deadline.remaining() > AUDIT_RESERVE_SECONDS:
-            vault = await self._rows.read(caller)
+            vault = await self._read(caller)
             generation = None if vault is None else vault.generation
             if caller.if_match is not None and not caller.if_match.allows(generation):
                 raise StaleGeneration

@@ -1,0 +1,49 @@
+"""What says that a thief is at work: the brake holds, or somebody asks for a canary."""
+
+import time
+from collections.abc import Callable
+
+import structlog
+
+from custody.ops.bounded import Bounded
+from custody.ops.metrics import Metrics
+
+log = structlog.get_logger()
+
+
+class Alarms:
+    """Rings in metrics and log.
+
+    Args:
+        metrics: show the counts.
+        clock: monotonic seconds.
+    """
+
+    def __init__(self, metrics: Metrics, clock: Callable[[], float] = time.monotonic) -> None:
+        self._metrics = metrics
+        self._lines: Bounded[str] = Bounded(clock)
+
+    def newcomer(self) -> None:
+        """Count a user who passed the brake and had not been seen lately; no alarm."""
+        self._metrics.newcomer()
+
+    def unwrap_refused(self, limit: int) -> None:
+        """Ring since the brake refused a user: in the log once a minute, with their number.
+
+        Args:
+            limit: newcomers a minute.
+        """
+        self._metrics.unwrap_refused()
+        if number := self._lines.count("refused"):
+            log.error("unwrap_limit_reached", limit=limit, refused=number)
+
+    def canary_touched(self, route: str, user_id: str, address: str | None) -> None:
+        """Ring since somebody asked for a canary: each time, as there is no innocent one.
+
+        Args:
+            route: the operation's name.
+            user_id: which canary: made up by the operator, so nobody's.
+            address: of the client.
+        """
+        self._metrics.canary_requested()
+        log.error("canary_touched", route=route, user_id=user_id, address=address)
