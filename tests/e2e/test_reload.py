@@ -211,6 +211,34 @@ async def test_rate_limit(database: Database, issuer: Issuer, tmp_path: Path) ->
             assert await answers() == {200}
 
 
+async def test_unwrap_limit_and_canaries(
+    database: Database, issuer: Issuer, tmp_path: Path
+) -> None:
+    """In an attack the limit is set by a reload: who was seen before it is served after it."""
+    with configured(database, issuer, tmp_path, {"unwrap_limit": 1000}) as at:
+        async with client_session() as session:
+            seen, *others = (Client(at.daemon, session, user) for user in ("alice", "bob", "carol"))
+            for user in (seen, *others):
+                await user.init()
+
+            async def answers() -> list[int]:
+                return [(await user.key()).status for user in (seen, *others)]
+
+            assert (await seen.key()).status == 200
+            await at.reloads(unwrap_limit=1)
+            assert await answers() == [200, 503, 503]
+            await at.reloads(unwrap_limit=0)
+            assert await answers() == [200, 200, 200]
+            await at.reloads(canary_users=["alice"])
+            assert await answers() == [503, 200, 200]
+            await at.reloads(canary_answer="serve")
+            assert await answers() == [200, 200, 200]
+            assert len(at.daemon.events("canary_touched")) == 2
+            await at.reloads(canary_users=[])
+            assert await answers() == [200, 200, 200]
+            assert len(at.daemon.events("canary_touched")) == 2
+
+
 async def test_log_level(database: Database, issuer: Issuer, tmp_path: Path) -> None:
     with configured(database, issuer, tmp_path, {"log_level": "info"}) as at:
         assert await status_of(at.daemon) == 200
