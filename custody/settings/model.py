@@ -84,9 +84,9 @@ class Settings(BaseModel):
         0,
         ge=0,
         le=10_000_000,
-        description="distinct users a minute whose keys are opened; 0 is no limit",
+        description="users a minute who get at their vaults, not seen in a day; 0 is no limit",
     )
-    canary_users: Words = Field((), description="ids of users that nobody should ever ask for")
+    canary_users: Words = Field((), description="ids of users whom nobody should ever ask for")
     canary_answer: CanaryAnswer = Field(
         CanaryAnswer.REFUSE, description="refuse or serve who asks for one of them"
     )
