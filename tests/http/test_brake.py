@@ -13,9 +13,12 @@ import aiohttp
 import pytest
 from structlog.testing import capture_logs
 
+from custody.audit.events import Event
 from custody.settings import LogFormat, LogLevel
 from custody.vault.brake import Brake
-from custody.vault.model import RecoveryWrap
+from custody.vault.errors import AuditUnavailable
+from custody.vault.model import Caller, RecoveryWrap
+from custody.vault.rows import VaultRows
 from tests.bench.users import Users, fill, master_key
 from tests.client import Answer, Client, client_session
 from tests.clock import Clock
@@ -206,6 +209,28 @@ async def test_a_wrap_that_does_not_open_takes_no_place(
         assert (await stage.device(first).key()).code == "UNWRAP_FAILED"
         assert await stage.sweep([second]) == {second}
         assert (await stage.device(first).key()).code == "OVERLOADED"
+
+
+class WithoutReserve(VaultRows):
+    """The connections that are kept for the rows of failures are all in use."""
+
+    async def record_failure(self, caller: Caller, event: Event) -> None:
+        raise AuditUnavailable
+
+
+async def test_refusals_leave_alone_what_is_kept_for_failures(
+    database: Database, issuer: Issuer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A thief chooses how many there are: their rows go together, as those of fetches do."""
+    monkeypatch.setattr("custody.app.VaultRows", WithoutReserve)
+    first, second, canary = (user for user, _ in Users(3))
+    settings = {"UNWRAP_LIMIT": "1", "CANARY_USERS": canary}
+    async with staged(database, issuer, tmp_path, 3, **settings) as stage:
+        assert await stage.sweep([first]) == {first}
+        assert await stage.sweep([second, canary]) == set()
+        assert await database.audit(second) == [("failed_fetch", "unwrap-limit", 503)]
+        assert await database.audit(canary) == [("failed_fetch", "canary", 503)]
+        assert (await stage.device("new").key()).code == "AUDIT_UNAVAILABLE"
 
 
 async def test_without_a_limit_nobody_is_held(
