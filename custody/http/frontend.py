@@ -90,8 +90,6 @@ class Frontend:
         async def respond(request: web.BaseRequest) -> Response:
             request[ROUTE] = route.name
             caller = await self._caller(request, route)
-            if caller.user_id in self._canaries.users:
-                self._alarms.canary_touched(route.name, caller.user_id, caller.ip_address)
             connection = connection_of(request)
             self._shares.take(caller.user_id)
             connection.begin()
@@ -140,12 +138,16 @@ class Frontend:
             ) from None
         if seconds := self.limit.seconds_to_wait(principal.user_id):
             raise problems.rate_limited(seconds)
+        address = self.proxies.client_address(request)
+        if principal.user_id in self._canaries.users:
+            # Whatever becomes of the request: the token is good.
+            self._alarms.canary_touched(route.name, principal.user_id, address)
         if route.needs_step_up:
             self._require_step_up(principal)
         return Caller(
             user_id=principal.user_id,
             event_id=event_id(),
-            ip_address=self.proxies.client_address(request),
+            ip_address=address,
             user_agent=user_agent(request),
             deadline=deadline,
             if_match=parse_if_match(request) if route.takes_if_match else None,

@@ -290,6 +290,24 @@ async def test_a_canary_rings_on_every_route(
             assert await database.vault(canary) == before
 
 
+async def test_a_canary_rings_whatever_becomes_of_the_request(
+    database: Database, issuer: Issuer, tmp_path: Path
+) -> None:
+    settings = {"CANARY_USERS": "eve", "STEP_UP_MAX_AGE": "60"}
+    async with staged(database, issuer, tmp_path, 1, **settings) as stage:
+        device = stage.device("eve")
+        assert (await device.rotate()).code == "STEP_UP_REQUIRED"
+        fresh = {"Authorization": issuer.bearer("eve", auth_time=int(issuer.now()))}
+        broken = await device.call("POST", "/rotate", if_match="?", headers=fresh)
+        assert broken.code == "BAD_REQUEST"
+        assert await stage.counts("canary_requests") == [2]
+        # Who is not the canary rings nothing, nor does a token that proves nothing.
+        forged = {"Authorization": issuer.bearer("eve", aud="another")}
+        assert (await device.call("GET", "/key", headers=forged)).status == 401
+        assert (await stage.device("Eve").key()).status == 404
+        assert await stage.counts("canary_requests") == [2]
+
+
 async def test_a_canary_without_a_vault_gets_none(
     database: Database, issuer: Issuer, tmp_path: Path
 ) -> None:
