@@ -4,8 +4,11 @@ from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 
 import pytest
+import pytest_asyncio
 
 from tests.e2e import quick
+from tests.e2e.front import SETTINGS, Front, front
+from tests.proxies import KINDS
 from tests.servers import Daemon, Database, daemon_beside
 from tests.tokens import Issuer
 
@@ -54,3 +57,20 @@ async def daemon(of_the_module: Daemon) -> Daemon:
 def pair(daemon: Daemon, second_of_the_module: Daemon) -> tuple[Daemon, Daemon]:
     """Two daemons on one database, with no user yet."""
     return daemon, second_of_the_module
+
+
+@pytest.fixture(scope="module")
+def behind(
+    module_database: Database, issuer: Issuer, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[Daemon]:
+    """``custody serve`` with the settings that stand in the page on proxies."""
+    folder = tmp_path_factory.mktemp("behind")
+    with daemon_beside(module_database, issuer, folder, **SETTINGS) as running:
+        yield running
+
+
+@pytest_asyncio.fixture(scope="module", loop_scope="module", params=KINDS)
+async def at(behind: Daemon, request: pytest.FixtureRequest) -> AsyncIterator[Front]:
+    """That daemon behind each of the proxies."""
+    async with front(request.param, behind) as running:
+        yield running

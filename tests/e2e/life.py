@@ -2,8 +2,10 @@
 
 import secrets
 from collections.abc import Callable
+from contextlib import nullcontext
 from functools import partial
 
+import aiohttp
 import pytest
 from cryptography.exceptions import InvalidTag
 
@@ -51,15 +53,16 @@ TRAIL: list[tuple[str, str | None, int]] = [
 ]
 
 
-async def live(daemon: Daemon, user: str) -> None:
+async def live(daemon: Daemon, user: str, session: aiohttp.ClientSession | None = None) -> None:
     """Live it. The user must be new; the daemon may have any KEK.
 
     Args:
         daemon: where.
         user: who.
+        session: by which they come; None: one of its own.
     """
-    async with client_session() as session:
-        await _live(partial(Browser, daemon, session, user))
+    async with nullcontext(session) if session else client_session() as opened:
+        await _live(partial(Browser, daemon, opened, user))
     assert await daemon.database.audit(user) == TRAIL
 
 
