@@ -8,7 +8,7 @@ import time
 from http import HTTPStatus
 
 import structlog
-from aiohttp import HttpVersion11, hdrs, web
+from aiohttp import HttpVersion10, HttpVersion11, hdrs, web
 
 from custody.http import problems
 from custody.http.cors import Cors
@@ -64,7 +64,7 @@ class TopHandler:
             # Each request has a task of its own, and with it a context: it ends there.
             logging.request_id.set(request_id)
             response, code = await self._respond(request)
-            if self.close_connections:
+            if self.close_connections or _is_last(request):
                 response.force_close()
             response.fields[REQUEST_ID] = request_id
             self._cors.mark(request, response)
@@ -93,6 +93,8 @@ class TopHandler:
 
     async def _respond(self, request: web.BaseRequest) -> tuple[Response, str]:
         try:
+            if request.version != HttpVersion11:
+                _check_old_version(request)
             if hdrs.EXPECT in request.headers:
                 await _meet_expectation(request)
             endpoint = self._router.match(request)
@@ -121,6 +123,30 @@ class TopHandler:
         if response is None:
             raise problems.method_not_allowed(methods)
         return response
+
+
+def _is_last(request: web.BaseRequest) -> bool:
+    """Say whether nothing that comes after a request on its connection is to be read.
+
+    aiohttp drops what arrives together with a request for an upgrade that it does not know: what
+    is sent later would be read from its middle.
+    """
+    headers = request.headers
+    return hdrs.UPGRADE in headers or (
+        request.version != HttpVersion11 and hdrs.TRANSFER_ENCODING in headers
+    )
+
+
+def _check_old_version(request: web.BaseRequest) -> None:
+    """Refuse what an old version of HTTP has not: headers in 0.9, chunks in 1.0.
+
+    A proxy may read the end of such a request elsewhere (RFC 9112, section 6.1).
+
+    Raises:
+        Problem: 400.
+    """
+    if request.version < HttpVersion10 or hdrs.TRANSFER_ENCODING in request.headers:
+        raise problems.bad_request("This is not HTTP/1.1 as this server reads it.")
 
 
 async def _meet_expectation(request: web.BaseRequest) -> None:
