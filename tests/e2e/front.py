@@ -11,7 +11,9 @@ from custody.http.routes import BASE_PATH
 from tests.client import Client
 from tests.e2e.tap import Tap, tap
 from tests.proxies import HOST, Changes, Proxy, addresses, page, proxy, visiting
-from tests.servers import Daemon
+from tests.servers import Daemon, Database
+
+_ADDRESSES = "SELECT ip_address FROM auth.encryption_vault_audit WHERE user_id = $1 ORDER BY id"
 
 # As the page has it for the daemon.
 SETTINGS: Mapping[str, str] = {
@@ -67,3 +69,8 @@ async def front(kind: str, behind: Daemon, changes: Changes | None = None) -> As
         with proxy(kind, f"127.0.0.1:{between.port}", changes) as running:
             seen = replace(behind, base=running.origin + BASE_PATH)
             yield Front(running, between, seen, behind, addresses())
+
+
+async def addresses_of(database: Database, user: str) -> list[str | None]:
+    """Return the client addresses in a user's audit rows, the oldest first."""
+    return [row["ip_address"] for row in await database.fetch(_ADDRESSES, user)]

@@ -1,4 +1,4 @@
-"""What docs/how-to/behind-a-proxy.md says of its settings: limits, other places, mistakes."""
+"""What docs/how-to/behind-a-proxy.md says of its settings: limits, other places."""
 
 import asyncio
 import ssl
@@ -12,7 +12,7 @@ import pytest
 from custody.http.routes import BASE_PATH
 from tests.client import Client
 from tests.db.embedded_server import open_folder
-from tests.e2e.front import SETTINGS, Front, front
+from tests.e2e.front import Front, addresses_of, front
 from tests.eventually import eventually
 from tests.http.wire import SHARED, parse, read_to_end, request
 from tests.leaks import remember
@@ -24,11 +24,6 @@ pytestmark = [SHARED, pytest.mark.parametrize("kind", KINDS)]
 
 _CONNECTIONS = 50
 _BALANCER = "127.0.0.10"
-_ADDRESSES = "SELECT ip_address FROM auth.encryption_vault_audit WHERE user_id = $1 ORDER BY id"
-
-
-async def addresses_of(database: Database, user: str) -> list[str | None]:
-    return [row["ip_address"] for row in await database.fetch(_ADDRESSES, user)]
 
 
 async def test_one_address_has_so_many_requests(kind: str, behind: Daemon) -> None:
@@ -195,43 +190,3 @@ async def test_balancer_that_speaks_the_proxy_protocol(kind: str, behind: Daemon
         statuses = await _over_tls(at, reader, writer, line, sent)
         assert statuses == ((200,) if kind == "nginx" else ())
         assert await addresses_of(behind.database, user) == [address] * len(statuses)
-
-
-class TestMistakes:
-    """Each is seen as the page says."""
-
-    async def test_no_trusted_proxies(
-        self,
-        kind: str,
-        module_database: Database,
-        issuer: Issuer,
-        tmp_path_factory: pytest.TempPathFactory,
-    ) -> None:
-        untrusting = dict(SETTINGS) | {"TRUSTED_PROXIES": ""}
-        folder = tmp_path_factory.mktemp("untrusting")
-        async with (
-            daemon_here(module_database, issuer, folder, **untrusting) as daemon,
-            front(kind, daemon) as at,
-            at.client(f"untrusted-{kind}") as client,
-        ):
-            await client.init()
-        assert await addresses_of(module_database, f"untrusted-{kind}") == ["127.0.0.1"]
-
-    async def test_a_slash_behind_the_name(self, kind: str, behind: Daemon) -> None:
-        if kind != "nginx":
-            return
-        changes = {"proxy_pass http://custody;": "proxy_pass http://custody/;"}
-        async with front(kind, behind, changes) as at, at.client("slashed") as client:
-            answer = await client.key()
-            assert (answer.status, answer.code) == (404, "NOT_FOUND")
-            assert answer.headers["Server"] == "custody"
-
-    async def test_gzip(self, kind: str, behind: Daemon) -> None:
-        if kind != "nginx":
-            return
-        changes = {"gzip off;": "gzip on; gzip_types application/json;"}
-        async with front(kind, behind, changes) as at, at.client("zipped") as client:
-            tag = (await client.init()).headers["ETag"]
-            assert tag.startswith("W/")
-            answer = await client.rotate(if_match=tag)
-            assert (answer.status, answer.code) == (412, "STALE_GENERATION")
