@@ -17,6 +17,8 @@ How to read the table:
 ``livez s``   seconds to the latest answer of /livez; ``readyz s``: of /readyz: 1 at most
 ``back s``    seconds from the end of the attack until honest users have seen nothing unusual for
               1.5 s, and the daemon has let go of the attackers' connections: 5 at most
+``daemon %``  CPU of the daemon during the attack, percent of one core; ``rest %``: of what has
+              nothing to do with it. Where that is large, wait for a quieter hour
 
 Below it stands for each attack what the attackers did, and what came back. The exit code is 1 where
 a bound is not held.

@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+import os
 import ssl
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -13,6 +14,7 @@ from tests.bench.chaos.swarm import Attack, Plan
 from tests.bench.chaos.verdict import BACK_SECONDS, Row, is_calm, is_closed
 from tests.bench.chaos.watch import Open, Probes, what_is_open
 from tests.bench.load import Request
+from tests.bench.processes import Meter
 
 _WARM_UP_SECONDS = 1.0
 _LOOK_SECONDS = 0.5
@@ -72,11 +74,13 @@ async def measure(
         await asyncio.sleep(before)
         undisturbed, open_before = honest.between(first, time.monotonic()), target.look()
         probes.forget()
+        meter = Meter({"daemon": target.pid, "ours": os.getpid()})
         async with attacking(plan) as task:
-            began = time.monotonic()
-            most = await _most_open(target, task)
+            with meter.running():
+                began = time.monotonic()
+                most = await _most_open(target, task)
+                ended = time.monotonic()
             sent = await task
-        ended = time.monotonic()
         back, open_after = await _until_back(honest, target, undisturbed, open_before)
         given_up = time.monotonic()
     return Row(
@@ -92,6 +96,8 @@ async def measure(
         open_most=most,
         open_after=open_after,
         back=back,
+        # The daemon, its PostgreSQL and the attackers are children of this process.
+        cpu={"daemon": meter.cpu["daemon"], "rest": meter.cpu["machine"] - meter.cpu["ours"]},
     )
 
 

@@ -6,13 +6,15 @@ from tests.bench.chaos.verdict import Row, failures
 from tests.bench.table import flat
 
 _HEADS = ("asked", "errors", "p50 ms", "p99 ms", "/before", "livez s", "readyz s", "back s")
+_CPU = ("daemon", "rest")
 
 
 def show(rows: Sequence[Row], about: Mapping[str, object]) -> str:
     """Return the table, under lines that say on what it was measured, above what was sent."""
     lines = [f"{name}: {flat(value)}" for name, value in about.items()]
     wide = max(len(row.attack) for row in rows) + 1
-    lines += ["", " " * wide + "".join(f"{head:>9}" for head in _HEADS)]
+    heads = [*_HEADS, *(f"{name} %" for name in _CPU)]
+    lines += ["", " " * wide + "".join(f"{head:>9}" for head in heads)]
     for row in rows:
         cells = "".join(f"{cell:>9}" for cell in _cells(row))
         lines.append(f"{row.attack:<{wide}}{cells}  {'FAILED' if failures(row) else 'held'}")
@@ -31,6 +33,7 @@ def _cells(row: Row) -> list[str]:
         f"{row.ratio:.1f}",
         *(f"{row.worst.get(probe, 0.0):.2f}" for probe in ("livez", "readyz")),
         "never" if row.back is None else f"{row.back:.1f}",
+        *(f"{max(0.0, row.cpu[name]):.0f}" for name in _CPU),
     ]
 
 

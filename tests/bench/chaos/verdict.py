@@ -32,6 +32,7 @@ class Row:
         open_most: at the worst moment.
         open_after: in the end.
         back: seconds from the end of the attack to where all was as before; None: it never was.
+        cpu: percent of one core during the attack: of the daemon, and of whoever else is busy here.
         logged: warnings and errors in the daemon's log, by event.
         ended: whether the daemon has ended.
     """
@@ -48,6 +49,7 @@ class Row:
     open_most: Open
     open_after: Open
     back: float | None
+    cpu: Mapping[str, float]
     logged: Mapping[str, int] = field(default_factory=dict)
     ended: bool = False
 
