@@ -60,7 +60,7 @@ async def attacked(target: Target, monkeypatch: pytest.MonkeyPatch) -> Row:
     monkeypatch.setattr(measure, "_CALM_SECONDS", 0.2)
     monkeypatch.setattr(measure, "BACK_SECONDS", 1.0)
     (attack,) = [one for one in ATTACKS if one.name == "half-open"]
-    return await measure.measure(attack, target, attacking, before=0.5, seconds=1.5)
+    return await measure.measure(attack, target, attacking, before=0.5, seconds=1.0)
 
 
 async def test_honest_users_of_a_server_that_holds_see_no_error(
