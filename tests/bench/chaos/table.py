@@ -7,6 +7,7 @@ from tests.bench.table import flat
 
 _HEADS = ("asked", "errors", "p50 ms", "p99 ms", "/before", "livez s", "readyz s", "back s")
 _CPU = ("daemon", "rest")
+_BUSY_PERCENT = 50
 
 
 def show(rows: Sequence[Row], about: Mapping[str, object]) -> str:
@@ -53,4 +54,6 @@ def _more(row: Row) -> list[str]:
             lines.append(f"  honest users {name}: {flat(seen.errors)}")
     if row.logged:
         lines.append(f"  log: {flat(row.logged)}")
+    if row.cpu["rest"] > _BUSY_PERCENT:
+        lines.append(f"  others used {row.cpu['rest']:.0f} % of a core meanwhile: times say little")
     return lines + [f"  FAILED: {failure}" for failure in failures(row)]
