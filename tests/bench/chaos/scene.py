@@ -87,6 +87,9 @@ def scene(on: Stage, database: Database, jwks: JwksServer, attack: Attack) -> It
         "JWKS_FILE": "",
         "JWKS_URL": jwks.url,
         "LOG_LEVEL": "info",
+        # Of tests; here they are what they are by default.
+        "USER_CONCURRENCY": "",
+        "RATE_LIMIT": "",
     }
     context = None
     if attack.tls:
