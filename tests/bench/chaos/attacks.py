@@ -135,6 +135,8 @@ def _client_hello() -> bytes:
 
 
 ATTACKS = (
+    # What it costs honest users is what the machine itself does to the figures.
+    Attack("nobody", half_open, connections=1, addresses=1, most=1),
     Attack("slow headers", slow_headers, connections=1000, addresses=20, most=5000),
     Attack("slow bodies", slow_bodies, connections=1000, addresses=20, most=5000),
     Attack("never reading", never_reading, connections=1000, addresses=100, most=5000, reads=False),
