@@ -1,10 +1,12 @@
 """Bounds the connections of a listener, in all and per address, so that nobody takes all of them.
 
 Where there is no room for a new one, one is closed on which nothing is under way: of those that
-never brought a good token first, of the address that has the most, the oldest.
+never brought a good token first, of the address that has the most, the oldest. One that has just
+been made has a second to say what it wants, unless all others have, too.
 """
 
 import ipaddress
+import math
 import resource
 import time
 from collections.abc import Callable, Iterable
@@ -21,6 +23,7 @@ RESERVED_DESCRIPTORS = 256
 MAX_OF_ADMIN = 64
 # One address may have a quarter of all.
 _PART_OF_AN_ADDRESS = 4
+GRACE_SECONDS = 1.0
 # Who has not taken a response of less than a kilobyte for so long never will.
 UNREAD_SECONDS = 20.0
 LOOK_SECONDS = 5.0
@@ -57,6 +60,7 @@ class Place:
     Args:
         address: of whoever connected, or its network.
         group: the places like it, by address.
+        since: when it connected, in monotonic seconds.
 
     Attributes:
         abort: ends the connection at once.
@@ -65,11 +69,12 @@ class Place:
             another one.
     """
 
-    __slots__ = ("abort", "address", "busy", "group", "unread_since", "unsent")
+    __slots__ = ("abort", "address", "busy", "group", "since", "unread_since", "unsent")
 
-    def __init__(self, address: str, group: "_Group") -> None:
+    def __init__(self, address: str, group: "_Group", since: float) -> None:
         self.address = address
         self.group = group
+        self.since = since
         self.abort: Callable[[], object] = _nothing
         self.unsent: Callable[[], int] = _nothing
         self.unread_since: float | None = None
@@ -129,7 +134,7 @@ class Connections:
             has_room = self._number < self._bound or self._make_room()
         if not has_room:
             return None
-        place = Place(address, self._proxies if is_proxy else self._strangers)
+        place = Place(address, self._proxies if is_proxy else self._strangers, self._clock())
         self._enter(place)
         return place
 
@@ -179,8 +184,13 @@ class Connections:
     def _make_room(self, addresses: list[str] | None = None) -> bool:
         """Close a connection, of one of these addresses or of any; return whether there was one."""
         self._log_once()
-        for group in (self._strangers, self._known):
-            place = _least_missed(group, group if addresses is None else addresses)
+        settled = self._clock() - GRACE_SECONDS
+        for group, before in (
+            (self._strangers, settled),
+            (self._strangers, math.inf),
+            (self._known, math.inf),
+        ):
+            place = _least_missed(group, group if addresses is None else addresses, before)
             if place is not None:
                 self._close(place, "room")
                 return True
@@ -206,11 +216,17 @@ class Connections:
             )
 
 
-def _least_missed(group: _Group, addresses: Iterable[str]) -> Place | None:
-    """Return the oldest place that is not busy, of the address that has the most places."""
+def _least_missed(group: _Group, addresses: Iterable[str], before: float) -> Place | None:
+    """Return a place that is not busy: of the address that has the most places, its oldest.
+
+    Args:
+        group: of which to take one.
+        addresses: of which to take one.
+        before: when it was taken at the latest, in monotonic seconds.
+    """
     for address in sorted(addresses, key=lambda address: -len(group.get(address, ()))):
         for place in group.get(address, ()):
-            if not place.busy:
+            if not place.busy and place.since <= before:
                 return place
     return None
 

@@ -55,6 +55,10 @@ class Room:
             place.unsent = unsent
         return place
 
+    def later(self) -> None:
+        """Let a time pass in which nobody needs any grace."""
+        self.clock.now += module.GRACE_SECONDS
+
     def must(self, peer: str) -> Place:
         """Connect from an address that has room."""
         place = self.take(peer)
@@ -85,6 +89,7 @@ def test_the_address_with_the_most_makes_room_when_all_is_full() -> None:
     few = [room.must("1.1.1.1") for _ in range(2)]
     many = [room.must("2.2.2.2") for _ in range(4)]
     few += [room.must("3.3.3.3") for _ in range(2)]
+    room.later()
     room.must("4.4.4.4")
     assert room.aborted == many[:1]
 
@@ -97,6 +102,20 @@ def test_who_never_had_a_good_token_makes_room_first() -> None:
         room.must(f"4.4.4.{n}")
     assert room.aborted == strangers
     assert not set(known) & set(room.aborted)
+
+
+def test_one_that_has_just_been_made_is_spared_while_there_are_others() -> None:
+    """It had no time to say what it wants: the address that has the most may be an honest one."""
+    room = Room(bound=6)
+    settled = room.must("2.2.2.2")
+    room.later()
+    fresh = [room.must("1.1.1.1") for _ in range(3)]
+    room.must("3.3.3.3")
+    room.must("4.4.4.4")
+    room.must("5.5.5.5")
+    assert room.aborted == [settled]
+    room.must("6.6.6.6")
+    assert room.aborted == [settled, fresh[0]]
 
 
 def test_known_ones_make_room_when_there_is_nobody_else() -> None:
