@@ -19,7 +19,7 @@ from custody.auth.jwk import NO_KEY, JwksError
 from custody.auth.jwks import JwksCache
 from custody.auth.sources import Source, file_source
 from custody.auth.tokens import TokenVerifier
-from custody.db.engine import RESERVED_CONNECTIONS, Dsn, open_engine
+from custody.db.engine import RESERVED_CONNECTIONS, open_engine
 from custody.db.errors import DatabaseError, Refused
 from custody.http.admin import admin_server
 from custody.http.client_address import TrustedProxies
@@ -150,7 +150,7 @@ async def running(
         listeners: what to listen on; None: what the settings say.
         rewraps: as for :func:`serve`.
     """
-    dsn, rules = Dsn(preflight.database_url(settings)), preflight.token_rules(settings)
+    dsn, rules = preflight.database_dsn(settings), preflight.token_rules(settings)
     tls = tls_context(settings.tls_cert, settings.tls_key)
     metrics = Metrics()
     cors = Cors(settings.cors_origins)
@@ -189,8 +189,9 @@ async def running(
         )
         listeners = listeners or open_listeners(settings, {})
         stack.callback(listeners.close)
+        preflight.check_listeners(settings, listeners)
         # The vault drains while the admin listener still says why it is not ready.
-        admin = await enter(admin_server(health, metrics, listeners.admin))
+        admin = await enter(admin_server(health, metrics, listeners.admin, settings.admin_token))
         development = settings.development
         vault = await enter(
             vault_server(frontend, cors, metrics, listeners.vault, tls, development=development)
@@ -244,7 +245,7 @@ async def _open_rewrap(
     if settings.rewrap_database_url is None or not settings.rewrap_interval:
         yield None
         return
-    dsn = Dsn(settings.rewrap_database_url.get_secret_value())
+    dsn = settings.dsn(settings.rewrap_database_url)
     variable = "CUSTODY_REWRAP_DATABASE_URL"
     async with open_engine(dsn, pool_size=_REWRAP_CONNECTIONS, variable=variable) as engine:
         rewrap = BackgroundRewrap(engine, app, keyring, settings.rewrap_interval, metrics)
