@@ -51,9 +51,10 @@ def of_listeners(settings: Settings, listeners: Listeners) -> Iterator[Remark]:
 
 def of_jwks(settings: Settings) -> Iterator[Remark]:
     """Say what is wrong with the way to the issuer's keys."""
-    if settings.jwks_url and plain_address(settings.jwks_url):
+    if settings.jwks_url and (address := plain_address(settings.jwks_url)):
         problem = (
-            f"{settings.jwks_url} is plain http: whoever is on the way can forge tokens; use https"
+            f"CUSTODY_JWKS_URL: {address} is asked in clear: whoever is on the way can forge "
+            "tokens; use https"
         )
         yield _remark(settings, Plain.JWKS, "jwks", problem)
 

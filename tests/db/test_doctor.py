@@ -185,9 +185,10 @@ async def test_issuer(environ: dict[str, str], tmp_path: Path) -> None:
     url = f"http://127.0.0.1:{free_port()}/jwks"
     found = await findings(environ | {"CUSTODY_JWKS_URL": url})
     assert [verdict for part, verdict, _ in found if part == "jwks"] == [Verdict.DOWN]
-    found = await findings(environ | {"CUSTODY_JWKS_URL": "http://issuer.invalid/jwks"})
-    verdicts = [verdict for part, verdict, _ in found if part == "jwks"]
-    assert verdicts == [Verdict.FINDING, Verdict.DOWN]
+    plain = environ | {"CUSTODY_JWKS_URL": "http://issuer.invalid/jwks"}
+    for allowed, wanted in (("", [Verdict.FINDING]), ("jwks", [Verdict.FINDING, Verdict.DOWN])):
+        found = await findings(plain | {"CUSTODY_ALLOW_PLAIN": allowed})
+        assert [verdict for part, verdict, _ in found if part == "jwks"] == wanted
     empty = tmp_path / "empty.json"
     empty.write_text('{"keys": []}')
     found = await findings(environ | {"CUSTODY_JWKS_FILE": str(empty)})
