@@ -104,7 +104,7 @@ class Settings(BaseModel):
         (), description="what may cross a network in clear: listen, database, jwks, kms"
     )
     admin_token: AdminToken | None = Field(
-        None, description="bearer token of the admin listener, where it is not on loopback"
+        None, description="bearer token of the admin listener; must be set where it is not loopback"
     )
     log_level: LogLevel = Field(LogLevel.INFO, description="debug, info, warning or error")
     log_format: LogFormat = Field(LogFormat.JSON, description="json or text")

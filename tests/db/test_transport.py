@@ -121,6 +121,13 @@ async def test_refused_in_production(plain: Plain, name: str) -> None:
     assert (done.code, done.complaint) == (78, refused)
 
 
+async def test_refused_by_several_processes(plain: Plain) -> None:
+    environ = plain.elsewhere("database", CUSTODY_WORKERS="2")
+    done = await asyncio.to_thread(custody, environ, "serve")
+    assert done.code == 78
+    assert done.complaint.startswith(SAID["database"])
+
+
 @pytest.mark.parametrize("name", SAID)
 @pytest.mark.parametrize("env", ["production", "development"])
 async def test_allowed_by_name_or_in_development(plain: Plain, name: str, env: str) -> None:
