@@ -22,6 +22,9 @@ from custody.sockets.site import Site, open_site
 
 # Also how long the headers of a request may take: aiohttp has no other limit for them.
 KEEPALIVE_SECONDS = 50.0
+# For the rest of a body after its response, which a connection that is closed at once may take from
+# its client. aiohttp waits for all of it, also when the connection is gone.
+LINGERING_SECONDS = 2.0
 # After the drain; for clients that do not read their responses.
 SHUTDOWN_SECONDS = 2.0
 
@@ -100,6 +103,7 @@ class Connection(web.RequestHandler):
     def __init__(self, server: web.Server, connections: Connections, place: Place) -> None:
         options: dict[str, Any] = {
             "keepalive_timeout": KEEPALIVE_SECONDS,
+            "lingering_time": LINGERING_SECONDS,
             "access_log": None,
             # No route reads a compressed body, and where none is read it may be anything.
             "auto_decompress": False,

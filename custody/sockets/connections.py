@@ -142,18 +142,15 @@ class Connections:
         """Note that a request with a good token is under way."""
         place.busy = True
         if place.group is self._strangers:
-            self.leave(place)
+            self._remove(place)
             place.group = self._known
             self._enter(place)
 
     def leave(self, place: Place) -> None:
         """Give a place back; once is enough, more does no harm."""
-        places = place.group.get(place.address, {})
-        if place in places:
-            del places[place]
-            self._number -= 1
-            if not places:
-                del place.group[place.address]
+        self._remove(place)
+        # The connection, which they are of, holds the place: without them nothing holds itself.
+        place.abort = place.unsent = _nothing
 
     def close_unread(self) -> None:
         """Close the connections whose responses nobody reads: theirs wait in this process.
@@ -181,6 +178,14 @@ class Connections:
         place.group.setdefault(place.address, {})[place] = None
         self._number += 1
 
+    def _remove(self, place: Place) -> None:
+        places = place.group.get(place.address, {})
+        if place in places:
+            del places[place]
+            self._number -= 1
+            if not places:
+                del place.group[place.address]
+
     def _make_room(self, addresses: list[str] | None = None) -> bool:
         """Close a connection, of one of these addresses or of any; return whether there was one."""
         self._log_once()
@@ -197,8 +202,8 @@ class Connections:
         return False
 
     def _close(self, place: Place, reason: str) -> None:
-        self.leave(place)
         place.abort()
+        self.leave(place)
         self._on_closed(reason)
 
     def _log_once(self) -> None:

@@ -8,7 +8,6 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from aiohttp import web
 
 from custody.auth.jwks import MAX_WAITERS
 from custody.http import frontend, server, shares
@@ -28,8 +27,6 @@ Device = Callable[[str], Client]
 
 SHORT = 0.5
 PATIENCE = 9.0  # of a test on a busy machine; far from any real limit
-# aiohttp's own, after an answer to a request whose body did not come.
-LINGERING = 10
 BODY = b'{"enable":true}'
 
 
@@ -50,7 +47,7 @@ def test_the_real_limits() -> None:
     """What the contract allows: 10 s for a request, 60 s for whatever stalls."""
     assert frontend.REQUEST_SECONDS == 10
     assert server.KEEPALIVE_SECONDS < 60
-    assert frontend.REQUEST_SECONDS + LINGERING < 60
+    assert frontend.REQUEST_SECONDS + server.LINGERING_SECONDS < 60
     assert site.HANDSHAKE_SECONDS < 60
     assert connections.UNREAD_SECONDS + 2 * connections.LOOK_SECONDS < 60
     # A client that stops reading just before its connection idles out has TLS to end, too.
@@ -61,7 +58,7 @@ PAGE = {
     "headers of a request, and an idle connection": f"{server.KEEPALIVE_SECONDS:.0f} s",
     "a body": f"{MAX_BODY_BYTES // 1024} KiB",
     "a request, from its headers to its answer": f"{frontend.REQUEST_SECONDS:.0f} s",
-    "the rest of a body that nobody waits for": f"{LINGERING} s",
+    "the rest of a body that is not read any more": f"{server.LINGERING_SECONDS:.0f} s",
     "a KEK that does not answer": f"{KEK_TIMEOUT_SECONDS:.0f} s",
     "requests of a user at once": str(Settings.model_fields["user_concurrency"].default),
     "requests of a user a second, and as many at once": str(
@@ -141,11 +138,6 @@ async def test_stalled_body(
     await device("alice").init()
     before = await daemon.database.audit("alice")
     monkeypatch.setattr(frontend, "REQUEST_SECONDS", SHORT)
-    # aiohttp's own, for the rest of a body after the answer.
-    defaults = web.RequestHandler.__init__.__kwdefaults__
-    assert defaults is not None
-    assert defaults["lingering_time"] == LINGERING
-    monkeypatch.setitem(defaults, "lingering_time", SHORT / 2)
     reader, writer = await connect(daemon.base)
     began = time.monotonic()
     writer.write(stalled(daemon, body))

@@ -102,7 +102,7 @@ async def pipelining(call: Call, plan: Plan, number: int) -> None:
     """Send many requests at once, again and again, and never read an answer."""
     while True:
         call.send(_request("GET", "/key") * _PIPELINED, requests=_PIPELINED)
-        await call.pause(_AGAIN_SECONDS / 2)
+        await call.pause(_AGAIN_SECONDS)
 
 
 async def huge_headers(call: Call, plan: Plan, number: int) -> None:
@@ -147,7 +147,7 @@ ATTACKS = (
         connections=50,
         addresses=50,
         most=10_000,
-        rate=1200,
+        rate=700,
         resets=True,
     ),
     Attack(
@@ -160,7 +160,13 @@ ATTACKS = (
         jwks_hangs=True,
     ),
     Attack(
-        "one user, 5,000 requests", one_user, connections=1500, addresses=300, most=5000, files=4096
+        "one user, 5,000 requests",
+        one_user,
+        connections=1500,
+        addresses=300,
+        most=5000,
+        rate=350,
+        files=4096,
     ),
     Attack("300 addresses", many_addresses, connections=1500, addresses=300, most=5000),
     Attack(
@@ -169,10 +175,11 @@ ATTACKS = (
         connections=1000,
         addresses=100,
         most=5000,
+        rate=100,
         tls=True,
     ),
     Attack(
-        "pipelining, not reading", pipelining, connections=40, addresses=4, most=400, reads=False
+        "pipelining, not reading", pipelining, connections=20, addresses=4, most=400, reads=False
     ),
     Attack("huge headers", huge_headers, connections=100, addresses=10, most=2000, rate=100),
     Attack(

@@ -135,7 +135,7 @@ class Attack:
     connections: int
     addresses: int
     most: int
-    rate: int = 500
+    rate: int = 200
     reads: bool = True
     resets: bool = False
     files: int = 1024
