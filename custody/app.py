@@ -50,9 +50,9 @@ from custody.vault.service import VaultService
 from kek_backends.keyring import Keyring
 
 _REWRAP_CONNECTIONS = 4
-# A look for garbage stops everybody. One at each 3,000 new objects finds few that are in use, as 64
-# requests have more than 700, the default, at any moment; every third one looks through those of the
-# three before it, too, and takes some 10 ms while a thousand strangers come.
+# A look for garbage stops everybody. One at each 3,000 new objects finds few that are in use: some
+# requests have 700, the default, at any moment. Every third one looks through the objects of the
+# three before it, too, which takes some 10 ms while a thousand strangers come.
 _GARBAGE = 3_000
 _GARBAGE_AGES = 3
 

@@ -147,7 +147,7 @@ ATTACKS = (
         connections=50,
         addresses=50,
         most=10_000,
-        rate=700,
+        rate=550,
         resets=True,
     ),
     Attack(
@@ -165,7 +165,7 @@ ATTACKS = (
         connections=1500,
         addresses=300,
         most=5000,
-        rate=350,
+        rate=280,
         files=4096,
     ),
     Attack("300 addresses", many_addresses, connections=1500, addresses=300, most=5000),
@@ -175,13 +175,12 @@ ATTACKS = (
         connections=1000,
         addresses=100,
         most=5000,
-        rate=100,
         tls=True,
     ),
     Attack(
         "pipelining, not reading", pipelining, connections=20, addresses=4, most=400, reads=False
     ),
-    Attack("huge headers", huge_headers, connections=100, addresses=10, most=2000, rate=100),
+    Attack("huge headers", huge_headers, connections=100, addresses=10, most=2000),
     Attack(
         "one user, slow bodies",
         slow_bodies_of_one_user,

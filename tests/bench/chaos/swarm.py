@@ -135,7 +135,7 @@ class Attack:
     connections: int
     addresses: int
     most: int
-    rate: int = 200
+    rate: int = 100
     reads: bool = True
     resets: bool = False
     files: int = 1024
