@@ -104,6 +104,7 @@ async def test_two_of_them_are_one_service(
     with service_manager() as manager:
         overrides = {
             "WORKERS": "2",
+            "RATE_LIMIT": "0",
             "raw_RUNTIME_DIRECTORY": str(tmp_path),
             "raw_NOTIFY_SOCKET": manager.address,
         }
