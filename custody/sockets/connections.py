@@ -139,10 +139,12 @@ class Connections:
         return place
 
     def begin(self, place: Place) -> None:
-        """Note that a request with a good token is under way."""
+        """Note that a request with a good token is under way.
+
+        Its connection may be gone already: then there is nothing to be kept.
+        """
         place.busy = True
-        if place.group is self._strangers:
-            self._remove(place)
+        if place.group is self._strangers and self._remove(place):
             place.group = self._known
             self._enter(place)
 
@@ -178,13 +180,16 @@ class Connections:
         place.group.setdefault(place.address, {})[place] = None
         self._number += 1
 
-    def _remove(self, place: Place) -> None:
+    def _remove(self, place: Place) -> bool:
+        """Remove a place; return whether it was there."""
         places = place.group.get(place.address, {})
-        if place in places:
-            del places[place]
-            self._number -= 1
-            if not places:
-                del place.group[place.address]
+        if place not in places:
+            return False
+        del places[place]
+        self._number -= 1
+        if not places:
+            del place.group[place.address]
+        return True
 
     def _make_room(self, addresses: list[str] | None = None) -> bool:
         """Close a connection, of one of these addresses or of any; return whether there was one."""

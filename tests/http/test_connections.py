@@ -164,6 +164,18 @@ def test_a_place_is_given_back_once() -> None:
     assert len(room.aborted) == 1
 
 
+def test_a_connection_that_is_gone_before_its_token_is_checked_takes_no_place() -> None:
+    """A request goes on to its end, whatever has become of its connection meanwhile."""
+    room = Room(bound=2)
+    for peer in ("1.1.1.1", "2.2.2.2", "3.3.3.3"):
+        place = room.must(peer)
+        room.connections.leave(place)
+        room.connections.begin(place)
+    room.must("4.4.4.4")
+    room.must("5.5.5.5")
+    assert not room.aborted
+
+
 def test_no_room_is_logged_once_a_minute() -> None:
     room = Room(bound=2)
     with capture_logs() as logged:
