@@ -132,6 +132,7 @@ class Frontend:
             raise problems.unavailable(
                 "ISSUER_UNAVAILABLE", "Tokens can't be checked now: the issuer's keys are missing."
             ) from None
+        connection_of(request).know()
         if seconds := self.limit.seconds_to_wait(principal.user_id):
             raise problems.rate_limited(seconds)
         address = self.proxies.client_address(request)

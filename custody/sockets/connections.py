@@ -1,20 +1,21 @@
 """Bounds the connections of a listener, in all and per address, so that nobody takes all of them.
 
 Where there is no room for a new one, one is closed on which nothing is under way: of those that
-never brought a good token first, of the address that has the most, the oldest. One that has just
-been made has a second to say what it wants, unless all others have, too.
+never brought a good token, of the address that has the most, the oldest. One that has just been
+made has a second to say what it wants. Where there are no others, one is closed of the address that
+has the most, tokens or not: else who holds all places by good tokens would keep everybody out.
 """
 
 import ipaddress
-import math
 import resource
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from functools import lru_cache
 from itertools import chain
-from typing import TypeAlias
 
 import structlog
+
+from custody.sockets.places import Place, Places
 
 MAX_CONNECTIONS = 8192
 # Kept back of the limit of open files (RLIMIT_NOFILE) for the admin listener, the database, KMS and
@@ -26,7 +27,9 @@ _PART_OF_AN_ADDRESS = 4
 GRACE_SECONDS = 1.0
 # Who has not taken a response of less than a kilobyte for so long never will.
 UNREAD_SECONDS = 20.0
-LOOK_SECONDS = 5.0
+# Nor will who does not let a connection end.
+CLOSING_SECONDS = 5.0
+LOOK_SECONDS = 2.0
 _LINE_SECONDS = 60.0
 _NETWORK_BITS = 64
 
@@ -52,40 +55,6 @@ def connections_of_vault(
 def connections_of_admin(on_closed: Callable[[str], None]) -> "Connections":
     """Return the room of the admin listener, whose clients are few, and often one address."""
     return Connections(MAX_OF_ADMIN, MAX_OF_ADMIN, lambda _peer: False, on_closed)
-
-
-class Place:
-    """What one connection takes of the room for all.
-
-    Args:
-        address: of whoever connected, or its network.
-        group: the places like it, by address.
-        since: when it connected, in monotonic seconds.
-
-    Attributes:
-        abort: ends the connection at once.
-        unsent: returns how many bytes for its client wait in this process.
-        busy: whether a request with a good token is under way. Such a connection is not closed for
-            another one.
-    """
-
-    __slots__ = ("abort", "address", "busy", "group", "since", "unread_since", "unsent")
-
-    def __init__(self, address: str, group: "_Group", since: float) -> None:
-        self.address = address
-        self.group = group
-        self.since = since
-        self.abort: Callable[[], object] = _nothing
-        self.unsent: Callable[[], int] = _nothing
-        self.unread_since: float | None = None
-        self.busy = False
-
-
-def _nothing() -> int:
-    return 0
-
-
-_Group: TypeAlias = dict[str, dict[Place, None]]
 
 
 class Connections:
@@ -114,10 +83,9 @@ class Connections:
         self._is_proxy = is_proxy
         self._on_closed = on_closed
         self._clock = clock
-        self._proxies: _Group = {}
-        self._known: _Group = {}
-        self._strangers: _Group = {}
-        self._number = 0
+        self._proxies = Places()
+        self._known = Places()
+        self._strangers = Places()
         self._logged_at = float("-inf")
 
     def take(self, peer: str) -> Place | None:
@@ -129,82 +97,85 @@ class Connections:
         address = network_of(peer)
         is_proxy = self._is_proxy(peer)
         if not is_proxy and self._number_of(address) >= self._of_an_address:
-            has_room = self._make_room([address])
+            has_room = self._make_room_of(address)
         else:
             has_room = self._number < self._bound or self._make_room()
         if not has_room:
             return None
-        place = Place(address, self._proxies if is_proxy else self._strangers, self._clock())
-        self._enter(place)
+        group = self._proxies if is_proxy else self._strangers
+        place = Place(address, group, self._clock())
+        group.add(place)
         return place
 
-    def begin(self, place: Place) -> None:
-        """Note that a request with a good token is under way.
-
-        Its connection may be gone already: then there is nothing to be kept.
-        """
-        place.busy = True
-        if place.group is self._strangers and self._remove(place):
+    def know(self, place: Place) -> None:
+        """Note that it has brought a good token. It may be gone already: then nothing is kept."""
+        if place.group is self._strangers and place in self._strangers:
+            self._strangers.remove(place)
             place.group = self._known
-            self._enter(place)
+            self._known.add(place)
 
     def leave(self, place: Place) -> None:
         """Give a place back; once is enough, more does no harm."""
-        self._remove(place)
-        # The connection, which they are of, holds the place: without them nothing holds itself.
-        place.abort = place.unsent = _nothing
+        if place in place.group:
+            place.group.remove(place)
+        place.forget()
 
     def close_unread(self) -> None:
         """Close the connections whose responses nobody reads: theirs wait in this process.
 
         All of a response goes to the kernel at once, unless its buffer is full; then this process
-        keeps the rest, and the connection could not even be closed.
+        keeps the rest, and the connection could not even be closed. What TLS has encrypted is not
+        seen: then the connection idles out, and is seen as one that does not end.
         """
         now = self._clock()
-        for place in list(self._all()):
-            if not place.unsent():
+        for place in [*self._proxies, *self._known, *self._strangers]:
+            limit = CLOSING_SECONDS if place.closing() else UNREAD_SECONDS
+            if not (place.unsent() or place.closing()):
                 place.unread_since = None
             elif place.unread_since is None:
                 place.unread_since = now
-            elif now - place.unread_since >= UNREAD_SECONDS:
+            elif now - place.unread_since >= limit:
                 self._close(place, "unread")
 
-    def _all(self) -> Iterable[Place]:
-        groups = (self._proxies, self._known, self._strangers)
-        return chain.from_iterable(chain.from_iterable(group.values() for group in groups))
+    @property
+    def _number(self) -> int:
+        return len(self._proxies) + len(self._known) + len(self._strangers)
 
     def _number_of(self, address: str) -> int:
-        return len(self._known.get(address, ())) + len(self._strangers.get(address, ()))
+        return self._known.number_of(address) + self._strangers.number_of(address)
 
-    def _enter(self, place: Place) -> None:
-        place.group.setdefault(place.address, {})[place] = None
-        self._number += 1
+    def _make_room_of(self, address: str) -> bool:
+        """Close a connection of an address; return whether there was one."""
+        strangers, known = self._strangers, self._known
+        if self._is_settled(next(strangers.of(address), None)):
+            return self._close_one(strangers.of(address))
+        groups = _larger_first(
+            (strangers.number_of(address), strangers.of(address)),
+            (known.number_of(address), known.of(address)),
+        )
+        return self._close_one(groups)
 
-    def _remove(self, place: Place) -> bool:
-        """Remove a place; return whether it was there."""
-        places = place.group.get(place.address, {})
-        if place not in places:
-            return False
-        del places[place]
-        self._number -= 1
-        if not places:
-            del place.group[place.address]
-        return True
+    def _make_room(self) -> bool:
+        """Close a connection of anybody; return whether there was one."""
+        strangers, known = self._strangers, self._known
+        if self._is_settled(next(strangers.of_the_most(), None)):
+            return self._close_one(strangers.of_the_most())
+        if self._is_settled(strangers.oldest):
+            return self._close_one(strangers)
+        groups = _larger_first(
+            (strangers.most, strangers.of_the_most()), (known.most, known.of_the_most())
+        )
+        return self._close_one(groups)
 
-    def _make_room(self, addresses: list[str] | None = None) -> bool:
-        """Close a connection, of one of these addresses or of any; return whether there was one."""
+    def _is_settled(self, place: Place | None) -> bool:
+        return place is not None and place.since <= self._clock() - GRACE_SECONDS
+
+    def _close_one(self, places: Iterable[Place]) -> bool:
         self._log_once()
-        settled = self._clock() - GRACE_SECONDS
-        for group, before in (
-            (self._strangers, settled),
-            (self._strangers, math.inf),
-            (self._known, math.inf),
-        ):
-            place = _least_missed(group, group if addresses is None else addresses, before)
-            if place is not None:
-                self._close(place, "room")
-                return True
-        return False
+        place = next((place for place in places if not place.busy), None)
+        if place is not None:
+            self._close(place, "room")
+        return place is not None
 
     def _close(self, place: Place, reason: str) -> None:
         place.abort()
@@ -226,19 +197,12 @@ class Connections:
             )
 
 
-def _least_missed(group: _Group, addresses: Iterable[str], before: float) -> Place | None:
-    """Return a place that is not busy: of the address that has the most places, its oldest.
-
-    Args:
-        group: of which to take one.
-        addresses: of which to take one.
-        before: when it was taken at the latest, in monotonic seconds.
-    """
-    for address in sorted(addresses, key=lambda address: -len(group.get(address, ()))):
-        for place in group.get(address, ()):
-            if not place.busy and place.since <= before:
-                return place
-    return None
+def _larger_first(
+    strangers: tuple[int, Iterator[Place]], known: tuple[int, Iterator[Place]]
+) -> Iterator[Place]:
+    """Return the places of both, those first of which somebody has more."""
+    groups = (strangers, known) if strangers[0] >= known[0] else (known, strangers)
+    return chain.from_iterable(places for _, places in groups)
 
 
 @lru_cache(4096)

@@ -17,7 +17,8 @@ from functools import partial
 import structlog
 
 from custody.sockets.addresses import Listener
-from custody.sockets.connections import LOOK_SECONDS, Connections, Place
+from custody.sockets.connections import LOOK_SECONDS, Connections
+from custody.sockets.places import Place
 
 # Connections taken in one turn of the loop: what one process leaves, another one takes.
 _TAKEN_AT_ONCE = 16

@@ -1,8 +1,10 @@
 """Connections: how many there may be, of all and of one address, and which one makes room."""
 
 import asyncio
+import random
 import resource
 import socket
+from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
 
@@ -15,10 +17,10 @@ from custody.sockets import site
 from custody.sockets.connections import (
     MAX_CONNECTIONS,
     Connections,
-    Place,
     descriptors_for_connections,
     network_of,
 )
+from custody.sockets.places import Place, Places
 from tests.certificates import make_certificate
 from tests.client import client_session
 from tests.clock import Clock
@@ -47,12 +49,15 @@ class Room:
             bound, of_an_address, lambda peer: peer == PROXY, self.reasons.append, self.clock
         )
 
-    def take(self, peer: str, *, unsent: Callable[[], int] = lambda: 0) -> Place | None:
+    def take(
+        self, peer: str, *, unsent: Callable[[], int] = lambda: 0, closing: bool = False
+    ) -> Place | None:
         """Connect from an address."""
         place = self.connections.take(peer)
         if place is not None:
-            place.abort = lambda: self.aborted.append(place)
-            place.unsent = unsent
+            place.made(
+                abort=lambda: self.aborted.append(place), unsent=unsent, closing=lambda: closing
+            )
         return place
 
     def later(self) -> None:
@@ -68,8 +73,7 @@ class Room:
     def known(self, peer: str) -> Place:
         """Connect, and have a request with a good token answered."""
         place = self.must(peer)
-        self.connections.begin(place)
-        place.busy = False
+        self.connections.know(place)
         return place
 
 
@@ -98,6 +102,7 @@ def test_who_never_had_a_good_token_makes_room_first() -> None:
     room = Room()
     known = [room.known("2.2.2.2") for _ in range(4)]
     strangers = [room.must(f"1.1.1.{n}") for n in range(4)]
+    room.later()
     for n in range(4):
         room.must(f"4.4.4.{n}")
     assert room.aborted == strangers
@@ -118,6 +123,52 @@ def test_one_that_has_just_been_made_is_spared_while_there_are_others() -> None:
     assert room.aborted == [settled, fresh[0]]
 
 
+@pytest.mark.parametrize("addresses", [4, 1])
+def test_who_holds_all_places_by_good_tokens_keeps_nobody_out(addresses: int) -> None:
+    """Newcomers would push out each other, one after the other, and no idle one that is known."""
+    room = Room(bound=8, of_an_address=8 // addresses)
+    held = [room.known(f"1.1.1.{n % addresses}") for n in range(8)]
+    newcomers = []
+    for n in range(4):
+        newcomers.append(room.must(f"2.2.2.{n}" if addresses > 1 else "1.1.1.0"))
+        room.clock.now += 0.05
+        room.connections.know(newcomers[max(0, n - 1)])
+    assert not set(newcomers) & set(room.aborted)
+    assert set(room.aborted) < set(held)
+
+
+def test_one_that_does_not_end_is_closed() -> None:
+    """Its client has said goodbye, and takes nothing: of TLS what waits for it is not seen."""
+    room = Room()
+    stuck = room.take("1.1.1.1", closing=True)
+    room.connections.close_unread()
+    room.clock.now += module.CLOSING_SECONDS - 0.1
+    room.connections.close_unread()
+    assert not room.aborted
+    room.clock.now += 0.1
+    room.connections.close_unread()
+    assert room.aborted == [stuck]
+
+
+def test_places_are_found_by_how_many_their_address_has() -> None:
+    """As many changes as there are, the order is that of counting anew."""
+    dice = random.Random(15)  # noqa: S311 - dice that can be repeated
+    places, held = Places(), list[Place]()
+    for step in range(3000):
+        if held and dice.random() < 0.45:
+            places.remove(held.pop(dice.randrange(len(held))))
+        else:
+            held.append(Place(str(dice.randrange(40)), places, step))
+            places.add(held[-1])
+        counts = Counter(place.address for place in held)
+        assert places.most == max(counts.values(), default=0)
+        assert len(places) == len(held)
+        assert places.oldest is (min(held, key=lambda one: one.since) if held else None)
+        found = list(places.of_the_most())
+        assert sorted(found, key=lambda one: -counts[one.address]) == found
+        assert set(found) == set(held)
+
+
 def test_known_ones_make_room_when_there_is_nobody_else() -> None:
     room = Room(bound=4)
     known = [room.known("2.2.2.2") for _ in range(4)]
@@ -129,7 +180,8 @@ def test_nothing_under_way_is_closed() -> None:
     room = Room(bound=2, of_an_address=1)
     busy = [room.must("1.1.1.1"), room.must("2.2.2.2")]
     for place in busy:
-        room.connections.begin(place)
+        room.connections.know(place)
+        place.busy = True
     assert room.take("1.1.1.1") is None
     assert room.take("3.3.3.3") is None
     assert not room.aborted
@@ -170,7 +222,7 @@ def test_a_connection_that_is_gone_before_its_token_is_checked_takes_no_place() 
     for peer in ("1.1.1.1", "2.2.2.2", "3.3.3.3"):
         place = room.must(peer)
         room.connections.leave(place)
-        room.connections.begin(place)
+        room.connections.know(place)
     room.must("4.4.4.4")
     room.must("5.5.5.5")
     assert not room.aborted
@@ -195,7 +247,7 @@ def test_who_reads_nothing_is_closed() -> None:
     for _ in range(4):
         room.connections.close_unread()
         assert room.aborted == []
-        room.clock.now += 5
+        room.clock.now += module.UNREAD_SECONDS / 4
         waits = 1 - waits  # it reads, slowly
     room.connections.close_unread()
     assert room.aborted == [never]
