@@ -24,6 +24,9 @@ def plain_address(url: str) -> str | None:
 
 def _is_loopback(host: str) -> bool:
     try:
-        return ipaddress.ip_address(host).is_loopback
+        address = ipaddress.ip_address(host)
     except ValueError:
         return host == "localhost"
+    # Python looks at the address within only from 3.13 on.
+    mapped = getattr(address, "ipv4_mapped", None)
+    return (mapped or address).is_loopback

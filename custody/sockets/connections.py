@@ -15,6 +15,7 @@ from itertools import chain
 
 import structlog
 
+from custody.bounded import Bounded
 from custody.sockets.places import Place, Places
 
 MAX_CONNECTIONS = 8192
@@ -30,7 +31,6 @@ UNREAD_SECONDS = 20.0
 # Nor will who does not let a connection end.
 CLOSING_SECONDS = 5.0
 LOOK_SECONDS = 2.0
-_LINE_SECONDS = 60.0
 _NETWORK_BITS = 64
 
 log = structlog.get_logger()
@@ -86,7 +86,7 @@ class Connections:
         self._proxies = Places()
         self._known = Places()
         self._strangers = Places()
-        self._logged_at = float("-inf")
+        self._lines: Bounded[str] = Bounded(clock)
 
     def take(self, peer: str) -> Place | None:
         """Return a place for a connection, or None where there is no room for it.
@@ -171,7 +171,7 @@ class Connections:
         return place is not None and place.since <= self._clock() - GRACE_SECONDS
 
     def _close_one(self, places: Iterable[Place]) -> bool:
-        self._log_once()
+        self._log()
         place = next((place for place in places if not place.busy), None)
         if place is not None:
             self._close(place, "room")
@@ -182,13 +182,11 @@ class Connections:
         self.leave(place)
         self._on_closed(reason)
 
-    def _log_once(self) -> None:
-        """Log that there is no room, once a minute at most: callers choose how often that is."""
-        now = self._clock()
-        if now - self._logged_at >= _LINE_SECONDS:
-            self._logged_at = now
+    def _log(self) -> None:
+        if times := self._lines.count("full"):
             log.warning(
                 "connections_full",
+                times=times,
                 connections=self._number,
                 bound=self._bound,
                 of_an_address=self._of_an_address,

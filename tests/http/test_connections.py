@@ -2,10 +2,12 @@
 
 import asyncio
 import random
+import re
 import resource
 import socket
 from collections import Counter
 from collections.abc import Callable
+from contextlib import ExitStack, suppress
 from pathlib import Path
 
 import pytest
@@ -302,12 +304,50 @@ async def test_idle_connections_make_room_for_who_comes(daemon: Daemon) -> None:
         for at_end, _ in idle[:18]:
             with pytest.raises(ENDED):
                 await at_end.readexactly(1)
-    # The one that has served is there still.
+    # The one that has served is there still, and makes no room for strangers.
+    idle += [await connect(daemon.base) for _ in range(5)]
+    for at_end, _ in idle[18:24]:
+        with pytest.raises(ENDED):
+            await at_end.readexactly(1)
     writer.write(request("GET", f"{BASE_PATH}/status", headers))
     assert (await first_answer(reader)).status == 200
     for _, other in idle:
         other.close()
     writer.close()
+
+
+@pytest.mark.usefixtures("few")
+async def test_nothing_under_way_makes_room(daemon: Daemon) -> None:
+    """Whoever has a body under way with a good token is left to the end of it."""
+    headers = {
+        "Authorization": daemon.issuer.bearer("alice"),
+        "Content-Type": "application/json",
+        "Content-Length": "15",
+        "Expect": "100-continue",
+    }
+    begun = [await connect(daemon.base) for _ in range(2)]
+    for reader, writer in begun:
+        writer.write(request("POST", f"{BASE_PATH}/zero-knowledge", headers))
+        assert await reader.readuntil(b"\r\n\r\n") == b"HTTP/1.1 100 Continue\r\n\r\n"
+    # The bound of an address is 2: there is no room for another one.
+    for _ in range(3):
+        assert await is_turned_away(daemon)
+    for reader, writer in begun:
+        writer.write(b'{"enable":true}')
+        assert (await first_answer(reader)).status == 404
+        writer.close()
+
+
+async def is_turned_away(daemon: Daemon) -> bool:
+    reader, writer = await connect(daemon.base)
+    writer.write(request("GET", f"{BASE_PATH}/status"))
+    try:
+        await first_answer(reader)
+    except ENDED:
+        return True
+    finally:
+        writer.close()
+    return False
 
 
 @pytest.mark.usefixtures("few")
@@ -328,32 +368,96 @@ async def test_handshakes_that_stall_make_room(
             writer.close()
 
 
+@pytest.mark.usefixtures("few")
+async def test_what_has_ended_makes_room(daemon: Daemon) -> None:
+    """Of an idle connection with a good token the request is over; a closed one takes no place."""
+    headers = {"Authorization": daemon.issuer.bearer("alice")}
+    kept = []
+    for _ in range(5):
+        reader, writer = await connect(daemon.base)
+        writer.write(request("GET", f"{BASE_PATH}/status", headers, close=False))
+        assert (await first_answer(reader)).status == 200
+        kept.append(writer)
+    # The bound of an address is 2.
+    assert await closed_as(daemon, "room", 3)
+    for writer in kept:
+        writer.close()
+
+
+@pytest.mark.usefixtures("few")
+async def test_what_is_closed_takes_no_place(daemon: Daemon) -> None:
+    for _ in range(10):
+        reader, writer = await connect(daemon.base)
+        writer.write(request("GET", f"{BASE_PATH}/status"))
+        assert (await first_answer(reader)).status == 401
+        assert await reader.read() == b""
+        writer.close()
+    assert not await closed_as(daemon, "room")
+
+
+@pytest.mark.usefixtures("few")
+async def test_what_speaks_no_tls_takes_no_place(
+    database: Database, issuer: Issuer, tmp_path: Path
+) -> None:
+    cert, key = make_certificate(tmp_path)
+    tls = {"TLS_CERT": str(cert), "TLS_KEY": str(key)}
+    async with daemon_here(database, issuer, tmp_path, **tls) as daemon:
+        for _ in range(10):
+            reader, writer = await connect(daemon.base.replace("https:", "http:"))
+            writer.write(request("GET", f"{BASE_PATH}/status"))
+            with suppress(ConnectionResetError):
+                await reader.read()
+            writer.close()
+        assert not await closed_as(daemon, "room")
+
+
 @pytest.fixture
-def soon_unread(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A daemon that is asked for after it gives up soon on who reads nothing."""
-    monkeypatch.setattr(module, "UNREAD_SECONDS", 0.2)
+def looks_often(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A daemon that is asked for after it looks often at what is not read."""
     monkeypatch.setattr(site, "LOOK_SECONDS", 0.1)
 
 
-@pytest.mark.usefixtures("soon_unread")
-@pytest.mark.parametrize("many", [2000, 350], ids=["stopped", "closing"])
+# A unix socket holds less than the network does: it is full soon.
+@pytest.mark.usefixtures("looks_often")
 async def test_the_connection_of_who_reads_nothing_ends(
-    database: Database, issuer: Issuer, tmp_path: Path, many: int
+    database: Database, issuer: Issuer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Also one that is closing already, and only waits for its last bytes to be taken."""
-    # A unix socket holds less than the network does: it is full soon.
+    monkeypatch.setattr(module, "UNREAD_SECONDS", 0.2)
     path = tmp_path / "vault"
     async with daemon_here(database, issuer, tmp_path, LISTEN=f"unix:{path}") as daemon:
-        with socket.socket(socket.AF_UNIX) as client:
-            client.setblocking(False)
-            await asyncio.get_running_loop().sock_connect(client, str(path))
-            sent = request("GET", f"{BASE_PATH}/status", close=False) * (many - 1)
-            sent += request("GET", f"{BASE_PATH}/status")
-            await asyncio.get_running_loop().sock_sendall(client, sent)
+        with await never_reads(path, 2000):
             await eventually(lambda: closed_as(daemon, "unread", 1))
 
 
-async def closed_as(daemon: Daemon, reason: str, number: int) -> bool:
+@pytest.mark.usefixtures("looks_often")
+async def test_a_connection_that_can_not_be_closed_ends(
+    database: Database, issuer: Issuer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its last response waits for a client that reads nothing: so many that one of them does."""
+    monkeypatch.setattr(module, "UNREAD_SECONDS", 600)
+    monkeypatch.setattr(module, "CLOSING_SECONDS", 0.2)
+    path = tmp_path / "vault"
+    async with daemon_here(database, issuer, tmp_path, LISTEN=f"unix:{path}") as daemon:
+        with ExitStack() as held:
+            for many in range(50, 1000, 50):
+                held.enter_context(await never_reads(path, many))
+            await eventually(lambda: closed_as(daemon, "unread"))
+
+
+async def never_reads(path: Path, many: int) -> socket.socket:
+    """Ask many times, for the last time at the end, and read nothing."""
+    loop = asyncio.get_running_loop()
+    client = socket.socket(socket.AF_UNIX)
+    client.setblocking(False)
+    await loop.sock_connect(client, str(path))
+    sent = request("GET", f"{BASE_PATH}/status", close=False) * (many - 1)
+    await loop.sock_sendall(client, sent + request("GET", f"{BASE_PATH}/status"))
+    return client
+
+
+async def closed_as(daemon: Daemon, reason: str, number: int | None = None) -> bool:
+    """Say whether so many connections were closed for a reason; None: any at all."""
     async with client_session() as session, session.get(f"{daemon.admin}/metrics") as response:
         shown = await response.text()
-    return f'custody_closed_connections_total{{reason="{reason}"}} {number}.0' in shown
+    found = re.findall(rf'custody_closed_connections_total{{reason="{reason}"}} (\d+)', shown)
+    return bool(found) if number is None else found == [str(number)]

@@ -45,6 +45,7 @@ def test_another_host(host: str) -> None:
         "https://kms.example",
         "HTTPS://kms.example:8200/path",
         "http://127.0.0.1:8200",
+        "http://[::ffff:127.0.0.1]:8200",
         "http://127.8.8.8",
         "http://[::1]:8200/",
         "http://localhost:8200",
