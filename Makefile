@@ -6,7 +6,7 @@ PYTHON ?= $(or $(wildcard $(BIN)/python),python3)
 
 .PHONY: run test prove lint format audit lock clean
 .PHONY: install install-dev
-.PHONY: prove-scope
+.PHONY: chaos-callers prove-scope
 .PHONY: bench bench-audit bench-commands bench-growth bench-kek-faults bench-remote-kek bench-rewrap bench-start
 .DEFAULT_GOAL := run
 
@@ -71,6 +71,9 @@ bench-rewrap: install-dev
 
 bench-start: install-dev
 	@exec "$(BIN)/python" -m tests.bench.start $(ARGS)
+
+chaos-callers: install-dev
+	@exec "$(BIN)/python" -m tests.bench.chaos $(ARGS)
 
 prove-scope: install-dev
 	@exec "$(BIN)/python" -m tests.bench.prove_scope $(ARGS)

@@ -19,7 +19,7 @@ from custody.auth.jwk import NO_KEY, JwksError
 from custody.auth.jwks import JwksCache
 from custody.auth.sources import Source, file_source
 from custody.auth.tokens import TokenVerifier
-from custody.db.engine import RESERVED_CONNECTIONS, Dsn, open_engine
+from custody.db.engine import RESERVED_CONNECTIONS, open_engine
 from custody.db.errors import DatabaseError, Refused
 from custody.http.admin import admin_server
 from custody.http.client_address import TrustedProxies
@@ -50,9 +50,11 @@ from custody.vault.service import VaultService
 from kek_backends.keyring import Keyring
 
 _REWRAP_CONNECTIONS = 4
-# Objects between two looks for garbage: some requests have 700, the default, at any moment, so it
-# would look through what is in use and find nothing.
+# A look for garbage stops everybody. One at each 10,000 new objects finds few that are in use: 64
+# requests have thousands at any moment, and looks at each 3,000 would take a tenth of all time.
+# Every third one looks through the objects of the three before it, too; fewer would last longer.
 _GARBAGE = 10_000
+_GARBAGE_AGES = 3
 
 log = structlog.get_logger()
 
@@ -118,7 +120,7 @@ async def serve(
         # each failure leaves a little of, would block everybody for a tenth of a second.
         gc.collect()
         gc.freeze()
-        gc.set_threshold(_GARBAGE)
+        gc.set_threshold(_GARBAGE, _GARBAGE_AGES)
         if started is not None:
             started(daemon.addresses)
         stopping = asyncio.create_task(stop.wait())
@@ -150,7 +152,7 @@ async def running(
         listeners: what to listen on; None: what the settings say.
         rewraps: as for :func:`serve`.
     """
-    dsn, rules = Dsn(preflight.database_url(settings)), preflight.token_rules(settings)
+    dsn, rules = preflight.database_dsn(settings), preflight.token_rules(settings)
     tls = tls_context(settings.tls_cert, settings.tls_key)
     metrics = Metrics()
     cors = Cors(settings.cors_origins)
@@ -189,8 +191,9 @@ async def running(
         )
         listeners = listeners or open_listeners(settings, {})
         stack.callback(listeners.close)
+        preflight.check_listeners(settings, listeners)
         # The vault drains while the admin listener still says why it is not ready.
-        admin = await enter(admin_server(health, metrics, listeners.admin))
+        admin = await enter(admin_server(health, metrics, listeners.admin, settings.admin_token))
         development = settings.development
         vault = await enter(
             vault_server(frontend, cors, metrics, listeners.vault, tls, development=development)
@@ -244,7 +247,7 @@ async def _open_rewrap(
     if settings.rewrap_database_url is None or not settings.rewrap_interval:
         yield None
         return
-    dsn = Dsn(settings.rewrap_database_url.get_secret_value())
+    dsn = settings.dsn(settings.rewrap_database_url)
     variable = "CUSTODY_REWRAP_DATABASE_URL"
     async with open_engine(dsn, pool_size=_REWRAP_CONNECTIONS, variable=variable) as engine:
         rewrap = BackgroundRewrap(engine, app, keyring, settings.rewrap_interval, metrics)

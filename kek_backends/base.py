@@ -94,6 +94,14 @@ class KekBackend(ABC):
         return None
 
     @property
+    def plain_address(self) -> str | None:
+        """Where its KMS is asked in clear over a network, without any secret; None: nowhere.
+
+        Production refuses such a KEK. See :func:`kek_backends.plain.plain_address`.
+        """
+        return None
+
+    @property
     def concurrency(self) -> int:
         """How many calls at once are of use: one, for a KEK in this process."""
         return 1

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from custody.auth import claims as of_claims
 from custody.auth.claims import Claims
 from custody.auth.jwk import VerificationKey, find_key
-from custody.auth.refusals import InvalidToken, Reason, StepUpRequired
+from custody.auth.refusals import InvalidToken, Reason, Refusal
 from custody.auth.rules import TokenRules
 from custody.auth.step_up import StepUp
 from custody.auth.tokens import check_signature, token_of
@@ -132,7 +132,7 @@ def _of_signature(
 def _tried(what: str, detail: str, check: Callable[[], object]) -> Checked:
     try:
         check()
-    except (InvalidToken, StepUpRequired) as error:
+    except Refusal as error:
         return Checked(what, error.reason, f"{detail}: {error}")
     return Checked(what, None, detail)
 

@@ -29,7 +29,7 @@ _RETRY_PAUSE = 1.0  # seconds between attempts while there is no usable JWKS
 _REFRESH_PAUSE = 15.0  # seconds between attempts while the one there is still serves
 _UNKNOWN_KIDS, _UNKNOWN_KID_WINDOW = 2, 60.0  # refreshes, seconds
 # Requests that wait for one refresh; honest ones, after a new key, are far fewer.
-MAX_WAITERS = 256
+MAX_WAITERS = 64
 
 
 class IssuerUnavailable(Exception):

@@ -36,8 +36,8 @@ class Reason(Enum):
     WEAK_LOGIN = "step-up-acr", "an acr that is not in CUSTODY_STEP_UP_ACR"
 
 
-class InvalidToken(Exception):
-    """The token proves nothing.
+class Refusal(Exception):
+    """A token does not do.
 
     Args:
         reason: why; its text is the message.
@@ -48,13 +48,9 @@ class InvalidToken(Exception):
         self.reason = reason
 
 
-class StepUpRequired(Exception):
-    """The token says who it is, but not that the user has logged in lately, or as is asked for.
+class InvalidToken(Refusal):
+    """The token proves nothing."""
 
-    Args:
-        reason: why; its text is the message.
-    """
 
-    def __init__(self, reason: Reason) -> None:
-        super().__init__(reason.text)
-        self.reason = reason
+class StepUpRequired(Refusal):
+    """The token says who it is, but not that the user has logged in lately, or as is asked for."""

@@ -18,6 +18,7 @@ from custody.db.diagnosis import KNOWN, NoTls, reason, refusal
 from custody.db.dsn import BadUrl, Dsn, Host, Target, parse
 from custody.db.errors import Refused, Unreachable
 from custody.db.passfile import find_password
+from custody.db.plain import in_clear
 from custody.db.tls import contexts
 
 Connection: TypeAlias = "asyncpg.Connection[Any]"
@@ -100,11 +101,14 @@ async def connect(dsn: Dsn, manner: Manner, *, variable: str) -> Connection:
         variable: which setting the URL is, for messages.
 
     Raises:
-        Refused: it can't work as it is: the URL, the role, the password, a certificate.
+        Refused: it can't work as it is: the URL, the role, the password, a certificate; or it
+            would be in clear over a network.
         Unreachable: no server can be reached now.
     """
     try:
         target = parse(dsn.url, os.environ)
+        if not dsn.plain and (problem := in_clear(target)):
+            raise BadUrl(f"{problem}, or allow it: CUSTODY_ALLOW_PLAIN=database")
         user = target.user or _user_of_process()
         login = _Login(target, manner, user, target.database or user)
         return await _first_that_takes_us(login)

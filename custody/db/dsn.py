@@ -29,9 +29,15 @@ _NOTHING: Final[Mapping[str, str]] = MappingProxyType({})
 
 @dataclass(frozen=True, slots=True)
 class Dsn:
-    """A database URL; it holds a password, so its repr shows nothing."""
+    """A database URL; it holds a password, so its repr shows nothing.
+
+    Args:
+        url: as :func:`parse` takes it.
+        plain: whether what goes to it may cross a network in clear.
+    """
 
     url: str
+    plain: bool = False
 
     def __repr__(self) -> str:
         return "Dsn(…)"

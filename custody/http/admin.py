@@ -1,17 +1,23 @@
-"""The admin listener: /livez, /readyz, /metrics, /version. Not for the public network."""
+"""The admin listener: /livez, /readyz, /metrics, /version. Not for the public network.
 
+With a token all but the two probes want it, and /readyz names failing parts without a reason.
+"""
+
+import hmac
 import json
 from collections.abc import Sequence
 from contextlib import AbstractAsyncContextManager
 from http import HTTPStatus
 from importlib.metadata import version
 
-from aiohttp import web
+from aiohttp import hdrs, web
+from pydantic import SecretStr
 
 from custody import DISTRIBUTION
+from custody.http import problems
 from custody.http.middleware import TopHandler
 from custody.http.response import Response
-from custody.http.router import Router, readable
+from custody.http.router import Endpoint, Router, Table, readable
 from custody.http.server import HttpServer, http_server
 from custody.ops.health import Health
 from custody.ops.metrics import Metrics
@@ -27,21 +33,37 @@ class Admin:
     Args:
         health: asked by /readyz.
         metrics: shown by /metrics.
+        token: asked for; None: none is.
     """
 
-    def __init__(self, health: Health, metrics: Metrics) -> None:
+    def __init__(self, health: Health, metrics: Metrics, token: SecretStr | None = None) -> None:
         self._health = health
         self._metrics = metrics
+        self._token = token
+
+    def table(self) -> Table:
+        """Return all endpoints: what is not named as open wants the token."""
+        guarded = readable("/metrics", self.show_metrics) | readable("/version", self.show_version)
+        return {
+            **{place: self._guard(endpoint) for place, endpoint in guarded.items()},
+            **readable("/livez", self.live),
+            **readable("/readyz", self.ready),
+        }
 
     async def live(self, _request: web.BaseRequest) -> Response:
         """GET /livez."""
         return _json({"live": True})
 
-    async def ready(self, _request: web.BaseRequest) -> Response:
+    async def ready(self, request: web.BaseRequest) -> Response:
         """GET /readyz."""
         parts = self._health.parts()
         ready = not any(parts.values())
-        body = {"ready": ready, "parts": {name: what or "ok" for name, what in parts.items()}}
+        # What is wrong may name hosts and roles.
+        told = self._is_let_in(request)
+        shown = {
+            name: (what if told else "failing") if what else "ok" for name, what in parts.items()
+        }
+        body = {"ready": ready, "parts": shown}
         return _json(body, HTTPStatus.OK if ready else HTTPStatus.SERVICE_UNAVAILABLE)
 
     async def show_metrics(self, _request: web.BaseRequest) -> Response:
@@ -53,9 +75,34 @@ class Admin:
         """GET /version."""
         return _json({"name": "custody", "version": version(DISTRIBUTION)})
 
+    def _guard(self, endpoint: Endpoint) -> Endpoint:
+        async def respond(request: web.BaseRequest) -> Response:
+            if not self._is_let_in(request):
+                had_token = hdrs.AUTHORIZATION in request.headers
+                raise problems.unauthorized("The admin token is needed.", had_token=had_token)
+            return await endpoint(request)
+
+        return respond
+
+    def _is_let_in(self, request: web.BaseRequest) -> bool:
+        """Say whether a request has the token, where one is asked for."""
+        if self._token is None:
+            return True
+        given = request.headers.getall(hdrs.AUTHORIZATION, [])
+        if len(given) != 1:
+            return False
+        scheme, _, token = given[0].partition(" ")
+        # As bytes: of text that is not ASCII the comparison in constant time would make an error.
+        sent = token.strip(" ").encode(errors="surrogateescape")
+        right = hmac.compare_digest(sent, self._token.get_secret_value().encode())
+        return right and scheme.lower() == "bearer"
+
 
 def admin_server(
-    health: Health, metrics: Metrics, listeners: Sequence[Listener]
+    health: Health,
+    metrics: Metrics,
+    listeners: Sequence[Listener],
+    token: SecretStr | None = None,
 ) -> AbstractAsyncContextManager[HttpServer]:
     """Return the admin server: it serves inside ``async with``. Its requests leave no log line.
 
@@ -63,16 +110,9 @@ def admin_server(
         health: asked by /readyz.
         metrics: shown by /metrics.
         listeners: at least one.
+        token: what all but the probes ask for; None: nothing is asked for.
     """
-    admin = Admin(health, metrics)
-    router = Router(
-        {
-            **readable("/livez", admin.live),
-            **readable("/readyz", admin.ready),
-            **readable("/metrics", admin.show_metrics),
-            **readable("/version", admin.show_version),
-        }
-    )
+    router = Router(Admin(health, metrics, token).table())
     connections = connections_of_admin(metrics.connection_closed)
     return http_server(TopHandler(router), listeners, connections)
 

@@ -94,7 +94,17 @@ class Frontend:
             self._shares.take(caller.user_id)
             connection.begin()
             try:
-                return await self._use(request, route, caller)
+                body = None
+                if route.body is not None:
+                    body = await read_json(request, route.body, caller.deadline)
+                if not self._health.database_is_safe:
+                    raise problems.unavailable(
+                        "DATABASE_UNAVAILABLE", "The database can't be used now: try again later."
+                    )
+                return await route.handler(self._vault, caller, body)
+            except Unavailable as error:
+                self._health.met(error)
+                raise
             finally:
                 connection.end()
                 self._shares.give_back(caller.user_id)
@@ -104,20 +114,6 @@ class Frontend:
     def is_proxy(self, peer: str) -> bool:
         """Return whether a peer, an address or nothing for a unix socket, is a trusted proxy."""
         return self.proxies.trust(peer)
-
-    async def _use(self, request: web.BaseRequest, route: Route, caller: Caller) -> Response:
-        body = None
-        if route.body is not None:
-            body = await read_json(request, route.body, caller.deadline)
-        if not self._health.database_is_safe:
-            raise problems.unavailable(
-                "DATABASE_UNAVAILABLE", "The database can't be used now: try again later."
-            )
-        try:
-            return await route.handler(self._vault, caller, body)
-        except Unavailable as error:
-            self._health.met(error)
-            raise
 
     async def _caller(self, request: web.BaseRequest, route: Route) -> Caller:
         """Identify the caller; a request that fails here never gets to the database."""
@@ -136,6 +132,7 @@ class Frontend:
             raise problems.unavailable(
                 "ISSUER_UNAVAILABLE", "Tokens can't be checked now: the issuer's keys are missing."
             ) from None
+        connection_of(request).know()
         if seconds := self.limit.seconds_to_wait(principal.user_id):
             raise problems.rate_limited(seconds)
         address = self.proxies.client_address(request)

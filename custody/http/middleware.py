@@ -101,14 +101,10 @@ class TopHandler:
             if endpoint is None:
                 return self._preflight(request), "OK"
             return await endpoint(request), "OK"
-        except Problem as error:
-            problem = error
-        except VaultError as error:
-            problem = problems.of_vault(error)
         except Exception as error:  # noqa: BLE001 - the one place where unknown becomes opaque
-            log.error("internal_error", **describe(error))  # noqa: TRY400
-            problem = problems.internal()
-        return problem.response(), problem.code
+            # By another frame: one that held the error, which holds it in turn, would be garbage
+            # that only a look through all memory finds, and everybody waits for that.
+            return _response_to(error)
 
     def _preflight(self, request: web.BaseRequest) -> Response:
         """Respond to a request that has no endpoint, if it is a preflight.
@@ -147,6 +143,18 @@ def _check_old_version(request: web.BaseRequest) -> None:
     """
     if request.version < HttpVersion10 or hdrs.TRANSFER_ENCODING in request.headers:
         raise problems.bad_request("This is not HTTP/1.1 as this server reads it.")
+
+
+def _response_to(error: Exception) -> tuple[Response, str]:
+    match error:
+        case Problem():
+            problem = error
+        case VaultError():
+            problem = problems.of_vault(error)
+        case _:
+            log.error("internal_error", **describe(error))
+            problem = problems.internal()
+    return problem.response(), problem.code
 
 
 async def _meet_expectation(request: web.BaseRequest) -> None:

@@ -21,6 +21,7 @@ class RateLimit:
 
     def __init__(self, rate: int, clock: Callable[[], float] = time.monotonic) -> None:
         self._interval = 1 / rate if rate else 0.0
+        self._most = 1 - self._interval + 1e-9
         self._clock = clock
         self._full_at: dict[str, float] = {}
         self._sweep_at = _SWEEP_AT_LEAST
@@ -34,9 +35,11 @@ class RateLimit:
         if not self._interval:
             return 0
         now = self._clock()
-        full_at = max(self._full_at.get(user_id, now), now)
-        if full_at - now > 1 - self._interval + 1e-9:
-            return max(1, math.ceil(full_at - now - 1 + self._interval))
+        full_at = self._full_at.get(user_id, now)
+        if full_at < now:
+            full_at = now
+        elif full_at - now > self._most:
+            return max(1, math.ceil(full_at - now - self._most))
         self._full_at[user_id] = full_at + self._interval
         if len(self._full_at) >= self._sweep_at:
             self._sweep(now)

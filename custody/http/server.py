@@ -17,11 +17,15 @@ from aiohttp import web
 from custody.http import problems
 from custody.http.middleware import REQUEST_ID, TopHandler, new_request_id
 from custody.sockets.addresses import Listener
-from custody.sockets.connections import Connections, Place
+from custody.sockets.connections import Connections
+from custody.sockets.places import Place
 from custody.sockets.site import Site, open_site
 
 # Also how long the headers of a request may take: aiohttp has no other limit for them.
 KEEPALIVE_SECONDS = 50.0
+# For the rest of a body after its response, which a connection that is closed at once may take from
+# its client. aiohttp waits for all of it, also when the connection is gone.
+LINGERING_SECONDS = 2.0
 # After the drain; for clients that do not read their responses.
 SHUTDOWN_SECONDS = 2.0
 
@@ -100,6 +104,7 @@ class Connection(web.RequestHandler):
     def __init__(self, server: web.Server, connections: Connections, place: Place) -> None:
         options: dict[str, Any] = {
             "keepalive_timeout": KEEPALIVE_SECONDS,
+            "lingering_time": LINGERING_SECONDS,
             "access_log": None,
             # No route reads a compressed body, and where none is read it may be anything.
             "auto_decompress": False,
@@ -116,8 +121,11 @@ class Connection(web.RequestHandler):
         """
         super().connection_made(transport)
         if self.transport is not None:
-            self._place.abort = self.transport.abort
-            self._place.unsent = self.transport.get_write_buffer_size
+            self._place.made(
+                abort=self.transport.abort,
+                unsent=self.transport.get_write_buffer_size,
+                closing=self.transport.is_closing,
+            )
         if self.peername is None:
             self.force_close()
 
@@ -126,9 +134,13 @@ class Connection(web.RequestHandler):
         super().connection_lost(exc)
         self._connections.leave(self._place)
 
+    def know(self) -> None:
+        """Note that it has brought a good token."""
+        self._connections.know(self._place)
+
     def begin(self) -> None:
         """Note that a request with a good token is under way: nothing closes the connection now."""
-        self._connections.begin(self._place)
+        self._place.busy = True
 
     def end(self) -> None:
         """Note that it has its response."""

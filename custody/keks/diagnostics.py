@@ -6,6 +6,7 @@ from dataclasses import replace
 
 from sqlalchemy.ext.asyncio import AsyncEngine
 
+from custody.keks.plain import in_clear
 from custody.keks.registry import compare, is_retired, kek_ids_in_use, retired, unreadable
 from kek_backends.base import KekBackend
 from kek_backends.errors import KekError, Transient
@@ -28,6 +29,8 @@ async def examine_keks(keyring: Keyring) -> list[Finding]:
                 seen = await backend.examine(active=backend is keyring.active)
         except (KekError, TimeoutError) as error:
             seen = [_failure(error)]
+        if problem := in_clear(backend):
+            seen = [Finding(Verdict.FINDING, problem), *seen]
         findings += [replace(one, part=_part(backend)) for one in seen]
     return findings
 

@@ -4,14 +4,16 @@ import asyncio
 import contextlib
 import os
 import socket
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Iterable, Mapping
 from contextlib import asynccontextmanager
 
+import structlog
 from sqlalchemy.ext.asyncio import AsyncEngine
 
 from custody.db.errors import DatabaseError
 from custody.keks import instances
 from custody.keks.instances import Instance
+from custody.keks.plain import in_clear, refuse_plain
 from custody.keks.registry import KekRegistry
 from custody.keks.watch import KekWatch, probe_keks
 from custody.settings import ConfigurationError, Settings
@@ -22,6 +24,8 @@ from kek_backends.loader import load, load_keyring
 
 # As long as a user's call may take: those that began before a change still have their KEK.
 LAST_CALLS_SECONDS = 5.0
+
+log = structlog.get_logger()
 
 
 def load_keks(settings: Settings, environ: Mapping[str, str]) -> Keyring:
@@ -35,11 +39,13 @@ def load_keks(settings: Settings, environ: Mapping[str, str]) -> Keyring:
         ConfigurationError: naming the URI and the cure.
     """
     try:
-        return load_keyring(
+        keyring = load_keyring(
             settings.kek, settings.old_keks, environ=environ, development=settings.development
         )
     except Misconfigured as error:
         raise ConfigurationError(str(error)) from None
+    refuse_plain(keyring, settings)
+    return keyring
 
 
 @asynccontextmanager
@@ -47,9 +53,17 @@ async def loaded_keks(settings: Settings, environ: Mapping[str, str]) -> AsyncIt
     """Build the KEKs as :func:`load_keks`, and close them at the end of the block."""
     keyring = load_keks(settings, environ)
     try:
+        _warn_of_plain(keyring)
         yield keyring
     finally:
         await keyring.close()
+
+
+def _warn_of_plain(backends: Iterable[KekBackend]) -> None:
+    """Log those that are allowed to be asked in clear."""
+    for problem in map(in_clear, backends):
+        if problem:
+            log.warning("unsafe_setting", part="kek", problem=problem)
 
 
 class Keks:
@@ -163,7 +177,9 @@ class Keks:
                     fresh.append(load(uri, environ=environ, development=settings.development))
                 old.append(present.get(uri) or fresh[-1])
             keyring = Keyring(self.keyring.active, old)
+            refuse_plain(keyring, settings)
             if fresh:
+                _warn_of_plain(fresh)
                 await probe_keks(keyring)
                 await KekRegistry(self._engine, keyring).check()
         except BaseException:

@@ -5,7 +5,7 @@ from collections.abc import Callable
 
 import structlog
 
-from custody.ops.bounded import Bounded
+from custody.bounded import Bounded
 from custody.ops.metrics import Metrics
 
 log = structlog.get_logger()

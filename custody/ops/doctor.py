@@ -9,7 +9,7 @@ from custody.auth.jwk import NO_KEY, JwksError, VerificationKey, doubled_kids
 from custody.auth.jwks import document_from, keys_of
 from custody.auth.sources import Source, file_source
 from custody.db.advice import advise
-from custody.db.engine import Dsn, open_engine
+from custody.db.engine import open_engine
 from custody.db.errors import DatabaseError, Refused
 from custody.db.posture import find_problems, refuse_unfit_rewrap
 from custody.keks.diagnostics import examine_keks, examine_registry
@@ -31,8 +31,7 @@ async def examine(environ: Mapping[str, str]) -> list[Finding]:
     except ConfigurationError as error:
         return [Finding(Verdict.FINDING, str(error), "settings")]
     findings = _examine_settings(settings, environ)
-    if settings.jwks_file is not None or settings.jwks_url is not None:  # else it is said above
-        findings.append((await examine_issuer(settings))[0])
+    findings += await _examine_issuer(settings)
     try:
         keyring = load_keks(settings, environ)
     except ConfigurationError as error:
@@ -51,13 +50,21 @@ def _examine_settings(settings: Settings, environ: Mapping[str, str]) -> list[Fi
     return findings or [Finding(Verdict.OK, f"{settings.env} mode", "settings")]
 
 
+async def _examine_issuer(settings: Settings) -> list[Finding]:
+    try:
+        preflight.require_jwks(settings)
+    except ConfigurationError:
+        return []  # it is said of the settings
+    return [(await examine_issuer(settings))[0]]
+
+
 async def examine_issuer(
     settings: Settings,
 ) -> tuple[Finding, tuple[VerificationKey, ...] | None]:
     """Examine the issuer's keys; return what was found, and the keys where a JWKS was had.
 
     Args:
-        settings: where they are: a file or a URL is set.
+        settings: where they are: a file or a URL is set, and may be asked.
     """
     fetch, source = _issuer_keys(settings)
     # A file's faults stop the daemon; an issuer may be down for a while.
@@ -96,7 +103,7 @@ async def _examine_database(settings: Settings, keyring: Keyring | None) -> list
     if settings.database_url is None:
         message = "CUSTODY_DATABASE_URL is not set: database, roles and fingerprints were not seen"
         return [Finding(Verdict.UNSEEN, message, "database")]
-    dsn = Dsn(settings.database_url.get_secret_value())
+    dsn = settings.dsn(settings.database_url)
     try:
         async with open_engine(dsn, pool_size=1) as engine:
             if problems := await find_problems(engine, "custody_app"):
@@ -125,7 +132,7 @@ async def _examine_advice(engine: AsyncEngine) -> list[Finding]:
 async def _examine_rewrap(settings: Settings, app: AsyncEngine) -> list[Finding]:
     if settings.rewrap_database_url is None:
         return []
-    dsn = Dsn(settings.rewrap_database_url.get_secret_value())
+    dsn = settings.dsn(settings.rewrap_database_url)
     try:
         async with open_engine(dsn, pool_size=1, variable="CUSTODY_REWRAP_DATABASE_URL") as engine:
             await refuse_unfit_rewrap(engine, app)

@@ -1,19 +1,19 @@
 """What can be checked of settings before anything is asked: one look for daemon and doctor."""
 
-import ipaddress
-from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import TypeVar
-from urllib.parse import urlsplit
 
 import structlog
 
 from custody.auth.rules import TokenRules
 from custody.auth.step_up import StepUp
-from custody.settings import UNIX, ConfigurationError, Settings, unknown_names
+from custody.db.dsn import Dsn
+from custody.ops import transport
+from custody.ops.remark import Remark
+from custody.settings import ConfigurationError, Settings, unknown_names
 from custody.sockets.addresses import refuse_impossible
-from custody.sockets.listeners import tls_context
+from custody.sockets.listeners import Listeners, tls_context
 
 _GROUP, _OTHERS = 0o070, 0o007
 # Those of KEKs are the loader's, too: it refuses one that all may use.
@@ -22,21 +22,6 @@ _SECRET_FILES = ("VAULT_SECRET_ID_FILE", "VAULT_TOKEN_FILE", "BAO_TOKEN_FILE")
 T = TypeVar("T")
 
 log = structlog.get_logger()
-
-
-@dataclass(frozen=True, slots=True)
-class Remark:
-    """Something that is wrong with the settings.
-
-    Args:
-        part: of the configuration.
-        message: what is wrong and the cure, in one line.
-        refused: whether the daemon does not start with it; else it says so and goes on.
-    """
-
-    part: str
-    message: str
-    refused: bool = False
 
 
 def check(settings: Settings, environ: Mapping[str, str]) -> None:
@@ -51,7 +36,24 @@ def check(settings: Settings, environ: Mapping[str, str]) -> None:
     """
     for name, hint in unknown_names(environ).items():
         log.warning("unknown_setting", name=name, cure=f"no such setting: {hint}")
-    found = list(_of_known(settings, environ))
+    _say(_of_known(settings, environ))
+
+
+def check_listeners(settings: Settings, listeners: Listeners) -> None:
+    """Look at sockets as they are bound, and log or refuse as :func:`check` does.
+
+    Args:
+        settings: of the daemon.
+        listeners: opened here, or handed over by the service manager or the supervisor.
+
+    Raises:
+        ConfigurationError: production does not serve on one of them.
+    """
+    _say(transport.of_listeners(settings, listeners))
+
+
+def _say(remarks: Iterable[Remark]) -> None:
+    found = list(remarks)
     for remark in found:
         if not remark.refused:
             log.warning("unsafe_setting", part=remark.part, problem=remark.message)
@@ -73,7 +75,7 @@ def remarks(settings: Settings, environ: Mapping[str, str]) -> Iterator[Remark]:
 
 def _of_known(settings: Settings, environ: Mapping[str, str]) -> Iterator[Remark]:
     refused: set[object] = set()
-    for ask in (_database_url, jwt_issuer, require_jwks, _tls, _listen, _admin_listen):
+    for ask in (database_dsn, jwt_issuer, _jwks, _tls, _listen, _admin_listen):
         try:
             ask(settings)
         except ConfigurationError as error:
@@ -87,23 +89,21 @@ def _of_known(settings: Settings, environ: Mapping[str, str]) -> Iterator[Remark
         )
     yield from _open_files(settings, environ)
     if _listen not in refused:
-        yield from _plain_listener(settings)
+        yield from transport.of_listen(settings)
     if _admin_listen not in refused:
-        yield from _open_admin(settings)
+        yield from transport.of_admin_listen(settings)
     yield from _believed(settings)
+    yield from transport.of_jwks(settings)
+    yield from transport.of_databases(settings, environ)
 
 
-def database_url(settings: Settings) -> str:
-    """Return the URL of the daemon's database, with its password.
+def database_dsn(settings: Settings) -> Dsn:
+    """Return the URL of the daemon's database.
 
     Raises:
         ConfigurationError: it is not set.
     """
-    return _require(settings.database_url, "database_url").get_secret_value()
-
-
-def _database_url(settings: Settings) -> None:
-    database_url(settings)
+    return settings.dsn(_require(settings.database_url, "database_url"))
 
 
 def jwt_issuer(settings: Settings) -> str:
@@ -141,10 +141,10 @@ def _require(value: T | None, name: str) -> T:
 
 
 def require_jwks(settings: Settings) -> None:
-    """See that there is a place of the issuer's keys.
+    """See that there is a place of the issuer's keys which may be asked.
 
     Raises:
-        ConfigurationError: none is set.
+        ConfigurationError: none is set, or it is refused.
     """
     if settings.jwks_file is None:
         jwks_url(settings)
@@ -154,8 +154,21 @@ def jwks_url(settings: Settings) -> str:
     """Return where the issuer's keys are, of settings without a file of them.
 
     Raises:
-        ConfigurationError: it is not set.
+        ConfigurationError: it is not set, or would be asked in clear.
     """
+    url = _jwks_url(settings)
+    for remark in transport.of_jwks(settings):
+        if remark.refused:
+            raise ConfigurationError(remark.message)
+    return url
+
+
+def _jwks(settings: Settings) -> None:
+    if settings.jwks_file is None:
+        _jwks_url(settings)
+
+
+def _jwks_url(settings: Settings) -> str:
     if settings.jwks_url is None:
         issuer = settings.jwt_issuer or "https://ISSUER"
         raise ConfigurationError(
@@ -204,25 +217,6 @@ def _open_file(name: str, path: Path, who: int, *, unless: int = 0) -> Iterator[
         yield Remark("settings", f"{name} names {path}, which others may use; {cure}")
 
 
-def _plain_listener(settings: Settings) -> Iterator[Remark]:
-    if not _is_local(settings.listen) and settings.tls_cert is None:
-        yield Remark(
-            "listener",
-            f"CUSTODY_LISTEN is {settings.listen} without TLS: keys and tokens cross the network "
-            "in clear; set CUSTODY_TLS_CERT and CUSTODY_TLS_KEY, or listen on 127.0.0.1 behind a "
-            "proxy with TLS",
-        )
-
-
-def _open_admin(settings: Settings) -> Iterator[Remark]:
-    if not _is_local(settings.admin_listen):
-        yield Remark(
-            "listener",
-            f"CUSTODY_ADMIN_LISTEN is {settings.admin_listen}: whoever reaches it reads metrics "
-            "and what is wrong; set it to 127.0.0.1:3002, or to a network of operators alone",
-        )
-
-
 def _believed(settings: Settings) -> Iterator[Remark]:
     """Say whom the daemon believes without reason."""
     for proxies in settings.trusted_proxies:
@@ -232,26 +226,3 @@ def _believed(settings: Settings) -> Iterator[Remark]:
                 f"CUSTODY_TRUSTED_PROXIES has {proxies}: everybody may choose the address that "
                 "the audit shows; name the proxies alone",
             )
-    if settings.jwks_url and not _is_safe(settings.jwks_url):
-        yield Remark(
-            "jwks",
-            f"{settings.jwks_url} is plain http: whoever is on the way can forge tokens; use https",
-        )
-
-
-def _is_local(listen: str) -> bool:
-    return listen.startswith(UNIX) or _is_loopback(listen.rpartition(":")[0].strip("[]"))
-
-
-def _is_safe(url: str) -> bool:
-    parts = urlsplit(url)
-    return parts.scheme == "https" or _is_loopback(parts.hostname or "")
-
-
-def _is_loopback(host: str) -> bool:
-    if host == "localhost":
-        return True
-    try:
-        return ipaddress.ip_address(host).is_loopback
-    except ValueError:
-        return False

@@ -6,7 +6,7 @@ from collections.abc import Callable
 import structlog
 
 from custody.auth.refusals import Reason
-from custody.ops.bounded import Bounded
+from custody.bounded import Bounded
 from custody.ops.metrics import Metrics
 
 log = structlog.get_logger()

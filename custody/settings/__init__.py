@@ -8,7 +8,14 @@ from custody.settings.reading import (
     load,
     unknown_names,
 )
-from custody.settings.types import UNIX, CanaryAnswer, Environment, LogFormat, LogLevel
+from custody.settings.types import (
+    UNIX,
+    CanaryAnswer,
+    Environment,
+    LogFormat,
+    LogLevel,
+    Plain,
+)
 
 __all__ = [
     "CREDENTIALS_DIRECTORY",
@@ -19,6 +26,7 @@ __all__ = [
     "Environment",
     "LogFormat",
     "LogLevel",
+    "Plain",
     "Settings",
     "load",
     "unknown_names",

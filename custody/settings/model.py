@@ -3,8 +3,9 @@
 from pathlib import Path
 from typing import Self
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import BaseModel, ConfigDict, Field, SecretStr, model_validator
 
+from custody.db.dsn import Dsn
 from custody.settings.types import (
     AcrValues,
     AdminToken,
@@ -16,6 +17,7 @@ from custody.settings.types import (
     LogFormat,
     LogLevel,
     Origins,
+    Plain,
     Plains,
     Proxies,
     Words,
@@ -102,7 +104,7 @@ class Settings(BaseModel):
         (), description="what may cross a network in clear: listen, database, jwks, kms"
     )
     admin_token: AdminToken | None = Field(
-        None, description="bearer token of the admin listener, where it is not on loopback"
+        None, description="bearer token of the admin listener; must be set where it is not loopback"
     )
     log_level: LogLevel = Field(LogLevel.INFO, description="debug, info, warning or error")
     log_format: LogFormat = Field(LogFormat.JSON, description="json or text")
@@ -122,3 +124,11 @@ class Settings(BaseModel):
     def development(self) -> bool:
         """Whether unsafe conveniences are allowed."""
         return self.env is Environment.DEVELOPMENT
+
+    def allows_plain(self, what: Plain) -> bool:
+        """Say whether this may cross a network in clear."""
+        return self.development or what in self.allow_plain
+
+    def dsn(self, url: SecretStr) -> Dsn:
+        """Return one of the database URLs, to connect by."""
+        return Dsn(url.get_secret_value(), plain=self.allows_plain(Plain.DATABASE))

@@ -56,7 +56,7 @@ class Plain(StrEnum):
 
 
 def _split(value: object) -> object:
-    return tuple(re.split(r"[\s,]+", value.strip())) if isinstance(value, str) else value
+    return tuple(re.findall(r"[^\s,]+", value)) if isinstance(value, str) else value
 
 
 def _no_empty(values: tuple[str, ...]) -> tuple[str, ...]:

@@ -1,18 +1,22 @@
 """Bounds the connections of a listener, in all and per address, so that nobody takes all of them.
 
 Where there is no room for a new one, one is closed on which nothing is under way: of those that
-never brought a good token first, of the address that has the most, the oldest.
+never brought a good token, of the address that has the most, the oldest. One that has just been
+made has a second to say what it wants. Where there are no others, one is closed of the address that
+has the most, tokens or not: else who holds all places by good tokens would keep everybody out.
 """
 
 import ipaddress
 import resource
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from functools import lru_cache
 from itertools import chain
-from typing import TypeAlias
 
 import structlog
+
+from custody.bounded import Bounded
+from custody.sockets.places import Place, Places
 
 MAX_CONNECTIONS = 8192
 # Kept back of the limit of open files (RLIMIT_NOFILE) for the admin listener, the database, KMS and
@@ -21,10 +25,12 @@ RESERVED_DESCRIPTORS = 256
 MAX_OF_ADMIN = 64
 # One address may have a quarter of all.
 _PART_OF_AN_ADDRESS = 4
+GRACE_SECONDS = 1.0
 # Who has not taken a response of less than a kilobyte for so long never will.
 UNREAD_SECONDS = 20.0
-LOOK_SECONDS = 5.0
-_LINE_SECONDS = 60.0
+# Nor will who does not let a connection end.
+CLOSING_SECONDS = 5.0
+LOOK_SECONDS = 2.0
 _NETWORK_BITS = 64
 
 log = structlog.get_logger()
@@ -49,38 +55,6 @@ def connections_of_vault(
 def connections_of_admin(on_closed: Callable[[str], None]) -> "Connections":
     """Return the room of the admin listener, whose clients are few, and often one address."""
     return Connections(MAX_OF_ADMIN, MAX_OF_ADMIN, lambda _peer: False, on_closed)
-
-
-class Place:
-    """What one connection takes of the room for all.
-
-    Args:
-        address: of whoever connected, or its network.
-        group: the places like it, by address.
-
-    Attributes:
-        abort: ends the connection at once.
-        unsent: returns how many bytes for its client wait in this process.
-        busy: whether a request with a good token is under way. Such a connection is not closed for
-            another one.
-    """
-
-    __slots__ = ("abort", "address", "busy", "group", "unread_since", "unsent")
-
-    def __init__(self, address: str, group: "_Group") -> None:
-        self.address = address
-        self.group = group
-        self.abort: Callable[[], object] = _nothing
-        self.unsent: Callable[[], int] = _nothing
-        self.unread_since: float | None = None
-        self.busy = False
-
-
-def _nothing() -> int:
-    return 0
-
-
-_Group: TypeAlias = dict[str, dict[Place, None]]
 
 
 class Connections:
@@ -109,11 +83,10 @@ class Connections:
         self._is_proxy = is_proxy
         self._on_closed = on_closed
         self._clock = clock
-        self._proxies: _Group = {}
-        self._known: _Group = {}
-        self._strangers: _Group = {}
-        self._number = 0
-        self._logged_at = float("-inf")
+        self._proxies = Places()
+        self._known = Places()
+        self._strangers = Places()
+        self._lines: Bounded[str] = Bounded(clock)
 
     def take(self, peer: str) -> Place | None:
         """Return a place for a connection, or None where there is no room for it.
@@ -124,80 +97,96 @@ class Connections:
         address = network_of(peer)
         is_proxy = self._is_proxy(peer)
         if not is_proxy and self._number_of(address) >= self._of_an_address:
-            has_room = self._make_room([address])
+            has_room = self._make_room_of(address)
         else:
             has_room = self._number < self._bound or self._make_room()
         if not has_room:
             return None
-        place = Place(address, self._proxies if is_proxy else self._strangers)
-        self._enter(place)
+        group = self._proxies if is_proxy else self._strangers
+        place = Place(address, group, self._clock())
+        group.add(place)
         return place
 
-    def begin(self, place: Place) -> None:
-        """Note that a request with a good token is under way."""
-        place.busy = True
-        if place.group is self._strangers:
-            self.leave(place)
+    def know(self, place: Place) -> None:
+        """Note that it has brought a good token. It may be gone already: then nothing is kept."""
+        if place.group is self._strangers and place in self._strangers:
+            self._strangers.remove(place)
             place.group = self._known
-            self._enter(place)
+            self._known.add(place)
 
     def leave(self, place: Place) -> None:
         """Give a place back; once is enough, more does no harm."""
-        places = place.group.get(place.address, {})
-        if place in places:
-            del places[place]
-            self._number -= 1
-            if not places:
-                del place.group[place.address]
+        if place in place.group:
+            place.group.remove(place)
+        place.forget()
 
     def close_unread(self) -> None:
         """Close the connections whose responses nobody reads: theirs wait in this process.
 
         All of a response goes to the kernel at once, unless its buffer is full; then this process
-        keeps the rest, and the connection could not even be closed.
+        keeps the rest, and the connection could not even be closed. What TLS has encrypted is not
+        seen: then the connection idles out, and is seen as one that does not end.
         """
         now = self._clock()
-        for place in list(self._all()):
-            if not place.unsent():
+        for place in [*self._proxies, *self._known, *self._strangers]:
+            limit = CLOSING_SECONDS if place.closing() else UNREAD_SECONDS
+            if not (place.unsent() or place.closing()):
                 place.unread_since = None
             elif place.unread_since is None:
                 place.unread_since = now
-            elif now - place.unread_since >= UNREAD_SECONDS:
+            elif now - place.unread_since >= limit:
                 self._close(place, "unread")
 
-    def _all(self) -> Iterable[Place]:
-        groups = (self._proxies, self._known, self._strangers)
-        return chain.from_iterable(chain.from_iterable(group.values() for group in groups))
+    @property
+    def _number(self) -> int:
+        return len(self._proxies) + len(self._known) + len(self._strangers)
 
     def _number_of(self, address: str) -> int:
-        return len(self._known.get(address, ())) + len(self._strangers.get(address, ()))
+        return self._known.number_of(address) + self._strangers.number_of(address)
 
-    def _enter(self, place: Place) -> None:
-        place.group.setdefault(place.address, {})[place] = None
-        self._number += 1
+    def _make_room_of(self, address: str) -> bool:
+        """Close a connection of an address; return whether there was one."""
+        strangers, known = self._strangers, self._known
+        if self._is_settled(next(strangers.of(address), None)):
+            return self._close_one(strangers.of(address))
+        groups = _larger_first(
+            (strangers.number_of(address), strangers.of(address)),
+            (known.number_of(address), known.of(address)),
+        )
+        return self._close_one(groups)
 
-    def _make_room(self, addresses: list[str] | None = None) -> bool:
-        """Close a connection, of one of these addresses or of any; return whether there was one."""
-        self._log_once()
-        for group in (self._strangers, self._known):
-            place = _least_missed(group, group if addresses is None else addresses)
-            if place is not None:
-                self._close(place, "room")
-                return True
-        return False
+    def _make_room(self) -> bool:
+        """Close a connection of anybody; return whether there was one."""
+        strangers, known = self._strangers, self._known
+        if self._is_settled(next(strangers.of_the_most(), None)):
+            return self._close_one(strangers.of_the_most())
+        if self._is_settled(strangers.oldest):
+            return self._close_one(strangers)
+        groups = _larger_first(
+            (strangers.most, strangers.of_the_most()), (known.most, known.of_the_most())
+        )
+        return self._close_one(groups)
+
+    def _is_settled(self, place: Place | None) -> bool:
+        return place is not None and place.since <= self._clock() - GRACE_SECONDS
+
+    def _close_one(self, places: Iterable[Place]) -> bool:
+        self._log()
+        place = next((place for place in places if not place.busy), None)
+        if place is not None:
+            self._close(place, "room")
+        return place is not None
 
     def _close(self, place: Place, reason: str) -> None:
-        self.leave(place)
         place.abort()
+        self.leave(place)
         self._on_closed(reason)
 
-    def _log_once(self) -> None:
-        """Log that there is no room, once a minute at most: callers choose how often that is."""
-        now = self._clock()
-        if now - self._logged_at >= _LINE_SECONDS:
-            self._logged_at = now
+    def _log(self) -> None:
+        if times := self._lines.count("full"):
             log.warning(
                 "connections_full",
+                times=times,
                 connections=self._number,
                 bound=self._bound,
                 of_an_address=self._of_an_address,
@@ -206,13 +195,12 @@ class Connections:
             )
 
 
-def _least_missed(group: _Group, addresses: Iterable[str]) -> Place | None:
-    """Return the oldest place that is not busy, of the address that has the most places."""
-    for address in sorted(addresses, key=lambda address: -len(group.get(address, ()))):
-        for place in group.get(address, ()):
-            if not place.busy:
-                return place
-    return None
+def _larger_first(
+    strangers: tuple[int, Iterator[Place]], known: tuple[int, Iterator[Place]]
+) -> Iterator[Place]:
+    """Return the places of both, those first of which somebody has more."""
+    groups = (strangers, known) if strangers[0] >= known[0] else (known, strangers)
+    return chain.from_iterable(places for _, places in groups)
 
 
 @lru_cache(4096)

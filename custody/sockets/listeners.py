@@ -4,12 +4,13 @@ import contextlib
 import os
 import socket
 import ssl
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import structlog
 
+from custody.loopback import is_loopback
 from custody.settings import ConfigurationError, Settings
 from custody.sockets.addresses import Listener, open_address
 
@@ -84,6 +85,21 @@ def open_listeners(
         for listener in unused:
             listener.close()
     return Listeners(**opened)
+
+
+def on_network(listeners: Sequence[Listener]) -> list[str]:
+    """Return where those are bound that other hosts may reach.
+
+    Args:
+        listeners: of any kind; what is no unix socket and not bound to loopback counts.
+    """
+    return [
+        f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
+        for listener in listeners
+        if listener.family != socket.AF_UNIX
+        for host, port in [map(str, listener.getsockname()[:2])]
+        if not is_loopback(host)
+    ]
 
 
 def take_handed_over(environ: Mapping[str, str], process: int) -> dict[str, tuple[Listener, ...]]:

@@ -5,6 +5,7 @@ when it is closed; uvloop's would take all that wait in one turn, so that other 
 """
 
 import asyncio
+import contextlib
 import errno
 import os
 import socket
@@ -16,7 +17,8 @@ from functools import partial
 import structlog
 
 from custody.sockets.addresses import Listener
-from custody.sockets.connections import LOOK_SECONDS, Connections, Place
+from custody.sockets.connections import LOOK_SECONDS, Connections
+from custody.sockets.places import Place
 
 # Connections taken in one turn of the loop: what one process leaves, another one takes.
 _TAKEN_AT_ONCE = 16
@@ -125,20 +127,19 @@ class Site:
             task.add_done_callback(self._handing_over.discard)
 
     async def _hand_over(self, connection: socket.socket, place: Place) -> None:
-        try:
-            await self._loop.connect_accepted_socket(
-                partial(self._server, place),
-                connection,
-                ssl=self._tls,
-                ssl_handshake_timeout=HANDSHAKE_SECONDS if self._tls else None,
-                ssl_shutdown_timeout=TLS_SHUTDOWN_SECONDS if self._tls else None,
-            )
-        except (OSError, TimeoutError):
+        with contextlib.ExitStack() as unless_made:
+            unless_made.callback(self._connections.leave, place)
             # Who breaks off before the first byte, or speaks no TLS, is nobody's error but its own.
-            self._connections.leave(place)
-        except asyncio.CancelledError:
-            self._connections.leave(place)
-            raise
+            with contextlib.suppress(OSError, TimeoutError):
+                await self._loop.connect_accepted_socket(
+                    partial(self._server, place),
+                    connection,
+                    ssl=self._tls,
+                    ssl_handshake_timeout=HANDSHAKE_SECONDS if self._tls else None,
+                    ssl_shutdown_timeout=TLS_SHUTDOWN_SECONDS if self._tls else None,
+                )
+                # From here on the connection gives its place back.
+                unless_made.pop_all()
 
     def _close_unread(self) -> None:
         self._connections.close_unread()

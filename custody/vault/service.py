@@ -70,7 +70,8 @@ class VaultService:
     async def fetch(self, caller: Caller) -> MasterKey | RecoveryBlob:
         """Hand out the master key, or in zero-knowledge mode the recovery wrap."""
         try:
-            vault = await self._read(caller)
+            vault = await self._rows.read(caller)
+            self._canaries.refuse(caller.user_id)
             if vault is None:
                 raise KeyNotInitialised
             return await self._hand_out(
@@ -225,12 +226,6 @@ class VaultService:
         with self._brake.passing(caller.user_id):
             return await self._rows.store(caller, done, statement, vault, *columns)
 
-    async def _read(self, caller: Caller) -> Vault | None:
-        """Read the row of a user who is known, and no canary that is refused."""
-        vault = await self._rows.read(caller)
-        self._canaries.refuse(caller.user_id)
-        return vault
-
     async def _create(self, caller: Caller, action: Action, context: str) -> MasterKey | None:
         fresh = await self._keys.mint(caller)
         generation = await self._rows.create(caller, event(caller, action, context), *fresh.columns)
@@ -241,7 +236,8 @@ class VaultService:
     async def _attempts(self, caller: Caller) -> AsyncIterator[Vault | None]:
         """Yield the row, again after each lost race, until too little time is left."""
         while caller.deadline.remaining() > AUDIT_RESERVE_SECONDS:
-            vault = await self._read(caller)
+            vault = await self._rows.read(caller)
+            self._canaries.refuse(caller.user_id)
             generation = None if vault is None else vault.generation
             if caller.if_match is not None and not caller.if_match.allows(generation):
                 raise StaleGeneration

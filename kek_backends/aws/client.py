@@ -36,24 +36,46 @@ def region_from(uri: KekUri, environ: Mapping[str, str], profiles: str | None) -
     return region
 
 
-def endpoint_from(uri: KekUri, environ: Mapping[str, str]) -> str | None:
+def endpoint_from(uri: KekUri, environ: Mapping[str, str], session: Any) -> str | None:
     """Return the URL of another endpoint than the region's own, or None.
+
+    What a file of the SDK's says is read here as well: nothing is asked that was not looked at.
+
+    Args:
+        uri: for the message.
+        environ: the variables of the process, which win.
+        session: the SDK's, with the profile in use.
 
     Raises:
         Misconfigured: it is no URL, or carries a password.
     """
     name = next((name for name in _ENDPOINTS if environ.get(name)), None)
-    if name is None:
+    url = environ[name] if name else _endpoint_of_profile(session)
+    if not url:
         return None
     try:
-        parts = urlsplit(environ[name])
+        parts = urlsplit(url)
         good = parts.scheme in ("http", "https") and parts.hostname and not parts.username
     except ValueError:
         good = False
     if not good:
         # The value stays out of the message: it may hold a password.
-        raise Misconfigured(f"KEK {uri.text}: {name} is not a URL: write https://HOST, or unset it")
-    return environ[name]
+        raise Misconfigured(
+            f"KEK {uri.text}: {name or 'endpoint_url of the AWS profile'} is not a URL: write "
+            "https://HOST, or unset it"
+        )
+    return url
+
+
+def _endpoint_of_profile(session: Any) -> str | None:
+    """Return what the profile in use says: for KMS, or for all services (SDKs' endpoint_url)."""
+    if session.get_config_variable("ignore_configured_endpoint_urls"):
+        return None
+    profile = session.get_scoped_config()
+    services = session.full_config.get("services", {}).get(profile.get("services"), {})
+    of_kms = services.get("kms")
+    found: str | None = of_kms.get("endpoint_url") if isinstance(of_kms, dict) else None
+    return found or profile.get("endpoint_url")
 
 
 class AwsClient:

@@ -1,25 +1,10 @@
 """What ``custody doctor`` says of a key of AWS KMS."""
 
-import ipaddress
 from collections.abc import Awaitable, Callable
-from urllib.parse import urlsplit
 
 from kek_backends.aws.errors import CredentialsRefused
 from kek_backends.errors import Denied, KekError, Transient
 from kek_backends.findings import Finding, Verdict
-
-
-def of_endpoint(endpoint: str | None) -> list[Finding]:
-    """Look at the endpoint that was set instead of the region's own.
-
-    Args:
-        endpoint: its URL, or None.
-    """
-    parts = urlsplit(endpoint or "")
-    if parts.scheme != "http" or _is_loopback(parts.hostname or ""):
-        return []
-    message = f"the endpoint http://{parts.hostname} is plain http: keys can be read on the way"
-    return [Finding(Verdict.FINDING, f"{message}; use https")]
 
 
 async def tried(rights: str, work: Callable[[], Awaitable[object]]) -> list[Finding]:
@@ -51,10 +36,3 @@ def good(kek_id: str | None, *, active: bool) -> Finding:
     """
     use = "wraps and unwraps" if active else "ready to unwrap"
     return Finding(Verdict.OK, f"{use}; kek_id {kek_id}")
-
-
-def _is_loopback(host: str) -> bool:
-    try:
-        return ipaddress.ip_address(host).is_loopback
-    except ValueError:
-        return host == "localhost"

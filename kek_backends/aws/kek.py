@@ -8,13 +8,14 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Self
 
 from kek_backends.aws.client import AwsClient, endpoint_from, region_from
-from kek_backends.aws.diagnostics import good, of_endpoint, tried
+from kek_backends.aws.diagnostics import good, tried
 from kek_backends.aws.key import check, context, missing, parse_wrap
 from kek_backends.aws.names import KeyArn, KeyName
 from kek_backends.aws.sdk import open_session, translate
 from kek_backends.base import FORMAT_BOUND, MASTER_KEY_SIZE, KekBackend, OwnedWrap, Rewrapped, Wrap
 from kek_backends.errors import KekError, Misconfigured, Transient
 from kek_backends.findings import Finding
+from kek_backends.plain import plain_address
 from kek_backends.remote import ATTEMPT_SECONDS, RemoteKek
 from kek_backends.uri import KekUri
 
@@ -81,7 +82,7 @@ class AwsKmsKek(RemoteKek):
         # KMS answers only for keys of the region that is asked.
         region = name.region or region_from(uri, environ, session.get_config_variable("region"))
         session.set_config_variable("region", region)  # where credentials come from asks it too
-        endpoint = endpoint_from(uri, environ)
+        endpoint = endpoint_from(uri, environ, session)
         client = AwsClient(
             uri, session, region=region, endpoint=endpoint, give_up_after=ATTEMPT_SECONDS
         )
@@ -91,6 +92,11 @@ class AwsKmsKek(RemoteKek):
     def region(self) -> str:
         """The region that is asked."""
         return self._client.region
+
+    @property
+    def plain_address(self) -> str | None:
+        """The endpoint, where it is plain http and not on this host."""
+        return None if self._client.endpoint is None else plain_address(self._client.endpoint)
 
     @property
     def kek_id(self) -> str | None:
@@ -120,7 +126,6 @@ class AwsKmsKek(RemoteKek):
         found = await tried("kms:DescribeKey", self.refresh)
         if not found:
             found = await (self._try_all() if active else tried("kms:Decrypt", self._try_decrypt))
-        found = [*of_endpoint(self._client.endpoint), *found]
         return found or [good(self.kek_id, active=active)]
 
     async def _try_all(self) -> list[Finding]:

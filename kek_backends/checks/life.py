@@ -79,7 +79,8 @@ async def check_nothing_secret_is_shown(subject: Subject) -> None:
         key = new_key()
         wrap = await wrapped(kek, "alice", key)
         await expect_opens(kek, "alice", wrap, key, "a wrap")
-        shown = f"{kek} {kek!r} {kek.uri} {kek.uri!r} {kek.problem} {wrap} {wrap!r}"
+        shown = f"{kek} {kek!r} {kek.uri} {kek.uri!r} {kek.problem} {kek.plain_address}"
+        shown += f" {wrap} {wrap!r}"
         expect(wrap.wrapped_mk not in shown, "the text form of a wrap shows its ciphertext")
         for text in forms(key):
             expect(text not in shown, "the text form of the backend shows a master key")

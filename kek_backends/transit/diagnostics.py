@@ -1,9 +1,7 @@
 """What an operator should know of a transit key, its policy and its token."""
 
-import ipaddress
 from collections.abc import Callable, Mapping
 from typing import Any
-from urllib.parse import urlsplit
 
 from kek_backends.errors import KekError, Transient
 from kek_backends.findings import Finding, Verdict
@@ -37,8 +35,8 @@ async def examine(
         seen = await kek.ask_in_thread(lambda: tokens.call(lambda client: _look(client, path)))
     except KekError as error:
         return [_failure(error)]
-    address, token, rights = seen
-    found = [*_of_address(address), *_of_token(token, tokens)]
+    token, rights = seen
+    found = _of_token(token, tokens)
     try:
         await kek.refresh()
     except KekError as error:
@@ -58,30 +56,11 @@ async def examine(
     return [Finding(Verdict.OK, f"{use}; kek_id {kek.kek_id}")]
 
 
-def _look(client: Any, path: KeyPath) -> tuple[str, Mapping[str, Any], Mapping[str, Any]]:
+def _look(client: Any, path: KeyPath) -> tuple[Mapping[str, Any], Mapping[str, Any]]:
     calls = [f"{path.mount}/{call}/{path.key}" for call in _RIGHTS]
     rights = client.sys.get_capabilities(paths=calls)
     token = client.auth.token.lookup_self()
-    return client.url, token["data"], rights["data"]
-
-
-def _of_address(address: str) -> list[Finding]:
-    parts = urlsplit(address)
-    if parts.scheme == "https" or _is_loopback(parts.hostname or ""):
-        return []
-    return [
-        _finding(
-            f"VAULT_ADDR {parts.scheme}://{parts.netloc} is plain http: tokens and keys can be "
-            "read on the way; use https"
-        )
-    ]
-
-
-def _is_loopback(host: str) -> bool:
-    try:
-        return ipaddress.ip_address(host).is_loopback
-    except ValueError:
-        return host == "localhost"
+    return token["data"], rights["data"]
 
 
 def _of_token(token: Mapping[str, Any], tokens: Tokens) -> list[Finding]:

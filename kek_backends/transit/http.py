@@ -69,6 +69,25 @@ class TooLarge(KekError):
     """The server takes no batch of this size."""
 
 
+def address_from(uri: KekUri, environ: Mapping[str, str]) -> str:
+    """Return the URL of the server.
+
+    Args:
+        uri: of the KEK, for messages.
+        environ: ``VAULT_ADDR``.
+
+    Raises:
+        Misconfigured: it is missing, or is none.
+    """
+    address = environ.get("VAULT_ADDR") or ""
+    if not _is_address(address):
+        raise Misconfigured(
+            f"KEK {uri.text}: VAULT_ADDR must be set to the server, without a path, for example "
+            "https://vault.example.org:8200"
+        )
+    return address
+
+
 def connector(uri: KekUri, environ: Mapping[str, str]) -> Callable[[str | None], Any]:
     """Return what makes an ``hvac.Client`` for a token; all of them share one pool.
 
@@ -80,12 +99,7 @@ def connector(uri: KekUri, environ: Mapping[str, str]) -> Callable[[str | None],
         Misconfigured: the address is missing or is none, or the timeout is none.
     """
 
-    address = environ.get("VAULT_ADDR") or ""
-    if not _is_address(address):
-        raise Misconfigured(
-            f"KEK {uri.text}: VAULT_ADDR must be set to the server, without a path, for example "
-            "https://vault.example.org:8200"
-        )
+    address = address_from(uri, environ)
     timeout = _timeout(uri, environ)
     session = requests.Session()
     # Nothing of ~/.netrc or the proxy variables: tokens go to this server and nowhere else.

@@ -9,10 +9,11 @@ from kek_backends.base import OwnedWrap, Rewrapped, Wrap
 from kek_backends.call_batcher import CallBatcher
 from kek_backends.errors import KekError, KeyMissing, Misconfigured, Tampered, Transient
 from kek_backends.findings import Finding
+from kek_backends.plain import plain_address
 from kek_backends.remote import RemoteKek
 from kek_backends.transit.batches import MOST_ITEMS, Batches
 from kek_backends.transit.diagnostics import examine
-from kek_backends.transit.http import TooLarge, connector, data_of, opening, translate
+from kek_backends.transit.http import TooLarge, address_from, connector, data_of, opening, translate
 from kek_backends.transit.key import KeyPath, TransitKey
 from kek_backends.transit.login import login_from
 from kek_backends.transit.state import KeyState
@@ -52,8 +53,9 @@ class TransitKek(RemoteKek):
     The policy ``default`` must be there too: it lets a token look at itself and be renewed.
     """
 
-    def __init__(self, path: KeyPath, tokens: Tokens) -> None:
+    def __init__(self, path: KeyPath, tokens: Tokens, address: str) -> None:
         super().__init__(path.uri)
+        self._plain_address = plain_address(address)
         self._path = path
         self._tokens = tokens
         self._key = KeyState(path, tokens)
@@ -76,7 +78,12 @@ class TransitKek(RemoteKek):
                 "that the server used"
             )
         tokens = Tokens(uri, login_from(uri, environ), connector(uri, environ))
-        return cls(path, tokens)
+        return cls(path, tokens, address_from(uri, environ))
+
+    @property
+    def plain_address(self) -> str | None:
+        """The server's, where it is plain http and not on this host."""
+        return self._plain_address
 
     @property
     def kek_id(self) -> str | None:

@@ -8,11 +8,39 @@ import itertools
 import time
 from collections import Counter
 from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
 
 from tests.bench.load import OK, Load, LoadError, Request
 
 _PATIENCE_SECONDS = 15.0
 _ENDED = (asyncio.IncompleteReadError, ConnectionError)
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """An answer.
+
+    Args:
+        status: of HTTP.
+        body: all of it.
+        last: whether it is the last one of its connection.
+    """
+
+    status: int
+    body: bytes = field(repr=False)
+    last: bool
+
+
+async def read_answer(reader: asyncio.StreamReader) -> Answer:
+    """Read the next answer, and parse no more of it than that.
+
+    Raises:
+        LoadError: it is not what a daemon of ours sends.
+        asyncio.IncompleteReadError, ConnectionError: the connection has ended.
+    """
+    head = (await reader.readuntil(b"\r\n\r\n")).lower()
+    body = await reader.readexactly(_length(head))
+    return Answer(int(head[9:12]), body, b"\r\nconnection: close" in head)
 
 
 class PythonGenerator:
@@ -88,17 +116,15 @@ class _Run:
         request = next(self._requests)
         try:
             writer.write(request.text)
-            head = (await reader.readuntil(b"\r\n\r\n")).lower()
-            body = await reader.readexactly(_length(head))
+            answer = await read_answer(reader)
         except _ENDED:
             self._broken += 1
             return False
         self._last = time.perf_counter_ns()
         self._times.append(self._last - began)
-        status = int(head[9:12])
-        self._statuses[status] += 1
-        self._wrong += status == OK and request.expected not in body
-        return b"\r\nconnection: close" not in head
+        self._statuses[answer.status] += 1
+        self._wrong += answer.status == OK and request.expected not in answer.body
+        return not answer.last
 
 
 def _length(head: bytes) -> int:

@@ -40,6 +40,8 @@ class Command:
         self._folder.chmod(0o700)  # whatever the umask is
         variables = {"PATH": os.environ["PATH"], **environ}
         files = {name: self._folder / name for name in ("out", "err")}
+        for path in files.values():
+            path.touch()  # one that is killed at once has opened none
         self.process = Forked("custody", *arguments, environ=variables, **files)
 
     def end(self, seconds: float = 60) -> Done:

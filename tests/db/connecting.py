@@ -36,10 +36,10 @@ def borrowed(engine: AsyncEngine) -> int:
     return engine.pool.checkedout()
 
 
-async def outcome(url: str, manner: Manner = MANNER) -> str:
+async def outcome(url: str, manner: Manner = MANNER, *, plain: bool = False) -> str:
     """Connect, and return what came of it: the server's port, or the kind of error and its text."""
     try:
-        connection = await connect(Dsn(url), manner, variable="CUSTODY_DATABASE_URL")
+        connection = await connect(Dsn(url, plain), manner, variable="CUSTODY_DATABASE_URL")
     except Refused as error:
         return f"refused: {error}"
     except DatabaseError as error:

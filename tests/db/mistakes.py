@@ -14,6 +14,22 @@ from tests.servers import Database
 KEY = bytes(range(200, 232))
 OTHER_KEK = base64.b64encode(KEY).decode()
 
+ALLOW = ", or allow it: CUSTODY_ALLOW_PLAIN="
+VERIFY_FULL = "set sslmode=verify-full, and sslrootcert= to the file of its CA"
+PLAIN_LISTENER = (
+    "keys and tokens cross the network in clear; set CUSTODY_TLS_CERT and CUSTODY_TLS_KEY, or "
+    "listen on 127.0.0.1 behind a proxy with TLS"
+)
+OPEN_ADMIN = (
+    "CUSTODY_ADMIN_LISTEN is 0.0.0.0:3002: whoever reaches it reads metrics and what is wrong; set "
+    "CUSTODY_ADMIN_TOKEN (openssl rand -hex 32), or listen on 127.0.0.1"
+)
+PLAIN_ISSUER = (
+    "CUSTODY_JWKS_URL: http://issuer.invalid is asked in clear: whoever is on the way can forge "
+    "tokens; use https"
+)
+PLAIN_KMS = "whoever is on the way reads keys, and the login; use https"
+
 
 @dataclass(frozen=True)
 class Place:
@@ -119,6 +135,10 @@ REFUSED: dict[str, Mistake] = {
         "CUSTODY_JWKS_URL: write it without a user and a password (the issuer's JWKS, for "
         "example https://HOST/api/auth/jwks)",
     ),
+    "plain http to the issuer": Mistake(
+        setting(JWKS_FILE="", JWKS_URL="http://issuer.invalid/jwks?key=x"),
+        PLAIN_ISSUER + ALLOW + "jwks",
+    ),
     "no file of the issuer's keys": Mistake(
         setting(JWKS_FILE="/nowhere/jwks.json"),
         "CUSTODY_JWKS_FILE: JWKS /nowhere/jwks.json: No such file or directory; check "
@@ -157,6 +177,19 @@ REFUSED: dict[str, Mistake] = {
         setting(LISTEN="nowhere"),
         "CUSTODY_LISTEN: write host:port, [address]:port or unix:/path (host:port or "
         "unix:/path of the vault)",
+    ),
+    "a plain listener": Mistake(
+        setting(LISTEN="0.0.0.0:3001"),
+        "CUSTODY_LISTEN is 0.0.0.0:3001 without TLS: " + PLAIN_LISTENER + ALLOW + "listen",
+    ),
+    "a plain listener by IPv6": Mistake(
+        setting(LISTEN="[::]:3001"),
+        "CUSTODY_LISTEN is [::]:3001 without TLS: " + PLAIN_LISTENER + ALLOW + "listen",
+    ),
+    "an open admin listener": Mistake(setting(ADMIN_LISTEN="0.0.0.0:3002"), OPEN_ADMIN),
+    "two open listeners": Mistake(
+        setting(LISTEN="0.0.0.0:3001", ADMIN_LISTEN="0.0.0.0:3002", ALLOW_PLAIN="jwks kms"),
+        f"CUSTODY_LISTEN is 0.0.0.0:3001 without TLS: {PLAIN_LISTENER}{ALLOW}listen; {OPEN_ADMIN}",
     ),
     "a listener with a scheme": Mistake(
         setting(LISTEN="http://127.0.0.1:3001"),
@@ -266,6 +299,21 @@ REFUSED: dict[str, Mistake] = {
         "characters (@ is %40, / is %2F, # is %23, ? is %3F, % is %25) (PostgreSQL, as a "
         "login role that is custody_app or a member of it)",
     ),
+    "a database in clear": Mistake(
+        setting(DATABASE_URL="postgresql://u:x@db.invalid/d"),
+        "CUSTODY_DATABASE_URL: what goes to db.invalid:5432 may cross the network in clear "
+        "(sslmode=prefer), the password too; " + VERIFY_FULL + ALLOW + "database",
+    ),
+    "one of two hosts in clear": Mistake(
+        setting(DATABASE_URL="postgresql://u:x@127.0.0.1:5433,192.0.2.1/d?sslmode=allow"),
+        "CUSTODY_DATABASE_URL: what goes to 192.0.2.1:5432 may cross the network in clear "
+        "(sslmode=allow), the password too; " + VERIFY_FULL + ALLOW + "database",
+    ),
+    "re-wraps in clear": Mistake(
+        setting(REWRAP_DATABASE_URL="postgresql://u:x@[2001:db8::1]/d?sslmode=disable"),
+        "CUSTODY_REWRAP_DATABASE_URL: what goes to [2001:db8::1]:5432 may cross the network in "
+        "clear (sslmode=disable), the password too; " + VERIFY_FULL + ALLOW + "database",
+    ),
     "channel binding": Mistake(
         setting(DATABASE_URL=lambda place: place.url("custody_app") + "?channel_binding=require"),
         "CUSTODY_DATABASE_URL: the parameter channel_binding is not supported as it is: take "
@@ -281,6 +329,28 @@ REFUSED: dict[str, Mistake] = {
         setting(DATABASE_URL=lambda place: place.url("custody_app") + "?sslmode=verify-full"),
         "CUSTODY_DATABASE_URL: sslmode=verify-full needs the certificate of the CA: add "
         "sslrootcert=/path/to/it, or sslrootcert=system for those of the operating system",
+    ),
+    "a KMS in clear": Mistake(
+        variable(
+            CUSTODY_KEK="vault:transit/custody",
+            VAULT_ADDR="http://vault.invalid:8200",
+            VAULT_TOKEN="t",
+        ),
+        "KEK vault:transit/custody: http://vault.invalid:8200 is asked in clear: "
+        + PLAIN_KMS
+        + ALLOW
+        + "kms",
+    ),
+    "a KMS in clear for old rows": Mistake(
+        variable(
+            CUSTODY_OLD_KEKS="aws-kms:alias/custody",
+            AWS_REGION="eu-central-1",
+            AWS_ENDPOINT_URL="http://kms.invalid",
+        ),
+        "KEK aws-kms:alias/custody: http://kms.invalid is asked in clear: "
+        + PLAIN_KMS
+        + ALLOW
+        + "kms",
     ),
     "no KEK": Mistake(
         kek(""),
@@ -442,22 +512,23 @@ REFUSED: dict[str, Mistake] = {
 }
 
 UNWISE: dict[str, Mistake] = {
-    "a plain listener": Mistake(
-        setting(LISTEN="0.0.0.0:3001"),
-        "CUSTODY_LISTEN is 0.0.0.0:3001 without TLS: keys and tokens cross the network in "
-        "clear; set CUSTODY_TLS_CERT and CUSTODY_TLS_KEY, or listen on 127.0.0.1 behind a "
-        "proxy with TLS",
+    "a plain listener that is allowed": Mistake(
+        setting(LISTEN="0.0.0.0:3001", ALLOW_PLAIN="listen"),
+        "CUSTODY_LISTEN is 0.0.0.0:3001 without TLS: " + PLAIN_LISTENER,
     ),
-    "a plain listener by IPv6": Mistake(
-        setting(LISTEN="[::]:3001"),
-        "CUSTODY_LISTEN is [::]:3001 without TLS: keys and tokens cross the network in clear;"
-        " set CUSTODY_TLS_CERT and CUSTODY_TLS_KEY, or listen on 127.0.0.1 behind a proxy "
-        "with TLS",
+    "plain http to the issuer that is allowed": Mistake(
+        setting(JWKS_FILE="", JWKS_URL="http://issuer.invalid/jwks", ALLOW_PLAIN="jwks"),
+        PLAIN_ISSUER,
     ),
-    "an open admin listener": Mistake(
-        setting(ADMIN_LISTEN="0.0.0.0:3002"),
-        "CUSTODY_ADMIN_LISTEN is 0.0.0.0:3002: whoever reaches it reads metrics and what is "
-        "wrong; set it to 127.0.0.1:3002, or to a network of operators alone",
+    "a database in clear that is allowed": Mistake(
+        setting(DATABASE_URL="postgresql://u:x@db.invalid/d", ALLOW_PLAIN="database"),
+        "CUSTODY_DATABASE_URL: what goes to db.invalid:5432 may cross the network in clear "
+        "(sslmode=prefer), the password too; " + VERIFY_FULL,
+    ),
+    "a database that may be another": Mistake(
+        setting(DATABASE_URL="postgresql://u:x@db.invalid/d?sslmode=require"),
+        "CUSTODY_DATABASE_URL: sslmode=require does not make sure that db.invalid:5432 is who "
+        "answers: whoever is on the way may; " + VERIFY_FULL,
     ),
     "everybody is a trusted proxy": Mistake(
         setting(TRUSTED_PROXIES="0.0.0.0/0"),
@@ -472,11 +543,6 @@ UNWISE: dict[str, Mistake] = {
         setting(OWNER_DATABASE_URL="postgresql://owner:x@127.0.0.1/d"),
         "CUSTODY_OWNER_DATABASE_URL is set here; the daemon needs no owner: give it to "
         "custody migrate alone",
-    ),
-    "plain http to the issuer": Mistake(
-        setting(JWKS_FILE="", JWKS_URL="http://issuer.invalid/jwks"),
-        "http://issuer.invalid/jwks is plain http: whoever is on the way can forge tokens; "
-        "use https",
     ),
     "a KEK in a file for a group": Mistake(
         kek_file(OTHER_KEK, 0o640),

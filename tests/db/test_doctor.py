@@ -14,6 +14,7 @@ from custody.development.issuer import DevelopmentIssuer
 from custody.ops.doctor import examine
 from kek_backends.findings import Verdict
 from tests.db.command import custody
+from tests.leaks import remember
 from tests.ports import free_port
 from tests.servers import Database, daemon_here, settings_for
 from tests.terminal import on_a_terminal
@@ -185,9 +186,10 @@ async def test_issuer(environ: dict[str, str], tmp_path: Path) -> None:
     url = f"http://127.0.0.1:{free_port()}/jwks"
     found = await findings(environ | {"CUSTODY_JWKS_URL": url})
     assert [verdict for part, verdict, _ in found if part == "jwks"] == [Verdict.DOWN]
-    found = await findings(environ | {"CUSTODY_JWKS_URL": "http://issuer.invalid/jwks"})
-    verdicts = [verdict for part, verdict, _ in found if part == "jwks"]
-    assert verdicts == [Verdict.FINDING, Verdict.DOWN]
+    plain = environ | {"CUSTODY_JWKS_URL": "http://issuer.invalid/jwks"}
+    for allowed, wanted in (("", [Verdict.FINDING]), ("jwks", [Verdict.FINDING, Verdict.DOWN])):
+        found = await findings(plain | {"CUSTODY_ALLOW_PLAIN": allowed})
+        assert [verdict for part, verdict, _ in found if part == "jwks"] == wanted
     empty = tmp_path / "empty.json"
     empty.write_text('{"keys": []}')
     found = await findings(environ | {"CUSTODY_JWKS_FILE": str(empty)})
@@ -241,17 +243,19 @@ def test_config_shows_no_password(tmp_path: Path) -> None:
         "CUSTODY_DATABASE_URL": "postgresql://custody_app:hunter2@h/d?sslpassword=hunter2",
         "CUSTODY_OWNER_DATABASE_URL": "postgresql://owner:hunter2@h/d",
         "CUSTODY_RATE_LIMIT": "7",
+        "CUSTODY_ADMIN_TOKEN": remember("0123456789abcdef" * 2),
         "MANA_AUTH_KEK": OTHER,
     }
     plain = custody(environ, "config")
     assert (plain.code, plain.err) == (0, "")
     assert "CUSTODY_DATABASE_URL=postgresql://custody_app:***@h/d?***\n" in plain.out
     assert "CUSTODY_RATE_LIMIT=7\n" in plain.out
+    assert "CUSTODY_ADMIN_TOKEN=***\n" in plain.out
     shown = json.loads(custody(environ, "config", "--json").out)
     assert shown["CUSTODY_OWNER_DATABASE_URL"] == "postgresql://owner:***@h/d"
     assert shown["CUSTODY_CORS_ORIGINS"] == ["https://a.example"]
     assert shown["CUSTODY_KEK"] == "env:MANA_AUTH_KEK"
-    for secret in ("hunter2", OTHER):
+    for secret in ("hunter2", OTHER, "0123456789abcdef"):
         assert secret not in plain.out + json.dumps(shown)
 
 

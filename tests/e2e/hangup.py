@@ -76,9 +76,10 @@ def configured(
     Its pauses are short ones: they are not the subject, as a rule. Variables win over the file, so
     a value that is there is no variable.
     """
+    values = {"rate_limit": 0, **values}
     at = Configured(folder / "custody.toml", {})
     at.write(**values)
     unset = {name.upper(): "" for name in values}
-    given = {"module": quick.__name__, "CONFIG": str(at.file), "RATE_LIMIT": ""} | unset | overrides
+    given = {"module": quick.__name__, "CONFIG": str(at.file)} | unset | overrides
     with daemon_beside(database, issuer, folder, **given) as at.daemon:
         yield at

@@ -112,7 +112,7 @@ async def test_unix_socket(
     title = "A unix socket between them"
     settings = page(title, "sh")
     assert "CUSTODY_TRUSTED_PROXIES=unix\n" in settings
-    assert "CUSTODY_LISTEN=unix:/run/custody.sock?mode=0660&group=www-data\n" in settings
+    assert "CUSTODY_LISTEN='unix:/run/custody.sock?mode=0660&group=www-data'\n" in settings
     server = {"nginx": "server 127.0.0.1:3001;\n", "haproxy": "server custody 127.0.0.1:3001\n"}
     with open_folder() as folder:
         socket = f"{folder}/custody.sock"

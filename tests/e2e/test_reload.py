@@ -383,7 +383,7 @@ BREAKS: dict[str, tuple[str, dict[str, Any], dict[str, str | None]]] = {
     "active_kek_twice": ("is listed twice", {"old_keks": [FIRST]}, {}),
     "key_for_a_name": ("holds what looks like a key", {"old_keks": [KEY]}, {}),
     # The setting allows it, and what parses it raises an error that is not ours.
-    "unforeseen": ("ValueError", {"jwks_url": "http://a\\example/jwks", "jwks_file": None}, {}),
+    "unforeseen": ("ValueError", {"jwks_url": "https://a\\example/jwks", "jwks_file": None}, {}),
 }
 QUICK = ("broken_toml", "wrong_kek", "no_certificate")
 

@@ -222,7 +222,7 @@ async def test_reload_is_told_of_with_its_outcome(
         assert "CUSTODY_RATE_LIMIT" in await at.refuses(rate_limit=-1)
         await eventually(lambda: len(manager.said("READY")) == 3)
         assert "| reload failed: CUSTODY_RATE_LIMIT: " in manager.status
-        await at.reloads(rate_limit=None)
+        await at.reloads(rate_limit=0)
         await eventually(lambda: len(manager.said("READY")) == 4)
         assert len(manager.said("RELOADING")) == 3
         assert "reload failed" not in manager.said("READY")[3].fields["STATUS"]

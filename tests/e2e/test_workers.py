@@ -319,7 +319,7 @@ async def test_configuration_that_breaks_later_ends_no_process_that_serves(
             lambda: [e["code"] for e in at.daemon.events("process_ended")] == [-9, 78], 40
         )
         assert await status_of(at.daemon) == 200
-        at.write(rate_limit=None)
+        at.write(rate_limit=0)
         await serving(at.daemon, COUNT + 1)
 
 

@@ -12,7 +12,8 @@ import pytest
 from multidict import CIMultiDict
 
 from custody.http.routes import BASE_PATH
-from custody.sockets.connections import Connections, Place
+from custody.sockets.connections import Connections
+from custody.sockets.places import Place
 from tests.client import Answer
 from tests.leaks import remember
 from tests.servers import Daemon

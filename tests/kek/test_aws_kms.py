@@ -19,6 +19,7 @@ from kek_backends.errors import KekError, KeyMissing, Misconfigured, Tampered
 from kek_backends.findings import Verdict
 from kek_backends.keyring import Keyring
 from kek_backends.loader import load
+from kek_backends.plain import plain_address
 from kek_backends.testing import CHECKS, Check, Subject
 from tests.kek.fakes import FakeKms
 from tests.kek.kit import aws_kms_kek, refusal
@@ -139,6 +140,48 @@ def test_an_endpoint_that_is_no_url_is_refused(url: str) -> None:
     message = refusal("aws-kms:alias/x", **REGION, AWS_ENDPOINT_URL=url)
     assert "AWS_ENDPOINT_URL is not a URL" in message
     assert "hunter2" not in message
+
+
+@pytest.mark.parametrize(
+    ("environ", "address"),
+    [
+        ({}, None),
+        ({"AWS_ENDPOINT_URL": "http://127.0.0.1:4566"}, None),
+        ({"AWS_ENDPOINT_URL": "https://kms.example"}, None),
+        ({"AWS_ENDPOINT_URL": "http://kms.example"}, "http://kms.example"),
+        ({"AWS_ENDPOINT_URL_KMS": "http://kms.example:8"}, "http://kms.example:8"),
+        (
+            {"AWS_ENDPOINT_URL_KMS": "https://kms.example", "AWS_ENDPOINT_URL": "http://other"},
+            None,
+        ),
+        ({"AWS_PROFILE": "everything"}, "http://all.example"),
+        ({"AWS_PROFILE": "services"}, "http://kms.example:8"),
+        ({"AWS_PROFILE": "ignoring"}, None),
+        ({"AWS_PROFILE": "everything", "AWS_ENDPOINT_URL": "https://kms.example"}, None),
+    ],
+)
+def test_where_it_is_asked_in_clear(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, environ: dict[str, str], address: str | None
+) -> None:
+    """Also by the SDK's own files, which it would read itself."""
+    file = tmp_path / "config"
+    file.write_text(
+        "[profile everything]\nendpoint_url = http://all.example\n"
+        "[profile services]\nservices = ours\nendpoint_url = https://all.example\n"
+        "[services ours]\nkms =\n  endpoint_url = http://kms.example:8\n"
+        "[profile ignoring]\nendpoint_url = http://all.example\n"
+        "ignore_configured_endpoint_urls = true\n"
+    )
+    monkeypatch.setenv("AWS_CONFIG_FILE", str(file))
+    backend = aws_kms_kek("alias/x", **REGION, **environ)
+    assert backend.plain_address == address
+    # What is asked is what was looked at.
+    made = backend._client._session.create_client(
+        "kms", region_name=backend.region, endpoint_url=backend._client.endpoint
+    )
+    asked = made.meta.endpoint_url
+    made.close()
+    assert plain_address(asked) == address
 
 
 def test_a_profile_that_is_not_there_is_refused() -> None:

@@ -425,14 +425,6 @@ async def test_the_doctor_sees_what_is_down(stub: KmsStub, build: Build, operati
     assert Verdict.OK not in {one.verdict for one in seen}
 
 
-async def test_the_doctor_finds_plain_http(stub: KmsStub, build: Build) -> None:
-    # Not loopback by its name, though it leads there.
-    backend = build(stub, AWS_ENDPOINT_URL_KMS=stub.url.replace("127.0.0.1", "0.0.0.0"))  # noqa: S104
-    (seen,) = await backend.examine(active=True)
-    assert seen.verdict is Verdict.FINDING
-    assert "http://0.0.0.0 is plain http" in seen.message
-
-
 async def test_nobody_waits_long_for_who_waits_for_credentials() -> None:
     class Session:
         def create_client(self) -> None: ...

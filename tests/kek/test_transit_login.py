@@ -334,6 +334,20 @@ def test_address_that_is_none(address: str) -> None:
         transit_kek("any", {"VAULT_ADDR": address, "VAULT_TOKEN": "t"})
 
 
+@pytest.mark.parametrize(
+    ("address", "shown"),
+    [
+        ("https://vault.example:8200", None),
+        ("http://127.0.0.1:8200", None),
+        ("http://localhost:8200/", None),
+        ("http://vault.example:8200/", "http://vault.example:8200"),
+    ],
+)
+def test_where_it_is_asked_in_clear(address: str, shown: str | None) -> None:
+    kek = transit_kek("any", {"VAULT_ADDR": address, "VAULT_TOKEN": "t"})
+    assert kek.plain_address == shown
+
+
 async def test_token_that_no_header_takes(bao: Bao) -> None:
     for token in ("s.a\nb", "s.\u20ac"):
         kek = transit_kek("any", {"VAULT_ADDR": bao.address, "VAULT_TOKEN": token})

@@ -23,7 +23,10 @@ FILES = {
     for path in (ROOT / package).rglob("*.py")
 }
 # Single modules that all of custody may use, and that use nothing of it but a URL's form.
-EVERYBODYS = {"settings", "deadline", "strict_json", "nearest", "DISTRIBUTION"}
+EVERYBODYS = {
+    *("settings", "deadline", "strict_json", "nearest", "loopback", "bounded"),
+    "DISTRIBUTION",
+}
 # Where a KEK's SDK lives: the folders of backends, and no list of them.
 BACKENDS = {
     one.module: one

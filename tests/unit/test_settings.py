@@ -49,7 +49,7 @@ GOOD: dict[str, tuple[str, str, Any]] = {
     "rewrap_interval": ("3600", "3600", 3600),
     "tls_cert": ("/etc/cert.pem", '"/etc/cert.pem"', Path("/etc/cert.pem")),
     "tls_key": ("/etc/key.pem", '"/etc/key.pem"', Path("/etc/key.pem")),
-    "allow_plain": ("listen kms", '["listen", "kms"]', ("listen", "kms")),
+    "allow_plain": ("listen kms,", '["listen", "kms"]', ("listen", "kms")),
     "admin_token": (ADMIN_TOKEN, f'"{ADMIN_TOKEN}"', SecretStr(ADMIN_TOKEN)),
     "log_level": ("warning", '"warning"', "warning"),
     "log_format": ("text", '"text"', "text"),

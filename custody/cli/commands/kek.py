@@ -17,7 +17,6 @@ from custody.cli.commands.rewrap_role import VARIABLE, rewrap_dsn, rewrap_engine
 from custody.cli.commands.shown import note
 from custody.cli.commands.startup import prepare
 from custody.cli.exit_codes import FINDING
-from custody.db.engine import Dsn
 from custody.db.posture import safe_engine
 from custody.keks.keks import load_keks
 from custody.keks.records import NO_ROWS, Retirement, RowCount, count_rows, list_keks
@@ -85,7 +84,7 @@ async def _list(settings: Settings) -> tuple[list[ListedKek], list[str]]:
             known, counted = await list_keks(engine), await count_rows(engine)
     elif settings.database_url is not None:
         notes.append(f"rows could not be counted: {VARIABLE} is not set")
-        dsn = Dsn(settings.database_url.get_secret_value())
+        dsn = settings.dsn(settings.database_url)
         async with safe_engine(dsn, "custody_app", variable=_APP) as engine:
             known = await list_keks(engine)
     else:

@@ -7,7 +7,6 @@ import click
 
 from custody.cli.commands import event_loop
 from custody.cli.exit_codes import CONFIGURATION
-from custody.db.engine import Dsn
 from custody.db.migrate import look_at
 from custody.db.migrate import migrate as run
 from custody.settings import ConfigurationError, load
@@ -19,12 +18,12 @@ def migrate(as_json: bool) -> int:
     Returns:
         The exit code: 78 where the daemon would refuse the database.
     """
-    url = load().owner_database_url
-    if url is None:
+    settings = load()
+    if settings.owner_database_url is None:
         raise ConfigurationError(
             "CUSTODY_OWNER_DATABASE_URL must be set: PostgreSQL, as the owner of the schema auth"
         )
-    owner = Dsn(url.get_secret_value())
+    owner = settings.dsn(settings.owner_database_url)
     applied = event_loop.run(run(owner))
     if not as_json:
         for name in applied:

@@ -21,7 +21,7 @@ def rewrap_dsn(settings: Settings) -> Dsn:
     if settings.rewrap_database_url is None:
         what = Settings.model_fields["rewrap_database_url"].description
         raise ConfigurationError(f"{VARIABLE} must be set: {what}")
-    return Dsn(settings.rewrap_database_url.get_secret_value())
+    return settings.dsn(settings.rewrap_database_url)
 
 
 @asynccontextmanager
@@ -33,7 +33,7 @@ async def rewrap_engine(settings: Settings, *, pool_size: int = 1) -> AsyncItera
         Refused, DatabaseError: as :func:`custody.db.posture.safe_engine`.
     """
     dsn, daemon = rewrap_dsn(settings), settings.database_url
-    beside = None if daemon is None else Dsn(daemon.get_secret_value())
+    beside = None if daemon is None else settings.dsn(daemon)
     async with safe_engine(
         dsn, "custody_rewrap", variable=VARIABLE, pool_size=pool_size, beside=beside
     ) as engine:

@@ -6,19 +6,18 @@ import click
 
 from custody.cli.commands import event_loop
 from custody.cli.exit_codes import FINDING
-from custody.db.engine import Dsn
 from custody.db.erase import Erased, erase_user
 from custody.settings import ConfigurationError, load
 
 
 def erase(user_id: str, *, as_json: bool) -> int:
     """Remove a user's vault, and the user from a table of our own."""
-    url = load().owner_database_url
-    if url is None:
+    settings = load()
+    if settings.owner_database_url is None:
         raise ConfigurationError(
             "CUSTODY_OWNER_DATABASE_URL must be set: PostgreSQL, as the owner of the schema auth"
         )
-    erased = event_loop.run(erase_user(Dsn(url.get_secret_value()), user_id))
+    erased = event_loop.run(erase_user(settings.dsn(settings.owner_database_url), user_id))
     if as_json:
         click.echo(json.dumps({"vault": erased.vault, "user": erased.user}))
     else:

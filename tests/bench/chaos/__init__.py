@@ -1,0 +1,1 @@
+"""``make chaos-callers``: what honest users notice while others attack the daemon."""

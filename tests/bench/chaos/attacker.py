@@ -1,0 +1,42 @@
+"""The process that attacks: it is told how on standard input, and says on its output what it did.
+
+A process of its own, so that the honest users' event loop is not what is measured, and one that
+steps back where the processors are all busy: out there, attackers have processors of their own.
+"""
+
+import json
+import os
+import resource
+import sys
+from collections.abc import Mapping
+
+import uvloop
+
+from tests.bench.chaos.attacks import ATTACKS
+from tests.bench.chaos.swarm import Plan, Swarm
+
+BEGUN = b"begun\n"
+_NICENESS = 10
+
+
+async def attack(plan: Plan) -> Mapping[str, int]:
+    """Attack from this process, and return what was done and what came back."""
+    (chosen,) = [one for one in ATTACKS if one.name == plan.attack]
+    swarm = Swarm(chosen, plan)
+    await swarm.run()
+    return swarm.tally
+
+
+def main() -> None:
+    """Be that process."""
+    plan = Plan(**json.load(sys.stdin))
+    os.nice(_NICENESS)
+    _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
+    sys.stdout.buffer.write(BEGUN)
+    sys.stdout.flush()
+    json.dump(uvloop.run(attack(plan)), sys.stdout)
+
+
+if __name__ == "__main__":
+    main()
