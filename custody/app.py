@@ -19,6 +19,7 @@ from custody.auth.jwk import NO_KEY, JwksError
 from custody.auth.jwks import JwksCache
 from custody.auth.sources import Source, file_source
 from custody.auth.tokens import TokenVerifier
+from custody.datakeys.ring import Ring
 from custody.db.engine import RESERVED_CONNECTIONS, Dsn, open_engine
 from custody.db.errors import DatabaseError, Refused
 from custody.http.admin import admin_server
@@ -166,7 +167,8 @@ async def running(
         fresh = await enter(open_engine(dsn, pool_size=1))
         keks = Keks(keyring, engine, event_id())
         await keks.prove()
-        health = Health(engine, keks, jwks)
+        ring = Ring(engine, keyring, settings.data_key_ttl, settings.data_key_max_age)
+        health = Health(engine, keks, ring, jwks)
         await health.check()
         rewrap = await enter(_open_rewrap(settings, engine, keyring, metrics)) if rewraps else None
         rows = await enter(_closing(VaultRows(engine, reserve)))
@@ -196,10 +198,11 @@ async def running(
             vault_server(frontend, cors, metrics, listeners.vault, tls, development=development)
         )
         await enter(keks.watched())
+        await enter(ring.kept())
         health_watch = await enter(health.watched())
         if rewrap is not None:
             await enter(rewrap.working())
-        parts = Reloadable(frontend, cors, tls, jwks, source, keks, brake, canaries)
+        parts = Reloadable(frontend, cors, tls, jwks, source, keks, ring, brake, canaries)
         reload = Reload(settings, environ, parts)
         status = partial(_status, vault.address, keks, health, rewrap, reload)
         report = Report(health, Heartbeat(engine, fresh), reload.run, status)

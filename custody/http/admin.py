@@ -41,11 +41,17 @@ class Admin:
         """GET /readyz."""
         parts = self._health.parts()
         ready = not any(parts.values())
-        body = {"ready": ready, "parts": {name: what or "ok" for name, what in parts.items()}}
+        body: dict[str, object] = {
+            "ready": ready,
+            "parts": {name: what or "ok" for name, what in parts.items()},
+        }
+        if degraded := self._health.degraded():
+            body["degraded"] = degraded
         return _json(body, HTTPStatus.OK if ready else HTTPStatus.SERVICE_UNAVAILABLE)
 
     async def show_metrics(self, _request: web.BaseRequest) -> Response:
         """GET /metrics."""
+        self._metrics.show_data_key(self._health.data_key_seconds_left)
         body = self._metrics.render(self._health.parts())
         return Response(body, media_type=self._metrics.content_type)
 

@@ -85,9 +85,16 @@ class Keks:
         """Ask every KMS for its key, and prove that the active KEK binds; as :func:`probe_keks`."""
         await probe_keks(self.keyring)
 
-    async def check(self) -> None:
+    async def compare(self) -> None:
         """Compare every KEK with the registry; see :meth:`KekRegistry.check`."""
         await self._registry.check()
+
+    async def record(self) -> None:
+        """Record what was compared."""
+
+    def is_proven(self, kek_id: str) -> bool:
+        """Say whether a KEK was seen to be the one that its kek_id stands for."""
+        return self._registry.is_proven(kek_id)
 
     async def admit(self, kek_id: str) -> None:
         """Make sure that a wrap may be stored; see :meth:`KekRegistry.admit`."""

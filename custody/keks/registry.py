@@ -39,12 +39,18 @@ class KekRegistry:
         # the one of them that was recorded as active last.
         self._admitted: dict[str, str] = {}
         self._active: str | None = None
+        # Those whose record was there before, and is right.
+        self._proven: set[str] = set()
         self._problems: tuple[str, ...] = ()
 
     @property
     def problems(self) -> tuple[str, ...]:
         """Rows that no configured KEK can unwrap, and KEKs that are not what is recorded."""
         return self._problems
+
+    def is_proven(self, kek_id: str) -> bool:
+        """Say whether a KEK was seen to be the one that its kek_id stands for."""
+        return kek_id in self._proven
 
     async def check(self) -> None:
         """Compare every KEK with the registry, and record what is new.
@@ -96,7 +102,8 @@ class KekRegistry:
         active = backend is self._keyring.active and kek_id == backend.kek_id
         if self._admitted.get(kek_id) == fingerprint and (not active or kek_id == self._active):
             return
-        await compare(self._engine, backend, kek_id, fingerprint)
+        if await compare(self._engine, backend, kek_id, fingerprint):
+            self._proven.add(kek_id)
         parameters = kek_id, backend.uri.scheme, backend.uri.text, fingerprint, active
         async with transaction(self._engine, _REGISTER_SECONDS) as connection:
             (recorded,) = await connection.fetch(query("register_kek"), *parameters)

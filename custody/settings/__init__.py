@@ -8,7 +8,14 @@ from custody.settings.reading import (
     load,
     unknown_names,
 )
-from custody.settings.types import UNIX, CanaryAnswer, Environment, LogFormat, LogLevel
+from custody.settings.types import (
+    UNIX,
+    CanaryAnswer,
+    Environment,
+    LegacyRows,
+    LogFormat,
+    LogLevel,
+)
 
 __all__ = [
     "CREDENTIALS_DIRECTORY",
@@ -17,6 +24,7 @@ __all__ = [
     "CanaryAnswer",
     "ConfigurationError",
     "Environment",
+    "LegacyRows",
     "LogFormat",
     "LogLevel",
     "Settings",

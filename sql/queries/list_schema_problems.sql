@@ -30,6 +30,7 @@ triggers (tablename, name, definition) AS (
     VALUES
     ('encryption_vaults', 'encryption_vaults_row_version', 'CREATE TRIGGER encryption_vaults_row_version BEFORE UPDATE ON auth.encryption_vaults FOR EACH ROW EXECUTE FUNCTION auth.custody_count_row_version()'),
     ('encryption_vaults', 'encryption_vaults_refuse_retired_kek', 'CREATE TRIGGER encryption_vaults_refuse_retired_kek BEFORE INSERT OR UPDATE ON auth.encryption_vaults FOR EACH ROW EXECUTE FUNCTION auth.custody_refuse_retired_kek()'),
+    ('encryption_data_key_wraps', 'encryption_data_key_wraps_refuse_retired', 'CREATE TRIGGER encryption_data_key_wraps_refuse_retired BEFORE INSERT OR UPDATE ON auth.encryption_data_key_wraps FOR EACH ROW EXECUTE FUNCTION auth.custody_refuse_retired_data_key_wrap()'),
     ('encryption_keks', 'encryption_keks_keep', 'CREATE TRIGGER encryption_keks_keep BEFORE INSERT OR DELETE OR UPDATE ON auth.encryption_keks FOR EACH ROW EXECUTE FUNCTION auth.custody_keep_kek()'),
     ('encryption_keks', 'encryption_keks_keep_all', 'CREATE TRIGGER encryption_keks_keep_all BEFORE TRUNCATE ON auth.encryption_keks FOR EACH STATEMENT EXECUTE FUNCTION auth.custody_keep_kek()'),
     ('encryption_vault_audit', 'encryption_vault_audit_deadline', 'CREATE CONSTRAINT TRIGGER encryption_vault_audit_deadline AFTER INSERT ON auth.encryption_vault_audit DEFERRABLE INITIALLY DEFERRED FOR EACH ROW EXECUTE FUNCTION auth.custody_hold_deadline()')
@@ -61,7 +62,7 @@ policies (tablename, policyname, cmd, qual, with_check) AS (
     ('encryption_vaults', 'encryption_vaults_rewrap_read', 'SELECT', 'true', NULL),
     ('encryption_vaults', 'encryption_vaults_rewrap_write', 'UPDATE', '(wrapped_mk IS NOT NULL)', '(wrapped_mk IS NOT NULL)'),
     ('encryption_vaults', 'encryption_vaults_kek_sample', 'SELECT',
-     '((kek_id = NULLIF(current_setting(''custody.sampled_kek_id''::text, true), ''''::text)) OR (current_setting(''custody.scans_kek_ids''::text, true) = ''on''::text))', NULL),
+     '((kek_id = NULLIF(current_setting(''custody.sampled_kek_id''::text, true), ''''::text)) OR (current_setting(''custody.scans_kek_ids''::text, true) = ''on''::text) OR ((seal IS NOT NULL) AND (current_setting(''custody.looks_for_seals''::text, true) = ''on''::text)) OR ((seal IS NULL) AND (current_setting(''custody.counts_unsealed''::text, true) = ''on''::text)))', NULL),
     ('encryption_vault_audit', 'encryption_vault_audit_rewrap', 'INSERT', NULL,
      '(action = ANY (ARRAY[''rewrap_run''::text, ''rewrap_failed''::text]))')
 ),
