@@ -296,35 +296,36 @@ class Ring:
         return retry or record.id not in self._unopened.unavailable
 
     async def _open_one(self, record: Record) -> Opened | None:
-        """Open a data key, or open it again; return it where it was not open before."""
-        held = self._held.get(record.id)
+        """Open a data key, or open it again; return it where it is not open."""
         try:
             opened = await open_record(self._keyring, record)
         except (DataKeyUnavailable, NoSuchDataKey) as error:
             self._note_failure(record, error)
-            if held is not None:
-                self._coast(held, str(error))
             return None
-        if held is not None and not opened.key.is_of(held.opened.key.own_seal):
+        self._unopened.unavailable.pop(record.id, None)
+        # Only now: meanwhile it may have become too old.
+        held = self._held.get(record.id)
+        if held is None:
+            return opened
+        if not opened.key.is_of(held.opened.key.own_seal):
             # Whoever may encrypt under the KEK has made it. Nobody's seals are judged by it.
             self._unopened.bad.add(record)
             self._coast(held, _ANOTHER)
             return None
-        self._unopened.unavailable.pop(record.id, None)
-        if held is None:
-            return opened
         if held.failure is not None:
             log.info("data_key_available", data_key=record.id)
         self._held[record.id] = self._held_now(opened, record)
         return None
 
     def _note_failure(self, record: Record, error: DataKeyUnavailable | NoSuchDataKey) -> None:
-        unavailable = self._unopened.unavailable
+        unavailable, held = self._unopened.unavailable, self._held.get(record.id)
         if isinstance(error, NoSuchDataKey):
             self._unopened.bad.add(record)
             unavailable.pop(record.id, None)
             log.error("data_key_record_bad", data_key=record.id)
-        elif record.id not in self._held:
+        if held is not None:
+            self._coast(held, str(error))
+        elif isinstance(error, DataKeyUnavailable):
             if record.id not in unavailable:
                 log.warning("data_key_unavailable", data_key=record.id, reason=str(error))
             unavailable[record.id] = str(error)

@@ -15,6 +15,7 @@ from custody.db.checkout import acquire
 from custody.db.queries import query
 from custody.db.scope import transaction
 from kek_backends.base import KekBackend, Wrap
+from kek_backends.binding import Binding
 from kek_backends.errors import KekError, Misconfigured, Tampered
 from kek_backends.keyring import Keyring
 
@@ -238,7 +239,7 @@ async def _prove(backend: KekBackend, kek_id: str, rows: Sequence[Mapping[str, A
     for row in rows:
         wrap = Wrap(row["wrapped_mk"], row["wrap_iv"], row["format_version"], kek_id)
         try:
-            await backend.unwrap(row["user_id"], wrap)
+            await backend.unwrap(Binding(row["user_id"], row["generation"]), wrap)
         except Tampered:
             continue
         return

@@ -4,6 +4,7 @@ import base64
 from collections.abc import Iterable, Mapping
 
 from tests.bao_server import Bao
+from tests.bindings import of
 
 # OpenBao refuses JSON of more than 1000 strings.
 _BATCH = 160
@@ -11,7 +12,7 @@ _BATCH = 160
 
 def context(user_id: str) -> str:
     """Return what a derived key binds this user's wrap by."""
-    return base64.b64encode(user_id.encode()).decode()
+    return base64.b64encode(of(user_id).encode()).decode()
 
 
 def encrypt(bao: Bao, name: str, keys: Iterable[tuple[str, bytes]]) -> Mapping[str, str]:

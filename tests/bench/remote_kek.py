@@ -14,7 +14,8 @@ from pathlib import Path
 
 from custody.ops.logging import configure
 from custody.settings import LogFormat, LogLevel
-from kek_backends.base import FORMAT_BOUND, Wrap
+from kek_backends.base import FORMAT_CURRENT, Wrap
+from kek_backends.binding import Binding
 from tests.bao_server import Bao, bao_server
 from tests.bench.bao_wraps import context, encrypt
 from tests.bench.load import Request
@@ -44,13 +45,13 @@ class Kek:
         self.uri = f"vault:transit/{self.name}"
         self.environ = bao.environ(self.name)
         self.wraps = {
-            user: Wrap(text, "", FORMAT_BOUND, f"{self.uri}:v1")
+            user: Wrap(text, "", FORMAT_CURRENT, f"{self.uri}:v1")
             for user, text in encrypt(bao, self.name, users).items()
         }
 
-    async def ready(self, user_id: str, _key: bytes) -> Wrap:
+    async def ready(self, binding: Binding, _key: bytes) -> Wrap:
         """Return the wrap that is there."""
-        return self.wraps[user_id]
+        return self.wraps[binding.subject]
 
     def decrypts(self) -> list[Request]:
         """Return a request to OpenBao for each user's master key."""

@@ -109,7 +109,7 @@ async def test_concurrent_registrations_of_one_agree(database: Database) -> None
 async def test_wraps_are_shown_until_there_is_a_fingerprint(database: Database) -> None:
     """A KEK that was registered without one is proved by its rows as well."""
     await add_row(database, "alice", "k1")
-    sample = "SELECT user_id FROM auth.custody_sample_wraps('k1')"
+    sample = "SELECT user_id FROM auth.custody_sample_rows('k1')"
     await register(database, "k1")
     assert psql(database, "custody_app", sample) == "alice"
     await register(database, "k1", "f1")

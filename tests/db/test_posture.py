@@ -172,9 +172,9 @@ CURABLE: dict[str, tuple[str, str, str]] = {
         ),
     ),
     "no right to sample": (
-        "REVOKE EXECUTE ON FUNCTION auth.custody_sample_wraps FROM custody_app",
+        "REVOKE EXECUTE ON FUNCTION auth.custody_sample_rows FROM custody_app",
         "roles",
-        f"the role {{role}} may not run auth.custody_sample_wraps; run {AGAIN}",
+        f"the role {{role}} may not run auth.custody_sample_rows; run {AGAIN}",
     ),
     "no right to read together": (
         "REVOKE EXECUTE ON FUNCTION auth.custody_read_vaults FROM custody_app",
@@ -211,9 +211,9 @@ CURABLE: dict[str, tuple[str, str, str]] = {
         ),
     ),
     "function missing": (
-        "DROP FUNCTION auth.custody_sample_wraps",
+        "DROP FUNCTION auth.custody_sample_rows",
         "schema",
-        f"the function auth.custody_sample_wraps is missing or was changed; {MIGRATE}",
+        f"the function auth.custody_sample_rows is missing or was changed; {MIGRATE}",
     ),
 }
 for _table in SCOPED:
@@ -359,7 +359,7 @@ FUNCTIONS = (
     "custody_refuse_retired_kek",
     "custody_register_kek",
     "custody_retire_kek",
-    "custody_sample_wraps",
+    "custody_sample_rows",
 )
 # As whoever may change functions would: one statement more in the body of the one that is there.
 _HOLLOW = (

@@ -22,6 +22,7 @@ from kek_backends.transit import tokens
 from kek_backends.transit.batches import MOST_ITEMS
 from kek_backends.transit.kek import TransitKek
 from tests.bao_server import Bao, least_policy
+from tests.bindings import of
 from tests.kek.kit import assert_silent, chain, counted, held_token, transit
 
 pytestmark = pytest.mark.usefixtures("known_backends", "patient_calls")
@@ -32,13 +33,13 @@ def key_of(user_id: str) -> bytes:
 
 
 async def wrapped(kek: TransitKek, users: Sequence[str]) -> dict[str, Wrap]:
-    made = await asyncio.gather(*(kek.wrap(user, key_of(user)) for user in users))
+    made = await asyncio.gather(*(kek.wrap(of(user), key_of(user)) for user in users))
     return dict(zip(users, made, strict=True))
 
 
 async def opened(kek: TransitKek, asked: Sequence[tuple[str, Wrap]]) -> list[bytes | KekError]:
     found = await asyncio.gather(
-        *(kek.unwrap(user, wrap) for user, wrap in asked), return_exceptions=True
+        *(kek.unwrap(of(user), wrap) for user, wrap in asked), return_exceptions=True
     )
     assert all(isinstance(one, bytes | KekError) for one in found)
     return found  # type: ignore[return-value]
@@ -55,7 +56,7 @@ async def test_concurrent_unwraps_share_calls(bao: Bao) -> None:
         assert max(sizes) == MOST_ITEMS == 240
         sizes.clear()
         for user in users[:3]:
-            assert await kek.unwrap(user, wraps[user]) == key_of(user)
+            assert await kek.unwrap(of(user), wraps[user]) == key_of(user)
         assert sizes == [1, 1, 1]
 
 
@@ -87,9 +88,9 @@ async def test_a_key_that_stopped_being_derived_is_sent_in_no_batch(bao: Bao) ->
         (wrap,) = (await wrapped(kek, ["alice"])).values()
         kek._goes_in_batches = lambda: asyncio.sleep(0, True)  # type: ignore[method-assign]
         with pytest.raises(Transient, match="the key was replaced at this moment"):
-            await kek.unwrap("alice", wrap)
+            await kek.unwrap(of("alice"), wrap)
         with pytest.raises(Transient, match="the key was replaced at this moment"):
-            await kek.wrap("alice", key_of("alice"))
+            await kek.wrap(of("alice"), key_of("alice"))
 
 
 async def test_the_form_that_is_proven_is_the_form_that_is_used(
@@ -125,7 +126,7 @@ async def test_one_that_fails_fails_alone(bao: Bao, sdk_log: pytest.LogCaptureFi
     """The server answers such a call with 400, and with the keys of the others."""
     key = bao.make_key()
     async with transit(bao, key) as kek:
-        old = await kek.wrap("old", key_of("old"))
+        old = await kek.wrap(of("old"), key_of("old"))
         bao.rotate(key)
         bao.configure(key, min_decryption_version=2)
         wraps = await wrapped(kek, [f"user-{n}" for n in range(5)])
@@ -135,12 +136,12 @@ async def test_one_that_fails_fails_alone(bao: Bao, sdk_log: pytest.LogCaptureFi
         sizes = counted(kek, "_decrypt_batch")
         bad: list[tuple[str, Wrap, type[KekError]]] = [
             ("mallory", first, Tampered),
-            ("user-0", Wrap(text[:-8] + "AAAAAAAA", "", 2, first.kek_id), Tampered),
-            ("user-0", Wrap("vault:v2:AAAA", "", 2, first.kek_id), Tampered),
-            ("user-0", Wrap("nonsense", "", 2, first.kek_id), Tampered),
+            ("user-0", Wrap(text[:-8] + "AAAAAAAA", "", 3, first.kek_id), Tampered),
+            ("user-0", Wrap("vault:v2:AAAA", "", 3, first.kek_id), Tampered),
+            ("user-0", Wrap("nonsense", "", 3, first.kek_id), Tampered),
             (
                 "user-0",
-                Wrap(text.replace("v2", "v7"), "", 2, f"{stamp}:v7"),
+                Wrap(text.replace("v2", "v7"), "", 3, f"{stamp}:v7"),
                 VersionRetired,
             ),
             ("old", old, VersionRetired),
@@ -238,7 +239,7 @@ async def test_answers_that_make_no_sense(bao: Bao) -> None:
         assert sizes[0] == 4
         kek._batches._send = lambda *_: [{"ciphertext": "vault:v1:"}]  # type: ignore[method-assign]
         with pytest.raises(Transient, match="answered with something that is no wrap"):
-            await kek.wrap("alice", key_of("alice"))
+            await kek.wrap(of("alice"), key_of("alice"))
         kek._batches._send = lambda *args: real(*args)[1:]  # type: ignore[method-assign]
         short = await opened(kek, list(wraps.items()))
         assert {type(one) for one in short} == {Transient}
