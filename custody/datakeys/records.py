@@ -4,6 +4,7 @@ import asyncio
 from collections.abc import Collection
 from dataclasses import dataclass
 from itertools import groupby
+from operator import itemgetter
 from typing import Any
 
 from sqlalchemy.ext.asyncio import AsyncEngine
@@ -58,14 +59,10 @@ async def read_records(engine: AsyncEngine) -> tuple[Record, ...]:
     """
     async with transaction(engine, _SECONDS) as connection:
         rows = await connection.fetch(query("list_data_keys"))
+    by_key = groupby(rows, key=itemgetter("id", "seal", "is_lost"))
     return tuple(
-        Record(
-            id=key_id,
-            seal=seal,
-            is_lost=is_lost,
-            wraps=tuple(_wrap(row) for row in wraps if row["kek_id"] is not None),
-        )
-        for (key_id, seal, is_lost), wraps in groupby(rows, key=lambda row: tuple(row)[:3])
+        Record(*columns, tuple(_wrap(row) for row in wraps if row["kek_id"] is not None))
+        for columns, wraps in by_key
     )
 
 

@@ -13,7 +13,7 @@ class Unopened:
     def __init__(self) -> None:
         # None before they were read for the first time.
         self.records: tuple[Record, ...] | None = None
-        # Not asked again, as long as the same bytes are there: what is no data key of ours, and what
+        # Not asked again while the same bytes are there: what is no data key of ours, and what
         # vouches for itself beside another one.
         self.bad: set[Record] = set()
         self.rivals: set[Record] = set()

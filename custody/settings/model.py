@@ -133,9 +133,7 @@ class Settings(BaseModel):
         if (self.tls_cert is None) != (self.tls_key is None):
             raise ValueError("CUSTODY_TLS_CERT and CUSTODY_TLS_KEY go together; set both")
         if self.data_key_max_age < self.data_key_ttl:
-            raise ValueError(
-                "CUSTODY_DATA_KEY_MAX_AGE is less than CUSTODY_DATA_KEY_TTL; raise it"
-            )
+            raise ValueError("CUSTODY_DATA_KEY_MAX_AGE is less than CUSTODY_DATA_KEY_TTL; raise it")
         return self
 
     @property

@@ -1,4 +1,4 @@
-"""The ring: a data key is opened once, again a little ahead of its TTL, and dropped at its hard age."""
+"""A data key is opened once, again a little ahead of its TTL, and dropped at its hard age."""
 
 import asyncio
 from collections.abc import Callable
@@ -383,7 +383,9 @@ async def test_of_two_roots_at_once_none_is_used(place: Place) -> None:
 # ── what there is not ─────────────────────────────────────────────────────────
 
 
-@pytest.mark.parametrize("prefix", ["", "1.", PREFIX[:-1], PREFIX.upper(), "2" + PREFIX[1:], "ключ"])
+@pytest.mark.parametrize(
+    "prefix", ["", "1.", PREFIX[:-1], PREFIX.upper(), "2" + PREFIX[1:], "ключ"]
+)
 async def test_no_seal(opened: Place, prefix: str) -> None:
     opened.clock.now += 60
     with pytest.raises(NoSuchDataKey):
@@ -409,9 +411,7 @@ async def test_key_that_another_process_has_made(place: Place) -> None:
     assert (await place.ring.get(PREFIX)).id == KEY_ID
 
 
-async def test_kek_that_is_not_configured(
-    place: Place, monkeypatch: pytest.MonkeyPatch
-) -> None:
+async def test_kek_that_is_not_configured(place: Place, monkeypatch: pytest.MonkeyPatch) -> None:
     away = kek_of("k2")
     place.records = [await record_of(away)]
     await place.ring.load()

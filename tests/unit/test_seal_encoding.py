@@ -23,7 +23,8 @@ PIECES = ["", "-", "0:", "1:", "1:a", "2:1:", ":", "a", "12", "é", "🙂", "-1:
 
 def read(encoded: str) -> list[str | None]:
     """Take fields apart again, by what the numbers say alone."""
-    data, found = encoded.encode(), []
+    data = encoded.encode()
+    found: list[str | None] = []
     while data:
         if data[:1] == b"-":
             found.append(None)
@@ -110,7 +111,15 @@ def test_ids() -> None:
         assert re.fullmatch(r"dk-[0-9a-f]{12}7[0-9a-f]{3}[89ab][0-9a-f]{15}", one)
         assert id_of(f"1.{one}.") == one
     assert [one[:15] for one in ids] == sorted(one[:15] for one in ids)
-    for odd in ("", "1.", KEY_ID, f"1.{KEY_ID}", f"2.{KEY_ID}.", f"1.{KEY_ID.upper()}.", f"1.{KEY_ID}.\n"):
+    for odd in (
+        "",
+        "1.",
+        KEY_ID,
+        f"1.{KEY_ID}",
+        f"2.{KEY_ID}.",
+        f"1.{KEY_ID.upper()}.",
+        f"1.{KEY_ID}.\n",
+    ):
         assert id_of(odd) is None
     with pytest.raises(ValueError, match="an id and 32 bytes"):
         DataKey.of("dk-1", KEY)
