@@ -56,7 +56,7 @@ async def let_users_rotate(
 async def assert_whole(database: Database, ledger: dict[str, bytes], seed: int) -> None:
     """Nothing is lost, nothing is stale, nothing is left of the claims."""
     assert await opened(database, keyring()) == ledger, seed
-    assert await stamps(database) == {("env-v2", 2): len(ledger)}, seed
+    assert await stamps(database) == {("env-v2", 3): len(ledger)}, seed
     runs = await database.fetch("SELECT * FROM auth.rewrap_runs")
     assert [(run["state"], run["failed"]) for run in runs] == [("done", 0)], seed
     assert await database.value("SELECT count(*) FROM auth.rewrap_claims") == 0, seed

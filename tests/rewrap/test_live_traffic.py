@@ -250,7 +250,7 @@ async def check_rows(database: Database, entries: list[Entry], keyring: Keyring)
     """Unwrap all keys from the database itself, and hold them against what was answered."""
     users = {name(number): entry for number, entry in enumerate(entries)}
     live = {user: entry.key for user, entry in users.items() if not entry.zk}
-    assert await stamps(database) == {("env-v2", 2): len(live)}
+    assert await stamps(database) == {("env-v2", 3): len(live)}
     found = await opened(database, keyring)
     assert {user for user, _ in found.items() ^ live.items()} == set()
     rows = await rows_of(database)

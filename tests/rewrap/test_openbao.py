@@ -17,6 +17,7 @@ from kek_backends.transit.kek import TransitKek
 from kek_backends.uri import KekUri
 from tests import bao_server as bao_module
 from tests.bao_server import Bao, bao_server
+from tests.bench.bao_wraps import context
 from tests.e2e.browser import encode
 from tests.rewrap import kit
 from tests.rewrap.kit import opened, rewrap, rewrap_engine, stamps
@@ -107,13 +108,13 @@ async def test_no_key_enters_this_process(
     rewraps = requests(log, begin, "rewrap")
     assert items_of(rewraps) == dict.fromkeys(ledger, 1)
     assert len(rewraps) <= count // LARGEST_BATCH + 2
-    assert await stamps(database) == {(f"vault:transit/{key}:v2", 2): count}
+    assert await stamps(database) == {(f"vault:transit/{key}:v2", 3): count}
     print(f"{count / seconds:.0f} rows/s, {len(rewraps)} re-wrap calls")  # noqa: T201
     # Unwrapped by the server itself, in batches: all are what they were.
     rows = await database.fetch("SELECT user_id, wrapped_mk FROM auth.encryption_vaults")
     for at in range(0, count, LARGEST_BATCH):
         items = [
-            {"ciphertext": row["wrapped_mk"], "context": encode(row["user_id"].encode())}
+            {"ciphertext": row["wrapped_mk"], "context": context(row["user_id"])}
             for row in rows[at : at + LARGEST_BATCH]
         ]
         made = bao.ask("POST", f"transit/decrypt/{key}", {"batch_input": items})
@@ -158,6 +159,6 @@ async def test_a_version_that_is_made_meanwhile(bao: Bao, database: Database) ->
     async with rewrap_engine(database) as engine:
         run = await RewrapRun(engine, keks, Options(batch=20), move).run()
     assert (run.state, run.target) == ("done", f"vault:transit/{key}:v3")
-    assert await stamps(database) == {(f"vault:transit/{key}:v3", 2): 100}
+    assert await stamps(database) == {(f"vault:transit/{key}:v3", 3): 100}
     assert await opened(database, keks) == ledger
     await keks.close()
