@@ -367,7 +367,12 @@ async def test_status(database: Database) -> None:
         "heartbeat_at": "",
         "ended_at": None,
     }
-    assert said["rows"]["env-v1"] == {"wraps": 1, "format_1": 0, "quarantined": 1}
+    assert said["rows"]["env-v1"] == {
+        "wraps": 1,
+        "format_1": 0,
+        "quarantined": 1,
+        "old_format": 0,
+    }
 
 
 async def test_a_run_that_was_stopped_is_said_to_be(database: Database) -> None:

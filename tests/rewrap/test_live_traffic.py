@@ -18,6 +18,7 @@ import pytest
 from custody.vault.key_check import is_master_key
 from kek_backends.keyring import Keyring
 from kek_backends.loader import load_keyring
+from tests.bindings import GENERATION
 from tests.client import Answer, Client, client_session
 from tests.db.command import custody
 from tests.e2e.browser import encode
@@ -86,7 +87,7 @@ class Entry:
     """
 
     key: bytes = field(repr=False)
-    generation: int = 1
+    generation: int = GENERATION
     recovery: tuple[str, str] | None = None
     zk: bool = False
 

@@ -196,7 +196,7 @@ async def test_damaged_rows_are_set_aside(database: Database) -> None:
         if aside:
             assert rows[user]["wrapped_mk"] == before[user]["wrapped_mk"]
     assert rows[bad[0]]["quarantine_reason"] == (
-        "the wrap does not open under this KEK for this user"
+        "the wrap does not open under this KEK for this binding"
     )
     assert await database.audit("") == [("rewrap_run", "run-failed", 500)]
     # A later run leaves them alone.
@@ -486,7 +486,7 @@ async def test_a_kms_that_is_down_pauses_the_run(database: Database) -> None:
         remote.faults["encrypt"] = [lambda: None]  # the proof
         remote.always = fault
         remote.faults["ask"] = [lambda: None] * 3
-        remote.faults["decrypt"] = [lambda: None, lambda: None]
+        remote.faults["decrypt"] = [lambda: None] * 4  # the rest of it
         run = await worker.run()
     assert (run.state, run.done) == ("done", 40)
     assert await opened(database, keks) == ledger
@@ -499,7 +499,7 @@ async def test_it_gives_up_in_the_end(database: Database) -> None:
     keks = Keyring(remote, [old_kek()])
     remote.faults["ask"] = [lambda: None] * 2
     remote.faults["encrypt"] = [lambda: None]
-    remote.faults["decrypt"] = [lambda: None, lambda: None]
+    remote.faults["decrypt"] = [lambda: None] * 4  # the rest of it
     remote.always = raising(SdkError())
     with pytest.raises(NotFinished, match="run it again: fake:remote: SdkError"):
         await rewrap(database, keks, give_up_after=0.3)
