@@ -53,11 +53,13 @@ class RowCount:
         wraps: all of them.
         format_1: of these, not bound to their user.
         quarantined: of these, set aside because their wrap does not open.
+        old_format: of these, in a format that is not written any more.
     """
 
     wraps: int
     format_1: int
     quarantined: int
+    old_format: int = 0
 
 
 NO_ROWS = RowCount(0, 0, 0)
@@ -117,7 +119,10 @@ async def count_rows(engine: AsyncEngine) -> dict[str, RowCount]:
     async with transaction(engine, _COUNT_TIMEOUT_SECONDS) as connection:
         rows = await connection.fetch(query("count_rows_by_kek"), timeout=_COUNT_TIMEOUT_SECONDS)
     return {
-        row["kek_id"]: RowCount(row["wraps"], row["format_1"], row["quarantined"]) for row in rows
+        row["kek_id"]: RowCount(
+            row["wraps"], row["format_1"], row["quarantined"], row["old_format"]
+        )
+        for row in rows
     }
 
 

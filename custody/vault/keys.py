@@ -110,8 +110,9 @@ class MasterKeys:
             key_check: the row's key check value, where it has one.
 
         Raises:
-            UnwrapFailed: the wrap does not open for this user and generation, or not to the key that
-                the key check value was made of. An alarm: somebody touched the row.
+            UnwrapFailed: the wrap does not open for this user and generation, or opens to another
+                key than the one the key check value was made of. An alarm: somebody touched the
+                row.
             KekUnavailable: the row's KEK can't be used now, or is not configured.
         """
         binding = Binding(caller.user_id, generation)

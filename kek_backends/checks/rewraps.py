@@ -17,7 +17,7 @@ from kek_backends.checks.subject import (
 )
 from kek_backends.errors import KekError, Tampered
 
-_ITEMS = 7
+_ITEMS = 9
 
 
 async def check_rewrap_keeps_key_and_user(subject: Subject) -> None:

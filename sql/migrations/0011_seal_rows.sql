@@ -6,8 +6,7 @@ COMMENT ON COLUMN auth.encryption_vaults.format_version IS
     '3: bound to user, generation, purpose and kek_id. Read only: 1, AES-256-GCM, not bound; 2, bound to the user';
 
 -- As custody_sample_wraps in 0006, with the generation. Under another name: what a function returns
--- can't be changed, and 0005 must run again.
-DROP FUNCTION IF EXISTS auth.custody_sample_wraps(TEXT);
+-- can't be changed, and each file must run again; daemons of before still ask the old one.
 CREATE OR REPLACE FUNCTION auth.custody_sample_rows(wanted TEXT)
     RETURNS TABLE (user_id TEXT, generation BIGINT, wrapped_mk TEXT, wrap_iv TEXT, format_version SMALLINT)
     LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$

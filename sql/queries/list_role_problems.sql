@@ -175,11 +175,13 @@ SELECT 'roles',
 FROM plain, (VALUES
     ('custody_app', 'custody_add_user'),
     ('custody_app', 'custody_sample_rows'),
+    ('custody_app', 'custody_sample_wraps'),
     ('custody_app', 'custody_register_kek'),
     ('custody_app', 'custody_keks_in_use'),
     ('custody_app', 'custody_read_vaults'),
     ('custody_app', 'custody_record_events'),
     ('custody_rewrap', 'custody_sample_rows'),
+    ('custody_rewrap', 'custody_sample_wraps'),
     ('custody_rewrap', 'custody_register_kek'),
     ('custody_rewrap', 'custody_keks_in_use'),
     ('custody_rewrap', 'custody_retire_kek')
@@ -190,7 +192,7 @@ WHERE CASE
         THEN NOT has_function_privilege(coalesce($3::name, session_user), pg_proc.oid, 'EXECUTE')
             AND plain.inherits
     -- The other duty's; whoever has both is named above.
-    ELSE needed.name NOT IN ('custody_keks_in_use', 'custody_sample_rows', 'custody_register_kek')
+    ELSE needed.name NOT IN ('custody_keks_in_use', 'custody_sample_rows', 'custody_sample_wraps', 'custody_register_kek')
         AND EXISTS (SELECT 1 FROM mine WHERE has_function_privilege(mine.oid, pg_proc.oid, 'EXECUTE'))
         AND NOT EXISTS (SELECT 1 FROM mine WHERE mine.rolname = needed.duty)
 END

@@ -47,6 +47,7 @@ bodies (name, body, definer, config) AS (  -- md5 of the text between the dollar
     ('custody_refuse_retired_kek', 'eff7b221e9626dcb54af6d92a9d7e231', false, 'row_security=off'),
     ('custody_register_kek', '6e0cb03f154ab0c9f5af6f4c16a55f89', true, 'lock_timeout=2s'),
     ('custody_retire_kek', '326f45ac012f6fcb79da4367aabe025e', true, 'lock_timeout=1s'),
+    ('custody_sample_wraps', '1f87838750b867bc5195c94ba9e3b8ee', true, NULL),
     ('custody_sample_rows', 'ef9d21cdd9d716f27d614b0edd2d405a', true, NULL)
 ),
 policies (tablename, policyname, cmd, qual, with_check) AS (

@@ -24,6 +24,7 @@ from tests.bench.stage import Stage, pid_of, port_of, stage
 from tests.bench.table import report
 from tests.bench.unwrapper import unwrapper
 from tests.bench.users import PATH, Users, master_key, requests_of, tokens_for
+from tests.bindings import of
 from tests.many_rows import copy_rows
 from tests.servers import new_database
 
@@ -58,7 +59,7 @@ class Kek:
         token = self.environ["VAULT_TOKEN"]
         found = []
         for user, wrap in self.wraps.items():
-            body = json.dumps({"ciphertext": wrap.wrapped_mk, "context": context(user)})
+            body = json.dumps({"ciphertext": wrap.wrapped_mk, "context": context(of(user))})
             lines = [
                 f"POST /v1/transit/decrypt/{self.name} HTTP/1.1",
                 "Host: openbao",

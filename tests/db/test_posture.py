@@ -360,6 +360,7 @@ FUNCTIONS = (
     "custody_register_kek",
     "custody_retire_kek",
     "custody_sample_rows",
+    "custody_sample_wraps",
 )
 # As whoever may change functions would: one statement more in the body of the one that is there.
 _HOLLOW = (

@@ -152,8 +152,8 @@ async def test_no_answer_names_another_key_or_another_size(stub: KmsStub, build:
         ({"KeyId": "alias/custody"}, "Encrypt", Transient, "without the ARN"),
         ({"KeyId": None}, "Encrypt", Transient, "makes no sense"),
         ({"CiphertextBlob": ""}, "Encrypt", Transient, "without a ciphertext"),
-        ({"Plaintext": short}, "Decrypt", Tampered, "no master key"),
-        ({"Plaintext": ""}, "Decrypt", Tampered, "no master key"),
+        ({"Plaintext": short}, "Decrypt", Tampered, "that is no key"),
+        ({"Plaintext": ""}, "Decrypt", Tampered, "that is no key"),
         ({"Plaintext": "A"}, "Decrypt", Transient, "makes no sense"),
     ):
         stub.faults[call] = stub.changed(**fields)

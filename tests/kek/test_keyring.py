@@ -76,7 +76,7 @@ def test_no_kek_id_is_nobodys() -> None:
 
 
 def item(user_id: str, kek_id: str) -> OwnedWrap:
-    return OwnedWrap(user_id, Wrap("x", "", 3, kek_id))
+    return OwnedWrap(of(user_id), Wrap("x", "", 3, kek_id))
 
 
 def carried(results: Sequence[Rewrapped]) -> list[str]:

@@ -63,7 +63,7 @@ async def test_the_stamp_is_the_version_that_the_server_used(bao: Bao) -> None:
         assert (first.kek_id, first.wrap_iv, first.format_version) == (
             f"vault:transit/{key}:v1",
             "",
-            2,
+            3,
         )
         assert first.wrapped_mk.startswith("vault:v1:")
         bao.rotate(key)

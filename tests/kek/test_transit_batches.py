@@ -3,6 +3,7 @@
 import asyncio
 import base64
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -104,7 +105,7 @@ async def test_the_form_that_is_proven_is_the_form_that_is_used(
     async with transit(bao, bao.make_key()) as kek:
         sizes = counted(kek, "_encrypt_batch"), counted(kek, "_decrypt_batch")
         await kek.prove()
-        assert sizes == ([1], [1, 1])
+        assert sizes == ([1], [1, 3])
         wraps = await wrapped(kek, ["alice"])
         assert await opened(kek, list(wraps.items())) == [key_of("alice")]
 
@@ -161,11 +162,11 @@ async def test_one_that_fails_fails_alone(bao: Bao, sdk_log: pytest.LogCaptureFi
 
 
 async def test_one_that_the_server_refuses_the_whole_call_for(bao: Bao) -> None:
-    """An empty context is such a one: the others are asked for again, and are answered."""
+    """Of format 2 an empty context is such a one: the others are asked for again, and answered."""
     async with transit(bao, bao.make_key()) as kek:
         wraps = await wrapped(kek, ["alice", "bob"])
         sizes = counted(kek, "_decrypt_batch")
-        found = await opened(kek, [*wraps.items(), ("", wraps["bob"])])
+        found = await opened(kek, [*wraps.items(), ("", replace(wraps["bob"], format_version=2))])
         assert found[:2] == [key_of("alice"), key_of("bob")]
         assert isinstance(found[2], Misconfigured | Tampered)
         assert sizes == [3, 1, 1, 1]

@@ -102,7 +102,7 @@ def test_a_strangers_backend_type_checks_in_strict_mode(environment: Path, tmp_p
 
 def test_a_backend_that_breaks_the_contract_does_not(environment: Path, tmp_path: Path) -> None:
     broken = BACKEND.replace(
-        "user_id: str, wrap: Wrap) -> bytes", "user_id: int, wrap: Wrap) -> str"
+        "binding: Binding, wrap: Wrap) -> bytes", "binding: int, wrap: Wrap) -> str"
     )
     out, code = checked(environment, tmp_path, broken)
     assert code == 1
