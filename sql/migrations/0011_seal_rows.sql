@@ -331,7 +331,10 @@ BEGIN
                   HINT = 'To end its use: custody kek retire KEK_ID. If it is not yours: custody kek forget KEK_ID';
     END IF;
     IF TG_OP = 'UPDATE' THEN
-        IF OLD.state = 'retired' AND NEW IS DISTINCT FROM OLD THEN
+        -- A seal that does not hold may be taken off: then the owner may remove what is not its own.
+        IF OLD.state = 'retired'
+           AND (NEW.seal IS NOT NULL AND NEW.seal IS DISTINCT FROM OLD.seal
+                OR to_jsonb(NEW) - 'seal' IS DISTINCT FROM to_jsonb(OLD) - 'seal') THEN
             RAISE EXCEPTION 'the KEK % is retired, and that is for good', OLD.kek_id
                 USING ERRCODE = 'restrict_violation', HINT = 'Give a new key a new kek_id.';
         END IF;
@@ -381,9 +384,10 @@ DROP FUNCTION IF EXISTS auth.custody_register_kek(TEXT, TEXT, TEXT, TEXT, BOOLEA
 CREATE OR REPLACE FUNCTION auth.custody_register_kek(
         wanted TEXT, its_backend TEXT, its_locator TEXT, its_fingerprint TEXT, its_seal TEXT,
         is_active BOOLEAN)
-    RETURNS TABLE (fingerprint TEXT, state TEXT, seal TEXT)
+    RETURNS TABLE (fingerprint TEXT, backend TEXT, state TEXT, seal TEXT)
     LANGUAGE plpgsql SECURITY DEFINER
     SET search_path = pg_catalog, pg_temp SET lock_timeout = '2s' AS $$
+#variable_conflict use_column
 BEGIN
     -- Two at once would both become the active one. Nobody who reads waits for this lock.
     LOCK TABLE auth.encryption_keks IN SHARE ROW EXCLUSIVE MODE;
@@ -395,7 +399,7 @@ BEGIN
                    AND (kek.state = 'retired'
                         OR kek.fingerprint <> its_fingerprint
                            AND (kek.seal IS NOT NULL OR its_seal IS NULL))) THEN
-        RETURN QUERY SELECT kek.fingerprint, kek.state, kek.seal FROM auth.encryption_keks AS kek
+        RETURN QUERY SELECT kek.fingerprint, kek.backend, kek.state, kek.seal FROM auth.encryption_keks AS kek
                      WHERE kek.kek_id = wanted;
         RETURN;
     END IF;
@@ -418,18 +422,19 @@ BEGIN
         UPDATE auth.encryption_keks AS kek SET state = 'active', activated_at = now()
             WHERE kek.state <> 'active' AND kek.kek_id = wanted;
     END IF;
-    RETURN QUERY SELECT kek.fingerprint, kek.state, kek.seal FROM auth.encryption_keks AS kek
+    RETURN QUERY SELECT kek.fingerprint, kek.backend, kek.state, kek.seal FROM auth.encryption_keks AS kek
                  WHERE kek.kek_id = wanted;
 END
 $$;
 
--- Takes a seal off that does not hold, if it is still exactly that one: the record then counts as none.
+-- Takes a seal off that does not hold, if it is still exactly that one: the record then counts as none,
+-- but for a retirement, which only the owner can take back: custody_forget_kek.
 CREATE OR REPLACE FUNCTION auth.custody_doubt_kek(wanted TEXT, its_seal TEXT) RETURNS BOOLEAN
     LANGUAGE plpgsql SECURITY DEFINER
     SET search_path = pg_catalog, pg_temp SET lock_timeout = '2s' AS $$
 BEGIN
     UPDATE auth.encryption_keks AS kek SET seal = NULL
-        WHERE kek.kek_id = wanted AND kek.seal = its_seal AND kek.state <> 'retired';
+        WHERE kek.kek_id = wanted AND kek.seal = its_seal;
     RETURN FOUND;
 END
 $$;

@@ -4,7 +4,7 @@ from typing import Any
 
 from tests.servers import Database
 
-REGISTER = "SELECT * FROM auth.custody_register_kek($1, $2, $3, $4, $5)"
+REGISTER = "SELECT * FROM auth.custody_register_kek($1, $2, $3, $4, $5, $6)"
 RETIRE = "SELECT auth.custody_retire_kek($1)"
 RECORD = "SELECT * FROM auth.encryption_keks WHERE kek_id = $1"
 REWRAP = "UPDATE auth.encryption_vaults SET wrapped_mk = 'new', kek_id = $1 WHERE user_id = $2"
