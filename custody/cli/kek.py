@@ -41,11 +41,11 @@ def retire(context: click.Context, kek_id: str, as_json: bool) -> None:
 
 
 @kek.command()
-@click.argument("id")
+@click.argument("record_id", metavar="ID")
 @click.option("--yes", is_flag=True, help="Needed: it removes what keeps an id from other keys.")
 @as_json
 @click.pass_context
-def forget(context: click.Context, id: str, yes: bool, as_json: bool) -> None:
+def forget(context: click.Context, record_id: str, yes: bool, as_json: bool) -> None:
     """Remove the record of a KEK or of a data key that is not yours.
 
     Refused while anything carries it, and for a KEK that was retired. ID is a kek_id or dk-... Uses
@@ -58,7 +58,7 @@ def forget(context: click.Context, id: str, yes: bool, as_json: bool) -> None:
         )
     from custody.cli.commands.kek_forget import forget as run
 
-    context.exit(run(id, as_json=as_json))
+    context.exit(run(record_id, as_json=as_json))
 
 
 @kek.command()

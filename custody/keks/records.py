@@ -68,24 +68,6 @@ NO_ROWS = RowCount(0, 0, 0)
 
 
 @dataclass(frozen=True, slots=True)
-class Unsealed:
-    """How many rows are not sealed, counted to 100,001 in all.
-
-    Args:
-        wraps: those with a wrap of the server's.
-        zero_knowledge: those in zero-knowledge mode.
-    """
-
-    wraps: int
-    zero_knowledge: int
-
-    @property
-    def total(self) -> int:
-        """All of them."""
-        return self.wraps + self.zero_knowledge
-
-
-@dataclass(frozen=True, slots=True)
 class RecordedDataKey:
     """What the database knows of a data key, of which nothing is believed here.
 
@@ -160,20 +142,6 @@ async def count_rows(engine: AsyncEngine) -> dict[str, RowCount]:
         row["kek_id"]: RowCount(row["wraps"], row["format_1"], row["quarantined"], row["legacy"])
         for row in rows
     }
-
-
-async def count_unsealed(engine: AsyncEngine) -> Unsealed:
-    """Count the rows that are not sealed; cheap while there are none.
-
-    Args:
-        engine: connections of a runtime role.
-
-    Raises:
-        DatabaseError: the database can't be asked now.
-    """
-    async with transaction(engine, _TIMEOUT_SECONDS) as connection:
-        (row,) = await connection.fetch(query("count_unsealed"))
-    return Unsealed(row["wraps"], row["zero_knowledge"])
 
 
 async def list_data_keys(engine: AsyncEngine) -> tuple[RecordedDataKey, ...]:

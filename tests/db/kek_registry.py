@@ -24,10 +24,15 @@ async def add_row(database: Database, user: str, kek_id: str, *, wrap: str | Non
 
 
 async def register(
-    database: Database, kek_id: str, fingerprint: str | None = None, *, active: bool = False
+    database: Database,
+    kek_id: str,
+    fingerprint: str | None = None,
+    *,
+    seal: str | None = None,
+    active: bool = False,
 ) -> tuple[str | None, str]:
     async with database.connect("custody_app") as connection:
-        parameters = kek_id, "env", f"env:{kek_id}", fingerprint, active
+        parameters = kek_id, "env", f"env:{kek_id}", fingerprint, seal, active
         row = (await connection.fetch(REGISTER, *parameters))[0]
         return row["fingerprint"], row["state"]
 

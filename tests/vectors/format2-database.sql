@@ -148,10 +148,10 @@ $$;
 ALTER FUNCTION auth.custody_keks_in_use() OWNER TO custody_owner;
 
 --
--- Name: custody_find_vaults(text[]); Type: FUNCTION; Schema: auth; Owner: custody_owner
+-- Name: custody_read_vaults(text[]); Type: FUNCTION; Schema: auth; Owner: custody_owner
 --
 
-CREATE FUNCTION auth.custody_find_vaults(wanted text[]) RETURNS TABLE(place integer, clock double precision, known boolean, user_id text, wrapped_mk text, wrap_iv text, format_version smallint, kek_id text, recovery_wrapped_mk text, recovery_iv text, recovery_format_version smallint, recovery_set_at timestamp with time zone, zero_knowledge boolean, generation bigint, key_check text, row_version bigint)
+CREATE FUNCTION auth.custody_read_vaults(wanted text[]) RETURNS TABLE(place integer, clock double precision, known boolean, user_id text, wrapped_mk text, wrap_iv text, format_version smallint, kek_id text, recovery_wrapped_mk text, recovery_iv text, recovery_format_version smallint, recovery_set_at timestamp with time zone, zero_knowledge boolean, generation bigint, key_check text, row_version bigint)
     LANGUAGE plpgsql
     SET search_path TO 'pg_catalog', 'pg_temp'
     AS $$
@@ -184,7 +184,7 @@ END
 $$;
 
 
-ALTER FUNCTION auth.custody_find_vaults(wanted text[]) OWNER TO custody_owner;
+ALTER FUNCTION auth.custody_read_vaults(wanted text[]) OWNER TO custody_owner;
 
 --
 -- Name: custody_record_events(double precision, json); Type: FUNCTION; Schema: auth; Owner: custody_owner
@@ -984,11 +984,11 @@ GRANT ALL ON FUNCTION auth.custody_keks_in_use() TO custody_rewrap;
 
 
 --
--- Name: FUNCTION custody_find_vaults(wanted text[]); Type: ACL; Schema: auth; Owner: custody_owner
+-- Name: FUNCTION custody_read_vaults(wanted text[]); Type: ACL; Schema: auth; Owner: custody_owner
 --
 
-REVOKE ALL ON FUNCTION auth.custody_find_vaults(wanted text[]) FROM PUBLIC;
-GRANT ALL ON FUNCTION auth.custody_find_vaults(wanted text[]) TO custody_app;
+REVOKE ALL ON FUNCTION auth.custody_read_vaults(wanted text[]) FROM PUBLIC;
+GRANT ALL ON FUNCTION auth.custody_read_vaults(wanted text[]) TO custody_app;
 
 
 --
