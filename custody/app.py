@@ -20,6 +20,7 @@ from custody.auth.jwks import JwksCache
 from custody.auth.sources import Source, file_source
 from custody.auth.tokens import TokenVerifier
 from custody.datakeys.ring import Ring
+from custody.datakeys.sealer import Sealer
 from custody.db.engine import RESERVED_CONNECTIONS, Dsn, open_engine
 from custody.db.errors import DatabaseError, Refused
 from custody.http.admin import admin_server
@@ -41,7 +42,7 @@ from custody.ops.report import Report, describe
 from custody.ops.stray_errors import log_stray_error
 from custody.reload import Reload, Reloadable
 from custody.rewrap.background import BackgroundRewrap
-from custody.settings import ConfigurationError, Settings
+from custody.settings import ConfigurationError, LegacyRows, Settings
 from custody.sockets.listeners import Listeners, open_listeners, tls_context
 from custody.vault.brake import Brake
 from custody.vault.canaries import Canaries
@@ -165,9 +166,10 @@ async def running(
         engine = await enter(open_engine(dsn))
         reserve = await enter(open_engine(dsn, pool_size=RESERVED_CONNECTIONS))
         fresh = await enter(open_engine(dsn, pool_size=1))
-        keks = Keks(keyring, engine, event_id())
-        await keks.prove()
         ring = Ring(engine, keyring, settings.data_key_ttl, settings.data_key_max_age)
+        legacy = settings.legacy_rows is LegacyRows.ACCEPT
+        keks = Keks(keyring, engine, event_id(), Sealer(ring), legacy=legacy)
+        await keks.prove()
         health = Health(engine, keks, ring, jwks)
         await health.check()
         rewrap = await enter(_open_rewrap(settings, engine, keyring, metrics)) if rewraps else None

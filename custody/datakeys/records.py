@@ -59,10 +59,15 @@ async def read_records(engine: AsyncEngine) -> tuple[Record, ...]:
     """
     async with transaction(engine, _SECONDS) as connection:
         rows = await connection.fetch(query("list_data_keys"))
-    by_key = groupby(rows, key=itemgetter("id", "seal", "is_lost"))
+    by_key = groupby(rows, key=itemgetter("id", "seal", "lost_at"))
     return tuple(
-        Record(*columns, tuple(_wrap(row) for row in wraps if row["kek_id"] is not None))
-        for columns, wraps in by_key
+        Record(
+            key_id,
+            seal,
+            is_lost=lost_at is not None,
+            wraps=tuple(_wrap(row) for row in wraps if row["kek_id"] is not None),
+        )
+        for (key_id, seal, lost_at), wraps in by_key
     )
 
 

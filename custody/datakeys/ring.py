@@ -231,10 +231,6 @@ class Ring:
         """Whether more than one data key vouches for itself."""
         return bool(self._unopened.rivals)
 
-    def has_opened_with(self, kek_id: str) -> bool:
-        """Say whether a data key that is in use here was opened by this KEK."""
-        return any(held.opened.kek_id == kek_id for held in self._held.values())
-
     async def _keep(self) -> None:
         while True:
             await asyncio.sleep(_LOOK_SECONDS)

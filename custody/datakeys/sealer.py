@@ -1,14 +1,12 @@
-"""The seals of the registry's records: made and judged by the data keys of this process."""
+"""The seals of records: made and judged by the data keys of this process."""
 
-from custody.datakeys.data_key import PREFIX_SIZE, id_of
+from custody.datakeys.data_key import PREFIX_SIZE, DataKey, id_of
 from custody.datakeys.encoding import fields
 from custody.datakeys.ring import Ring
 
-_KEK_RECORD = "custody kek record v1"
-
 
 class Sealer:
-    """Seals records of KEKs; what :class:`custody.keks.registry.KekRegistry` asks for.
+    """Seals records: what :class:`custody.keks.registry.KekRegistry` asks for.
 
     Args:
         ring: the data keys.
@@ -21,12 +19,10 @@ class Sealer:
         """Return the seal of a record, or None while no data key is open.
 
         Args:
-            values: of the record, always as many and in the same order.
+            values: a label, and what is sealed: for one label always as many.
         """
         key = self._ring.newest
-        if key is None:
-            return None
-        return key.prefix + key.record_seal.of(fields(_KEK_RECORD, key.id, *values))
+        return None if key is None else key.prefix + key.record_seal.of(_message(key, values))
 
     def judge(self, seal: str | None, *values: str | None) -> bool | None:
         """Say whether a seal is that of a record; None where it can't be judged now.
@@ -36,13 +32,14 @@ class Sealer:
             values: as for :meth:`seal`.
         """
         prefix, mac = (seal or "")[:PREFIX_SIZE], (seal or "")[PREFIX_SIZE:]
-        key = self._ring.find(prefix)
-        if key is not None:
-            return key.record_seal.is_mac(mac, fields(_KEK_RECORD, key.id, *values))
+        if (key := self._ring.find(prefix)) is not None:
+            return key.record_seal.is_mac(mac, _message(key, values))
         key_id = id_of(prefix)
         waits = key_id is not None and self._ring.reason(key_id) is not None
         return None if waits or self._ring.newest is None else False
 
-    def has_opened_with(self, kek_id: str) -> bool:
-        """Say whether a KEK has opened a data key that is in use here: then it is the right one."""
-        return self._ring.has_opened_with(kek_id)
+
+def _message(key: DataKey, values: tuple[str | None, ...]) -> bytes:
+    """Return what is sealed: the label, the data key, and the rest."""
+    label, *rest = values
+    return fields(label, key.id, *rest)

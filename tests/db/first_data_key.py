@@ -13,6 +13,7 @@ from typing import Any
 from custody.datakeys import check, ring
 from custody.datakeys.check import DataKeyCheck
 from custody.datakeys.ring import Ring
+from custody.datakeys.sealer import Sealer
 from custody.db import scope
 from custody.db.engine import Dsn, open_engine
 from custody.keks.keks import Keks, loaded_keks
@@ -60,7 +61,7 @@ async def main(steps: Steps) -> None:
         open_engine(Dsn(settings.database_url.get_secret_value()), pool_size=1) as engine,
     ):
         keys = Ring(engine, keyring, settings.data_key_ttl, settings.data_key_max_age)
-        look = DataKeyCheck(engine, keyring, keys, Keks(keyring, engine, "a child"))
+        look = DataKeyCheck(engine, keyring, keys, Keks(keyring, engine, "a child", Sealer(keys)))
         steps.around(ring, "read_records")
         steps.around(check, "add_record")
         steps.around(Keks, "compare", "record")

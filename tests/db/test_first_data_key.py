@@ -12,6 +12,7 @@ from sqlalchemy.ext.asyncio import AsyncEngine
 
 from custody.datakeys.check import DataKeyCheck
 from custody.datakeys.ring import Ring
+from custody.datakeys.sealer import Sealer
 from custody.db.engine import Dsn, open_engine
 from custody.development.postgres import EmbeddedPostgres
 from custody.keks.keks import Keks
@@ -49,7 +50,9 @@ class Process:
     def __init__(self, engine: AsyncEngine, *keks: FailingKek) -> None:
         keyring = Keyring(keks[0], keks[1:])
         self.ring = Ring(engine, keyring, 3600, 86_400)
-        self.look = DataKeyCheck(engine, keyring, self.ring, Keks(keyring, engine, "one"))
+        self.look = DataKeyCheck(
+            engine, keyring, self.ring, Keks(keyring, engine, "one", Sealer(self.ring))
+        )
 
     @property
     def key_id(self) -> str | None:

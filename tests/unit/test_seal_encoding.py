@@ -129,12 +129,13 @@ def test_ids() -> None:
 
 def test_records_of_keks_are_sealed() -> None:
     ring = FixedRing.of()
-    sealer, record = Sealer(ring), ("env-v1", "env", "f" * 64)
+    sealer, record = Sealer(ring), ("custody kek record v1", "env-v1", "env", "f" * 64)
     seal = sealer.seal(*record)
     assert seal is not None
     assert (len(seal), seal[:38]) == (102, f"1.{KEY_ID}.")
     assert sealer.judge(seal, *record) is True
-    for other in (("env-v2", *record[1:]), (*record[:2], None), (*record[:2], "e" * 64)):
+    others = ("another label v1", "env-v2", "vault", None)
+    for other in ((*record[:at], one, *record[at + 1 :]) for at, one in enumerate(others)):
         assert sealer.judge(seal, *other) is False
     for odd in (None, "", seal[:-1], seal[:38], seal.upper(), "ключ", seal.replace("dk-0", "dk-1")):
         assert sealer.judge(odd, *record) is False
