@@ -19,6 +19,8 @@ from custody.auth.jwk import NO_KEY, JwksError
 from custody.auth.jwks import JwksCache
 from custody.auth.sources import Source, file_source
 from custody.auth.tokens import TokenVerifier
+from custody.datakeys.ring import Ring
+from custody.datakeys.sealer import Sealer
 from custody.db.engine import RESERVED_CONNECTIONS, open_engine
 from custody.db.errors import DatabaseError, Refused
 from custody.http.admin import admin_server
@@ -40,7 +42,7 @@ from custody.ops.report import Report, describe
 from custody.ops.stray_errors import log_stray_error
 from custody.reload import Reload, Reloadable
 from custody.rewrap.background import BackgroundRewrap
-from custody.settings import ConfigurationError, Settings
+from custody.settings import ConfigurationError, LegacyRows, Settings
 from custody.sockets.listeners import Listeners, open_listeners, tls_context
 from custody.vault.brake import Brake
 from custody.vault.canaries import Canaries
@@ -166,9 +168,11 @@ async def running(
         engine = await enter(open_engine(dsn))
         reserve = await enter(open_engine(dsn, pool_size=RESERVED_CONNECTIONS))
         fresh = await enter(open_engine(dsn, pool_size=1))
-        keks = Keks(keyring, engine, event_id())
+        ring = Ring(engine, keyring, settings.data_key_ttl, settings.data_key_max_age)
+        legacy = settings.legacy_rows is LegacyRows.ACCEPT
+        keks = Keks(keyring, engine, event_id(), Sealer(ring), legacy=legacy)
         await keks.prove()
-        health = Health(engine, keks, jwks)
+        health = Health(engine, keks, ring, jwks)
         await health.check()
         rewrap = await enter(_open_rewrap(settings, engine, keyring, metrics)) if rewraps else None
         rows = await enter(_closing(VaultRows(engine, reserve)))
@@ -199,10 +203,11 @@ async def running(
             vault_server(frontend, cors, metrics, listeners.vault, tls, development=development)
         )
         await enter(keks.watched())
+        await enter(ring.kept())
         health_watch = await enter(health.watched())
         if rewrap is not None:
             await enter(rewrap.working())
-        parts = Reloadable(frontend, cors, tls, jwks, source, keks, brake, canaries)
+        parts = Reloadable(frontend, cors, tls, jwks, source, keks, ring, brake, canaries)
         reload = Reload(settings, environ, parts)
         status = partial(_status, vault.address, keks, health, rewrap, reload)
         report = Report(health, Heartbeat(engine, fresh), reload.run, status)

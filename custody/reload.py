@@ -13,6 +13,7 @@ import structlog
 from custody.auth.jwk import JwksError
 from custody.auth.jwks import JwksCache
 from custody.auth.sources import Source
+from custody.datakeys.ring import Ring
 from custody.db.errors import DatabaseError
 from custody.http.client_address import TrustedProxies
 from custody.http.cors import Cors
@@ -61,6 +62,7 @@ class Reloadable:
         jwks: the issuer's keys.
         source: makes the source of a JWKS from settings.
         keks: all KEKs.
+        ring: the data keys, opened by them.
         brake: its limit; whom it has seen stays.
         canaries: who they are, and what is answered.
     """
@@ -71,6 +73,7 @@ class Reloadable:
     jwks: JwksCache
     source: Callable[[Settings], Source]
     keks: Keks
+    ring: Ring
     brake: Brake
     canaries: Canaries
 
@@ -117,6 +120,7 @@ class Reload:
         # From here on nothing fails.
         take_jwks()
         parts.keks.replace(keyring)
+        parts.ring.follow()
         if parts.tls is not None and tls is not None:
             follow(parts.tls, tls)
         parts.cors.allow(settings.cors_origins)

@@ -1,4 +1,4 @@
-"""The two local wrap formats: AES-256-GCM (format 1, read only) and XAES-256-GCM (format 2).
+"""What local wraps are made with: XAES-256-GCM (formats 2 and 3) and AES-256-GCM (format 1).
 
 Lengths are checked before anything is sliced or decrypted: ``AESGCM`` would take a 24-byte
 nonce without complaint, and that is not XAES-256-GCM.
@@ -27,7 +27,7 @@ _LABEL = b"\x00\x00\x00\x1acustody master key wrap v2"
 
 
 def associated_data(user_id: str, kek_id: str) -> bytes:
-    """Return what binds a format 2 wrap to its user and its KEK.
+    """Return what binds a format 2 wrap to its user and its KEK: such wraps are read only.
 
     Each part has its length in front (4 bytes, big-endian), so no two pairs of user and kek_id
     give the same bytes.
@@ -89,7 +89,9 @@ class XaesKey:
         the block cipher's answer to the block and K1.
         """
         if len(nonce) != XAES_NONCE_SIZE:
-            raise Tampered(f"a format 2 nonce has {XAES_NONCE_SIZE} bytes, this one {len(nonce)}")
+            raise Tampered(
+                f"an XAES-256-GCM nonce has {XAES_NONCE_SIZE} bytes, this one {len(nonce)}"
+            )
         # The two inputs differ in their counter alone, 1 and 2.
         first = int.from_bytes(b"\x00\x01X\x00" + nonce[:GCM_NONCE_SIZE], "big") ^ self._k1
         second = first ^ _ONE_TO_TWO
@@ -130,7 +132,7 @@ def _open(key: bytes, nonce: bytes, ciphertext: bytes, aad: bytes) -> bytes:
         return AESGCM(key).decrypt(nonce, ciphertext, aad)
     except InvalidTag:
         # "from None": the original exception holds nothing, and its frames would hold the key.
-        raise Tampered("the wrap does not open under this KEK for this user") from None
+        raise Tampered("the wrap does not open under this KEK for this binding") from None
 
 
 def _doubled(block: bytes) -> int:

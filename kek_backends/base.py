@@ -4,13 +4,15 @@ from abc import ABC, abstractmethod
 from collections.abc import Awaitable, Mapping, Sequence
 from typing import Self, TypeVar
 
+from kek_backends.binding import Binding, Purpose
 from kek_backends.errors import KekError, Misconfigured, Tampered, Transient
 from kek_backends.findings import Finding, Verdict
 from kek_backends.proof import prove_binding
 from kek_backends.uri import KekUri
 from kek_backends.wrap import (
-    FORMAT_BOUND,
+    FORMAT_CURRENT,
     FORMAT_UNBOUND,
+    FORMAT_USER,
     MASTER_KEY_SIZE,
     OwnedWrap,
     Rewrapped,
@@ -18,11 +20,14 @@ from kek_backends.wrap import (
 )
 
 __all__ = [
-    "FORMAT_BOUND",
+    "FORMAT_CURRENT",
     "FORMAT_UNBOUND",
+    "FORMAT_USER",
     "MASTER_KEY_SIZE",
+    "Binding",
     "KekBackend",
     "OwnedWrap",
+    "Purpose",
     "Rewrapped",
     "Wrap",
 ]
@@ -31,7 +36,7 @@ T = TypeVar("T")
 
 
 class KekBackend(ABC):
-    """A KEK: it wraps master keys, and unwraps what it wrapped.
+    """A KEK: it wraps master keys and data keys, and unwraps what it wrapped.
 
     An implementation overrides the underscored methods and the properties. The public methods
     check sizes on both sides and let nothing but :class:`~kek_backends.errors.KekError` out, so
@@ -116,6 +121,15 @@ class KekBackend(ABC):
         """How long what :meth:`refresh` learnt is good for, while all is well."""
         return 30.0
 
+    def trust(self, kek_ids: frozenset[str]) -> None:  # noqa: B027 - most hold what they say
+        """Be told which kek_ids are on record for this URI, by records that can't be forged.
+
+        Of use to a KEK whose URI has named other keys before, such as an alias.
+
+        Args:
+            kek_ids: all of them.
+        """
+
     async def refresh(self) -> None:  # noqa: B027 - most have nothing to learn
         """Learn what the KMS says of the key: which version or ARN new wraps will carry.
 
@@ -129,7 +143,7 @@ class KekBackend(ABC):
         """Give back connections and threads. The backend can't be used afterwards."""
 
     async def prove(self) -> None:
-        """Prove that wraps open again, and for their own user only.
+        """Prove that wraps open again, and for what they are bound to only.
 
         Raises:
             Misconfigured: they don't. Such a KEK must not be used.
@@ -150,49 +164,54 @@ class KekBackend(ABC):
         await self.prove()
         return [Finding(Verdict.OK, f"wraps and unwraps; kek_id {self.kek_id}")]
 
-    async def wrap(self, user_id: str, master_key: bytes) -> Wrap:
-        """Wrap a user's master key, bound to the user.
+    async def wrap(self, binding: Binding, key: bytes) -> Wrap:
+        """Wrap a key, bound to whose it is, which one, and what it is for.
 
         Args:
-            user_id: whose key it is; only for this user will the wrap open.
-            master_key: 32 bytes.
+            binding: for this alone will the wrap open.
+            key: 32 bytes.
 
         Raises:
             KekError: of the type that says whether and when to try again.
         """
-        _check_size(master_key)
-        wrap = await self._alone("wrapping", self._wrap(user_id, master_key))
+        _check_size(key)
+        wrap = await self._alone("wrapping", self._wrap(binding, key))
         self._check_wrap(wrap)
         return wrap
 
-    async def unwrap(self, user_id: str, wrap: Wrap) -> bytes:
-        """Unwrap a user's master key.
+    async def unwrap(self, binding: Binding, wrap: Wrap) -> bytes:
+        """Unwrap a key.
 
         Args:
-            user_id: the user of the authenticated request, never of the blob.
+            binding: the user of the authenticated request, never of the blob, with the generation
+                of the row; or the data key that is wanted.
             wrap: the row's columns; its kek_id is one that this backend holds.
 
         Returns:
-            The 32 bytes of the master key.
+            The 32 bytes of the key.
 
         Raises:
-            Tampered: the wrap does not open for this user.
+            Tampered: the wrap does not open for this binding.
             KekError: of the type that says whether and when to try again.
         """
-        master_key = await self._alone("unwrapping", self._unwrap(user_id, wrap))
-        if not isinstance(master_key, bytes) or len(master_key) != MASTER_KEY_SIZE:
-            raise Tampered(f"{self.uri.text}: the wrap opened to something that is no master key")
-        return master_key
+        if wrap.format_version != FORMAT_CURRENT and binding.purpose is not Purpose.MASTER_KEY:
+            # Before format 3 there were master keys alone, and nothing in a wrap says what it is.
+            raise Tampered(f"{self.uri.text}: a data key is never wrapped in an old format")
+        key = await self._alone("unwrapping", self._unwrap(binding, wrap))
+        if not isinstance(key, bytes) or len(key) != MASTER_KEY_SIZE:
+            raise Tampered(f"{self.uri.text}: the wrap opened to something that is no key")
+        return key
 
     def can_rewrap_from(self, source: "KekBackend") -> bool:  # noqa: ARG002 - see refusal
         """Say whether the KMS can re-wrap what ``source`` wrapped without showing the key."""
         return False
 
     async def rewrap(self, items: Sequence[OwnedWrap]) -> list[Rewrapped]:
-        """Re-wrap inside the KMS: no master key comes here.
+        """Re-wrap inside the KMS: no key comes here.
 
         Args:
-            items: wraps of a backend that this one :meth:`can_rewrap_from`.
+            items: wraps of a backend that this one :meth:`can_rewrap_from`, of format 3. An older
+                one is refused: its key must be seen, for only that shows whose it is.
 
         Returns:
             For each item, in order, its wrap under the current key material, or why not.
@@ -200,13 +219,20 @@ class KekBackend(ABC):
         Raises:
             KekError: nothing was re-wrapped at all.
         """
-        done = await self._alone("re-wrapping", self._rewrap(items))
-        if len(done) != len(items):
-            raise Transient(f"{self.uri.text}: {len(items)} wraps went in, {len(done)} came out")
+        current = [item for item in items if item.wrap.format_version == FORMAT_CURRENT]
+        done = await self._alone("re-wrapping", self._rewrap(current))
+        if len(done) != len(current):
+            raise Transient(f"{self.uri.text}: {len(current)} wraps went in, {len(done)} came out")
         for wrap in done:
             if isinstance(wrap, Wrap):
                 self._check_wrap(wrap)
-        return done
+        results = iter(done)
+        return [
+            next(results)
+            if item.wrap.format_version == FORMAT_CURRENT
+            else KekError(f"{self.uri.text}: a wrap of an old format is not re-wrapped in a KMS")
+            for item in items
+        ]
 
     async def _alone(self, doing: str, work: Awaitable[T]) -> T:
         """Let nothing but a KekError out, and with it no exception that it was made from."""
@@ -222,20 +248,20 @@ class KekBackend(ABC):
         raise Transient(f"{self.uri.text}: {kind} while {doing}")
 
     def _check_wrap(self, wrap: Wrap) -> None:
-        if not self.holds(wrap.kek_id) or wrap.format_version != FORMAT_BOUND:
-            # Stored, it could never be opened again, or by another user too.
+        if not self.holds(wrap.kek_id) or wrap.format_version != FORMAT_CURRENT:
+            # Stored, it could never be opened again, or for another user too.
             raise Misconfigured(f"KEK {self.uri.text}: the backend made a wrap that is not its own")
 
     @abstractmethod
-    async def _wrap(self, user_id: str, master_key: bytes) -> Wrap: ...
+    async def _wrap(self, binding: Binding, key: bytes) -> Wrap: ...
 
     @abstractmethod
-    async def _unwrap(self, user_id: str, wrap: Wrap) -> bytes: ...
+    async def _unwrap(self, binding: Binding, wrap: Wrap) -> bytes: ...
 
     async def _rewrap(self, items: Sequence[OwnedWrap]) -> list[Rewrapped]:
         raise NotImplementedError
 
 
-def _check_size(master_key: bytes) -> None:
-    if len(master_key) != MASTER_KEY_SIZE:
-        raise ValueError(f"a master key has {MASTER_KEY_SIZE} bytes")
+def _check_size(key: bytes) -> None:
+    if len(key) != MASTER_KEY_SIZE:
+        raise ValueError(f"a key has {MASTER_KEY_SIZE} bytes")

@@ -4,7 +4,8 @@ import asyncio
 import contextlib
 from collections.abc import Iterator, Sequence
 
-from kek_backends.base import KekBackend, OwnedWrap, Rewrapped, Wrap
+from kek_backends.base import FORMAT_CURRENT, KekBackend, OwnedWrap, Rewrapped, Wrap
+from kek_backends.binding import Binding
 from kek_backends.errors import KekError, Misconfigured, Tampered, UnknownKek
 
 # How many keys in a row are re-wrapped here before others get their turn: about a millisecond.
@@ -15,7 +16,7 @@ class Keyring:
     """One active KEK for new wraps; an unwrap uses the KEK that the row names, never a trial.
 
     Args:
-        active: wraps every new master key.
+        active: wraps every new key.
         old: decrypt-only KEKs.
 
     Raises:
@@ -73,20 +74,22 @@ class Keyring:
                 moved_on = moved_on or backend
         return moved_on
 
-    async def wrap(self, user_id: str, master_key: bytes) -> Wrap:
+    async def wrap(self, binding: Binding, key: bytes) -> Wrap:
         """Wrap under the active KEK; see :meth:`KekBackend.wrap`."""
-        return await self.active.wrap(user_id, master_key)
+        return await self.active.wrap(binding, key)
 
-    async def unwrap(self, user_id: str, wrap: Wrap) -> bytes:
+    async def unwrap(self, binding: Binding, wrap: Wrap) -> bytes:
         """Unwrap with the KEK that the wrap names; see :meth:`KekBackend.unwrap`.
 
         Raises:
             UnknownKek: no configured KEK holds its kek_id.
         """
-        return await self._holder(wrap).unwrap(user_id, wrap)
+        return await self._holder(wrap).unwrap(binding, wrap)
 
     async def rewrap(self, items: Sequence[OwnedWrap]) -> list[Rewrapped]:
         """Bring wraps to the active KEK: inside its KMS where it can, through this process else.
+
+        A wrap of an old format always comes through here: only its key shows whose it is.
 
         Args:
             items: wraps of any of the KEKs.
@@ -100,7 +103,8 @@ class Keyring:
         for at, item in enumerate(items):
             source = self.find(item.wrap.kek_id)
             in_kms = source is not None and self.active.can_rewrap_from(source)
-            (inside if in_kms else through).append(at)
+            current = item.wrap.format_version == FORMAT_CURRENT
+            (inside if in_kms and current else through).append(at)
         await self._carry_over_all(items, through, done)
         if inside:
             try:
@@ -134,10 +138,10 @@ class Keyring:
 
     async def _carry_over(self, item: OwnedWrap) -> Rewrapped:
         try:
-            key = await self.unwrap(item.user_id, item.wrap)
+            key = await self.unwrap(item.binding, item.wrap)
             if item.is_right is not None and not item.is_right(key):
                 return Tampered("the wrap opens to another key than this user's")
-            return await self.wrap(item.user_id, key)
+            return await self.wrap(item.binding, key)
         except KekError as error:
             return error
 

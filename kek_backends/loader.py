@@ -9,6 +9,7 @@ from kek_backends.keyring import Keyring
 from kek_backends.uri import KekUri
 
 ENTRY_POINT_GROUP = "custody.kek_backends"
+_OURS = __name__.partition(".")[0]
 
 
 def load(text: str, *, environ: Mapping[str, str], development: bool) -> KekBackend:
@@ -40,9 +41,18 @@ def load(text: str, *, environ: Mapping[str, str], development: bool) -> KekBack
         backend = _class_at(entry_point, uri)
         return backend.from_uri(uri, environ=environ, development=development)
     except ImportError as error:
+        if _package(error.name) == _OURS != _package(entry_point.module):
+            raise Misconfigured(
+                f"KEK {uri.text}: {entry_point.value} is written for another release of custody: "
+                f"{error.name} lacks what it imports; see docs/how-to/third-party-backend.md"
+            ) from None
         raise Misconfigured(
             f"KEK {uri.text}: the module {error.name} can't be imported; {_cure(entry_point)}"
         ) from None
+
+
+def _package(module: str | None) -> str:
+    return (module or "").partition(".")[0]
 
 
 def _cure(entry_point: EntryPoint) -> str:

@@ -6,7 +6,8 @@ import hashlib
 import hmac
 
 from kek_backends import aead
-from kek_backends.base import FORMAT_BOUND, FORMAT_UNBOUND, KekBackend, Wrap
+from kek_backends.base import FORMAT_CURRENT, FORMAT_UNBOUND, FORMAT_USER, KekBackend, Wrap
+from kek_backends.binding import Binding
 from kek_backends.errors import Misconfigured, Tampered
 from kek_backends.key_text import CURE
 from kek_backends.uri import KekUri
@@ -17,7 +18,7 @@ _FINGERPRINT_LABEL = b"custody kek fingerprint v1"
 
 
 class LocalKek(KekBackend):
-    """A KEK in memory. Wraps are format 2; format 1 is read for ever and never written.
+    """A KEK in memory. Wraps are format 3; formats 1 and 2 are read and never written.
 
     Args:
         uri: where the key came from.
@@ -58,24 +59,25 @@ class LocalKek(KekBackend):
         """HMAC-SHA-256 of a fixed label under the key, in hex: one-way, and the same everywhere."""
         return hmac.new(self._key, _FINGERPRINT_LABEL, hashlib.sha256).hexdigest()
 
-    async def _wrap(self, user_id: str, master_key: bytes) -> Wrap:
+    async def _wrap(self, binding: Binding, key: bytes) -> Wrap:
         nonce = aead.xaes_nonce()
-        aad = aead.associated_data(user_id, self._kek_id)
-        ciphertext = self._xaes.encrypt(nonce, master_key, aad)
+        ciphertext = self._xaes.encrypt(nonce, key, binding.encode(self._kek_id))
         return Wrap(
             wrapped_mk=base64.b64encode(ciphertext).decode(),
             wrap_iv=base64.b64encode(nonce).decode(),
-            format_version=FORMAT_BOUND,
+            format_version=FORMAT_CURRENT,
             kek_id=self._kek_id,
         )
 
-    async def _unwrap(self, user_id: str, wrap: Wrap) -> bytes:
+    async def _unwrap(self, binding: Binding, wrap: Wrap) -> bytes:
         ciphertext, nonce = _decode(wrap.wrapped_mk), _decode(wrap.wrap_iv)
+        if wrap.format_version == FORMAT_CURRENT:
+            return self._xaes.decrypt(nonce, ciphertext, binding.encode(wrap.kek_id))
+        if wrap.format_version == FORMAT_USER:
+            aad = aead.associated_data(binding.subject, wrap.kek_id)
+            return self._xaes.decrypt(nonce, ciphertext, aad)
         if wrap.format_version == FORMAT_UNBOUND:
             return aead.gcm_decrypt(self._key, nonce, ciphertext)
-        if wrap.format_version == FORMAT_BOUND:
-            aad = aead.associated_data(user_id, wrap.kek_id)
-            return self._xaes.decrypt(nonce, ciphertext, aad)
         raise Tampered(f"{self._uri.text}: no such wrap format: {wrap.format_version}")
 
 

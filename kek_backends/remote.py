@@ -11,6 +11,7 @@ from dataclasses import dataclass, replace
 from typing import TypeVar
 
 from kek_backends.base import KekBackend, OwnedWrap, Rewrapped, Wrap
+from kek_backends.binding import Binding
 from kek_backends.calls import ATTEMPT_SECONDS, CALL_SECONDS, CONCURRENT_CALLS, KmsCalls
 from kek_backends.errors import KekError, Tampered, Transient, VersionRetired
 from kek_backends.proof import prove_binding
@@ -29,13 +30,13 @@ class FailedUnwrap:
     """An unwrap that failed, and not because of its row: retried at each refresh.
 
     Args:
-        user_id: whose.
+        binding: what it was to open for.
         wrap: the row's columns.
         reason: of the last failure.
         since: when a user's call failed last, as ``loop.time()`` counts.
     """
 
-    user_id: str
+    binding: Binding
     wrap: Wrap
     reason: str
     since: float
@@ -125,10 +126,10 @@ class RemoteKek(KekBackend):
         """Give the threads back."""
         self._calls.close()
 
-    async def _wrap(self, user_id: str, master_key: bytes) -> Wrap:
+    async def _wrap(self, binding: Binding, key: bytes) -> Wrap:
         self._wraps = True
         try:
-            wrap = await self._calls.persist(lambda: self._wrap_once(user_id, master_key))
+            wrap = await self._calls.persist(lambda: self._wrap_once(binding, key))
             await self._see_proven(wrap.kek_id)
         except KekError as error:
             self._wrap_problem = str(error)
@@ -140,12 +141,12 @@ class RemoteKek(KekBackend):
         self._wrap_problem = None
         return wrap
 
-    async def _unwrap(self, user_id: str, wrap: Wrap) -> bytes:
-        return await self._unwrapped(user_id, wrap)
+    async def _unwrap(self, binding: Binding, wrap: Wrap) -> bytes:
+        return await self._unwrapped(binding, wrap)
 
-    async def _unwrapped(self, user_id: str, wrap: Wrap, *, trial: bool = False) -> bytes:
+    async def _unwrapped(self, binding: Binding, wrap: Wrap, *, trial: bool = False) -> bytes:
         try:
-            key = await self._calls.persist(lambda: self._unwrap_once(user_id, wrap), trial=trial)
+            key = await self._calls.persist(lambda: self._unwrap_once(binding, wrap), trial=trial)
         except (Tampered, VersionRetired) as error:
             # Of this row, not of the KMS; but the key may have been changed.
             self._failed_unwraps.pop(wrap.kek_id, None)
@@ -153,7 +154,7 @@ class RemoteKek(KekBackend):
             raise
         except KekError as error:
             now = asyncio.get_running_loop().time()
-            self._failed_unwraps[wrap.kek_id] = FailedUnwrap(user_id, wrap, str(error), now)
+            self._failed_unwraps[wrap.kek_id] = FailedUnwrap(binding, wrap, str(error), now)
             raise
         self._failed_unwraps.pop(wrap.kek_id, None)
         return key
@@ -161,7 +162,7 @@ class RemoteKek(KekBackend):
     async def _try_again(self, one: "FailedUnwrap") -> None:
         """Try an unwrap that failed, so that its cure is noticed without a user's help."""
         try:
-            await self._unwrapped(one.user_id, one.wrap, trial=True)
+            await self._unwrapped(one.binding, one.wrap, trial=True)
         except KekError as error:
             if one.wrap.kek_id in self._failed_unwraps:
                 self._failed_unwraps[one.wrap.kek_id] = replace(one, reason=str(error))
@@ -173,7 +174,7 @@ class RemoteKek(KekBackend):
     async def _see_proven(self, kek_id: str) -> None:
         """Prove key material that this process has not seen wrap yet, or refuse what it wrapped.
 
-        Nothing is kept that could open for another user.
+        Nothing is kept that could open for another binding.
         """
         if not self._is_proven(kek_id):
             await self._prove_now(kek_id)
@@ -181,11 +182,11 @@ class RemoteKek(KekBackend):
                 raise Transient(f"{self._uri.text}: the key changes at this moment")
 
     async def _prove_now(self, kek_id: str | None = None, *, trial: bool = False) -> None:
-        async def wrap(user_id: str, key: bytes) -> Wrap:
-            return await self._calls.persist(lambda: self._wrap_once(user_id, key), trial=trial)
+        async def wrap(binding: Binding, key: bytes) -> Wrap:
+            return await self._calls.persist(lambda: self._wrap_once(binding, key), trial=trial)
 
-        async def unwrap(user_id: str, made: Wrap) -> bytes:
-            return await self._calls.persist(lambda: self._unwrap_once(user_id, made), trial=trial)
+        async def unwrap(binding: Binding, made: Wrap) -> bytes:
+            return await self._calls.persist(lambda: self._unwrap_once(binding, made), trial=trial)
 
         async with self._proving:
             if self._is_proven(kek_id or self.kek_id) and self._wrap_problem is None:
@@ -219,11 +220,11 @@ class RemoteKek(KekBackend):
         """Learn the state of the key, without a cryptographic call. Blocks."""
 
     @abstractmethod
-    def _encrypt(self, user_id: str, master_key: bytes) -> Wrap:
+    def _encrypt(self, binding: Binding, key: bytes) -> Wrap:
         """Wrap in the KMS, stamped as the KMS answers. Blocks."""
 
     @abstractmethod
-    def _decrypt(self, user_id: str, wrap: Wrap) -> bytes:
+    def _decrypt(self, binding: Binding, wrap: Wrap) -> bytes:
         """Unwrap in the KMS. Blocks."""
 
     async def _reencrypt(self, items: Sequence[OwnedWrap]) -> list[Rewrapped]:
@@ -234,13 +235,13 @@ class RemoteKek(KekBackend):
     def _translate(self, error: Exception) -> KekError:
         """Return our error for one of the SDK's, with nothing of its text that could be secret."""
 
-    async def _wrap_once(self, user_id: str, master_key: bytes) -> Wrap:
+    async def _wrap_once(self, binding: Binding, key: bytes) -> Wrap:
         """Try once to wrap; a KMS that can answers several of these with one call."""
-        return await self._calls.in_turn(lambda: self._encrypt(user_id, master_key))
+        return await self._calls.in_turn(lambda: self._encrypt(binding, key))
 
-    async def _unwrap_once(self, user_id: str, wrap: Wrap) -> bytes:
+    async def _unwrap_once(self, binding: Binding, wrap: Wrap) -> bytes:
         """Try once to unwrap; see :meth:`_wrap_once`."""
-        return await self._calls.in_turn(lambda: self._decrypt(user_id, wrap))
+        return await self._calls.in_turn(lambda: self._decrypt(binding, wrap))
 
     async def _call(self, work: Callable[[], T]) -> T:
         """Run blocking work in a thread, within the deadline of a call and with its retries."""

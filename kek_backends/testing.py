@@ -26,6 +26,8 @@ CHECKS: tuple[Check, ...] = (
     wraps.check_fingerprint,
     wraps.check_wraps_open_for_their_user_only,
     wraps.check_user_ids_are_exact,
+    wraps.check_wraps_open_for_their_generation_only,
+    wraps.check_purposes_are_apart,
     wraps.check_wrong_sizes_are_refused,
     wraps.check_two_wraps_of_one_key_open,
     wraps.check_many_calls_at_once,

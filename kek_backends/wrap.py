@@ -1,24 +1,28 @@
-"""A wrap: a master key encrypted under a KEK, as its row has it."""
+"""A wrap: a key encrypted under a KEK, as its row has it."""
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import TypeAlias
 
+from kek_backends.binding import Binding
 from kek_backends.errors import KekError
 
+# A data key has as many.
 MASTER_KEY_SIZE = 32
-FORMAT_UNBOUND = 1
-FORMAT_BOUND = 2
+# Not bound to anything; bound to its user; bound to all that a binding says. The first two are read
+# and never written.
+FORMAT_UNBOUND, FORMAT_USER, FORMAT_CURRENT = 1, 2, 3
 
 
 @dataclass(frozen=True, slots=True)
 class Wrap:
-    """A wrapped master key, as the columns of its row hold it.
+    """A wrapped key, as the columns of its row hold it.
 
     Args:
         wrapped_mk: the ciphertext, in the text form of its backend (local KEKs: base64).
         wrap_iv: the nonce in base64, or the empty string where the KMS needs none.
-        format_version: 1 (not bound to a user, read only) or 2 (bound to its user).
+        format_version: 3 (bound to its binding and its KEK); 1 (bound to nothing) and 2 (bound to
+            its user) are read only.
         kek_id: which KEK made it.
     """
 
@@ -30,17 +34,17 @@ class Wrap:
 
 @dataclass(frozen=True, slots=True)
 class OwnedWrap:
-    """A wrap and whose it is: one item of a re-wrap.
+    """A wrap and what it is bound to: one item of a re-wrap.
 
     Args:
-        user_id: of the row's key column.
+        binding: the user and the generation of its row, or the data key's.
         wrap: the row's columns.
-        is_right: says whether a master key of 32 bytes is this user's, where that is known. It
-            is asked wherever the key passes through this process: a format 1 wrap that was copied
-            from another user must not come out bound to the wrong one.
+        is_right: says whether a key of 32 bytes is the one that belongs here, where that is known.
+            It is asked wherever the key passes through this process: a format 1 wrap that was
+            copied from another user must not come out bound to the wrong one.
     """
 
-    user_id: str
+    binding: Binding
     wrap: Wrap
     is_right: Callable[[bytes], bool] | None = field(default=None, repr=False)
 

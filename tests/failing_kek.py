@@ -3,6 +3,7 @@
 import asyncio
 
 from kek_backends.base import Wrap
+from kek_backends.binding import Binding
 from kek_backends.env import EnvKek
 from kek_backends.errors import KekError
 
@@ -14,13 +15,13 @@ class FailingKek(EnvKek):
     hangs = False
     in_process = False
 
-    async def _wrap(self, user_id: str, master_key: bytes) -> Wrap:
+    async def _wrap(self, binding: Binding, key: bytes) -> Wrap:
         await self._fail()
-        return await super()._wrap(user_id, master_key)
+        return await super()._wrap(binding, key)
 
-    async def _unwrap(self, user_id: str, wrap: Wrap) -> bytes:
+    async def _unwrap(self, binding: Binding, wrap: Wrap) -> bytes:
         await self._fail()
-        return await super()._unwrap(user_id, wrap)
+        return await super()._unwrap(binding, wrap)
 
     async def _fail(self) -> None:
         if self.hangs:

@@ -5,11 +5,21 @@ from typing import TypeAlias
 
 from custody.vault.key_check import key_check_value
 from kek_backends.base import Wrap
+from kek_backends.binding import Binding
+from tests.bindings import GENERATION, of
 from tests.servers import Database
 
-WrapOne: TypeAlias = Callable[[str, bytes], Awaitable[Wrap]]
+WrapOne: TypeAlias = Callable[[Binding, bytes], Awaitable[Wrap]]
 
-_COLUMNS = ("user_id", "wrapped_mk", "wrap_iv", "format_version", "kek_id", "key_check")
+_COLUMNS = (
+    "user_id",
+    "generation",
+    "wrapped_mk",
+    "wrap_iv",
+    "format_version",
+    "kek_id",
+    "key_check",
+)
 
 
 async def copy_rows(database: Database, wrap: WrapOne, keys: Iterable[tuple[str, bytes]]) -> None:
@@ -17,13 +27,14 @@ async def copy_rows(database: Database, wrap: WrapOne, keys: Iterable[tuple[str,
 
     Args:
         database: a migrated one.
-        wrap: takes a user id and a master key; called for one after the other.
+        wrap: takes a binding and a master key; called for one after the other.
         keys: user ids, each with the master key; read twice.
     """
 
     async def vault(user: str, key: bytes) -> tuple[str | int, ...]:
-        made, check = await wrap(user, key), key_check_value(user, key)
-        return user, made.wrapped_mk, made.wrap_iv, made.format_version, made.kek_id, check
+        made = await wrap(of(user), key)
+        columns = made.wrapped_mk, made.wrap_iv, made.format_version, made.kek_id
+        return user, GENERATION, *columns, key_check_value(user, key)
 
     async with database.connect() as superuser:
         users = ((user,) for user, _ in keys)

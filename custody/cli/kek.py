@@ -32,12 +32,33 @@ def list_(as_json: bool) -> None:
 def retire(context: click.Context, kek_id: str, as_json: bool) -> None:
     """Retire a KEK for good: nothing can be wrapped under it again.
 
-    Refused for the active KEK, while any row is wrapped under it, and while a live daemon writes
-    under it. What was seen is printed and kept. Uses CUSTODY_REWRAP_DATABASE_URL.
+    Refused for the active KEK, while any row or data key is wrapped under it, and while a live
+    daemon writes under it. What was seen is printed and kept. Uses CUSTODY_REWRAP_DATABASE_URL.
     """
     from custody.cli.commands.kek import retire as run
 
     context.exit(run(kek_id, as_json=as_json))
+
+
+@kek.command()
+@click.argument("record_id", metavar="ID")
+@click.option("--yes", is_flag=True, help="Needed: it removes what keeps an id from other keys.")
+@as_json
+@click.pass_context
+def forget(context: click.Context, record_id: str, yes: bool, as_json: bool) -> None:
+    """Remove the record of a KEK or of a data key that is not yours.
+
+    Refused while anything carries it, and for a KEK that was retired. ID is a kek_id or dk-... Uses
+    CUSTODY_OWNER_DATABASE_URL.
+    """
+    if not yes:
+        raise click.UsageError(
+            "nothing will keep this id from standing for other key material; if you mean it, add "
+            "--yes"
+        )
+    from custody.cli.commands.kek_forget import forget as run
+
+    context.exit(run(record_id, as_json=as_json))
 
 
 @kek.command()

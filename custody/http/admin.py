@@ -63,11 +63,14 @@ class Admin:
         shown = {
             name: (what if told else "failing") if what else "ok" for name, what in parts.items()
         }
-        body = {"ready": ready, "parts": shown}
+        body: dict[str, object] = {"ready": ready, "parts": shown}
+        if degraded := self._health.degraded():
+            body["degraded"] = degraded if told else dict.fromkeys(degraded, "degraded")
         return _json(body, HTTPStatus.OK if ready else HTTPStatus.SERVICE_UNAVAILABLE)
 
     async def show_metrics(self, _request: web.BaseRequest) -> Response:
         """GET /metrics."""
+        self._metrics.show_data_key(self._health.data_key_seconds_left)
         body = self._metrics.render(self._health.parts())
         return Response(body, media_type=self._metrics.content_type)
 

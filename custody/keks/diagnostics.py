@@ -7,6 +7,7 @@ from dataclasses import replace
 from sqlalchemy.ext.asyncio import AsyncEngine
 
 from custody.keks.plain import in_clear
+from custody.keks.legacy import advice, count_unsealed, refusal
 from custody.keks.registry import compare, is_retired, kek_ids_in_use, retired, unreadable
 from kek_backends.base import KekBackend
 from kek_backends.errors import KekError, Transient
@@ -56,6 +57,23 @@ async def examine_registry(engine: AsyncEngine, keyring: Keyring) -> list[Findin
             for kek_id in sorted({backend.kek_id} | used):
                 findings += [one async for one in _fingerprint(engine, backend, kek_id)]
     return findings
+
+
+async def examine_rows(engine: AsyncEngine, *, accepted: bool) -> list[Finding]:
+    """Say whether rows are not sealed yet, or the door for them is open to no purpose.
+
+    Args:
+        engine: connections of a runtime role.
+        accepted: whether such rows are read: ``CUSTODY_LEGACY_ROWS=accept``.
+
+    Raises:
+        DatabaseError: the database can't be asked now.
+    """
+    unsealed = await count_unsealed(engine)
+    problem = advice(unsealed) if accepted else refusal(unsealed)
+    if problem is None:
+        return [Finding(Verdict.OK, "every row is sealed", "rows")]
+    return [Finding(Verdict.FINDING, problem, "rows")]
 
 
 async def _fingerprint(

@@ -14,7 +14,7 @@ from custody.db.errors import DatabaseError
 from custody.keks import instances
 from custody.keks.instances import Instance
 from custody.keks.plain import in_clear, refuse_plain
-from custody.keks.registry import KekRegistry
+from custody.keks.registry import KekRegistry, RecordSealer
 from custody.keks.watch import KekWatch, probe_keks
 from custody.settings import ConfigurationError, Settings
 from kek_backends.base import KekBackend
@@ -73,12 +73,24 @@ class Keks:
         keyring: all of them; stays the same object while its old KEKs are swapped.
         engine: connections of the role custody_app.
         instance_id: of this life of the daemon.
+        sealer: makes and judges the seals of their records.
+        legacy: as for :class:`KekRegistry`.
     """
 
-    def __init__(self, keyring: Keyring, engine: AsyncEngine, instance_id: str) -> None:
+    def __init__(
+        self,
+        keyring: Keyring,
+        engine: AsyncEngine,
+        instance_id: str,
+        sealer: RecordSealer,
+        *,
+        legacy: bool = False,
+    ) -> None:
         self.keyring = keyring
         self._engine = engine
-        self._registry = KekRegistry(engine, keyring)
+        self._sealer = sealer
+        self._legacy = legacy
+        self._registry = self._registry_of(keyring)
         self._watch = KekWatch(keyring)
         self._id = instance_id
         self._closing: set[asyncio.Task[None]] = set()
@@ -99,9 +111,17 @@ class Keks:
         """Ask every KMS for its key, and prove that the active KEK binds; as :func:`probe_keks`."""
         await probe_keks(self.keyring)
 
-    async def check(self) -> None:
-        """Compare every KEK with the registry; see :meth:`KekRegistry.check`."""
-        await self._registry.check()
+    async def compare(self) -> None:
+        """Compare every KEK with the registry; see :meth:`KekRegistry.compare`."""
+        await self._registry.compare()
+
+    async def record(self) -> None:
+        """Record what was compared; see :meth:`KekRegistry.record`."""
+        await self._registry.record()
+
+    def is_proven(self, kek_id: str) -> bool:
+        """Say whether a KEK is the one that is on record; see :meth:`KekRegistry.is_proven`."""
+        return self._registry.is_proven(kek_id)
 
     async def admit(self, kek_id: str) -> None:
         """Make sure that a wrap may be stored; see :meth:`KekRegistry.admit`."""
@@ -181,7 +201,7 @@ class Keks:
             if fresh:
                 _warn_of_plain(fresh)
                 await probe_keks(keyring)
-                await KekRegistry(self._engine, keyring).check()
+                await self._registry_of(keyring).check()
         except BaseException:
             for backend in fresh:
                 await backend.close()
@@ -200,6 +220,9 @@ class Keks:
             task = asyncio.create_task(self._close_later(backend))
             self._closing.add(task)
             task.add_done_callback(self._closing.discard)
+
+    def _registry_of(self, keyring: Keyring) -> KekRegistry:
+        return KekRegistry(self._engine, keyring, self._sealer, legacy=self._legacy)
 
     async def _close_later(self, backend: KekBackend) -> None:
         with contextlib.suppress(TimeoutError):

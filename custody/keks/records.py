@@ -5,6 +5,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import datetime
 from enum import StrEnum
+from itertools import groupby
+from operator import itemgetter
 from typing import Any
 
 from sqlalchemy.ext.asyncio import AsyncEngine
@@ -53,14 +55,35 @@ class RowCount:
         wraps: all of them.
         format_1: of these, not bound to their user.
         quarantined: of these, set aside because their wrap does not open.
+        old_format: of these, in a format that is not written any more.
+        legacy: of these, not sealed.
     """
 
     wraps: int
     format_1: int
     quarantined: int
+    old_format: int = 0
+    legacy: int = 0
 
 
 NO_ROWS = RowCount(0, 0, 0)
+
+
+@dataclass(frozen=True, slots=True)
+class RecordedDataKey:
+    """What the database knows of a data key, of which nothing is believed here.
+
+    Args:
+        id: ``dk-`` and 32 hexadecimal digits.
+        kek_ids: of the KEKs that it is wrapped under.
+        created_at: when it was recorded.
+        lost_at: since when no KEK that opens it exists, by the owner's word; None else.
+    """
+
+    id: str
+    kek_ids: tuple[str, ...]
+    created_at: datetime
+    lost_at: datetime | None
 
 
 class Retirement(StrEnum):
@@ -70,6 +93,7 @@ class Retirement(StrEnum):
     ALREADY_RETIRED = "already-retired"
     ACTIVE = "active"
     IN_USE = "in-use"
+    DATA_KEYS = "data-keys"
     WRITTEN = "written"
     UNKNOWN = "unknown"
 
@@ -117,12 +141,39 @@ async def count_rows(engine: AsyncEngine) -> dict[str, RowCount]:
     async with transaction(engine, _COUNT_TIMEOUT_SECONDS) as connection:
         rows = await connection.fetch(query("count_rows_by_kek"), timeout=_COUNT_TIMEOUT_SECONDS)
     return {
-        row["kek_id"]: RowCount(row["wraps"], row["format_1"], row["quarantined"]) for row in rows
+        row["kek_id"]: RowCount(
+            row["wraps"], row["format_1"], row["quarantined"], row["old_format"], row["legacy"]
+        )
+        for row in rows
     }
 
 
+async def list_data_keys(engine: AsyncEngine) -> tuple[RecordedDataKey, ...]:
+    """Return the data keys that are on record, the oldest first.
+
+    Args:
+        engine: connections of a runtime role.
+
+    Raises:
+        DatabaseError: the database can't be asked now.
+    """
+    async with transaction(engine, _TIMEOUT_SECONDS) as connection:
+        rows = await connection.fetch(query("list_data_keys"))
+    return tuple(
+        RecordedDataKey(
+            id=key_id,
+            kek_ids=tuple(row["kek_id"] for row in wraps if row["kek_id"] is not None),
+            created_at=wraps[0]["created_at"],
+            lost_at=wraps[0]["lost_at"],
+        )
+        for key_id, wraps in (
+            (key_id, list(group)) for key_id, group in groupby(rows, key=itemgetter("id"))
+        )
+    )
+
+
 async def retire(engine: AsyncEngine, kek_id: str) -> Retirement:
-    """Retire a KEK for good, unless it is the active one or a row is wrapped under it.
+    """Retire a KEK for good, unless it is the active one or something is wrapped under it.
 
     Args:
         engine: connections of the role custody_rewrap.

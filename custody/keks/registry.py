@@ -4,9 +4,9 @@ What a kek_id stands for is kept in the database. Before this process stores a w
 it has compared the KEK with the registry, and recorded it there.
 """
 
-import hmac
-from collections.abc import Mapping, Sequence
-from typing import Any
+from collections.abc import AsyncIterator, Iterator, Sequence
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
 
 import structlog
 from sqlalchemy.ext.asyncio import AsyncEngine
@@ -14,11 +14,31 @@ from sqlalchemy.ext.asyncio import AsyncEngine
 from custody.db.checkout import acquire
 from custody.db.queries import query
 from custody.db.scope import transaction
-from kek_backends.base import KekBackend, Wrap
-from kek_backends.errors import KekError, Misconfigured, Tampered
+from custody.keks.census import kek_ids_in_use, unreadable
+from custody.keks.proof import (
+    RETIRED,
+    RecordSealer,
+    compare,
+    judge,
+    read_record,
+    refuse_other_material,
+    retired,
+    seal_of,
+)
+from kek_backends.base import KekBackend
+from kek_backends.errors import KekError, Misconfigured, Transient
 from kek_backends.keyring import Keyring
 
-RETIRED = "retired"
+__all__ = [
+    "KekRegistry",
+    "RecordSealer",
+    "compare",
+    "is_retired",
+    "kek_ids_in_use",
+    "retired",
+    "unreadable",
+]
+
 _REGISTER_SECONDS = 3.0
 
 log = structlog.get_logger()
@@ -28,15 +48,29 @@ class KekRegistry:
     """The configured KEKs, compared with what the database knows of them.
 
     Args:
-        engine: connections of the role custody_app.
+        engine: connections of a runtime role.
         keyring: the configured KEKs.
+        sealer: makes and judges the seals of records; without one they are believed as they are.
+        legacy: whether the kek_ids of records that are not sealed count as known: the door for
+            rows that are not sealed is open.
     """
 
-    def __init__(self, engine: AsyncEngine, keyring: Keyring) -> None:
+    def __init__(
+        self,
+        engine: AsyncEngine,
+        keyring: Keyring,
+        sealer: RecordSealer | None = None,
+        *,
+        legacy: bool = False,
+    ) -> None:
         self._engine = engine
         self._keyring = keyring
-        # The kek_ids that were compared with the registry, with the fingerprint they had then, and
-        # the one of them that was recorded as active last.
+        self._sealer = sealer
+        self._legacy = legacy
+        # What the last look found right, to be recorded.
+        self._compared: tuple[_Compared, ...] = ()
+        # The kek_ids that were recorded, with the fingerprint they had then, and the one of them
+        # that was recorded as active last.
         self._admitted: dict[str, str] = {}
         self._active: str | None = None
         self._problems: tuple[str, ...] = ()
@@ -49,72 +83,144 @@ class KekRegistry:
     async def check(self) -> None:
         """Compare every KEK with the registry, and record what is new.
 
-        A KMS that has not answered yet says nothing of its kek_ids: it is left for later.
+        Raises:
+            Misconfigured, DatabaseError: as :meth:`compare` and :meth:`record`.
+        """
+        await self.compare()
+        await self.record()
+
+    def is_proven(self, kek_id: str) -> bool:
+        """Say whether the last look found a KEK to be the one that is on record for its kek_id."""
+        return kek_id in self._admitted or any(
+            one.on_record for one in self._compared if one.kek_id == kek_id
+        )
+
+    async def compare(self) -> None:
+        """Compare every KEK with the registry; prove those of which it says nothing that counts.
+
+        A KMS that has not answered yet says nothing of its kek_ids: it is left for later. Nothing
+        is recorded; a seal that does not hold is taken off.
 
         Raises:
             Misconfigured: a KEK is not the one that its kek_id stands for, or the active one is
                 retired.
             DatabaseError: the database can't be asked now.
         """
+        await self._tell_what_is_known()
         in_use = await kek_ids_in_use(self._engine)
         refused = [*self._doubles(), *await self._retired()]
-        for backend in self._keyring:
-            if backend.kek_id is None:
-                continue
-            for kek_id in {backend.kek_id} | {used for used in in_use if backend.holds(used)}:
-                if kek_id != backend.kek_id and backend.fingerprint(kek_id) is None:
-                    continue  # nothing can be said of it now; it was recorded while it wrapped
-                try:
-                    await self._admit(backend, kek_id)
-                except Misconfigured as error:
-                    refused.append(str(error))
-                except KekError:
-                    # The KMS can't prove it now. It is checked again, and before it wraps anyway.
-                    continue
+        compared = []
+        for backend, kek_id in self._held(in_use):
+            async with _kept(refused):
+                compared.append(await self._compare(backend, kek_id))
+        self._compared = tuple(one for one in compared if one)
         refused = list(dict.fromkeys(refused))
         self._report((*refused, *unreadable(self._keyring, in_use)))
         if refused:
             raise Misconfigured("; ".join(refused))
+
+    async def record(self) -> None:
+        """Record, and seal, what :meth:`compare` has found to be right.
+
+        With a sealer that has no data key open, nothing is written; it is tried again.
+
+        Raises:
+            Misconfigured: another instance has recorded other key material, or it is retired.
+            DatabaseError: the database can't be asked now.
+        """
+        refused: list[str] = []
+        for one in self._compared:
+            async with _kept(refused):
+                await self._record(one)
+        if refused:
+            self._report(tuple(dict.fromkeys((*refused, *self._problems))))
+            raise Misconfigured("; ".join(refused))
+        await self._tell_what_is_known()
 
     async def admit(self, kek_id: str) -> None:
         """Make sure that a wrap under this kek_id may be stored; cheap where that is known.
 
         Raises:
             Misconfigured: other key material is recorded under it, or it is retired.
-            KekError: the KMS can't be asked now.
+            KekError: the KMS can't be asked now, or no data key is open.
             DatabaseError: the database can't be asked now.
         """
         backend = self._keyring.find(kek_id)
         if backend is None:
             raise Misconfigured(f"no configured KEK holds {kek_id}")
-        await self._admit(backend, kek_id)
+        one = await self._compare(backend, kek_id)
+        if one and not await self._record(one) and not one.on_record:
+            raise Transient(
+                f"KEK {backend.uri.text}: {kek_id} can't be recorded while no data key is open"
+            )
 
-    async def _admit(self, backend: KekBackend, kek_id: str) -> None:
+    def _held(self, in_use: Sequence[str]) -> Iterator[tuple[KekBackend, str]]:
+        for backend in self._keyring:
+            if backend.kek_id is None:
+                continue
+            for kek_id in {backend.kek_id} | {used for used in in_use if backend.holds(used)}:
+                # Else nothing can be said of it now; it was recorded while it wrapped.
+                if kek_id == backend.kek_id or backend.fingerprint(kek_id) is not None:
+                    yield backend, kek_id
+
+    async def _compare(self, backend: KekBackend, kek_id: str) -> "_Compared | None":
+        """Compare one KEK, unless that was done and recorded before."""
         # Read once: a KMS may answer otherwise in the next moment. Where nothing of the material
         # can be seen, the id that the KMS gave stands for it.
         fingerprint = backend.fingerprint(kek_id) or kek_id
-        active = backend is self._keyring.active and kek_id == backend.kek_id
+        active = self._is_active(backend, kek_id)
         if self._admitted.get(kek_id) == fingerprint and (not active or kek_id == self._active):
-            return
-        await compare(self._engine, backend, kek_id, fingerprint)
-        parameters = kek_id, backend.uri.scheme, backend.uri.text, fingerprint, active
+            return None
+        on_record = await compare(self._engine, backend, kek_id, fingerprint, self._sealer)
+        return _Compared(backend, kek_id, fingerprint, on_record)
+
+    async def _record(self, one: "_Compared") -> bool:
+        """Record one KEK; say whether it was done: not while no data key is open."""
+        backend, kek_id, scheme = one.backend, one.kek_id, one.backend.uri.scheme
+        seal = None
+        if self._sealer is not None:
+            seal = seal_of(self._sealer, kek_id, scheme, one.fingerprint)
+            if seal is None:
+                return False
+        active = self._is_active(backend, kek_id)
+        parameters = kek_id, scheme, backend.uri.text, one.fingerprint, seal, active
         async with transaction(self._engine, _REGISTER_SECONDS) as connection:
             (recorded,) = await connection.fetch(query("register_kek"), *parameters)
         # Another instance may have recorded another one first: then we are wrong.
-        _compare_fingerprint(backend, kek_id, fingerprint, recorded["fingerprint"])
+        refuse_other_material(backend, kek_id, one.fingerprint, recorded, self._sealer)
         if active:
             if recorded["state"] == RETIRED:
-                raise Misconfigured(retired(backend, kek_id))
+                raise Misconfigured(retired(backend, kek_id, recorded, self._sealer))
             self._active = kek_id
-        self._admitted[kek_id] = fingerprint
+        self._admitted[kek_id] = one.fingerprint
+        return True
+
+    def _is_active(self, backend: KekBackend, kek_id: str) -> bool:
+        return backend is self._keyring.active and kek_id == backend.kek_id
+
+    async def _tell_what_is_known(self) -> None:
+        """Tell each KEK which kek_ids are on record for its kind; without a data key nothing is."""
+        async with acquire(self._engine) as connection:
+            records = await connection.fetch(query("list_keks"))
+        words = [self._sealer is None or judge(self._sealer, one["kek_id"], one) for one in records]
+        if all(word is None for word in words):
+            return  # what was told before stays
+        known = [
+            (one["backend"], one["kek_id"])
+            for one, word in zip(records, words, strict=True)
+            if word or (self._legacy and one["seal"] is None)
+        ]
+        for backend in self._keyring:
+            backend.trust(frozenset(kek for scheme, kek in known if scheme == backend.uri.scheme))
 
     async def _retired(self) -> list[str]:
         """Say whether the active KEK was retired under us: then nothing is wrapped any more."""
         active = self._keyring.active
-        if active.kek_id is None or not await is_retired(self._engine, active.kek_id):
+        record = active.kek_id and await read_record(self._engine, active.kek_id)
+        if not record or active.kek_id is None or record["state"] != RETIRED:
             return []
         self._admitted.pop(active.kek_id, None)
-        return [retired(active, active.kek_id)]
+        return [retired(active, active.kek_id, record, self._sealer)]
 
     def _doubles(self) -> list[str]:
         """Name two KEKs that have come to share a kek_id, and are not the same key."""
@@ -138,34 +244,26 @@ class KekRegistry:
         self._problems = problems
 
 
-async def kek_ids_in_use(engine: AsyncEngine) -> tuple[str, ...]:
-    """Return the kek_ids that rows with a wrap carry.
+@dataclass(frozen=True, slots=True)
+class _Compared:
+    """A KEK that is right: whether it is on record, and the fingerprint that it had."""
 
-    Args:
-        engine: connections of a runtime role.
-    """
-    async with acquire(engine) as connection:
-        return tuple(row[0] for row in await connection.fetch(query("list_keks_in_use")))
+    backend: KekBackend
+    kek_id: str
+    fingerprint: str
+    on_record: bool
 
 
-def unreadable(keyring: Keyring, in_use: Sequence[str]) -> tuple[str, ...]:
-    """Say which rows can't be unwrapped with what is configured, in one line each.
-
-    Args:
-        keyring: the configured KEKs.
-        in_use: the kek_ids that rows carry.
-    """
-    problems = []
-    for kek_id in in_use:
-        backend = keyring.find(kek_id)
-        if backend is None:
-            problems.append(
-                f"rows carry the kek_id {kek_id}, and no configured KEK holds it: "
-                "list it in CUSTODY_OLD_KEKS"
-            )
-        elif (refusal := backend.refusal(kek_id)) is not None:
-            problems.append(refusal)
-    return tuple(problems)
+@asynccontextmanager
+async def _kept(refused: list[str]) -> AsyncIterator[None]:
+    """Keep what is refused in a block, and go on."""
+    try:
+        yield
+    except Misconfigured as error:
+        refused.append(str(error))
+    except KekError:
+        # The KMS can't prove it now. It is checked again, and before it wraps anyway.
+        return
 
 
 async def is_retired(engine: AsyncEngine, kek_id: str) -> bool:
@@ -175,68 +273,5 @@ async def is_retired(engine: AsyncEngine, kek_id: str) -> bool:
         engine: connections of a runtime role.
         kek_id: which.
     """
-    async with acquire(engine) as connection:
-        return bool(await connection.fetchval(query("read_kek_state"), kek_id) == RETIRED)
-
-
-def retired(backend: KekBackend, kek_id: str) -> str:
-    """Say that the active KEK is retired, and the cure."""
-    return (
-        f"KEK {backend.uri.text}: the kek_id {kek_id} is retired, and nothing is written under it "
-        "again; set CUSTODY_KEK to another KEK"
-    )
-
-
-async def compare(engine: AsyncEngine, backend: KekBackend, kek_id: str, fingerprint: str) -> bool:
-    """Compare a KEK with its recorded fingerprint, or else with rows that carry its kek_id.
-
-    For a kek_id that rows already carry, the first fingerprint may be recorded only after one of
-    those rows was unwrapped with it: a wrong key at the first boot can't lock out the right one.
-
-    Args:
-        engine: connections of a runtime role.
-        backend: the KEK.
-        kek_id: one that it holds.
-        fingerprint: of its key material.
-
-    Returns:
-        True when the fingerprint is recorded, False when none is yet.
-
-    Raises:
-        Misconfigured: the key is not the one that the kek_id stands for.
-        KekError: the KMS can't be asked now.
-        DatabaseError: the database can't be asked now.
-    """
-    async with acquire(engine) as connection:
-        recorded = await connection.fetchval(query("read_fingerprint"), kek_id)
-        rows = await connection.fetch(query("sample_wraps"), kek_id) if recorded is None else []
-    if recorded is None:
-        await _prove(backend, kek_id, rows)
-        return False
-    _compare_fingerprint(backend, kek_id, fingerprint, recorded)
-    return True
-
-
-def _compare_fingerprint(backend: KekBackend, kek_id: str, ours: str, known: str | None) -> None:
-    if known is not None and hmac.compare_digest(known.encode(), ours.encode()):
-        return
-    raise Misconfigured(
-        f"KEK {backend.uri.text}: the kek_id {kek_id} stands for other key material; restore that "
-        "key, or name the new one otherwise (?id=NEW_ID, or a new key in the KMS) and list the "
-        "old one in CUSTODY_OLD_KEKS"
-    )
-
-
-async def _prove(backend: KekBackend, kek_id: str, rows: Sequence[Mapping[str, Any]]) -> None:
-    for row in rows:
-        wrap = Wrap(row["wrapped_mk"], row["wrap_iv"], row["format_version"], kek_id)
-        try:
-            await backend.unwrap(row["user_id"], wrap)
-        except Tampered:
-            continue
-        return
-    if rows:
-        raise Misconfigured(
-            f"KEK {backend.uri.text}: this key opens none of the {len(rows)} rows tried that "
-            f"carry the kek_id {kek_id}; configure the key that wrapped them"
-        )
+    record = await read_record(engine, kek_id)
+    return record is not None and bool(record["state"] == RETIRED)

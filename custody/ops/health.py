@@ -10,6 +10,8 @@ import structlog
 from sqlalchemy.ext.asyncio import AsyncEngine
 
 from custody.auth.jwks import JwksCache
+from custody.datakeys.check import DataKeyCheck
+from custody.datakeys.ring import Ring
 from custody.db.advice import advise
 from custody.db.checkout import on_a_living_connection
 from custody.db.errors import NO_ANSWER, DatabaseError, Refused
@@ -44,12 +46,15 @@ class Health:
     Args:
         engine: connections of the role custody_app.
         keks: the configured KEKs.
+        ring: the data keys.
         jwks: the issuer's keys.
     """
 
-    def __init__(self, engine: AsyncEngine, keks: Keks, jwks: JwksCache) -> None:
+    def __init__(self, engine: AsyncEngine, keks: Keks, ring: Ring, jwks: JwksCache) -> None:
         self._engine = engine
         self._keks = keks
+        self._ring = ring
+        self._data_keys = DataKeyCheck(engine, keks.keyring, ring, keks)
         self._jwks = jwks
         self._asked = False
         self._database: str | None = "not reached yet"
@@ -80,9 +85,20 @@ class Health:
             "roles": self._problem_of("roles") or unknown,
             "audit": self._problem_of("audit") or self._reason_met("audit") or unknown,
             "kek": self._problem_of_keks() or self._reason_met("kek"),
+            "data-key": self._problem_of_data_keys(),
             "jwks": self._jwks.problem,
             "listener": "stopping" if self.draining else None,
         }
+
+    def degraded(self) -> dict[str, str]:
+        """Return what is wrong in parts that are ready all the same."""
+        found = {"data-key": self._ring.degraded}
+        return {part: what for part, what in found.items() if what is not None}
+
+    @property
+    def data_key_seconds_left(self) -> float:
+        """How long the data key is kept without being opened again; 0 where none is open."""
+        return self._ring.seconds_left
 
     def met(self, failure: Unavailable) -> None:
         """Take note that a request failed for a part: not ready from now on, and checked at once.
@@ -178,11 +194,16 @@ class Health:
         """
         loop = asyncio.get_running_loop()
         await asyncio.sleep(looked + _RETRY_SECONDS - loop.time())
-        if not (self._database or self._problems or self._met or self._keks.has_wrong_rows):
+        if not (self._database or self._problems or self._met or self._is_waiting):
             self._woken.clear()
             with contextlib.suppress(TimeoutError):
                 async with asyncio.timeout_at(checked + _AGAIN_SECONDS):
                     await self._woken.wait()
+
+    @property
+    def _is_waiting(self) -> bool:
+        """Whether rows or data keys are not right yet: the next look may find that they are."""
+        return self._keks.has_wrong_rows or self._data_keys.problem is not None
 
     async def _ask(self) -> None:
         self._problems = await find_problems(self._engine, "custody_app")
@@ -217,7 +238,7 @@ class Health:
     async def _check_keks(self) -> None:
         async with asyncio.timeout(_CONFIRM_SECONDS):
             try:
-                await self._keks.check()
+                await self._data_keys.run()
             except Misconfigured:
                 if not self._keks_confirmed:
                     raise
@@ -228,6 +249,9 @@ class Health:
         if not self._keks_confirmed:
             return "not confirmed yet"
         return "; ".join(self._keks.problems) or None
+
+    def _problem_of_data_keys(self) -> str | None:
+        return self._data_keys.problem if self._keks_confirmed else "not confirmed yet"
 
     def _reason_met(self, part: str) -> str | None:
         met = self._met.get(part)

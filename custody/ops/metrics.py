@@ -59,6 +59,12 @@ class Metrics:
             registry=self._registry,
             multiprocess_mode=_NEWEST,
         )
+        self._data_key = Gauge(
+            "custody_data_key_seconds_left",
+            "How long the data key is kept without being opened again; 0 where none is open",
+            registry=self._registry,
+            multiprocess_mode=_NEWEST,
+        )
 
         self._rows = Gauge(
             "custody_rows",
@@ -155,6 +161,10 @@ class Metrics:
         self._rewrapped.labels("done").inc(counts.done)
         self._rewrapped.labels("moved").inc(counts.moved)
         self._rewrapped.labels("failed").inc(counts.failed)
+
+    def show_data_key(self, seconds_left: float) -> None:
+        """Show how long the data key is kept without being opened again."""
+        self._data_key.set(seconds_left)
 
     def show_rows(self, counted: Mapping[str, RowCount]) -> None:
         """Show how many rows each KEK has.

@@ -105,6 +105,7 @@ def describe(
     problems = [f"{part}: {what}" for part, what in health.parts().items() if what]
     if problems:
         said.insert(0, f"NOT READY: {'; '.join(problems)}")
+    said += [f"degraded: {part}: {what}" for part, what in health.degraded().items()]
     if reload_problem:
         said.append(f"reload failed: {reload_problem}")
     return " | ".join(said)

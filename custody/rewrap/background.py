@@ -71,7 +71,8 @@ class BackgroundRewrap:
         self._metrics = metrics
         self._stopping = asyncio.Event()
         self._current: RewrapRun | None = None
-        # Rows that are not under the active KEK, set aside or not; None: not counted yet.
+        # Rows that are not under the active KEK, or of an old format; set aside or not. None: not
+        # counted yet.
         self.rows_left: int | None = None
 
     async def check_role(self) -> None:
@@ -152,7 +153,8 @@ class BackgroundRewrap:
         self._metrics.show_rows(counted)
         active = self._keyring.active.kek_id
         self.rows_left = sum(
-            count.format_1 if kek_id == active else count.wraps for kek_id, count in counted.items()
+            count.old_format if kek_id == active else count.wraps
+            for kek_id, count in counted.items()
         )
         if latest := await runs.latest(self._engine, 1):
             self._metrics.show_run(latest[0])

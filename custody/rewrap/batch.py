@@ -71,8 +71,8 @@ async def rewrap(
 def _item(row: Row) -> OwnedWrap:
     check = row.key_check
     if check is None:
-        return OwnedWrap(row.user_id, row.wrap)
-    return OwnedWrap(row.user_id, row.wrap, lambda key: is_master_key(row.user_id, key, check))
+        return OwnedWrap(row.binding, row.wrap)
+    return OwnedWrap(row.binding, row.wrap, lambda key: is_master_key(row.user_id, key, check))
 
 
 def _chosen(wrapped: list[tuple[Row, Wrap]], verify: Verify) -> list[tuple[Row, Wrap]]:
@@ -87,18 +87,18 @@ def _chosen(wrapped: list[tuple[Row, Wrap]], verify: Verify) -> list[tuple[Row, 
 async def _is_right(keyring: Keyring, row: Row, wrap: Wrap) -> bool:
     """Whether the new wrap opens to the user's key, by its check value or else by the old wrap."""
     try:
-        key = await keyring.unwrap(row.user_id, wrap)
+        key = await keyring.unwrap(row.binding, wrap)
     except Tampered:
         return False
     if row.key_check is not None:
         return is_master_key(row.user_id, key, row.key_check)
-    return key == await keyring.unwrap(row.user_id, row.wrap)
+    return key == await keyring.unwrap(row.binding, row.wrap)
 
 
 async def _was_right(keyring: Keyring, row: Row) -> bool:
     """Whether the old wrap opened to the user's key: else the row was damaged before."""
     try:
-        key = await keyring.unwrap(row.user_id, row.wrap)
+        key = await keyring.unwrap(row.binding, row.wrap)
     except Tampered:
         return False
     return row.key_check is None or is_master_key(row.user_id, key, row.key_check)

@@ -10,7 +10,8 @@ from custody.db.engine import Connection
 from custody.db.queries import query
 from custody.db.scope import transaction
 from custody.rewrap.runs import Run
-from kek_backends.base import FORMAT_BOUND, Wrap
+from kek_backends.base import FORMAT_CURRENT, Wrap
+from kek_backends.binding import Binding
 
 
 @dataclass(frozen=True, slots=True, order=True)
@@ -27,15 +28,22 @@ class Row:
 
     Args:
         user_id: whose.
+        generation: of the vault.
         wrap: what it has now.
         key_check: the key check value, where it has one.
         row_version: guards the change.
     """
 
     user_id: str
+    generation: int
     wrap: Wrap
     key_check: str | None = field(repr=False)
     row_version: int
+
+    @property
+    def binding(self) -> Binding:
+        """What its wrap is bound to, by the columns that the worker does not change."""
+        return Binding(self.user_id, self.generation)
 
 
 async def kinds(engine: AsyncEngine, run: Run) -> tuple[WrapKind, ...]:
@@ -63,7 +71,7 @@ async def kinds_to_do(connection: Connection, run: Run) -> tuple[WrapKind, ...]:
 
 def is_to_do(kind: WrapKind, run: Run) -> bool:
     """Say what stale means: another KEK, or another format."""
-    return run.everything or kind != WrapKind(run.target, FORMAT_BOUND)
+    return run.everything or kind != WrapKind(run.target, FORMAT_CURRENT)
 
 
 async def page(
@@ -100,4 +108,4 @@ async def page(
 
 def _row(row: Mapping[str, Any]) -> Row:
     wrap = Wrap(row["wrapped_mk"], row["wrap_iv"], row["format_version"], row["kek_id"])
-    return Row(row["user_id"], wrap, row["key_check"], row["row_version"])
+    return Row(row["user_id"], row["generation"], wrap, row["key_check"], row["row_version"])

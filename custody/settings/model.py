@@ -13,6 +13,7 @@ from custody.settings.types import (
     DatabaseUrl,
     Environment,
     JwksUrl,
+    LegacyRows,
     Listen,
     LogFormat,
     LogLevel,
@@ -51,6 +52,21 @@ class Settings(BaseModel):
     )
     kek: str = Field("env:MANA_AUTH_KEK", description="URI of the active KEK, which wraps new keys")
     old_keks: Words = Field((), description="URIs of decrypt-only KEKs")
+    data_key_ttl: int = Field(
+        3600,
+        ge=1,
+        le=604_800,
+        description="seconds after which a data key is opened again under its KEK, a little ahead",
+    )
+    data_key_max_age: int = Field(
+        86_400,
+        ge=1,
+        le=2_592_000,
+        description="seconds after which a data key that could not be opened again is dropped",
+    )
+    legacy_rows: LegacyRows = Field(
+        LegacyRows.REFUSE, description="accept or refuse rows that are not sealed yet"
+    )
     jwks_url: JwksUrl | None = Field(
         None, description="the issuer's JWKS, for example https://HOST/api/auth/jwks"
     )
@@ -118,6 +134,8 @@ class Settings(BaseModel):
             raise ValueError("CUSTODY_JWKS_URL and CUSTODY_JWKS_FILE are both set; unset one")
         if (self.tls_cert is None) != (self.tls_key is None):
             raise ValueError("CUSTODY_TLS_CERT and CUSTODY_TLS_KEY go together; set both")
+        if self.data_key_max_age < self.data_key_ttl:
+            raise ValueError("CUSTODY_DATA_KEY_MAX_AGE is less than CUSTODY_DATA_KEY_TTL; raise it")
         return self
 
     @property

@@ -46,6 +46,13 @@ class CanaryAnswer(StrEnum):
     SERVE = "serve"
 
 
+class LegacyRows(StrEnum):
+    """Whether rows are believed that were never sealed, or have a wrap of an older format."""
+
+    ACCEPT = "accept"
+    REFUSE = "refuse"
+
+
 class Plain(StrEnum):
     """What may cross a network in clear."""
 

@@ -18,6 +18,7 @@ from custody.vault.errors import (
 from custody.vault.key_check import is_master_key, key_check_value
 from custody.vault.model import Caller
 from kek_backends.base import MASTER_KEY_SIZE, Wrap
+from kek_backends.binding import Binding
 from kek_backends.errors import KekError, Tampered, UnknownKek
 from kek_backends.keyring import Keyring
 
@@ -34,6 +35,7 @@ log = structlog.get_logger()
 class WrappedKey:
     """A master key with all that its row will say about it."""
 
+    generation: int
     key: bytes = field(repr=False)
     wrap: Wrap
     key_check: str = field(repr=False)
@@ -57,49 +59,70 @@ class MasterKeys:
         self._keyring = keyring
         self._admit = admit
 
-    async def mint(self, caller: Caller) -> WrappedKey:
+    async def mint(
+        self, caller: Caller, generation: int, fresh: WrappedKey | None = None
+    ) -> WrappedKey:
         """Make a fresh random master key and wrap it for the caller.
+
+        Args:
+            caller: for whom.
+            generation: that the vault will have.
+            fresh: of an attempt that lost its race, maybe to a rotate: the same key is wrapped
+                again if the generation has moved on.
 
         Raises:
             KekUnavailable: the active KEK can't wrap now.
         """
-        return await self.wrap(caller, secrets.token_bytes(MASTER_KEY_SIZE))
+        if fresh is not None and fresh.generation == generation:
+            return fresh
+        key = secrets.token_bytes(MASTER_KEY_SIZE) if fresh is None else fresh.key
+        return await self.wrap(caller, generation, key)
 
-    async def wrap(self, caller: Caller, key: bytes) -> WrappedKey:
-        """Wrap the caller's master key of 32 bytes under the active KEK.
+    async def wrap(self, caller: Caller, generation: int, key: bytes) -> WrappedKey:
+        """Wrap the caller's master key under the active KEK.
+
+        Args:
+            caller: for whom.
+            generation: that the vault has, or will have when the wrap is stored.
+            key: 32 bytes.
 
         Raises:
             KekUnavailable: the active KEK can't wrap now.
         """
         try:
             async with _timeout(caller):
-                wrap = await self._keyring.wrap(caller.user_id, key)
+                wrap = await self._keyring.wrap(Binding(caller.user_id, generation), key)
                 # A KMS may have moved to key material that was never compared with the registry.
                 await self._admit(wrap.kek_id)
         except _FAILURES as error:
             raise _ours(error, caller, self._keyring.active.uri.text) from None
-        return WrappedKey(key=key, wrap=wrap, key_check=key_check_value(caller.user_id, key))
+        return WrappedKey(generation, key, wrap, key_check_value(caller.user_id, key))
 
-    async def open(self, caller: Caller, wrap: Wrap, key_check: str | None) -> bytes:
+    async def open(
+        self, caller: Caller, generation: int, wrap: Wrap, key_check: str | None
+    ) -> bytes:
         """Unwrap the caller's master key.
 
         Args:
             caller: whose key, by the verified token.
+            generation: of the caller's row.
             wrap: of the caller's row.
             key_check: the row's key check value, where it has one.
 
         Raises:
-            UnwrapFailed: the wrap does not open for this user, or opens to another key than the
-                one the key check value was made of. An alarm: somebody touched the row.
+            UnwrapFailed: the wrap does not open for this user and generation, or opens to another
+                key than the one the key check value was made of. An alarm: somebody touched the
+                row.
             KekUnavailable: the row's KEK can't be used now, or is not configured.
         """
+        binding = Binding(caller.user_id, generation)
         try:
             holder = self._keyring.find(wrap.kek_id)
             if holder is not None and holder.in_process:
-                key = await holder.unwrap(caller.user_id, wrap)
+                key = await holder.unwrap(binding, wrap)
             else:
                 async with _timeout(caller):
-                    key = await self._keyring.unwrap(caller.user_id, wrap)
+                    key = await self._keyring.unwrap(binding, wrap)
             if key_check is not None and not is_master_key(caller.user_id, key, key_check):
                 raise Tampered("the wrap opens to another key than this user's")
         except _FAILURES as error:

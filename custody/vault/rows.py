@@ -82,13 +82,27 @@ class VaultRows:
                 return Vault.from_row(row), True
             return None, bool(await connection.fetchval(query("find_user"), caller.user_id))
 
+    async def first_generation(self, caller: Caller) -> int:
+        """Return the generation of a vault that is made now; see its query.
+
+        Raises:
+            DatabaseUnavailable, Overloaded: try again later.
+        """
+        try:
+            async with user_transaction(
+                self._engine, caller.user_id, caller.deadline
+            ) as connection:
+                return int(await connection.fetchval(query("first_generation")))
+        except DatabaseError as error:
+            raise _unavailable(error) from error
+
     async def create(self, caller: Caller, event: Event, *columns: str | int | None) -> int | None:
         """Insert the user's first vault and its audit row.
 
         Args:
             caller: whose vault.
             event: what to record with it.
-            columns: the parameters of ``insert_vault.sql`` after the user id.
+            columns: generation and the parameters of ``insert_vault.sql`` after the user id.
 
         Returns:
             The generation, or None when a vault came into being meanwhile: nothing was written.

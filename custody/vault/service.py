@@ -109,7 +109,7 @@ class VaultService:
                 if vault.zero_knowledge:
                     raise ZkRotateForbidden
                 with self._brake.passing(caller.user_id):
-                    fresh = fresh or await self._keys.mint(caller)
+                    fresh = await self._keys.mint(caller, vault.generation + 1, fresh)
                     done = event(caller, Action.ROTATE, None)
                     generation = await self._rows.store(
                         caller, done, "rotate_vault", vault, *fresh.columns
@@ -165,7 +165,7 @@ class VaultService:
                 if key_check is None and vault.wrap is not None:
                     # The last moment at which the server has the key: without its key check
                     # value any 32 bytes could replace it when the mode is turned off.
-                    key = await self._keys.open(caller, vault.wrap, None)
+                    key = await self._keys.open(caller, vault.generation, vault.wrap, None)
                     key_check = key_check_value(caller.user_id, key)
                 done = event(caller, action, None)
                 if await self._store(caller, done, "enable_zero_knowledge", vault, key_check):
@@ -193,7 +193,7 @@ class VaultService:
                     context = None
                 else:
                     raise MasterKeyMismatch
-                wrapped = await self._keys.wrap(caller, key)
+                wrapped = await self._keys.wrap(caller, vault.generation, key)
                 done = event(caller, action, context)
                 if await self._store(
                     caller, done, "disable_zero_knowledge", vault, *wrapped.columns
@@ -211,7 +211,7 @@ class VaultService:
                 return RecoveryBlob(vault.recovery, vault.generation)
             if vault.wrap is None:
                 raise UnwrapFailed
-            key = await self._keys.open(caller, vault.wrap, vault.key_check)
+            key = await self._keys.open(caller, vault.generation, vault.wrap, vault.key_check)
             done = event(caller, action, context)
             if vault.key_check is None:
                 await self._rows.record(caller, done, vault, key_check_value(caller.user_id, key))
@@ -227,11 +227,13 @@ class VaultService:
             return await self._rows.store(caller, done, statement, vault, *columns)
 
     async def _create(self, caller: Caller, action: Action, context: str) -> MasterKey | None:
-        fresh = await self._keys.mint(caller)
-        generation = await self._rows.create(caller, event(caller, action, context), *fresh.columns)
-        if generation is None:
+        fresh = await self._keys.mint(caller, await self._rows.first_generation(caller))
+        created = await self._rows.create(
+            caller, event(caller, action, context), fresh.generation, *fresh.columns
+        )
+        if created is None:
             return None
-        return MasterKey(fresh.key, generation, fresh.wrap.format_version, fresh.wrap.kek_id)
+        return MasterKey(fresh.key, created, fresh.wrap.format_version, fresh.wrap.kek_id)
 
     async def _attempts(self, caller: Caller) -> AsyncIterator[Vault | None]:
         """Yield the row, again after each lost race, until too little time is left."""

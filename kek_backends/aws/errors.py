@@ -25,7 +25,7 @@ _SERVER_ERROR = 500
 _MEANINGS: tuple[tuple[type[KekError], str, tuple[str, ...]], ...] = (
     (
         Tampered,
-        "the wrap does not open for this user under this key",
+        "the wrap does not open for this binding under this key",
         ("InvalidCiphertextException", "IncorrectKeyException"),
     ),
     (

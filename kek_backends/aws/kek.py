@@ -12,7 +12,15 @@ from kek_backends.aws.diagnostics import good, tried
 from kek_backends.aws.key import check, context, missing, parse_wrap
 from kek_backends.aws.names import KeyArn, KeyName
 from kek_backends.aws.sdk import open_session, translate
-from kek_backends.base import FORMAT_BOUND, MASTER_KEY_SIZE, KekBackend, OwnedWrap, Rewrapped, Wrap
+from kek_backends.base import (
+    FORMAT_CURRENT,
+    MASTER_KEY_SIZE,
+    KekBackend,
+    OwnedWrap,
+    Rewrapped,
+    Wrap,
+)
+from kek_backends.binding import Binding
 from kek_backends.errors import KekError, Misconfigured, Transient
 from kek_backends.findings import Finding
 from kek_backends.plain import plain_address
@@ -21,14 +29,14 @@ from kek_backends.uri import KekUri
 
 # Of a re-wrap at once: the calls of users keep the other turns.
 _CONCURRENT_REENCRYPTS = 4
-_PROBE_USER = "custody-proof-own"
+_PROBE = Binding("custody-proof-own")
 
 
 class AwsKmsKek(RemoteKek):
     """A key of AWS KMS; it never leaves it. Rows are stamped with its ARN, never with an alias.
 
-    The least IAM policy, with the key's own ARN; the condition allows no call that is not bound
-    to a user. A decrypt-only key needs neither ``kms:Encrypt`` nor ``kms:ReEncryptTo``::
+    The least IAM policy, with the key's own ARN; the condition allows no call that is not bound.
+    A decrypt-only key needs neither ``kms:Encrypt`` nor ``kms:ReEncryptTo``::
 
         {
           "Version": "2012-10-17",
@@ -45,7 +53,11 @@ class AwsKmsKek(RemoteKek):
               ],
               "Resource": "arn:aws:kms:REGION:ACCOUNT:key/KEY_ID",
               "Condition": {
-                "ForAllValues:StringEquals": {"kms:EncryptionContextKeys": ["custody:user"]},
+                "ForAllValues:StringEquals": {
+                  "kms:EncryptionContextKeys": [
+                    "custody:format", "custody:user", "custody:generation", "custody:data-key"
+                  ]
+                },
                 "Null": {"kms:EncryptionContextKeys": "false"}
               }
             }
@@ -139,19 +151,19 @@ class AwsKmsKek(RemoteKek):
             ),
         ]
 
-    async def _try_wrap(self, wrap: Callable[[str, bytes], Wrap]) -> None:
+    async def _try_wrap(self, wrap: Callable[[Binding, bytes], Wrap]) -> None:
         probe = secrets.token_bytes(MASTER_KEY_SIZE)
-        await self._call(lambda: wrap(_PROBE_USER, probe))
+        await self._call(lambda: wrap(_PROBE, probe))
 
     async def _try_decrypt(self) -> None:
         """See whether KMS would decrypt: without the right to encrypt there is nothing to try."""
         await self._call(self._dry_decrypt)
 
-    async def _unwrap(self, user_id: str, wrap: Wrap) -> bytes:
+    async def _unwrap(self, binding: Binding, wrap: Wrap) -> bytes:
         # What is seen here is no answer of the KMS: neither the breaker nor ``problem`` may take
         # it for one.
         parse_wrap(self._uri, wrap)
-        return await super()._unwrap(user_id, wrap)
+        return await super()._unwrap(binding, wrap)
 
     async def _reencrypt(self, items: Sequence[OwnedWrap]) -> list[Rewrapped]:
         turns = asyncio.Semaphore(_CONCURRENT_REENCRYPTS)
@@ -175,16 +187,18 @@ class AwsKmsKek(RemoteKek):
         self._learn(metadata["Arn"])
         check(self._uri, metadata)
 
-    def _encrypt(self, user_id: str, master_key: bytes) -> Wrap:
+    def _encrypt(self, binding: Binding, key: bytes) -> Wrap:
         answer = self._client.get().encrypt(
-            KeyId=self._name.text, Plaintext=master_key, EncryptionContext=context(user_id)
+            KeyId=self._name.text, Plaintext=key, EncryptionContext=context(binding)
         )
         return self._wrap_of(answer)
 
-    def _decrypt(self, user_id: str, wrap: Wrap) -> bytes:
+    def _decrypt(self, binding: Binding, wrap: Wrap) -> bytes:
         blob, arn = parse_wrap(self._uri, wrap)
         answer = self._client.get().decrypt(
-            CiphertextBlob=blob, KeyId=arn.text, EncryptionContext=context(user_id)
+            CiphertextBlob=blob,
+            KeyId=arn.text,
+            EncryptionContext=context(binding, wrap.format_version),
         )
         self._see_same(arn, answer["KeyId"])
         plaintext: bytes = answer["Plaintext"]
@@ -195,9 +209,9 @@ class AwsKmsKek(RemoteKek):
         answer = self._client.get().re_encrypt(
             CiphertextBlob=blob,
             SourceKeyId=arn.text,
-            SourceEncryptionContext=context(item.user_id),
+            SourceEncryptionContext=context(item.binding),
             DestinationKeyId=self._name.text,
-            DestinationEncryptionContext=context(item.user_id),
+            DestinationEncryptionContext=context(item.binding),
         )
         self._see_same(arn, answer["SourceKeyId"])
         return self._wrap_of(answer)
@@ -210,8 +224,8 @@ class AwsKmsKek(RemoteKek):
             and (known is None or (known.partition, known.account) == (arn.partition, arn.account))
         )
 
-    def _encrypt_twice(self, user_id: str, master_key: bytes) -> Wrap:
-        return self._reencrypt_one(OwnedWrap(user_id, self._encrypt(user_id, master_key)))
+    def _encrypt_twice(self, binding: Binding, key: bytes) -> Wrap:
+        return self._reencrypt_one(OwnedWrap(binding, self._encrypt(binding, key)))
 
     def _dry_decrypt(self) -> None:
         if self._arn is None:
@@ -225,7 +239,7 @@ class AwsKmsKek(RemoteKek):
             client.decrypt(
                 CiphertextBlob=b"no ciphertext",
                 KeyId=self._arn.text,
-                EncryptionContext=context(_PROBE_USER),
+                EncryptionContext=context(_PROBE),
                 DryRun=True,
                 DryRunModifiers=["IGNORE_CIPHERTEXT"],
             )
@@ -235,7 +249,7 @@ class AwsKmsKek(RemoteKek):
         blob: bytes = answer["CiphertextBlob"]
         if not blob:
             raise Transient(f"{self._uri.text}: an answer without a ciphertext")
-        return Wrap(base64.b64encode(blob).decode(), "", FORMAT_BOUND, arn.stamp)
+        return Wrap(base64.b64encode(blob).decode(), "", FORMAT_CURRENT, arn.stamp)
 
     def _learn(self, text: object) -> KeyArn:
         """Remember which key KMS says it used."""

@@ -6,11 +6,11 @@ from collections.abc import Mapping
 from typing import Any
 
 from kek_backends.aws.names import KeyArn, KeyName
-from kek_backends.base import FORMAT_BOUND, Wrap
+from kek_backends.base import FORMAT_CURRENT, FORMAT_USER, Wrap
+from kek_backends.binding import Binding
 from kek_backends.errors import KeyMissing, Misconfigured, Tampered
 from kek_backends.uri import KekUri
 
-_CONTEXT_KEY = "custody:user"
 # As AWS KMS bounds a ciphertext, in bytes.
 _MAX_BLOB_SIZE = 6144
 _USABLE_STATES = ("Enabled", "Updating")
@@ -20,9 +20,15 @@ _CURES = {
 }
 
 
-def context(user_id: str) -> dict[str, str]:
-    """Return the encryption context that binds a wrap to its user. CloudTrail shows it."""
-    return {_CONTEXT_KEY: user_id}
+def context(binding: Binding, format_version: int = FORMAT_CURRENT) -> dict[str, str]:
+    """Return the encryption context that binds a wrap. CloudTrail shows it.
+
+    Args:
+        binding: what to.
+        format_version: 3, or 2 for a wrap of before, which is bound to its user alone.
+    """
+    # KMS compares all of it, so the one with a single name is never one with three.
+    return {"custody:user": binding.subject} if format_version == FORMAT_USER else binding.context
 
 
 def parse_wrap(uri: KekUri, wrap: Wrap) -> tuple[bytes, KeyArn]:
@@ -40,7 +46,7 @@ def parse_wrap(uri: KekUri, wrap: Wrap) -> tuple[bytes, KeyArn]:
         blob = base64.b64decode(wrap.wrapped_mk, validate=True)
     except (binascii.Error, ValueError):
         blob = b""
-    good = wrap.wrap_iv == "" and wrap.format_version == FORMAT_BOUND
+    good = wrap.wrap_iv == "" and wrap.format_version in (FORMAT_USER, FORMAT_CURRENT)
     if arn is None or not good or not 0 < len(blob) <= _MAX_BLOB_SIZE:
         raise Tampered(f"{uri.text}: the row's wrap is not one of AWS KMS")
     return blob, arn

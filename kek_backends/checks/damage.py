@@ -10,6 +10,7 @@ from kek_backends.checks.subject import (
     expect,
     expect_opens,
     new_key,
+    of,
     refused,
     wrapped,
 )
@@ -46,14 +47,14 @@ async def check_damaged_iv_is_tampering(subject: Subject) -> None:
 
 
 async def check_other_format_is_refused(subject: Subject) -> None:
-    """A row of format 2 does not open as any other."""
+    """A row of format 3 does not open as any other."""
     async with subject.backend() as kek:
         wrap = await wrapped(kek, "alice", new_key())
         await _expect_refused(
             kek,
             [
                 (f"format_version {number}", replace(wrap, format_version=number))
-                for number in (-1, 0, 1, 3, 2**15 - 1)
+                for number in (-1, 0, 1, 2, 4, 2**15 - 1)
             ],
             KekError,
         )
@@ -118,7 +119,7 @@ async def _expect_refused(
 ) -> None:
     async def expect_one(which: str, wrap: Wrap) -> None:
         error = await refused(
-            f"a row with {which} must be refused", kek.unwrap("alice", wrap), kinds
+            f"a row with {which} must be refused", kek.unwrap(of("alice"), wrap), kinds
         )
         shown = f"{error} {error!r} {error.__cause__!r} {error.__context__!r}"
         for text in (wrap.wrapped_mk, wrap.wrap_iv):

@@ -11,6 +11,7 @@ from kek_backends.checks.subject import (
     forms,
     good,
     new_key,
+    of,
     wrapped,
 )
 from kek_backends.findings import Finding, Verdict
@@ -57,8 +58,8 @@ async def check_cancelled_calls_do_no_harm(subject: Subject) -> None:
         wrap = await wrapped(kek, "alice", key)
         calls: list[asyncio.Task[object]] = []
         for number in range(_CANCELLED):
-            calls.append(asyncio.ensure_future(kek.wrap(f"user-{number}", key)))
-            calls.append(asyncio.ensure_future(kek.unwrap("alice", wrap)))
+            calls.append(asyncio.ensure_future(kek.wrap(of(f"user-{number}"), key)))
+            calls.append(asyncio.ensure_future(kek.unwrap(of("alice"), wrap)))
         for call in calls:
             await asyncio.sleep(0)
             call.cancel()

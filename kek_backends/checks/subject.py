@@ -8,10 +8,13 @@ from dataclasses import dataclass, field
 from typing import Self, TypeVar
 
 from kek_backends.base import MASTER_KEY_SIZE, KekBackend, Wrap
+from kek_backends.binding import Binding
 from kek_backends.errors import KekError
 from kek_backends.loader import load
 
 T = TypeVar("T")
+
+_GENERATION = 7
 
 
 @dataclass(frozen=True, slots=True)
@@ -96,27 +99,44 @@ async def refused(
 
 
 def new_key() -> bytes:
-    """Return a fresh master key."""
+    """Return a fresh key."""
     return secrets.token_bytes(MASTER_KEY_SIZE)
 
 
-async def wrapped(kek: KekBackend, user_id: str, key: bytes) -> Wrap:
-    """Wrap, which must succeed."""
-    return await good("wrapping a master key must succeed", kek.wrap(user_id, key))
+def of(user_id: str, generation: int = _GENERATION) -> Binding:
+    """Return what a user's master key is bound to."""
+    return Binding(user_id, generation)
 
 
-async def expect_opens(kek: KekBackend, user_id: str, wrap: Wrap, key: bytes, which: str) -> None:
+async def wrapped(kek: KekBackend, owner: Binding | str, key: bytes) -> Wrap:
+    """Wrap, which must succeed.
+
+    Args:
+        kek: wraps.
+        owner: what to bind to; of a user whose generation does not matter, the id.
+        key: 32 bytes.
+    """
+    return await good("wrapping a key must succeed", kek.wrap(_binding(owner), key))
+
+
+async def expect_opens(
+    kek: KekBackend, owner: Binding | str, wrap: Wrap, key: bytes, which: str
+) -> None:
     """Unwrap, which must succeed and return this key.
 
     Args:
         kek: unwraps.
-        user_id: whose wrap it is.
+        owner: what it is bound to, as for :func:`wrapped`.
         wrap: the columns.
         key: what must come out, 32 bytes.
         which: names the wrap in the sentence.
     """
-    opened = await good(f"{which} must open for its user", kek.unwrap(user_id, wrap))
+    opened = await good(f"{which} must open for its own binding", kek.unwrap(_binding(owner), wrap))
     expect(opened == key, f"{which} opened to another key than was wrapped")
+
+
+def _binding(owner: Binding | str) -> Binding:
+    return owner if isinstance(owner, Binding) else of(owner)
 
 
 def forms(secret: bytes) -> tuple[str, ...]:

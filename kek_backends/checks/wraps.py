@@ -5,7 +5,8 @@ import re
 import unicodedata
 from collections.abc import Sequence
 
-from kek_backends.base import FORMAT_BOUND, KekBackend
+from kek_backends.base import FORMAT_CURRENT, KekBackend
+from kek_backends.binding import Binding, Purpose
 from kek_backends.checks.subject import (
     Subject,
     expect,
@@ -13,6 +14,7 @@ from kek_backends.checks.subject import (
     forms,
     good,
     new_key,
+    of,
     refused,
     wrapped,
 )
@@ -21,6 +23,8 @@ from kek_backends.errors import KekError, Tampered
 _KEK_ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9._:/-]{0,254}")
 _USERS = 20
 _TOGETHER = 50
+
+_DATA_KEY = "dk-0195f3a0c0de7000a000000000000001"
 
 # Ids that a careless binding takes for one another: cut off, stripped, folded, or run together.
 _USER_IDS = (
@@ -45,7 +49,16 @@ _USER_IDS = (
     "\N{GRINNING FACE}" * 255,
     "a\nkek",
     "a\nkek_id",
+    # What looks like parts of a binding, or like the id of a data key.
+    "7",
+    "a7",
+    "a\x01",
+    "15:custody wrap v3",
+    "master key",
+    _DATA_KEY,
 )
+
+_GENERATIONS = (0, 1, 2, 10, 2**53, 2**63 - 1)
 
 
 async def check_round_trip(subject: Subject) -> None:
@@ -75,12 +88,12 @@ async def check_stamp(subject: Subject) -> None:
 
 
 async def check_columns(subject: Subject) -> None:
-    """A wrap fits into its row: text that can be stored, a kek_id of the allowed form, format 2."""
+    """A wrap fits into its row: text that can be stored, a kek_id of the allowed form, format 3."""
     async with subject.backend() as kek:
         wrap = await wrapped(kek, "alice", new_key())
     expect(
-        wrap.format_version == FORMAT_BOUND,
-        f"the wrap's format is {wrap.format_version}: new wraps are bound, format {FORMAT_BOUND}",
+        wrap.format_version == FORMAT_CURRENT,
+        f"the wrap's format is {wrap.format_version}: that of new wraps is {FORMAT_CURRENT}",
     )
     for name, text in (("wrapped_mk", wrap.wrapped_mk), ("wrap_iv", wrap.wrap_iv)):
         expect(isinstance(text, str), f"{name} is not text")
@@ -121,24 +134,37 @@ async def check_fingerprint(subject: Subject) -> None:
 async def check_wraps_open_for_their_user_only(subject: Subject) -> None:
     """A wrap copied into another user's row never opens: 20 users, all pairs."""
     async with subject.backend() as kek:
-        await _expect_bound(kek, [f"user-{number}" for number in range(_USERS)])
+        await _expect_bound(kek, [of(f"user-{number}") for number in range(_USERS)])
 
 
 async def check_user_ids_are_exact(subject: Subject) -> None:
     """Every id of 1 to 255 characters is taken as it is, and none for another that looks alike."""
     async with subject.backend() as kek:
-        await _expect_bound(kek, _USER_IDS)
+        await _expect_bound(kek, [of(user_id) for user_id in _USER_IDS])
+
+
+async def check_wraps_open_for_their_generation_only(subject: Subject) -> None:
+    """A wrap of before a rotate never opens after it, nor the reverse: all pairs."""
+    async with subject.backend() as kek:
+        await _expect_bound(kek, [of("alice", generation) for generation in _GENERATIONS])
+
+
+async def check_purposes_are_apart(subject: Subject) -> None:
+    """A user's key never opens as a data key, nor the reverse, whatever the user is called."""
+    async with subject.backend() as kek:
+        users = [Binding(user_id) for user_id in (_DATA_KEY, "alice")]
+        await _expect_bound(kek, [*users, *(Binding.of_data_key(user.subject) for user in users)])
 
 
 async def check_wrong_sizes_are_refused(subject: Subject) -> None:
-    """Nothing is wrapped that is no master key."""
+    """Nothing is wrapped that is no key."""
     async with subject.backend() as kek:
         for size in (0, 1, 16, 31, 33, 64):
             try:
-                await kek.wrap("alice", bytes(size))
+                await kek.wrap(of("alice"), bytes(size))
             except (ValueError, KekError):
                 continue
-            raise AssertionError(f"{size} bytes were wrapped: a master key has 32")
+            raise AssertionError(f"{size} bytes were wrapped: a key has 32")
 
 
 async def check_two_wraps_of_one_key_open(subject: Subject) -> None:
@@ -175,14 +201,20 @@ async def check_proof(subject: Subject) -> None:
         await expect_opens(kek, "alice", await wrapped(kek, "alice", key), key, "a wrap")
 
 
-async def _expect_bound(kek: KekBackend, users: Sequence[str]) -> None:
-    keys = [new_key() for _ in users]
-    wraps = await asyncio.gather(*map(wrapped, [kek] * len(users), users, keys))
+async def _expect_bound(kek: KekBackend, owners: Sequence[Binding]) -> None:
+    """See that each wrap opens for its own binding and for none of the others."""
+    keys = [new_key() for _ in owners]
+    wraps = await asyncio.gather(*map(wrapped, [kek] * len(owners), owners, keys))
 
-    async def expect_refused(owner: int, user: str) -> None:
-        sentence = f"the wrap of user {users[owner]!a:.40} must not open for user {user!a:.40}"
-        await refused(sentence, kek.unwrap(user, wraps[owner]), Tampered)
+    async def expect_refused(at: int, other: Binding) -> None:
+        sentence = f"the wrap of {_named(owners[at])} must not open for {_named(other)}"
+        await refused(sentence, kek.unwrap(other, wraps[at]), Tampered)
 
-    for owner, (name, key) in enumerate(zip(users, keys, strict=True)):
-        await expect_opens(kek, name, wraps[owner], key, f"the wrap of user {name!a:.40}")
-        await asyncio.gather(*(expect_refused(owner, user) for user in users if user != name))
+    for at, (owner, key) in enumerate(zip(owners, keys, strict=True)):
+        await expect_opens(kek, owner, wraps[at], key, f"the wrap of {_named(owner)}")
+        await asyncio.gather(*(expect_refused(at, other) for other in owners if other != owner))
+
+
+def _named(owner: Binding) -> str:
+    whose = "data key" if owner.purpose is Purpose.DATA_KEY else "user"
+    return f"{whose} {owner.subject!a:.40} in generation {owner.generation}"

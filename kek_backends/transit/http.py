@@ -42,7 +42,7 @@ _REFUSALS: tuple[tuple[type[Exception], type[KekError], str], ...] = (
 _NOT_OPENED = "message authentication failed"
 # What Vault and OpenBao answer to a transit call, by a part of the text, and what it means.
 _MEANINGS: dict[str, tuple[type[KekError], str]] = {
-    _NOT_OPENED: (Tampered, "the wrap does not open for this user"),
+    _NOT_OPENED: (Tampered, "the wrap does not open for this binding"),
     "version is too new": (VersionRetired, "the key has no such version (any more)"),
     "disallowed by policy (too old)": (
         VersionRetired,

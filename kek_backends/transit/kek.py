@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 from typing import Any, Self
 
 from kek_backends.base import OwnedWrap, Rewrapped, Wrap
+from kek_backends.binding import Binding
 from kek_backends.call_batcher import CallBatcher
 from kek_backends.errors import KekError, KeyMissing, Misconfigured, Tampered, Transient
 from kek_backends.findings import Finding
@@ -23,22 +24,24 @@ from kek_backends.uri import KekUri
 
 @dataclass(frozen=True, slots=True)
 class OwnedKey:
-    """A master key and whose it is: one item of a batch of wraps.
+    """A key and what it is to be bound to: one item of a batch of wraps.
 
     Args:
-        user_id: for whom alone the wrap will open.
-        master_key: 32 bytes.
+        binding: for this alone will the wrap open.
+        key: 32 bytes.
     """
 
-    user_id: str
-    master_key: bytes = field(repr=False)
+    binding: Binding
+    key: bytes = field(repr=False)
 
 
 class TransitKek(RemoteKek):
     """A key of the transit engine; it never leaves the server.
 
-    A key made with ``derived=true`` binds a wrap to its user by ``context``, and the server can
-    re-wrap it; any other AEAD key binds by ``associated_data``, and can't. Rows are stamped with
+    A key made with ``derived=true`` binds a wrap by ``context``, and the server can re-wrap it; any
+    other AEAD key binds by ``associated_data``, and can't. The kek_id is no part of either, for a
+    re-wrap changes it and not what is bound: the key and its version are bound by who decrypts,
+    with the version in the ciphertext, which is compared with the row's. Rows are stamped with
     the version that the server says it used: ``vault:MOUNT/KEY:vN``.
 
     The least policy, for ``vault:transit/custody``. With ``create`` on the first path a
@@ -139,15 +142,15 @@ class TransitKek(RemoteKek):
     def _ask(self) -> None:
         self._key.ask()
 
-    async def _wrap_once(self, user_id: str, master_key: bytes) -> Wrap:
+    async def _wrap_once(self, binding: Binding, key: bytes) -> Wrap:
         if not await self._goes_in_batches():
-            return await super()._wrap_once(user_id, master_key)
-        return await self._wrap_calls.ask(OwnedKey(user_id, master_key))
+            return await super()._wrap_once(binding, key)
+        return await self._wrap_calls.ask(OwnedKey(binding, key))
 
-    async def _unwrap_once(self, user_id: str, wrap: Wrap) -> bytes:
+    async def _unwrap_once(self, binding: Binding, wrap: Wrap) -> bytes:
         if not await self._goes_in_batches():
-            return await super()._unwrap_once(user_id, wrap)
-        return await self._unwrap_calls.ask(OwnedWrap(user_id, wrap))
+            return await super()._unwrap_once(binding, wrap)
+        return await self._unwrap_calls.ask(OwnedWrap(binding, wrap))
 
     async def _goes_in_batches(self) -> bool:
         """Say whether this key's calls go in batches; then a lone one does, too.
@@ -159,26 +162,26 @@ class TransitKek(RemoteKek):
             await self._calls.in_turn(self._key.known)
         return self._is_derived
 
-    def _encrypt(self, user_id: str, master_key: bytes) -> Wrap:
-        key = self._key.known()
-        plaintext = base64.b64encode(master_key).decode()
+    def _encrypt(self, binding: Binding, key: bytes) -> Wrap:
+        known = self._key.known()
+        plaintext = base64.b64encode(key).decode()
         answer = self._tokens.call(
             lambda client: client.secrets.transit.encrypt_data(
-                **self._path.named, plaintext=plaintext, **key.binding(user_id)
+                **self._path.named, plaintext=plaintext, **known.bound_by(binding)
             )
         )
         wrap = self._path.wrap_of(data_of(self._uri, answer))
-        if not self._key.is_still(key):
+        if not self._key.is_still(known):
             raise Transient(f"{self._uri.text}: the key was replaced at this moment")
         return wrap
 
-    def _decrypt(self, user_id: str, wrap: Wrap) -> bytes:
+    def _decrypt(self, binding: Binding, wrap: Wrap) -> bytes:
         self._path.check(wrap)
-        binding = self._key.known().binding(user_id)
+        bound_by = self._key.known().bound_by(binding, wrap.format_version)
         with opening(self._uri):
             answer = self._tokens.call(
                 lambda client: client.secrets.transit.decrypt_data(
-                    **self._path.named, ciphertext=wrap.wrapped_mk, **binding
+                    **self._path.named, ciphertext=wrap.wrapped_mk, **bound_by
                 )
             )
         key = _plaintext(data_of(self._uri, answer))
@@ -213,8 +216,8 @@ class TransitKek(RemoteKek):
         done = self._batches.each(
             items,
             lambda item: {
-                "plaintext": base64.b64encode(item.master_key).decode(),
-                **key.binding(item.user_id),
+                "plaintext": base64.b64encode(item.key).decode(),
+                **key.bound_by(item.binding),
             },
             lambda client, batch: client.secrets.transit.encrypt_data(
                 **self._path.named, batch_input=batch
@@ -265,7 +268,8 @@ class TransitKek(RemoteKek):
     def _entry(self, key: TransitKey, item: OwnedWrap) -> dict[str, str]:
         """Return what is sent of one wrap."""
         self._path.check(item.wrap)
-        return {"ciphertext": item.wrap.wrapped_mk, **key.binding(item.user_id)}
+        bound_by = key.bound_by(item.binding, item.wrap.format_version)
+        return {"ciphertext": item.wrap.wrapped_mk, **bound_by}
 
 
 def _plaintext(answer: Mapping[str, Any]) -> bytes:

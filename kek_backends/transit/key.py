@@ -6,7 +6,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Self
 
-from kek_backends.base import FORMAT_BOUND, Wrap
+from kek_backends.base import FORMAT_CURRENT, FORMAT_USER, Wrap
+from kek_backends.binding import Binding
 from kek_backends.errors import Misconfigured, Tampered, Transient
 from kek_backends.uri import KekUri
 
@@ -22,7 +23,7 @@ class TransitKey:
     """What the server says of a key.
 
     Args:
-        derived: whether the key of each user is derived from it: then ``context`` binds a wrap.
+        derived: whether the key of each wrap is derived from it: then ``context`` binds a wrap.
         latest: the version that encrypts.
         least: the least version that may still decrypt.
         created: for each version from ``least`` on, the second it was made in.
@@ -48,15 +49,18 @@ class TransitKey:
             if version in other.created
         )
 
-    def binding(self, user_id: str) -> dict[str, str]:
-        """Return the field that binds a wrap to its user.
+    def bound_by(self, binding: Binding, format_version: int = FORMAT_CURRENT) -> dict[str, str]:
+        """Return the field that binds a wrap.
 
         Args:
-            user_id: any text.
+            binding: what to.
+            format_version: 3, or 2 for a wrap of before, which is bound to its user alone.
         """
-        bound = base64.b64encode(user_id.encode()).decode()
+        old = format_version == FORMAT_USER
+        bound = binding.subject.encode() if old else binding.encode()
         # "context" on a key that is not derived would be ignored, with no error.
-        return {"context" if self.derived else "associated_data": bound}
+        name = "context" if self.derived else "associated_data"
+        return {name: base64.b64encode(bound).decode()}
 
 
 @dataclass(frozen=True, slots=True)
@@ -133,7 +137,8 @@ class KeyPath:
             if len(wrap.wrapped_mk) <= _MAX_CIPHERTEXT
             else None
         )
-        if wrap.format_version != FORMAT_BOUND or wrap.wrap_iv != "" or shape is None:
+        known_format = wrap.format_version in (FORMAT_USER, FORMAT_CURRENT)
+        if not known_format or wrap.wrap_iv != "" or shape is None:
             raise Tampered(f"{self.uri.text}: the row's columns hold no wrap of a transit key")
         if int(shape[1]) != version:
             raise Tampered(f"{self.uri.text}: the wrap is of another version than its row says")
@@ -148,4 +153,4 @@ class KeyPath:
         shape = _CIPHERTEXT.fullmatch(ciphertext)
         if shape is None or int(shape[1]) != answer.get("key_version", int(shape[1])):
             raise Transient(f"{self.uri.text}: the server answered with something that is no wrap")
-        return Wrap(ciphertext, "", FORMAT_BOUND, self.stamp(int(shape[1])))
+        return Wrap(ciphertext, "", FORMAT_CURRENT, self.stamp(int(shape[1])))

@@ -4,6 +4,6 @@ SELECT coalesce(sum(kind.rows), 0)::bigint AS total,
 FROM (
     SELECT kek_id, count(*) AS rows FROM auth.encryption_vaults
     WHERE wrapped_mk IS NOT NULL AND quarantined_at IS NULL
-        AND ($2::boolean OR (kek_id, format_version) <> ($1, 2::smallint))
+        AND ($2::boolean OR (kek_id, format_version) <> ($1, 3::smallint))
     GROUP BY kek_id
 ) AS kind

@@ -28,6 +28,10 @@ url AS (  -- where the role comes from
     SELECT format('set %s to a login role that is a member of %s',
                   CASE $1::text WHEN 'custody_app' THEN 'CUSTODY_DATABASE_URL' ELSE 'CUSTODY_REWRAP_DATABASE_URL' END, $1::text) AS cure
 ),
+shared (name) AS (  -- functions of both duties
+    VALUES ('custody_add_data_key'), ('custody_count_unsealed'), ('custody_doubt_kek'),
+           ('custody_keks_in_use'), ('custody_register_kek'), ('custody_sample_rows')
+),
 plain AS (  -- checked in detail only if it is not the wrong role altogether
     SELECT me.* FROM me WHERE NOT EXISTS (SELECT 1 FROM mine WHERE rolsuper) AND NOT EXISTS (SELECT 1 FROM owned)
 )
@@ -76,8 +80,9 @@ SELECT 'roles', format('the role %s may %s auth.%s; run: REVOKE %s ON auth.%s FR
 FROM plain, relations, unnest(ARRAY['INSERT', 'UPDATE', 'DELETE', 'TRUNCATE', 'TRIGGER']) AS forbidden (privilege)
 WHERE (relations.name LIKE 'encryption\_%' OR relations.name IN ('users', 'custody_marks'))
     AND NOT (relations.name = 'encryption_vaults' AND forbidden.privilege = 'UPDATE')
-    -- KEKs are registered and retired by functions alone, and the owner alone marks.
-    AND NOT (relations.name NOT IN ('encryption_keks', 'custody_marks') AND forbidden.privilege = 'INSERT')
+    -- KEKs and data keys are written by functions alone, and the owner alone marks.
+    AND NOT (relations.name NOT IN ('encryption_keks', 'encryption_data_keys', 'encryption_data_key_wraps', 'custody_marks')
+             AND forbidden.privilege = 'INSERT')
     AND EXISTS (
         SELECT 1 FROM mine
         WHERE has_table_privilege(mine.oid, relations.oid, forbidden.privilege)
@@ -88,8 +93,8 @@ UNION ALL
 SELECT 'roles', format('the role %s may UPDATE %s of auth.encryption_vaults; run: REVOKE UPDATE ON auth.encryption_vaults FROM custody_app, custody_rewrap, PUBLIC, %I, then sql/migrations again by psql', plain.rolname, attname, plain.rolname)
 FROM plain, relations JOIN pg_attribute ON attrelid = relations.oid
 WHERE relations.name = 'encryption_vaults' AND attnum > 0 AND NOT attisdropped
-    AND (attname IN ('user_id', 'created_at', 'row_version')
-         OR ($1 = 'custody_rewrap' AND attname LIKE ANY (ARRAY['recovery\_%', 'zero\_knowledge', 'generation', 'key\_check'])))
+    AND (attname IN ('user_id', 'created_at', 'row_version', 'seal_serial')
+         OR ($1 = 'custody_rewrap' AND attname LIKE ANY (ARRAY['recovery\_%', 'zero\_knowledge', 'generation', 'key\_check', 'seal'])))
     AND EXISTS (SELECT 1 FROM mine WHERE has_column_privilege(mine.oid, relations.oid, attnum, 'UPDATE'))
 UNION ALL
 SELECT 'roles', format('the role %s may SELECT %s of auth.encryption_vaults; run: REVOKE SELECT ON auth.encryption_vaults FROM custody_rewrap, PUBLIC, %I, then sql/migrations again by psql', plain.rolname, min(attname::text), plain.rolname)
@@ -146,6 +151,8 @@ FROM plain, (VALUES
     ('custody_app', 'encryption_vaults', 'UPDATE'),
     ('custody_app', 'encryption_vault_audit', 'INSERT'),
     ('custody_app', 'encryption_keks', 'SELECT'),
+    ('custody_app', 'encryption_data_keys', 'SELECT'),
+    ('custody_app', 'encryption_data_key_wraps', 'SELECT'),
     ('custody_app', 'custody_marks', 'SELECT'),
     ('custody_app', 'custody_instances', 'SELECT'),
     ('custody_app', 'custody_instances', 'INSERT'),
@@ -161,7 +168,9 @@ FROM plain, (VALUES
     ('custody_rewrap', 'encryption_vaults', 'SELECT'),
     ('custody_rewrap', 'encryption_vaults', 'UPDATE'),
     ('custody_rewrap', 'encryption_vault_audit', 'INSERT'),
-    ('custody_rewrap', 'encryption_keks', 'SELECT')
+    ('custody_rewrap', 'encryption_keks', 'SELECT'),
+    ('custody_rewrap', 'encryption_data_keys', 'SELECT'),
+    ('custody_rewrap', 'encryption_data_key_wraps', 'SELECT')
 ) AS needed (duty, tablename, privilege)
 JOIN relations ON relations.name = needed.tablename
 WHERE needed.duty = $1 AND NOT has_any_column_privilege(coalesce($3::name, session_user), relations.oid, needed.privilege)
@@ -172,17 +181,19 @@ SELECT 'roles',
             THEN format('the role %s may not run auth.%s; run sql/migrations again by psql', plain.rolname, proname)
             ELSE format('the role %s may run auth.%s, which is not its duty; run: REVOKE EXECUTE ON FUNCTION auth.%I FROM %I, PUBLIC, %I', plain.rolname, proname, proname, $1, plain.rolname)
        END
-FROM plain, (VALUES
+FROM plain, (
+    VALUES
     ('custody_app', 'custody_add_user'),
-    ('custody_app', 'custody_sample_wraps'),
-    ('custody_app', 'custody_register_kek'),
-    ('custody_app', 'custody_keks_in_use'),
-    ('custody_app', 'custody_read_vaults'),
+    ('custody_app', 'custody_find_vaults'),
     ('custody_app', 'custody_record_events'),
-    ('custody_rewrap', 'custody_sample_wraps'),
-    ('custody_rewrap', 'custody_register_kek'),
-    ('custody_rewrap', 'custody_keks_in_use'),
-    ('custody_rewrap', 'custody_retire_kek')
+    ('custody_rewrap', 'custody_drop_data_key_wrap'),
+    ('custody_rewrap', 'custody_put_data_key_wrap'),
+    ('custody_rewrap', 'custody_read_unsealed'),
+    ('custody_rewrap', 'custody_retire_kek'),
+    ('custody_rewrap', 'custody_seal_rows'),
+    ('the owner', 'custody_forget_kek')
+    UNION ALL
+    SELECT duty, name FROM unnest(ARRAY['custody_app', 'custody_rewrap']) AS duty, shared
 ) AS needed (duty, name)
 JOIN pg_proc ON proname = needed.name AND pronamespace = to_regnamespace('auth')
 WHERE CASE
@@ -190,7 +201,7 @@ WHERE CASE
         THEN NOT has_function_privilege(coalesce($3::name, session_user), pg_proc.oid, 'EXECUTE')
             AND plain.inherits
     -- The other duty's; whoever has both is named above.
-    ELSE needed.name NOT IN ('custody_keks_in_use', 'custody_sample_wraps', 'custody_register_kek')
+    ELSE needed.name NOT IN (SELECT name FROM shared)
         AND EXISTS (SELECT 1 FROM mine WHERE has_function_privilege(mine.oid, pg_proc.oid, 'EXECUTE'))
         AND NOT EXISTS (SELECT 1 FROM mine WHERE mine.rolname = needed.duty)
 END

@@ -24,6 +24,8 @@ checks (tablename, name, definition) AS (
     ('encryption_vaults', 'encryption_vaults_wrap_iv_pair', 'CHECK ((((wrapped_mk IS NULL) = (wrap_iv IS NULL)) AND ((recovery_wrapped_mk IS NULL) = (recovery_iv IS NULL))))'),
     ('encryption_vaults', 'encryption_vaults_zk_consistency', 'CHECK (((NOT zero_knowledge) OR ((wrapped_mk IS NULL) AND (recovery_wrapped_mk IS NOT NULL))))'),
     ('encryption_keks', 'encryption_keks_state', 'CHECK ((state = ANY (ARRAY[''active''::text, ''decrypt-only''::text, ''retired''::text])))'),
+    ('encryption_data_keys', 'encryption_data_keys_id', 'CHECK ((id ~ ''^dk-[0-9a-f]{32}$''::text))'),
+    ('encryption_data_key_wraps', 'encryption_data_key_wraps_format', 'CHECK ((format_version >= 3))'),
     ('encryption_keks', 'encryption_keks_retired_at', 'CHECK (((state = ''retired''::text) = (retired_at IS NOT NULL)))')
 ),
 triggers (tablename, name, definition) AS (
@@ -32,21 +34,31 @@ triggers (tablename, name, definition) AS (
     ('encryption_vaults', 'encryption_vaults_refuse_retired_kek', 'CREATE TRIGGER encryption_vaults_refuse_retired_kek BEFORE INSERT OR UPDATE ON auth.encryption_vaults FOR EACH ROW EXECUTE FUNCTION auth.custody_refuse_retired_kek()'),
     ('encryption_keks', 'encryption_keks_keep', 'CREATE TRIGGER encryption_keks_keep BEFORE INSERT OR DELETE OR UPDATE ON auth.encryption_keks FOR EACH ROW EXECUTE FUNCTION auth.custody_keep_kek()'),
     ('encryption_keks', 'encryption_keks_keep_all', 'CREATE TRIGGER encryption_keks_keep_all BEFORE TRUNCATE ON auth.encryption_keks FOR EACH STATEMENT EXECUTE FUNCTION auth.custody_keep_kek()'),
+    ('encryption_data_key_wraps', 'encryption_data_key_wraps_refuse_retired', 'CREATE TRIGGER encryption_data_key_wraps_refuse_retired BEFORE INSERT OR UPDATE ON auth.encryption_data_key_wraps FOR EACH ROW EXECUTE FUNCTION auth.custody_refuse_retired_data_key_wrap()'),
     ('encryption_vault_audit', 'encryption_vault_audit_deadline', 'CREATE CONSTRAINT TRIGGER encryption_vault_audit_deadline AFTER INSERT ON auth.encryption_vault_audit DEFERRABLE INITIALLY DEFERRED FOR EACH ROW EXECUTE FUNCTION auth.custody_hold_deadline()')
 ),
 bodies (name, body, definer, config) AS (  -- md5 of the text between the dollar quotes
     VALUES
+    ('custody_add_data_key', '2c14ec07447ba25db625a5cf325a1871', true, 'lock_timeout=2s'),
     ('custody_add_user', 'c4358090aa28e385134b6e4412064401', false, NULL),
     ('custody_count_row_version', 'd2b05dec190ccf4edc579aea6053ce46', false, NULL),
+    ('custody_count_unsealed', '7785748eaaae1fc7f679a8dd4f9642a4', true, NULL),
+    ('custody_doubt_kek', '77cdf08a4e310cf91ccc6f38e35643ef', true, 'lock_timeout=2s'),
+    ('custody_drop_data_key_wrap', '80aff85be06a10a469fc6b3204fd996c', true, 'lock_timeout=2s'),
+    ('custody_find_vaults', 'aca3584e90da99a6dfa090c9f56ef16b', false, NULL),
+    ('custody_forget_kek', '461cafc3c011e365bf3c518e04420552', false, 'lock_timeout=2s'),
     ('custody_hold_deadline', '94e6cbe0c38b427c96a2dc145bc8e26a', false, NULL),
-    ('custody_keep_kek', '059f5657f40780f60d556420ace99305', false, NULL),
-    ('custody_keks_in_use', '0b5026c8fc078d507d40f3837aa8bec9', true, NULL),
-    ('custody_read_vaults', '7dbdb9873880e00e627259ea6e0dd8dd', false, NULL),
+    ('custody_keep_kek', '7dc2dcfd67476d3b4e7c1b99e1e74add', false, NULL),
+    ('custody_keks_in_use', 'c4907191b5604359361d9f64678b2897', true, NULL),
+    ('custody_put_data_key_wrap', 'f48d86e648ceb17ca99a611c63ba224e', true, 'lock_timeout=2s'),
+    ('custody_read_unsealed', '5ab686344664dd0c6e209f1f2de9f8ab', true, NULL),
     ('custody_record_events', 'ec86b4753b399afbf2a623c30c376d01', false, NULL),
+    ('custody_refuse_retired_data_key_wrap', '6df8722cdf3a7e68a3d1afc3ce31dfe0', false, 'row_security=off'),
     ('custody_refuse_retired_kek', 'eff7b221e9626dcb54af6d92a9d7e231', false, 'row_security=off'),
-    ('custody_register_kek', '6e0cb03f154ab0c9f5af6f4c16a55f89', true, 'lock_timeout=2s'),
-    ('custody_retire_kek', '326f45ac012f6fcb79da4367aabe025e', true, 'lock_timeout=1s'),
-    ('custody_sample_wraps', '1f87838750b867bc5195c94ba9e3b8ee', true, NULL)
+    ('custody_register_kek', 'a504132629caf78d60425e11c931b086', true, 'lock_timeout=2s'),
+    ('custody_retire_kek', '4681d6c79f822c427bb6484d1f228ca8', true, 'lock_timeout=1s'),
+    ('custody_sample_rows', '2f12833734bbdc17737c78f5f5815dc5', true, NULL),
+    ('custody_seal_rows', '12a1268cd4014fd9c4b28348dbe19820', true, NULL)
 ),
 policies (tablename, policyname, cmd, qual, with_check) AS (
     SELECT 'encryption_vaults', 'encryption_vaults_own_row', 'ALL', own.row, own.row
@@ -61,7 +73,9 @@ policies (tablename, policyname, cmd, qual, with_check) AS (
     ('encryption_vaults', 'encryption_vaults_rewrap_read', 'SELECT', 'true', NULL),
     ('encryption_vaults', 'encryption_vaults_rewrap_write', 'UPDATE', '(wrapped_mk IS NOT NULL)', '(wrapped_mk IS NOT NULL)'),
     ('encryption_vaults', 'encryption_vaults_kek_sample', 'SELECT',
-     '((kek_id = NULLIF(current_setting(''custody.sampled_kek_id''::text, true), ''''::text)) OR (current_setting(''custody.scans_kek_ids''::text, true) = ''on''::text))', NULL),
+     '((kek_id = NULLIF(current_setting(''custody.sampled_kek_id''::text, true), ''''::text)) OR (current_setting(''custody.scans_kek_ids''::text, true) = ''on''::text) OR ((seal IS NOT NULL) AND (current_setting(''custody.looks_for_seals''::text, true) = ''on''::text)) OR ((seal IS NULL) AND (current_setting(''custody.counts_unsealed''::text, true) = ''on''::text)))', NULL),
+    ('encryption_vaults', 'encryption_vaults_bring_over', 'ALL', '(current_setting(''custody.brings_over''::text, true) = ''on''::text)',
+     '((current_setting(''custody.brings_over''::text, true) = ''on''::text) AND (seal IS NOT NULL))'),
     ('encryption_vault_audit', 'encryption_vault_audit_rewrap', 'INSERT', NULL,
      '(action = ANY (ARRAY[''rewrap_run''::text, ''rewrap_failed''::text]))')
 ),
@@ -74,7 +88,7 @@ SELECT format('the encoding of the database is %s, and user ids and user agents 
 FROM pg_database WHERE datname = current_database() AND pg_encoding_to_char(encoding) <> 'UTF8'
 UNION ALL
 SELECT format('auth.%s is missing; run: custody migrate, or sql/migrations again by psql', name)
-FROM unnest(ARRAY['users', 'encryption_vaults', 'encryption_vault_audit', 'encryption_keks', 'rewrap_runs', 'rewrap_claims', 'custody_instances', 'custody_marks']) AS wanted (name)
+FROM unnest(ARRAY['users', 'encryption_vaults', 'encryption_vault_audit', 'encryption_keks', 'encryption_data_keys', 'encryption_data_key_wraps', 'rewrap_runs', 'rewrap_claims', 'custody_instances', 'custody_marks']) AS wanted (name)
 WHERE wanted.name NOT IN (SELECT relations.name FROM relations)
 UNION ALL
 SELECT format('the function auth.%s is missing or was changed; run: custody migrate, or sql/migrations again by psql', bodies.name)
@@ -88,11 +102,14 @@ FROM (VALUES
     ('encryption_vaults', ARRAY['user_id', 'wrapped_mk', 'wrap_iv', 'format_version', 'kek_id',
      'recovery_wrapped_mk', 'recovery_iv', 'recovery_format_version', 'recovery_set_at',
      'zero_knowledge', 'created_at', 'rotated_at', 'generation', 'key_check', 'row_version',
-     'rewrapped_at', 'quarantined_at', 'quarantine_reason']),
+     'rewrapped_at', 'quarantined_at', 'quarantine_reason', 'seal', 'seal_serial']),
     ('encryption_vault_audit', ARRAY['id', 'user_id', 'action', 'ip_address', 'user_agent',
      'context', 'status', 'created_at']),
     ('encryption_keks', ARRAY['kek_id', 'fingerprint', 'recorded_at', 'backend', 'locator', 'state',
-     'activated_at', 'retired_at', 'retirement']),
+     'activated_at', 'retired_at', 'retirement', 'seal']),
+    ('encryption_data_keys', ARRAY['id', 'seal', 'created_at', 'lost_at']),
+    ('encryption_data_key_wraps', ARRAY['data_key_id', 'kek_id', 'wrapped_key', 'wrap_iv',
+     'format_version', 'created_at']),
     ('rewrap_runs', ARRAY['id', 'target', 'everything', 'started_by', 'sources', 'state', 'total',
      'done', 'moved', 'failed', 'cursor_kek_id', 'cursor_format', 'cursor_user_id', 'started_at',
      'heartbeat_at', 'ended_at']),
@@ -122,6 +139,9 @@ UNION ALL
 SELECT 'row-level security hides the KEKs of auth.encryption_keks from who must see that they are retired; run: ALTER TABLE auth.encryption_keks DISABLE ROW LEVEL SECURITY'
 FROM relations WHERE name = 'encryption_keks' AND hides
 UNION ALL
+SELECT format('row-level security hides the data keys of auth.%s, without which no row is believed; run: ALTER TABLE auth.%s DISABLE ROW LEVEL SECURITY', name, name)
+FROM relations WHERE name IN ('encryption_data_keys', 'encryption_data_key_wraps') AND hides
+UNION ALL
 SELECT 'row-level security hides what auth.custody_marks says; run: ALTER TABLE auth.custody_marks DISABLE ROW LEVEL SECURITY'
 FROM relations WHERE name = 'custody_marks' AND hides
 UNION ALL
@@ -142,9 +162,9 @@ WHERE CASE
     WHEN policyname IN ('encryption_vaults_own_row', 'users_own_row') THEN roles <> ARRAY['public'::name]
     WHEN policyname = 'encryption_vault_audit_own_row'
         THEN NOT 'custody_app' = ANY (roles) OR roles && ARRAY['public'::name, 'custody_rewrap']
-    -- The functions' owner reads by it; without the policy it would see no rows, to prove a KEK by
-    -- or to keep it from being retired.
-    WHEN policyname = 'encryption_vaults_kek_sample'
+    -- The functions' owner reads and writes by them; without them it would see no rows, to prove a KEK
+    -- by, to keep it from being retired, or to seal.
+    WHEN policyname IN ('encryption_vaults_kek_sample', 'encryption_vaults_bring_over')
         THEN EXISTS (SELECT 1 FROM functions JOIN bodies USING (name) WHERE definer AND roles <> ARRAY[owner])
     ELSE false
 END
@@ -175,6 +195,16 @@ FROM relations WHERE name = 'rewrap_runs'
         SELECT 1 FROM pg_index JOIN pg_class ON pg_class.oid = indexrelid
         WHERE indrelid = relations.oid AND relname = 'rewrap_runs_running' AND indisvalid
             AND pg_get_indexdef(indexrelid) = 'CREATE UNIQUE INDEX rewrap_runs_running ON auth.rewrap_runs USING btree ((true)) WHERE (state = ''running''::text)'
+    )
+UNION ALL
+SELECT 'the index encryption_vaults_unsealed_idx is missing or was changed: each look for rows that are not sealed would read all of them; run: custody migrate, or sql/migrations again by psql'
+FROM relations WHERE name = 'encryption_vaults'
+    AND EXISTS (SELECT 1 FROM pg_attribute
+                WHERE attrelid = relations.oid AND attname = 'seal' AND NOT attisdropped)
+    AND NOT EXISTS (
+        SELECT 1 FROM pg_index JOIN pg_class ON pg_class.oid = indexrelid
+        WHERE indrelid = relations.oid AND relname = 'encryption_vaults_unsealed_idx' AND indisvalid
+            AND pg_get_indexdef(indexrelid) = 'CREATE INDEX encryption_vaults_unsealed_idx ON auth.encryption_vaults USING btree (user_id) WHERE (seal IS NULL)'
     )
 UNION ALL
 SELECT format('the trigger %s is missing, disabled or was changed; run sql/migrations again by psql', triggers.name)

@@ -1,6 +1,7 @@
--- The user's vault. $1 user id
+-- The user's vault, and what the database's clock says (seconds since 1970). $1 user id
 SELECT wrapped_mk, wrap_iv, format_version, kek_id,
        recovery_wrapped_mk, recovery_iv, recovery_format_version, recovery_set_at,
-       zero_knowledge, generation, key_check, row_version
+       zero_knowledge, generation, key_check, seal, seal_serial, row_version,
+       extract(epoch FROM clock_timestamp())::float8 AS clock
 FROM auth.encryption_vaults
 WHERE user_id = $1

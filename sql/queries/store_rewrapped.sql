@@ -14,7 +14,7 @@ WITH free AS MATERIALIZED (
 ),
 stored AS (
     UPDATE auth.encryption_vaults AS vault
-    SET wrapped_mk = free.wrapped_mk, wrap_iv = free.wrap_iv, format_version = 2,
+    SET wrapped_mk = free.wrapped_mk, wrap_iv = free.wrap_iv, format_version = 3,
         kek_id = free.kek_id, rewrapped_at = greatest(now(), $6)
     FROM free
     WHERE vault.user_id = free.user_id AND vault.row_version = free.row_version

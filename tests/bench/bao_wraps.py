@@ -3,15 +3,17 @@
 import base64
 from collections.abc import Iterable, Mapping
 
+from kek_backends.binding import Binding
 from tests.bao_server import Bao
+from tests.bindings import of
 
 # OpenBao refuses JSON of more than 1000 strings.
 _BATCH = 160
 
 
-def context(user_id: str) -> str:
-    """Return what a derived key binds this user's wrap by."""
-    return base64.b64encode(user_id.encode()).decode()
+def context(binding: Binding) -> str:
+    """Return what a derived key binds a wrap by."""
+    return base64.b64encode(binding.encode()).decode()
 
 
 def encrypt(bao: Bao, name: str, keys: Iterable[tuple[str, bytes]]) -> Mapping[str, str]:
@@ -30,7 +32,7 @@ def encrypt(bao: Bao, name: str, keys: Iterable[tuple[str, bytes]]) -> Mapping[s
     for start in range(0, len(pairs), _BATCH):
         batch = pairs[start : start + _BATCH]
         items = [
-            {"plaintext": base64.b64encode(key).decode(), "context": context(user)}
+            {"plaintext": base64.b64encode(key).decode(), "context": context(of(user))}
             for user, key in batch
         ]
         answer = bao.ask("POST", f"transit/encrypt/{name}", {"batch_input": items})

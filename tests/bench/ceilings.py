@@ -23,7 +23,7 @@ from tests.tokens import Issuer
 
 BARE, CHECKED = "/bare", "/checked"
 _START_SECONDS = 30
-_BODY = json.dumps({"masterKey": "A" * 43 + "=", "formatVersion": 2, "kekId": "env-v1"}).encode()
+_BODY = json.dumps({"masterKey": "A" * 43 + "=", "formatVersion": 3, "kekId": "env-v1"}).encode()
 
 
 @dataclass(frozen=True)

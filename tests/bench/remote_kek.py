@@ -14,7 +14,8 @@ from pathlib import Path
 
 from custody.ops.logging import configure
 from custody.settings import LogFormat, LogLevel
-from kek_backends.base import FORMAT_BOUND, Wrap
+from kek_backends.base import FORMAT_CURRENT, Wrap
+from kek_backends.binding import Binding
 from tests.bao_server import Bao, bao_server
 from tests.bench.bao_wraps import context, encrypt
 from tests.bench.load import Request
@@ -23,6 +24,7 @@ from tests.bench.stage import Stage, pid_of, port_of, stage
 from tests.bench.table import report
 from tests.bench.unwrapper import unwrapper
 from tests.bench.users import PATH, Users, master_key, requests_of, tokens_for
+from tests.bindings import of
 from tests.many_rows import copy_rows
 from tests.servers import new_database
 
@@ -44,20 +46,20 @@ class Kek:
         self.uri = f"vault:transit/{self.name}"
         self.environ = bao.environ(self.name)
         self.wraps = {
-            user: Wrap(text, "", FORMAT_BOUND, f"{self.uri}:v1")
+            user: Wrap(text, "", FORMAT_CURRENT, f"{self.uri}:v1")
             for user, text in encrypt(bao, self.name, users).items()
         }
 
-    async def ready(self, user_id: str, _key: bytes) -> Wrap:
+    async def ready(self, binding: Binding, _key: bytes) -> Wrap:
         """Return the wrap that is there."""
-        return self.wraps[user_id]
+        return self.wraps[binding.subject]
 
     def decrypts(self) -> list[Request]:
         """Return a request to OpenBao for each user's master key."""
         token = self.environ["VAULT_TOKEN"]
         found = []
         for user, wrap in self.wraps.items():
-            body = json.dumps({"ciphertext": wrap.wrapped_mk, "context": context(user)})
+            body = json.dumps({"ciphertext": wrap.wrapped_mk, "context": context(of(user))})
             lines = [
                 f"POST /v1/transit/decrypt/{self.name} HTTP/1.1",
                 "Host: openbao",

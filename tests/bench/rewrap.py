@@ -26,7 +26,8 @@ from pathlib import Path
 from custody.development.postgres import EmbeddedPostgres
 from custody.ops.logging import configure
 from custody.settings import LogFormat, LogLevel
-from kek_backends.base import FORMAT_BOUND, Wrap
+from kek_backends.base import FORMAT_CURRENT, Wrap
+from kek_backends.binding import Binding
 from kek_backends.loader import load
 from tests.bao_server import Bao, bao_server
 from tests.bench.bao_wraps import encrypt
@@ -102,8 +103,8 @@ async def bao_rows(server: EmbeddedPostgres, bao: Bao, count: int) -> AsyncItera
     name = await asyncio.to_thread(bao.make_key)
     wraps = await asyncio.to_thread(encrypt, bao, name, Keys(count))
 
-    async def ready(user_id: str, _key: bytes) -> Wrap:
-        return Wrap(wraps[user_id], "", FORMAT_BOUND, f"vault:transit/{name}:v1")
+    async def ready(binding: Binding, _key: bytes) -> Wrap:
+        return Wrap(wraps[binding.subject], "", FORMAT_CURRENT, f"vault:transit/{name}:v1")
 
     async with new_database(server) as database:
         await copy_rows(database, ready, Keys(count))

@@ -16,14 +16,16 @@ from custody.rewrap.worker import RewrapRun
 from custody.settings import LogFormat, LogLevel
 from custody.vault.key_check import is_master_key
 from kek_backends.base import KekBackend, OwnedWrap, Rewrapped, Wrap
+from kek_backends.binding import Binding
 from kek_backends.keyring import Keyring
 from kek_backends.loader import load_keyring
 from kek_backends.uri import KekUri
+from tests.bindings import of
 
 _POOL_SIZE = 4
 _READ = (
-    "SELECT user_id, wrapped_mk, wrap_iv, format_version, kek_id, key_check, row_version"
-    " FROM auth.encryption_vaults WHERE wrapped_mk IS NOT NULL AND user_id > $1"
+    "SELECT user_id, generation, wrapped_mk, wrap_iv, format_version, kek_id, key_check,"
+    " row_version FROM auth.encryption_vaults WHERE wrapped_mk IS NOT NULL AND user_id > $1"
     " ORDER BY user_id LIMIT $2"
 )
 _STORE = (
@@ -111,10 +113,10 @@ class Ready(KekBackend):
     async def prove(self) -> None:
         """There is nothing to prove."""
 
-    async def _wrap(self, user_id: str, master_key: bytes) -> Wrap:
+    async def _wrap(self, binding: Binding, key: bytes) -> Wrap:
         return self._made
 
-    async def _unwrap(self, user_id: str, wrap: Wrap) -> bytes:
+    async def _unwrap(self, binding: Binding, wrap: Wrap) -> bytes:
         raise NotImplementedError
 
     async def _rewrap(self, items: Sequence[OwnedWrap]) -> list[Rewrapped]:
@@ -128,7 +130,7 @@ async def _worker(case: Case, keyring: Keyring) -> None:
 
 async def _bare(case: Case, keyring: Keyring) -> None:
     """The same claims and UPDATEs, with no cryptography."""
-    model = await keyring.wrap("user-00000000", bytes(range(32)))
+    model = await keyring.wrap(of("user-00000000"), bytes(range(32)))
     old = [backend for backend in keyring if backend is not keyring.active]
     await _run(case, Keyring(Ready(model), old), Options(verify=Verify.NONE))
 
@@ -172,7 +174,8 @@ async def _calls(case: Case, keyring: Keyring) -> None:
 def _item(row: Any) -> OwnedWrap:
     user, check = row["user_id"], row["key_check"]
     wrap = Wrap(row["wrapped_mk"], row["wrap_iv"], row["format_version"], row["kek_id"])
-    return OwnedWrap(user, wrap, lambda key: is_master_key(user, key, check))
+    binding = Binding(user, row["generation"])
+    return OwnedWrap(binding, wrap, lambda key: is_master_key(user, key, check))
 
 
 KINDS: dict[str, Callable[[Case, Keyring], Awaitable[None]]] = {

@@ -15,6 +15,7 @@ from kek_backends.keyring import Keyring
 from kek_backends.loader import load_keyring
 from tests.bench.load import OK, Load
 from tests.bench.users import master_key
+from tests.bindings import of
 
 
 class Unwrapper:
@@ -96,7 +97,7 @@ async def _measure(
         nonlocal wrong
         while (asked := time.perf_counter_ns()) < began + seconds * 1e9:
             user, wrap = next(turns)
-            key = await keyring.unwrap(user, wrap)
+            key = await keyring.unwrap(of(user), wrap)
             times.append(time.perf_counter_ns() - asked)
             wrong += key != master_key(user)
 

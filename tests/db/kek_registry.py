@@ -4,7 +4,7 @@ from typing import Any
 
 from tests.servers import Database
 
-REGISTER = "SELECT * FROM auth.custody_register_kek($1, $2, $3, $4, $5)"
+REGISTER = "SELECT * FROM auth.custody_register_kek($1, $2, $3, $4, $5, $6)"
 RETIRE = "SELECT auth.custody_retire_kek($1)"
 RECORD = "SELECT * FROM auth.encryption_keks WHERE kek_id = $1"
 REWRAP = "UPDATE auth.encryption_vaults SET wrapped_mk = 'new', kek_id = $1 WHERE user_id = $2"
@@ -24,10 +24,15 @@ async def add_row(database: Database, user: str, kek_id: str, *, wrap: str | Non
 
 
 async def register(
-    database: Database, kek_id: str, fingerprint: str | None = None, *, active: bool = False
+    database: Database,
+    kek_id: str,
+    fingerprint: str | None = None,
+    *,
+    seal: str | None = None,
+    active: bool = False,
 ) -> tuple[str | None, str]:
     async with database.connect("custody_app") as connection:
-        parameters = kek_id, "env", f"env:{kek_id}", fingerprint, active
+        parameters = kek_id, "env", f"env:{kek_id}", fingerprint, seal, active
         row = (await connection.fetch(REGISTER, *parameters))[0]
         return row["fingerprint"], row["state"]
 

@@ -36,7 +36,8 @@ IN_USE = "SELECT * FROM auth.custody_keks_in_use()"
 async def test_registration_adds_and_completes(database: Database) -> None:
     async def ask(*parameters: Any) -> tuple[Any, ...]:
         async with database.connect("custody_app") as app:
-            return tuple((await app.fetch(REGISTER, *parameters))[0])
+            row = (await app.fetch(REGISTER, *parameters[:-1], None, parameters[-1]))[0]
+            return row["fingerprint"], row["state"]
 
     assert await ask("k1", "vault", "vault:transit/k1", None, False) == (None, "decrypt-only")
     added = await record(database, "k1")
@@ -106,20 +107,22 @@ async def test_concurrent_registrations_of_one_agree(database: Database) -> None
     assert answers[0] == ((await record(database, "k1"))["fingerprint"], "active")
 
 
-async def test_wraps_are_shown_until_there_is_a_fingerprint(database: Database) -> None:
-    """A KEK that was registered without one is proved by its rows as well."""
+async def test_wraps_are_shown_until_the_record_is_sealed(database: Database) -> None:
+    """A record that anybody may have made proves nothing: then rows do."""
     await add_row(database, "alice", "k1")
-    sample = "SELECT user_id FROM auth.custody_sample_wraps('k1')"
+    sample = "SELECT user_id FROM auth.custody_sample_rows('k1')"
     await register(database, "k1")
     assert psql(database, "custody_app", sample) == "alice"
     await register(database, "k1", "f1")
+    assert psql(database, "custody_app", sample) == "alice"
+    await register(database, "k1", "f1", seal="s1")
     assert psql(database, "custody_app", sample) == ""
 
 
 # ── who may do what, asked by psql ────────────────────────────────────────────
 
 ALLOWED = [
-    ("custody_app", "SELECT state FROM auth.custody_register_kek('k', 'e', 'e:k', 'f', true)"),
+    ("custody_app", "SELECT state FROM auth.custody_register_kek('k', 'e', 'e:k', 'f', 's', true)"),
     ("custody_app", "SELECT count(*) FROM auth.custody_keks_in_use()"),
     ("custody_app", "SELECT count(*) FROM auth.encryption_keks"),
     ("custody_rewrap", "SELECT auth.custody_retire_kek('k')"),
@@ -217,7 +220,7 @@ async def test_retirement_in_an_older_snapshot_is_refused(database: Database) ->
     ],
 )
 async def test_a_record_stays_whoever_writes(database: Database, role: str, sql: str) -> None:
-    await register(database, "k1", "f1", active=True)
+    await register(database, "k1", "f1", seal="s1", active=True)
     await register(database, "old", "f0")
     assert await retire(database, "old") == "retired"
     before = await database.fetch("SELECT * FROM auth.encryption_keks ORDER BY kek_id")
@@ -264,7 +267,11 @@ async def test_keks_in_use_leave_nothing_open(database: Database, role: str) -> 
 
 async def test_a_runtime_role_opens_nothing_by_the_owners_settings(database: Database) -> None:
     await add_row(database, "alice", "k1")
-    for setting in ("custody.scans_kek_ids = 'on'", "custody.sampled_kek_id = 'k1'"):
+    settings = ("scans_kek_ids", "looks_for_seals", "counts_unsealed", "brings_over")
+    for setting in (
+        *(f"custody.{name} = 'on'" for name in settings),
+        "custody.sampled_kek_id = 'k1'",
+    ):
         sql = f"SET {setting}; SELECT count(*) FROM auth.encryption_vaults"
         assert psql(database, "custody_app", sql) == "0"
 
@@ -287,7 +294,7 @@ async def test_keks_in_use_probe_the_index_once_a_kek(database: Database) -> Non
     plan = "\n".join(line[0] for line in lines)
     assert plan.count("using encryption_vaults_rewrap_idx") == 2, plan
     assert "Index Cond: (kek_id > found" in plan
-    assert "Seq Scan" not in plan
+    assert "Seq Scan on encryption_vaults" not in plan
     assert "Rows Removed by Filter: 1\n" in plan  # of the walk's end, and of no scan
 
 
@@ -298,7 +305,7 @@ async def test_rows_of_the_old_service_are_counted(empty: Database) -> None:
     await move(empty)
     async with engine_of(empty.url("custody_rewrap")) as engine:
         assert await list_keks(engine) == (RegisteredKek("env-v1", "unregistered"),)
-        assert await count_rows(engine) == {"env-v1": RowCount(18, 18, 0)}
+        assert await count_rows(engine) == {"env-v1": RowCount(18, 18, 0, 18)}
     assert await retire(empty, "env-v1") == "in-use"
 
 

@@ -104,7 +104,7 @@ async def test_zero_knowledge_off_takes_the_clients_word_once(
         200,
     )
     key = (await client.key()).json
-    assert (key["masterKey"], key["formatVersion"]) == (row["master_key"], 2)
+    assert (key["masterKey"], key["formatVersion"]) == (row["master_key"], 3)
     assert (await client.enable_zk()).status == 200
     other = base64.b64encode(bytes(range(32))).decode()
     assert (await client.disable_zk(other)).code == "MASTER_KEY_MISMATCH"
@@ -122,11 +122,11 @@ async def test_zero_knowledge_on_keeps_the_check_of_an_old_key(
     assert (await client.key()).json["masterKey"] == row["master_key"]
 
 
-async def test_rotate_writes_format_2(old: Database, device: Device) -> None:
+async def test_rotate_writes_format_3(old: Database, device: Device) -> None:
     row = next(row for row in OPEN if row["recovery_code"])
     client = device(row["user_id"])
     rotated = await client.rotate()
-    assert rotated.json["formatVersion"] == 2
+    assert rotated.json["formatVersion"] == 3
     assert rotated.json["masterKey"] != row["master_key"]
     assert rotated.headers["Etag"] == '"2"'
     assert (await client.key()).json == rotated.json
@@ -156,7 +156,7 @@ async def test_user_without_a_vault_gets_one(old: Database, device: Device) -> N
     client = device("no-vault")
     assert (await client.key()).code == "VAULT_NOT_INITIALISED"
     made = await client.init()
-    assert (made.status, made.json["formatVersion"]) == (200, 2)
+    assert (made.status, made.json["formatVersion"]) == (200, 3)
     assert (await client.key()).json == made.json
     assert [row[0] for row in await old.audit("no-vault")] == [
         "failed_fetch",

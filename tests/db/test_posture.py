@@ -172,14 +172,14 @@ CURABLE: dict[str, tuple[str, str, str]] = {
         ),
     ),
     "no right to sample": (
-        "REVOKE EXECUTE ON FUNCTION auth.custody_sample_wraps FROM custody_app",
+        "REVOKE EXECUTE ON FUNCTION auth.custody_sample_rows FROM custody_app",
         "roles",
-        f"the role {{role}} may not run auth.custody_sample_wraps; run {AGAIN}",
+        f"the role {{role}} may not run auth.custody_sample_rows; run {AGAIN}",
     ),
     "no right to read together": (
-        "REVOKE EXECUTE ON FUNCTION auth.custody_read_vaults FROM custody_app",
+        "REVOKE EXECUTE ON FUNCTION auth.custody_find_vaults FROM custody_app",
         "roles",
-        f"the role {{role}} may not run auth.custody_read_vaults; run {AGAIN}",
+        f"the role {{role}} may not run auth.custody_find_vaults; run {AGAIN}",
     ),
     "no right to record together": (
         "REVOKE EXECUTE ON FUNCTION auth.custody_record_events FROM custody_app",
@@ -211,9 +211,9 @@ CURABLE: dict[str, tuple[str, str, str]] = {
         ),
     ),
     "function missing": (
-        "DROP FUNCTION auth.custody_sample_wraps",
+        "DROP FUNCTION auth.custody_sample_rows",
         "schema",
-        f"the function auth.custody_sample_wraps is missing or was changed; {MIGRATE}",
+        f"the function auth.custody_sample_rows is missing or was changed; {MIGRATE}",
     ),
 }
 for _table in SCOPED:
@@ -354,11 +354,12 @@ for _table, _rights in (
 FUNCTIONS = (
     "custody_keep_kek",
     "custody_keks_in_use",
-    "custody_read_vaults",
+    "custody_find_vaults",
     "custody_record_events",
     "custody_refuse_retired_kek",
     "custody_register_kek",
     "custody_retire_kek",
+    "custody_sample_rows",
     "custody_sample_wraps",
 )
 # As whoever may change functions would: one statement more in the body of the one that is there.
@@ -374,7 +375,7 @@ for _name in FUNCTIONS:
     )
 for _name, _change in (
     ("custody_keks_in_use", "SECURITY INVOKER"),
-    ("custody_read_vaults", "SECURITY DEFINER"),
+    ("custody_find_vaults", "SECURITY DEFINER"),
     ("custody_record_events", "SECURITY DEFINER"),
     ("custody_record_events", "RESET search_path"),
     ("custody_register_kek", "SECURITY INVOKER"),
@@ -660,7 +661,7 @@ REWRAP: dict[str, tuple[str, str]] = {
     )
     for name in ("custody_retire_kek", "custody_keks_in_use")
 }
-for _name in ("custody_add_user", "custody_read_vaults", "custody_record_events"):
+for _name in ("custody_add_user", "custody_find_vaults", "custody_record_events"):
     for _grantee in ("{role}", "custody_rewrap", "PUBLIC"):
         REWRAP[f"right to run {_name} to {_grantee}"] = (
             f"GRANT EXECUTE ON FUNCTION auth.{_name} TO {_grantee}",

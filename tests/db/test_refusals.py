@@ -12,6 +12,8 @@ import pytest
 from custody.app import running
 from custody.auth.jwks import JwksCache
 from custody.auth.sources import file_source
+from custody.datakeys.ring import Ring
+from custody.datakeys.sealer import Sealer
 from custody.db.checkout import acquire
 from custody.development.postgres import EmbeddedPostgres
 from custody.keks.keks import Keks
@@ -201,7 +203,8 @@ async def test_refusal_is_seen_past_connections_that_have_ended(
     keyring = load_keyring("env:KEK", (), environ={"KEK": KEK}, development=False)
     jwks = JwksCache(fetch=file_source(tmp_path / "none"), source="none")
     async with login(database, "custody_app") as (role, url), engine_of(url, 4) as engine:
-        here = health.Health(engine, Keks(keyring, engine, "here"), jwks)
+        ring = Ring(engine, keyring, 3600, 86_400)
+        here = health.Health(engine, Keks(keyring, engine, "here", Sealer(ring)), ring, jwks)
         async with AsyncExitStack() as borrowed:
             for _ in range(4):
                 await borrowed.enter_async_context(acquire(engine))

@@ -180,9 +180,9 @@ async def test_scope_names_it_and_keeps_its_level(retired: Database) -> None:
     async with engine_of(retired.url("custody_app")) as engine:
         with pytest.raises(RetiredKek):
             async with user_transaction(engine, "carol", Deadline.after(5)) as held:
-                await held.fetchval(insert, "carol", "w", "", 2, "old", None)
+                await held.fetchval(insert, "carol", 1, "w", "", 3, "old", None)
         async with user_transaction(engine, "carol", Deadline.after(5)) as held:
-            assert await held.fetchval(insert, "carol", "w", "", 2, "now", None)
+            assert await held.fetchval(insert, "carol", 1, "w", "", 3, "now", None)
 
 
 # ── races: a writer and a retirement at the same time, in both orders ─────────

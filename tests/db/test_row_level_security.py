@@ -138,14 +138,14 @@ async def test_refused_to_runtime_roles(filled: Database, role: str, sql: str) -
     assert await filled.value("SELECT count(*) FROM auth.encryption_vault_audit") == before
 
 
-SAMPLE = "SELECT user_id FROM auth.custody_sample_wraps('env-v1') ORDER BY 1"
+SAMPLE = "SELECT user_id FROM auth.custody_sample_rows('env-v1') ORDER BY 1"
 
 
 async def test_samples_show_only_until_the_fingerprint_is_recorded(filled: Database) -> None:
     assert psql(filled, "custody_app", SAMPLE) == ""
     await forget_keks(filled)
     assert psql(filled, "custody_app", SAMPLE).split() == ["alice", "bob"]  # zoe has no wrap
-    other = "SELECT count(*) FROM auth.custody_sample_wraps('env-v2')"
+    other = "SELECT count(*) FROM auth.custody_sample_rows('env-v2')"
     assert psql(filled, "custody_app", other) == "0"
     # What the function asked for is not left open behind it, nor can the caller ask by itself.
     for sql in (

@@ -96,7 +96,7 @@ async def test_a_wrap_opens_in_no_other_row(superuser: Superuser, device: Device
     devices = {user: device(user) for user in USERS}
     keys = {user: (await client.init()).json["masterKey"] for user, client in devices.items()}
     assert len(set(keys.values())) == 10
-    assert {(await superuser.row(user))["format_version"] for user in USERS} == {2}
+    assert {(await superuser.row(user))["format_version"] for user in USERS} == {3}
     await assert_swaps_are_refused(superuser, devices, keys, with_check=False)
 
 
@@ -104,7 +104,7 @@ async def test_a_wrap_opens_in_no_other_row(superuser: Superuser, device: Device
 async def test_nor_does_it_with_the_key_check_value_copied_or_taken_away(
     superuser: Superuser, device: Device, *, taken: bool
 ) -> None:
-    """Format 2 needs no key check value: the wrap itself is bound to its user."""
+    """Format 3 needs no key check value: the wrap itself is bound to its user."""
     devices = {user: device(user) for user in USERS[:4]}
     keys = {user: (await client.init()).json["masterKey"] for user, client in devices.items()}
     if taken:
@@ -143,6 +143,26 @@ async def test_an_old_row_gets_its_key_check_value_when_its_key_is_fetched(
         assert (await client.key()).json["masterKey"] == keys[user]
         assert (await superuser.row(user))["key_check"] == key_check_value(user, key)
     await assert_swaps_are_refused(superuser, devices, keys, with_check=False)
+
+
+@pytest.mark.parametrize("with_check", [False, True])
+async def test_a_wrap_of_before_a_rotate_opens_no_more(
+    superuser: Superuser, device: Device, *, with_check: bool
+) -> None:
+    """The right user's, and with its key check value: the generation is another."""
+    alice = device("alice")
+    old = (await alice.init()).json["masterKey"]
+    before = await superuser.row("alice")
+    new = (await alice.rotate()).json["masterKey"]
+    now = await superuser.row("alice")
+    put_back = wrap_of(before) | ({"key_check": before["key_check"]} if with_check else {})
+    await superuser.write("alice", put_back)
+    answer = await alice.key()
+    assert_problem(answer, 500, "UNWRAP_FAILED")
+    assert not any(key.encode() in answer.body for key in (old, new))
+    assert (await superuser.audit("alice"))[-1] == REFUSED
+    await superuser.write("alice", now)
+    assert (await alice.key()).json["masterKey"] == new
 
 
 async def test_rotate_heals(superuser: Superuser, daemon: Daemon, device: Device) -> None:
@@ -202,7 +222,8 @@ GARBLED: dict[str, Callable[[Row], Row]] = {
         "wrap_iv": _resize(row["wrap_iv"], -12),
     },
     "format-0": lambda row: {"format_version": 0},
-    "format-3": lambda row: {"format_version": 3},
+    "format-2": lambda row: {"format_version": 2},
+    "format-4": lambda row: {"format_version": 4},
     "format-negative": lambda row: {"format_version": -1},
     "format-huge": lambda row: {"format_version": 32767},
     "key-check-empty": lambda row: {"key_check": ""},

@@ -10,6 +10,7 @@ import pytest
 
 from custody.vault.key_check import is_master_key
 from kek_backends.base import Wrap
+from kek_backends.binding import Binding
 from kek_backends.loader import load_keyring
 from tests import states
 from tests.client import Client, client_session, generation_of, tag_of
@@ -209,6 +210,6 @@ async def _live_key(daemon: Daemon, code: bytes) -> tuple[int, str]:
     else:
         keyring = load_keyring("env:MANA_AUTH_KEK", (), environ=daemon.settings, development=False)
         wrap = Wrap(row["wrapped_mk"], row["wrap_iv"], row["format_version"], row["kek_id"])
-        key = await keyring.unwrap("alice", wrap)
+        key = await keyring.unwrap(Binding("alice", row["generation"]), wrap)
     assert is_master_key("alice", key, row["key_check"])
     return int(row["generation"]), encode(key)

@@ -318,7 +318,7 @@ async def test_nobody_sees_wraps_of_a_registered_kek(
         place = Place("aws-kms:alias/custody", "", stub.environ)
         await make_vaults(database, issuer, tmp_path, place, "alice")
         async with database.connect("custody_app") as app:
-            sample = "SELECT count(*) FROM auth.custody_sample_wraps($1)"
+            sample = "SELECT count(*) FROM auth.custody_sample_rows($1)"
             assert await app.fetchval(sample, f"aws-kms:{key.arn}") == 0
 
 

@@ -45,7 +45,7 @@ async def test_the_whole_life_of_a_vault(
         await live(daemon, "auth0|bob@example.org/ü")
         async with client_session() as session:
             answer = await Client(daemon, session, "alice").key()
-    assert (answer.json["kekId"], answer.json["formatVersion"]) == (place.stamp, 2)
+    assert (answer.json["kekId"], answer.json["formatVersion"]) == (place.stamp, 3)
     assert set((await stamps(database)).values()) == {place.stamp}
     (registered,) = await database.fetch(REGISTRY)
     backend = place.uri.partition(":")[0]

@@ -13,6 +13,7 @@ from typing import Any
 import pytest
 
 from custody.vault.key_check import key_check_value
+from kek_backends.binding import Binding
 from kek_backends.loader import load_keyring
 from tests.client import Answer, Client, tag_of
 from tests.e2e.browser import encode
@@ -87,7 +88,8 @@ async def test_another_device_rotates_meanwhile(
     fresh = secrets.token_bytes(32)
     remember(encode(fresh))
     keyring = load_keyring("env:MANA_AUTH_KEK", (), environ=daemon.settings, development=False)
-    wrap = await keyring.wrap("alice", fresh)
+    row = await daemon.database.vault("alice")
+    wrap = await keyring.wrap(Binding("alice", row["generation"] + 1), fresh)
     answer = await race(
         daemon,
         alice,

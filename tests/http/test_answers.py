@@ -186,7 +186,7 @@ class TestFields:
         made = (await alice.init()).json
         assert set(made) == {"masterKey", "formatVersion", "kekId"}
         assert len(base64.b64decode(made["masterKey"], validate=True)) == 32
-        assert (made["formatVersion"], made["kekId"]) == (2, "env-v1")
+        assert (made["formatVersion"], made["kekId"]) == (3, "env-v1")
         assert (await alice.key()).json == made
         assert (await alice.init()).json == made
         assert (await alice.status()).json == status | {"vaultExists": True}

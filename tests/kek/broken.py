@@ -9,6 +9,7 @@ from unittest.mock import AsyncMock
 
 from kek_backends import aead
 from kek_backends.base import KekBackend, OwnedWrap, Rewrapped, Wrap
+from kek_backends.binding import Binding, Purpose
 from kek_backends.env import EnvKek
 from kek_backends.errors import Denied, KekError, Misconfigured, Tampered, Transient
 from kek_backends.findings import Finding, Verdict
@@ -31,11 +32,11 @@ class Good(EnvKek):
     def key() -> bytes:
         return KEY
 
-    def user(self, user_id: str) -> str:
-        """Return whom a wrap is bound to."""
-        return user_id
+    def bound(self, binding: Binding) -> Binding:
+        """Return what a wrap is bound to."""
+        return binding
 
-    def written(self, wrap: Wrap, _master_key: bytes) -> Wrap:
+    def written(self, wrap: Wrap, _key: bytes) -> Wrap:
         """Return what a new wrap becomes."""
         return wrap
 
@@ -43,20 +44,20 @@ class Good(EnvKek):
         """Return what is read of a row."""
         return wrap
 
-    def opened(self, master_key: bytes) -> bytes:
+    def opened(self, key: bytes) -> bytes:
         """Return what a wrap opens to."""
-        return master_key
+        return key
 
     def refused(self, wrap: Wrap, error: Tampered) -> bytes:
         """Raise, or return, what becomes of a wrap that does not open."""
         raise error
 
-    async def _wrap(self, user_id: str, master_key: bytes) -> Wrap:
-        return self.written(await super()._wrap(self.user(user_id), master_key), master_key)
+    async def _wrap(self, binding: Binding, key: bytes) -> Wrap:
+        return self.written(await super()._wrap(self.bound(binding), key), key)
 
-    async def _unwrap(self, user_id: str, wrap: Wrap) -> bytes:
+    async def _unwrap(self, binding: Binding, wrap: Wrap) -> bytes:
         try:
-            return self.opened(await super()._unwrap(self.user(user_id), self.read(wrap)))
+            return self.opened(await super()._unwrap(self.bound(binding), self.read(wrap)))
         except Tampered as error:
             return self.refused(wrap, error)
 
@@ -92,9 +93,20 @@ async def once(kek: Good) -> None:
     vars(kek)["done"].append(True)
 
 
-IgnoresTheUser = mistaken("IgnoresTheUser", user=lambda kek, user_id: "")
-StripsTheUser = mistaken("StripsTheUser", user=lambda kek, user_id: user_id.strip())
-CutsTheUser = mistaken("CutsTheUser", user=lambda kek, user_id: user_id[:254])
+def binding_to(change: Callable[[str], str]) -> Callable[..., Binding]:
+    """Return a step that binds to something else than the user's id."""
+    return lambda kek, binding: replace(binding, subject=change(binding.subject))
+
+
+IgnoresTheUser = mistaken("IgnoresTheUser", bound=binding_to(lambda user_id: ""))
+StripsTheUser = mistaken("StripsTheUser", bound=binding_to(str.strip))
+CutsTheUser = mistaken("CutsTheUser", bound=binding_to(lambda user_id: user_id[:254]))
+IgnoresTheGeneration = mistaken(
+    "IgnoresTheGeneration", bound=lambda kek, binding: replace(binding, generation=0)
+)
+IgnoresThePurpose = mistaken(
+    "IgnoresThePurpose", bound=lambda kek, binding: replace(binding, purpose=Purpose.MASTER_KEY)
+)
 HoldsAll = mistaken("HoldsAll", holds=lambda kek, kek_id: True)
 StampsAnother = mistaken(
     "StampsAnother",
@@ -107,9 +119,10 @@ WritesFormat1 = mistaken("WritesFormat1", written=changed(format_version=1))
 WritesFormat1PastTheBase = mistaken(
     "WritesFormat1PastTheBase", wrap=Good._wrap, written=changed(format_version=1)
 )
+WritesFormat2 = mistaken("WritesFormat2", written=changed(format_version=2))
 WrapsAnySize = mistaken("WrapsAnySize", wrap=Good._wrap)
 WritesNul = mistaken("WritesNul", written=changed(wrap_iv="\0"))
-IgnoresTheFormat = mistaken("IgnoresTheFormat", read=changed(format_version=2))
+IgnoresTheFormat = mistaken("IgnoresTheFormat", read=changed(format_version=3))
 IgnoresTheKekId = mistaken("IgnoresTheKekId", read=changed(kek_id="env-v1"))
 IgnoresTheTail = mistaken("IgnoresTheTail", read=cut)
 AcceptsWhiteSpace = mistaken(
@@ -154,10 +167,10 @@ FindsFault, TellsTheKek, SaysNothing = (
 
 
 class RefusesLongUsers(Good):
-    def user(self, user_id: str) -> str:
-        if len(user_id.encode()) > 255:
+    def bound(self, binding: Binding) -> Binding:
+        if len(binding.subject.encode()) > 255:
             raise Denied("too long")
-        return user_id
+        return binding
 
 
 class Remembers(Good):
@@ -165,16 +178,16 @@ class Remembers(Good):
 
     def __init__(self, **named: Any) -> None:
         super().__init__(**named)
-        self._kept: dict[str, tuple[str, bytes]] = {}
+        self._kept: dict[str, tuple[Binding | None, bytes]] = {}
 
-    async def _wrap(self, user_id: str, master_key: bytes) -> Wrap:
-        wrap = await super()._wrap(user_id, master_key)
-        self._kept[wrap.wrapped_mk] = user_id, master_key
+    async def _wrap(self, binding: Binding, key: bytes) -> Wrap:
+        wrap = await super()._wrap(binding, key)
+        self._kept[wrap.wrapped_mk] = binding, key
         return wrap
 
-    async def _unwrap(self, user_id: str, wrap: Wrap) -> bytes:
-        owner, key = self._kept.get(wrap.wrapped_mk, ("", b""))
-        if owner != user_id:
+    async def _unwrap(self, binding: Binding, wrap: Wrap) -> bytes:
+        owner, key = self._kept.get(wrap.wrapped_mk, (None, b""))
+        if owner != binding:
             raise Tampered("not here")
         return key
 
@@ -184,10 +197,10 @@ class OneCallAtATime(Good):
 
     _current = b""
 
-    async def _wrap(self, user_id: str, master_key: bytes) -> Wrap:
-        self._current = master_key
+    async def _wrap(self, binding: Binding, key: bytes) -> Wrap:
+        self._current = key
         await asyncio.sleep(0.001)
-        return await super()._wrap(user_id, self._current)
+        return await super()._wrap(binding, self._current)
 
 
 class NeverFreesItsLock(Good):
@@ -195,13 +208,13 @@ class NeverFreesItsLock(Good):
 
     _busy = False
 
-    async def _wrap(self, user_id: str, master_key: bytes) -> Wrap:
+    async def _wrap(self, binding: Binding, key: bytes) -> Wrap:
         if self._busy:
             raise Transient("no connection is free")
         self._busy = True
         await asyncio.sleep(0.001)
         self._busy = False
-        return await super()._wrap(user_id, master_key)
+        return await super()._wrap(binding, key)
 
 
 class ChangesItsKekId(Good):
@@ -224,10 +237,10 @@ class BackgroundRewrap(Good):
 
     async def _one(self, item: OwnedWrap) -> Rewrapped:
         try:
-            key = await self.unwrap(item.user_id, item.wrap)
+            key = await self.unwrap(item.binding, item.wrap)
         except KekError as error:
             return error
-        return await self.wrap(item.user_id, key)
+        return await self.wrap(item.binding, key)
 
 
 DropsBadItems, Reorders, BadItemsLast = (
@@ -247,20 +260,36 @@ DropsBadItems, Reorders, BadItemsLast = (
 
 class OneBadItemFailsAll(BackgroundRewrap):
     async def _one(self, item: OwnedWrap) -> Rewrapped:
-        return await self.wrap(item.user_id, await self.unwrap(item.user_id, item.wrap))
+        return await self.wrap(item.binding, await self.unwrap(item.binding, item.wrap))
 
 
-class RewrapsForAnyone(BackgroundRewrap):
+class TriesAnother(BackgroundRewrap):
+    """Re-wraps what does not open for its own binding."""
+
+    def other(self, binding: Binding) -> Binding:
+        """Return what it tries then."""
+        return binding
+
     async def _one(self, item: OwnedWrap) -> Rewrapped:
-        for user in (item.user_id, "alice"):
+        for binding in (item.binding, self.other(item.binding)):
             try:
-                return await self.wrap(item.user_id, await self.unwrap(user, item.wrap))
+                return await self.wrap(item.binding, await self.unwrap(binding, item.wrap))
             except KekError as error:
                 failed = error
         return failed
 
 
+class RewrapsForAnyone(TriesAnother):
+    def other(self, binding: Binding) -> Binding:
+        return replace(binding, subject="alice")
+
+
+class RewrapsForAnyGeneration(TriesAnother):
+    def other(self, binding: Binding) -> Binding:
+        return replace(binding, generation=binding.generation - 1)
+
+
 class RewrapsToAnotherKey(BackgroundRewrap):
     async def _one(self, item: OwnedWrap) -> Rewrapped:
         new = await super()._one(item)
-        return await self.wrap(item.user_id, bytes(32)) if isinstance(new, Wrap) else new
+        return await self.wrap(item.binding, bytes(32)) if isinstance(new, Wrap) else new

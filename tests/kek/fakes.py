@@ -4,14 +4,16 @@ import asyncio
 import re
 import threading
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import KW_ONLY, dataclass, field
+from dataclasses import KW_ONLY, dataclass, field, replace
 from typing import Self
 
 from kek_backends.base import KekBackend, OwnedWrap, Rewrapped, Wrap
+from kek_backends.binding import Binding
 from kek_backends.env import EnvKek
 from kek_backends.errors import Denied, KekError, Tampered, Transient
 from kek_backends.remote import RemoteKek
 from kek_backends.uri import KekUri
+from tests.bindings import of
 
 # What a call does in its thread, before it does what it should.
 Fault = Callable[[], object]
@@ -63,19 +65,21 @@ class FakeKms(KekBackend):
     async def close(self) -> None:
         self._done("close")
 
-    async def _wrap(self, user_id: str, master_key: bytes) -> Wrap:
-        self._done(f"wrap {user_id}")
-        return Wrap("opaque", "", 2, self.kek_id or "fake-late")
+    async def _wrap(self, binding: Binding, key: bytes) -> Wrap:
+        self._done(f"wrap {binding.subject}")
+        return Wrap("opaque", "", 3, self.kek_id or "fake-late")
 
-    async def _unwrap(self, user_id: str, wrap: Wrap) -> bytes:
-        self._done(f"unwrap {user_id}")
+    async def _unwrap(self, binding: Binding, wrap: Wrap) -> bytes:
+        self._done(f"unwrap {binding.subject}")
         return self.master_key
 
     async def _rewrap(self, items: Sequence[OwnedWrap]) -> list[Rewrapped]:
-        self._done(f"rewrap {' '.join(item.user_id for item in items)}")
+        self._done(f"rewrap {' '.join(item.binding.subject for item in items)}")
         if self.rewrapped is not None:
             return list(self.rewrapped)
-        return [Wrap(f"rewrapped {item.user_id}", "", 2, self.kek_id or "") for item in items]
+        return [
+            Wrap(f"rewrapped {item.binding.subject}", "", 3, self.kek_id or "") for item in items
+        ]
 
     def _done(self, call: str) -> None:
         self.calls.append(call)
@@ -119,7 +123,7 @@ class FakeRemote(RemoteKek):
 
     async def some_wrap(self) -> Wrap:
         """Return a wrap for alice, and count calls from here."""
-        wrap = await self.wrap("alice", b"k" * 32)
+        wrap = await self.wrap(of("alice"), b"k" * 32)
         self.calls.clear()
         return wrap
 
@@ -127,13 +131,13 @@ class FakeRemote(RemoteKek):
         self._meet("ask")
         self._seen = self.version
 
-    def _encrypt(self, user_id: str, master_key: bytes) -> Wrap:
+    def _encrypt(self, binding: Binding, key: bytes) -> Wrap:
         self._meet("encrypt")
-        return asyncio.run(self._inside._wrap(self._bound_to(user_id), master_key))
+        return asyncio.run(self._inside._wrap(self._bound_to(binding), key))
 
-    def _decrypt(self, user_id: str, wrap: Wrap) -> bytes:
+    def _decrypt(self, binding: Binding, wrap: Wrap) -> bytes:
         self._meet("decrypt")
-        return asyncio.run(self._inside._unwrap(self._bound_to(user_id), wrap))
+        return asyncio.run(self._inside._unwrap(self._bound_to(binding), wrap))
 
     def _translate(self, error: Exception) -> KekError:
         kind = Transient if isinstance(error, SdkBusy) else Denied
@@ -144,8 +148,8 @@ class FakeRemote(RemoteKek):
         kek_id = f"fake:v{self.version}"
         return EnvKek(uri=self.uri, kek_id=kek_id, key=bytes(range(32)), development=False)
 
-    def _bound_to(self, user_id: str) -> str:
-        return "" if self._ignores_user else user_id
+    def _bound_to(self, binding: Binding) -> Binding:
+        return replace(binding, subject="") if self._ignores_user else binding
 
     def _meet(self, kind: str) -> None:
         with self._lock:

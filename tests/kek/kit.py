@@ -1,9 +1,11 @@
 """What the tests of KEKs share."""
 
+import base64
 import time
 import traceback
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Iterator, Mapping
 from contextlib import asynccontextmanager
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -15,6 +17,7 @@ from kek_backends.loader import load
 from kek_backends.remote import RemoteKek
 from kek_backends.transit.kek import TransitKek
 from tests.bao_server import Bao
+from tests.bindings import of
 
 KEY = b"k" * 32
 
@@ -92,6 +95,19 @@ def transit_kek(key: str, environ: Mapping[str, str], mount: str = "transit") ->
     return made
 
 
+def transit_wrap_of_before(kek: TransitKek, user_id: str, *, derived: bool) -> Wrap:
+    """Return a wrap of KEY of format 2, made as the release before made it. Blocks."""
+    bound = base64.b64encode(user_id.encode()).decode()
+    answer = kek._tokens.call(
+        lambda client: client.secrets.transit.encrypt_data(
+            **kek._path.named,
+            plaintext=base64.b64encode(KEY).decode(),
+            **{"context" if derived else "associated_data": bound},
+        )
+    )
+    return replace(kek._path.wrap_of(answer["data"]), format_version=2)
+
+
 @asynccontextmanager
 async def transit(
     bao: Bao, key: str, environ: Mapping[str, str] | None = None, mount: str = "transit"
@@ -119,7 +135,7 @@ def no_thread_waits(kek: RemoteKek) -> bool:
 async def opens(kek: KekBackend, wrap: Wrap, master_key: bytes = KEY) -> bool:
     """Return whether a wrap of alice's opens; false while its KMS can't be reached."""
     try:
-        assert await kek.unwrap("alice", wrap) == master_key
+        assert await kek.unwrap(of("alice"), wrap) == master_key
     except Transient:
         return False
     return True

@@ -13,9 +13,11 @@ from hypothesis import strategies as st
 from kek_backends import aead
 from kek_backends.aead import associated_data, gcm_decrypt, xaes_decrypt, xaes_encrypt, xaes_nonce
 from kek_backends.base import Wrap
+from kek_backends.binding import Binding
 from kek_backends.env import EnvKek
 from kek_backends.errors import Misconfigured, Tampered
 from kek_backends.uri import KekUri
+from tests.bindings import of
 from tests.servers import ROOT
 
 VECTORS: dict[str, Any] = json.loads((ROOT / "tests/vectors/format1-rows.json").read_text())
@@ -99,7 +101,7 @@ def test_shorter_than_a_tag(nonce: bytes, ciphertext: bytes) -> None:
 @pytest.mark.parametrize("size", [0, 1, 11, 12, 13, 23, 25, 32])
 def test_nonce_of_another_length_is_refused(size: int) -> None:
     """AESGCM alone would take any of them from 8 bytes on."""
-    with pytest.raises(Tampered, match=f"a format 2 nonce has 24 bytes, this one {size}"):
+    with pytest.raises(Tampered, match=f"an XAES-256-GCM nonce has 24 bytes, this one {size}"):
         xaes_encrypt(bytes(32), bytes(size), b"", b"")
     with pytest.raises(Tampered, match="nonce"):
         xaes_decrypt(bytes(32), bytes(size), bytes(48), b"")
@@ -145,39 +147,80 @@ def test_associated_data_as_rows_are_bound_by_it() -> None:
 async def test_format_2_row_of_long_ago_opens() -> None:
     """Made by this code on 2026-11-22: LocalKek(bytes(range(32))), user alice."""
     wrap = Wrap(FROZEN_WRAP, base64.b64encode(NONCE).decode(), 2, "env-v1")
-    assert await local(bytes(range(32))).unwrap("alice", wrap) == b"k" * 32
+    assert await local(bytes(range(32))).unwrap(of("alice"), wrap) == b"k" * 32
 
 
 FROZEN_WRAP = "4dYA5cqdphWzzPVV7vZn+23HXGi9kJ47Z7h2DpM0Tx0LxaEEZoIriV9NopO5xmEE"
 
+FROZEN = {
+    of("alice", 7): "4dYA5cqdphWzzPVV7vZn+23HXGi9kJ47Z7h2DpM0Tx36qXUz84r2DLicD7J2HtBb",
+    Binding.of_data_key(
+        "alice"
+    ): "4dYA5cqdphWzzPVV7vZn+23HXGi9kJ47Z7h2DpM0Tx3ZeBI4Qn69aLUutGG29g6C",
+}
+
+
+@pytest.mark.parametrize("binding", FROZEN, ids=lambda binding: binding.purpose.name)
+async def test_format_3_wrap_of_long_ago_opens(binding: Binding) -> None:
+    """Made on 2026-11-28 from a library's AES-CMAC and AES-GCM, as FROZEN_WRAP is made again so."""
+    wrap = Wrap(FROZEN[binding], base64.b64encode(NONCE).decode(), 3, "env-v1")
+    kek = local(bytes(range(32)))
+    assert await kek.unwrap(binding, wrap) == b"k" * 32
+    others = [one for one in (*FROZEN, of("alice", 8), of("bob")) if one != binding]
+    for other in others:
+        with pytest.raises(Tampered):
+            await kek.unwrap(other, wrap)
+
 
 async def test_wrap_is_bound_to_its_user_and_its_kek_id() -> None:
     kek, key = local(b"\x07" * 32), b"k" * 32
-    wrap = await kek.wrap("alice", key)
-    assert (wrap.format_version, wrap.kek_id) == (2, "env-v1")
-    assert await kek.unwrap("alice", wrap) == key
+    wrap = await kek.wrap(of("alice"), key)
+    assert (wrap.format_version, wrap.kek_id) == (3, "env-v1")
+    assert await kek.unwrap(of("alice"), wrap) == key
     for user in ("bob", "", "Alice", "alice "):
         with pytest.raises(Tampered):
-            await kek.unwrap(user, wrap)
-    relabelled = Wrap(wrap.wrapped_mk, wrap.wrap_iv, 2, "env-v2")
+            await kek.unwrap(of(user), wrap)
+    relabelled = Wrap(wrap.wrapped_mk, wrap.wrap_iv, 3, "env-v2")
     with pytest.raises(Tampered):
-        await local(b"\x07" * 32, "env-v2").unwrap("alice", relabelled)
+        await local(b"\x07" * 32, "env-v2").unwrap(of("alice"), relabelled)
     with pytest.raises(Tampered):
-        await local(b"\x08" * 32).unwrap("alice", wrap)
+        await local(b"\x08" * 32).unwrap(of("alice"), wrap)
 
 
 async def test_no_two_wraps_are_alike() -> None:
     kek = local(b"\x07" * 32)
-    wraps = [await kek.wrap("alice", b"k" * 32) for _ in range(20)]
+    wraps = [await kek.wrap(of("alice"), b"k" * 32) for _ in range(20)]
     assert len({wrap.wrapped_mk for wrap in wraps}) == len({wrap.wrap_iv for wrap in wraps}) == 20
 
 
-async def test_format_2_cannot_be_passed_off_as_format_1() -> None:
+async def test_format_3_cannot_be_passed_off_as_another() -> None:
     kek = local(b"\x07" * 32)
-    wrap = await kek.wrap("alice", b"k" * 32)
-    for version in (0, 1, 3, -1):
+    wrap = await kek.wrap(of("alice"), b"k" * 32)
+    for version in (0, 1, 2, 4, -1):
         with pytest.raises(Tampered):
-            await kek.unwrap("alice", Wrap(wrap.wrapped_mk, wrap.wrap_iv, version, "env-v1"))
+            await kek.unwrap(of("alice"), Wrap(wrap.wrapped_mk, wrap.wrap_iv, version, "env-v1"))
+
+
+@pytest.mark.parametrize("version", [0, 1, 3, 4, -1])
+async def test_format_2_cannot_be_passed_off_as_another(version: int) -> None:
+    """Nor under a user id that tries to be a binding; a token with NUL in it is never accepted."""
+    wrap = Wrap(FROZEN_WRAP, base64.b64encode(NONCE).decode(), version, "env-v1")
+    for binding in (of("alice"), Binding("alice"), Binding.of_data_key("alice")):
+        with pytest.raises(Tampered):
+            await local(bytes(range(32))).unwrap(binding, wrap)
+
+
+@pytest.mark.parametrize("version", [1, 2])
+async def test_a_wrap_of_before_never_opens_as_a_data_key(version: int) -> None:
+    """In format 2 nothing says what a key is for: one of a user called like a data key would."""
+    kek, row = local(bytes(range(32))), ROWS[0]
+    wrap = Wrap(FROZEN_WRAP, base64.b64encode(NONCE).decode(), 2, "env-v1")
+    if version == 1:
+        kek = local(base64.b64decode(VECTORS["kek_base64"]))
+        wrap = Wrap(row["wrapped_mk"], row["wrap_iv"], 1, "env-v1")
+    assert len(await kek.unwrap(of("alice"), wrap)) == 32
+    with pytest.raises(Tampered, match="a data key is never wrapped in an old format"):
+        await kek.unwrap(Binding.of_data_key("alice"), wrap)
 
 
 ROWS = [row for row in VECTORS["rows"] if row["wrapped_mk"]]
@@ -187,23 +230,23 @@ ROWS = [row for row in VECTORS["rows"] if row["wrapped_mk"]]
 async def test_format_1_rows_open(row: dict[str, Any]) -> None:
     kek = local(base64.b64decode(VECTORS["kek_base64"]))
     wrap = Wrap(row["wrapped_mk"], row["wrap_iv"], row["format_version"], row["kek_id"])
-    opened = await kek.unwrap(row["user_id"], wrap)
+    opened = await kek.unwrap(of(row["user_id"]), wrap)
     assert base64.b64encode(opened).decode() == row["master_key"]
     changed = bytearray(base64.b64decode(row["wrapped_mk"]))
     changed[len(row["user_id"])] ^= 0x80
     broken = Wrap(base64.b64encode(changed).decode(), row["wrap_iv"], 1, "env-v1")
     with pytest.raises(Tampered):
-        await kek.unwrap(row["user_id"], broken)
+        await kek.unwrap(of(row["user_id"]), broken)
 
 
 @pytest.mark.parametrize(
     ("wrapped", "iv"),
     [("", ""), ("!!", "!!"), ("AAAA", "AAAA"), ("ä", "AAAA"), ("A" * 64, ""), ("A" * 64, "A")],
 )
-@pytest.mark.parametrize("version", [1, 2])
+@pytest.mark.parametrize("version", [1, 2, 3])
 async def test_garbage_in_the_columns_is_tampering(wrapped: str, iv: str, version: int) -> None:
     with pytest.raises(Tampered):
-        await local(b"\x07" * 32).unwrap("alice", Wrap(wrapped, iv, version, "env-v1"))
+        await local(b"\x07" * 32).unwrap(of("alice"), Wrap(wrapped, iv, version, "env-v1"))
 
 
 async def test_wrap_of_something_else_than_a_master_key_is_tampering() -> None:
@@ -213,8 +256,8 @@ async def test_wrap_of_something_else_than_a_master_key_is_tampering() -> None:
         wrap = Wrap(
             base64.b64encode(sealed).decode(), base64.b64encode(NONCE).decode(), 2, "env-v1"
         )
-        with pytest.raises(Tampered, match="no master key"):
-            await kek.unwrap("alice", wrap)
+        with pytest.raises(Tampered, match="that is no key"):
+            await kek.unwrap(of("alice"), wrap)
 
 
 def test_fingerprint_depends_on_the_key_alone_and_hides_it() -> None:

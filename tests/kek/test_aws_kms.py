@@ -1,5 +1,6 @@
 """AWS KMS as its users meet it, on moto's server."""
 
+import asyncio
 import base64
 import itertools
 import re
@@ -14,6 +15,7 @@ import pytest
 from kek_backends.aws.kek import AwsKmsKek
 from kek_backends.aws.names import KeyArn, KeyName
 from kek_backends.base import OwnedWrap, Wrap
+from kek_backends.binding import Binding
 from kek_backends.checks import damage, wraps
 from kek_backends.errors import KekError, KeyMissing, Misconfigured, Tampered
 from kek_backends.findings import Verdict
@@ -21,6 +23,7 @@ from kek_backends.keyring import Keyring
 from kek_backends.loader import load
 from kek_backends.plain import plain_address
 from kek_backends.testing import CHECKS, Check, Subject
+from tests.bindings import of
 from tests.kek.fakes import FakeKms
 from tests.kek.kit import aws_kms_kek, refusal
 from tests.kek.kms_stub import kms_stub
@@ -50,7 +53,11 @@ def named(moto: Moto) -> dict[str, str]:
 
 
 # A call for each pair of many users: by either name the same.
-MANY_CALLS = (wraps.check_user_ids_are_exact, wraps.check_wraps_open_for_their_user_only)
+MANY_CALLS = (
+    wraps.check_user_ids_are_exact,
+    wraps.check_wraps_open_for_their_user_only,
+    wraps.check_wraps_open_for_their_generation_only,
+)
 
 
 @pytest.mark.parametrize(
@@ -294,10 +301,10 @@ async def test_stamps_are_arns(build: Build, moto: Moto) -> None:
         assert backend.kek_id == known
         assert backend.problem == "not reached yet"
         key = master_key()
-        made = await backend.wrap("alice", key)
+        made = await backend.wrap(of("alice"), key)
         assert made.kek_id == backend.kek_id == f"aws-kms:{arn}"
-        assert (made.format_version, made.wrap_iv) == (2, "")
-        assert await build(arn).unwrap("alice", made) == key
+        assert (made.format_version, made.wrap_iv) == (3, "")
+        assert await build(arn).unwrap(of("alice"), made) == key
         await backend.refresh()
         assert not backend.problem
 
@@ -320,27 +327,58 @@ async def test_a_wrap_opens_for_its_own_user_alone(build: Build, moto: Moto, pla
     backend = build(moto.make_key())
     await backend.refresh()
     users = [f"user-{number}" for number in range(plain)] + ["User-1", "użytkownik\n"]
-    made = {user: (key := master_key(), await backend.wrap(user, key)) for user in users}
+    made = {user: (key := master_key(), await backend.wrap(of(user), key)) for user in users}
     for owner, reader in itertools.product(users, repeat=2):
         key, wrap = made[owner]
         if owner == reader:
-            assert await backend.unwrap(reader, wrap) == key
+            assert await backend.unwrap(of(reader), wrap) == key
         else:
             with pytest.raises(Tampered):
-                await backend.unwrap(reader, wrap)
+                await backend.unwrap(of(reader), wrap)
     assert backend.problem is None
+
+
+async def test_a_wrap_of_format_2_is_read_for_its_user_and_comes_out_as_3(
+    build: Build, moto: Moto
+) -> None:
+    backend, key = build(moto.make_key()), master_key()
+    await backend.refresh()
+    client = backend._client.get()
+    answer = await asyncio.to_thread(
+        client.encrypt,
+        KeyId=backend._name.text,
+        Plaintext=key,
+        EncryptionContext={"custody:user": "alice"},
+    )
+    blob = base64.b64encode(answer["CiphertextBlob"]).decode()
+    old = Wrap(blob, "", 2, backend.kek_id or "")
+    for generation in (0, 7):
+        assert await backend.unwrap(of("alice", generation), old) == key
+    for binding in (of("bob"), Binding.of_data_key("alice")):
+        with pytest.raises(Tampered):
+            await backend.unwrap(binding, old)
+    with pytest.raises(Tampered):
+        await backend.unwrap(of("alice"), replace(old, format_version=3))
+    items = [OwnedWrap(of("alice"), old), OwnedWrap(of("alice"), old, lambda _key: False)]
+    done, wrong = await Keyring(backend).rewrap(items)
+    assert type(wrong) is Tampered
+    assert isinstance(done, Wrap)
+    assert done.format_version == 3
+    assert await backend.unwrap(of("alice"), done) == key
+    with pytest.raises(Tampered):
+        await backend.unwrap(of("alice", 8), done)
 
 
 async def test_a_changed_wrap_does_not_open(build: Build, moto: Moto) -> None:
     backend = build(moto.make_key())
-    made = await backend.wrap("alice", master_key())
+    made = await backend.wrap(of("alice"), master_key())
     blob = base64.b64decode(made.wrapped_mk)
     # Up to there moto's blob is the id of the key.
     for at in range(36, len(blob), 5):
         changed = blob[:at] + bytes([blob[at] ^ 1]) + blob[at + 1 :]
         text = base64.b64encode(changed).decode()
         with pytest.raises(Tampered):
-            await backend.unwrap("alice", replace(made, wrapped_mk=text))
+            await backend.unwrap(of("alice"), replace(made, wrapped_mk=text))
 
 
 @pytest.mark.parametrize(
@@ -353,7 +391,7 @@ async def test_a_changed_wrap_does_not_open(build: Build, moto: Moto) -> None:
         {"wrapped_mk": base64.b64encode(bytes(6145)).decode()},
         {"wrap_iv": "AAAA"},
         {"format_version": 1},
-        {"format_version": 3},
+        {"format_version": 4},
         {"kek_id": "aws-kms:alias/x"},
     ],
 )
@@ -361,10 +399,10 @@ async def test_what_is_no_wrap_is_not_asked_for(fields: dict[str, str | int]) ->
     # Nobody listens there.
     uri = f"aws-kms:{ARN}"
     backend = aws_kms_kek(ARN, **REGION, AWS_ENDPOINT_URL="http://127.0.0.1:1")
-    bad: Wrap = replace(Wrap("QUFB", "", 2, uri), **fields)  # type: ignore[arg-type]
+    bad: Wrap = replace(Wrap("QUFB", "", 3, uri), **fields)  # type: ignore[arg-type]
     with pytest.raises(Tampered, match="not one of AWS KMS"):
-        await backend.unwrap("alice", bad)
-    done = await backend._reencrypt([OwnedWrap("alice", bad)])
+        await backend.unwrap(of("alice"), bad)
+    done = await backend._reencrypt([OwnedWrap(of("alice"), bad)])
     assert [type(one) for one in done] == [Tampered]
     await backend.close()
 
@@ -378,24 +416,24 @@ async def test_an_alias_that_moves_is_noticed(build: Build, moto: Moto) -> None:
     backend, wrapping = build(name), build(name)
     await backend.refresh()
     key = master_key()
-    old = await wrapping.wrap("alice", key)
+    old = await wrapping.wrap(of("alice"), key)
     assert old.kek_id == backend.kek_id == f"aws-kms:{first}"
     second = moto.make_key(name)
     await backend.refresh()
-    new = await wrapping.wrap("alice", key)
+    new = await wrapping.wrap(of("alice"), key)
     assert new.kek_id == backend.kek_id == wrapping.kek_id == f"aws-kms:{second}"
     for one, wrap in itertools.product((backend, wrapping), (old, new)):
         assert one.holds(wrap.kek_id)
-        assert await one.unwrap("alice", wrap) == key
+        assert await one.unwrap(of("alice"), wrap) == key
 
 
 async def test_rewrapping_inside_kms(build: Build, moto: Moto) -> None:
     source, target = build(moto.make_key()), build(moto.make_key())
     keys = {f"user-{number}": master_key() for number in range(8)}
-    items = [OwnedWrap(user, await source.wrap(user, key)) for user, key in keys.items()]
-    swapped = OwnedWrap("user-0", items[1].wrap)
-    broken = OwnedWrap("user-1", replace(items[1].wrap, wrapped_mk="?"))
-    gone = OwnedWrap("user-2", replace(items[2].wrap, kek_id=f"aws-kms:{ARN}"))
+    items = [OwnedWrap(of(user), await source.wrap(of(user), key)) for user, key in keys.items()]
+    swapped = OwnedWrap(of("user-0"), items[1].wrap)
+    broken = OwnedWrap(of("user-1"), replace(items[1].wrap, wrapped_mk="?"))
+    gone = OwnedWrap(of("user-2"), replace(items[2].wrap, kek_id=f"aws-kms:{ARN}"))
     done = await target.rewrap([*items[:4], swapped, broken, gone, *items[4:]])
     bad = done[4:7]
     assert [isinstance(one, KekError) for one in bad] == [True] * 3
@@ -403,9 +441,9 @@ async def test_rewrapping_inside_kms(build: Build, moto: Moto) -> None:
     for (user, key), wrap in zip(keys.items(), done[:4] + done[7:], strict=True):
         assert isinstance(wrap, Wrap)
         assert wrap.kek_id == target.kek_id
-        assert await target.unwrap(user, wrap) == key
+        assert await target.unwrap(of(user), wrap) == key
         with pytest.raises(Tampered):
-            await target.unwrap("mallory", wrap)
+            await target.unwrap(of("mallory"), wrap)
 
 
 async def test_who_takes_over_whom(build: Build) -> None:
@@ -420,10 +458,10 @@ async def test_another_region_is_reached_through_this_process(build: Build, moto
     assert source.region == "us-east-1"
     key = master_key()
     keyring = Keyring(target, [source])
-    (done,) = await keyring.rewrap([OwnedWrap("alice", await source.wrap("alice", key))])
+    (done,) = await keyring.rewrap([OwnedWrap(of("alice"), await source.wrap(of("alice"), key))])
     assert isinstance(done, Wrap)
     assert done.kek_id == target.kek_id
-    assert await keyring.unwrap("alice", done) == key
+    assert await keyring.unwrap(of("alice"), done) == key
 
 
 # What an operator is told
@@ -464,5 +502,5 @@ async def test_a_key_that_does_not_exist_is_missing(build: Build) -> None:
     with pytest.raises(KeyMissing, match="no such key"):
         await backend.refresh()
     with pytest.raises(KeyMissing, match=re.escape("(NotFoundException)")):
-        await backend.wrap("alice", master_key())
+        await backend.wrap(of("alice"), master_key())
     assert "no such key" in (backend.problem or "")

@@ -32,6 +32,7 @@ from kek_backends.errors import (
 from kek_backends.findings import Verdict
 from kek_backends.remote import ATTEMPT_SECONDS, CALL_SECONDS, CONCURRENT_CALLS
 from kek_backends.uri import KekUri
+from tests.bindings import of
 from tests.eventually import eventually
 from tests.http_servers import Asked
 from tests.kek import kms_stub as stubs
@@ -78,8 +79,8 @@ def assert_clean(error: KekError, secret: set[str]) -> None:
 
 
 CALLS: dict[str, Callable[[AwsKmsKek, bytes, Wrap], Awaitable[object]]] = {
-    "Decrypt": lambda backend, _, wrap: backend.unwrap("alice", wrap),
-    "Encrypt": lambda backend, key, _: backend.wrap("alice", key),
+    "Decrypt": lambda backend, _, wrap: backend.unwrap(of("alice"), wrap),
+    "Encrypt": lambda backend, key, _: backend.wrap(of("alice"), key),
     "DescribeKey": lambda backend, *_: backend.refresh(),
 }
 FAULTS = {
@@ -115,8 +116,8 @@ async def test_a_fault_has_its_type_and_shows_nothing(
     backend, key = build(stub), secrets.token_bytes(32)
     remember(base64.b64encode(key).decode())
     await backend.refresh()
-    made = await backend.wrap("alice", key)
-    assert await backend.unwrap("alice", made) == key
+    made = await backend.wrap(of("alice"), key)
+    assert await backend.unwrap(of("alice"), made) == key
     secret = {
         *all_forms(key, base64.b64decode(made.wrapped_mk)),
         stub.environ["AWS_SECRET_ACCESS_KEY"],
@@ -135,14 +136,14 @@ async def test_a_fault_has_its_type_and_shows_nothing(
     stub.faults.clear()
     await backend.refresh()
     assert backend.problem is None
-    assert await backend.unwrap("alice", made) == key
+    assert await backend.unwrap(of("alice"), made) == key
     assert not [form for form in secret if form in sdk_log.text]
 
 
 @pytest.mark.usefixtures("quick")
 async def test_no_answer_names_another_key_or_another_size(stub: KmsStub, build: Build) -> None:
     backend, key = build(stub, stub.make_key().id), secrets.token_bytes(32)
-    made = await backend.wrap("alice", key)
+    made = await backend.wrap(of("alice"), key)
     short = base64.b64encode(key[:31]).decode()
     for fields, call, kind, phrase in (
         ({"KeyId": OTHER_ARN}, "Encrypt", Misconfigured, "another key answered"),
@@ -151,8 +152,8 @@ async def test_no_answer_names_another_key_or_another_size(stub: KmsStub, build:
         ({"KeyId": "alias/custody"}, "Encrypt", Transient, "without the ARN"),
         ({"KeyId": None}, "Encrypt", Transient, "makes no sense"),
         ({"CiphertextBlob": ""}, "Encrypt", Transient, "without a ciphertext"),
-        ({"Plaintext": short}, "Decrypt", Tampered, "no master key"),
-        ({"Plaintext": ""}, "Decrypt", Tampered, "no master key"),
+        ({"Plaintext": short}, "Decrypt", Tampered, "that is no key"),
+        ({"Plaintext": ""}, "Decrypt", Tampered, "that is no key"),
         ({"Plaintext": "A"}, "Decrypt", Transient, "makes no sense"),
     ):
         stub.faults[call] = stub.changed(**fields)
@@ -161,9 +162,9 @@ async def test_no_answer_names_another_key_or_another_size(stub: KmsStub, build:
         assert phrase in str(error)
         assert_clean(error, all_forms(key, key[:31]))
         stub.faults.clear()
-    moved = Wrap(made.wrapped_mk, "", 2, f"aws-kms:{stub.make_key().arn}")
+    moved = Wrap(made.wrapped_mk, "", 3, f"aws-kms:{stub.make_key().arn}")
     with pytest.raises(Tampered, match="IncorrectKeyException"):
-        await build(stub).unwrap("alice", moved)
+        await build(stub).unwrap(of("alice"), moved)
 
 
 async def test_a_kms_that_does_not_bind_is_not_used(stub: KmsStub, build: Build) -> None:
@@ -172,7 +173,7 @@ async def test_a_kms_that_does_not_bind_is_not_used(stub: KmsStub, build: Build)
 
     stub.faults |= {"Encrypt": unbound, "Decrypt": unbound}
     with pytest.raises(Misconfigured, match="opens for another user"):
-        await build(stub).wrap("alice", bytes(32))
+        await build(stub).wrap(of("alice"), bytes(32))
     seen, *_ = await build(stub).examine(active=True)
     assert seen.verdict is Verdict.FINDING
     assert "opens for another user" in seen.message
@@ -183,7 +184,7 @@ async def test_a_kms_that_opens_nothing_raises_no_alarm_about_rows(
 ) -> None:
     backend = build(stub)
     stub.faults["Decrypt"] = stubs.refuse("InvalidCiphertextException")
-    for call in (lambda: backend.wrap("alice", bytes(32)), backend.prove):
+    for call in (lambda: backend.wrap(of("alice"), bytes(32)), backend.prove):
         with pytest.raises(Misconfigured, match="does not open again"):
             await call()
     stub.faults.clear()
@@ -231,7 +232,7 @@ async def test_what_hangs_or_drips_is_cut_and_gives_its_threads_back(
             stub = faulty(fault)
             stub.faults.clear()
             backend = build(stub)
-            direct.append((stub, backend, await backend.wrap("alice", bytes(32))))
+            direct.append((stub, backend, await backend.wrap(of("alice"), bytes(32))))
             stub.faults["*"] = fault
         # Connections to a proxy are of another kind, and those to STS belong to another client.
         proxy, sts = faulty(stubs.drip_body), faulty(stubs.drip_body)
@@ -252,8 +253,8 @@ async def test_what_hangs_or_drips_is_cut_and_gives_its_threads_back(
         errors = await asyncio.gather(
             through_proxy.refresh(),
             by_role.refresh(),
-            *(backend.unwrap("alice", made) for _, backend, made in direct for _ in range(3)),
-            *(direct[-1][1].unwrap("alice", direct[-1][2]) for _ in range(CONCURRENT_CALLS)),
+            *(backend.unwrap(of("alice"), made) for _, backend, made in direct for _ in range(3)),
+            *(direct[-1][1].unwrap(of("alice"), direct[-1][2]) for _ in range(CONCURRENT_CALLS)),
             return_exceptions=True,
         )
         assert time.monotonic() - started < CALL_SECONDS + SLACK
@@ -267,14 +268,14 @@ async def test_what_hangs_or_drips_is_cut_and_gives_its_threads_back(
         for stub, backend, made in direct:
             stub.faults.clear()
             await backend.refresh()
-            calls = (backend.unwrap("alice", made) for _ in range(CONCURRENT_CALLS))
+            calls = (backend.unwrap(of("alice"), made) for _ in range(CONCURRENT_CALLS))
             assert set(await asyncio.gather(*calls)) == {bytes(32)}
 
 
 async def test_threads_and_connections_end_with_the_backend(stub: KmsStub, build: Build) -> None:
     before = set(threading.enumerate())
     backend = build(stub)
-    await asyncio.gather(*(backend.wrap("alice", bytes(32)) for _ in range(8)))
+    await asyncio.gather(*(backend.wrap(of("alice"), bytes(32)) for _ in range(8)))
     mine = [one for one in threading.enumerate() if one.name.startswith("kek-aws-kms")]
     assert set(mine) - before
     pools = backend._client.get()._endpoint.http_session._manager.pools
@@ -291,15 +292,15 @@ async def test_threads_and_connections_end_with_the_backend(stub: KmsStub, build
 async def test_service_is_back_soon_after_the_cure(stub: KmsStub, build: Build) -> None:
     backend = build(stub)
     await backend.refresh()
-    made = await backend.wrap("alice", bytes(32))
+    made = await backend.wrap(of("alice"), bytes(32))
     stub.faults["*"] = stubs.reset
-    calls = (backend.unwrap("alice", made) for _ in range(8))
+    calls = (backend.unwrap(of("alice"), made) for _ in range(8))
     errors = await asyncio.gather(*calls, return_exceptions=True)
     assert {type(error) for error in errors} == {Transient}
     asked = len(stub.requests)
     for _ in range(20):
         with pytest.raises(Transient) as caught:
-            await backend.unwrap("alice", made)
+            await backend.unwrap(of("alice"), made)
     assert "not asked: its last calls failed" in str(caught.value)
     assert len(stub.requests) - asked <= 3  # the breaker let one call through at most
     assert "ConnectionClosedError" in (backend.problem or "")
@@ -311,13 +312,13 @@ async def test_service_is_back_soon_after_the_cure(stub: KmsStub, build: Build) 
 async def test_a_broken_row_says_nothing_of_the_kms(stub: KmsStub, build: Build) -> None:
     backend = build(stub)
     await backend.refresh()
-    made = await backend.wrap("alice", bytes(32))
+    made = await backend.wrap(of("alice"), bytes(32))
     stub.faults["*"] = stubs.refuse("KMSInternalException", 500)
     for _ in range(2):
         with pytest.raises(Transient):
-            await backend.unwrap("alice", made)
+            await backend.unwrap(of("alice"), made)
     with pytest.raises(Tampered):
-        await backend.unwrap("alice", Wrap("?", "", 2, made.kek_id))
+        await backend.unwrap(of("alice"), Wrap("?", "", 3, made.kek_id))
     assert "KMSInternalException" in (backend.problem or "")
     assert backend._calls._breaker._failures == 2
 
@@ -327,7 +328,7 @@ async def test_each_item_of_a_rewrap_fails_alone(stub: KmsStub, build: Build) ->
     target, source = build(stub), build(stub, stub.make_key().arn)
     await target.prove()
     users = ["fine", "throttled", "denied", "gone", "odd", "fine too"]
-    items = [OwnedWrap(user, await source.wrap(user, bytes(32))) for user in users]
+    items = [OwnedWrap(of(user), await source.wrap(of(user), bytes(32))) for user in users]
     answers = {
         "throttled": "ThrottlingException",
         "denied": "AccessDeniedException",
@@ -336,7 +337,8 @@ async def test_each_item_of_a_rewrap_fails_alone(stub: KmsStub, build: Build) ->
 
     def sometimes(asked: Asked, operation: str, request: stubs.Request) -> None:
         user = request["SourceEncryptionContext"]["custody:user"]
-        assert request["DestinationEncryptionContext"] == {"custody:user": user}
+        for side in ("Source", "Destination"):
+            assert request[f"{side}EncryptionContext"] == of(user).context
         if user in answers:
             raise stubs.Refused(answers[user])
         answer = stub.answer(operation, request)
@@ -348,7 +350,7 @@ async def test_each_item_of_a_rewrap_fails_alone(stub: KmsStub, build: Build) ->
     for at in (0, 5):
         wrap = done[at]
         assert isinstance(wrap, Wrap)
-        assert await target.unwrap(users[at], wrap) == bytes(32)
+        assert await target.unwrap(of(users[at]), wrap) == bytes(32)
 
 
 # Logs
@@ -360,16 +362,16 @@ async def test_no_library_logs_what_it_carries(
     backend, key = build(stub), secrets.token_bytes(32)
     text = base64.b64encode(key).decode()
     botocore = logging.getLogger("botocore")
-    assert await backend.unwrap("alice", await backend.wrap("alice", key)) == key
+    assert await backend.unwrap(of("alice"), await backend.wrap(of("alice"), key)) == key
     assert text not in sdk_log.text
     # That the search would see it, and that custody's own configuration holds it back too:
     try:
         botocore.setLevel(logging.DEBUG)
-        await backend.wrap("alice", key)
+        await backend.wrap(of("alice"), key)
         assert text in sdk_log.text
         botocore.setLevel(logging.NOTSET)
         with logging_to_memory(LogLevel.DEBUG, LogFormat.JSON) as stream:
-            await backend.wrap("alice", key)
+            await backend.wrap(of("alice"), key)
         assert text not in stream.getvalue()
     finally:
         botocore.setLevel(logging.ERROR)

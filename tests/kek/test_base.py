@@ -3,10 +3,12 @@
 import asyncio
 import traceback
 from collections.abc import Awaitable, Callable, Sequence
+from dataclasses import replace
 
 import pytest
 
 from kek_backends.base import KekBackend, OwnedWrap, Rewrapped, Wrap
+from kek_backends.binding import Binding
 from kek_backends.errors import (
     Denied,
     KekError,
@@ -18,12 +20,19 @@ from kek_backends.errors import (
 from kek_backends.findings import Finding, Verdict
 from kek_backends.proof import prove_binding
 from kek_backends.uri import KekUri
-from tests.kek.broken import Good, IgnoresTheUser, ReturnsAnotherKey
+from tests.bindings import of
+from tests.kek.broken import (
+    Good,
+    IgnoresTheGeneration,
+    IgnoresThePurpose,
+    IgnoresTheUser,
+    ReturnsAnotherKey,
+)
 from tests.kek.fakes import FakeKms, SdkError
 from tests.kek.kit import failure
 
 PLAINTEXT = "the-plaintext-of-another-user"
-WRAP = Wrap("opaque", "", 2, "fake-v1")
+WRAP = Wrap("opaque", "", 3, "fake-v1")
 
 
 def sdk_error() -> SdkError:
@@ -33,9 +42,9 @@ def sdk_error() -> SdkError:
 
 
 CALLS: dict[str, Callable[[KekBackend], Awaitable[object]]] = {
-    "wrap": lambda backend: backend.wrap("alice", b"k" * 32),
-    "unwrap": lambda backend: backend.unwrap("alice", WRAP),
-    "re-wrap": lambda backend: backend.rewrap([OwnedWrap("alice", WRAP)]),
+    "wrap": lambda backend: backend.wrap(of("alice"), b"k" * 32),
+    "unwrap": lambda backend: backend.unwrap(of("alice"), WRAP),
+    "re-wrap": lambda backend: backend.rewrap([OwnedWrap(of("alice"), WRAP)]),
 }
 USES = pytest.mark.parametrize("use", CALLS)
 
@@ -72,15 +81,15 @@ async def test_cancellation_passes(use: str) -> None:
 async def test_keys_of_another_size_go_neither_in_nor_out(size: int) -> None:
     backend = FakeKms(master_key=bytes(size))
     with pytest.raises(ValueError, match="32 bytes"):
-        await backend.wrap("alice", bytes(size))
+        await backend.wrap(of("alice"), bytes(size))
     assert backend.calls == []
-    assert type(await failure(backend.unwrap("alice", WRAP))) is Tampered
+    assert type(await failure(backend.unwrap(of("alice"), WRAP))) is Tampered
 
 
 async def test_good_calls_pass_through() -> None:
     backend = FakeKms()
-    assert await backend.wrap("alice", b"k" * 32) == WRAP
-    assert await backend.unwrap("alice", WRAP) == b"k" * 32
+    assert await backend.wrap(of("alice"), b"k" * 32) == WRAP
+    assert await backend.unwrap(of("alice"), WRAP) == b"k" * 32
     assert backend.calls == ["wrap alice", "unwrap alice"]
 
 
@@ -88,16 +97,22 @@ async def test_good_calls_pass_through() -> None:
 async def test_what_is_no_bytes_is_no_master_key(key: object) -> None:
     """An SDK is not typed: text of 32 characters would pass for a key of 32 bytes."""
     backend = FakeKms(master_key=key)  # type: ignore[arg-type]
-    assert type(await failure(backend.unwrap("alice", WRAP))) is Tampered
+    assert type(await failure(backend.unwrap(of("alice"), WRAP))) is Tampered
 
 
 @pytest.mark.parametrize(
-    "wrap", [Wrap("opaque", "", 2, "fake-v2"), Wrap("x", "", 1, "fake-v1"), Wrap("x", "", 3, "")]
+    "wrap",
+    [
+        Wrap("opaque", "", 3, "fake-v2"),
+        Wrap("x", "", 1, "fake-v1"),
+        Wrap("x", "", 2, "fake-v1"),
+        Wrap("x", "", 3, ""),
+    ],
 )
 async def test_a_wrap_that_could_never_be_opened_is_not_handed_out(
     wrap: Wrap, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    async def made(user_id: str, master_key: bytes) -> Wrap:
+    async def made(binding: Binding, key: bytes) -> Wrap:
         return wrap
 
     backend = FakeKms("fake-v1", rewrapped=[wrap])
@@ -110,7 +125,7 @@ async def test_a_wrap_that_could_never_be_opened_is_not_handed_out(
 
 async def test_a_kms_that_was_not_asked_yet_may_stamp_what_it_holds() -> None:
     backend = FakeKms(None, also_holds=["fake-late"])
-    assert (await backend.wrap("alice", b"k" * 32)).kek_id == "fake-late"
+    assert (await backend.wrap(of("alice"), b"k" * 32)).kek_id == "fake-late"
 
 
 def test_holds_exactly_its_own_kek_id() -> None:
@@ -128,13 +143,28 @@ async def test_a_kek_in_this_process_has_nothing_to_learn_and_no_problem() -> No
     assert backend.calls == []
 
 
-ITEMS = [OwnedWrap(user, WRAP) for user in ("alice", "bob", "carol")]
+ITEMS = [OwnedWrap(of(user), WRAP) for user in ("alice", "bob", "carol")]
 
 
 async def test_rewrap_returns_what_the_kms_made_item_by_item() -> None:
     bad = Tampered("bob's")
-    made: list[Rewrapped] = [Wrap("a", "", 2, "fake-v1"), bad, Wrap("c", "", 2, "fake-v1")]
+    made: list[Rewrapped] = [Wrap("a", "", 3, "fake-v1"), bad, Wrap("c", "", 3, "fake-v1")]
     assert await FakeKms(rewrapped=made).rewrap(ITEMS) == made
+
+
+@pytest.mark.parametrize("format_version", [1, 2, 4])
+async def test_rewrap_in_a_kms_is_for_format_3_alone(format_version: int) -> None:
+    """Item by item: what the KMS makes of the others is still theirs."""
+    backend = FakeKms()
+    old = OwnedWrap(of("bob"), replace(WRAP, format_version=format_version))
+    first, refused, last = await backend.rewrap([ITEMS[0], old, ITEMS[2]])
+    assert (first, last) == (
+        Wrap("rewrapped alice", "", 3, "fake-v1"),
+        Wrap("rewrapped carol", "", 3, "fake-v1"),
+    )
+    # Not Tampered: nothing is wrong with its row.
+    assert type(refused) is KekError
+    assert backend.calls == ["rewrap alice carol"]
 
 
 @pytest.mark.parametrize("count", [0, 2, 4])
@@ -161,7 +191,12 @@ async def test_proof_of_a_good_kek() -> None:
 @pytest.mark.parametrize(
     ("backend", "why"),
     [
-        (IgnoresTheUser, "a wrap opens for another user too: it is not bound to its user"),
+        (IgnoresTheUser, "a wrap opens for another user too: it is not bound as it must be"),
+        (
+            IgnoresTheGeneration,
+            "a wrap opens for another generation too: it is not bound as it must be",
+        ),
+        (IgnoresThePurpose, "a wrap opens for another purpose too: it is not bound as it must be"),
         (ReturnsAnotherKey, "what it wraps does not open again"),
     ],
 )
@@ -174,14 +209,23 @@ async def test_proof_of_a_bad_kek(backend: type[Good], why: str) -> None:
 
 
 @pytest.mark.parametrize("error", [Transient("down"), Denied("no")])
-async def test_proof_that_could_not_be_tried(error: KekError) -> None:
+@pytest.mark.parametrize(
+    "untried",
+    [
+        Binding("custody-proof-own"),
+        Binding("custody-proof-other"),
+        Binding("custody-proof-own", 1),
+        Binding.of_data_key("custody-proof-own"),
+    ],
+)
+async def test_proof_that_could_not_be_tried(error: KekError, untried: Binding) -> None:
     """Not being asked is no answer: only Tampered says that the wrap is bound."""
     backend = Good.made()
 
-    async def unwrap(user_id: str, wrap: Wrap) -> bytes:
-        if user_id.endswith("other"):
+    async def unwrap(binding: Binding, wrap: Wrap) -> bytes:
+        if binding == untried:
             raise error
-        return await backend.unwrap(user_id, wrap)
+        return await backend.unwrap(binding, wrap)
 
     with pytest.raises(type(error)):
         await prove_binding(KekUri.parse("env:KEK"), backend.wrap, unwrap)
@@ -202,5 +246,5 @@ async def test_examination_of_a_decrypt_only_kek_wraps_nothing() -> None:
 
 
 def test_nothing_of_a_wrap_is_shown() -> None:
-    shown: Sequence[object] = [WRAP, OwnedWrap("alice", WRAP), ITEMS]
+    shown: Sequence[object] = [WRAP, OwnedWrap(of("alice"), WRAP), ITEMS]
     assert all("opaque" not in f"{one!r} {one}" for one in shown)

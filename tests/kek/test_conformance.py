@@ -59,17 +59,24 @@ class Tooth:
 
 TEETH = [
     Tooth(broken.IgnoresTheUser, "check_wraps_open_for_their_user_only", "must not open for user"),
-    Tooth(broken.IgnoresTheUser, "check_proof", "not bound to its user"),
+    Tooth(broken.IgnoresTheUser, "check_proof", "opens for another user too"),
+    Tooth(
+        broken.IgnoresTheGeneration,
+        "check_wraps_open_for_their_generation_only",
+        "must not open for user 'alice' in generation 1",
+    ),
+    Tooth(broken.IgnoresTheGeneration, "check_proof", "opens for another generation too"),
+    Tooth(broken.IgnoresThePurpose, "check_purposes_are_apart", "must not open for data key"),
+    Tooth(broken.IgnoresThePurpose, "check_proof", "opens for another purpose too"),
     Tooth(broken.StripsTheUser, "check_user_ids_are_exact", "must not open for user"),
     Tooth(broken.CutsTheUser, "check_user_ids_are_exact", "must not open for user"),
-    Tooth(
-        broken.RefusesLongUsers, "check_user_ids_are_exact", "wrapping a master key must succeed"
-    ),
+    Tooth(broken.RefusesLongUsers, "check_user_ids_are_exact", "wrapping a key must succeed"),
     Tooth(broken.StampsAnother, "check_stamp", "stamped env-v0, but the backend says env-v1"),
     Tooth(broken.StampsWhatItDoesNotHold, "check_stamp", "a wrap that is not its own"),
     Tooth(broken.HoldsAll, "check_stamp", "which it never stamps"),
     Tooth(broken.StampsNoKekId, "check_columns", "the kek_id 'env v1' must have"),
     Tooth(broken.WritesFormat1, "check_columns", "a wrap that is not its own"),
+    Tooth(broken.WritesFormat2, "check_columns", "a wrap that is not its own"),
     Tooth(broken.WritesFormat1PastTheBase, "check_columns", "the wrap's format is 1"),
     Tooth(broken.WritesNul, "check_columns", "must be text that PostgreSQL can store"),
     Tooth(broken.ShowsTheKey, "check_round_trip", "the wrap shows the master key"),
@@ -96,14 +103,14 @@ TEETH = [
     Tooth(
         broken.IgnoresTheKekId, "check_other_kek_id_is_refused", "must be refused, but it succeeded"
     ),
-    Tooth(
-        broken.ReturnsAnotherSize, "check_round_trip", "opened to something that is no master key"
-    ),
+    Tooth(broken.ReturnsAnotherSize, "check_round_trip", "opened to something that is no key"),
     Tooth(broken.ReturnsAnotherKey, "check_round_trip", "another key than was wrapped"),
     Tooth(broken.WrapsAnySize, "check_wrong_sizes_are_refused", "0 bytes were wrapped"),
-    Tooth(broken.Remembers, "check_another_instance_opens_it", "must open for its user"),
+    Tooth(broken.Remembers, "check_another_instance_opens_it", "must open for its own binding"),
     Tooth(
-        broken.HasAnotherKeyEachTime, "check_another_instance_opens_it", "must open for its user"
+        broken.HasAnotherKeyEachTime,
+        "check_another_instance_opens_it",
+        "must open for its own binding",
     ),
     Tooth(broken.HasAnotherKeyEachTime, "check_fingerprint", "not always the same"),
     Tooth(broken.FingerprintOfTheDay, "check_fingerprint", "not always the same"),
@@ -121,9 +128,9 @@ TEETH = [
     Tooth(
         broken.DropsBadItems,
         "check_rewrap_tells_bad_items_from_good",
-        "7 wraps went in, 3 came out",
+        "9 wraps went in, 3 came out",
     ),
-    Tooth(broken.Reorders, "check_rewrap_keeps_key_and_user", "a re-wrap must open for its user"),
+    Tooth(broken.Reorders, "check_rewrap_keeps_key_and_user", "a re-wrap must open for its own bi"),
     Tooth(
         broken.BadItemsLast, "check_rewrap_tells_bad_items_from_good", "item 0 is bad, and was not"
     ),
@@ -134,6 +141,11 @@ TEETH = [
     ),
     Tooth(
         broken.RewrapsForAnyone, "check_rewrap_tells_bad_items_from_good", "item 0 is bad, and was"
+    ),
+    Tooth(
+        broken.RewrapsForAnyGeneration,
+        "check_rewrap_tells_bad_items_from_good",
+        "item 1 is bad, and was",
     ),
     Tooth(
         broken.RewrapsToAnotherKey,

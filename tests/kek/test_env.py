@@ -9,6 +9,7 @@ from structlog.testing import capture_logs
 
 from kek_backends.base import KekBackend
 from kek_backends.loader import load
+from tests.bindings import of
 from tests.kek.kit import refusal
 
 KEY = bytes(range(32))
@@ -33,8 +34,8 @@ async def test_variable_and_file_are_one_key(tmp_path: Path, text: str) -> None:
     by_variable, by_file = env(KEK=text), env(KEK_FILE=str(file))
     assert fingerprint(by_variable) == fingerprint(by_file) == fingerprint(env(KEK=TEXT))
     assert by_variable.kek_id == "env-v1"
-    wrap = await by_variable.wrap("alice", b"k" * 32)
-    assert await by_file.unwrap("alice", wrap) == b"k" * 32
+    wrap = await by_variable.wrap(of("alice"), b"k" * 32)
+    assert await by_file.unwrap(of("alice"), wrap) == b"k" * 32
 
 
 def test_id_of_the_uri() -> None:

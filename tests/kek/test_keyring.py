@@ -7,13 +7,14 @@ import pytest
 from kek_backends.base import OwnedWrap, Rewrapped, Wrap
 from kek_backends.errors import Denied, Misconfigured, Tampered, UnknownKek
 from kek_backends.keyring import Keyring
+from tests.bindings import of
 from tests.kek.fakes import FakeKms
 
 
 async def test_new_wraps_use_the_active_kek() -> None:
     active, old = FakeKms("new"), FakeKms("old")
     ring = Keyring(active, [old])
-    assert (await ring.wrap("alice", b"k" * 32)).kek_id == "new"
+    assert (await ring.wrap(of("alice"), b"k" * 32)).kek_id == "new"
     assert (active.calls, old.calls) == (["wrap alice"], [])
     assert ring.active is active
     assert list(ring) == [active, old]
@@ -22,7 +23,7 @@ async def test_new_wraps_use_the_active_kek() -> None:
 async def test_unwrap_uses_the_kek_of_the_row() -> None:
     active, old = FakeKms("new"), FakeKms("old", master_key=b"o" * 32)
     ring = Keyring(active, [old])
-    assert await ring.unwrap("alice", Wrap("x", "", 2, "old")) == b"o" * 32
+    assert await ring.unwrap(of("alice"), Wrap("x", "", 3, "old")) == b"o" * 32
     assert (active.calls, old.calls) == ([], ["unwrap alice"])
 
 
@@ -30,14 +31,14 @@ async def test_failure_is_no_reason_to_try_another() -> None:
     active, old = FakeKms("new"), FakeKms("old", error=Tampered("no"))
     ring = Keyring(active, [old])
     with pytest.raises(Tampered):
-        await ring.unwrap("alice", Wrap("x", "", 2, "old"))
+        await ring.unwrap(of("alice"), Wrap("x", "", 3, "old"))
     assert active.calls == []
 
 
 async def test_unknown_kek_id_is_not_tried_at_all() -> None:
     active, old = FakeKms("new"), FakeKms("old")
     with pytest.raises(UnknownKek, match="a row names the KEK gone, and none of CUSTODY_KEK and"):
-        await Keyring(active, [old]).unwrap("alice", Wrap("x", "", 2, "gone"))
+        await Keyring(active, [old]).unwrap(of("alice"), Wrap("x", "", 3, "gone"))
     assert active.calls == old.calls == []
 
 
@@ -75,7 +76,7 @@ def test_no_kek_id_is_nobodys() -> None:
 
 
 def item(user_id: str, kek_id: str) -> OwnedWrap:
-    return OwnedWrap(user_id, Wrap("x", "", 2, kek_id))
+    return OwnedWrap(of(user_id), Wrap("x", "", 3, kek_id))
 
 
 def carried(results: Sequence[Rewrapped]) -> list[str]:
@@ -112,6 +113,18 @@ async def test_rewrap_stays_in_the_kms_where_it_can_and_keeps_the_order() -> Non
     assert old.calls == []
     assert local.calls == ["unwrap bob"]
     assert active.calls == ["wrap bob", "rewrap alice dave erin"]
+
+
+@pytest.mark.parametrize("format_version", [1, 2])
+async def test_rewrap_of_an_old_format_goes_through_this_process(format_version: int) -> None:
+    """Only its key shows whose it is; the KMS would give a wrong one a good binding."""
+    active = FakeKms("new", text="fake:new", takes=["fake:new", "fake:old"])
+    old = FakeKms("old", text="fake:old")
+    legacy = Wrap("x", "", format_version, "old")
+    items = [OwnedWrap(of("alice"), legacy, lambda key: False), OwnedWrap(of("bob"), legacy)]
+    assert carried(await Keyring(active, [old]).rewrap(items)) == ["Tampered", "opaque"]
+    assert old.calls == ["unwrap alice", "unwrap bob"]
+    assert active.calls == ["wrap bob"]
 
 
 async def test_rewrap_that_the_kms_refuses_as_a_whole_is_told_of_each() -> None:

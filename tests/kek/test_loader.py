@@ -2,6 +2,7 @@
 
 import base64
 import importlib.metadata
+import sys
 from collections.abc import Callable
 from importlib.metadata import EntryPoint, EntryPoints
 from pathlib import Path
@@ -86,6 +87,23 @@ def test_module_that_is_missing_is_named(install: Install) -> None:
     assert refusal("fake:one") == (
         "KEK fake:one: the module no_such_module can't be imported;"
         " reinstall the package that has it"
+    )
+
+
+@pytest.mark.parametrize(
+    "line", ["from kek_backends.base import FORMAT_BOUND", "import kek_backends.gone"]
+)
+def test_one_of_another_release_is_told_from_a_missing_module(
+    install: Install, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, line: str
+) -> None:
+    (tmp_path / "acme_kms_of_before.py").write_text(f"{line}\n")
+    monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.delitem(sys.modules, "acme_kms_of_before", raising=False)
+    install("fake", "acme_kms_of_before:Kms")
+    lacks = "kek_backends.base" if "base" in line else "kek_backends.gone"
+    assert refusal("fake:one") == (
+        "KEK fake:one: acme_kms_of_before:Kms is written for another release of custody:"
+        f" {lacks} lacks what it imports; see docs/how-to/third-party-backend.md"
     )
 
 

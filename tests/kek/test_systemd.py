@@ -13,6 +13,7 @@ from structlog.testing import capture_logs
 from kek_backends.base import KekBackend
 from kek_backends.errors import Misconfigured
 from kek_backends.loader import load
+from tests.bindings import of
 from tests.kek import kit
 
 # As a random key may be: it begins and ends with white space, and holds NUL.
@@ -55,7 +56,7 @@ async def test_forms_of_one_key(credential: Credential, content: bytes) -> None:
     same = load("env:K?id=systemd-kek", environ={"K": TEXT}, development=False)
     assert backend.kek_id == "systemd-kek"
     assert backend.fingerprint("systemd-kek") == same.fingerprint("systemd-kek")
-    assert await same.unwrap("alice", await backend.wrap("alice", b"k" * 32)) == b"k" * 32
+    assert await same.unwrap(of("alice"), await backend.wrap(of("alice"), b"k" * 32)) == b"k" * 32
 
 
 def test_raw_key_that_ends_with_a_newline_is_taken_whole(credential: Credential) -> None:

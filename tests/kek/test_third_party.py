@@ -57,14 +57,16 @@ def test_it_installs_and_passes(package: tuple[Path, Path]) -> None:
 
 
 def test_its_test_notices_a_mistake(package: tuple[Path, Path], tmp_path: Path) -> None:
-    """The user forgotten, in the one line that binds the wrap."""
+    """The binding forgotten, in the one line that binds the wrap."""
     source, target = package
-    bound = "parts = (user_id.encode(), kek_id.encode())"
+    bound = "info = binding.encode(kek_id)"
     text = (target / MODULE).read_text("utf-8")
     assert bound in text
-    (tmp_path / MODULE).write_text(text.replace(bound, "parts = (kek_id.encode(),)"), "utf-8")
+    (tmp_path / MODULE).write_text(text.replace(bound, "info = kek_id.encode()"), "utf-8")
     for info in target.glob("*.dist-info"):
         (tmp_path / info.name).symlink_to(info)
     done = suite(source, tmp_path)
     assert done.returncode == 1
-    assert "[check_wraps_open_for_their_user_only]" in done.stdout
+    for check in ("their_user", "their_generation"):
+        assert f"[check_wraps_open_for_{check}_only]" in done.stdout
+    assert "[check_purposes_are_apart]" in done.stdout

@@ -10,9 +10,11 @@ import pytest
 import requests
 
 from kek_backends.base import OwnedWrap, Wrap
+from kek_backends.binding import Binding
 from kek_backends.errors import Tampered
 from kek_backends.transit.kek import TransitKek
 from tests.bao_server import Bao
+from tests.bindings import of
 from tests.http_servers import Asked, HttpServer, serving
 from tests.kek.kit import transit
 
@@ -56,23 +58,28 @@ async def kek(bao: Bao, request: pytest.FixtureRequest) -> AsyncIterator[Kek]:
             yield backend, calls
 
 
-async def test_it_is_tampered_and_tried_once(kek: Kek) -> None:
+@pytest.mark.parametrize(
+    "other",
+    [of("mallory"), of("alice", 8), Binding.of_data_key("alice")],
+    ids=["user", "generation", "purpose"],
+)
+async def test_it_is_tampered_and_tried_once(kek: Kek, other: Binding) -> None:
     backend, calls = kek
-    wrap = await backend.wrap("alice", KEY)
+    wrap = await backend.wrap(of("alice"), KEY)
     calls.clear()
-    with pytest.raises(Tampered, match="the wrap does not open for this user"):
-        await backend.unwrap("mallory", wrap)
+    with pytest.raises(Tampered, match="the wrap does not open for this binding"):
+        await backend.unwrap(other, wrap)
     assert calls == ["decrypt"]
     assert backend.problem is None
 
 
 async def test_nobody_else_notices(kek: Kek) -> None:
     backend, _ = kek
-    wrap = await backend.wrap("alice", KEY)
+    wrap = await backend.wrap(of("alice"), KEY)
     for _ in range(10):
         found = await asyncio.gather(
-            *(backend.unwrap("mallory", wrap) for _ in range(3)),
-            backend.unwrap("alice", wrap),
+            *(backend.unwrap(of("mallory"), wrap) for _ in range(3)),
+            backend.unwrap(of("alice"), wrap),
             return_exceptions=True,
         )
         assert [type(one) for one in found[:3]] == [Tampered] * 3
@@ -84,10 +91,11 @@ async def test_rewrap_of_a_batch(bao: Bao) -> None:
     key = bao.make_key()
     with front(bao, whole=True) as (url, _):
         async with transit(bao, key, bao.environ(key) | {"VAULT_ADDR": url}) as backend:
-            wraps = [OwnedWrap(f"user-{n}", await backend.wrap(f"user-{n}", KEY)) for n in range(4)]
+            owners = [of(f"user-{n}") for n in range(4)]
+            wraps = [OwnedWrap(owner, await backend.wrap(owner, KEY)) for owner in owners]
             bao.rotate(key)
             await backend.refresh()
-            wraps[1] = replace(wraps[1], user_id="mallory")
+            wraps[1] = replace(wraps[1], binding=of("mallory"))
             done = await backend.rewrap(wraps)
     assert [type(one) for one in done] == [Wrap, Tampered, Wrap, Wrap]
     assert {one.kek_id for one in done if isinstance(one, Wrap)} == {f"vault:transit/{key}:v2"}

@@ -3,6 +3,7 @@
 import asyncio
 import base64
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -22,6 +23,7 @@ from kek_backends.transit import tokens
 from kek_backends.transit.batches import MOST_ITEMS
 from kek_backends.transit.kek import TransitKek
 from tests.bao_server import Bao, least_policy
+from tests.bindings import of
 from tests.kek.kit import assert_silent, chain, counted, held_token, transit
 
 pytestmark = pytest.mark.usefixtures("known_backends", "patient_calls")
@@ -32,13 +34,13 @@ def key_of(user_id: str) -> bytes:
 
 
 async def wrapped(kek: TransitKek, users: Sequence[str]) -> dict[str, Wrap]:
-    made = await asyncio.gather(*(kek.wrap(user, key_of(user)) for user in users))
+    made = await asyncio.gather(*(kek.wrap(of(user), key_of(user)) for user in users))
     return dict(zip(users, made, strict=True))
 
 
 async def opened(kek: TransitKek, asked: Sequence[tuple[str, Wrap]]) -> list[bytes | KekError]:
     found = await asyncio.gather(
-        *(kek.unwrap(user, wrap) for user, wrap in asked), return_exceptions=True
+        *(kek.unwrap(of(user), wrap) for user, wrap in asked), return_exceptions=True
     )
     assert all(isinstance(one, bytes | KekError) for one in found)
     return found  # type: ignore[return-value]
@@ -55,7 +57,7 @@ async def test_concurrent_unwraps_share_calls(bao: Bao) -> None:
         assert max(sizes) == MOST_ITEMS == 240
         sizes.clear()
         for user in users[:3]:
-            assert await kek.unwrap(user, wraps[user]) == key_of(user)
+            assert await kek.unwrap(of(user), wraps[user]) == key_of(user)
         assert sizes == [1, 1, 1]
 
 
@@ -87,9 +89,9 @@ async def test_a_key_that_stopped_being_derived_is_sent_in_no_batch(bao: Bao) ->
         (wrap,) = (await wrapped(kek, ["alice"])).values()
         kek._goes_in_batches = lambda: asyncio.sleep(0, True)  # type: ignore[method-assign]
         with pytest.raises(Transient, match="the key was replaced at this moment"):
-            await kek.unwrap("alice", wrap)
+            await kek.unwrap(of("alice"), wrap)
         with pytest.raises(Transient, match="the key was replaced at this moment"):
-            await kek.wrap("alice", key_of("alice"))
+            await kek.wrap(of("alice"), key_of("alice"))
 
 
 async def test_the_form_that_is_proven_is_the_form_that_is_used(
@@ -103,7 +105,7 @@ async def test_the_form_that_is_proven_is_the_form_that_is_used(
     async with transit(bao, bao.make_key()) as kek:
         sizes = counted(kek, "_encrypt_batch"), counted(kek, "_decrypt_batch")
         await kek.prove()
-        assert sizes == ([1], [1, 1])
+        assert sizes == ([1], [1, 3])
         wraps = await wrapped(kek, ["alice"])
         assert await opened(kek, list(wraps.items())) == [key_of("alice")]
 
@@ -125,7 +127,7 @@ async def test_one_that_fails_fails_alone(bao: Bao, sdk_log: pytest.LogCaptureFi
     """The server answers such a call with 400, and with the keys of the others."""
     key = bao.make_key()
     async with transit(bao, key) as kek:
-        old = await kek.wrap("old", key_of("old"))
+        old = await kek.wrap(of("old"), key_of("old"))
         bao.rotate(key)
         bao.configure(key, min_decryption_version=2)
         wraps = await wrapped(kek, [f"user-{n}" for n in range(5)])
@@ -135,12 +137,12 @@ async def test_one_that_fails_fails_alone(bao: Bao, sdk_log: pytest.LogCaptureFi
         sizes = counted(kek, "_decrypt_batch")
         bad: list[tuple[str, Wrap, type[KekError]]] = [
             ("mallory", first, Tampered),
-            ("user-0", Wrap(text[:-8] + "AAAAAAAA", "", 2, first.kek_id), Tampered),
-            ("user-0", Wrap("vault:v2:AAAA", "", 2, first.kek_id), Tampered),
-            ("user-0", Wrap("nonsense", "", 2, first.kek_id), Tampered),
+            ("user-0", Wrap(text[:-8] + "AAAAAAAA", "", 3, first.kek_id), Tampered),
+            ("user-0", Wrap("vault:v2:AAAA", "", 3, first.kek_id), Tampered),
+            ("user-0", Wrap("nonsense", "", 3, first.kek_id), Tampered),
             (
                 "user-0",
-                Wrap(text.replace("v2", "v7"), "", 2, f"{stamp}:v7"),
+                Wrap(text.replace("v2", "v7"), "", 3, f"{stamp}:v7"),
                 VersionRetired,
             ),
             ("old", old, VersionRetired),
@@ -160,11 +162,11 @@ async def test_one_that_fails_fails_alone(bao: Bao, sdk_log: pytest.LogCaptureFi
 
 
 async def test_one_that_the_server_refuses_the_whole_call_for(bao: Bao) -> None:
-    """An empty context is such a one: the others are asked for again, and are answered."""
+    """Of format 2 an empty context is such a one: the others are asked for again, and answered."""
     async with transit(bao, bao.make_key()) as kek:
         wraps = await wrapped(kek, ["alice", "bob"])
         sizes = counted(kek, "_decrypt_batch")
-        found = await opened(kek, [*wraps.items(), ("", wraps["bob"])])
+        found = await opened(kek, [*wraps.items(), ("", replace(wraps["bob"], format_version=2))])
         assert found[:2] == [key_of("alice"), key_of("bob")]
         assert isinstance(found[2], Misconfigured | Tampered)
         assert sizes == [3, 1, 1, 1]
@@ -238,7 +240,7 @@ async def test_answers_that_make_no_sense(bao: Bao) -> None:
         assert sizes[0] == 4
         kek._batches._send = lambda *_: [{"ciphertext": "vault:v1:"}]  # type: ignore[method-assign]
         with pytest.raises(Transient, match="answered with something that is no wrap"):
-            await kek.wrap("alice", key_of("alice"))
+            await kek.wrap(of("alice"), key_of("alice"))
         kek._batches._send = lambda *args: real(*args)[1:]  # type: ignore[method-assign]
         short = await opened(kek, list(wraps.items()))
         assert {type(one) for one in short} == {Transient}

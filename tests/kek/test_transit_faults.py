@@ -18,6 +18,7 @@ from kek_backends.loader import load
 from kek_backends.remote import CALL_SECONDS
 from kek_backends.transit.kek import TransitKek
 from tests.bao_server import Bao
+from tests.bindings import of
 from tests.eventually import eventually
 from tests.faulty_proxy import Fault, FaultyProxy, faulty_proxy
 from tests.kek.kit import (
@@ -64,7 +65,7 @@ async def prepared(bao: Bao, address: str | None = None) -> AsyncIterator[tuple[
     key = bao.make_key()
     environ = bao.environ(key) | ({"VAULT_ADDR": address} if address else {})
     async with transit(bao, key, environ) as backend:
-        wrap = await backend.wrap("alice", KEY)
+        wrap = await backend.wrap(of("alice"), KEY)
         await backend.refresh()
         assert backend.problem is None
         yield backend, wrap
@@ -76,7 +77,7 @@ def secrets_of(backend: TransitKek, wrap: Wrap) -> list[str]:
 
 
 async def fails(backend: TransitKek, wrap: Wrap) -> KekError:
-    return await failure(backend.unwrap("alice", wrap), DEADLINE)
+    return await failure(backend.unwrap(of("alice"), wrap), DEADLINE)
 
 
 async def back(backend: TransitKek, wrap: Wrap) -> None:
@@ -127,7 +128,7 @@ async def test_who_gives_up_while_it_is_frozen_takes_no_other_along(own_bao: Bao
     async with prepared(own_bao) as (backend, wrap):
         own_bao.freeze()
         try:
-            calls = [asyncio.ensure_future(backend.unwrap("alice", wrap)) for _ in range(60)]
+            calls = [asyncio.ensure_future(backend.unwrap(of("alice"), wrap)) for _ in range(60)]
             await asyncio.sleep(0.3)
             for call in calls[::2]:
                 call.cancel()
@@ -148,7 +149,7 @@ async def test_killed_under_load(own_bao: Bao, sdk_log: pytest.LogCaptureFixture
             while not any(isinstance(one, KekError) for one in ended):
                 started = time.monotonic()
                 try:
-                    ended.append(await backend.unwrap("alice", wrap))
+                    ended.append(await backend.unwrap(of("alice"), wrap))
                 except KekError as error:
                     ended.append(error)
                 assert time.monotonic() - started < DEADLINE
@@ -184,10 +185,10 @@ async def test_quota(own_bao: Bao) -> None:
         # One call in ten seconds, and it is used up: thirty unwraps may share the next one.
         quota = {"path": "transit/", "rate": 1, "interval": "10s"}
         own_bao.ask("POST", "sys/quotas/rate-limit/small", quota)
-        await backend.unwrap("alice", wrap)
+        await backend.unwrap(of("alice"), wrap)
         try:
             results = await asyncio.gather(
-                *(backend.unwrap("alice", wrap) for _ in range(30)), return_exceptions=True
+                *(backend.unwrap(of("alice"), wrap) for _ in range(30)), return_exceptions=True
             )
             errors = [result for result in results if isinstance(result, Exception)]
             assert errors
@@ -234,13 +235,13 @@ async def test_a_refusal_says_nothing_secret(bao: Bao, sdk_log: pytest.LogCaptur
     key = bao.make_key()
     environ = bao.environ(key)
     backend = transit_kek(key, environ)
-    wrap = await backend.wrap("alice", KEY)
+    wrap = await backend.wrap(of("alice"), KEY)
     with pytest.raises(Tampered) as tampered:
-        await backend.unwrap("bob", wrap)
+        await backend.unwrap(of("bob"), wrap)
     assert_silent(secrets_of(backend, wrap), tampered.value, log=sdk_log.text)
     bao.revoke(environ["VAULT_TOKEN"])
     with pytest.raises(Denied) as denied:
-        await backend.unwrap("alice", wrap)
+        await backend.unwrap(of("alice"), wrap)
     assert_silent(secrets_of(backend, wrap), denied.value, log=sdk_log.text)
     await backend.close()
 

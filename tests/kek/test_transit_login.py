@@ -16,6 +16,7 @@ from kek_backends.transit import tokens
 from kek_backends.transit.kek import TransitKek
 from kek_backends.transit.login import AppRole, GivenToken, Grant
 from tests.bao_server import Bao
+from tests.bindings import of
 from tests.certificates import make_certificate
 from tests.http_servers import Asked, HttpServer, serving
 from tests.kek.kit import KEY, held_token, noting, transit_kek
@@ -25,8 +26,8 @@ pytestmark = pytest.mark.usefixtures("known_backends")
 
 
 async def works(kek: TransitKek) -> None:
-    wrap = await kek.wrap("alice", KEY)
-    assert await kek.unwrap("alice", wrap) == KEY
+    wrap = await kek.wrap(of("alice"), KEY)
+    assert await kek.unwrap(of("alice"), wrap) == KEY
 
 
 @pytest.fixture
@@ -254,9 +255,9 @@ async def test_one_login_for_many_that_are_refused_at_once(
     role_id, secret_id = bao.app_role(bao.write_policy(key))
     environ = {"VAULT_ADDR": bao.address, "VAULT_ROLE_ID": role_id, "VAULT_SECRET_ID": secret_id}
     kek = transit_kek(key, environ)
-    wrap = await kek.wrap("alice", KEY)
+    wrap = await kek.wrap(of("alice"), KEY)
     bao.revoke(remember(held_token(kek)))
-    opened = await asyncio.gather(*(kek.unwrap("alice", wrap) for _ in range(50)))
+    opened = await asyncio.gather(*(kek.unwrap(of("alice"), wrap) for _ in range(50)))
     assert opened == [KEY] * 50
     assert len(logins) == 2
 
@@ -268,7 +269,7 @@ async def test_a_refusal_by_policy_makes_no_storm_of_logins(bao: Bao, logins: li
     kek = transit_kek(key, environ)
     for _ in range(20):
         with pytest.raises(Denied, match="permission denied"):
-            await kek.wrap("alice", KEY)
+            await kek.wrap(of("alice"), KEY)
     assert len(logins) <= 2
 
 
@@ -276,10 +277,10 @@ async def test_revoked_token_of_a_variable_stays_refused(bao: Bao) -> None:
     key = bao.make_key()
     environ = bao.environ(key)
     kek = transit_kek(key, environ)
-    wrap = await kek.wrap("alice", KEY)
+    wrap = await kek.wrap(of("alice"), KEY)
     bao.revoke(environ["VAULT_TOKEN"])
     with pytest.raises(Denied):
-        await kek.unwrap("alice", wrap)
+        await kek.unwrap(of("alice"), wrap)
     assert kek.problem is not None
 
 
@@ -292,12 +293,12 @@ async def test_new_token_in_the_file_is_taken_up(
     old = environ.pop("VAULT_TOKEN")
     file.write_text(old)
     kek = transit_kek(key, environ | {"VAULT_TOKEN_FILE": str(file)})
-    wrap = await kek.wrap("alice", KEY)
+    wrap = await kek.wrap(of("alice"), KEY)
     bao.revoke(old)
     with pytest.raises(Denied):
-        await kek.unwrap("alice", wrap)
+        await kek.unwrap(of("alice"), wrap)
     file.write_text(bao.token(f"policy-{key}"))
-    assert await kek.unwrap("alice", wrap) == KEY
+    assert await kek.unwrap(of("alice"), wrap) == KEY
 
 
 def test_nothing_of_a_token_in_any_repr(bao: Bao) -> None:
@@ -315,11 +316,11 @@ async def test_a_token_that_is_replaced_is_revoked(bao: Bao, no_wait_between_log
     kek = transit_kek(
         key, {"VAULT_ADDR": bao.address, "VAULT_ROLE_ID": role_id, "VAULT_SECRET_ID": secret_id}
     )
-    wrap = await kek.wrap("alice", KEY)
+    wrap = await kek.wrap(of("alice"), KEY)
     first = remember(held_token(kek))
     bao.write_policy(key, 'path "none" { capabilities = ["read"] }')
     with pytest.raises(Denied):
-        await kek.unwrap("alice", wrap)
+        await kek.unwrap(of("alice"), wrap)
     assert held_token(kek) != first
     with pytest.raises(Forbidden):
         bao.ask("GET", "auth/token/lookup-self", token=first)

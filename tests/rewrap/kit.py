@@ -15,9 +15,11 @@ from custody.rewrap.runs import Run
 from custody.rewrap.storing import Counts
 from custody.rewrap.worker import RewrapRun
 from kek_backends.base import KekBackend, OwnedWrap, Rewrapped, Wrap
+from kek_backends.binding import Binding
 from kek_backends.env import EnvKek
 from kek_backends.keyring import Keyring
 from kek_backends.uri import KekUri
+from tests.bindings import of
 from tests.db.connecting import engine_of
 from tests.db.old_service import KEK as OLD_KEY
 from tests.e2e.browser import encode
@@ -34,7 +36,7 @@ ROWS = "SELECT * FROM auth.encryption_vaults ORDER BY user_id"
 
 STORED_MORE = (
     "SELECT count(*) > $1 FROM auth.encryption_vaults"
-    " WHERE kek_id = 'env-v2' AND format_version = 2 AND wrapped_mk IS NOT NULL"
+    " WHERE kek_id = 'env-v2' AND format_version = 3 AND wrapped_mk IS NOT NULL"
 )
 # What is done to some users' rows: zero-knowledge mode is turned on, wraps are tampered with.
 GO_ZK = (
@@ -71,11 +73,11 @@ class CountingKek(EnvKek):
     async def prove(self) -> None:
         """Is proven elsewhere; here it would be counted."""
 
-    async def _wrap(self, user_id: str, master_key: bytes) -> Wrap:
-        self.wrapped[user_id] += 1
+    async def _wrap(self, binding: Binding, key: bytes) -> Wrap:
+        self.wrapped[binding.subject] += 1
         if self.before_wrap is not None:
-            await self.before_wrap(user_id)
-        return await super()._wrap(user_id, master_key)
+            await self.before_wrap(binding.subject)
+        return await super()._wrap(binding, key)
 
 
 class Inside(CountingKek):
@@ -86,7 +88,7 @@ class Inside(CountingKek):
 
     async def _rewrap(self, items: Sequence[OwnedWrap]) -> list[Rewrapped]:
         return [
-            await self._wrap(item.user_id, await self._unwrap(item.user_id, item.wrap))
+            await self._wrap(item.binding, await self._unwrap(item.binding, item.wrap))
             for item in items
         ]
 
@@ -124,7 +126,10 @@ async def make_format_1(database: Database, ledger: Mapping[str, bytes]) -> None
 async def rotate(database: Database, user: str, kek: KekBackend | None = None) -> bytes:
     """Give a user a new key, as POST /rotate does; returns it."""
     key = secrets.token_bytes(32)
-    await _store(database, user, await (kek or new_kek()).wrap(user, key), newer=1)
+    now = await database.value(
+        "SELECT generation FROM auth.encryption_vaults WHERE user_id = $1", user
+    )
+    await _store(database, user, await (kek or new_kek()).wrap(of(user, now + 1), key), newer=1)
     return key
 
 
@@ -147,7 +152,7 @@ async def opened(database: Database, keks: Keyring) -> dict[str, bytes]:
     for user, row in (await rows_of(database)).items():
         if row["wrapped_mk"] is not None:
             wrap = Wrap(row["wrapped_mk"], row["wrap_iv"], row["format_version"], row["kek_id"])
-            found[user] = await keks.unwrap(user, wrap)
+            found[user] = await keks.unwrap(of(user, row["generation"]), wrap)
     return found
 
 

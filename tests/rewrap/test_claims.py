@@ -30,7 +30,7 @@ from tests.rewrap.kit import (
 )
 from tests.servers import Database
 
-NEW, OLD = ("env-v2", 2), ("env-v1", 2)
+NEW, OLD = ("env-v2", 3), ("env-v1", 3)
 
 
 @dataclass

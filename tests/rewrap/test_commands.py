@@ -47,7 +47,7 @@ FAR = Instance(
     writes_kek_id="env-v2",
     reads=(NEW, "env-v2", OLD, "env-v1"),
 )
-NEW_STAMP, OLD_STAMP = ("env-v2", 2), ("env-v1", 2)
+NEW_STAMP, OLD_STAMP = ("env-v2", 3), ("env-v1", 3)
 
 
 def named(database: Database) -> str:
@@ -132,7 +132,7 @@ async def test_rows_of_a_kek_that_is_not_configured(database: Database) -> None:
     assert done.complaint == (
         "rows carry the kek_id gone, and no configured KEK holds it: list it in CUSTODY_OLD_KEKS"
     )
-    assert await stamps(database) == {NEW_STAMP: 3, ("gone", 2): 2}
+    assert await stamps(database) == {NEW_STAMP: 3, ("gone", 3): 2}
 
 
 async def test_dry_run_changes_nothing(database: Database) -> None:
@@ -367,7 +367,12 @@ async def test_status(database: Database) -> None:
         "heartbeat_at": "",
         "ended_at": None,
     }
-    assert said["rows"]["env-v1"] == {"wraps": 1, "format_1": 0, "quarantined": 1}
+    assert said["rows"]["env-v1"] == {
+        "wraps": 1,
+        "format_1": 0,
+        "quarantined": 1,
+        "old_format": 0,
+    }
 
 
 async def test_a_run_that_was_stopped_is_said_to_be(database: Database) -> None:

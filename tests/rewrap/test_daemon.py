@@ -159,7 +159,7 @@ async def test_run_that_raises_is_seen(database: Database, watched: Watched) -> 
     watched.go_on.set()
     with pytest.raises(NotFinished):
         await looking
-    done = (await stamps(database))["env-v2", 2]
+    done = (await stamps(database))["env-v2", 3]
     assert BATCH <= done < ROWS
     assert watched.worker.rows_left == ROWS - done
     assert watched.shown()["done"] == done

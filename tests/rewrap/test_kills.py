@@ -56,7 +56,7 @@ async def let_users_rotate(
 async def assert_whole(database: Database, ledger: dict[str, bytes], seed: int) -> None:
     """Nothing is lost, nothing is stale, nothing is left of the claims."""
     assert await opened(database, keyring()) == ledger, seed
-    assert await stamps(database) == {("env-v2", 2): len(ledger)}, seed
+    assert await stamps(database) == {("env-v2", 3): len(ledger)}, seed
     runs = await database.fetch("SELECT * FROM auth.rewrap_runs")
     assert [(run["state"], run["failed"]) for run in runs] == [("done", 0)], seed
     assert await database.value("SELECT count(*) FROM auth.rewrap_claims") == 0, seed
@@ -80,7 +80,7 @@ async def test_workers_are_killed(database: Database, kills: int, rows: int, age
     ledger = await fill(database, rows)
     limits = ("--batch", str(BATCH), "--rate", str(RATE))
     for number in range(kills):
-        done = (await stamps(database))["env-v2", 2]
+        done = (await stamps(database))["env-v2", 3]
         worker = Command(environ_of(database), "rewrap", "run", *limits)
         if number % 2 == 0:  # at work; the others still begin
             await has_stored(database, done)
@@ -89,7 +89,7 @@ async def test_workers_are_killed(database: Database, kills: int, rows: int, age
         assert (await asyncio.to_thread(worker.end)).code == -signal.SIGKILL, (seed, number)
         if number % 10 == 0:
             await let_users_rotate(database, ledger, dice)
-    left = (await stamps(database))["env-v1", 2]
+    left = (await stamps(database))["env-v1", 3]
     assert 0 < left < rows, seed
     await database.execute(AGE_CLAIMS, age)
     await rewrap(database, keyring())

@@ -18,6 +18,7 @@ import pytest
 from custody.vault.key_check import is_master_key
 from kek_backends.keyring import Keyring
 from kek_backends.loader import load_keyring
+from tests.bindings import GENERATION
 from tests.client import Answer, Client, client_session
 from tests.db.command import custody
 from tests.e2e.browser import encode
@@ -86,7 +87,7 @@ class Entry:
     """
 
     key: bytes = field(repr=False)
-    generation: int = 1
+    generation: int = GENERATION
     recovery: tuple[str, str] | None = None
     zk: bool = False
 
@@ -250,7 +251,7 @@ async def check_rows(database: Database, entries: list[Entry], keyring: Keyring)
     """Unwrap all keys from the database itself, and hold them against what was answered."""
     users = {name(number): entry for number, entry in enumerate(entries)}
     live = {user: entry.key for user, entry in users.items() if not entry.zk}
-    assert await stamps(database) == {("env-v2", 2): len(live)}
+    assert await stamps(database) == {("env-v2", 3): len(live)}
     found = await opened(database, keyring)
     assert {user for user, _ in found.items() ^ live.items()} == set()
     rows = await rows_of(database)

@@ -12,12 +12,14 @@ import pytest
 
 from custody.rewrap.options import Options, Verify
 from custody.rewrap.worker import RewrapRun
+from kek_backends.binding import Binding
 from kek_backends.keyring import Keyring
 from kek_backends.transit.kek import TransitKek
 from kek_backends.uri import KekUri
 from tests import bao_server as bao_module
 from tests.bao_server import Bao, bao_server
-from tests.e2e.browser import encode
+from tests.bench.bao_wraps import context
+from tests.bindings import of
 from tests.rewrap import kit
 from tests.rewrap.kit import opened, rewrap, rewrap_engine, stamps
 from tests.servers import Database
@@ -74,16 +76,25 @@ def requests(log: Path, begin: int, call: str) -> list[dict[str, Any]]:
     return [request for request in found if request["path"].startswith(f"transit/{call}/")]
 
 
+def context_of(user_id: str) -> str:
+    """Return what a wrap of :func:`fill` is bound by."""
+    return context(of(user_id))
+
+
 def items_of(found: list[dict[str, Any]]) -> Counter[str]:
-    """Count the users whose wraps are in batches."""
-    return Counter(
-        base64.b64decode(item["context"]).decode()
-        for request in found
-        for item in request["data"]["batch_input"]
+    """Count the contexts of the wraps that are in batches."""
+    return Counter(item["context"] for request in found for item in request["data"]["batch_input"])
+
+
+PROOF = {
+    context(binding): 1
+    for binding in (
+        Binding("custody-proof-own"),
+        Binding("custody-proof-other"),
+        Binding("custody-proof-own", 1),
+        Binding.of_data_key("custody-proof-own"),
     )
-
-
-PROOF = {"custody-proof-own": 1, "custody-proof-other": 1}
+}
 
 
 @pytest.mark.timeout(300)
@@ -105,15 +116,15 @@ async def test_no_key_enters_this_process(
     assert items_of(requests(log, begin, "decrypt")) == PROOF
     assert len(requests(log, begin, "encrypt")) == 1
     rewraps = requests(log, begin, "rewrap")
-    assert items_of(rewraps) == dict.fromkeys(ledger, 1)
+    assert items_of(rewraps) == dict.fromkeys(map(context_of, ledger), 1)
     assert len(rewraps) <= count // LARGEST_BATCH + 2
-    assert await stamps(database) == {(f"vault:transit/{key}:v2", 2): count}
+    assert await stamps(database) == {(f"vault:transit/{key}:v2", 3): count}
     print(f"{count / seconds:.0f} rows/s, {len(rewraps)} re-wrap calls")  # noqa: T201
     # Unwrapped by the server itself, in batches: all are what they were.
     rows = await database.fetch("SELECT user_id, wrapped_mk FROM auth.encryption_vaults")
     for at in range(0, count, LARGEST_BATCH):
         items = [
-            {"ciphertext": row["wrapped_mk"], "context": encode(row["user_id"].encode())}
+            {"ciphertext": row["wrapped_mk"], "context": context_of(row["user_id"])}
             for row in rows[at : at + LARGEST_BATCH]
         ]
         made = bao.ask("POST", f"transit/decrypt/{key}", {"batch_input": items})
@@ -136,7 +147,8 @@ async def test_a_sample_is_verified(audited: tuple[Bao, Path], database: Databas
     users = items_of(requests(log, begin, "decrypt"))
     users.subtract(PROOF)
     # Three of each hundred, by the key check value: the old wrap is not opened.
-    assert +users == {user: 1 for user in users if user in ledger}
+    known = {context_of(user) for user in ledger}
+    assert +users == {user: 1 for user in users if user in known}
     assert users.total() == 15
     await keks.close()
 
@@ -158,6 +170,6 @@ async def test_a_version_that_is_made_meanwhile(bao: Bao, database: Database) ->
     async with rewrap_engine(database) as engine:
         run = await RewrapRun(engine, keks, Options(batch=20), move).run()
     assert (run.state, run.target) == ("done", f"vault:transit/{key}:v3")
-    assert await stamps(database) == {(f"vault:transit/{key}:v3", 2): 100}
+    assert await stamps(database) == {(f"vault:transit/{key}:v3", 3): 100}
     assert await opened(database, keks) == ledger
     await keks.close()

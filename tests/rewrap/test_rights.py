@@ -52,7 +52,7 @@ FORBIDDEN = [
     ),
     *(
         f"SELECT {column} FROM {VAULTS}"
-        for column in ("*", "recovery_wrapped_mk", "recovery_iv", "recovery_set_at", "generation")
+        for column in ("*", "recovery_wrapped_mk", "recovery_iv", "recovery_set_at")
     ),
     f"INSERT INTO {VAULTS} (user_id, wrapped_mk, wrap_iv) VALUES ('user-000000', 'x', '')",
     f"DELETE FROM {VAULTS}",

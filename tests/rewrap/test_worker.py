@@ -13,6 +13,7 @@ from custody.rewrap.runs import State
 from custody.rewrap.target import Blocked
 from custody.rewrap.worker import RewrapRun
 from kek_backends.base import Wrap
+from kek_backends.binding import Binding
 from kek_backends.errors import Misconfigured
 from kek_backends.keyring import Keyring
 from tests.db.kek_registry import register
@@ -51,7 +52,7 @@ UNTOUCHED = (
     "generation",
     "key_check",
 )
-NEW = ("env-v2", 2)
+NEW = ("env-v2", 3)
 
 
 # ── all of them, and nothing else ─────────────────────────────────────────────
@@ -114,7 +115,7 @@ async def test_format_1_under_the_active_kek(database: Database) -> None:
     keks = Keyring(old_kek())
     run = await rewrap(database, keks)
     assert (run.state, run.total, run.done) == ("done", 3, 3)
-    assert await stamps(database) == {("env-v1", 2): 6}
+    assert await stamps(database) == {("env-v1", 3): 6}
     assert await opened(database, keks) == ledger
 
 
@@ -195,7 +196,7 @@ async def test_damaged_rows_are_set_aside(database: Database) -> None:
         if aside:
             assert rows[user]["wrapped_mk"] == before[user]["wrapped_mk"]
     assert rows[bad[0]]["quarantine_reason"] == (
-        "the wrap does not open under this KEK for this user"
+        "the wrap does not open under this KEK for this binding"
     )
     assert await database.audit("") == [("rewrap_run", "run-failed", 500)]
     # A later run leaves them alone.
@@ -263,7 +264,7 @@ async def test_rows_of_a_kek_that_is_not_there_are_left(database: Database) -> N
     keks = keyring()
     run = await rewrap(database, keks)
     assert (run.state, run.total, run.done, run.failed) == ("failed", 8, 5, 0)
-    assert await stamps(database) == {NEW: 5, ("aa", 2): 3}
+    assert await stamps(database) == {NEW: 5, ("aa", 3): 3}
     async with rewrap_engine(database) as engine:
         worker = RewrapRun(engine, keks, Options())
         assert await worker.unreadable(run) == ("aa",)
@@ -341,7 +342,7 @@ async def test_a_locked_row_is_done_later(database: Database, damaged: bool) -> 
             rewrap(database, keyring(), lambda _run, counts: steps.append(counts.done))
         )
         await eventually(lambda: sum(steps) == 4, 1.9)  # a lock is waited for longer
-        assert await stamps(database) == {NEW: 4, ("env-v1", 2): 1}
+        assert await stamps(database) == {NEW: 4, ("env-v1", 3): 1}
         await transaction.rollback()
         run = await running
     assert run.moved > 0
@@ -446,8 +447,8 @@ async def test_a_kms_that_hangs_does_not_hold_up_the_end(
 class Cheating(CountingKek):
     """Wraps another key than it was given; its probes are right."""
 
-    async def _wrap(self, user_id: str, master_key: bytes) -> Wrap:
-        return await super()._wrap(user_id, bytes(32))
+    async def _wrap(self, binding: Binding, key: bytes) -> Wrap:
+        return await super()._wrap(binding, bytes(32))
 
 
 @pytest.mark.parametrize("checked", [True, False], ids=["by check value", "by old wrap"])
@@ -485,7 +486,7 @@ async def test_a_kms_that_is_down_pauses_the_run(database: Database) -> None:
         remote.faults["encrypt"] = [lambda: None]  # the proof
         remote.always = fault
         remote.faults["ask"] = [lambda: None] * 3
-        remote.faults["decrypt"] = [lambda: None, lambda: None]
+        remote.faults["decrypt"] = [lambda: None] * 4  # the rest of it
         run = await worker.run()
     assert (run.state, run.done) == ("done", 40)
     assert await opened(database, keks) == ledger
@@ -498,11 +499,11 @@ async def test_it_gives_up_in_the_end(database: Database) -> None:
     keks = Keyring(remote, [old_kek()])
     remote.faults["ask"] = [lambda: None] * 2
     remote.faults["encrypt"] = [lambda: None]
-    remote.faults["decrypt"] = [lambda: None, lambda: None]
+    remote.faults["decrypt"] = [lambda: None] * 4  # the rest of it
     remote.always = raising(SdkError())
     with pytest.raises(NotFinished, match="run it again: fake:remote: SdkError"):
         await rewrap(database, keks, give_up_after=0.3)
-    assert await stamps(database) == {("env-v1", 2): 4}
+    assert await stamps(database) == {("env-v1", 3): 4}
     await keks.close()
 
 
@@ -516,7 +517,7 @@ async def test_the_target_moves(database: Database) -> None:
 
     run = await rewrap(database, keks, move, batch=5)
     assert (run.id, run.state, run.target) == (2, "done", "fake:v2")
-    assert await stamps(database) == {("fake:v2", 2): 40}
+    assert await stamps(database) == {("fake:v2", 3): 40}
     assert await opened(database, keks) == ledger
     assert await database.audit("") == [
         ("rewrap_run", "run-stopped", 500),
@@ -536,4 +537,4 @@ async def test_the_target_is_retired_meanwhile(database: Database) -> None:
 
     with pytest.raises(Blocked, match="retired meanwhile: set CUSTODY_KEK"):
         await rewrap(database, Keyring(new_kek(retire), [old_kek()]), verify=Verify.NONE)
-    assert await stamps(database) == {("env-v1", 2): 4}
+    assert await stamps(database) == {("env-v1", 3): 4}

@@ -17,7 +17,8 @@ BACKEND = '''
 from collections.abc import Mapping
 from typing import Self
 
-from kek_backends.base import FORMAT_BOUND, KekBackend, Wrap
+from kek_backends.base import FORMAT_CURRENT, KekBackend, Wrap
+from kek_backends.binding import Binding
 from kek_backends.errors import Misconfigured, Tampered
 from kek_backends.uri import KekUri
 
@@ -27,7 +28,7 @@ class NotesKek(KekBackend):
 
     def __init__(self, uri: KekUri) -> None:
         self._uri = uri
-        self._notes: dict[str, tuple[str, bytes]] = {}
+        self._notes: dict[str, tuple[Binding, bytes]] = {}
 
     @classmethod
     def from_uri(cls, uri: KekUri, *, environ: Mapping[str, str], development: bool) -> Self:
@@ -46,16 +47,16 @@ class NotesKek(KekBackend):
     def fingerprint(self, kek_id: str) -> str | None:
         return None
 
-    async def _wrap(self, user_id: str, master_key: bytes) -> Wrap:
+    async def _wrap(self, binding: Binding, key: bytes) -> Wrap:
         number = str(len(self._notes))
-        self._notes[number] = user_id, master_key
-        return Wrap(number, "", FORMAT_BOUND, self.kek_id)
+        self._notes[number] = binding, key
+        return Wrap(number, "", FORMAT_CURRENT, self.kek_id)
 
-    async def _unwrap(self, user_id: str, wrap: Wrap) -> bytes:
-        owner, master_key = self._notes[wrap.wrapped_mk]
-        if owner != user_id:
-            raise Tampered("not this user's")
-        return master_key
+    async def _unwrap(self, binding: Binding, wrap: Wrap) -> bytes:
+        owner, key = self._notes[wrap.wrapped_mk]
+        if owner != binding:
+            raise Tampered("bound to something else")
+        return key
 '''
 
 
@@ -101,7 +102,7 @@ def test_a_strangers_backend_type_checks_in_strict_mode(environment: Path, tmp_p
 
 def test_a_backend_that_breaks_the_contract_does_not(environment: Path, tmp_path: Path) -> None:
     broken = BACKEND.replace(
-        "user_id: str, wrap: Wrap) -> bytes", "user_id: int, wrap: Wrap) -> str"
+        "binding: Binding, wrap: Wrap) -> bytes", "binding: int, wrap: Wrap) -> str"
     )
     out, code = checked(environment, tmp_path, broken)
     assert code == 1

@@ -12,14 +12,22 @@ import click
 
 from custody.cli.commands import event_loop
 from custody.cli.commands.kek_report import report_lines
-from custody.cli.commands.kek_table import ListedKek, table
+from custody.cli.commands.kek_table import ListedKek, data_key_lines, table
 from custody.cli.commands.rewrap_role import VARIABLE, rewrap_dsn, rewrap_engine
 from custody.cli.commands.shown import note
 from custody.cli.commands.startup import prepare
 from custody.cli.exit_codes import FINDING
 from custody.db.posture import safe_engine
 from custody.keks.keks import load_keks
-from custody.keks.records import NO_ROWS, Retirement, RowCount, count_rows, list_keks
+from custody.keks.records import (
+    NO_ROWS,
+    RecordedDataKey,
+    Retirement,
+    RowCount,
+    count_rows,
+    list_data_keys,
+    list_keks,
+)
 from custody.keks.records import retire as retire_kek
 from custody.settings import ConfigurationError, Settings
 from kek_backends.base import KekBackend
@@ -36,6 +44,7 @@ _MESSAGES = {
     Retirement.ALREADY_RETIRED: "{0} was retired before",
     Retirement.ACTIVE: _ACTIVE.format("{0}", "the daemon"),
     Retirement.IN_USE: "{0} still wraps {1} rows; re-wrap them under another KEK first",
+    Retirement.DATA_KEYS: "data keys are still wrapped under {0}: custody rewrap run",
     Retirement.WRITTEN: "a live daemon still wraps under {0}; set CUSTODY_KEK there to another KEK "
     "and restart it",
     Retirement.UNKNOWN: "{0} is unknown: no KEK is recorded by this id, and no row names it; "
@@ -49,7 +58,7 @@ def list_(as_json: bool) -> None:
     Rows are counted by CUSTODY_REWRAP_DATABASE_URL; with CUSTODY_DATABASE_URL alone they can't be
     seen.
     """
-    listed, notes = event_loop.run(_list(prepare()))
+    listed, keys, notes = event_loop.run(_list(prepare()))
     for one in notes:
         note(one)
     if as_json:
@@ -57,6 +66,8 @@ def list_(as_json: bool) -> None:
     else:
         width = shutil.get_terminal_size((_WIDTH, 1)).columns
         click.echo(table(listed, max(width, _WIDTH)))
+        for line in data_key_lines(keys):
+            click.echo(line)
 
 
 def retire(kek_id: str, *, as_json: bool) -> int:
@@ -76,17 +87,20 @@ def retire(kek_id: str, *, as_json: bool) -> int:
     return FINDING
 
 
-async def _list(settings: Settings) -> tuple[list[ListedKek], list[str]]:
+async def _list(
+    settings: Settings,
+) -> tuple[list[ListedKek], tuple[RecordedDataKey, ...], list[str]]:
     notes: list[str] = []
     counted: Mapping[str, RowCount] | None = None
     if settings.rewrap_database_url is not None:
         async with rewrap_engine(settings) as engine:
-            known, counted = await list_keks(engine), await count_rows(engine)
+            known, keys = await list_keks(engine), await list_data_keys(engine)
+            counted = await count_rows(engine)
     elif settings.database_url is not None:
         notes.append(f"rows could not be counted: {VARIABLE} is not set")
         dsn = settings.dsn(settings.database_url)
         async with safe_engine(dsn, "custody_app", variable=_APP) as engine:
-            known = await list_keks(engine)
+            known, keys = await list_keks(engine), await list_data_keys(engine)
     else:
         raise ConfigurationError(f"{VARIABLE} or {_APP} must be set: PostgreSQL, as a runtime role")
     listed = []
@@ -100,10 +114,11 @@ async def _list(settings: Settings) -> tuple[list[ListedKek], list[str]]:
                 ListedKek(
                     one,
                     rows=None if counted is None else counted.get(one.kek_id, NO_ROWS),
+                    data_keys=tuple(key.id for key in keys if one.kek_id in key.kek_ids),
                     configured=None if keyring is None else backend is not None,
                 )
             )
-    return listed, notes
+    return listed, keys, notes
 
 
 async def _retire(

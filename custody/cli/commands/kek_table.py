@@ -1,4 +1,4 @@
-"""How ``custody kek list`` shows a KEK: a line of a table, or an object for machines."""
+"""How ``custody kek list`` shows KEKs and data keys: lines of a table, or objects for machines."""
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
@@ -6,10 +6,10 @@ from datetime import datetime
 from typing import Any
 
 from custody.cli.commands import shown
-from custody.keks.records import RegisteredKek, RowCount
+from custody.keks.records import RecordedDataKey, RegisteredKek, RowCount
 
-_HEADINGS = ("KEK_ID", "STATE", "ROWS", "FORMAT 1", "ASIDE", "SINCE", "HERE")
-_NUMBERS = frozenset({"ROWS", "FORMAT 1", "ASIDE"})
+_HEADINGS = ("KEK_ID", "STATE", "ROWS", "LEGACY", "ASIDE", "DATA KEYS", "SINCE", "HERE")
+_NUMBERS = frozenset({"ROWS", "LEGACY", "ASIDE", "DATA KEYS"})
 _GAP = "  "
 _UNSEEN = "?"
 _NONE = "-"
@@ -25,11 +25,13 @@ class ListedKek:
     Args:
         kek: what is recorded.
         rows: what is wrapped under it; None where rows could not be seen.
+        data_keys: ids of the data keys that are wrapped under it.
         configured: whether a KEK configured here holds it; None where that could not be seen.
     """
 
     kek: RegisteredKek
     rows: RowCount | None
+    data_keys: tuple[str, ...]
     configured: bool | None
 
     def as_object(self) -> dict[str, Any]:
@@ -41,8 +43,10 @@ class ListedKek:
             "backend": self.kek.backend,
             "locator": self.kek.locator,
             "rows": rows and rows.wraps,
+            "legacy_rows": rows and rows.legacy,
             "format_1_rows": rows and rows.format_1,
             "quarantined_rows": rows and rows.quarantined,
+            "data_keys": self.data_keys,
             "recorded_at": _time(self.kek.recorded_at),
             "activated_at": _time(self.kek.activated_at),
             "retired_at": _time(self.kek.retired_at),
@@ -59,8 +63,9 @@ class ListedKek:
             kek.kek_id,
             kek.state,
             _UNSEEN if rows is None else str(rows.wraps),
-            _UNSEEN if rows is None else str(rows.format_1),
+            _UNSEEN if rows is None else str(rows.legacy),
             _UNSEEN if rows is None else str(rows.quarantined),
+            str(len(self.data_keys)),
             _NONE if at is None else shown.time(at).partition("T")[0],
             _HERE[self.configured],
         )
@@ -87,6 +92,20 @@ def table(listed: Iterable[ListedKek], width: int) -> str:
             said.append(_shorten(kek_id, width))
         said.append(_line(("" if own_line else kek_id, *cells), widths))
     return "\n".join(said)
+
+
+def data_key_lines(keys: Iterable[RecordedDataKey]) -> list[str]:
+    """Return the data keys as text, each with the KEKs that it is wrapped under.
+
+    Args:
+        keys: what is on record of them.
+    """
+    said = []
+    for key in keys:
+        under = ", ".join(map(shown.printable, key.kek_ids)) or "no KEK"
+        lost = f", lost since {shown.time(key.lost_at)}" if key.lost_at else ""
+        said.append(f"data key {key.id} since {shown.time(key.created_at)}{lost}, under {under}")
+    return said
 
 
 def _line(cells: Sequence[str], widths: Sequence[int]) -> str:

@@ -1,0 +1,13 @@
+"""Why there is no data key for who asks."""
+
+
+class DataKeyError(Exception):
+    """There is no data key for this seal."""
+
+
+class DataKeyUnavailable(DataKeyError):
+    """There is one, and it can't be opened now; the message says why."""
+
+
+class NoSuchDataKey(DataKeyError):
+    """There is no record of it, or what is there is no data key of ours."""

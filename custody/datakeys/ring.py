@@ -1,0 +1,367 @@
+"""The data keys of a process: each is opened once, kept fresh, and dropped when it is too old."""
+
+import asyncio
+import contextlib
+import random
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+
+import structlog
+from sqlalchemy.ext.asyncio import AsyncEngine
+
+from custody.datakeys.clock import boot_time
+from custody.datakeys.data_key import DataKey, id_of
+from custody.datakeys.errors import DataKeyUnavailable, NoSuchDataKey
+from custody.datakeys.records import Opened, Record, open_record, read_records
+from custody.datakeys.unopened import NOT_READ, Unopened
+from custody.db.errors import NO_ANSWER, DatabaseError
+from kek_backends.keyring import Keyring
+
+# A data key is opened again when so much of its TTL is over, in each process at another moment.
+_AHEAD = 0.8
+_SPREAD = 0.1
+_LOOK_SECONDS = 0.5
+_RETRY_SECONDS = 2.0
+# Rows may name data keys that nobody has: the database is not asked for each of them.
+_AGAIN_SECONDS = 5.0
+
+_RESTORE = "restore auth.encryption_data_keys and auth.encryption_data_key_wraps from a backup"
+_GONE = f"its record is gone: {_RESTORE}"
+_ANOTHER = f"its record holds another key now: {_RESTORE}"
+_LOST = "its record is marked as lost"
+
+log = structlog.get_logger()
+
+
+@dataclass(slots=True)
+class _Held:
+    """A data key that is open.
+
+    Args:
+        opened: the key, and under which KEK.
+        record: which it was opened from.
+        opened_at: when that was last.
+        due_at: when it is to be opened again.
+        failure: why that failed; None: it did not.
+    """
+
+    opened: Opened
+    record: Record
+    opened_at: float
+    due_at: float
+    failure: str | None = None
+
+
+class Ring:
+    """The data keys that are open in this process, and why others are not.
+
+    There is one root: of two data keys that vouch for themselves the second is not used, and none
+    where both are met at once.
+
+    Args:
+        engine: connections of a runtime role.
+        keyring: the configured KEKs.
+        ttl: seconds after which a data key is opened again, a little ahead.
+        max_age: seconds after which one that could not be opened again is dropped.
+        clock: seconds, those in suspension counted.
+    """
+
+    def __init__(
+        self,
+        engine: AsyncEngine,
+        keyring: Keyring,
+        ttl: float,
+        max_age: float,
+        clock: Callable[[], float] = boot_time,
+    ) -> None:
+        self._engine = engine
+        self._keyring = keyring
+        self._ttl = ttl
+        self._max_age = max_age
+        self._clock = clock
+        # By prefix: what requests look at. By id: the same keys, with what is known beside.
+        self._open: dict[str, DataKey] = {}
+        self._held: dict[str, _Held] = {}
+        self._unopened = Unopened()
+        # Why the records could not be read, the last time.
+        self._failure: str | None = None
+        self._read_at = self._retry_at = float("-inf")
+        self._loading: asyncio.Task[None] | None = None
+
+    def find(self, prefix: str) -> DataKey | None:
+        """Return the data key that a seal names, if it is open; looks at nothing but a dict.
+
+        Args:
+            prefix: the first 38 characters of the seal.
+        """
+        return self._open.get(prefix)
+
+    @property
+    def newest(self) -> DataKey | None:
+        """The data key that new seals are made with, or None where none is open."""
+        return self._held[max(self._held)].opened.key if self._held else None
+
+    async def get(self, prefix: str) -> DataKey:
+        """Return the data key that a seal names; wait for it where it is just being opened.
+
+        Where it could not be opened the last time, nobody waits for the next.
+
+        Args:
+            prefix: as for :meth:`find`.
+
+        Raises:
+            DataKeyUnavailable: it can't be opened now.
+            NoSuchDataKey: there is none.
+        """
+        key_id = id_of(prefix)
+        if key_id is None:
+            raise NoSuchDataKey("it is no seal")
+        if prefix not in self._open and not self._unopened.is_settled(key_id) and self._may_read():
+            try:
+                await self.load()
+            except DatabaseError as error:
+                raise DataKeyUnavailable(str(error) or NO_ANSWER) from None
+        if (key := self._open.get(prefix)) is not None:
+            return key
+        if (reason := self.reason(key_id)) is not None:
+            raise DataKeyUnavailable(reason)
+        raise NoSuchDataKey(f"there is no data key {key_id}")
+
+    def reason(self, key_id: str) -> str | None:
+        """Return why a data key that there may be is not open; None where there is none of ours."""
+        if self._unopened.records is None:
+            return self._failure or NOT_READ
+        return self._unopened.reason(key_id)
+
+    async def load(self, *, anew: bool = False) -> None:
+        """Read the records, open what is not open yet, and open again what is due.
+
+        Whoever comes meanwhile waits for the same.
+
+        Args:
+            anew: whether to begin after one that is under way already, and may have read too early.
+
+        Raises:
+            DatabaseError: the database can't be asked now; what is open stays so.
+        """
+        if anew and self._loading is not None:
+            with contextlib.suppress(DatabaseError):
+                await asyncio.shield(self._loading)
+        await asyncio.shield(self._begin())
+
+    def follow(self) -> None:
+        """See anew what the configured KEKs open: others are configured now."""
+        self._unopened.forget_refusals()
+        self._retry_at = float("-inf")
+        for held in self._held.values():
+            held.due_at = float("-inf")
+        self._begin()
+
+    @asynccontextmanager
+    async def kept(self) -> AsyncIterator[None]:
+        """Keep the data keys fresh for the length of the block, and drop what is too old."""
+        task = asyncio.create_task(self._keep())
+        try:
+            yield
+        finally:
+            ending = [one for one in (task, self._loading) if one is not None]
+            for one in ending:
+                one.cancel()
+            await asyncio.gather(*ending, return_exceptions=True)
+
+    def tend(self) -> None:
+        """Drop what is too old, and begin to open again what is due.
+
+        Nothing is waited for: a KEK that hangs must not keep an old key alive.
+        """
+        now = self._clock()
+        for key_id, held in list(self._held.items()):
+            if now - held.opened_at > self._max_age:
+                reason = held.failure or "it was not opened again in time"
+                del self._held[key_id], self._open[held.opened.key.prefix]
+                self._unopened.unavailable[key_id] = f"the data key {key_id}: {reason}"
+                self._retry_at = now
+                log.error("data_key_dropped", data_key=key_id, reason=reason)
+        if self._is_due(now):
+            self._begin()
+
+    @property
+    def problem(self) -> str | None:
+        """Why no data key, or not the right one, can be used; None when one can, however old."""
+        if doubled := self._unopened.doubled(self._held):
+            return doubled
+        if self._held:
+            return None
+        if self._unopened.records is None:
+            return self._failure or NOT_READ
+        return "; ".join(self._unopened.unavailable.values()) or "there is no data key yet"
+
+    @property
+    def degraded(self) -> str | None:
+        """What is not as it should be while requests are answered all the same."""
+        if not self._held:
+            return None
+        coasting = (
+            f"the data key {key_id} could not be opened again: {held.failure}"
+            for key_id, held in self._held.items()
+            if held.failure is not None
+        )
+        return "; ".join((*coasting, *self._unopened.remarks(self._held))) or None
+
+    @property
+    def seconds_left(self) -> float:
+        """How long the data key of new seals is kept without being opened again; 0 without one."""
+        if not self._held:
+            return 0.0
+        return max(0.0, self._held[max(self._held)].opened_at + self._max_age - self._clock())
+
+    @property
+    def bad(self) -> tuple[Record, ...]:
+        """The records that hold no data key of ours, by what the configured KEKs say."""
+        return tuple(sorted(self._unopened.bad, key=lambda record: record.id))
+
+    @property
+    def is_empty(self) -> bool:
+        """Whether no data key is open, and none of the records can be that of one."""
+        return not self._held and self._unopened.is_empty()
+
+    @property
+    def is_doubled(self) -> bool:
+        """Whether more than one data key vouches for itself."""
+        return bool(self._unopened.rivals)
+
+    async def _keep(self) -> None:
+        while True:
+            await asyncio.sleep(_LOOK_SECONDS)
+            self.tend()
+
+    def _begin(self) -> "asyncio.Task[None]":
+        if self._loading is None:
+            self._loading = asyncio.create_task(self._load())
+            self._loading.add_done_callback(self._ended)
+        return self._loading
+
+    def _ended(self, task: "asyncio.Task[None]") -> None:
+        self._loading = None
+        error = None if task.cancelled() else task.exception()
+        if error is not None and not isinstance(error, DatabaseError):
+            log.error("data_keys_failed", error=type(error).__name__)
+
+    async def _load(self) -> None:
+        now = self._clock()
+        # A KMS that is down is asked by the retries alone.
+        retry = self._retry_at <= now
+        try:
+            records = await read_records(self._engine)
+        except DatabaseError as error:
+            self._failure = str(error) or NO_ANSWER
+            self._retry_at = now + _pause()
+            for held in self._held.values():
+                if held.due_at <= now:
+                    self._coast(held, self._failure)
+            raise
+        self._failure, self._read_at = None, now
+        self._see(self._unopened.take(records), now)
+        fresh = [
+            (record, opened)
+            for record in records
+            if self._is_to_open(record, now, retry=retry)
+            and (opened := await self._open_one(record)) is not None
+        ]
+        if retry:
+            self._retry_at = self._clock() + _pause()
+        self._hold(fresh)
+
+    def _see(self, there: dict[str, Record], now: float) -> None:
+        """See whether the records of the keys that are open are still what they were."""
+        for key_id, held in self._held.items():
+            record = there.get(key_id)
+            if record is None:
+                self._coast(held, _GONE)
+            elif self._unopened.is_refused(record):
+                self._coast(held, held.failure or _LOST)
+            elif record != held.record and held.failure is None:
+                held.due_at = now
+
+    def _is_to_open(self, record: Record, now: float, *, retry: bool) -> bool:
+        if self._unopened.is_refused(record):
+            return False
+        if (held := self._held.get(record.id)) is not None:
+            return held.due_at <= now
+        return retry or record.id not in self._unopened.unavailable
+
+    async def _open_one(self, record: Record) -> Opened | None:
+        """Open a data key, or open it again; return it where it is not open."""
+        try:
+            opened = await open_record(self._keyring, record)
+        except (DataKeyUnavailable, NoSuchDataKey) as error:
+            self._note_failure(record, error)
+            return None
+        self._unopened.unavailable.pop(record.id, None)
+        # Only now: meanwhile it may have become too old.
+        held = self._held.get(record.id)
+        if held is None:
+            return opened
+        if not opened.key.is_of(held.opened.key.own_seal):
+            # Whoever may encrypt under the KEK has made it. Nobody's seals are judged by it.
+            self._unopened.bad.add(record)
+            self._coast(held, _ANOTHER)
+            return None
+        if held.failure is not None:
+            log.info("data_key_available", data_key=record.id)
+        self._held[record.id] = self._held_now(opened, record)
+        return None
+
+    def _note_failure(self, record: Record, error: DataKeyUnavailable | NoSuchDataKey) -> None:
+        unavailable, held = self._unopened.unavailable, self._held.get(record.id)
+        if isinstance(error, NoSuchDataKey):
+            self._unopened.bad.add(record)
+            unavailable.pop(record.id, None)
+            log.error("data_key_record_bad", data_key=record.id)
+        if held is not None:
+            self._coast(held, str(error))
+        elif isinstance(error, DataKeyUnavailable):
+            if record.id not in unavailable:
+                log.warning("data_key_unavailable", data_key=record.id, reason=str(error))
+            unavailable[record.id] = str(error)
+
+    def _hold(self, fresh: list[tuple[Record, Opened]]) -> None:
+        """Use a data key that was opened, unless there is another one."""
+        if fresh and len(self._held) + len(fresh) > 1:
+            self._unopened.rivals |= {record for record, _ in fresh}
+            named = sorted({record.id for record, _ in fresh}.union(self._held))
+            log.error("data_keys_doubled", data_keys=named)
+            return
+        for record, opened in fresh:
+            self._held[record.id] = self._held_now(opened, record)
+            self._open[opened.key.prefix] = opened.key
+            log.info("data_key_opened", data_key=record.id, kek_id=opened.kek_id)
+
+    def _held_now(self, opened: Opened, record: Record) -> _Held:
+        now = self._clock()
+        ahead = self._ttl * _AHEAD * random.uniform(1 - _SPREAD, 1 + _SPREAD)  # noqa: S311
+        return _Held(opened, record, opened_at=now, due_at=now + ahead)
+
+    def _coast(self, held: _Held, reason: str) -> None:
+        """Keep a data key that could not be opened again, and try again soon."""
+        if held.failure is None:
+            log.warning("data_key_coasting", data_key=held.opened.key.id, reason=reason)
+        held.failure = reason
+        held.due_at = self._clock() + _pause()
+
+    def _may_read(self) -> bool:
+        """Say whether a request may have the records read, or wait for it: not again and again."""
+        if self._unopened.records is None:
+            return self._failure is None
+        return self._loading is not None or self._clock() - self._read_at >= _AGAIN_SECONDS
+
+    def _is_due(self, now: float) -> bool:
+        if any(held.due_at <= now for held in self._held.values()):
+            return True
+        waits = self._failure is not None or bool(self._unopened.unavailable)
+        return waits and self._retry_at <= now
+
+
+def _pause() -> float:
+    return _RETRY_SECONDS * random.uniform(0.75, 1.25)  # noqa: S311

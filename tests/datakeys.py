@@ -1,0 +1,53 @@
+"""Data keys for tests: one that is open, and a ring that has it."""
+
+from typing import Any, Self
+
+from custody.datakeys.data_key import DataKey
+from custody.datakeys.records import Opened, Record
+from custody.datakeys.ring import Ring
+from kek_backends.base import KekBackend
+from kek_backends.binding import Binding
+from kek_backends.env import EnvKek
+from kek_backends.keyring import Keyring
+from kek_backends.uri import KekUri
+
+KEY = bytes(range(32))
+KEY_ID = "dk-01932e00000070008000000000000001"
+
+
+class FixedRing(Ring):
+    """A ring whose data keys are given, and which reads no database."""
+
+    @classmethod
+    def of(cls, key: bytes = KEY, key_id: str = KEY_ID) -> Self:
+        """Return a ring with one data key, which is never too old."""
+        kek = EnvKek(uri=KekUri.parse("env:RING"), kek_id="r", key=KEY, development=False)
+        nobody: Any = None
+        ring = cls(nobody, Keyring(kek), ttl=3600, max_age=86_400)
+        ring.add(DataKey.of(key_id, key))
+        return ring
+
+    def add(self, key: DataKey) -> None:
+        """Have one more data key open."""
+        record = Record(key.id, key.own_seal, is_lost=False, wraps=())
+        self._unopened.take((*(self._unopened.records or ()), record))
+        self._held[key.id] = self._held_now(Opened(key, "r"), record)
+        self._open[key.prefix] = key
+
+    def close(self) -> None:
+        """Be a ring that could open none of its data keys."""
+        for key_id, held in list(self._held.items()):
+            del self._held[key_id], self._open[held.opened.key.prefix]
+            self._unopened.unavailable[key_id] = f"the data key {key_id}: closed by a test"
+
+    async def _load(self) -> None:
+        """What is given is all there is."""
+
+
+async def record_of(
+    *keks: KekBackend, key: bytes = KEY, key_id: str = KEY_ID, is_lost: bool = False
+) -> Record:
+    """Return the record of a data key with a wrap under each KEK."""
+    binding = Binding.of_data_key(key_id)
+    wraps = [await kek.wrap(binding, key) for kek in keks]
+    return Record(key_id, DataKey.of(key_id, key).own_seal, is_lost, tuple(wraps))

@@ -1,0 +1,76 @@
+"""One look at the data keys as a process of its own, which may be told to kill itself on the way.
+
+``python -m tests.db.first_data_key N``: it dies at the Nth step; 0 is never. Steps lie before and
+behind all that it asks a KEK or the database, and within COMMIT. It prints how many there were.
+"""
+
+import asyncio
+import os
+import signal
+import sys
+from typing import Any
+
+from custody.datakeys import check, ring
+from custody.datakeys.check import DataKeyCheck
+from custody.datakeys.ring import Ring
+from custody.datakeys.sealer import Sealer
+from custody.db import scope
+from custody.db.engine import Dsn, open_engine
+from custody.keks.keks import Keks, loaded_keks
+from custody.settings import load
+from kek_backends.env import EnvKek
+
+
+class Steps:
+    """Counts steps, and ends the process at one of them."""
+
+    def __init__(self, last: int) -> None:
+        self.taken = 0
+        self._last = last
+
+    def take(self) -> None:
+        """Take a step."""
+        self.taken += 1
+        if self.taken == self._last:
+            os.kill(os.getpid(), signal.SIGKILL)
+
+    def around(self, owner: Any, *names: str) -> None:
+        """Have a step before each call, one when it has begun to wait, and one behind it."""
+        for name in names:
+            setattr(owner, name, self._stepping(getattr(owner, name)))
+
+    def _stepping(self, real: Any) -> Any:
+        async def call(*arguments: Any, **options: Any) -> Any:
+            self.take()
+            waiting = asyncio.create_task(real(*arguments, **options))
+            await asyncio.sleep(0)
+            self.take()
+            found = await waiting
+            self.take()
+            return found
+
+        return call
+
+
+async def main(steps: Steps) -> None:
+    """Look once."""
+    settings = load(os.environ)
+    assert settings.database_url is not None
+    async with (
+        loaded_keks(settings, os.environ) as keyring,
+        open_engine(Dsn(settings.database_url.get_secret_value()), pool_size=1) as engine,
+    ):
+        keys = Ring(engine, keyring, settings.data_key_ttl, settings.data_key_max_age)
+        look = DataKeyCheck(engine, keyring, keys, Keks(keyring, engine, "a child", Sealer(keys)))
+        steps.around(ring, "read_records")
+        steps.around(check, "add_record")
+        steps.around(Keks, "compare", "record")
+        steps.around(EnvKek, "wrap", "unwrap")
+        steps.around(scope, "commit")
+        await look.run()
+        assert keys.newest is not None
+    print(steps.taken)  # noqa: T201
+
+
+if __name__ == "__main__":
+    asyncio.run(main(Steps(int(sys.argv[1]))))
