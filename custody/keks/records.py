@@ -139,7 +139,9 @@ async def count_rows(engine: AsyncEngine) -> dict[str, RowCount]:
     async with transaction(engine, _COUNT_TIMEOUT_SECONDS) as connection:
         rows = await connection.fetch(query("count_rows_by_kek"), timeout=_COUNT_TIMEOUT_SECONDS)
     return {
-        row["kek_id"]: RowCount(row["wraps"], row["format_1"], row["quarantined"], row["legacy"])
+        row["kek_id"]: RowCount(
+            row["wraps"], row["format_1"], row["quarantined"], legacy=row["legacy"]
+        )
         for row in rows
     }
 
