@@ -25,6 +25,8 @@ POLICIES = {
         "encryption_vaults_rewrap_write",
         "encryption_vaults_kek_sample",
         "encryption_vaults_bring_over",
+        "encryption_vaults_app_inserts",
+        "encryption_vaults_app_updates",
     ),
     "encryption_vault_audit": ("encryption_vault_audit_own_row", "encryption_vault_audit_rewrap"),
     "users": ("users_own_row",),
@@ -233,7 +235,8 @@ for _table in SCOPED:
             "schema",
             f"the policy {_policy} is missing or was changed; run {AGAIN}",
         )
-        _clause = "WITH CHECK" if _policy == "encryption_vault_audit_rewrap" else "USING"
+        _checks = _policy in {"encryption_vault_audit_rewrap", "encryption_vaults_app_inserts"}
+        _clause = "WITH CHECK" if _checks else "USING"
         CURABLE[f"{_policy} changed"] = (
             f"ALTER POLICY {_policy} ON auth.{_table} {_clause} (1 = 1)",
             "schema",
@@ -252,6 +255,16 @@ CURABLE["own_row open to write"] = (
     "ALTER POLICY encryption_vaults_own_row ON auth.encryption_vaults WITH CHECK (true)",
     "schema",
     f"the policy encryption_vaults_own_row is missing or was changed; run {AGAIN}",
+)
+CURABLE["app_updates permissive"] = (
+    (
+        "DROP POLICY encryption_vaults_app_updates ON auth.encryption_vaults;"
+        "CREATE POLICY encryption_vaults_app_updates ON auth.encryption_vaults FOR UPDATE"
+        " TO custody_app USING (true)"
+        " WITH CHECK (seal IS NOT NULL AND (wrapped_mk IS NULL OR format_version >= 3))"
+    ),
+    "schema",
+    f"the policy encryption_vaults_app_updates is missing or was changed; run {AGAIN}",
 )
 CURABLE["own_row restrictive"] = (
     (
@@ -301,6 +314,7 @@ for _table, _trigger in (
     ("encryption_vaults", "encryption_vaults_row_version"),
     ("encryption_vaults", "encryption_vaults_refuse_retired_kek"),
     ("encryption_vault_audit", "encryption_vault_audit_deadline"),
+    ("encryption_vaults", "encryption_vaults_seal_kept"),
     ("encryption_data_key_wraps", "encryption_data_key_wraps_refuse_retired"),
     ("encryption_keks", "encryption_keks_keep"),
     ("encryption_keks", "encryption_keks_keep_all"),
@@ -375,6 +389,7 @@ FUNCTIONS = (
     "custody_forget_kek",
     "custody_put_data_key_wrap",
     "custody_read_unsealed",
+    "custody_keep_seal",
     "custody_refuse_retired_data_key_wrap",
     "custody_seal_rows",
     "custody_keep_kek",
