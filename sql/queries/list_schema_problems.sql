@@ -32,6 +32,7 @@ triggers (tablename, name, definition) AS (
     VALUES
     ('encryption_vaults', 'encryption_vaults_row_version', 'CREATE TRIGGER encryption_vaults_row_version BEFORE UPDATE ON auth.encryption_vaults FOR EACH ROW EXECUTE FUNCTION auth.custody_count_row_version()'),
     ('encryption_vaults', 'encryption_vaults_refuse_retired_kek', 'CREATE TRIGGER encryption_vaults_refuse_retired_kek BEFORE INSERT OR UPDATE ON auth.encryption_vaults FOR EACH ROW EXECUTE FUNCTION auth.custody_refuse_retired_kek()'),
+    ('encryption_vaults', 'encryption_vaults_seal_kept', 'CREATE TRIGGER encryption_vaults_seal_kept BEFORE UPDATE ON auth.encryption_vaults FOR EACH ROW EXECUTE FUNCTION auth.custody_keep_seal()'),
     ('encryption_keks', 'encryption_keks_keep', 'CREATE TRIGGER encryption_keks_keep BEFORE INSERT OR DELETE OR UPDATE ON auth.encryption_keks FOR EACH ROW EXECUTE FUNCTION auth.custody_keep_kek()'),
     ('encryption_keks', 'encryption_keks_keep_all', 'CREATE TRIGGER encryption_keks_keep_all BEFORE TRUNCATE ON auth.encryption_keks FOR EACH STATEMENT EXECUTE FUNCTION auth.custody_keep_kek()'),
     ('encryption_data_key_wraps', 'encryption_data_key_wraps_refuse_retired', 'CREATE TRIGGER encryption_data_key_wraps_refuse_retired BEFORE INSERT OR UPDATE ON auth.encryption_data_key_wraps FOR EACH ROW EXECUTE FUNCTION auth.custody_refuse_retired_data_key_wrap()'),
@@ -49,6 +50,7 @@ bodies (name, body, definer, config) AS (  -- md5 of the text between the dollar
     ('custody_forget_kek', '461cafc3c011e365bf3c518e04420552', false, 'lock_timeout=2s'),
     ('custody_hold_deadline', '94e6cbe0c38b427c96a2dc145bc8e26a', false, NULL),
     ('custody_keep_kek', '7dc2dcfd67476d3b4e7c1b99e1e74add', false, NULL),
+    ('custody_keep_seal', '7c730d02d85c24487af42cc894dd6964', false, NULL),
     ('custody_keks_in_use', 'c4907191b5604359361d9f64678b2897', true, NULL),
     ('custody_put_data_key_wrap', 'f48d86e648ceb17ca99a611c63ba224e', true, 'lock_timeout=2s'),
     ('custody_read_unsealed', '5ab686344664dd0c6e209f1f2de9f8ab', true, NULL),
@@ -60,24 +62,28 @@ bodies (name, body, definer, config) AS (  -- md5 of the text between the dollar
     ('custody_sample_rows', '2f12833734bbdc17737c78f5f5815dc5', true, NULL),
     ('custody_seal_rows', '12a1268cd4014fd9c4b28348dbe19820', true, NULL)
 ),
-policies (tablename, policyname, cmd, qual, with_check) AS (
-    SELECT 'encryption_vaults', 'encryption_vaults_own_row', 'ALL', own.row, own.row
+policies (tablename, policyname, cmd, qual, with_check, permissive) AS (
+    SELECT 'encryption_vaults', 'encryption_vaults_own_row', 'ALL', own.row, own.row, 'PERMISSIVE'
     FROM (VALUES ('(user_id = NULLIF(current_setting(''app.current_user_id''::text, true), ''''::text))')) AS own (row)
     UNION ALL
-    SELECT 'encryption_vault_audit', 'encryption_vault_audit_own_row', 'ALL', own.row, own.row
+    SELECT 'encryption_vault_audit', 'encryption_vault_audit_own_row', 'ALL', own.row, own.row, 'PERMISSIVE'
     FROM (VALUES ('(user_id = NULLIF(current_setting(''app.current_user_id''::text, true), ''''::text))')) AS own (row)
     UNION ALL
-    SELECT 'users', 'users_own_row', 'ALL', own.row, own.row
+    SELECT 'users', 'users_own_row', 'ALL', own.row, own.row, 'PERMISSIVE'
     FROM (VALUES ('(id = NULLIF(current_setting(''app.current_user_id''::text, true), ''''::text))')) AS own (row)
     UNION ALL VALUES
-    ('encryption_vaults', 'encryption_vaults_rewrap_read', 'SELECT', 'true', NULL),
-    ('encryption_vaults', 'encryption_vaults_rewrap_write', 'UPDATE', '(wrapped_mk IS NOT NULL)', '(wrapped_mk IS NOT NULL)'),
+    ('encryption_vaults', 'encryption_vaults_rewrap_read', 'SELECT', 'true', NULL, 'PERMISSIVE'),
+    ('encryption_vaults', 'encryption_vaults_rewrap_write', 'UPDATE', '(wrapped_mk IS NOT NULL)', '(wrapped_mk IS NOT NULL)', 'PERMISSIVE'),
     ('encryption_vaults', 'encryption_vaults_kek_sample', 'SELECT',
-     '((kek_id = NULLIF(current_setting(''custody.sampled_kek_id''::text, true), ''''::text)) OR (current_setting(''custody.scans_kek_ids''::text, true) = ''on''::text) OR ((seal IS NOT NULL) AND (current_setting(''custody.looks_for_seals''::text, true) = ''on''::text)) OR ((seal IS NULL) AND (current_setting(''custody.counts_unsealed''::text, true) = ''on''::text)))', NULL),
+     '((kek_id = NULLIF(current_setting(''custody.sampled_kek_id''::text, true), ''''::text)) OR (current_setting(''custody.scans_kek_ids''::text, true) = ''on''::text) OR ((seal IS NOT NULL) AND (current_setting(''custody.looks_for_seals''::text, true) = ''on''::text)) OR ((seal IS NULL) AND (current_setting(''custody.counts_unsealed''::text, true) = ''on''::text)))', NULL, 'PERMISSIVE'),
     ('encryption_vaults', 'encryption_vaults_bring_over', 'ALL', '(current_setting(''custody.brings_over''::text, true) = ''on''::text)',
-     '((current_setting(''custody.brings_over''::text, true) = ''on''::text) AND (seal IS NOT NULL))'),
+     '((current_setting(''custody.brings_over''::text, true) = ''on''::text) AND (seal IS NOT NULL))', 'PERMISSIVE'),
+    ('encryption_vaults', 'encryption_vaults_app_inserts', 'INSERT', NULL,
+     '((seal IS NOT NULL) AND ((wrapped_mk IS NULL) OR (format_version >= 3)))', 'RESTRICTIVE'),
+    ('encryption_vaults', 'encryption_vaults_app_updates', 'UPDATE', 'true',
+     '((seal IS NOT NULL) AND ((wrapped_mk IS NULL) OR (format_version >= 3)))', 'RESTRICTIVE'),
     ('encryption_vault_audit', 'encryption_vault_audit_rewrap', 'INSERT', NULL,
-     '(action = ANY (ARRAY[''rewrap_run''::text, ''rewrap_failed''::text]))')
+     '(action = ANY (ARRAY[''rewrap_run''::text, ''rewrap_failed''::text]))', 'PERMISSIVE')
 ),
 found AS (
     SELECT tablename::text, policyname::text, cmd, qual, with_check, roles, permissive
@@ -148,8 +154,9 @@ UNION ALL
 SELECT format('the policy %s is missing or was changed; run sql/migrations again by psql', policies.policyname)
 FROM policies JOIN scoped ON scoped.name = policies.tablename
 LEFT JOIN found USING (tablename, policyname)
-WHERE found.policyname IS NULL OR found.permissive <> 'PERMISSIVE'
-    OR (found.cmd, found.qual, found.with_check) IS DISTINCT FROM (policies.cmd, policies.qual, policies.with_check)
+WHERE found.policyname IS NULL
+    OR (found.cmd, found.qual, found.with_check, found.permissive)
+        IS DISTINCT FROM (policies.cmd, policies.qual, policies.with_check, policies.permissive)
 UNION ALL
 SELECT format('the policy %s on auth.%s is not ours and opens rows; run: DROP POLICY %I ON auth.%I', found.policyname, found.tablename, found.policyname, found.tablename)
 FROM found LEFT JOIN policies USING (tablename, policyname)
@@ -159,6 +166,7 @@ SELECT format('the policy %s is given to another role than its own; run sql/migr
 FROM found
 WHERE CASE
     WHEN policyname LIKE '%\_rewrap%' THEN roles <> ARRAY['custody_rewrap'::name]
+    WHEN policyname LIKE '%\_app\_%' THEN roles <> ARRAY['custody_app'::name]
     WHEN policyname IN ('encryption_vaults_own_row', 'users_own_row') THEN roles <> ARRAY['public'::name]
     WHEN policyname = 'encryption_vault_audit_own_row'
         THEN NOT 'custody_app' = ANY (roles) OR roles && ARRAY['public'::name, 'custody_rewrap']

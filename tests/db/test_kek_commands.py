@@ -15,6 +15,7 @@ import pytest
 
 from custody.keks import generate
 from tests.db.command import Done, custody
+from tests.db.data_keys import add as add_data_key
 from tests.db.kek_registry import REWRAP, add_row, register, retire, states
 from tests.db.old_service import KEK, move
 from tests.db.psql import psql
@@ -71,13 +72,13 @@ async def test_table(environ: dict[str, str]) -> None:
     done = await run(environ, "list")
     assert (done.code, done.err) == (0, "")
     head, *lines = lines_of(done)
-    assert head == ["KEK_ID", "STATE", "ROWS", "FORMAT 1", "ASIDE", "SINCE", "HERE"]
+    assert head == ["KEK_ID", "STATE", "ROWS", "LEGACY", "ASIDE", "DATA KEYS", "SINCE", "HERE"]
     shown = [[re.sub(DAY, "DAY", cell) for cell in line] for line in lines]
     assert shown == [
-        ["old", "decrypt-only", "2", "1", "1", "DAY", "yes"],
-        ["gone", "retired", "0", "0", "0", "DAY", "no"],
-        ["now", "active", "1", "0", "0", "DAY", "yes"],
-        ["stray", "unregistered", "1", "0", "0", "-", "no"],
+        ["old", "decrypt-only", "2", "2", "1", "0", "DAY", "yes"],
+        ["gone", "retired", "0", "0", "0", "0", "DAY", "no"],
+        ["now", "active", "1", "1", "0", "0", "DAY", "yes"],
+        ["stray", "unregistered", "1", "1", "0", "0", "-", "no"],
     ]
 
 
@@ -128,8 +129,10 @@ async def test_json(environ: dict[str, str]) -> None:
         "backend": "env",
         "locator": "env:old",
         "rows": 2,
+        "legacy_rows": 2,
         "format_1_rows": 1,
         "quarantined_rows": 1,
+        "data_keys": [],
         "activated_at": None,
         "retired_at": None,
         "retirement": None,
@@ -193,7 +196,22 @@ async def test_rows_of_the_old_service(empty: Database) -> None:
     url = {"CUSTODY_REWRAP_DATABASE_URL": empty.url("custody_rewrap")}
     done = await run({**url, "MANA_AUTH_KEK": KEK}, "list")
     assert (done.code, done.err) == (0, "")
-    assert lines_of(done)[1:] == [["env-v1", "unregistered", "18", "18", "0", "-", "yes"]]
+    assert lines_of(done)[1:] == [["env-v1", "unregistered", "18", "18", "0", "0", "-", "yes"]]
+
+
+async def test_data_keys_are_listed(environ: dict[str, str], database: Database) -> None:
+    key = await add_data_key(database, "now")
+    lines = (await run(environ, "list")).out.splitlines()
+    assert re.sub(TIME, "TIME", lines[-1]) == f"data key {key} since TIME, under now"
+    assert [re.split(r" {2,}", line)[5] for line in lines[1:-1]] == ["0", "0", "1", "0"]
+    listed = json.loads((await run(environ, "list", "--json")).out)
+    assert [one["data_keys"] for one in listed] == [[], [], [key], []]
+    await database.execute("UPDATE auth.encryption_data_keys SET lost_at = now()")
+    await database.execute("DELETE FROM auth.encryption_data_key_wraps")
+    last = (await run(environ, "list")).out.splitlines()[-1]
+    assert re.sub(TIME, "TIME", last) == (
+        f"data key {key} since TIME, lost since TIME, under no KEK"
+    )
 
 
 async def test_empty_list(database: Database) -> None:
@@ -250,6 +268,16 @@ REFUSALS = {
 }
 
 
+async def test_retire_refuses_a_kek_of_data_keys(
+    environ: dict[str, str], database: Database
+) -> None:
+    await register(database, "idle", "f3")
+    await add_data_key(database, "idle")
+    done = await run(environ, "retire", "idle", "--json")
+    assert (done.code, json.loads(done.out)["outcome"]) == (1, "data-keys")
+    assert done.complaint == "data keys are still wrapped under idle: custody rewrap run"
+
+
 @pytest.mark.parametrize("kek_id", REFUSALS)
 async def test_retire_refuses(environ: dict[str, str], database: Database, kek_id: str) -> None:
     outcome, rows, message = REFUSALS[kek_id]
@@ -278,7 +306,7 @@ async def test_retire(environ: dict[str, str], database: Database) -> None:
     # What was seen is kept.
     assert (again.code, again.out.splitlines()) == (0, ["idle was retired before", *seen])
     again = await run(environ, "retire", "idle", "--json")
-    report = {"rows": 0, "quarantined": 0, "instances": [], "last_run": None}
+    report = {"rows": 0, "quarantined": 0, "data_keys": 0, "instances": [], "last_run": None}
     said = {"kek_id": "idle", "outcome": "already-retired", "rows": 0}
     assert json.loads(again.out) == said | {"retirement": report}
 
@@ -318,6 +346,83 @@ async def test_retire_while_something_is_being_written(
     assert done.code == 75
     assert done.complaint == (
         "nothing was done: something is just being written under idle; try again"
+    )
+    assert (await states(database))["idle"] == "decrypt-only"
+
+
+# ── forget ────────────────────────────────────────────────────────────────────
+
+
+@pytest.fixture
+def owned(environ: dict[str, str], database: Database) -> dict[str, str]:
+    """The same, with the owner's URL alone."""
+    del environ["CUSTODY_REWRAP_DATABASE_URL"]
+    return environ | {"CUSTODY_OWNER_DATABASE_URL": database.url("custody_owner")}
+
+
+async def test_forget(owned: dict[str, str], database: Database) -> None:
+    await register(database, "planted", "f3")
+    before = await states(database)
+    unsure = await run(owned, "forget", "planted")
+    assert (unsure.code, unsure.out) == (2, "")
+    assert "--yes" in unsure.err
+    assert await states(database) == before
+    done = await run(owned, "forget", "planted", "--yes")
+    assert (done.code, done.out, done.err) == (0, "the record of planted was removed\n", "")
+    del before["planted"]
+    assert await states(database) == before
+    again = await run(owned, "forget", "planted", "--yes", "--json")
+    assert (again.code, json.loads(again.out)) == (1, {"id": "planted", "outcome": "unknown"})
+    assert again.complaint == "nothing is recorded of planted; see: custody kek list"
+    key = await add_data_key(database, "stray")
+    done = await run(owned, "forget", key, "--yes", "--json")
+    assert (done.code, json.loads(done.out)) == (0, {"id": key, "outcome": "forgotten"})
+
+
+async def test_forget_refuses(owned: dict[str, str], database: Database) -> None:
+    key = await add_data_key(database, "next")
+    await register(database, "next", "f3")
+    await database.execute("UPDATE auth.encryption_vaults SET seal = $1", f"1.{key}.00")
+    for record, outcome, message in (
+        ("old", "in-use", "rows carry it"),
+        (key, "in-use", "rows carry it"),
+        ("next", "data-keys", "data keys are wrapped under it"),
+    ):
+        done = await run(owned, "forget", record, "--yes", "--json")
+        assert (done.code, json.loads(done.out)) == (1, {"id": record, "outcome": outcome})
+        assert done.complaint == f"{record} was not removed: {message}"
+
+
+async def test_forget_needs_the_owner(owned: dict[str, str], database: Database) -> None:
+    variable = "CUSTODY_OWNER_DATABASE_URL"
+    done = await run(owned | {variable: ""}, "forget", "old", "--yes")
+    assert (done.code, done.out) == (78, "")
+    assert done.complaint.startswith(f"{variable} must be set")
+    for role in ("custody_app", "custody_rewrap"):
+        done = await run(owned | {variable: database.url(role)}, "forget", "old", "--yes")
+        assert (done.code, done.out) == (78, "")
+        assert "must be the owner of the schema" in done.complaint
+
+
+async def test_forget_in_a_database_that_is_not_migrated(
+    owned: dict[str, str], empty: Database
+) -> None:
+    url = {"CUSTODY_OWNER_DATABASE_URL": empty.url("custody_owner")}
+    done = await run(owned | url, "forget", "old", "--yes")
+    assert (done.code, done.out) == (78, "")
+    assert "custody migrate" in done.complaint
+
+
+async def test_forget_while_something_is_being_written(
+    owned: dict[str, str], database: Database
+) -> None:
+    await register(database, "idle", "f3")
+    async with database.connect("custody_rewrap") as writer, writer.transaction():
+        await writer.execute(REWRAP, "idle", "alice")
+        done = await run(owned, "forget", "idle", "--yes")
+    assert (done.code, done.out) == (1, "")
+    assert done.complaint == (
+        "nothing was removed: something is just being written under idle; try again"
     )
     assert (await states(database))["idle"] == "decrypt-only"
 

@@ -24,6 +24,9 @@ POLICIES = {
         "encryption_vaults_rewrap_read",
         "encryption_vaults_rewrap_write",
         "encryption_vaults_kek_sample",
+        "encryption_vaults_bring_over",
+        "encryption_vaults_app_inserts",
+        "encryption_vaults_app_updates",
     ),
     "encryption_vault_audit": ("encryption_vault_audit_own_row", "encryption_vault_audit_rewrap"),
     "users": ("users_own_row",),
@@ -232,7 +235,8 @@ for _table in SCOPED:
             "schema",
             f"the policy {_policy} is missing or was changed; run {AGAIN}",
         )
-        _clause = "WITH CHECK" if _policy == "encryption_vault_audit_rewrap" else "USING"
+        _checks = _policy in {"encryption_vault_audit_rewrap", "encryption_vaults_app_inserts"}
+        _clause = "WITH CHECK" if _checks else "USING"
         CURABLE[f"{_policy} changed"] = (
             f"ALTER POLICY {_policy} ON auth.{_table} {_clause} (1 = 1)",
             "schema",
@@ -251,6 +255,16 @@ CURABLE["own_row open to write"] = (
     "ALTER POLICY encryption_vaults_own_row ON auth.encryption_vaults WITH CHECK (true)",
     "schema",
     f"the policy encryption_vaults_own_row is missing or was changed; run {AGAIN}",
+)
+CURABLE["app_updates permissive"] = (
+    (
+        "DROP POLICY encryption_vaults_app_updates ON auth.encryption_vaults;"
+        "CREATE POLICY encryption_vaults_app_updates ON auth.encryption_vaults FOR UPDATE"
+        " TO custody_app USING (true)"
+        " WITH CHECK (seal IS NOT NULL AND (wrapped_mk IS NULL OR format_version >= 3))"
+    ),
+    "schema",
+    f"the policy encryption_vaults_app_updates is missing or was changed; run {AGAIN}",
 )
 CURABLE["own_row restrictive"] = (
     (
@@ -274,6 +288,8 @@ for _table, _check in (
     ("encryption_vaults", "has_wrap"),
     ("encryption_vaults", "wrap_iv_pair"),
     ("encryption_vaults", "zk_consistency"),
+    ("encryption_data_keys", "id"),
+    ("encryption_data_key_wraps", "format"),
     ("encryption_keks", "state"),
     ("encryption_keks", "retired_at"),
 ):
@@ -298,6 +314,8 @@ for _table, _trigger in (
     ("encryption_vaults", "encryption_vaults_row_version"),
     ("encryption_vaults", "encryption_vaults_refuse_retired_kek"),
     ("encryption_vault_audit", "encryption_vault_audit_deadline"),
+    ("encryption_vaults", "encryption_vaults_seal_kept"),
+    ("encryption_data_key_wraps", "encryption_data_key_wraps_refuse_retired"),
     ("encryption_keks", "encryption_keks_keep"),
     ("encryption_keks", "encryption_keks_keep_all"),
 ):
@@ -315,6 +333,10 @@ for _table, _column in (
     ("encryption_vaults", "row_version"),
     ("encryption_vaults", "key_check"),
     ("encryption_vaults", "quarantine_reason"),
+    ("encryption_vaults", "seal_serial"),
+    ("encryption_data_keys", "lost_at"),
+    ("encryption_data_key_wraps", "created_at"),
+    ("encryption_keks", "seal"),
     ("encryption_keks", "backend"),
     ("encryption_keks", "locator"),
     ("encryption_keks", "activated_at"),
@@ -324,7 +346,13 @@ for _table, _column in (
         "schema",
         f"auth.{_table} has no column {_column}; {MIGRATE}",
     )
-for _table in ("custody_marks", "encryption_keks", "encryption_vault_audit", "encryption_vaults"):
+for _table in (
+    "custody_marks",
+    "encryption_data_key_wraps",
+    "encryption_keks",
+    "encryption_vault_audit",
+    "encryption_vaults",
+):
     CURABLE[f"{_table} missing"] = (
         f"DROP TABLE auth.{_table}",
         "schema",
@@ -337,6 +365,8 @@ for _table, _rights in (
         "encryption_keks",
         ("INSERT", "INSERT (kek_id)", "UPDATE", "DELETE", "TRUNCATE", "UPDATE (fingerprint)"),
     ),
+    ("encryption_data_keys", ("INSERT (id)", "UPDATE (lost_at)", "DELETE")),
+    ("encryption_data_key_wraps", ("INSERT", "UPDATE (wrapped_key)", "DELETE", "TRUNCATE")),
 ):
     for _right in _rights:
         for _grantee in ("{role}", "custody_app", "PUBLIC"):
@@ -352,6 +382,16 @@ for _table, _rights in (
 
 
 FUNCTIONS = (
+    "custody_add_data_key",
+    "custody_count_unsealed",
+    "custody_doubt_kek",
+    "custody_drop_data_key_wrap",
+    "custody_forget_kek",
+    "custody_put_data_key_wrap",
+    "custody_read_unsealed",
+    "custody_keep_seal",
+    "custody_refuse_retired_data_key_wrap",
+    "custody_seal_rows",
     "custody_keep_kek",
     "custody_keks_in_use",
     "custody_find_vaults",
@@ -375,6 +415,10 @@ for _name in FUNCTIONS:
     )
 for _name, _change in (
     ("custody_keks_in_use", "SECURITY INVOKER"),
+    ("custody_seal_rows", "SECURITY INVOKER"),
+    ("custody_forget_kek", "SECURITY DEFINER"),
+    ("custody_add_data_key", "RESET lock_timeout"),
+    ("custody_refuse_retired_data_key_wrap", "RESET row_security"),
     ("custody_find_vaults", "SECURITY DEFINER"),
     ("custody_record_events", "SECURITY DEFINER"),
     ("custody_record_events", "RESET search_path"),
@@ -565,7 +609,7 @@ async def test_rewrap_role_that_may_touch_recovery_wraps(database: Database) -> 
     await database.execute("GRANT UPDATE ON auth.encryption_vaults TO custody_rewrap")
     found = await problems_of(database.url("custody_rewrap"), "custody_rewrap")
     columns = {problem.message.split()[5] for problem in found}
-    assert {"recovery_wrapped_mk", "zero_knowledge", "generation", "user_id"} <= columns
+    assert {"recovery_wrapped_mk", "zero_knowledge", "generation", "user_id", "seal"} <= columns
 
 
 async def test_foreign_users_whose_columns_are_open(database: Database) -> None:
@@ -630,6 +674,61 @@ for _sql in (
             f"would do rows twice; {MIGRATE}"
         ),
     )
+for _sql in (
+    "DROP INDEX auth.encryption_vaults_unsealed_idx",
+    (
+        "DROP INDEX auth.encryption_vaults_unsealed_idx;"
+        "CREATE INDEX encryption_vaults_unsealed_idx ON auth.encryption_vaults (user_id)"
+    ),
+):
+    CURABLE[_sql] = (
+        _sql,
+        "schema",
+        (
+            "the index encryption_vaults_unsealed_idx is missing or was changed: each look for "
+            f"rows that are not sealed would read all of them; {MIGRATE}"
+        ),
+    )
+for _table in ("encryption_data_keys", "encryption_data_key_wraps"):
+    CURABLE[f"{_table} hidden"] = (
+        f"ALTER TABLE auth.{_table} ENABLE ROW LEVEL SECURITY",
+        "schema",
+        (
+            f"row-level security hides the data keys of auth.{_table}, without which no row is "
+            f"believed; run: ALTER TABLE auth.{_table} DISABLE ROW LEVEL SECURITY"
+        ),
+    )
+    CURABLE[f"{_table} unread"] = (
+        f"REVOKE ALL ON auth.{_table} FROM custody_app",
+        "roles",
+        (
+            f"the role {{role}} may not SELECT auth.{_table}: a right of custody_app is missing, "
+            f"or not inherited; run {AGAIN}"
+        ),
+    )
+for _name in (
+    "custody_drop_data_key_wrap",
+    "custody_forget_kek",
+    "custody_put_data_key_wrap",
+    "custody_read_unsealed",
+    "custody_seal_rows",
+):
+    CURABLE[f"right to run {_name}"] = (
+        f"GRANT EXECUTE ON FUNCTION auth.{_name} TO PUBLIC",
+        "roles",
+        (
+            f"the role {{role}} may run auth.{_name}, which is not its duty; run: REVOKE EXECUTE "
+            f"ON FUNCTION auth.{_name} FROM custody_app, PUBLIC, {{role}}"
+        ),
+    )
+CURABLE["right to write the serial"] = (
+    "GRANT UPDATE (seal_serial) ON auth.encryption_vaults TO {role}",
+    "roles",
+    (
+        "the role {role} may UPDATE seal_serial of auth.encryption_vaults; run: REVOKE UPDATE ON "
+        f"auth.encryption_vaults FROM custody_app, custody_rewrap, PUBLIC, {{role}}, then {AGAIN}"
+    ),
+)
 CURABLE["unlogged instances"] = (
     "ALTER TABLE auth.custody_instances SET UNLOGGED",
     "schema",
@@ -659,9 +758,20 @@ REWRAP: dict[str, tuple[str, str]] = {
         f"REVOKE EXECUTE ON FUNCTION auth.{name} FROM custody_rewrap",
         f"the role {{role}} may not run auth.{name}; run {AGAIN}",
     )
-    for name in ("custody_retire_kek", "custody_keks_in_use")
+    for name in (
+        "custody_count_unsealed",
+        "custody_keks_in_use",
+        "custody_put_data_key_wrap",
+        "custody_retire_kek",
+        "custody_seal_rows",
+    )
 }
-for _name in ("custody_add_user", "custody_find_vaults", "custody_record_events"):
+for _name in (
+    "custody_add_user",
+    "custody_find_vaults",
+    "custody_forget_kek",
+    "custody_record_events",
+):
     for _grantee in ("{role}", "custody_rewrap", "PUBLIC"):
         REWRAP[f"right to run {_name} to {_grantee}"] = (
             f"GRANT EXECUTE ON FUNCTION auth.{_name} TO {_grantee}",
@@ -727,7 +837,7 @@ async def test_problem_of_the_rewrap_role_and_its_cure(
 
 
 # Files that put back what a later one has replaced.
-OLDER = ("0002", "0005", "0006", "0008", "0009")
+OLDER = ("0002", "0003", "0005", "0006", "0007", "0008")
 
 
 async def test_one_file_run_again_alone_is_named_with_its_cure(database: Database) -> None:

@@ -141,7 +141,8 @@ async def test_refused_to_runtime_roles(filled: Database, role: str, sql: str) -
 SAMPLE = "SELECT user_id FROM auth.custody_sample_rows('env-v1') ORDER BY 1"
 
 
-async def test_samples_show_only_until_the_fingerprint_is_recorded(filled: Database) -> None:
+async def test_samples_show_only_until_the_record_is_sealed(filled: Database) -> None:
+    await filled.execute("UPDATE auth.encryption_keks SET seal = 's'")
     assert psql(filled, "custody_app", SAMPLE) == ""
     await forget_keks(filled)
     assert psql(filled, "custody_app", SAMPLE).split() == ["alice", "bob"]  # zoe has no wrap

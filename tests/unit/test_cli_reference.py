@@ -3,13 +3,16 @@
 import re
 from datetime import UTC, datetime, timedelta
 
-from custody.cli.commands.kek_table import ListedKek, table
+from custody.cli.commands.kek_table import ListedKek, data_key_lines, table
 from custody.cli.commands.rewrap import run_line
-from custody.keks.records import RegisteredKek, RowCount
+from custody.keks.records import RecordedDataKey, RegisteredKek, RowCount
 from custody.rewrap.runs import Run, State
 from tests.servers import ROOT
 
 ARN = "aws-kms:arn:aws:kms:eu-central-1:123456789012:key/1234abcd-12ab-34cd-56ef-1234567890ab"
+KEY = RecordedDataKey(
+    "dk-019a9e5c3b7a7c4e8f1d2a3b4c5d6e7f", (ARN,), datetime(2026, 3, 2, 10, 4, 5, tzinfo=UTC), None
+)
 BEGAN = datetime(2026, 11, 22, 3, 59, 58, 705135, tzinfo=UTC)
 
 
@@ -23,10 +26,11 @@ def test_kek_list() -> None:
     old = RegisteredKek("env-v1", "decrypt-only", recorded_at=datetime(2026, 1, 12, tzinfo=UTC))
     new = RegisteredKek(ARN, "active", activated_at=datetime(2026, 3, 2, tzinfo=UTC))
     listed = [
-        ListedKek(old, RowCount(1502, 1502, 0), configured=True),
-        ListedKek(new, RowCount(388, 0, 0), configured=True),
+        ListedKek(old, RowCount(1502, 1502, 0, legacy=1502), data_keys=(), configured=True),
+        ListedKek(new, RowCount(388, 0, 0), data_keys=(KEY.id,), configured=True),
     ]
-    assert printed("custody kek list") == [table(listed, 80)]
+    lines = [table(listed, 80), *data_key_lines([KEY])]
+    assert printed("custody kek list") == ["\n".join(lines)]
 
 
 def test_rewrap_status() -> None:
