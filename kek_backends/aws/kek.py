@@ -76,6 +76,9 @@ class AwsKmsKek(RemoteKek):
         self._client = client
         # As last learnt. Two threads may learn at once: the last one counts, and both were true.
         self._arn = KeyArn.parse(name.text)
+        # What an alias has meant: by KMS itself in this process, and by records that were judged.
+        self._targets: set[str] = set()
+        self._trusted: frozenset[str] = frozenset()
 
     @classmethod
     def from_uri(cls, uri: KekUri, *, environ: Mapping[str, str], development: bool) -> Self:  # noqa: ARG003 - nothing is made up for it
@@ -120,9 +123,21 @@ class AwsKmsKek(RemoteKek):
         return kek_id
 
     def holds(self, kek_id: str) -> bool:
-        """Say whether a row's key can be the one of this URI; an alias may have moved on."""
+        """Say whether a row's key is the one of this URI, or one that its alias has meant.
+
+        Which those are is never read from rows: whoever writes them has keys of his own.
+        """
         arn = KeyArn.of_stamp(kek_id)
-        return arn is not None and self._may_be(arn)
+        if arn is None or not self._may_be(arn):
+            return False
+        return self._name.key is not None or kek_id in self._targets or kek_id in self._trusted
+
+    def trust(self, kek_ids: frozenset[str]) -> None:
+        """Be told which kek_ids are on record; see :meth:`KekBackend.trust`.
+
+        What was trusted once stays so: else a record that is touched would lock users out.
+        """
+        self._trusted |= kek_ids
 
     def can_rewrap_from(self, source: KekBackend) -> bool:
         """Say whether KMS can re-wrap what ``source`` wrapped: within a region it can."""
@@ -258,6 +273,7 @@ class AwsKmsKek(RemoteKek):
             raise Transient(f"{self._uri.text}: an answer without the ARN of a key")
         if not self._may_be(arn):
             raise self._other_key()
+        self._targets.add(arn.stamp)
         self._arn = arn
         return arn
 

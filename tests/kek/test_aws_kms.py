@@ -269,21 +269,49 @@ def test_what_holds() -> None:
         f"{arn.stamp} ",
     ]
 
-    def held(name: str) -> list[bool]:
+    def held(name: str, *, told: bool = True) -> list[bool]:
         backend = aws_kms_kek(name, **REGION)
+        if told:
+            backend.trust(frozenset([arn.stamp, *others]))
         return [backend.holds(one) for one in (arn.stamp, *others)]
 
     assert held(ARN) == [True, *[False] * 9]
     assert held(KEY_ID) == [True, False, True, *[False] * 7]  # the account is not known yet
     assert held("alias/x") == [True, True, True, *[False] * 7]
     assert held(ARN.replace(f"key/{KEY_ID}", "alias/x")) == [True, True, *[False] * 8]
+    # A key is what its name says; an alias, what KMS or a record says.
+    assert held(ARN, told=False) == held(ARN)
+    assert held(KEY_ID, told=False) == held(KEY_ID)
+    assert held("alias/x", told=False) == [False] * 10
+
+
+async def test_an_alias_holds_what_kms_or_a_record_says_and_no_row(
+    build: Build, moto: Moto
+) -> None:
+    name = alias()
+    first, second, another = (f"aws-kms:{moto.make_key(one)}" for one in (name, name, alias()))
+    backend = build(name)
+    assert not backend.holds(first)
+    assert not backend.holds(second)
+    await backend.refresh()
+    assert backend.kek_id == second
+    backend.trust(frozenset([first]))
+    backend.trust(frozenset())
+    assert [backend.holds(one) for one in (first, second, another)] == [True, True, False]
+    await backend.refresh()
+    third = f"aws-kms:{moto.make_key(name)}"
+    made = await backend.wrap(of("alice"), master_key())
+    assert made.kek_id == third
+    assert [backend.holds(one) for one in (first, second, third)] == [True] * 3
 
 
 async def test_a_key_named_by_its_arn_comes_before_an_alias() -> None:
     pointing, named = (aws_kms_kek(name, **REGION) for name in ("alias/x", ARN))
     keyring = Keyring(pointing, [named])
+    former = f"aws-kms:{ARN}".replace("1234abcd", "0000abcd")
+    pointing.trust(frozenset([f"aws-kms:{ARN}", former]))
     assert keyring.find(f"aws-kms:{ARN}") is named
-    assert keyring.find(f"aws-kms:{ARN}".replace("1234abcd", "0000abcd")) is pointing
+    assert keyring.find(former) is pointing
     await keyring.close()
 
 
@@ -314,6 +342,7 @@ async def test_after_the_first_answer_other_accounts_are_others(build: Build, mo
     arn = moto.make_key(name)
     backend = build(name)
     other = f"aws-kms:{arn.replace('123456789012', '444455556666')}"
+    backend.trust(frozenset([other]))
     assert backend.holds(other)
     await backend.refresh()
     assert not backend.holds(other)
