@@ -6,8 +6,8 @@ from dataclasses import replace
 
 from sqlalchemy.ext.asyncio import AsyncEngine
 
-from custody.keks.plain import in_clear
 from custody.keks.legacy import advice, count_unsealed, refusal
+from custody.keks.plain import in_clear
 from custody.keks.registry import compare, is_retired, kek_ids_in_use, retired, unreadable
 from kek_backends.base import KekBackend
 from kek_backends.errors import KekError, Transient
