@@ -4,6 +4,7 @@ Daemons that run go on; one that is started believes nothing that it can't judge
 """
 # ruff: noqa: S608 - the SQL is of this file
 
+import asyncio
 import base64
 import secrets
 from collections.abc import AsyncIterator
@@ -16,11 +17,17 @@ import aiohttp
 import pytest
 
 from custody.datakeys.data_key import DataKey
-from tests.client import Answer, Client, becomes, client_session
+from custody.vault.key_check import key_check_value
+from tests.bindings import of
+from tests.client import Answer, Client, becomes, client_session, generation_of
+from tests.datakeys import record_of
 from tests.e2e.browser import encode
+from tests.e2e.keks import make_place, overrides
 from tests.eventually import eventually
 from tests.http.wire import assert_problem
+from tests.keks import kek_of
 from tests.leaks import remember
+from tests.moto_server import Moto
 from tests.sealed_rows import past_triggers, reseal
 from tests.servers import Daemon, Database, daemon_here
 from tests.states import IV, WRAPPED
@@ -319,3 +326,48 @@ async def test_all_keks_are_lost(database: Database, issuer: Issuer, tmp_path: P
         await do(database, "UPDATE auth.encryption_vaults SET seal = NULL")
         assert_problem(await zoe.key(), 500, "ROW_TAMPERED")
         assert (await database.audit("zoe"))[-1] == ("failed_fetch", "legacy-row", 500)
+
+
+async def test_a_key_of_ones_own_that_an_alias_might_have_meant(
+    database: Database, issuer: Issuer, tmp_path: Path, moto: Moto
+) -> None:
+    """In the same account, on record, with rows and a data key under it: it opens nothing here."""
+    place = make_place("aws-kms", tmp_path, moto=moto)
+    his = f"aws-kms:{await asyncio.to_thread(moto.make_key)}"
+    chosen = secrets.token_bytes(32)
+    async with (
+        served(database, issuer, tmp_path, **overrides(place)) as users,
+        kek_of(his, moto.environ) as kek,
+    ):
+        alice = users.client("alice")
+        generation = generation_of(await alice.init())
+        async with database.connect("custody_app") as thief:
+            register = "SELECT auth.custody_register_kek($1, 'aws-kms', $1, NULL, NULL, false)"
+            await thief.execute(register, his)
+        wrap = await kek.wrap(of("alice", generation), chosen)
+        async with past_triggers(database) as superuser:
+            await superuser.execute(
+                "UPDATE auth.encryption_vaults SET wrapped_mk = $1, wrap_iv = '', kek_id = $2",
+                *(wrap.wrapped_mk, his),
+            )
+        assert_problem(await alice.key(), 503, "KEK_UNAVAILABLE")
+        assert (await database.audit("alice"))[-1] == ("failed_fetch", "kek-not-configured", 503)
+        record = await record_of(kek, key=chosen, key_id=FOREIGN)
+    await do(database, f"DELETE FROM {WRAPS}", f"DELETE FROM {KEYS}")
+    async with past_triggers(database) as superuser:
+        await superuser.execute(
+            f"INSERT INTO {KEYS} (id, seal) VALUES ($1, $2)", record.id, record.seal
+        )
+        await superuser.execute(
+            f"INSERT INTO {WRAPS} (data_key_id, kek_id, wrapped_key, wrap_iv, format_version)"
+            " VALUES ($1, $2, $3, '', 3)",
+            *(record.id, his, record.wraps[0].wrapped_mk),
+        )
+        await superuser.execute(
+            "UPDATE auth.encryption_vaults SET key_check = $1", key_check_value("alice", chosen)
+        )
+    await reseal(database, DataKey.of(FOREIGN, chosen), "alice")
+    async with served(database, issuer, tmp_path, **overrides(place)) as users:
+        await becomes(users.daemon, 503, **{"data-key": FOREIGN})
+        assert_problem(await users.client("alice").key(), 503, "KEK_UNAVAILABLE")
+        assert_problem(await users.client("bob").init(), 503, "KEK_UNAVAILABLE")
