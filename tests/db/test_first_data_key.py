@@ -250,9 +250,11 @@ async def test_first_boots_at_once(
 ) -> None:
     async with new_database(postgres) as one, new_database(postgres) as two:
         servers = [(one, two)[number % 2] for number in range(boots)]
+        # Before any of them: this writes a file that all of them read.
+        settings = {each.name: settings_for(each, issuer, tmp_path) for each in (one, two)}
         logs, children = [], []
         for database in servers:
-            environ = {"PATH": os.defpath, **settings_for(database, issuer, tmp_path)}
+            environ = {"PATH": os.defpath, **settings[database.name]}
             logs.append(log_file("first-boot"))
             children.append(Forked("custody", "serve", environ=environ, out=logs[-1], err=logs[-1]))
         try:

@@ -24,7 +24,7 @@ from tests.client import Answer, Client, becomes, client_session, generation_of
 from tests.e2e.browser import encode
 from tests.http.wire import assert_problem
 from tests.leaks import remember
-from tests.sealed_rows import past_triggers
+from tests.sealed_rows import data_key_of, past_triggers, reseal
 from tests.servers import Daemon, Database, daemon_here
 from tests.states import IV, WRAPPED
 from tests.tokens import Issuer
@@ -384,6 +384,15 @@ async def test_a_wrap_that_the_worker_would_store(daemon: Daemon, device: Device
                 await thief.execute(f"{UPDATE} {column} = {column}")
     assert_problem(await alice.key(), 500, "ROW_TAMPERED")
     assert (await alice.rotate()).status == 200
+
+
+async def test_a_sealed_row_without_a_key_check_value(daemon: Daemon, device: Device) -> None:
+    """Nobody can seal one; were there one, any key of this generation would do."""
+    alice = device("alice")
+    key = (await alice.init()).json["masterKey"]
+    await as_anyone(daemon, f"{UPDATE} key_check = NULL {OF}", "alice")
+    await reseal(daemon.database, await data_key_of(daemon.database, kek_of(daemon)), "alice")
+    await assert_nothing(alice, key)
 
 
 # ── the next KEK ──────────────────────────────────────────────────────────────────────────────────
