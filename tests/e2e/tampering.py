@@ -22,6 +22,8 @@ SEALED = (
     "seal_serial",
 )
 COLUMNS = (*WRAP, *SEALED)
+# By the CHECKs neither is there without the other.
+_PAIRS = ("wrapped_mk", "wrap_iv"), ("recovery_wrapped_mk", "recovery_iv")
 MOST = 2**63 - 1
 # As asyncpg has them.
 INFINITE = tuple(
@@ -45,7 +47,7 @@ class Tampering:
 
 
 def singles(good: Row, sources: Mapping[str, Row]) -> Iterator[Tampering]:
-    """Give each column each of its values, and that of each source.
+    """Give each column each of its values, and that of each source; a wrap with its nonce, too.
 
     Args:
         good: the row as it is.
@@ -56,6 +58,11 @@ def singles(good: Row, sources: Mapping[str, Row]) -> Iterator[Tampering]:
             yield Tampering(f"{column} = {value!r}, not {good[column]!r}", {column: value})
         for name, source in sources.items():
             yield Tampering(f"{column} of {name}", {column: source[column]})
+    for pair in _PAIRS:
+        yield Tampering(f"no {pair[0]}", dict.fromkeys(pair))
+        for name, source in sources.items():
+            values = {column: source[column] for column in pair}
+            yield Tampering(f"{' and '.join(pair)} of {name}", values)
 
 
 def several(sources: Mapping[str, Row]) -> Iterator[Tampering]:
@@ -66,7 +73,6 @@ def several(sources: Mapping[str, Row]) -> Iterator[Tampering]:
     """
     chosen = [
         *itertools.combinations(COLUMNS, 2),
-        WRAP[:2],
         WRAP,
         (*WRAP, "key_check"),
         (*WRAP, "key_check", "generation"),
