@@ -10,6 +10,7 @@ from custody.keks.census import kek_ids_in_use, unreadable
 from custody.keks.legacy import advice, count_unsealed, refusal
 from custody.keks.plain import in_clear
 from custody.keks.proof import RETIRED, RecordSealer, compare, judge, read_record, retired
+from custody.keks.trust import tell_what_is_known
 from kek_backends.base import KekBackend
 from kek_backends.errors import KekError, Transient
 from kek_backends.findings import Finding, Verdict
@@ -38,7 +39,7 @@ async def examine_keks(keyring: Keyring) -> list[Finding]:
 
 
 async def examine_registry(
-    engine: AsyncEngine, keyring: Keyring, sealer: RecordSealer
+    engine: AsyncEngine, keyring: Keyring, sealer: RecordSealer, *, legacy: bool
 ) -> list[Finding]:
     """Compare the KEKs with what the database knows of them, and with the rows.
 
@@ -46,10 +47,12 @@ async def examine_registry(
         engine: connections of a runtime role.
         keyring: the configured KEKs.
         sealer: judges the records.
+        legacy: whether those that are not sealed count as known.
 
     Raises:
         DatabaseError: the database can't be asked now.
     """
+    await tell_what_is_known(engine, keyring, sealer, legacy=legacy)
     in_use = await kek_ids_in_use(engine)
     findings = [Finding(Verdict.FINDING, problem, "kek") for problem in unreadable(keyring, in_use)]
     active = keyring.active
