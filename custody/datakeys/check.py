@@ -9,7 +9,7 @@ from sqlalchemy.ext.asyncio import AsyncEngine
 
 from custody.datakeys.data_key import DataKey, new_id
 from custody.datakeys.mac import KEY_SIZE
-from custody.datakeys.records import add_record
+from custody.datakeys.records import add_record, does_not_open
 from custody.datakeys.ring import Ring
 from kek_backends.base import Wrap
 from kek_backends.binding import Binding
@@ -132,8 +132,4 @@ class DataKeyCheck:
         for record in self._ring.bad:
             for kek_id in sorted({wrap.kek_id for wrap in record.wraps}):
                 if not self._registry.is_proven(kek_id):
-                    raise Misconfigured(
-                        f"the data key {record.id} does not open under the KEK of {kek_id}: "
-                        "configure the key that wrapped it, or, if the record is not yours, run: "
-                        f"custody kek forget {record.id}"
-                    )
+                    raise Misconfigured(does_not_open(record, kek_id))

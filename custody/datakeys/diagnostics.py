@@ -2,7 +2,7 @@
 
 from sqlalchemy.ext.asyncio import AsyncEngine
 
-from custody.datakeys.records import Record, read_records
+from custody.datakeys.records import Record, does_not_open, read_records
 from custody.datakeys.ring import Ring
 from kek_backends.findings import Finding, Verdict
 from kek_backends.keyring import Keyring
@@ -36,10 +36,7 @@ def _finding(record: Record, keyring: Keyring, ring: Ring) -> Finding:
         return Finding(Verdict.OK, f"the data key {record.id} opens", _PART)
     reason = ring.reason(record.id)
     if reason is None:
-        message = (
-            f"the record {record.id} holds no data key of ours: restore both tables of data keys "
-            f"from a backup, or, if it is not yours, run: custody kek forget {record.id}"
-        )
+        message = does_not_open(record, *sorted(wrap.kek_id for wrap in record.wraps))
         return Finding(Verdict.FINDING, message, _PART)
     # Of a KMS that does not answer, its own part says the same.
     waits = not record.is_lost and all(keyring.find(wrap.kek_id) for wrap in record.wraps)

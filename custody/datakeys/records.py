@@ -137,6 +137,20 @@ async def open_record(keyring: Keyring, record: Record) -> Opened:
     raise NoSuchDataKey(f"the record {record.id} holds no data key of ours")
 
 
+def does_not_open(record: Record, *kek_ids: str) -> str:
+    """Say that KEKs open no data key in a record, and the cure.
+
+    Args:
+        record: which.
+        kek_ids: of the KEKs; none: there is no wrap of it.
+    """
+    under = f"the KEK of {', '.join(kek_ids)}" if kek_ids else "any KEK"
+    return (
+        f"the data key {record.id} does not open under {under}: configure the key that wrapped it, "
+        f"or, if the record is not yours, run: custody kek forget {record.id}"
+    )
+
+
 def _by_preference(keyring: Keyring, record: Record) -> list[tuple[KekBackend, Wrap]]:
     """Return the wraps whose KEK is configured: the active one's first, then those in memory."""
     found = [(keyring.find(wrap.kek_id), wrap) for wrap in record.wraps]

@@ -9,7 +9,16 @@ from sqlalchemy.ext.asyncio import AsyncEngine
 from custody.keks.census import kek_ids_in_use, unreadable
 from custody.keks.legacy import advice, count_unsealed, refusal
 from custody.keks.plain import in_clear
-from custody.keks.proof import RETIRED, RecordSealer, compare, judge, read_record, retired
+from custody.keks.proof import (
+    RETIRED,
+    RecordSealer,
+    compare,
+    judge,
+    read_record,
+    refuse_other_material,
+    retired,
+)
+from custody.keks.trust import tell_what_is_known
 from kek_backends.base import KekBackend
 from kek_backends.errors import KekError, Transient
 from kek_backends.findings import Finding, Verdict
@@ -38,7 +47,7 @@ async def examine_keks(keyring: Keyring) -> list[Finding]:
 
 
 async def examine_registry(
-    engine: AsyncEngine, keyring: Keyring, sealer: RecordSealer
+    engine: AsyncEngine, keyring: Keyring, sealer: RecordSealer, *, legacy: bool
 ) -> list[Finding]:
     """Compare the KEKs with what the database knows of them, and with the rows.
 
@@ -46,10 +55,12 @@ async def examine_registry(
         engine: connections of a runtime role.
         keyring: the configured KEKs.
         sealer: judges the records.
+        legacy: whether those that are not sealed count as known.
 
     Raises:
         DatabaseError: the database can't be asked now.
     """
+    await tell_what_is_known(engine, keyring, sealer, legacy=legacy)
     in_use = await kek_ids_in_use(engine)
     findings = [Finding(Verdict.FINDING, problem, "kek") for problem in unreadable(keyring, in_use)]
     active = keyring.active
@@ -90,15 +101,20 @@ async def _fingerprint(
     if fingerprint is None:
         return
     record = await read_record(engine, kek_id)
-    if record and record["fingerprint"] and judge(sealer, kek_id, record) is False:
+    if record is not None and record["fingerprint"] is None:
+        record = None  # of a retirement alone
+    if record is not None and judge(sealer, kek_id, record) is False:
         yield replace(_doubtful(kek_id, is_same=record["fingerprint"] == fingerprint), part=part)
         return
     try:
-        recorded = await compare(engine, backend, kek_id, fingerprint)
+        if record is not None:
+            refuse_other_material(backend, kek_id, fingerprint, record, sealer)
+        else:
+            await compare(engine, backend, kek_id, fingerprint)
     except KekError as error:
         yield replace(_failure(error), part=part)
         return
-    if recorded:
+    if record is not None:
         message = f"its fingerprint is the one recorded for {kek_id}"
         yield Finding(Verdict.OK, message, part)
         return

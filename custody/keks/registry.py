@@ -11,7 +11,6 @@ from dataclasses import dataclass
 import structlog
 from sqlalchemy.ext.asyncio import AsyncEngine
 
-from custody.db.checkout import acquire
 from custody.db.queries import query
 from custody.db.scope import transaction
 from custody.keks.census import kek_ids_in_use, unreadable
@@ -19,12 +18,12 @@ from custody.keks.proof import (
     RETIRED,
     RecordSealer,
     compare,
-    judge,
     read_record,
     refuse_other_material,
     retired,
     seal_of,
 )
+from custody.keks.trust import tell_what_is_known
 from kek_backends.base import KekBackend
 from kek_backends.errors import KekError, Misconfigured, Transient
 from kek_backends.keyring import Keyring
@@ -106,7 +105,7 @@ class KekRegistry:
                 retired.
             DatabaseError: the database can't be asked now.
         """
-        await self._tell_what_is_known()
+        await tell_what_is_known(self._engine, self._keyring, self._sealer, legacy=self._legacy)
         in_use = await kek_ids_in_use(self._engine)
         refused = [*self._doubles(), *await self._retired()]
         compared = []
@@ -135,7 +134,7 @@ class KekRegistry:
         if refused:
             self._report(tuple(dict.fromkeys((*refused, *self._problems))))
             raise Misconfigured("; ".join(refused))
-        await self._tell_what_is_known()
+        await tell_what_is_known(self._engine, self._keyring, self._sealer, legacy=self._legacy)
 
     async def admit(self, kek_id: str) -> None:
         """Make sure that a wrap under this kek_id may be stored; cheap where that is known.
@@ -197,21 +196,6 @@ class KekRegistry:
 
     def _is_active(self, backend: KekBackend, kek_id: str) -> bool:
         return backend is self._keyring.active and kek_id == backend.kek_id
-
-    async def _tell_what_is_known(self) -> None:
-        """Tell each KEK which kek_ids are on record for its kind; without a data key nothing is."""
-        async with acquire(self._engine) as connection:
-            records = await connection.fetch(query("list_keks"))
-        words = [self._sealer is None or judge(self._sealer, one["kek_id"], one) for one in records]
-        if all(word is None for word in words):
-            return  # what was told before stays
-        known = [
-            (one["backend"], one["kek_id"])
-            for one, word in zip(records, words, strict=True)
-            if word or (self._legacy and one["seal"] is None)
-        ]
-        for backend in self._keyring:
-            backend.trust(frozenset(kek for scheme, kek in known if scheme == backend.uri.scheme))
 
     async def _retired(self) -> list[str]:
         """Say whether the active KEK was retired under us: then nothing is wrapped any more."""

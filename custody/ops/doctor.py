@@ -129,7 +129,8 @@ async def _examine_records(
     """Examine what is recorded of data keys and KEKs: each opens, or vouches for, the other."""
     ring = Ring(engine, keyring, settings.data_key_ttl, settings.data_key_max_age)
     findings = await examine_data_keys(engine, keyring, ring)
-    return findings + await examine_registry(engine, keyring, Sealer(ring))
+    legacy = settings.legacy_rows is LegacyRows.ACCEPT
+    return findings + await examine_registry(engine, keyring, Sealer(ring), legacy=legacy)
 
 
 async def _examine_advice(engine: AsyncEngine) -> list[Finding]:

@@ -11,8 +11,8 @@ COMMENT ON COLUMN auth.encryption_vaults.seal_serial IS 'How often what is seale
 COMMENT ON COLUMN auth.encryption_vaults.format_version IS
     '3: bound to user, generation, purpose and kek_id. Read only: 1, AES-256-GCM, not bound; 2, bound to the user';
 
-CREATE INDEX IF NOT EXISTS encryption_vaults_unsealed_idx
-    ON auth.encryption_vaults (user_id) WHERE seal IS NULL;
+DROP INDEX IF EXISTS auth.encryption_vaults_unsealed_idx;
+CREATE INDEX encryption_vaults_unsealed_idx ON auth.encryption_vaults (user_id) WHERE seal IS NULL;
 
 -- Nobody may write seal_serial. The worker binds what it wraps to the generation, and makes no seal.
 GRANT INSERT (seal), UPDATE (seal) ON auth.encryption_vaults TO custody_app;
@@ -20,10 +20,11 @@ GRANT SELECT (generation, seal) ON auth.encryption_vaults TO custody_rewrap;
 
 CREATE TABLE IF NOT EXISTS auth.encryption_data_keys (
     id          TEXT PRIMARY KEY,
-    seal        TEXT NOT NULL,
-    created_at  TIMESTAMPTZ NOT NULL DEFAULT now(),
-    lost_at     TIMESTAMPTZ
+    seal        TEXT NOT NULL
 );
+ALTER TABLE auth.encryption_data_keys
+    ADD COLUMN IF NOT EXISTS created_at TIMESTAMPTZ NOT NULL DEFAULT now(),
+    ADD COLUMN IF NOT EXISTS lost_at TIMESTAMPTZ;
 
 COMMENT ON TABLE auth.encryption_data_keys IS 'Keys of the service''s own: rows are sealed under them';
 COMMENT ON COLUMN auth.encryption_data_keys.id IS 'dk- and a UUIDv7 in hexadecimal: ids grow with time';
@@ -41,9 +42,10 @@ CREATE TABLE IF NOT EXISTS auth.encryption_data_key_wraps (
     wrapped_key     TEXT NOT NULL,
     wrap_iv         TEXT NOT NULL,
     format_version  SMALLINT NOT NULL,
-    created_at      TIMESTAMPTZ NOT NULL DEFAULT now(),
     PRIMARY KEY (data_key_id, kek_id)
 );
+ALTER TABLE auth.encryption_data_key_wraps
+    ADD COLUMN IF NOT EXISTS created_at TIMESTAMPTZ NOT NULL DEFAULT now();
 
 COMMENT ON TABLE auth.encryption_data_key_wraps IS 'Each data key under one KEK or several';
 

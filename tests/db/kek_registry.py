@@ -7,7 +7,10 @@ from tests.servers import Database
 REGISTER = "SELECT * FROM auth.custody_register_kek($1, $2, $3, $4, $5, $6)"
 RETIRE = "SELECT auth.custody_retire_kek($1)"
 RECORD = "SELECT * FROM auth.encryption_keks WHERE kek_id = $1"
-REWRAP = "UPDATE auth.encryption_vaults SET wrapped_mk = 'new', kek_id = $1 WHERE user_id = $2"
+REWRAP = (
+    "UPDATE auth.encryption_vaults SET wrapped_mk = 'new', kek_id = $1, format_version = 3"
+    " WHERE user_id = $2"
+)
 
 
 async def add_row(database: Database, user: str, kek_id: str, *, wrap: str | None = "w") -> None:

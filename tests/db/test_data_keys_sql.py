@@ -259,7 +259,7 @@ async def test_forgetting_a_kek(database: Database) -> None:
     await register(database, "old", "f", seal="s", active=True)
     await add_sealed_row(database, "alice", "s", "old")
     assert await forget(database, "old") == "in-use"
-    await database.execute("UPDATE auth.encryption_vaults SET kek_id = 'other'")
+    await database.execute("DELETE FROM auth.encryption_vaults")
     key = await add(database, "old")
     assert await forget(database, "old") == "data-keys"
     await database.execute("DELETE FROM auth.encryption_data_keys WHERE id = $1", key)

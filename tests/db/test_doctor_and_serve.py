@@ -88,7 +88,10 @@ async def test_kek_that_is_not_the_recorded_one(place: Place, issuer: Issuer) ->
     assert (await serve(environ))[0] is None
     environ["MANA_AUTH_KEK"] = OTHER_KEK
     refused, _ = await serve(environ)
-    assert said(await examine(environ), Verdict.FINDING) == [refused]
+    of_data_key, of_kek = said(await examine(environ), Verdict.FINDING)
+    assert of_kek == refused
+    # The second thing that it does not open.
+    assert "does not open under the KEK of env-v1: configure the key that wrapped it" in of_data_key
 
 
 @pytest.mark.parametrize(
@@ -154,9 +157,10 @@ async def test_functions_of_a_superuser(place: Place, issuer: Issuer) -> None:
     )
     for definer in definers:
         await place.database.execute(f"ALTER FUNCTION {definer['name']} OWNER TO postgres")
-    await place.database.execute(
-        "ALTER POLICY encryption_vaults_kek_sample ON auth.encryption_vaults TO postgres"
-    )
+    for policy in ("kek_sample", "bring_over"):
+        await place.database.execute(
+            f"ALTER POLICY encryption_vaults_{policy} ON auth.encryption_vaults TO postgres"
+        )
     (found,) = said(await examine(environ), Verdict.FINDING)
     assert f"{len(definers)} functions" in found
     refused, logs = await serve(environ)

@@ -16,7 +16,8 @@ from tests.tokens import Issuer
 async def daemon(empty: Database, issuer: Issuer, tmp_path: Path) -> AsyncIterator[Daemon]:
     """A daemon on that database, migrated."""
     await move(empty)
-    async with daemon_here(empty, issuer, tmp_path, raw_MANA_AUTH_KEK=KEK) as running:
+    settings = {"raw_MANA_AUTH_KEK": KEK, "LEGACY_ROWS": "accept"}
+    async with daemon_here(empty, issuer, tmp_path, **settings) as running:
         yield running
 
 

@@ -58,6 +58,9 @@ class Trial:
 
     async def cure(self, problem: PostureProblem) -> None:
         """Do what the message says."""
+        first, both, _ = problem.message.rpartition("run: ")[2].partition(", then sql/migrations")
+        if both:
+            await self.held.execute(first)
         if "again by psql" in problem.message:
             await self.held.execute("SET LOCAL SESSION AUTHORIZATION custody_owner")
             for migration in migrations():
@@ -400,7 +403,6 @@ FUNCTIONS = (
     "custody_register_kek",
     "custody_retire_kek",
     "custody_sample_rows",
-    "custody_sample_wraps",
 )
 # As whoever may change functions would: one statement more in the body of the one that is there.
 _HOLLOW = (
@@ -844,7 +846,9 @@ async def test_one_file_run_again_alone_is_named_with_its_cure(database: Databas
     """An older file run again undoes a newer one: never unseen, and all of them put it right."""
     url = database.url("custody_app")
     for file in sorted((folder() / "migrations").glob("*.sql")):
-        assert database.psql("custody_owner", "-f", str(file)).returncode == 0
+        done = database.psql("custody_owner", "-f", str(file))
+        # 0007 grants rights on a function that 0011 takes away.
+        assert (done.returncode == 0) is not file.stem.startswith("0007"), done.stderr
         found = await problems_of(url)
         assert bool(found) is file.stem.startswith(OLDER), (file.stem, found)
         if found:

@@ -170,7 +170,7 @@ async def test_trouble_of_one_user_leaves_it_ready(
     await database.execute(
         "UPDATE auth.encryption_vaults SET wrapped_mk = translate(wrapped_mk, 'abc', 'bca')"
     )
-    assert (await alice.key()).code == "UNWRAP_FAILED"
+    assert (await alice.key()).code == "ROW_TAMPERED"
     watching.cancel()
     with contextlib.suppress(asyncio.CancelledError):
         await watching

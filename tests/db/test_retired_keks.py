@@ -19,8 +19,9 @@ from tests.servers import Database
 
 SCOPE = "SET app.current_user_id = '{}';"
 INSERT = (
-    "INSERT INTO auth.encryption_vaults (user_id, wrapped_mk, wrap_iv, kek_id)"
-    " VALUES ('carol', 'w', '', '{}')"
+    "INSERT INTO auth.encryption_vaults"
+    " (user_id, wrapped_mk, wrap_iv, format_version, kek_id, seal)"
+    " VALUES ('carol', 'w', '', 3, '{}', 's')"
 )
 
 
@@ -33,6 +34,7 @@ async def retired(database: Database) -> Database:
     await add_row(database, "alice", "now")
     await add_row(database, "zoe", "old", wrap=None)
     await add_row(database, "bob", "old")
+    await database.execute("UPDATE auth.encryption_vaults SET seal = 's', format_version = 3")
     await database.execute("INSERT INTO auth.users (id) VALUES ('carol')")
     # By hand, past the function that would have said: in use.
     sql = "UPDATE auth.encryption_keks SET state = 'retired', retired_at = now()"
@@ -176,13 +178,13 @@ async def test_scope_names_it_and_keeps_its_level(retired: Database) -> None:
     await retired.execute(
         f"ALTER DATABASE {retired.name} SET default_transaction_isolation = 'serializable'"
     )
-    insert = query("insert_vault")
+    insert = query("add_vault")
     async with engine_of(retired.url("custody_app")) as engine:
         with pytest.raises(RetiredKek):
             async with user_transaction(engine, "carol", Deadline.after(5)) as held:
-                await held.fetchval(insert, "carol", 1, "w", "", 3, "old", None)
+                await held.fetchval(insert, "carol", 1, "w", "", 3, "old", None, "s")
         async with user_transaction(engine, "carol", Deadline.after(5)) as held:
-            assert await held.fetchval(insert, "carol", 1, "w", "", 3, "now", None)
+            assert await held.fetchval(insert, "carol", 1, "w", "", 3, "now", None, "s")
 
 
 # ── races: a writer and a retirement at the same time, in both orders ─────────

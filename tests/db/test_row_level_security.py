@@ -173,7 +173,7 @@ async def test_rewrap_sees_all_rows_but_not_all_columns(filled: Database) -> Non
 
 async def test_rewrap_replaces_wraps(filled: Database) -> None:
     sql = (
-        "UPDATE auth.encryption_vaults SET wrapped_mk = 'w', wrap_iv = '', format_version = 2,"
+        "UPDATE auth.encryption_vaults SET wrapped_mk = 'w', wrap_iv = '', format_version = 3,"
         " kek_id = 'k', rewrapped_at = now(), quarantined_at = NULL, quarantine_reason = NULL"
         " WHERE user_id = 'alice' RETURNING row_version"
     )

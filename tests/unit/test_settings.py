@@ -47,6 +47,9 @@ GOOD: dict[str, tuple[str, str, Any]] = {
     "canary_users": ("eve, mallory", '["eve", "mallory"]', ("eve", "mallory")),
     "canary_answer": ("serve", '"serve"', "serve"),
     "rewrap_interval": ("3600", "3600", 3600),
+    "data_key_ttl": ("60", "60", 60),
+    "data_key_max_age": ("604800", "604800", 604_800),
+    "legacy_rows": ("accept", '"accept"', "accept"),
     "tls_cert": ("/etc/cert.pem", '"/etc/cert.pem"', Path("/etc/cert.pem")),
     "tls_key": ("/etc/key.pem", '"/etc/key.pem"', Path("/etc/key.pem")),
     "allow_plain": ("listen kms,", '["listen", "kms"]', ("listen", "kms")),
@@ -72,6 +75,9 @@ BAD: dict[str, tuple[str, ...]] = {
     "unwrap_limit": ("-1", "many"),
     "canary_answer": ("ignore",),
     "rewrap_interval": ("-1", "soon"),
+    "data_key_ttl": ("0", "604801", "soon"),
+    "data_key_max_age": ("0", "2592001", "3599"),
+    "legacy_rows": ("on", "Accept", "refuse accept"),
     "allow_plain": ("all", "listen *"),
     "admin_token": (NEEDLE, f"{NEEDLE} {NEEDLE * 9}"),
     "log_level": ("trace", "INFO "),
@@ -121,6 +127,8 @@ def test_defaults() -> None:
     assert (settings.kek, settings.old_keks) == ("env:MANA_AUTH_KEK", ())
     assert (settings.jwt_audience, settings.rate_limit) == ("mana", 100)
     assert settings.user_concurrency == 16
+    assert (settings.data_key_ttl, settings.data_key_max_age) == (3600, 86_400)
+    assert settings.legacy_rows == "refuse"
     assert (settings.cors_origins, settings.trusted_proxies) == ((), ())
     assert (settings.log_level, settings.log_format) == ("info", "json")
     for name in ("database_url", "owner_database_url", "jwks_url", "jwks_file", "jwt_issuer"):

@@ -9,6 +9,7 @@ from contextlib import asynccontextmanager
 from typing import Any
 
 import click
+from sqlalchemy.ext.asyncio import AsyncEngine
 
 from custody.cli.commands import event_loop
 from custody.cli.commands.kek_report import report_lines
@@ -17,6 +18,8 @@ from custody.cli.commands.rewrap_role import VARIABLE, rewrap_dsn, rewrap_engine
 from custody.cli.commands.shown import note
 from custody.cli.commands.startup import prepare
 from custody.cli.exit_codes import FINDING
+from custody.datakeys.ring import Ring
+from custody.datakeys.sealer import Sealer
 from custody.db.posture import safe_engine
 from custody.keks.keks import load_keks
 from custody.keks.records import (
@@ -29,7 +32,8 @@ from custody.keks.records import (
     list_keks,
 )
 from custody.keks.records import retire as retire_kek
-from custody.settings import ConfigurationError, Settings
+from custody.keks.trust import tell_what_is_known
+from custody.settings import ConfigurationError, LegacyRows, Settings
 from kek_backends.base import KekBackend
 from kek_backends.errors import KekError
 from kek_backends.keyring import Keyring
@@ -92,20 +96,14 @@ async def _list(
 ) -> tuple[list[ListedKek], tuple[RecordedDataKey, ...], list[str]]:
     notes: list[str] = []
     counted: Mapping[str, RowCount] | None = None
-    if settings.rewrap_database_url is not None:
-        async with rewrap_engine(settings) as engine:
-            known, keys = await list_keks(engine), await list_data_keys(engine)
+    async with _reading(settings, notes) as engine, _configured(settings) as (keyring, unseen):
+        known, keys = await list_keks(engine), await list_data_keys(engine)
+        if settings.rewrap_database_url is not None:
             counted = await count_rows(engine)
-    elif settings.database_url is not None:
-        notes.append(f"rows could not be counted: {VARIABLE} is not set")
-        dsn = settings.dsn(settings.database_url)
-        async with safe_engine(dsn, "custody_app", variable=_APP) as engine:
-            known, keys = await list_keks(engine), await list_data_keys(engine)
-    else:
-        raise ConfigurationError(f"{VARIABLE} or {_APP} must be set: PostgreSQL, as a runtime role")
-    listed = []
-    async with _configured(settings) as (keyring, unseen):
+        if keyring is not None:
+            await _learn_aliases(settings, engine, keyring)
         notes += unseen
+        listed = []
         for one in known:
             backend = keyring.find(one.kek_id) if keyring else None
             refusal = backend.refusal(one.kek_id) if backend else None
@@ -119,6 +117,29 @@ async def _list(
                 )
             )
     return listed, keys, notes
+
+
+@asynccontextmanager
+async def _reading(settings: Settings, notes: list[str]) -> AsyncIterator[AsyncEngine]:
+    """Open the database as a runtime role: as one that sees all rows, where there is one."""
+    if settings.rewrap_database_url is not None:
+        async with rewrap_engine(settings) as engine:
+            yield engine
+        return
+    if settings.database_url is None:
+        raise ConfigurationError(f"{VARIABLE} or {_APP} must be set: PostgreSQL, as a runtime role")
+    notes.append(f"rows could not be counted: {VARIABLE} is not set")
+    dsn = settings.dsn(settings.database_url)
+    async with safe_engine(dsn, "custody_app", variable=_APP) as engine:
+        yield engine
+
+
+async def _learn_aliases(settings: Settings, engine: AsyncEngine, keyring: Keyring) -> None:
+    """Learn which kek_ids an alias has meant before: by records that a data key vouches for."""
+    ring = Ring(engine, keyring, settings.data_key_ttl, settings.data_key_max_age)
+    await ring.load()
+    legacy = settings.legacy_rows is LegacyRows.ACCEPT
+    await tell_what_is_known(engine, keyring, Sealer(ring), legacy=legacy)
 
 
 async def _retire(
