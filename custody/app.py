@@ -48,6 +48,7 @@ from custody.vault.brake import Brake
 from custody.vault.canaries import Canaries
 from custody.vault.keys import MasterKeys
 from custody.vault.rows import VaultRows
+from custody.vault.seals import Seals
 from custody.vault.service import VaultService
 from kek_backends.keyring import Keyring
 
@@ -179,12 +180,15 @@ async def running(
         )
         rows = await enter(_closing(VaultRows(engine, reserve)))
         alarms = Alarms(metrics)
+        seals = Seals(ring, legacy=legacy, alarms=alarms)
         brake = Brake(
             settings.unwrap_limit, newcomer=alarms.newcomer, refused=alarms.unwrap_refused
         )
         canaries = Canaries(settings.canary_users, settings.canary_answer)
         frontend = Frontend(
-            vault=VaultService(rows, MasterKeys(keyring, keks.admit), brake, canaries),
+            vault=VaultService(
+                rows, seals, MasterKeys(keyring, keks.admit, seals), brake, canaries
+            ),
             verifier=TokenVerifier(jwks, rules),
             step_up=preflight.step_up(settings),
             refused_tokens=RefusedTokens(metrics),

@@ -1,12 +1,15 @@
-"""Vaults by the hundred thousand, made without a daemon: wrapped here, copied in."""
+"""Vaults by the hundred thousand, made without a daemon: wrapped and sealed here, copied in."""
 
 from collections.abc import Awaitable, Callable, Iterable
 from typing import TypeAlias
 
+from custody.datakeys.data_key import DataKey
 from custody.vault.key_check import key_check_value
-from kek_backends.base import Wrap
+from custody.vault.sealed_state import SealedState
+from kek_backends.base import KekBackend, Wrap
 from kek_backends.binding import Binding
 from tests.bindings import GENERATION, of
+from tests.sealed_rows import data_key_of
 from tests.servers import Database
 
 WrapOne: TypeAlias = Callable[[Binding, bytes], Awaitable[Wrap]]
@@ -19,22 +22,31 @@ _COLUMNS = (
     "format_version",
     "kek_id",
     "key_check",
+    "seal",
 )
 
 
-async def copy_rows(database: Database, wrap: WrapOne, keys: Iterable[tuple[str, bytes]]) -> None:
-    """Make users and their vaults.
+async def copy_rows(
+    database: Database,
+    kek: KekBackend,
+    keys: Iterable[tuple[str, bytes]],
+    wrap: WrapOne | None = None,
+) -> DataKey:
+    """Make users and their vaults; return the data key that seals them.
 
     Args:
-        database: a migrated one.
-        wrap: takes a binding and a master key; called for one after the other.
+        database: a migrated one; it gets a data key where it has none.
+        kek: wraps the master keys and the data key.
         keys: user ids, each with the master key; read twice.
+        wrap: instead of the KEK's, where wraps were made already; called for one after the other.
     """
+    data_key = await data_key_of(database, kek)
+    wrap_one = wrap or kek.wrap
 
     async def vault(user: str, key: bytes) -> tuple[str | int, ...]:
-        made = await wrap(of(user), key)
+        made, check = await wrap_one(of(user), key), key_check_value(user, key)
         columns = made.wrapped_mk, made.wrap_iv, made.format_version, made.kek_id
-        return user, GENERATION, *columns, key_check_value(user, key)
+        return user, GENERATION, *columns, check, first_state(check).seal(data_key, user)
 
     async with database.connect() as superuser:
         users = ((user,) for user, _ in keys)
@@ -49,3 +61,22 @@ async def copy_rows(database: Database, wrap: WrapOne, keys: Iterable[tuple[str,
             timeout=600,
         )
         await superuser.execute("VACUUM ANALYZE auth.users, auth.encryption_vaults")
+    return data_key
+
+
+def first_state(check: str) -> SealedState:
+    """Return what is sealed of a vault without a recovery wrap that nobody has changed yet.
+
+    Args:
+        check: the key check value.
+    """
+    return SealedState(
+        generation=GENERATION,
+        serial=0,
+        zero_knowledge=False,
+        key_check=check,
+        recovery_digest=None,
+        recovery_format_version=1,
+        recovery_set_at=None,
+        has_wrap=True,
+    )

@@ -9,5 +9,9 @@ class DataKeyUnavailable(DataKeyError):
     """There is one, and it can't be opened now; the message says why."""
 
 
+class DataKeyLost(DataKeyUnavailable):
+    """The owner has said that no KEK opens it any more."""
+
+
 class NoSuchDataKey(DataKeyError):
     """There is no record of it, or what is there is no data key of ours."""

@@ -12,7 +12,7 @@ from sqlalchemy.ext.asyncio import AsyncEngine
 
 from custody.datakeys.clock import boot_time
 from custody.datakeys.data_key import DataKey, id_of
-from custody.datakeys.errors import DataKeyUnavailable, NoSuchDataKey
+from custody.datakeys.errors import DataKeyLost, DataKeyUnavailable, NoSuchDataKey
 from custody.datakeys.records import Opened, Record, open_record, read_records
 from custody.datakeys.unopened import NOT_READ, Unopened
 from custody.db.errors import NO_ANSWER, DatabaseError
@@ -123,6 +123,7 @@ class Ring:
             prefix: as for :meth:`find`.
 
         Raises:
+            DataKeyLost: no KEK opens it any more, by the owner's word.
             DataKeyUnavailable: it can't be opened now.
             NoSuchDataKey: there is none.
         """
@@ -136,6 +137,8 @@ class Ring:
                 raise DataKeyUnavailable(str(error) or NO_ANSWER) from None
         if (key := self._open.get(prefix)) is not None:
             return key
+        if self._unopened.is_lost(key_id):
+            raise DataKeyLost(f"the data key {key_id} is lost")
         if (reason := self.reason(key_id)) is not None:
             raise DataKeyUnavailable(reason)
         raise NoSuchDataKey(f"there is no data key {key_id}")

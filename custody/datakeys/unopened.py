@@ -50,6 +50,10 @@ class Unopened:
             self.is_refused(record) for record in self.records or () if record.id == key_id
         )
 
+    def is_lost(self, key_id: str) -> bool:
+        """Say whether a data key is one that the owner has called lost."""
+        return any(record.is_lost for record in self.records or () if record.id == key_id)
+
     def reason(self, key_id: str) -> str | None:
         """Return why a data key is not open; None where there is none of ours."""
         if key_id in self.unavailable:

@@ -60,6 +60,7 @@ _UNKNOWN = (404, "USER_UNKNOWN")
 _NO_VAULT = (404, "VAULT_NOT_INITIALISED")
 _STALE = (412, "STALE_GENERATION")
 _UNWRAP = (500, "UNWRAP_FAILED")
+_TAMPERED = (500, "ROW_TAMPERED")
 _KEK = (503, "KEK_UNAVAILABLE")
 _AUDIT = (503, "AUDIT_UNAVAILABLE")
 _OUTCOME = (503, "OUTCOME_UNKNOWN")
@@ -71,6 +72,7 @@ ROUTES = (
         handler=handlers.get_status,
         summary="What there is, without unlocking it; leaves no audit row",
         response=TypeAdapter(StatusAnswer),
+        refusals=(_TAMPERED, _KEK),
     ),
     Route(
         method="POST",
@@ -79,7 +81,7 @@ ROUTES = (
         summary="The master key; made if there is none yet. Idempotent",
         response=KEY_RESPONSE,
         has_etag=True,
-        refusals=(_UNKNOWN, _UNWRAP, _KEK, _AUDIT, _OUTCOME),
+        refusals=(_UNKNOWN, _TAMPERED, _UNWRAP, _KEK, _AUDIT, _OUTCOME),
     ),
     Route(
         method="GET",
@@ -88,7 +90,7 @@ ROUTES = (
         summary="The master key, or in zero-knowledge mode the recovery wrap",
         response=KEY_RESPONSE,
         has_etag=True,
-        refusals=(_UNKNOWN, _NO_VAULT, _UNWRAP, _KEK, _AUDIT),
+        refusals=(_UNKNOWN, _NO_VAULT, _TAMPERED, _UNWRAP, _KEK, _AUDIT),
     ),
     Route(
         method="POST",
@@ -99,7 +101,15 @@ ROUTES = (
         takes_if_match=True,
         has_etag=True,
         needs_step_up=True,
-        refusals=(_UNKNOWN, (409, "ZK_ROTATE_FORBIDDEN"), _STALE, _KEK, _AUDIT, _OUTCOME),
+        refusals=(
+            _UNKNOWN,
+            (409, "ZK_ROTATE_FORBIDDEN"),
+            _STALE,
+            _TAMPERED,
+            _KEK,
+            _AUDIT,
+            _OUTCOME,
+        ),
     ),
     Route(
         method="POST",
@@ -110,7 +120,7 @@ ROUTES = (
         body=RECOVERY_WRAP_BODY,
         takes_if_match=True,
         needs_step_up=True,
-        refusals=(_UNKNOWN, _NO_VAULT, _STALE, _AUDIT, _OUTCOME),
+        refusals=(_UNKNOWN, _NO_VAULT, _STALE, _TAMPERED, _UNWRAP, _KEK, _AUDIT, _OUTCOME),
     ),
     Route(
         method="DELETE",
@@ -120,7 +130,17 @@ ROUTES = (
         response=TypeAdapter(OkAnswer),
         takes_if_match=True,
         needs_step_up=True,
-        refusals=(_UNKNOWN, _NO_VAULT, (409, "ZK_ACTIVE"), _STALE, _AUDIT, _OUTCOME),
+        refusals=(
+            _UNKNOWN,
+            _NO_VAULT,
+            (409, "ZK_ACTIVE"),
+            _STALE,
+            _TAMPERED,
+            _UNWRAP,
+            _KEK,
+            _AUDIT,
+            _OUTCOME,
+        ),
     ),
     Route(
         method="POST",
@@ -137,6 +157,7 @@ ROUTES = (
             _NO_VAULT,
             (409, "MASTER_KEY_MISMATCH"),
             _STALE,
+            _TAMPERED,
             _UNWRAP,
             _KEK,
             _AUDIT,

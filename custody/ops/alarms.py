@@ -1,4 +1,4 @@
-"""What says that a thief is at work: the brake holds, or somebody asks for a canary."""
+"""What says that a thief is at work: the brake holds, a row is tampered with, a canary sings."""
 
 import time
 from collections.abc import Callable
@@ -36,6 +36,22 @@ class Alarms:
         self._metrics.unwrap_refused()
         if number := self._lines.count("refused"):
             log.error("unwrap_limit_reached", limit=limit, refused=number)
+
+    def row_tampered(self, user_id: str, reason: str) -> None:
+        """Ring since a row is not what was sealed: each time, as nobody but a thief writes one.
+
+        Args:
+            user_id: whose row.
+            reason: what of it does not hold.
+        """
+        self._metrics.row_tampered(reason)
+        log.error("row_tampered", user_id=user_id, reason=reason)
+
+    def legacy_row_refused(self) -> None:
+        """Ring since a row was never sealed: in the log once a minute, with their number."""
+        self._metrics.legacy_row_refused()
+        if number := self._lines.count("legacy"):
+            log.warning("legacy_row_refused", refused=number)
 
     def canary_touched(self, route: str, user_id: str, address: str | None) -> None:
         """Ring since somebody asked for a canary: each time, as there is no innocent one.

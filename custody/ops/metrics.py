@@ -100,6 +100,17 @@ class Metrics:
             "Requests for one of CUSTODY_CANARY_USERS",
             registry=self._registry,
         )
+        self._tampered_rows = Counter(
+            "custody_tampered_rows",
+            "Requests that met a row which is not what was sealed",
+            ("reason",),
+            registry=self._registry,
+        )
+        self._legacy_refusals = Counter(
+            "custody_legacy_row_refusals",
+            "Requests that were refused since the row was never sealed",
+            registry=self._registry,
+        )
         self._rewrapped = Counter(
             "custody_rewrapped_rows",
             "Rows that this process has re-wrapped, found changed, or set aside",
@@ -155,6 +166,18 @@ class Metrics:
     def canary_requested(self) -> None:
         """Count a request for a canary."""
         self._canary_requests.inc()
+
+    def row_tampered(self, reason: str) -> None:
+        """Count a request that met a tampered row.
+
+        Args:
+            reason: one of a fixed set.
+        """
+        self._tampered_rows.labels(reason).inc()
+
+    def legacy_row_refused(self) -> None:
+        """Count a request that was refused since its row was never sealed."""
+        self._legacy_refusals.inc()
 
     def rewrapped(self, counts: Counts) -> None:
         """Count the rows of one claim."""

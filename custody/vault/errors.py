@@ -85,6 +85,20 @@ class UnwrapFailed(VaultError):
     context = "unwrap-failed"
 
 
+class RowTampered(VaultError):
+    """The stored vault is not what was stored: nothing of it is used. Nothing was changed."""
+
+    status = 500
+    code = "ROW_TAMPERED"
+    context = "row-tampered"
+
+
+class LegacyRow(RowTampered):
+    """The stored vault is not sealed yet, and is not used before it is. Nothing was changed."""
+
+    context = "legacy-row"
+
+
 class Unavailable(VaultError):
     """Something that the vault needs can't be used now: try again later.
 

@@ -18,7 +18,7 @@ from custody.db.group_commit import GroupCommit, NotBatched
 from custody.db.queries import query
 from custody.db.scope import COMMIT_MARGIN_SECONDS
 from custody.deadline import Deadline
-from custody.vault.model import Vault
+from custody.vault.model import Found
 
 
 class WrongRow(DatabaseError):
@@ -37,11 +37,8 @@ class GroupedRows:
         self._reads = GroupCommit(engine, self._read_all)
         self._records = GroupCommit(engine, self._record_all)
 
-    def read(self, user_id: str, deadline: Deadline) -> Awaitable[tuple[Vault | None, bool]]:
+    def read(self, user_id: str, deadline: Deadline) -> Awaitable[Found]:
         """Read a user's row, as it is after this call began.
-
-        Returns:
-            The vault or None, and whether the user may have one.
 
         Raises:
             NotBatched: read it in a transaction of its own.
@@ -65,17 +62,18 @@ class GroupedRows:
 
     async def _read_all(
         self, connection: Connection, user_ids: Sequence[str], _earliest: Deadline
-    ) -> list[tuple[Vault | None, bool]]:
+    ) -> list[Found]:
         rows = await connection.fetch(query("read_vaults"), user_ids)
         refuse_demoted(connection)
         if len(rows) != len(user_ids):
             raise WrongRow
         self._clock.observe(rows[0]["clock"])
-        found: list[tuple[Vault | None, bool]] = []
+        found: list[Found] = []
         for place, (user_id, row) in enumerate(zip(user_ids, rows, strict=True), start=1):
             if row["place"] != place or row["user_id"] not in (user_id, None):
                 raise WrongRow
-            found.append((None if row["user_id"] is None else Vault.from_row(row), row["known"]))
+            is_there = row["user_id"] is not None
+            found.append(Found(row if is_there else None, row["known"], row["clock"]))
         return found
 
     async def _record_all(

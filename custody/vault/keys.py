@@ -3,7 +3,7 @@
 import asyncio
 import secrets
 from collections.abc import Awaitable, Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import structlog
 
@@ -16,7 +16,8 @@ from custody.vault.errors import (
     VaultError,
 )
 from custody.vault.key_check import is_master_key, key_check_value
-from custody.vault.model import Caller
+from custody.vault.model import Caller, MasterKey, Trust, Vault
+from custody.vault.seals import Seals
 from kek_backends.base import MASTER_KEY_SIZE, Wrap
 from kek_backends.binding import Binding
 from kek_backends.errors import KekError, Tampered, UnknownKek
@@ -25,6 +26,8 @@ from kek_backends.keyring import Keyring
 KEK_TIMEOUT_SECONDS = 5.0
 # What a KEK that hangs leaves of the deadline, so that its failure can still be recorded.
 _RECORD_SECONDS = 1.0
+
+_ANOTHER_KEY = "the wrap opens to another key than this user's"
 
 _FAILURES = (KekError, DatabaseError, TimeoutError)
 
@@ -41,10 +44,24 @@ class WrappedKey:
     key_check: str = field(repr=False)
 
     @property
-    def columns(self) -> tuple[str, str, int, str, str]:
-        """The columns wrapped_mk, wrap_iv, format_version, kek_id, key_check."""
-        wrap = self.wrap
-        return (wrap.wrapped_mk, wrap.wrap_iv, wrap.format_version, wrap.kek_id, self.key_check)
+    def answer(self) -> MasterKey:
+        """What its user gets once it is stored."""
+        return MasterKey(self.key, self.generation, self.wrap.format_version, self.wrap.kek_id)
+
+    @property
+    def vault(self) -> Vault:
+        """The vault that has this for its first key."""
+        return Vault(
+            Trust.SEALED,
+            self.wrap,
+            recovery=None,
+            recovery_set_at=None,
+            zero_knowledge=False,
+            generation=self.generation,
+            key_check=self.key_check,
+            seal_serial=0,
+            row_version=0,
+        )
 
 
 class MasterKeys:
@@ -53,11 +70,15 @@ class MasterKeys:
     Args:
         keyring: the KEKs.
         admit: makes sure that a wrap under this kek_id may be stored, or raises.
+        seals: rings where the wrap of a sealed row is not what was stored.
     """
 
-    def __init__(self, keyring: Keyring, admit: Callable[[str], Awaitable[None]]) -> None:
+    def __init__(
+        self, keyring: Keyring, admit: Callable[[str], Awaitable[None]], seals: Seals
+    ) -> None:
         self._keyring = keyring
         self._admit = admit
+        self._seals = seals
 
     async def mint(
         self, caller: Caller, generation: int, fresh: WrappedKey | None = None
@@ -98,24 +119,23 @@ class MasterKeys:
             raise _ours(error, caller, self._keyring.active.uri.text) from None
         return WrappedKey(generation, key, wrap, key_check_value(caller.user_id, key))
 
-    async def open(
-        self, caller: Caller, generation: int, wrap: Wrap, key_check: str | None
-    ) -> bytes:
+    async def open(self, caller: Caller, vault: Vault) -> MasterKey:
         """Unwrap the caller's master key.
 
         Args:
             caller: whose key, by the verified token.
-            generation: of the caller's row.
-            wrap: of the caller's row.
-            key_check: the row's key check value, where it has one.
+            vault: the caller's, with a wrap.
 
         Raises:
-            UnwrapFailed: the wrap does not open for this user and generation, or opens to another
-                key than the one the key check value was made of. An alarm: somebody touched the
-                row.
+            UnwrapFailed, RowTampered: the wrap does not open for this user and generation, or opens
+                to another key than the one the key check value was made of. An alarm: somebody
+                touched the row, whether it was sealed (RowTampered) or is one of before.
             KekUnavailable: the row's KEK can't be used now, or is not configured.
         """
-        binding = Binding(caller.user_id, generation)
+        wrap = vault.wrap
+        if wrap is None:
+            raise UnwrapFailed
+        binding = Binding(caller.user_id, vault.generation)
         try:
             holder = self._keyring.find(wrap.kek_id)
             if holder is not None and holder.in_process:
@@ -123,11 +143,31 @@ class MasterKeys:
             else:
                 async with _timeout(caller):
                     key = await self._keyring.unwrap(binding, wrap)
-            if key_check is not None and not is_master_key(caller.user_id, key, key_check):
-                raise Tampered("the wrap opens to another key than this user's")
+        except Tampered as error:
+            if vault.trust is Trust.SEALED:
+                self._seals.refuse(caller.user_id, "wrap")
+            raise _ours(error, caller, wrap.kek_id) from None
         except _FAILURES as error:
             raise _ours(error, caller, wrap.kek_id) from None
-        return key
+        if vault.key_check is not None and not is_master_key(caller.user_id, key, vault.key_check):
+            if vault.trust is Trust.SEALED:
+                self._seals.refuse(caller.user_id, "key-check")
+            raise _ours(Tampered(_ANOTHER_KEY), caller, wrap.kek_id)
+        return MasterKey(key, vault.generation, wrap.format_version, wrap.kek_id)
+
+    async def bring_over(self, caller: Caller, vault: Vault) -> Vault:
+        """Return a vault that was never sealed with its master key as it is wrapped today.
+
+        Args:
+            caller: whose vault.
+            vault: with a wrap of any format.
+
+        Raises:
+            UnwrapFailed, KekUnavailable: as for :meth:`open` and :meth:`wrap`.
+        """
+        opened = await self.open(caller, vault)
+        wrapped = await self.wrap(caller, vault.generation, opened.key)
+        return replace(vault, wrap=wrapped.wrap, key_check=wrapped.key_check)
 
 
 def _timeout(caller: Caller) -> asyncio.Timeout:

@@ -3,11 +3,15 @@
 from base64 import b64decode
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from datetime import datetime
-from typing import Any, ClassVar, NamedTuple, Self
+from datetime import UTC, datetime, timedelta
+from decimal import Decimal
+from enum import Enum
+from typing import Any, ClassVar, NamedTuple
 
 from custody.deadline import Deadline
 from kek_backends.base import MASTER_KEY_SIZE, Wrap
+
+_EPOCH = datetime.fromtimestamp(0, UTC)
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,10 +63,11 @@ class RecoveryWrap:
 
     WRAPPED_SIZE: ClassVar[int] = MASTER_KEY_SIZE + 16
     IV_SIZE: ClassVar[int] = 12
+    FORMAT: ClassVar[int] = 1
 
     wrapped_mk: str = field(repr=False)
     iv: str = field(repr=False)
-    format_version: int = 1
+    format_version: int = FORMAT
 
     @property
     def is_well_formed(self) -> bool:
@@ -74,47 +79,79 @@ class RecoveryWrap:
         return sizes == [self.WRAPPED_SIZE, self.IV_SIZE]
 
 
-@dataclass(frozen=True, slots=True)
-class Vault:
-    """A user's row.
+class Trust(Enum):
+    """Why a row is believed."""
+
+    SEALED = "its seal holds"
+    LEGACY = "it was never sealed, and such rows are accepted"
+    UNVERIFIED = "no data key can be opened: nothing but its recovery wrap may be used"
+
+
+class Found(NamedTuple):
+    """What the database says of a user's vault.
 
     Args:
+        row: the columns of ``sql/queries/read_vault.sql``, or None where there is no vault. Nothing
+            of it is believed: see :class:`custody.vault.seals.Seals`.
+        known: whether the user may have one.
+        clock: of the database, in seconds since 1970.
+    """
+
+    row: Mapping[str, Any] | None
+    known: bool
+    clock: float
+
+
+@dataclass(frozen=True, slots=True)
+class Vault:
+    """A user's row that was judged, or what is to be stored in its place.
+
+    Args:
+        trust: why it is believed.
         wrap: the server's wrap, or None in zero-knowledge mode.
         recovery: the recovery wrap, where the client has set one.
-        recovery_set_at: when.
+        recovery_set_at: when, in seconds since 1970 as :func:`seconds` writes them.
         zero_knowledge: whether the server has given up its wrap.
         generation: grows with every new master key.
-        key_check: the key check value, or None while the server has not opened the wrap yet.
+        key_check: the key check value; None in a row of before that the server has not opened.
+        seal_serial: how often what is sealed was changed.
         row_version: grows with every change of the row.
     """
 
+    trust: Trust
     wrap: Wrap | None
     recovery: RecoveryWrap | None
-    recovery_set_at: datetime | None
+    recovery_set_at: str | None
     zero_knowledge: bool
     generation: int
     key_check: str | None = field(repr=False)
+    seal_serial: int
     row_version: int
 
-    @classmethod
-    def from_row(cls, row: Mapping[str, Any]) -> Self:
-        """Build the vault from the columns of ``sql/queries/read_vault.sql``."""
-        wrap = recovery = None
-        if row["wrapped_mk"] is not None:
-            wrap = Wrap(row["wrapped_mk"], row["wrap_iv"], row["format_version"], row["kek_id"])
-        if row["recovery_wrapped_mk"] is not None:
-            recovery = RecoveryWrap(
-                row["recovery_wrapped_mk"], row["recovery_iv"], row["recovery_format_version"]
-            )
-        return cls(
-            wrap,
-            recovery,
-            row["recovery_set_at"],
-            row["zero_knowledge"],
-            row["generation"],
-            row["key_check"],
-            row["row_version"],
-        )
+
+def seconds(clock: float) -> str:
+    """Return a moment as PostgreSQL writes the seconds of it: with six decimals.
+
+    Args:
+        clock: seconds since 1970.
+    """
+    whole, micro = divmod(round(clock * 1_000_000), 1_000_000)
+    return f"{whole}.{micro:06}"
+
+
+def moment(text: str) -> datetime:
+    """Return the moment that some seconds since 1970 stand for.
+
+    Args:
+        text: as :func:`seconds` writes them.
+
+    Raises:
+        ValueError: no moment that can be shown; a database may hold an infinite one.
+    """
+    try:
+        return _EPOCH + timedelta(microseconds=int(Decimal(text).scaleb(6)))
+    except (ArithmeticError, OverflowError) as error:
+        raise ValueError(text) from error
 
 
 @dataclass(frozen=True, slots=True)

@@ -2,7 +2,6 @@
 
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
-from typing import cast
 
 import asyncpg
 import structlog
@@ -26,7 +25,9 @@ from custody.vault.errors import (
     VaultError,
 )
 from custody.vault.grouped import GroupedRows
-from custody.vault.model import Caller, Vault
+from custody.vault.model import Caller, Found, Vault, moment
+from custody.vault.seals import recovery_format
+from kek_backends.base import Wrap
 
 OK = 200
 
@@ -53,25 +54,22 @@ class VaultRows:
         """Give connections back; called when no request is under way."""
         await self._grouped.close()
 
-    async def read(self, caller: Caller) -> Vault | None:
+    async def read(self, caller: Caller) -> Found:
         """Read the caller's row.
-
-        Returns:
-            The vault, or None when the user has none.
 
         Raises:
             UserUnknown: there is no vault, and someone else's auth.users does not know the user.
             DatabaseUnavailable, Overloaded: try again later.
         """
         try:
-            vault, known = await self._read(caller)
+            found = await self._read(caller)
         except DatabaseError as error:
             raise _unavailable(error) from error
-        if vault is None and not known:
+        if found.row is None and not found.known:
             raise UserUnknown
-        return vault
+        return found
 
-    async def _read(self, caller: Caller) -> tuple[Vault | None, bool]:
+    async def _read(self, caller: Caller) -> Found:
         try:
             return await self._grouped.read(caller.user_id, caller.deadline)
         except NotBatched:
@@ -79,99 +77,83 @@ class VaultRows:
         async with user_transaction(self._engine, caller.user_id, caller.deadline) as connection:
             row = await connection.fetchrow(query("read_vault"), caller.user_id)
             if row is not None:
-                return Vault.from_row(row), True
-            return None, bool(await connection.fetchval(query("find_user"), caller.user_id))
+                return Found(row, known=True, clock=row["clock"])
+            (user,) = await connection.fetch(query("find_user"), caller.user_id)
+            return Found(None, user["known"], user["clock"])
 
-    async def first_generation(self, caller: Caller) -> int:
-        """Return the generation of a vault that is made now; see its query.
-
-        Raises:
-            DatabaseUnavailable, Overloaded: try again later.
-        """
-        try:
-            async with user_transaction(
-                self._engine, caller.user_id, caller.deadline
-            ) as connection:
-                return int(await connection.fetchval(query("first_generation")))
-        except DatabaseError as error:
-            raise _unavailable(error) from error
-
-    async def create(self, caller: Caller, event: Event, *columns: str | int | None) -> int | None:
+    async def create(self, caller: Caller, event: Event, vault: Vault, seal: str) -> bool:
         """Insert the user's first vault and its audit row.
 
         Args:
             caller: whose vault.
             event: what to record with it.
-            columns: generation and the parameters of ``insert_vault.sql`` after the user id.
+            vault: with a wrap, and nothing else that a new row does not have.
+            seal: of the vault.
 
         Returns:
-            The generation, or None when a vault came into being meanwhile: nothing was written.
+            Whether it was; when a vault came into being meanwhile, nothing was written.
         """
+        columns = vault.generation, *_wrap_columns(vault.wrap), vault.key_check, seal
         async with self._change(caller) as connection:
             await connection.execute(query("add_user"), caller.user_id)
             try:
-                return await _change_row(
-                    connection, event, "insert_vault", caller.user_id, *columns
-                )
+                return await _change_row(connection, event, "add_vault", caller.user_id, *columns)
             except asyncpg.ForeignKeyViolationError:
                 # The account was deleted after we had seen it.
                 raise UserUnknown from None
 
-    async def store(
-        self, caller: Caller, event: Event, statement: str, vault: Vault, *columns: str | int | None
-    ) -> int | None:
+    async def store(self, caller: Caller, event: Event, vault: Vault, seal: str) -> bool:
         """Change the caller's row and write its audit row, in one transaction.
 
         Args:
             caller: whose vault.
             event: what to record with it.
-            statement: name of a guarded UPDATE in ``sql/queries``.
-            vault: the row as it was read: its row version is the guard.
-            columns: the statement's parameters after user id and row version.
+            vault: all of it as it is to be, but for the row version, which is that of the row as it
+                was read: it is the guard.
+            seal: of the vault.
 
         Returns:
-            The generation, or None when someone else changed the row meanwhile: nothing was
-            written, the caller reads the row again.
+            Whether it was; when someone else changed the row meanwhile, nothing was written, and
+            the caller reads the row again.
         """
+        blob, set_at = vault.recovery, vault.recovery_set_at
         async with self._change(caller) as connection:
             return await _change_row(
-                connection, event, statement, caller.user_id, vault.row_version, *columns
+                connection,
+                event,
+                "change_vault",
+                caller.user_id,
+                vault.row_version,
+                vault.generation,
+                vault.zero_knowledge,
+                *_wrap_columns(vault.wrap),
+                vault.key_check,
+                *((None, None) if blob is None else (blob.wrapped_mk, blob.iv)),
+                recovery_format(vault),
+                None if set_at is None else moment(set_at),
+                seal,
             )
 
-    async def record(
-        self,
-        caller: Caller,
-        event: Event,
-        vault: Vault | None = None,
-        key_check: str | None = None,
-    ) -> None:
-        """Write an audit row, and with it the key check value of a row that has none yet.
+    async def record(self, caller: Caller, event: Event) -> None:
+        """Write an audit row.
 
         Args:
             caller: whose action.
             event: what to record.
-            vault: the row as it was read, where it needs a key check value.
-            key_check: that value.
 
         Raises:
             AuditUnavailable: it could not be committed, so no key may leave.
         """
-        if vault is None:
-            try:
-                await self._grouped.record(event, caller.deadline)
-            except NotBatched:
-                pass
-            except DatabaseError as error:
-                raise _not_audited(error) from error
-            else:
-                return
+        try:
+            await self._grouped.record(event, caller.deadline)
+        except NotBatched:
+            pass
+        except DatabaseError as error:
+            raise _not_audited(error) from error
+        else:
+            return
         async with _audit_transaction(self._engine, caller) as connection:
             await write(connection, event)
-            if vault is not None:
-                # No row count to check: where the row was changed or is locked meanwhile, the
-                # next fetch records the value.
-                parameters = caller.user_id, vault.row_version, key_check
-                await connection.execute(query("record_key_check"), *parameters)
 
     async def record_failure(self, caller: Caller, event: Event) -> None:
         """Write the audit row of a refusal or failure, over a connection kept for that.
@@ -238,14 +220,20 @@ async def _audit_transaction(engine: AsyncEngine, caller: Caller) -> AsyncIterat
 
 
 async def _change_row(
-    connection: Connection, event: Event, statement: str, *parameters: str | int | None
-) -> int | None:
-    generation = await connection.fetchval(query(statement), *parameters)
-    if generation is None:
-        return None
+    connection: Connection, event: Event, statement: str, *parameters: object
+) -> bool:
+    if await connection.fetchval(query(statement), *parameters) is None:
+        return False
     try:
         await write(connection, event)
     except (asyncpg.InsufficientPrivilegeError, NotRecorded) as error:
         log.warning("audit_unavailable", reason=type(error).__name__)
         raise AuditUnavailable(_REFUSED_ROW) from error
-    return cast("int", generation)
+    return True
+
+
+def _wrap_columns(wrap: Wrap | None) -> tuple[str | int | None, ...]:
+    """Return the columns wrapped_mk, wrap_iv, format_version, kek_id."""
+    if wrap is None:
+        return None, None, None, None
+    return wrap.wrapped_mk, wrap.wrap_iv, wrap.format_version, wrap.kek_id

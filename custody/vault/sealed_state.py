@@ -1,7 +1,7 @@
 """What a row's seal vouches for, and the bytes that it is made of.
 
-Not the wrap: format 3 binds it to user, generation, purpose and KEK, and the key that comes out of it
-must fit the key check value, which is sealed. So a re-wrap needs no new seal.
+Not the wrap: format 3 binds it to user, generation, purpose and KEK, and the key that comes out of
+it must fit the key check value, which is sealed. So a re-wrap needs no new seal.
 """
 
 from hashlib import sha256
@@ -23,7 +23,8 @@ class SealedState(NamedTuple):
         serial: how often what is sealed has changed, as the database counts it.
         zero_knowledge: whether the server has given up its wrap.
         key_check: the key check value, or None where a row of before has none.
-        recovery_digest: of the recovery wrap, see :func:`recovery_digest`; None where there is none.
+        recovery_digest: of the recovery wrap, see :func:`recovery_digest`; None where there is
+            none.
         recovery_format_version: of the same; it has one also where there is none.
         recovery_set_at: when it was set, in seconds since 1970 with six decimals, as PostgreSQL
             writes them.
@@ -66,7 +67,7 @@ class SealedState(NamedTuple):
         return key.prefix + key.row_seal.of(self.message(user_id))
 
 
-def recovery_digest(wrapped_mk: str, iv: str) -> str:
+def recovery_digest(wrapped_mk: str | None, iv: str | None) -> str:
     """Return the SHA-256 of a recovery wrap and its nonce, as they are stored, in hexadecimal.
 
     ``auth.custody_read_unsealed`` computes the same.

@@ -5,17 +5,18 @@ and no interleaving ends in an error.
 """
 
 from collections.abc import AsyncIterator
+from dataclasses import replace
 
 from custody.audit.events import Action, Event
 from custody.vault.brake import Brake
 from custody.vault.canaries import Canaries
 from custody.vault.errors import (
+    KekUnavailable,
     KeyNotInitialised,
     MasterKeyMismatch,
     Overloaded,
     RecoveryWrapMissing,
     StaleGeneration,
-    UnwrapFailed,
     UserUnknown,
     VaultNotInitialised,
     ZkActive,
@@ -24,8 +25,19 @@ from custody.vault.errors import (
 from custody.vault.failures import AUDIT_RESERVE_SECONDS, Failures
 from custody.vault.key_check import is_master_key, key_check_value
 from custody.vault.keys import MasterKeys
-from custody.vault.model import Caller, MasterKey, RecoveryBlob, RecoveryWrap, Status, Vault
+from custody.vault.model import (
+    Caller,
+    MasterKey,
+    RecoveryBlob,
+    RecoveryWrap,
+    Status,
+    Trust,
+    Vault,
+    moment,
+    seconds,
+)
 from custody.vault.rows import VaultRows, event
+from custody.vault.seals import Seals
 from custody.vault.turns import Turns
 
 
@@ -34,13 +46,17 @@ class VaultService:
 
     Args:
         rows: the database side.
+        seals: say which rows are believed.
         keys: the KEK side.
         brake: lets users pass.
         canaries: users who may be refused.
     """
 
-    def __init__(self, rows: VaultRows, keys: MasterKeys, brake: Brake, canaries: Canaries) -> None:
+    def __init__(
+        self, rows: VaultRows, seals: Seals, keys: MasterKeys, brake: Brake, canaries: Canaries
+    ) -> None:
         self._rows = rows
+        self._seals = seals
         self._keys = keys
         self._brake = brake
         self._canaries = canaries
@@ -50,30 +66,33 @@ class VaultService:
     async def status(self, caller: Caller) -> Status:
         """Say what there is, without unwrapping and without an audit row."""
         try:
-            vault = await self._rows.read(caller)
+            row = (await self._rows.read(caller)).row
         except UserUnknown:
-            vault = None
-        if vault is None:
+            row = None
+        if row is None:
             return Status(
                 vault_exists=False,
                 has_recovery_wrap=False,
                 zero_knowledge=False,
                 recovery_set_at=None,
             )
+        vault = await self._seals.judge(caller.user_id, row)
+        set_at = vault.recovery_set_at
         return Status(
             vault_exists=True,
             has_recovery_wrap=vault.recovery is not None,
             zero_knowledge=vault.zero_knowledge,
-            recovery_set_at=vault.recovery_set_at,
+            recovery_set_at=None if set_at is None else moment(set_at),
         )
 
     async def fetch(self, caller: Caller) -> MasterKey | RecoveryBlob:
         """Hand out the master key, or in zero-knowledge mode the recovery wrap."""
         try:
-            vault = await self._rows.read(caller)
+            row = (await self._rows.read(caller)).row
             self._canaries.refuse(caller.user_id)
-            if vault is None:
+            if row is None:
                 raise KeyNotInitialised
+            vault = await self._seals.judge(caller.user_id, row)
             return await self._hand_out(
                 caller, vault, Action.FETCH, context=None, zk_context="zk-recovery-blob"
             )
@@ -84,7 +103,7 @@ class VaultService:
     async def init(self, caller: Caller) -> MasterKey | RecoveryBlob:
         """Mint the user's first master key, or hand out what there is."""
         async with self._failures.audited(caller, Action.INIT), self._turns.of(caller):
-            async for vault in self._attempts(caller):
+            async for vault, clock in self._attempts(caller):
                 if vault is not None:
                     return await self._hand_out(
                         caller,
@@ -93,7 +112,7 @@ class VaultService:
                         context="already-exists",
                         zk_context="already-exists-zk",
                     )
-                if made := await self._create(caller, Action.INIT, "created"):
+                if made := await self._create(caller, Action.INIT, "created", clock):
                     return made
             raise Overloaded
 
@@ -101,34 +120,39 @@ class VaultService:
         """Replace the master key for good; without a vault, act as init."""
         async with self._failures.audited(caller, Action.ROTATE), self._turns.of(caller):
             fresh = None
-            async for vault in self._attempts(caller):
+            async for vault, clock in self._verified(caller):
                 if vault is None:
-                    if made := await self._create(caller, Action.ROTATE, "init-on-rotate"):
+                    if made := await self._create(caller, Action.ROTATE, "init-on-rotate", clock):
                         return made
                     continue
                 if vault.zero_knowledge:
                     raise ZkRotateForbidden
                 with self._brake.passing(caller.user_id):
                     fresh = await self._keys.mint(caller, vault.generation + 1, fresh)
-                    done = event(caller, Action.ROTATE, None)
-                    generation = await self._rows.store(
-                        caller, done, "rotate_vault", vault, *fresh.columns
+                    after = replace(
+                        vault,
+                        wrap=fresh.wrap,
+                        generation=fresh.generation,
+                        key_check=fresh.key_check,
+                        recovery=None,
+                        recovery_set_at=None,
                     )
-                if generation is not None:
-                    wrap = fresh.wrap
-                    return MasterKey(fresh.key, generation, wrap.format_version, wrap.kek_id)
+                    is_stored = await self._seal_and_store(
+                        caller, event(caller, Action.ROTATE, None), after
+                    )
+                if is_stored:
+                    return fresh.answer
             raise Overloaded
 
     async def set_recovery(self, caller: Caller, recovery: RecoveryWrap) -> None:
         """Store or replace the recovery wrap that the client built."""
         async with self._failures.audited(caller, Action.RECOVERY_SET), self._turns.of(caller):
-            async for vault in self._attempts(caller):
+            async for vault, clock in self._verified(caller):
                 if vault is None:
                     raise VaultNotInitialised
                 done = event(caller, Action.RECOVERY_SET, None)
-                if await self._store(
-                    caller, done, "set_recovery", vault, recovery.wrapped_mk, recovery.iv
-                ):
+                after = replace(vault, recovery=recovery, recovery_set_at=seconds(clock))
+                if await self._store(caller, done, vault, after):
                     return
             raise Overloaded
 
@@ -136,7 +160,7 @@ class VaultService:
         """Remove the recovery wrap; where there is none, do nothing."""
         action = Action.RECOVERY_CLEAR
         async with self._failures.audited(caller, action), self._turns.of(caller):
-            async for vault in self._attempts(caller):
+            async for vault, _ in self._verified(caller):
                 if vault is None:
                     raise VaultNotInitialised
                 if vault.zero_knowledge or vault.wrap is None:
@@ -145,7 +169,8 @@ class VaultService:
                     await self._rows.record(caller, event(caller, action, "no-recovery-wrap"))
                     return
                 done = event(caller, action, None)
-                if await self._store(caller, done, "clear_recovery", vault):
+                after = replace(vault, recovery=None, recovery_set_at=None)
+                if await self._store(caller, done, vault, after):
                     return
             raise Overloaded
 
@@ -153,7 +178,7 @@ class VaultService:
         """Forget the server's wrap; only the recovery wrap is left."""
         action = Action.ZK_ENABLE
         async with self._failures.audited(caller, action), self._turns.of(caller):
-            async for vault in self._attempts(caller):
+            async for vault, _ in self._verified(caller):
                 if vault is None:
                     raise VaultNotInitialised
                 if vault.zero_knowledge:
@@ -162,13 +187,14 @@ class VaultService:
                 if vault.recovery is None or not vault.recovery.is_well_formed:
                     raise RecoveryWrapMissing
                 key_check = vault.key_check
-                if key_check is None and vault.wrap is not None:
+                if key_check is None:
                     # The last moment at which the server has the key: without its key check
                     # value any 32 bytes could replace it when the mode is turned off.
-                    key = await self._keys.open(caller, vault.generation, vault.wrap, None)
-                    key_check = key_check_value(caller.user_id, key)
+                    opened = await self._keys.open(caller, vault)
+                    key_check = key_check_value(caller.user_id, opened.key)
                 done = event(caller, action, None)
-                if await self._store(caller, done, "enable_zero_knowledge", vault, key_check):
+                after = replace(vault, wrap=None, zero_knowledge=True, key_check=key_check)
+                if await self._store(caller, done, vault, after):
                     return
             raise Overloaded
 
@@ -181,7 +207,7 @@ class VaultService:
         """
         action = Action.ZK_DISABLE
         async with self._failures.audited(caller, action), self._turns.of(caller):
-            async for vault in self._attempts(caller):
+            async for vault, _ in self._verified(caller):
                 if vault is None:
                     raise VaultNotInitialised
                 if not vault.zero_knowledge:
@@ -195,9 +221,10 @@ class VaultService:
                     raise MasterKeyMismatch
                 wrapped = await self._keys.wrap(caller, vault.generation, key)
                 done = event(caller, action, context)
-                if await self._store(
-                    caller, done, "disable_zero_knowledge", vault, *wrapped.columns
-                ):
+                after = replace(
+                    vault, wrap=wrapped.wrap, zero_knowledge=False, key_check=wrapped.key_check
+                )
+                if await self._store(caller, done, vault, after):
                     return
             raise Overloaded
 
@@ -207,40 +234,55 @@ class VaultService:
         """Return what opens the vault, after its audit row is committed."""
         with self._brake.passing(caller.user_id):
             if vault.zero_knowledge and vault.recovery is not None:
+                if vault.trust is Trust.UNVERIFIED:
+                    zk_context = "unverified-seal"
                 await self._rows.record(caller, event(caller, action, zk_context))
                 return RecoveryBlob(vault.recovery, vault.generation)
-            if vault.wrap is None:
-                raise UnwrapFailed
-            key = await self._keys.open(caller, vault.generation, vault.wrap, vault.key_check)
-            done = event(caller, action, context)
-            if vault.key_check is None:
-                await self._rows.record(caller, done, vault, key_check_value(caller.user_id, key))
-            else:
-                await self._rows.record(caller, done)
-            return MasterKey(key, vault.generation, vault.wrap.format_version, vault.wrap.kek_id)
+            key = await self._keys.open(caller, vault)
+            await self._rows.record(caller, event(caller, action, context))
+            return key
 
-    async def _store(
-        self, caller: Caller, done: Event, statement: str, vault: Vault, *columns: str | int | None
-    ) -> int | None:
-        """Change the vault; see :meth:`VaultRows.store`."""
+    async def _create(
+        self, caller: Caller, action: Action, context: str, clock: float
+    ) -> MasterKey | None:
+        # The database's time in milliseconds: a vault that is made after an erasure has a later
+        # generation than the erased one, so a device that knows that is stale.
+        fresh = await self._keys.mint(caller, int(clock * 1000))
+        vault = fresh.vault
+        seal = self._seals.seal(caller.user_id, vault)
+        if await self._rows.create(caller, event(caller, action, context), vault, seal):
+            return fresh.answer
+        return None
+
+    async def _store(self, caller: Caller, done: Event, before: Vault, after: Vault) -> bool:
+        """Store the vault as it is to be; one that was never sealed is brought over with it."""
         with self._brake.passing(caller.user_id):
-            return await self._rows.store(caller, done, statement, vault, *columns)
+            keeps_wrap = after.wrap is not None and after.wrap is before.wrap
+            if keeps_wrap and before.trust is Trust.LEGACY:
+                after = await self._keys.bring_over(caller, after)
+            return await self._seal_and_store(caller, done, after)
 
-    async def _create(self, caller: Caller, action: Action, context: str) -> MasterKey | None:
-        fresh = await self._keys.mint(caller, await self._rows.first_generation(caller))
-        created = await self._rows.create(
-            caller, event(caller, action, context), fresh.generation, *fresh.columns
-        )
-        if created is None:
-            return None
-        return MasterKey(fresh.key, created, fresh.wrap.format_version, fresh.wrap.kek_id)
+    async def _seal_and_store(self, caller: Caller, done: Event, after: Vault) -> bool:
+        # As the database counts it: one more with each change.
+        after = replace(after, seal_serial=after.seal_serial + 1)
+        return await self._rows.store(caller, done, after, self._seals.seal(caller.user_id, after))
 
-    async def _attempts(self, caller: Caller) -> AsyncIterator[Vault | None]:
-        """Yield the row, again after each lost race, until too little time is left."""
+    async def _verified(self, caller: Caller) -> AsyncIterator[tuple[Vault | None, float]]:
+        """Yield as :meth:`_attempts`, if a change may be built on what the row says."""
+        async for vault, clock in self._attempts(caller):
+            if vault is not None and vault.trust is Trust.UNVERIFIED:
+                raise KekUnavailable
+            yield vault, clock
+
+    async def _attempts(self, caller: Caller) -> AsyncIterator[tuple[Vault | None, float]]:
+        """Yield the vault and the database's time, and again after each race that was lost."""
         while caller.deadline.remaining() > AUDIT_RESERVE_SECONDS:
-            vault = await self._rows.read(caller)
+            found = await self._rows.read(caller)
             self._canaries.refuse(caller.user_id)
+            vault = None
+            if found.row is not None:
+                vault = await self._seals.judge(caller.user_id, found.row)
             generation = None if vault is None else vault.generation
             if caller.if_match is not None and not caller.if_match.allows(generation):
                 raise StaleGeneration
-            yield vault
+            yield vault, found.clock

@@ -17,7 +17,7 @@ from custody.settings import LogFormat, LogLevel
 from kek_backends.base import FORMAT_CURRENT, Wrap
 from kek_backends.binding import Binding
 from tests.bao_server import Bao, bao_server
-from tests.bench.bao_wraps import context, encrypt
+from tests.bench.bao_wraps import context, encrypt, kek_of
 from tests.bench.load import Request
 from tests.bench.rounds import Row, Run, Target, measure
 from tests.bench.stage import Stage, pid_of, port_of, stage
@@ -81,7 +81,8 @@ async def bench(on: Stage, bao: Bao, chosen: argparse.Namespace) -> list[Row]:
     keys = requests_of(tokens, "GET", f"{PATH}/key", key=True)
     settings = {"KEK": kek.uri} | {f"raw_{name}": value for name, value in kek.environ.items()}
     async with new_database(on.server) as database:
-        await copy_rows(database, kek.ready, kek.users)
+        async with kek_of(kek.uri, kek.environ) as backend:
+            await copy_rows(database, backend, kek.users, kek.ready)
         with (
             unwrapper(kek.uri, kek.environ, kek.wraps) as alone,
             on.daemon(database, **settings) as daemon,

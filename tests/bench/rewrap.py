@@ -30,7 +30,7 @@ from kek_backends.base import FORMAT_CURRENT, Wrap
 from kek_backends.binding import Binding
 from kek_backends.loader import load
 from tests.bao_server import Bao, bao_server
-from tests.bench.bao_wraps import encrypt
+from tests.bench.bao_wraps import encrypt, kek_of
 from tests.bench.rewrap_cases import Case, Measured, measure
 from tests.many_rows import copy_rows
 from tests.servers import Database, make_template, new_database
@@ -93,7 +93,7 @@ async def local_rows(server: EmbeddedPostgres, count: int) -> AsyncIterator[Sour
         name: base64.b64encode(secrets.token_bytes(32)).decode() for name in ("OLD_KEK", "NEW_KEK")
     }
     async with new_database(server) as database:
-        await copy_rows(database, load(OLD, environ=environ, development=False).wrap, Keys(count))
+        await copy_rows(database, load(OLD, environ=environ, development=False), Keys(count))
         yield Source(database, NEW, (OLD,), environ)
 
 
@@ -107,9 +107,10 @@ async def bao_rows(server: EmbeddedPostgres, bao: Bao, count: int) -> AsyncItera
         return Wrap(wraps[binding.subject], "", FORMAT_CURRENT, f"vault:transit/{name}:v1")
 
     async with new_database(server) as database:
-        await copy_rows(database, ready, Keys(count))
-        await asyncio.to_thread(bao.rotate, name)
         environ = await asyncio.to_thread(bao.environ, name)
+        async with kek_of(f"vault:transit/{name}", environ) as kek:
+            await copy_rows(database, kek, Keys(count), ready)
+        await asyncio.to_thread(bao.rotate, name)
         yield Source(database, f"vault:transit/{name}", (), environ)
 
 

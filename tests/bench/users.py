@@ -53,8 +53,7 @@ def master_key(user_id: str) -> bytes:
 
 async def fill(database: Database, users: Users, environ: dict[str, str]) -> None:
     """Give a database these users, with their vaults under the KEK of the environment."""
-    backend = load(_KEK, environ=environ, development=False)
-    await copy_rows(database, backend.wrap, users)
+    await copy_rows(database, load(_KEK, environ=environ, development=False), users)
 
 
 def tokens_for(issuer: Issuer, users: Sequence[str]) -> dict[str, str]:

@@ -14,8 +14,9 @@ from custody.rewrap.options import Options
 from custody.rewrap.runs import Run
 from custody.rewrap.storing import Counts
 from custody.rewrap.worker import RewrapRun
+from custody.vault.key_check import key_check_value
 from kek_backends.base import KekBackend, OwnedWrap, Rewrapped, Wrap
-from kek_backends.binding import Binding
+from kek_backends.binding import Binding, Purpose
 from kek_backends.env import EnvKek
 from kek_backends.keyring import Keyring
 from kek_backends.uri import KekUri
@@ -26,6 +27,7 @@ from tests.e2e.browser import encode
 from tests.eventually import eventually
 from tests.leaks import remember
 from tests.many_rows import copy_rows
+from tests.sealed_rows import data_key_of, past_triggers, reseal
 from tests.servers import Database
 
 NEW_KEY = remember(encode(b"the KEK that comes after: test 2"))
@@ -39,7 +41,7 @@ STORED_MORE = (
     " WHERE kek_id = 'env-v2' AND format_version = 3 AND wrapped_mk IS NOT NULL"
 )
 # What is done to some users' rows: zero-knowledge mode is turned on, wraps are tampered with.
-GO_ZK = (
+_GO_ZK = (
     "UPDATE auth.encryption_vaults SET wrapped_mk = NULL, wrap_iv = NULL,"
     " recovery_wrapped_mk = 'r', recovery_iv = 'i', zero_knowledge = true"
     " WHERE user_id = ANY ($1::text[])"
@@ -74,9 +76,10 @@ class CountingKek(EnvKek):
         """Is proven elsewhere; here it would be counted."""
 
     async def _wrap(self, binding: Binding, key: bytes) -> Wrap:
-        self.wrapped[binding.subject] += 1
-        if self.before_wrap is not None:
-            await self.before_wrap(binding.subject)
+        if binding.purpose is Purpose.MASTER_KEY:
+            self.wrapped[binding.subject] += 1
+            if self.before_wrap is not None:
+                await self.before_wrap(binding.subject)
         return await super()._wrap(binding, key)
 
 
@@ -111,16 +114,23 @@ async def fill(
 ) -> dict[str, bytes]:
     """Make users with a vault under a KEK, the old one unless told otherwise; return the ledger."""
     ledger = {f"{prefix}-{number:06}": secrets.token_bytes(32) for number in range(count)}
-    await copy_rows(database, (kek or old_kek()).wrap, ledger.items())
+    await copy_rows(database, kek or old_kek(), ledger.items())
     return ledger
 
 
 async def make_format_1(database: Database, ledger: Mapping[str, bytes]) -> None:
     """Give users of a ledger the rows that the old service wrote: not bound, no key check value."""
-    for user, key in ledger.items():
-        nonce = secrets.token_bytes(12)
-        sealed = AESGCM(base64.b64decode(OLD_KEY)).encrypt(nonce, key, b"")
-        await _store(database, user, Wrap(encode(sealed), encode(nonce), 1, "env-v1"))
+    async with past_triggers(database) as superuser:
+        for user, key in ledger.items():
+            nonce = secrets.token_bytes(12)
+            sealed = AESGCM(base64.b64decode(OLD_KEY)).encrypt(nonce, key, b"")
+            await _store(superuser, user, Wrap(encode(sealed), encode(nonce), 1, "env-v1"))
+
+
+async def go_zk(database: Database, *users: str) -> None:
+    """Turn zero-knowledge mode on for users, as they do."""
+    await database.execute(_GO_ZK, users)
+    await reseal(database, await data_key_of(database, old_kek()), *users)
 
 
 async def rotate(database: Database, user: str, kek: KekBackend | None = None) -> bytes:
@@ -129,16 +139,21 @@ async def rotate(database: Database, user: str, kek: KekBackend | None = None) -
     now = await database.value(
         "SELECT generation FROM auth.encryption_vaults WHERE user_id = $1", user
     )
-    await _store(database, user, await (kek or new_kek()).wrap(of(user, now + 1), key), newer=1)
+    wrap, check = await (kek or new_kek()).wrap(of(user, now + 1), key), key_check_value(user, key)
+    await _store(database, user, wrap, check, newer=1)
+    await reseal(database, await data_key_of(database, old_kek()), user)
     return key
 
 
-async def _store(database: Database, user: str, wrap: Wrap, newer: int = 0) -> None:
-    await database.execute(
+async def _store(
+    connection: Any, user: str, wrap: Wrap, key_check: str | None = None, newer: int = 0
+) -> None:
+    await connection.execute(
         "UPDATE auth.encryption_vaults SET wrapped_mk = $2, wrap_iv = $3, format_version = $4,"
-        " kek_id = $5, key_check = NULL, generation = generation + $6, quarantined_at = NULL,"
-        " quarantine_reason = NULL WHERE user_id = $1",
-        *(user, wrap.wrapped_mk, wrap.wrap_iv, wrap.format_version, wrap.kek_id, newer),
+        " kek_id = $5, key_check = $6, generation = generation + $7, quarantined_at = NULL,"
+        " quarantine_reason = NULL, seal = CASE WHEN $4 < 3 THEN NULL ELSE seal END"
+        " WHERE user_id = $1",
+        *(user, wrap.wrapped_mk, wrap.wrap_iv, wrap.format_version, wrap.kek_id, key_check, newer),
     )
 
 

@@ -219,7 +219,7 @@ async def test_no_key_is_lost_under_live_traffic(
     keyring = load_keyring(NEW, [OLD], environ=environ, development=False)
     old = keyring.find("env-v1")
     assert old is not None
-    await copy_rows(database, old.wrap, [(name(n), one.key) for n, one in enumerate(entries)])
+    await copy_rows(database, old, [(name(n), one.key) for n, one in enumerate(entries)])
     environ["CUSTODY_REWRAP_DATABASE_URL"] = database.url("custody_rewrap")
     command = ("rewrap", "run", "--json", *scale.limits)
     with daemon_beside(database, issuer, tmp_path, **overrides) as daemon:

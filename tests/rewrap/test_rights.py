@@ -8,7 +8,7 @@ import pytest_asyncio
 
 from custody.development.postgres import EmbeddedPostgres
 from tests.db.psql import psql
-from tests.rewrap.kit import GO_ZK, fill, keyring, rewrap, rows_of
+from tests.rewrap.kit import fill, go_zk, keyring, rewrap, rows_of
 from tests.servers import Database, new_database
 
 DENIED, HIDDEN = "42501: permission denied", "violates row-level security"
@@ -21,7 +21,7 @@ EVENT = f"INSERT INTO {AUDIT} (id, user_id, action, status) VALUES ('x', '{{}}',
 async def filled(module_database: Database) -> Database:
     """Vaults after a run, for those who can't change anything."""
     await fill(module_database, 3)
-    await module_database.execute(GO_ZK, ["user-000002"])
+    await go_zk(module_database, "user-000002")
     await rewrap(module_database, keyring())
     return module_database
 

@@ -21,11 +21,11 @@ from tests.eventually import eventually
 from tests.kek.fakes import FakeRemote, SdkBusy, SdkError, raising
 from tests.rewrap.kit import (
     DAMAGE,
-    GO_ZK,
     NEW_KEY,
     CountingKek,
     Inside,
     fill,
+    go_zk,
     keyring,
     make_format_1,
     new_kek,
@@ -62,7 +62,7 @@ async def test_every_row_comes_to_the_active_kek(database: Database) -> None:
     ledger = await fill(database, 60)
     await make_format_1(database, dict(itertools.islice(ledger.items(), 20)))
     away = ["user-000005", "user-000050"]
-    await database.execute(GO_ZK, list(away))
+    await go_zk(database, *away)
     before = await rows_of(database)
     keks = keyring()
     run = await rewrap(database, keks, batch=7)
@@ -317,7 +317,7 @@ async def test_a_user_who_turns_zk_on_wins(database: Database) -> None:
 
     async def quicker(user: str) -> None:
         if user == "user-000001":
-            await database.execute(GO_ZK, [user])
+            await go_zk(database, user)
 
     run = await rewrap(database, Keyring(new_kek(quicker), [old_kek()]))
     assert (run.state, run.done, run.moved) == ("done", 2, 1)

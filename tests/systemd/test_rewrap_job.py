@@ -39,7 +39,7 @@ async def seed(host: Host, count: int = ROWS) -> dict[str, bytes]:
     """Make vaults under the KEK of 2026, then make that of 2027 the active one."""
     old = host.make_kek("2026")
     ledger = {f"user-{number:05}": secrets.token_bytes(32) for number in range(count)}
-    await copy_rows(host.daemon.database, old.wrap, ledger.items())
+    await copy_rows(host.daemon.database, old, ledger.items())
     host.make_kek("2027")
     # The load is of four users, as fast as they can.
     host.configure(kek="systemd:kek_2027", old_keks="systemd:kek_2026", rate_limit=0)

@@ -1,0 +1,197 @@
+"""Seals of rows: judged before anything of a row is used, made with every change.
+
+Who can write the database has no data key, so what he writes is not believed (docs/adr, 17).
+"""
+
+from collections.abc import Mapping
+from typing import Any, NoReturn, Protocol
+
+from custody.datakeys.data_key import PREFIX_SIZE, DataKey
+from custody.datakeys.errors import DataKeyLost, DataKeyUnavailable, NoSuchDataKey
+from custody.datakeys.ring import Ring
+from custody.vault.errors import KekUnavailable, LegacyRow, RowTampered
+from custody.vault.model import RecoveryWrap, Trust, Vault, moment
+from custody.vault.sealed_state import SealedState, recovery_digest
+from kek_backends.base import Wrap
+from kek_backends.wrap import FORMAT_CURRENT
+
+
+class Alarms(Protocol):
+    """What rings when a row is not believed."""
+
+    def row_tampered(self, user_id: str, reason: str) -> None:
+        """Ring since a row is not what was sealed; the reason says what of it."""
+
+    def legacy_row_refused(self) -> None:
+        """Ring since a row was never sealed, and such rows are refused."""
+
+
+class Seals:
+    """Judges rows as they were read, and seals them as they are to be stored.
+
+    Args:
+        ring: the data keys.
+        legacy: whether rows that were never sealed are accepted.
+        alarms: what rings.
+    """
+
+    def __init__(self, ring: Ring, *, legacy: bool, alarms: Alarms) -> None:
+        self._ring = ring
+        self._legacy = legacy
+        self._alarms = alarms
+
+    async def judge(self, user_id: str, row: Mapping[str, Any]) -> Vault:
+        """Return the vault that a row stands for, if the row is to be believed.
+
+        Args:
+            user_id: whose vault was asked for, by the verified token.
+            row: the columns of ``sql/queries/read_vault.sql``, as the database has them.
+
+        Raises:
+            LegacyRow: it was never sealed, and such rows are refused.
+            RowTampered: it is not what was sealed.
+            KekUnavailable: no data key can judge it now, and the server is to unwrap it.
+        """
+        seal = row["seal"]
+        if seal is None:
+            return self._take_unsealed(user_id, row)
+        key = self._ring.find(seal[:PREFIX_SIZE])
+        if key is None and (key := await self._get(user_id, seal)) is None:
+            return self._take_unverified(user_id, row)
+        if not key.row_seal.is_mac(seal[PREFIX_SIZE:], _state_in(row).message(user_id)):
+            self.refuse(user_id, "seal")
+        vault = self._vault(user_id, row, Trust.SEALED)
+        if (wrap := vault.wrap) is not None:
+            # The wrap is not sealed. A format of before is bound to less, and is never stored in a
+            # sealed row; without a key check value any key that comes out would do.
+            if wrap.format_version < FORMAT_CURRENT:
+                self.refuse(user_id, "format")
+            if vault.key_check is None:
+                self.refuse(user_id, "key-check")
+        return vault
+
+    def seal(self, user_id: str, vault: Vault) -> str:
+        """Return the seal of a vault that is to be stored.
+
+        Args:
+            user_id: whose it is.
+            vault: all of it, with the serial that the database will count.
+
+        Raises:
+            KekUnavailable: no data key is open.
+        """
+        key = self._ring.newest
+        if key is None:
+            # Not this vault's own trouble: the data key has its own part in the readiness.
+            raise KekUnavailable
+        return _state_of(vault).seal(key, user_id)
+
+    def refuse(self, user_id: str, reason: str) -> NoReturn:
+        """Ring, and refuse a row.
+
+        Args:
+            user_id: whose.
+            reason: what of it does not hold: ``seal``, ``data-key``, ``wrap``, ``format``,
+                ``key-check`` or ``columns``.
+
+        Raises:
+            RowTampered: always.
+        """
+        self._alarms.row_tampered(user_id, reason)
+        raise RowTampered
+
+    async def _get(self, user_id: str, seal: str) -> DataKey | None:
+        """Return the data key that a seal names; None where no data key at all can judge it."""
+        try:
+            return await self._ring.get(seal[:PREFIX_SIZE])
+        except NoSuchDataKey:
+            self.refuse(user_id, "data-key")
+        except DataKeyLost:
+            return None
+        except DataKeyUnavailable:
+            if self._ring.newest is not None:
+                # Whoever could have one data key called unavailable, while another one is open,
+                # would turn off the judgement of rows one by one.
+                raise KekUnavailable from None
+            return None
+
+    def _take_unsealed(self, user_id: str, row: Mapping[str, Any]) -> Vault:
+        if not self._legacy:
+            self._alarms.legacy_row_refused()
+            raise LegacyRow
+        return self._sound(user_id, self._vault(user_id, row, Trust.LEGACY))
+
+    def _take_unverified(self, user_id: str, row: Mapping[str, Any]) -> Vault:
+        vault = self._sound(user_id, self._vault(user_id, row, Trust.UNVERIFIED))
+        # What the recovery code opens shows by itself whether it is the user's; nothing else does.
+        blob = vault.recovery
+        if not vault.zero_knowledge or blob is None or not blob.is_well_formed:
+            raise KekUnavailable
+        return vault
+
+    def _sound(self, user_id: str, vault: Vault) -> Vault:
+        """Return a vault that no seal vouches for, if it can be shown at all."""
+        try:
+            if vault.recovery_set_at is not None:
+                moment(vault.recovery_set_at)
+        except ValueError:
+            self.refuse(user_id, "columns")
+        return vault
+
+    def _vault(self, user_id: str, row: Mapping[str, Any], trust: Trust) -> Vault:
+        wrap = recovery = None
+        if row["wrapped_mk"] is not None:
+            parts = row["wrapped_mk"], row["wrap_iv"], row["format_version"], row["kek_id"]
+            if None in parts:
+                self.refuse(user_id, "columns")
+            wrap = Wrap(*parts)
+        if row["recovery_wrapped_mk"] is not None:
+            text, iv = row["recovery_wrapped_mk"], row["recovery_iv"]
+            if iv is None:
+                self.refuse(user_id, "columns")
+            recovery = RecoveryWrap(text, iv, row["recovery_format_version"])
+        return Vault(
+            trust,
+            wrap,
+            recovery,
+            row["recovery_set_at"],
+            row["zero_knowledge"],
+            row["generation"],
+            row["key_check"],
+            row["seal_serial"],
+            row["row_version"],
+        )
+
+
+def _state_in(row: Mapping[str, Any]) -> SealedState:
+    """Return what a row says, for its seal to hold or not."""
+    text, iv = row["recovery_wrapped_mk"], row["recovery_iv"]
+    return SealedState(
+        row["generation"],
+        row["seal_serial"],
+        row["zero_knowledge"],
+        row["key_check"],
+        None if text is None and iv is None else recovery_digest(text, iv),
+        row["recovery_format_version"],
+        row["recovery_set_at"],
+        row["wrapped_mk"] is not None,
+    )
+
+
+def _state_of(vault: Vault) -> SealedState:
+    recovery = vault.recovery
+    return SealedState(
+        vault.generation,
+        vault.seal_serial,
+        vault.zero_knowledge,
+        vault.key_check,
+        None if recovery is None else recovery_digest(recovery.wrapped_mk, recovery.iv),
+        recovery_format(vault),
+        vault.recovery_set_at,
+        vault.wrap is not None,
+    )
+
+
+def recovery_format(vault: Vault) -> int:
+    """Return what is stored as the format of the recovery wrap, also where there is none."""
+    return RecoveryWrap.FORMAT if vault.recovery is None else vault.recovery.format_version
