@@ -7,7 +7,6 @@ import secrets
 import socket
 import time
 from collections.abc import Awaitable, Callable
-from dataclasses import dataclass
 from typing import TypeVar
 
 import structlog
@@ -15,13 +14,14 @@ from sqlalchemy.ext.asyncio import AsyncEngine
 
 from custody.datakeys.ring import Ring
 from custody.db.errors import DatabaseError, Refused, RetiredKek
-from custody.keks.legacy import Unsealed, count_unsealed
+from custody.keks.legacy import count_unsealed
 from custody.rewrap import batch, claims, rows, runs, storing
 from custody.rewrap.backoff import Backoff, sleep, stopped
 from custody.rewrap.batch import TargetMoved, WrongWrap
 from custody.rewrap.bringing_over import bring_over
 from custody.rewrap.claims import Claim
 from custody.rewrap.data_keys import DataKeyMove
+from custody.rewrap.left import Left
 from custody.rewrap.options import Options
 from custody.rewrap.rows import UNSEALED, Row, UnsealedRow, WrapKind
 from custody.rewrap.runs import Run, State
@@ -40,25 +40,6 @@ _GRACE_SECONDS = 10.0
 T = TypeVar("T")
 
 log = structlog.get_logger()
-
-
-@dataclass(frozen=True, slots=True)
-class Left:
-    """What a run leaves, since it can't be done here, or may not.
-
-    Args:
-        kek_ids: of rows that no configured KEK can unwrap.
-        unsealed: rows that are not sealed, while the door for them is shut.
-        data_keys: those that can't be moved, each as a line with its cure.
-    """
-
-    kek_ids: tuple[str, ...]
-    unsealed: Unsealed
-    data_keys: tuple[str, ...]
-
-    def __bool__(self) -> bool:
-        """Whether there is any."""
-        return bool(self.kek_ids or self.unsealed or self.data_keys)
 
 
 class RewrapRun:
@@ -155,18 +136,25 @@ class RewrapRun:
         Raises:
             DatabaseError: the database can't be asked now.
         """
-        shut = not self._options.legacy
         kinds = await rows.kinds(self._engine, run)
         unreadable = {kind.kek_id for kind in kinds if not self._holds(kind)}
         return Left(
             kek_ids=tuple(sorted(unreadable)),
-            unsealed=await count_unsealed(self._engine) if shut else Unsealed(0, 0),
+            unsealed=None if self._options.legacy else await count_unsealed(self._engine),
             data_keys=await self._data_keys.problems(),
         )
 
     async def _move_data_keys(self, target: str) -> None:
         """Bring them to the target; the KEK that they leave can then be retired."""
-        given = await self._retried(lambda: self._data_keys.give_wraps(target, anew=self._anew))
+        while True:
+            try:
+                given = await self._retried(
+                    lambda: self._data_keys.give_wraps(target, anew=self._anew)
+                )
+                break
+            except KekError as error:
+                await self._backoff.pause(str(error) or type(error).__name__)
+        self._backoff.renew()
         self._anew = False
         self.moved_data_keys += tuple(one for one in given if one not in self.moved_data_keys)
         # A daemon that was started meanwhile may not read the target.

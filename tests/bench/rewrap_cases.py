@@ -9,6 +9,7 @@ from typing import Any, Self
 
 import asyncpg
 
+from custody.datakeys.ring import Ring
 from custody.db.engine import Dsn, create_engine
 from custody.ops.logging import configure
 from custody.rewrap.options import Options, Verify
@@ -138,7 +139,8 @@ async def _bare(case: Case, keyring: Keyring) -> None:
 async def _run(case: Case, keyring: Keyring, options: Options) -> None:
     engine = create_engine(Dsn(case.url), pool_size=_POOL_SIZE)
     try:
-        done = await RewrapRun(engine, keyring, options).run()
+        ring = Ring(engine, keyring, ttl=3600, max_age=86_400)
+        done = await RewrapRun(engine, keyring, ring, options).run()
     finally:
         await engine.dispose()
     assert (done.state, done.done) == ("done", case.rows), done

@@ -10,6 +10,7 @@ from typing import Any
 from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 from sqlalchemy.ext.asyncio import AsyncEngine
 
+from custody.datakeys.ring import Ring
 from custody.rewrap.options import Options
 from custody.rewrap.runs import Run
 from custody.rewrap.storing import Counts
@@ -151,7 +152,7 @@ async def _store(
     await connection.execute(
         "UPDATE auth.encryption_vaults SET wrapped_mk = $2, wrap_iv = $3, format_version = $4,"
         " kek_id = $5, key_check = $6, generation = generation + $7, quarantined_at = NULL,"
-        " quarantine_reason = NULL, seal = CASE WHEN $4 < 3 THEN NULL ELSE seal END"
+        " quarantine_reason = NULL, seal = CASE WHEN $4::smallint < 3 THEN NULL ELSE seal END"
         " WHERE user_id = $1",
         *(user, wrap.wrapped_mk, wrap.wrap_iv, wrap.format_version, wrap.kek_id, key_check, newer),
     )
@@ -189,10 +190,18 @@ def rewrap_engine(database: Database) -> AbstractAsyncContextManager[AsyncEngine
     return engine_of(database.url("custody_rewrap"), 4)
 
 
+def worker_of(
+    engine: AsyncEngine, keks: Keyring, options: Options, *progress: Progress
+) -> RewrapRun:
+    """Return a worker as a process of its own has it: no data key is open yet."""
+    ring = Ring(engine, keks, ttl=3600, max_age=86_400)
+    return RewrapRun(engine, keks, ring, options, *progress)
+
+
 async def rewrap(database: Database, keks: Keyring, *progress: Progress, **options: Any) -> Run:
     """Run one worker to its end; it reports progress."""
     async with rewrap_engine(database) as engine:
-        return await RewrapRun(engine, keks, Options(**options), *progress).run()
+        return await worker_of(engine, keks, Options(**options), *progress).run()
 
 
 def environ_of(database: Database) -> dict[str, str]:

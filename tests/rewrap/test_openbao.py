@@ -11,7 +11,6 @@ from typing import Any
 import pytest
 
 from custody.rewrap.options import Options, Verify
-from custody.rewrap.worker import RewrapRun
 from kek_backends.binding import Binding
 from kek_backends.keyring import Keyring
 from kek_backends.transit.kek import TransitKek
@@ -21,7 +20,7 @@ from tests.bao_server import Bao, bao_server
 from tests.bench.bao_wraps import context
 from tests.bindings import of
 from tests.rewrap import kit
-from tests.rewrap.kit import opened, rewrap, rewrap_engine, stamps
+from tests.rewrap.kit import opened, rewrap, rewrap_engine, stamps, worker_of
 from tests.servers import Database
 
 pytestmark = pytest.mark.usefixtures("short_waits")
@@ -168,7 +167,7 @@ async def test_a_version_that_is_made_meanwhile(bao: Bao, database: Database) ->
             moved.append(key)
 
     async with rewrap_engine(database) as engine:
-        run = await RewrapRun(engine, keks, Options(batch=20), move).run()
+        run = await worker_of(engine, keks, Options(batch=20), move).run()
     assert (run.state, run.target) == ("done", f"vault:transit/{key}:v3")
     assert await stamps(database) == {(f"vault:transit/{key}:v3", 3): 100}
     assert await opened(database, keks) == ledger

@@ -29,10 +29,11 @@ from custody.keks.registry import unreadable as unreadable_rows
 from custody.keks.watch import KekWatch
 from custody.rewrap import runs
 from custody.rewrap.data_keys import DataKeyMove
+from custody.rewrap.left import Left
 from custody.rewrap.options import Options
 from custody.rewrap.runs import Run, State
 from custody.rewrap.target import Blocked, Target
-from custody.rewrap.worker import Left, RewrapRun
+from custody.rewrap.worker import RewrapRun
 from custody.settings import LegacyRows, Settings
 from kek_backends.errors import KekError
 from kek_backends.keyring import Keyring
@@ -118,6 +119,7 @@ class _Ended:
         run: its record.
         left: what it could not do, or may not.
         unreadable: of what it could not do, the KEKs' kek_ids, each with its cure.
+        unsealed: rows that are not sealed.
         data_keys: ids of those that were moved.
         database: its name, for people.
     """
@@ -125,13 +127,14 @@ class _Ended:
     run: Run
     left: Left
     unreadable: dict[str, str]
+    unsealed: Unsealed
     data_keys: tuple[str, ...]
     database: str
 
     @property
     def problems(self) -> tuple[str, ...]:
         """What is left, in one line each, with the cure."""
-        refused = legacy.refusal(self.left.unsealed)
+        refused = legacy.refusal(self.left.unsealed) if self.left.unsealed else None
         return (*self.unreadable.values(), *self.left.data_keys, *([refused] if refused else []))
 
     def as_object(self) -> dict[str, object]:
@@ -139,17 +142,15 @@ class _Ended:
         return describe(self.run) | {
             "data_keys": list(self.data_keys),
             "unreadable": list(self.unreadable),
-            "legacy_rows": dataclasses.asdict(self.left.unsealed),
+            "legacy_rows": dataclasses.asdict(self.unsealed),
             "problems": list(self.problems),
         }
 
 
 async def _foresee(settings: Settings, options: Options, *, as_json: bool) -> None:
     async with _prepared(settings) as (engine, keyring, ring):
-        target, moves = (
-            Target(engine, keyring, ring, legacy=options.legacy),
-            DataKeyMove(engine, keyring, ring),
-        )
+        target = Target(engine, keyring, ring, legacy=options.legacy)
+        moves = DataKeyMove(engine, keyring, ring)
         kek_id = await target.foresee()
         stale = await runs.count_stale(
             engine, kek_id, everything=options.everything, legacy=options.legacy
@@ -196,7 +197,14 @@ async def _run(settings: Settings, options: Options) -> _Ended:
             done = await _shown(rewrapper, shown)
         left = await rewrapper.left(done)
         unreadable = _unreadable(keyring, left.kek_ids)
-        return _Ended(done, left, unreadable, rewrapper.moved_data_keys, database)
+        return _Ended(
+            run=done,
+            left=left,
+            unreadable=unreadable,
+            unsealed=left.unsealed or await legacy.count_unsealed(engine),
+            data_keys=rewrapper.moved_data_keys,
+            database=database,
+        )
 
 
 def _data_keys(ids: Sequence[str]) -> str:
