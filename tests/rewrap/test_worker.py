@@ -12,8 +12,7 @@ from custody.rewrap.options import Options, Verify
 from custody.rewrap.runs import State
 from custody.rewrap.target import Blocked
 from custody.vault.key_check import key_check_value
-from kek_backends.base import Wrap
-from kek_backends.binding import Binding, Purpose
+from kek_backends.binding import Purpose
 from kek_backends.errors import Misconfigured
 from kek_backends.keyring import Keyring
 from tests.db.kek_registry import register
@@ -22,6 +21,7 @@ from tests.kek.fakes import FakeRemote, SdkBusy, SdkError, raising
 from tests.rewrap.kit import (
     DAMAGE,
     NEW_KEY,
+    Cheating,
     CountingKek,
     Inside,
     fill,
@@ -451,21 +451,6 @@ async def test_a_kms_that_hangs_does_not_hold_up_the_end(
 
 
 # ── KEKs that fail ────────────────────────────────────────────────────────────
-
-
-class Cheating(CountingKek):
-    """Wraps another key than it was given, for some; its probes are right.
-
-    Args:
-        purpose: of the keys that it replaces.
-    """
-
-    def __init__(self, purpose: Purpose) -> None:
-        super().__init__("env-v2", NEW_KEY)
-        self._purpose = purpose
-
-    async def _wrap(self, binding: Binding, key: bytes) -> Wrap:
-        return await super()._wrap(binding, bytes(32) if binding.purpose is self._purpose else key)
 
 
 @pytest.mark.parametrize("checked", [True, False], ids=["by check value", "by old wrap"])
