@@ -129,8 +129,8 @@ async def test_refused_with_the_cure_and_left_as_they_are(before: Before) -> Non
     assert done.code == 1
     total = len(before.generations)
     assert done.complaint == (
-        f"{total} rows ({before.zero_knowledge} in zero-knowledge mode) not sealed yet and refused: "
-        "set CUSTODY_LEGACY_ROWS=accept and restart, then run: custody rewrap run"
+        f"{total} rows ({before.zero_knowledge} in zero-knowledge mode) not sealed yet and "
+        "refused: set CUSTODY_LEGACY_ROWS=accept and restart, then run: custody rewrap run"
     )
     said = json.loads(done.out)
     assert (said["state"], said["done"], said["failed"]) == ("failed", 0, 0)
@@ -320,8 +320,8 @@ async def test_what_is_verified(database: Database, verify: Verify | None, some:
 async def test_a_wrap_of_another_key_is_not_stored(database: Database) -> None:
     await make_format_1(database, await fill(database, 5))
     before = await rows_of(database)
+    keks = Keyring(Cheating(Purpose.MASTER_KEY), [old_kek()])
     with pytest.raises(WrongWrap, match="does not open to the key"):
-        keks = Keyring(Cheating(Purpose.MASTER_KEY), [old_kek()])
         await rewrap(database, keks, legacy=True)
     assert await rows_of(database) == before
 

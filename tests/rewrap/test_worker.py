@@ -463,8 +463,8 @@ async def test_a_wrap_of_another_key_is_not_stored(
         async with past_triggers(database) as superuser:
             await superuser.execute("UPDATE auth.encryption_vaults SET key_check = NULL")
     before = await rows_of(database)
+    keks = Keyring(Cheating(Purpose.MASTER_KEY), [old_kek()])
     with pytest.raises(WrongWrap, match="does not open to the key"):
-        keks = Keyring(Cheating(Purpose.MASTER_KEY), [old_kek()])
         await rewrap(database, keks, verify=verify)
     assert await rows_of(database) == before
     assert await database.audit("") == [("rewrap_run", "run-failed", 500)]
