@@ -31,6 +31,7 @@ from custody.http.rate import RateLimit
 from custody.http.server import HttpServer
 from custody.http.shares import Shares
 from custody.keks.keks import Keks, loaded_keks
+from custody.keks.legacy import Door
 from custody.ops import preflight
 from custody.ops.alarms import Alarms
 from custody.ops.health import Health
@@ -173,7 +174,7 @@ async def running(
         legacy = settings.legacy_rows is LegacyRows.ACCEPT
         keks = Keks(keyring, engine, event_id(), Sealer(ring), legacy=legacy)
         await keks.prove()
-        health = Health(engine, keks, ring, jwks)
+        health = Health(engine, keks, ring, Door(engine, is_open=legacy), jwks)
         await health.check()
         rewrap = (
             await enter(_open_rewrap(settings, engine, keyring, ring, metrics)) if rewraps else None

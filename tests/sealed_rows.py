@@ -9,13 +9,15 @@ import asyncpg
 from custody.datakeys.data_key import DataKey
 from custody.datakeys.records import open_record, read_records
 from custody.vault.sealed_state import SealedState, recovery_digest
-from kek_backends.base import KekBackend
+from kek_backends.base import KekBackend, Wrap
+from kek_backends.binding import Binding
 from kek_backends.keyring import Keyring
 from tests.datakeys import KEY, KEY_ID, record_of
 from tests.db.connecting import engine_of
 from tests.servers import Database
 
 ADD = "SELECT auth.custody_add_data_key($1, $2, $3, $4, $5, '{}')"
+PUT = "SELECT auth.custody_put_data_key_wrap($1, $2, $3, $4, NULL)"
 # All of a row, and the time as it is sealed.
 READ = (
     "SELECT *, extract(epoch FROM recovery_set_at)::text AS set_at"
@@ -46,6 +48,30 @@ async def _make(database: Database, kek: KekBackend) -> DataKey:
     columns = wrap.kek_id, wrap.wrapped_mk, wrap.wrap_iv
     assert await database.value(ADD, record.id, record.seal, *columns) == KEY_ID
     return DataKey.of(KEY_ID, KEY)
+
+
+async def share_data_key(database: Database, holder: KekBackend, other: KekBackend) -> None:
+    """Wrap the data key of a database under one more KEK, as a run to that would.
+
+    Args:
+        database: where it is.
+        holder: opens it.
+        other: is to open it, too.
+    """
+    row = await database.fetch(
+        "SELECT * FROM auth.encryption_data_key_wraps WHERE kek_id = $1", holder.kek_id
+    )
+    ((key_id, kek_id, *wrap),) = [tuple(one)[:5] for one in row]
+    binding = Binding.of_data_key(key_id)
+    key = await holder.unwrap(binding, Wrap(wrap[0], wrap[1], wrap[2], kek_id))
+    made = await other.wrap(binding, key)
+    columns = made.kek_id, made.wrapped_mk, made.wrap_iv
+    assert await database.value(PUT, key_id, *columns)
+
+
+async def take_data_key(database: Database, kek_id: str) -> None:
+    """Take the wrap of a data key under one KEK away."""
+    await database.execute("DELETE FROM auth.encryption_data_key_wraps WHERE kek_id = $1", kek_id)
 
 
 def seal_of(key: DataKey, row: Mapping[str, Any]) -> str:
@@ -86,11 +112,16 @@ async def reseal(database: Database, key: DataKey, *users: str) -> None:
         users: their ids.
     """
     async with past_triggers(database) as superuser:
-        for row in await superuser.fetch(READ, users):
-            await superuser.execute(
-                "UPDATE auth.encryption_vaults SET seal = $2 WHERE user_id = $1",
-                *(row["user_id"], seal_of(key, row)),
-            )
+        await reseal_by(superuser, key, *users)
+
+
+async def reseal_by(superuser: "asyncpg.Connection[Any]", key: DataKey, *users: str) -> None:
+    """Do the same within a superuser's transaction."""
+    for row in await superuser.fetch(READ, users):
+        await superuser.execute(
+            "UPDATE auth.encryption_vaults SET seal = $2 WHERE user_id = $1",
+            *(row["user_id"], seal_of(key, row)),
+        )
 
 
 @asynccontextmanager

@@ -71,6 +71,8 @@ class Admin:
     async def show_metrics(self, _request: web.BaseRequest) -> Response:
         """GET /metrics."""
         self._metrics.show_data_key(self._health.data_key_seconds_left)
+        if (unsealed := self._health.unsealed) is not None:
+            self._metrics.show_unsealed(unsealed)
         body = self._metrics.render(self._health.parts())
         return Response(body, media_type=self._metrics.content_type)
 

@@ -6,9 +6,10 @@ from dataclasses import replace
 
 from sqlalchemy.ext.asyncio import AsyncEngine
 
+from custody.keks.census import kek_ids_in_use, unreadable
 from custody.keks.legacy import advice, count_unsealed, refusal
 from custody.keks.plain import in_clear
-from custody.keks.registry import compare, is_retired, kek_ids_in_use, retired, unreadable
+from custody.keks.proof import RETIRED, RecordSealer, compare, judge, read_record, retired
 from kek_backends.base import KekBackend
 from kek_backends.errors import KekError, Transient
 from kek_backends.findings import Finding, Verdict
@@ -36,12 +37,15 @@ async def examine_keks(keyring: Keyring) -> list[Finding]:
     return findings
 
 
-async def examine_registry(engine: AsyncEngine, keyring: Keyring) -> list[Finding]:
+async def examine_registry(
+    engine: AsyncEngine, keyring: Keyring, sealer: RecordSealer
+) -> list[Finding]:
     """Compare the KEKs with what the database knows of them, and with the rows.
 
     Args:
         engine: connections of a runtime role.
         keyring: the configured KEKs.
+        sealer: judges the records.
 
     Raises:
         DatabaseError: the database can't be asked now.
@@ -49,13 +53,15 @@ async def examine_registry(engine: AsyncEngine, keyring: Keyring) -> list[Findin
     in_use = await kek_ids_in_use(engine)
     findings = [Finding(Verdict.FINDING, problem, "kek") for problem in unreadable(keyring, in_use)]
     active = keyring.active
-    if active.kek_id is not None and await is_retired(engine, active.kek_id):
-        findings.append(Finding(Verdict.FINDING, retired(active, active.kek_id), _part(active)))
+    record = active.kek_id and await read_record(engine, active.kek_id)
+    if active.kek_id and record and record["state"] == RETIRED:
+        message = retired(active, active.kek_id, record, sealer)
+        findings.append(Finding(Verdict.FINDING, message, _part(active)))
     for backend in keyring:
         if backend.kek_id is not None:
             used = {used for used in in_use if backend.holds(used)}
             for kek_id in sorted({backend.kek_id} | used):
-                findings += [one async for one in _fingerprint(engine, backend, kek_id)]
+                findings += [one async for one in _fingerprint(engine, backend, kek_id, sealer)]
     return findings
 
 
@@ -70,17 +76,22 @@ async def examine_rows(engine: AsyncEngine, *, accepted: bool) -> list[Finding]:
         DatabaseError: the database can't be asked now.
     """
     unsealed = await count_unsealed(engine)
-    problem = advice(unsealed) if accepted else refusal(unsealed)
-    if problem is None:
-        return [Finding(Verdict.OK, "every row is sealed", "rows")]
-    return [Finding(Verdict.FINDING, problem, "rows")]
+    if accepted:
+        return [Finding(Verdict.FINDING, advice(unsealed), "rows")]
+    if unsealed:
+        return [Finding(Verdict.FINDING, refusal(unsealed), "rows")]
+    return [Finding(Verdict.OK, "every row is sealed", "rows")]
 
 
 async def _fingerprint(
-    engine: AsyncEngine, backend: KekBackend, kek_id: str
+    engine: AsyncEngine, backend: KekBackend, kek_id: str, sealer: RecordSealer
 ) -> AsyncIterator[Finding]:
     part, fingerprint = _part(backend), backend.fingerprint(kek_id)
     if fingerprint is None:
+        return
+    record = await read_record(engine, kek_id)
+    if record and record["fingerprint"] and judge(sealer, kek_id, record) is False:
+        yield replace(_doubtful(kek_id, is_same=record["fingerprint"] == fingerprint), part=part)
         return
     try:
         recorded = await compare(engine, backend, kek_id, fingerprint)
@@ -93,6 +104,18 @@ async def _fingerprint(
         return
     message = f"no fingerprint is recorded for {kek_id} yet; the next boot does it"
     yield Finding(Verdict.UNSEEN, message, part)
+
+
+def _doubtful(kek_id: str, *, is_same: bool) -> Finding:
+    """Say of a record that no data key vouches for it: it counts as none."""
+    if is_same:
+        message = f"the record of {kek_id} is not sealed yet; the next boot does it"
+        return Finding(Verdict.UNSEEN, message)
+    message = (
+        f"the record of {kek_id} names other key material, and its seal does not hold: the next "
+        "boot replaces it; find out who writes to the database"
+    )
+    return Finding(Verdict.FINDING, message)
 
 
 def _part(backend: KekBackend) -> str:

@@ -8,14 +8,17 @@ from sqlalchemy.ext.asyncio import AsyncEngine
 from custody.auth.jwk import NO_KEY, JwksError, VerificationKey, doubled_kids
 from custody.auth.jwks import document_from, keys_of
 from custody.auth.sources import Source, file_source
+from custody.datakeys.diagnostics import examine_data_keys
+from custody.datakeys.ring import Ring
+from custody.datakeys.sealer import Sealer
 from custody.db.advice import advise
 from custody.db.engine import open_engine
 from custody.db.errors import DatabaseError, Refused
 from custody.db.posture import find_problems, refuse_unfit_rewrap
-from custody.keks.diagnostics import examine_keks, examine_registry
+from custody.keks.diagnostics import examine_keks, examine_registry, examine_rows
 from custody.keks.keks import load_keks
 from custody.ops import preflight
-from custody.settings import ConfigurationError, Settings, load
+from custody.settings import ConfigurationError, LegacyRows, Settings, load
 from kek_backends.findings import Finding, Verdict
 from kek_backends.keyring import Keyring
 
@@ -111,11 +114,22 @@ async def _examine_database(settings: Settings, keyring: Keyring | None) -> list
             findings = [Finding(Verdict.OK, "schema and role keep their promises", "database")]
             findings += await _examine_advice(engine)
             findings += await _examine_rewrap(settings, engine)
+            accepted = settings.legacy_rows is LegacyRows.ACCEPT
+            findings += await examine_rows(engine, accepted=accepted)
             if keyring is not None:
-                findings += await examine_registry(engine, keyring)
+                findings += await _examine_records(settings, engine, keyring)
             return findings
     except DatabaseError as error:
         return [_failure(error, "database")]
+
+
+async def _examine_records(
+    settings: Settings, engine: AsyncEngine, keyring: Keyring
+) -> list[Finding]:
+    """Examine what is recorded of data keys and KEKs: each opens, or vouches for, the other."""
+    ring = Ring(engine, keyring, settings.data_key_ttl, settings.data_key_max_age)
+    findings = await examine_data_keys(engine, keyring, ring)
+    return findings + await examine_registry(engine, keyring, Sealer(ring))
 
 
 async def _examine_advice(engine: AsyncEngine) -> list[Finding]:

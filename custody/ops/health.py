@@ -17,6 +17,7 @@ from custody.db.checkout import on_a_living_connection
 from custody.db.errors import NO_ANSWER, DatabaseError, Refused
 from custody.db.posture import PostureProblem, find_problems
 from custody.keks.keks import Keks
+from custody.keks.legacy import Door, Unsealed
 from custody.settings import ConfigurationError
 from custody.vault.errors import Unavailable
 from kek_backends.errors import Misconfigured
@@ -47,14 +48,18 @@ class Health:
         engine: connections of the role custody_app.
         keks: the configured KEKs.
         ring: the data keys.
+        door: for rows that are not sealed.
         jwks: the issuer's keys.
     """
 
-    def __init__(self, engine: AsyncEngine, keks: Keks, ring: Ring, jwks: JwksCache) -> None:
+    def __init__(
+        self, engine: AsyncEngine, keks: Keks, ring: Ring, door: Door, jwks: JwksCache
+    ) -> None:
         self._engine = engine
         self._keks = keks
         self._ring = ring
         self._data_keys = DataKeyCheck(engine, keks.keyring, ring, keks)
+        self._door = door
         self._jwks = jwks
         self._asked = False
         self._database: str | None = "not reached yet"
@@ -86,19 +91,25 @@ class Health:
             "audit": self._problem_of("audit") or self._reason_met("audit") or unknown,
             "kek": self._problem_of_keks() or self._reason_met("kek"),
             "data-key": self._problem_of_data_keys(),
+            "rows": self._door.problem if self._keks_confirmed else "not counted yet",
             "jwks": self._jwks.problem,
             "listener": "stopping" if self.draining else None,
         }
 
     def degraded(self) -> dict[str, str]:
         """Return what is wrong in parts that are ready all the same."""
-        found = {"data-key": self._ring.degraded}
+        found = {"data-key": self._ring.degraded, "rows": self._door.remark}
         return {part: what for part, what in found.items() if what is not None}
 
     @property
     def data_key_seconds_left(self) -> float:
         """How long the data key is kept without being opened again; 0 where none is open."""
         return self._ring.seconds_left
+
+    @property
+    def unsealed(self) -> Unsealed | None:
+        """How many rows are not sealed; None before they were counted."""
+        return self._door.unsealed
 
     def met(self, failure: Unavailable) -> None:
         """Take note that a request failed for a part: not ready from now on, and checked at once.
@@ -209,6 +220,7 @@ class Health:
         self._problems = await find_problems(self._engine, "custody_app")
         if not self._unsafe:
             await self._check_keks()
+            await self._door.look()
             await self._keks.record_instance()
             await self._log_advice()
 

@@ -12,6 +12,7 @@ from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, Proc
 from prometheus_client.multiprocess import MultiProcessCollector, mark_process_dead
 from prometheus_client.openmetrics.exposition import CONTENT_TYPE_LATEST, generate_latest
 
+from custody.keks.legacy import Unsealed
 from custody.keks.records import RowCount
 from custody.rewrap.runs import Run
 from custody.rewrap.storing import Counts
@@ -65,7 +66,13 @@ class Metrics:
             registry=self._registry,
             multiprocess_mode=_NEWEST,
         )
-
+        self._unsealed = Gauge(
+            "custody_unsealed_rows",
+            "Rows that are not sealed, counted to 100,001 in all",
+            ("kind",),
+            registry=self._registry,
+            multiprocess_mode=_NEWEST,
+        )
         self._rows = Gauge(
             "custody_rows",
             "Rows with a wrap, by KEK",
@@ -188,6 +195,15 @@ class Metrics:
     def show_data_key(self, seconds_left: float) -> None:
         """Show how long the data key is kept without being opened again."""
         self._data_key.set(seconds_left)
+
+    def show_unsealed(self, unsealed: Unsealed) -> None:
+        """Show how many rows are not sealed.
+
+        Args:
+            unsealed: those with a wrap of the server's, and those in zero-knowledge mode.
+        """
+        self._unsealed.labels("wrap").set(unsealed.wraps)
+        self._unsealed.labels("zero-knowledge").set(unsealed.zero_knowledge)
 
     def show_rows(self, counted: Mapping[str, RowCount]) -> None:
         """Show how many rows each KEK has.

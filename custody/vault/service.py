@@ -37,6 +37,7 @@ from custody.vault.model import (
     seconds,
 )
 from custody.vault.rows import VaultRows, event
+from custody.vault.sealed_rows import SealedRows
 from custody.vault.seals import Seals
 from custody.vault.turns import Turns
 
@@ -56,7 +57,7 @@ class VaultService:
         self, rows: VaultRows, seals: Seals, keys: MasterKeys, brake: Brake, canaries: Canaries
     ) -> None:
         self._rows = rows
-        self._seals = seals
+        self._vaults = SealedRows(rows, seals)
         self._keys = keys
         self._brake = brake
         self._canaries = canaries
@@ -66,17 +67,16 @@ class VaultService:
     async def status(self, caller: Caller) -> Status:
         """Say what there is, without unwrapping and without an audit row."""
         try:
-            row = (await self._rows.read(caller)).row
+            vault, _ = await self._vaults.read(caller)
         except UserUnknown:
-            row = None
-        if row is None:
+            vault = None
+        if vault is None:
             return Status(
                 vault_exists=False,
                 has_recovery_wrap=False,
                 zero_knowledge=False,
                 recovery_set_at=None,
             )
-        vault = await self._seals.judge(caller.user_id, row)
         set_at = vault.recovery_set_at
         return Status(
             vault_exists=True,
@@ -88,11 +88,10 @@ class VaultService:
     async def fetch(self, caller: Caller) -> MasterKey | RecoveryBlob:
         """Hand out the master key, or in zero-knowledge mode the recovery wrap."""
         try:
-            row = (await self._rows.read(caller)).row
+            vault, _ = await self._vaults.read(caller)
             self._canaries.refuse(caller.user_id)
-            if row is None:
+            if vault is None:
                 raise KeyNotInitialised
-            vault = await self._seals.judge(caller.user_id, row)
             return await self._hand_out(
                 caller, vault, Action.FETCH, context=None, zk_context="zk-recovery-blob"
             )
@@ -137,9 +136,8 @@ class VaultService:
                         recovery=None,
                         recovery_set_at=None,
                     )
-                    is_stored = await self._seal_and_store(
-                        caller, event(caller, Action.ROTATE, None), after
-                    )
+                    done = event(caller, Action.ROTATE, None)
+                    is_stored = await self._vaults.store(caller, done, after)
                 if is_stored:
                     return fresh.answer
             raise Overloaded
@@ -248,11 +246,8 @@ class VaultService:
         # The database's time in milliseconds: a vault that is made after an erasure has a later
         # generation than the erased one, so a device that knows that is stale.
         fresh = await self._keys.mint(caller, int(clock * 1000))
-        vault = fresh.vault
-        seal = self._seals.seal(caller.user_id, vault)
-        if await self._rows.create(caller, event(caller, action, context), vault, seal):
-            return fresh.answer
-        return None
+        is_made = await self._vaults.create(caller, event(caller, action, context), fresh.vault)
+        return fresh.answer if is_made else None
 
     async def _store(self, caller: Caller, done: Event, before: Vault, after: Vault) -> bool:
         """Store the vault as it is to be; one that was never sealed is brought over with it."""
@@ -260,12 +255,7 @@ class VaultService:
             keeps_wrap = after.wrap is not None and after.wrap is before.wrap
             if keeps_wrap and before.trust is Trust.LEGACY:
                 after = await self._keys.bring_over(caller, after)
-            return await self._seal_and_store(caller, done, after)
-
-    async def _seal_and_store(self, caller: Caller, done: Event, after: Vault) -> bool:
-        # As the database counts it: one more with each change.
-        after = replace(after, seal_serial=after.seal_serial + 1)
-        return await self._rows.store(caller, done, after, self._seals.seal(caller.user_id, after))
+            return await self._vaults.store(caller, done, after)
 
     async def _verified(self, caller: Caller) -> AsyncIterator[tuple[Vault | None, float]]:
         """Yield as :meth:`_attempts`, if a change may be built on what the row says."""
@@ -277,12 +267,9 @@ class VaultService:
     async def _attempts(self, caller: Caller) -> AsyncIterator[tuple[Vault | None, float]]:
         """Yield the vault and the database's time, and again after each race that was lost."""
         while caller.deadline.remaining() > AUDIT_RESERVE_SECONDS:
-            found = await self._rows.read(caller)
+            vault, clock = await self._vaults.read(caller)
             self._canaries.refuse(caller.user_id)
-            vault = None
-            if found.row is not None:
-                vault = await self._seals.judge(caller.user_id, found.row)
             generation = None if vault is None else vault.generation
             if caller.if_match is not None and not caller.if_match.allows(generation):
                 raise StaleGeneration
-            yield vault, found.clock
+            yield vault, clock

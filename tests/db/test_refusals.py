@@ -17,6 +17,7 @@ from custody.datakeys.sealer import Sealer
 from custody.db.checkout import acquire
 from custody.development.postgres import EmbeddedPostgres
 from custody.keks.keks import Keks
+from custody.keks.legacy import Door
 from custody.ops import health
 from custody.settings import ConfigurationError, load
 from kek_backends.loader import load_keyring
@@ -204,7 +205,8 @@ async def test_refusal_is_seen_past_connections_that_have_ended(
     jwks = JwksCache(fetch=file_source(tmp_path / "none"), source="none")
     async with login(database, "custody_app") as (role, url), engine_of(url, 4) as engine:
         ring = Ring(engine, keyring, 3600, 86_400)
-        here = health.Health(engine, Keks(keyring, engine, "here", Sealer(ring)), ring, jwks)
+        keks, door = Keks(keyring, engine, "here", Sealer(ring)), Door(engine, is_open=False)
+        here = health.Health(engine, keks, ring, door, jwks)
         async with AsyncExitStack() as borrowed:
             for _ in range(4):
                 await borrowed.enter_async_context(acquire(engine))

@@ -6,10 +6,13 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
+from kek_backends.base import KekBackend
+from kek_backends.loader import load
 from tests.bao_server import Bao
 from tests.client import Client, client_session
 from tests.leaks import remember
 from tests.moto_server import Moto
+from tests.sealed_rows import share_data_key, take_data_key
 from tests.servers import Daemon, Database, daemon_here
 from tests.tokens import Issuer
 
@@ -85,3 +88,13 @@ async def read_keys(daemon: Daemon, users: Iterable[str]) -> dict[str, str]:
     async with client_session() as session:
         answers = {user: await Client(daemon, session, user).key() for user in users}
     return {user: answer.json["masterKey"] for user, answer in answers.items()}
+
+
+async def move_data_key(database: Database, holder: Place, other: Place) -> None:
+    """Have the data key under another KEK, and no longer under the one that holds it."""
+    await share_data_key(database, _backend(holder), _backend(other))
+    await take_data_key(database, holder.stamp)
+
+
+def _backend(place: Place) -> KekBackend:
+    return load(place.uri, environ=place.environ, development=False)

@@ -9,6 +9,7 @@ from tests.client import Client, client_session
 from tests.e2e.keks import BACKENDS, Place, make_place, overrides
 from tests.e2e.life import live
 from tests.moto_server import Moto
+from tests.sealed_rows import past_triggers
 from tests.servers import Daemon, Database, daemon_beside, daemon_here
 from tests.tokens import Issuer
 
@@ -56,31 +57,35 @@ async def test_the_whole_life_of_a_vault(
 async def test_copied_wraps_never_open(
     place: Place, database: Database, issuer: Issuer, tmp_path: Path, count: int
 ) -> None:
-    """All pairs of users; without the key check value, so that the binding alone decides."""
+    """All pairs of users, and each user's wrap of the generation before."""
     users = [f"user-{number}" for number in range(count)]
     copy = (
         "UPDATE auth.encryption_vaults AS victim SET wrapped_mk = source.wrapped_mk,"
-        " wrap_iv = source.wrap_iv, key_check = NULL FROM auth.encryption_vaults AS source"
-        " WHERE victim.user_id = $1 AND source.user_id = $2"
+        " wrap_iv = source.wrap_iv FROM kept AS source"
+        " WHERE victim.user_id = $1 AND source.user_id = $2 AND source.step = $3"
     )
     async with (
         daemon_here(database, issuer, tmp_path, **overrides(place)) as daemon,
         client_session() as session,
-        database.connect() as superuser,
+        past_triggers(database) as superuser,
     ):
         devices = {user: Client(daemon, session, user) for user in users}
         for device in devices.values():
             assert (await device.init()).status == 200
-        await superuser.execute("CREATE TEMP TABLE kept AS SELECT * FROM auth.encryption_vaults")
+        await superuser.execute(
+            "CREATE TEMP TABLE kept AS SELECT *, 0 AS step FROM auth.encryption_vaults"
+        )
+        for device in devices.values():
+            assert (await device.rotate()).status == 200
+        await superuser.execute("INSERT INTO kept SELECT *, 1 FROM auth.encryption_vaults")
         for victim, device in devices.items():
             for source in users:
-                if source != victim:
-                    await superuser.execute(copy, victim, source)
-                    answer = await device.key()
-                    assert (answer.status, answer.code) == (500, "UNWRAP_FAILED")
-            await superuser.execute(
-                copy.replace("FROM auth.encryption_vaults AS", "FROM kept AS"), victim, victim
-            )
+                for step in (0, 1):
+                    if (source, step) != (victim, 1):
+                        await superuser.execute(copy, victim, source, step)
+                        answer = await device.key()
+                        assert (answer.status, answer.code) == (500, "ROW_TAMPERED")
+            await superuser.execute(copy, victim, victim, 1)
         assert [(await device.key()).status for device in devices.values()] == [200] * count
 
 

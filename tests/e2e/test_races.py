@@ -14,11 +14,13 @@ import pytest
 
 from custody.vault.key_check import key_check_value
 from kek_backends.binding import Binding
+from kek_backends.keyring import Keyring
 from kek_backends.loader import load_keyring
 from tests.client import Answer, Client, tag_of
 from tests.e2e.browser import encode
 from tests.e2e.held import held, one_waits
 from tests.leaks import remember
+from tests.sealed_rows import data_key_of, reseal_by
 from tests.servers import Daemon
 from tests.states import act, bring
 
@@ -47,16 +49,22 @@ async def start(client: Client, *, zk: bool) -> tuple[str, str]:
     return key, tag_of(await client.key())
 
 
+def keyring_of(daemon: Daemon) -> Keyring:
+    return load_keyring("env:MANA_AUTH_KEK", (), environ=daemon.settings, development=False)
+
+
 async def race(
     daemon: Daemon, client: Client, route: str, known: tuple[str, str], *change: Any
 ) -> Answer:
     """Call a route, and change the row under its hands."""
     name, _, if_match = route.partition("-")
     key, tag = known
+    data_key = await data_key_of(daemon.database, keyring_of(daemon).active)
     async with held(daemon.database) as superuser:
         request = asyncio.create_task(act(client, METHODS[name], key, tag if if_match else None))
         await one_waits(daemon.database)
         await superuser.execute(*change)
+        await reseal_by(superuser, data_key, "alice")
     return await request
 
 
@@ -87,7 +95,7 @@ async def test_another_device_rotates_meanwhile(
     old = await start(alice, zk=zk)
     fresh = secrets.token_bytes(32)
     remember(encode(fresh))
-    keyring = load_keyring("env:MANA_AUTH_KEK", (), environ=daemon.settings, development=False)
+    keyring = keyring_of(daemon)
     row = await daemon.database.vault("alice")
     wrap = await keyring.wrap(Binding("alice", row["generation"] + 1), fresh)
     answer = await race(

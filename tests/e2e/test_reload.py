@@ -19,6 +19,7 @@ from custody.http.routes import BASE_PATH
 from custody.keks import keks
 from custody.settings import load as load_settings
 from kek_backends.env import EnvKek
+from kek_backends.loader import load as load_kek
 from tests.certificates import make_certificate
 from tests.client import Client, becomes, client_session
 from tests.db.breaking import forget_keks
@@ -30,6 +31,7 @@ from tests.http.wire import ask, first_answer, request, status_of
 from tests.leaks import remember
 from tests.load import load
 from tests.ports import free_port
+from tests.sealed_rows import share_data_key
 from tests.servers import Database, settings_for
 from tests.tokens import Issuer
 
@@ -268,6 +270,11 @@ async def with_two_keks(database: Database, issuer: Issuer, folder: Path) -> dic
         file.write_text(remember(base64.b64encode(secrets.token_bytes(32)).decode()))
     environ = {f"{name}_FILE": str(file) for name, file in files.items()}
     await make_vaults(database, issuer, folder, Place(SECOND_KEK, "second", environ), "alice")
+    first, second = (
+        load_kek(uri, environ=environ, development=False) for uri in (FIRST, SECOND_KEK)
+    )
+    # As a run that has just begun leaves it.
+    await share_data_key(database, second, first)
     return {f"raw_{name}": value for name, value in environ.items()}
 
 

@@ -11,6 +11,7 @@ from kek_backends.keyring import Keyring
 from kek_backends.uri import KekUri
 from tests.client import Client, generation_of, tag_of
 from tests.failing_kek import FailingKek
+from tests.sealed_rows import data_key_of, reseal
 from tests.servers import Daemon
 
 Device = Callable[[str], Client]
@@ -84,7 +85,7 @@ async def test_audit_row_that_is_swallowed_holds_the_key_back(
     [("junk", "x"), ("A" * 63 + "=", "A" * 16), ("A" * 64, "A" * 12), ("ключ", "A" * 16)],
 )
 async def test_recovery_wrap_that_can_open_nothing_never_becomes_the_only_one(
-    daemon: Daemon, device: Device, wrapped: str, iv: str
+    daemon: Daemon, device: Device, kek: FailingKek, wrapped: str, iv: str
 ) -> None:
     # The service that custody replaces stored whatever it was sent.
     alice = device("alice")
@@ -92,13 +93,14 @@ async def test_recovery_wrap_that_can_open_nothing_never_becomes_the_only_one(
     await daemon.database.execute(
         "UPDATE auth.encryption_vaults SET recovery_wrapped_mk = $1, recovery_iv = $2", wrapped, iv
     )
+    await reseal(daemon.database, await data_key_of(daemon.database, kek), "alice")
     answer = await alice.enable_zk()
     assert (answer.status, answer.code) == (400, "RECOVERY_WRAP_MISSING")
     assert (await alice.key()).json["masterKey"] == key
 
 
 async def test_old_row_without_a_server_wrap_keeps_its_recovery_wrap(
-    daemon: Daemon, device: Device
+    daemon: Daemon, device: Device, kek: FailingKek
 ) -> None:
     alice = device("alice")
     await alice.init()
@@ -108,6 +110,7 @@ async def test_old_row_without_a_server_wrap_keeps_its_recovery_wrap(
         base64.b64encode(bytes(48)).decode(),
         base64.b64encode(bytes(12)).decode(),
     )
+    await reseal(daemon.database, await data_key_of(daemon.database, kek), "alice")
     answer = await alice.clear_recovery()
     assert (answer.status, answer.code) == (409, "ZK_ACTIVE")
     assert (await alice.key()).code == "UNWRAP_FAILED"

@@ -165,8 +165,9 @@ async def _store(
     connection: Any, user: str, wrap: Wrap, key_check: str | None = None, newer: int = 0
 ) -> None:
     await connection.execute(
-        "UPDATE auth.encryption_vaults SET wrapped_mk = $2, wrap_iv = $3, format_version = $4,"
-        " kek_id = $5, key_check = $6, generation = generation + $7, quarantined_at = NULL,"
+        "UPDATE auth.encryption_vaults SET wrapped_mk = $2, wrap_iv = $3,"
+        " format_version = $4::smallint, kek_id = $5, key_check = $6,"
+        " generation = generation + $7, quarantined_at = NULL,"
         " quarantine_reason = NULL, seal = CASE WHEN $4::smallint < 3 THEN NULL ELSE seal END"
         " WHERE user_id = $1",
         *(user, wrap.wrapped_mk, wrap.wrap_iv, wrap.format_version, wrap.kek_id, key_check, newer),

@@ -147,8 +147,8 @@ async def test_one_run_brings_all_over(before: Before, moves: bool) -> None:
     target = new_kek() if moves else None
     settings = {"CUSTODY_LEGACY_ROWS": "accept"}
     if moves:
-        keks = {"CUSTODY_KEK": NEW, "CUSTODY_OLD_KEKS": "env:MANA_AUTH_KEK", "NEW": NEW_KEY}
-        settings |= keks
+        settings["CUSTODY_OLD_KEKS"] = "env:MANA_AUTH_KEK"
+        settings |= {"CUSTODY_KEK": NEW, "NEW": NEW_KEY}
     stamp, total = "env-v2" if moves else "env-v1", len(rows)
     foreseen = await before.command("run", "--dry-run", "--json", **settings)
     assert json.loads(foreseen.out)["total"] == total

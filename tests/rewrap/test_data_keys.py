@@ -1,4 +1,4 @@
-"""Data keys come to the target with a run, before its rows; then the KEK they left can be retired."""
+"""Data keys come to the target with a run, before its rows: then the KEK they left can go."""
 
 import asyncio
 import json

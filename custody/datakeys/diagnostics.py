@@ -1,0 +1,46 @@
+"""What ``custody doctor`` says of the data keys; changes nothing."""
+
+from sqlalchemy.ext.asyncio import AsyncEngine
+
+from custody.datakeys.records import Record, read_records
+from custody.datakeys.ring import Ring
+from kek_backends.findings import Finding, Verdict
+from kek_backends.keyring import Keyring
+
+_PART = "data-key"
+
+
+async def examine_data_keys(engine: AsyncEngine, keyring: Keyring, ring: Ring) -> list[Finding]:
+    """Open the data keys, and say which are not open and why.
+
+    Args:
+        engine: connections of a runtime role.
+        keyring: the configured KEKs.
+        ring: of this process; opens each once, and judges the seals of records from then on.
+
+    Raises:
+        DatabaseError: the database can't be asked now.
+    """
+    await ring.load()
+    if ring.is_doubled:
+        return [Finding(Verdict.FINDING, ring.problem or "", _PART)]
+    findings = [_finding(record, keyring, ring) for record in await read_records(engine)]
+    if not findings:
+        message = "there is no data key; the next boot makes it, unless rows are sealed already"
+        return [Finding(Verdict.UNSEEN, message, _PART)]
+    return findings
+
+
+def _finding(record: Record, keyring: Keyring, ring: Ring) -> Finding:
+    if ring.find(f"1.{record.id}.") is not None:
+        return Finding(Verdict.OK, f"the data key {record.id} opens", _PART)
+    reason = ring.reason(record.id)
+    if reason is None:
+        message = (
+            f"the record {record.id} holds no data key of ours: restore both tables of data keys "
+            f"from a backup, or, if it is not yours, run: custody kek forget {record.id}"
+        )
+        return Finding(Verdict.FINDING, message, _PART)
+    # Of a KMS that does not answer, its own part says the same.
+    waits = not record.is_lost and all(keyring.find(wrap.kek_id) for wrap in record.wraps)
+    return Finding(Verdict.DOWN if waits else Verdict.FINDING, reason, _PART)
