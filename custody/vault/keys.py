@@ -3,7 +3,7 @@
 import asyncio
 import secrets
 from collections.abc import Awaitable, Callable
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 
 import structlog
 
@@ -167,7 +167,7 @@ class MasterKeys:
         """
         opened = await self.open(caller, vault)
         wrapped = await self.wrap(caller, vault.generation, opened.key)
-        return replace(vault, wrap=wrapped.wrap, key_check=wrapped.key_check)
+        return vault._replace(wrap=wrapped.wrap, key_check=wrapped.key_check)
 
 
 def _timeout(caller: Caller) -> asyncio.Timeout:

@@ -102,8 +102,7 @@ class Found(NamedTuple):
     clock: float
 
 
-@dataclass(frozen=True, slots=True)
-class Vault:
+class Vault(NamedTuple):
     """A user's row that was judged, or what is to be stored in its place.
 
     Args:
@@ -124,9 +123,13 @@ class Vault:
     recovery_set_at: str | None
     zero_knowledge: bool
     generation: int
-    key_check: str | None = field(repr=False)
+    key_check: str | None
     seal_serial: int
     row_version: int
+
+    def __repr__(self) -> str:
+        """Show nothing that is stored of a key."""
+        return f"Vault(trust={self.trust}, generation={self.generation})"
 
 
 def seconds(clock: float) -> str:

@@ -1,7 +1,5 @@
 """Rows as everything above sees them: judged when they are read, sealed when they are stored."""
 
-from dataclasses import replace
-
 from custody.audit.events import Event
 from custody.vault.model import Caller, Vault
 from custody.vault.rows import VaultRows
@@ -55,6 +53,6 @@ class SealedRows:
             KekUnavailable: no data key is open.
         """
         # As the database counts it: one more with each change.
-        after = replace(after, seal_serial=after.seal_serial + 1)
+        after = after._replace(seal_serial=after.seal_serial + 1)
         seal = self._seals.seal(caller.user_id, after)
         return await self._rows.store(caller, done, after, seal)

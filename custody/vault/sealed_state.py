@@ -67,7 +67,7 @@ class SealedState(NamedTuple):
         return key.prefix + key.row_seal.of(self.message(user_id))
 
 
-def recovery_digest(wrapped_mk: str | None, iv: str | None) -> str:
+def recovery_digest(wrapped_mk: str, iv: str) -> str:
     """Return the SHA-256 of a recovery wrap and its nonce, as they are stored, in hexadecimal.
 
     ``auth.custody_read_unsealed`` computes the same.

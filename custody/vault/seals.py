@@ -58,9 +58,10 @@ class Seals:
         key = self._ring.find(seal[:PREFIX_SIZE])
         if key is None and (key := await self._get(user_id, seal)) is None:
             return self._take_unverified(user_id, row)
-        if not key.row_seal.is_mac(seal[PREFIX_SIZE:], _state_in(row).message(user_id)):
-            self.refuse(user_id, "seal")
         vault = self._vault(user_id, row, Trust.SEALED)
+        state = _state(vault, row["recovery_format_version"])
+        if not key.row_seal.is_mac(seal[PREFIX_SIZE:], state.message(user_id)):
+            self.refuse(user_id, "seal")
         if (wrap := vault.wrap) is not None:
             # The wrap is not sealed. A format of before is bound to less, and is never stored in a
             # sealed row; without a key check value any key that comes out would do.
@@ -84,7 +85,7 @@ class Seals:
         if key is None:
             # Not this vault's own trouble: the data key has its own part in the readiness.
             raise KekUnavailable
-        return _state_of(vault).seal(key, user_id)
+        return _state(vault, recovery_format(vault)).seal(key, user_id)
 
     def refuse(self, user_id: str, reason: str) -> NoReturn:
         """Ring, and refuse a row.
@@ -163,22 +164,7 @@ class Seals:
         )
 
 
-def _state_in(row: Mapping[str, Any]) -> SealedState:
-    """Return what a row says, for its seal to hold or not."""
-    text, iv = row["recovery_wrapped_mk"], row["recovery_iv"]
-    return SealedState(
-        row["generation"],
-        row["seal_serial"],
-        row["zero_knowledge"],
-        row["key_check"],
-        None if text is None and iv is None else recovery_digest(text, iv),
-        row["recovery_format_version"],
-        row["recovery_set_at"],
-        row["wrapped_mk"] is not None,
-    )
-
-
-def _state_of(vault: Vault) -> SealedState:
+def _state(vault: Vault, recovery_format_version: int) -> SealedState:
     recovery = vault.recovery
     return SealedState(
         vault.generation,
@@ -186,7 +172,7 @@ def _state_of(vault: Vault) -> SealedState:
         vault.zero_knowledge,
         vault.key_check,
         None if recovery is None else recovery_digest(recovery.wrapped_mk, recovery.iv),
-        recovery_format(vault),
+        recovery_format_version,
         vault.recovery_set_at,
         vault.wrap is not None,
     )

@@ -5,7 +5,6 @@ and no interleaving ends in an error.
 """
 
 from collections.abc import AsyncIterator
-from dataclasses import replace
 
 from custody.audit.events import Action, Event
 from custody.vault.brake import Brake
@@ -128,8 +127,7 @@ class VaultService:
                     raise ZkRotateForbidden
                 with self._brake.passing(caller.user_id):
                     fresh = await self._keys.mint(caller, vault.generation + 1, fresh)
-                    after = replace(
-                        vault,
+                    after = vault._replace(
                         wrap=fresh.wrap,
                         generation=fresh.generation,
                         key_check=fresh.key_check,
@@ -149,7 +147,7 @@ class VaultService:
                 if vault is None:
                     raise VaultNotInitialised
                 done = event(caller, Action.RECOVERY_SET, None)
-                after = replace(vault, recovery=recovery, recovery_set_at=seconds(clock))
+                after = vault._replace(recovery=recovery, recovery_set_at=seconds(clock))
                 if await self._store(caller, done, vault, after):
                     return
             raise Overloaded
@@ -167,7 +165,7 @@ class VaultService:
                     await self._rows.record(caller, event(caller, action, "no-recovery-wrap"))
                     return
                 done = event(caller, action, None)
-                after = replace(vault, recovery=None, recovery_set_at=None)
+                after = vault._replace(recovery=None, recovery_set_at=None)
                 if await self._store(caller, done, vault, after):
                     return
             raise Overloaded
@@ -191,7 +189,7 @@ class VaultService:
                     opened = await self._keys.open(caller, vault)
                     key_check = key_check_value(caller.user_id, opened.key)
                 done = event(caller, action, None)
-                after = replace(vault, wrap=None, zero_knowledge=True, key_check=key_check)
+                after = vault._replace(wrap=None, zero_knowledge=True, key_check=key_check)
                 if await self._store(caller, done, vault, after):
                     return
             raise Overloaded
@@ -219,8 +217,8 @@ class VaultService:
                     raise MasterKeyMismatch
                 wrapped = await self._keys.wrap(caller, vault.generation, key)
                 done = event(caller, action, context)
-                after = replace(
-                    vault, wrap=wrapped.wrap, zero_knowledge=False, key_check=wrapped.key_check
+                after = vault._replace(
+                    wrap=wrapped.wrap, zero_knowledge=False, key_check=wrapped.key_check
                 )
                 if await self._store(caller, done, vault, after):
                     return
