@@ -129,7 +129,7 @@ async def test_refused_with_the_cure_and_left_as_they_are(before: Before) -> Non
     assert done.code == 1
     total = len(before.generations)
     assert done.complaint == (
-        f"{total} rows ({before.zero_knowledge} in zero-knowledge mode) not sealed yet and "
+        f"{total} rows ({before.zero_knowledge} in zero-knowledge mode) are not sealed yet and "
         "refused: set CUSTODY_LEGACY_ROWS=accept and restart, then run: custody rewrap run"
     )
     said = json.loads(done.out)
@@ -182,7 +182,7 @@ async def test_status_says_how_many(before: Before) -> None:
     total = len(before.generations)
     assert shown == [
         f"env-v1: {len(before.keys)} rows, {len(before.keys)} not sealed, 0 set aside",
-        f"{total} rows ({before.zero_knowledge} in zero-knowledge mode) not sealed yet",
+        f"{total} rows ({before.zero_knowledge} in zero-knowledge mode) are not sealed yet",
     ]
     said = json.loads((await before.command("status", "--json")).out)
     assert said["legacy_rows"] == {

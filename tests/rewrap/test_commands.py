@@ -168,6 +168,7 @@ async def test_dry_run_changes_nothing(database: Database) -> None:
 async def test_dry_run_over_all(database: Database) -> None:
     await fill(database, 3, kek=new_kek())
     done = await run(environ_of(database), "run", "--dry-run", "--all")
+    assert "custody: " not in done.err
     assert done.out == f"3 rows to bring to env-v2, from env-v2; in {named(database)}\n"
     done = await run(environ_of(database), "run", "--dry-run")
     assert done.out == f"0 rows to bring to env-v2; in {named(database)}\n"

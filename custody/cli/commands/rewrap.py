@@ -134,8 +134,8 @@ class _Ended:
     @property
     def problems(self) -> tuple[str, ...]:
         """What is left, in one line each, with the cure."""
-        refused = legacy.refusal(self.left.unsealed) if self.left.unsealed else None
-        return (*self.unreadable.values(), *self.left.data_keys, *([refused] if refused else []))
+        refused = [legacy.refusal(self.left.unsealed)] if self.left.unsealed else []
+        return (*self.unreadable.values(), *self.left.data_keys, *refused)
 
     def as_object(self) -> dict[str, object]:
         """Return it for JSON."""
@@ -158,8 +158,8 @@ async def _foresee(settings: Settings, options: Options, *, as_json: bool) -> No
         data_keys = await moves.stale(kek_id)
         unsealed = await legacy.count_unsealed(engine)
         problems = [*_unreadable(keyring, stale.sources).values(), *await moves.problems()]
-        if not options.legacy and (refused := legacy.refusal(unsealed)):
-            problems.append(refused)
+        if unsealed and not options.legacy:
+            problems.append(legacy.refusal(unsealed))
         try:
             await target.check_instances(kek_id)
         except Blocked as blocked:
