@@ -251,9 +251,15 @@ BEGIN
         SELECT made.*
         FROM unnest(users, versions, wraps, nonces, kek_ids, checks, seals)
                 AS made (user_id, row_version, wrapped_mk, wrap_iv, kek_id, key_check, seal)
-            JOIN auth.encryption_vaults AS vault USING (user_id, row_version)
-        WHERE vault.seal IS NULL AND (vault.wrapped_mk IS NULL) = (made.wrapped_mk IS NULL)
-        ORDER BY vault.user_id FOR UPDATE OF vault SKIP LOCKED
+            -- Each is looked up. The planner takes the rows that are not sealed for a few, and in a join
+            -- would compare all of them with each of the batch.
+            CROSS JOIN LATERAL (
+                SELECT 1 FROM auth.encryption_vaults AS vault
+                WHERE vault.user_id = made.user_id AND vault.row_version = made.row_version
+                    AND vault.seal IS NULL
+                    AND (vault.wrapped_mk IS NULL) = (made.wrapped_mk IS NULL)
+                FOR UPDATE SKIP LOCKED
+            ) AS vault
     )
     UPDATE auth.encryption_vaults AS vault
     SET wrapped_mk = free.wrapped_mk, wrap_iv = free.wrap_iv,
