@@ -91,7 +91,7 @@ def test_generate_loads_no_database_client() -> None:
 
 def test_kek_list_loads_no_web_server_and_no_kms() -> None:
     heavy, _ = loaded("kek", "list", code=78)  # it says which variable must be set
-    assert heavy == {"asyncpg", "pydantic", "rich", "sqlalchemy", "structlog"}
+    assert heavy == {"asyncpg", "cryptography", "pydantic", "rich", "sqlalchemy", "structlog"}
 
 
 def test_doctor_loads_an_http_client_only_for_a_url(tmp_path: Path) -> None:
