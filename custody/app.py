@@ -176,7 +176,9 @@ async def running(
         await keks.prove()
         health = Health(engine, keks, ring, Door(engine, is_open=legacy), jwks)
         await health.check()
-        rewrap = await enter(_open_rewrap(settings, engine, keyring, metrics)) if rewraps else None
+        rewrap = (
+            await enter(_open_rewrap(settings, engine, keyring, ring, metrics)) if rewraps else None
+        )
         rows = await enter(_closing(VaultRows(engine, reserve)))
         alarms = Alarms(metrics)
         seals = Seals(ring, legacy=legacy, alarms=alarms)
@@ -247,7 +249,7 @@ async def _drained(health: Health, vault: HttpServer) -> AsyncIterator[None]:
 
 @asynccontextmanager
 async def _open_rewrap(
-    settings: Settings, app: AsyncEngine, keyring: Keyring, metrics: Metrics
+    settings: Settings, app: AsyncEngine, keyring: Keyring, ring: Ring, metrics: Metrics
 ) -> AsyncIterator[BackgroundRewrap | None]:
     """Return the re-wrap worker, where it has a database role and an interval.
 
@@ -260,7 +262,15 @@ async def _open_rewrap(
     dsn = settings.dsn(settings.rewrap_database_url)
     variable = "CUSTODY_REWRAP_DATABASE_URL"
     async with open_engine(dsn, pool_size=_REWRAP_CONNECTIONS, variable=variable) as engine:
-        rewrap = BackgroundRewrap(engine, app, keyring, settings.rewrap_interval, metrics)
+        rewrap = BackgroundRewrap(
+            engine,
+            app,
+            keyring,
+            ring,
+            interval=settings.rewrap_interval,
+            metrics=metrics,
+            legacy=settings.legacy_rows is LegacyRows.ACCEPT,
+        )
         try:
             await rewrap.check_role()
         except Refused as error:

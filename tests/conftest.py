@@ -83,6 +83,13 @@ async def database(postgres: EmbeddedPostgres) -> AsyncIterator[Database]:
         yield made
 
 
+@pytest.fixture
+async def empty(postgres: EmbeddedPostgres) -> AsyncIterator[Database]:
+    """A database that was never migrated."""
+    async with new_database(postgres, "template0") as made:
+        yield made
+
+
 @pytest_asyncio.fixture(scope="module", loop_scope="module")
 async def module_database(postgres: EmbeddedPostgres) -> AsyncIterator[Database]:
     """A fresh migrated database for all tests of a module."""

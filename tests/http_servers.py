@@ -44,6 +44,9 @@ class HttpServer(ThreadingHTTPServer):
     ``closing`` is set when the server ends: what waits or drips must look at it.
     """
 
+    # As many may come at once, and be answered in turn.
+    request_queue_size = 128
+
     def __init__(self, respond: Callable[[Asked], None]) -> None:
         super().__init__(("127.0.0.1", 0), Asked)
         self.respond = respond

@@ -38,9 +38,8 @@ def rewrap() -> None:
     "--verify",
     # Their values: of an enumeration click would take the names.
     type=click.Choice([verify.value for verify in Verify]),
-    default=Options().verify.value,
-    show_default=True,
-    help="Which new wraps are unwrapped again before the old ones go.",
+    help="Which new wraps are unwrapped again before the old ones go.  [default: sample; all of "
+    "rows that are sealed for the first time, where the KEK is in memory]",
 )
 @click.option(
     "--quarantined", is_flag=True, help="Try rows again that were set aside in earlier runs."
@@ -50,13 +49,16 @@ def rewrap() -> None:
 def run(context: click.Context, /, *, as_json: bool, dry_run: bool, **chosen: Any) -> None:
     """Re-wrap every row that is not under the active KEK, while users keep working.
 
-    Any number of these may run at once, beside the daemon's own worker: they share the work. Uses
-    CUSTODY_REWRAP_DATABASE_URL. SIGTERM ends it cleanly. Exit codes: 0 done, 1 rows were set aside
-    or can't be unwrapped here, 69 the database or a KMS is down, 75 not finished: run it again.
+    Data keys come first. With CUSTODY_LEGACY_ROWS=accept, rows that are not sealed yet are brought
+    over, too. Any number of these may run at once, beside the daemon's own worker: they share the
+    work. Uses CUSTODY_REWRAP_DATABASE_URL. SIGTERM ends it cleanly. Exit codes: 0 done, 1 rows were
+    set aside or left, or a data key can't be opened, 69 the database or a KMS is down, 75 not
+    finished: run it again.
     """
     from custody.cli.commands.rewrap import run as run_
 
-    options = Options(**chosen | {"verify": Verify(chosen["verify"])})
+    verify = None if chosen["verify"] is None else Verify(chosen["verify"])
+    options = Options(**chosen | {"verify": verify})
     context.exit(run_(options, as_json=as_json, dry_run=dry_run))
 
 

@@ -17,6 +17,7 @@ from custody.datakeys.records import Opened, Record, open_record, read_records
 from custody.datakeys.unopened import NOT_READ, Unopened
 from custody.db.errors import NO_ANSWER, DatabaseError
 from kek_backends.keyring import Keyring
+from kek_backends.wrap import Wrap
 
 # A data key is opened again when so much of its TTL is over, in each process at another moment.
 _AHEAD = 0.8
@@ -96,6 +97,17 @@ class Ring:
             prefix: the first 38 characters of the seal.
         """
         return self._open.get(prefix)
+
+    def source(self, key_id: str) -> tuple[DataKey, Wrap] | None:
+        """Return a data key and the wrap that it came out of; None where it is not open.
+
+        Args:
+            key_id: which.
+        """
+        if (held := self._held.get(key_id)) is None:
+            return None
+        by_kek = {wrap.kek_id: wrap for wrap in held.record.wraps}
+        return held.opened.key, by_kek[held.opened.kek_id]
 
     @property
     def newest(self) -> DataKey | None:

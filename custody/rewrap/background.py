@@ -9,6 +9,7 @@ from typing import Protocol
 import structlog
 from sqlalchemy.ext.asyncio import AsyncEngine
 
+from custody.datakeys.ring import Ring
 from custody.db.checkout import on_a_living_connection
 from custody.db.errors import DatabaseError, Refused
 from custody.db.posture import refuse_unfit_rewrap
@@ -16,8 +17,9 @@ from custody.keks.records import RowCount, count_rows
 from custody.rewrap import runs
 from custody.rewrap.backoff import NotFinished
 from custody.rewrap.batch import WrongWrap
+from custody.rewrap.data_keys import DataKeyMove
 from custody.rewrap.options import Options
-from custody.rewrap.runs import AnotherRun, Run
+from custody.rewrap.runs import AnotherRun, Run, Stale
 from custody.rewrap.storing import Counts
 from custody.rewrap.target import Blocked
 from custody.rewrap.worker import RewrapRun
@@ -52,8 +54,10 @@ class BackgroundRewrap:
         engine: connections of the role custody_rewrap.
         app: connections of the role custody_app.
         keyring: all KEKs; the daemon keeps them fresh.
+        ring: the data keys; the same.
         interval: seconds from one look to the next.
         metrics: show what is done.
+        legacy: whether rows that are not sealed are brought over.
     """
 
     def __init__(
@@ -61,12 +65,17 @@ class BackgroundRewrap:
         engine: AsyncEngine,
         app: AsyncEngine,
         keyring: Keyring,
+        ring: Ring,
+        *,
         interval: float,
         metrics: RewrapMetrics,
+        legacy: bool = False,
     ) -> None:
         self._engine = engine
         self._app = app
         self._keyring = keyring
+        self._ring = ring
+        self._legacy = legacy
         self._interval = interval
         self._metrics = metrics
         self._stopping = asyncio.Event()
@@ -121,16 +130,19 @@ class BackgroundRewrap:
         if active is None:
             return  # not known yet; /readyz says so
         await self._show()
-        stale = await runs.count_stale(self._engine, active, everything=False)
-        # Where none of them can be unwrapped here, /readyz says so, and a run says no more.
-        if any(self._can_read(kek_id) for kek_id in stale.sources):
-            log.info("rewrap_begins", rows=stale.total, target=active)
+        stale = await runs.count_stale(self._engine, active, everything=False, legacy=self._legacy)
+        moves = DataKeyMove(self._engine, self._keyring, self._ring)
+        data_keys = await moves.stale(active)
+        if data_keys or self._can_do(stale):
+            log.info("rewrap_begins", rows=stale.total, data_keys=len(data_keys), target=active)
             run = await self._run()
             log.info("rewrap_ended", run=run.id, state=run.state, done=run.done, failed=run.failed)
 
     async def _run(self) -> Run:
         showing = asyncio.create_task(self._keep_showing())
-        self._current = RewrapRun(self._engine, self._keyring, Options(), self._advance)
+        self._current = RewrapRun(
+            self._engine, self._keyring, self._ring, Options(legacy=self._legacy), self._advance
+        )
         try:
             return await self._current.run()
         finally:
@@ -158,6 +170,10 @@ class BackgroundRewrap:
         )
         if latest := await runs.latest(self._engine, 1):
             self._metrics.show_run(latest[0])
+
+    def _can_do(self, stale: Stale) -> bool:
+        """Say whether any of them can be done here: else /readyz says more than a run."""
+        return stale.without_wrap > 0 or any(map(self._can_read, stale.sources))
 
     def _can_read(self, kek_id: str) -> bool:
         backend = self._keyring.find(kek_id)

@@ -2,17 +2,21 @@
 
 import random
 from collections.abc import Sequence
+from typing import TypeVar
 
 from custody.rewrap.options import Verify
-from custody.rewrap.rows import Row
+from custody.rewrap.rows import Row, UnsealedRow
 from custody.rewrap.storing import Done
 from custody.vault.key_check import is_master_key
-from kek_backends.base import OwnedWrap, Wrap
+from kek_backends.base import FORMAT_CURRENT, OwnedWrap, Rewrapped, Wrap
 from kek_backends.errors import KekError, Tampered
 from kek_backends.keyring import Keyring
 
 # Of each batch: one row in so many, and at least one.
 _SAMPLE_EVERY = 50
+_OLD_FORMAT = "a row that is sealed has a wrap of an old format"
+
+RowT = TypeVar("RowT", Row, UnsealedRow)
 
 
 class WrongWrap(Exception):
@@ -25,7 +29,7 @@ class TargetMoved(Exception):
 
 
 async def rewrap(
-    keyring: Keyring, rows: Sequence[Row], target: str, verify: Verify
+    keyring: Keyring, rows: Sequence[Row], target: str, verify: Verify | None
 ) -> tuple[Done, KekError | None]:
     """Re-wrap rows to the active KEK.
 
@@ -33,7 +37,7 @@ async def rewrap(
         keyring: all KEKs.
         rows: to re-wrap.
         target: the kek_id that the new wraps must carry.
-        verify: which of them are unwrapped again.
+        verify: which of them are unwrapped again; None: a sample.
 
     Returns:
         What became of them, and why some were left, if any were.
@@ -43,9 +47,37 @@ async def rewrap(
         TargetMoved: the key of the KMS has moved on.
         KekError: a new wrap could not be verified now.
     """
-    results = await keyring.rewrap([_item(row) for row in rows])
-    wrapped: list[tuple[Row, Wrap]] = []
-    set_aside: list[tuple[Row, str]] = []
+    # Nobody seals such a row: its wrap was put there.
+    old = [row for row in rows if row.wrap.format_version < FORMAT_CURRENT]
+    current = [row for row in rows if row.wrap.format_version >= FORMAT_CURRENT]
+    results = await keyring.rewrap([_item(row) for row in current])
+    wrapped, set_aside, reason = sort_out(current, results, target)
+    for row, wrap in chosen(wrapped, verify or Verify.SAMPLE):
+        if not await _is_right(keyring, row, wrap):
+            if await _was_right(keyring, row):
+                raise wrong_wrap(target)
+            wrapped.remove((row, wrap))
+            set_aside.append((row, "the wrap opens to another key than this user's"))
+    set_aside += [(row, _OLD_FORMAT) for row in old]
+    left = len(rows) - len(wrapped) - len(set_aside)
+    return Done(wrapped, set_aside, left), reason
+
+
+def sort_out(
+    rows: Sequence[RowT], results: Sequence[Rewrapped], target: str
+) -> tuple[list[tuple[RowT, Wrap]], list[tuple[RowT, str]], KekError | None]:
+    """Return rows with their new wraps, those to set aside and for what, and why some are left.
+
+    Args:
+        rows: as they were read.
+        results: for each, in order, what the keyring has made of it.
+        target: the kek_id that the new wraps must carry.
+
+    Raises:
+        TargetMoved: the key of the KMS has moved on.
+    """
+    wrapped: list[tuple[RowT, Wrap]] = []
+    set_aside: list[tuple[RowT, str]] = []
     reason = None
     for row, result in zip(rows, results, strict=True):
         if isinstance(result, Wrap):
@@ -56,16 +88,22 @@ async def rewrap(
             set_aside.append((row, str(result)))
         else:
             reason = result
-    for row, wrap in _chosen(wrapped, verify):
-        if not await _is_right(keyring, row, wrap):
-            if await _was_right(keyring, row):
-                raise WrongWrap(
-                    f"a wrap under {target} does not open to the key that it was made of"
-                )
-            wrapped.remove((row, wrap))
-            set_aside.append((row, "the wrap opens to another key than this user's"))
-    left = len(rows) - len(wrapped) - len(set_aside)
-    return Done(wrapped, set_aside, left), reason
+    return wrapped, set_aside, reason
+
+
+def chosen(wrapped: Sequence[tuple[RowT, Wrap]], verify: Verify) -> list[tuple[RowT, Wrap]]:
+    """Return those of the new wraps that are unwrapped again."""
+    if verify is Verify.NONE:
+        return []
+    if verify is Verify.ALL:
+        return list(wrapped)
+    count = min(len(wrapped), 1 + len(wrapped) // _SAMPLE_EVERY)
+    return random.sample(wrapped, count)  # no secret depends on which
+
+
+def wrong_wrap(target: str) -> WrongWrap:
+    """Return the error of a new wrap that does not open to the key that it was made of."""
+    return WrongWrap(f"a wrap under {target} does not open to the key that it was made of")
 
 
 def _item(row: Row) -> OwnedWrap:
@@ -73,15 +111,6 @@ def _item(row: Row) -> OwnedWrap:
     if check is None:
         return OwnedWrap(row.binding, row.wrap)
     return OwnedWrap(row.binding, row.wrap, lambda key: is_master_key(row.user_id, key, check))
-
-
-def _chosen(wrapped: list[tuple[Row, Wrap]], verify: Verify) -> list[tuple[Row, Wrap]]:
-    if verify is Verify.NONE:
-        return []
-    if verify is Verify.ALL:
-        return list(wrapped)
-    count = min(len(wrapped), 1 + len(wrapped) // _SAMPLE_EVERY)
-    return random.sample(wrapped, count)  # no secret depends on which
 
 
 async def _is_right(keyring: Keyring, row: Row, wrap: Wrap) -> bool:

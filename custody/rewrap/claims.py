@@ -13,7 +13,7 @@ from sqlalchemy.ext.asyncio import AsyncEngine
 from custody.db.engine import Connection
 from custody.db.queries import query
 from custody.db.scope import transaction
-from custody.rewrap.rows import Row, WrapKind, is_to_do, kinds_to_do, page
+from custody.rewrap.rows import Row, UnsealedRow, WrapKind, is_to_do, kinds_to_do, page
 from custody.rewrap.runs import LEASE_SECONDS, Run, State
 
 
@@ -29,7 +29,7 @@ class Claim:
     """
 
     id: int
-    rows: tuple[Row, ...]
+    rows: tuple[Row, ...] | tuple[UnsealedRow, ...]
     more: bool = False
 
 

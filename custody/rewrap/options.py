@@ -20,14 +20,17 @@ class Options:
         batch: rows at most in one claim.
         rate: rows a second at most; 0: no limit.
         everything: rows under the active KEK, too.
-        verify: which new wraps are unwrapped again before they are stored.
+        verify: which new wraps are unwrapped again before they are stored; None: of rows that are
+            sealed for the first time all where that costs no call of a KMS, else a sample.
         quarantined: rows that were set aside in earlier runs, too.
+        legacy: rows that are not sealed are brought over; else they are left as they are.
         give_up_after: seconds without a success, after which the rest is left for another time.
     """
 
     batch: int = 500
     rate: int = 0
     everything: bool = False
-    verify: Verify = Verify.SAMPLE
+    verify: Verify | None = None
     quarantined: bool = False
+    legacy: bool = False
     give_up_after: float = 120.0

@@ -1,4 +1,7 @@
-"""The rows that a run has to do: what kinds there are, and pages of them."""
+"""The rows that a run has to do: what kinds there are, and pages of them.
+
+Rows that are not sealed have kinds of their own, done only while the door for them is open.
+"""
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
@@ -10,16 +13,32 @@ from custody.db.engine import Connection
 from custody.db.queries import query
 from custody.db.scope import transaction
 from custody.rewrap.runs import Run
+from custody.vault.sealed_state import SealedState
 from kek_backends.base import FORMAT_CURRENT, Wrap
 from kek_backends.binding import Binding
 
 
 @dataclass(frozen=True, slots=True, order=True)
 class WrapKind:
-    """What rows have in common that are re-wrapped alike: their kek_id and format."""
+    """What rows have in common that are done alike: their kek_id and format.
+
+    Args:
+        kek_id: of their wraps.
+        format_version: of their wraps; with a minus in front where the rows are not sealed.
+    """
 
     kek_id: str
     format_version: int
+
+    @property
+    def is_unsealed(self) -> bool:
+        """Whether its rows are not sealed."""
+        return self.format_version <= 0
+
+
+# Rows that are not sealed and have no wrap of an old format, whatever their KEK: those in
+# zero-knowledge mode, and those whose seal somebody took. They come first.
+UNSEALED = WrapKind("", 0)
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,6 +65,28 @@ class Row:
         return Binding(self.user_id, self.generation)
 
 
+@dataclass(frozen=True, slots=True)
+class UnsealedRow:
+    """A row to bring over, as it was read.
+
+    Args:
+        user_id: whose.
+        state: what its seal is made of; its key check value may be missing.
+        wrap: what it has now, of any format; None where the server has none.
+        row_version: guards the change.
+    """
+
+    user_id: str
+    state: SealedState = field(repr=False)
+    wrap: Wrap | None
+    row_version: int
+
+    @property
+    def binding(self) -> Binding:
+        """What its new wrap is bound to."""
+        return Binding(self.user_id, self.state.generation)
+
+
 async def kinds(engine: AsyncEngine, run: Run) -> tuple[WrapKind, ...]:
     """Return the kinds of rows that the run has to do, in the order of its work."""
     async with transaction(engine) as connection:
@@ -64,13 +105,20 @@ async def any_left(engine: AsyncEngine, run: Run, readable: Callable[[WrapKind],
 async def kinds_to_do(connection: Connection, run: Run) -> tuple[WrapKind, ...]:
     """Return the kinds of rows that the run has to do, in the order of its work."""
     rows = await connection.fetch(query("list_wrap_kinds"))
-    found = (WrapKind(row["kek_id"], row["format_version"]) for row in rows)
+    there = [WrapKind(row["kek_id"], row["format_version"]) for row in rows]
+    # Of an old format there may be both: rows that are not sealed yet, and sealed ones that
+    # somebody has tampered with.
+    unsealed = [
+        WrapKind(kind.kek_id, -kind.format_version)
+        for kind in there
+        if kind.format_version < FORMAT_CURRENT
+    ]
     # The order of the cursor is ours, whatever the database's collation.
-    return tuple(sorted(kind for kind in found if is_to_do(kind, run)))
+    return tuple(sorted({UNSEALED, *unsealed, *(kind for kind in there if is_to_do(kind, run))}))
 
 
 def is_to_do(kind: WrapKind, run: Run) -> bool:
-    """Say what stale means: another KEK, or another format."""
+    """Say what stale means: another KEK, another format, or not sealed."""
     return run.everything or kind != WrapKind(run.target, FORMAT_CURRENT)
 
 
@@ -82,7 +130,7 @@ async def page(
     above: str = "",
     up_to: str | None = None,
     size: int,
-) -> tuple[Row, ...]:
+) -> tuple[Row, ...] | tuple[UnsealedRow, ...]:
     """Read rows to do of one kind, in the order of users.
 
     Args:
@@ -93,6 +141,10 @@ async def page(
         up_to: and up to this one.
         size: so many at most.
     """
+    if kind.is_unsealed:
+        bounds = kind.kek_id, -kind.format_version, above, up_to, size
+        rows = await connection.fetch(query("read_unsealed"), *bounds)
+        return tuple(_unsealed_row(row) for row in rows)
     rows = await connection.fetch(
         query("read_rewrap_page"),
         kind.kek_id,
@@ -109,3 +161,21 @@ async def page(
 def _row(row: Mapping[str, Any]) -> Row:
     wrap = Wrap(row["wrapped_mk"], row["wrap_iv"], row["format_version"], row["kek_id"])
     return Row(row["user_id"], row["generation"], wrap, row["key_check"], row["row_version"])
+
+
+def _unsealed_row(row: Mapping[str, Any]) -> UnsealedRow:
+    wrapped = row["wrapped_mk"]
+    state = SealedState(
+        generation=row["generation"],
+        serial=row["seal_serial"],
+        zero_knowledge=row["zero_knowledge"],
+        key_check=row["key_check"],
+        recovery_digest=row["recovery_digest"],
+        recovery_format_version=row["recovery_format_version"],
+        recovery_set_at=row["recovery_set_at"],
+        has_wrap=wrapped is not None,
+    )
+    wrap = None
+    if wrapped is not None:
+        wrap = Wrap(wrapped, row["wrap_iv"], row["format_version"], row["kek_id"])
+    return UnsealedRow(row["user_id"], state, wrap, row["row_version"])

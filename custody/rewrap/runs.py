@@ -97,25 +97,32 @@ class Stale:
     Args:
         total: rows.
         sources: the kek_ids that they have.
+        without_wrap: of these, rows in zero-knowledge mode, which are only sealed.
     """
 
     total: int
     sources: tuple[str, ...]
+    without_wrap: int = 0
 
 
-async def count_stale(engine: AsyncEngine, target: str, *, everything: bool) -> Stale:
+async def count_stale(
+    engine: AsyncEngine, target: str, *, everything: bool, legacy: bool = False
+) -> Stale:
     """Count the rows that a run would do.
 
     Args:
         engine: connections of the role custody_rewrap.
         target: the kek_id to bring rows to.
         everything: whether rows under the target are re-wrapped, too.
+        legacy: whether rows that are not sealed are brought over.
     """
     async with transaction(engine, _COUNT_SECONDS) as connection:
-        return await _count(connection, target, everything=everything)
+        return await _count(connection, target, everything=everything, legacy=legacy)
 
 
-async def join(engine: AsyncEngine, target: str, *, everything: bool, started_by: str) -> Run:
+async def join(
+    engine: AsyncEngine, target: str, *, everything: bool, started_by: str, legacy: bool = False
+) -> Run:
     """Begin a run, or join the one that is going on, or go on with one that was stopped.
 
     Args:
@@ -123,6 +130,7 @@ async def join(engine: AsyncEngine, target: str, *, everything: bool, started_by
         target: the kek_id to bring rows to.
         everything: whether rows under the target are re-wrapped, too.
         started_by: host and process.
+        legacy: whether rows that are not sealed are brought over; it is of the count alone.
 
     Raises:
         AnotherRun: somebody works on a run with another aim.
@@ -139,7 +147,7 @@ async def join(engine: AsyncEngine, target: str, *, everything: bool, started_by
             rows = await connection.fetch(query("resume_rewrap"), target, everything)
         if not rows:
             await connection.execute(query("clear_rewrap_claims"))
-            stale = await _count(connection, target, everything=everything)
+            stale = await _count(connection, target, everything=everything, legacy=legacy)
             parameters = target, everything, started_by, list(stale.sources), stale.total
             rows = await connection.fetch(query("begin_rewrap"), *parameters)
     run = Run.from_row(rows[0])
@@ -223,11 +231,11 @@ async def latest(engine: AsyncEngine, count: int) -> tuple[Run, ...]:
     return tuple(Run.from_row(row) for row in rows)
 
 
-async def _count(connection: Connection, target: str, *, everything: bool) -> Stale:
+async def _count(connection: Connection, target: str, *, everything: bool, legacy: bool) -> Stale:
     (row,) = await connection.fetch(
-        query("count_stale_rows"), target, everything, timeout=_COUNT_SECONDS
+        query("count_stale_rows"), target, everything, legacy, timeout=_COUNT_SECONDS
     )
-    return Stale(row["total"], tuple(row["sources"]))
+    return Stale(row["total"], tuple(row["sources"]), row["without_wrap"])
 
 
 def _event(state: State) -> Event:

@@ -1,7 +1,7 @@
 """Stores what became of a claim's rows, with its counts and audit rows: all or nothing."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from sqlalchemy.ext.asyncio import AsyncEngine
 
@@ -11,13 +11,30 @@ from custody.db.engine import Connection
 from custody.db.queries import query
 from custody.db.scope import transaction
 from custody.rewrap.claims import Claim
-from custody.rewrap.rows import Row
+from custody.rewrap.rows import Row, UnsealedRow
 from custody.rewrap.runs import LEASE_SECONDS, Run
 from kek_backends.base import Wrap
 
 _FAILED = 500
 # How long a claim that could not be done is left alone.
 _REST_SECONDS = 5.0
+
+
+@dataclass(frozen=True, slots=True)
+class Sealed:
+    """A row that was not sealed, and what is stored of it.
+
+    Args:
+        row: as it was read.
+        wrap: the new one, of the present format; None where the server has none.
+        key_check: the key check value; None where the server has not held the key.
+        seal: of the row as it is then.
+    """
+
+    row: UnsealedRow
+    wrap: Wrap | None
+    key_check: str | None = field(repr=False)
+    seal: str = field(repr=False)
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,11 +45,13 @@ class Done:
         wrapped: rows with their new wraps.
         set_aside: rows whose wrap does not open, with the reason.
         left: how many could not be done now: the claim is left for another time.
+        sealed: rows that were brought over.
     """
 
     wrapped: Sequence[tuple[Row, Wrap]]
-    set_aside: Sequence[tuple[Row, str]]
+    set_aside: Sequence[tuple[Row | UnsealedRow, str]]
     left: int
+    sealed: Sequence[Sealed] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,10 +86,12 @@ async def store(engine: AsyncEngine, run: Run, owner: str, claim: Claim, done: D
         if await _let_go(connection, claim, owner, done) is None:
             raise LostClaim
         stored = await _store_wraps(connection, run, done.wrapped)
+        stored += await _store_sealed(connection, run, done.sealed)
         failed = await _set_aside(connection, done.set_aside)
+        made = len(done.wrapped) + len(done.sealed)
         counts = Counts(
             done=stored,
-            moved=len(done.wrapped) - stored + len(done.set_aside) - failed,
+            moved=made - stored + len(done.set_aside) - failed,
             failed=failed,
         )
         # Last, for whoever claims or stores waits here; and it says whether the run goes on.
@@ -110,7 +131,26 @@ async def _store_wraps(
     return int(stored)
 
 
-async def _set_aside(connection: Connection, damaged: Sequence[tuple[Row, str]]) -> int:
+async def _store_sealed(connection: Connection, run: Run, sealed: Sequence[Sealed]) -> int:
+    if not sealed:
+        return 0
+    stored = await connection.fetchval(
+        query("seal_rows"),
+        [one.row.user_id for one in sealed],
+        [one.row.row_version for one in sealed],
+        [one.wrap and one.wrap.wrapped_mk for one in sealed],
+        [one.wrap and one.wrap.wrap_iv for one in sealed],
+        [one.wrap and one.wrap.kek_id for one in sealed],
+        [one.key_check for one in sealed],
+        [one.seal for one in sealed],
+        run.started_at,
+    )
+    return int(stored)
+
+
+async def _set_aside(
+    connection: Connection, damaged: Sequence[tuple[Row | UnsealedRow, str]]
+) -> int:
     if not damaged:
         return 0
     found = await connection.fetch(

@@ -2,10 +2,13 @@
 
 from sqlalchemy.ext.asyncio import AsyncEngine
 
+from custody.datakeys.check import DataKeyCheck
+from custody.datakeys.ring import Ring
+from custody.datakeys.sealer import Sealer
 from custody.keks import instances
-from custody.keks.registry import KekRegistry, compare, is_retired, retired
+from custody.keks.registry import KekRegistry
 from kek_backends.base import KekBackend
-from kek_backends.errors import Misconfigured, Transient
+from kek_backends.errors import Transient
 from kek_backends.keyring import Keyring
 
 
@@ -19,12 +22,18 @@ class Target:
     Args:
         engine: connections of the role custody_rewrap.
         keyring: all KEKs.
+        ring: the data keys.
+        legacy: whether rows that are not sealed are brought over.
     """
 
-    def __init__(self, engine: AsyncEngine, keyring: Keyring) -> None:
+    def __init__(
+        self, engine: AsyncEngine, keyring: Keyring, ring: Ring, *, legacy: bool = False
+    ) -> None:
         self._engine = engine
         self._keyring = keyring
-        self._registry = KekRegistry(engine, keyring)
+        self._ring = ring
+        self._registry = KekRegistry(engine, keyring, Sealer(ring), legacy=legacy)
+        self._data_keys = DataKeyCheck(engine, keyring, ring, self._registry)
 
     async def ready(self) -> str:
         """Return its kek_id, once a run may begin; and record what is new of the KEKs.
@@ -40,8 +49,14 @@ class Target:
         kek_id = await self._prove()
         # First, for the registry would take the active KEK as everybody's.
         await self.check_instances(kek_id)
-        await self._registry.check()
-        await self._registry.admit(kek_id)
+        await self._data_keys.run()
+        try:
+            await self._registry.admit(kek_id)
+        except Transient:
+            # What is on record needs no data key; what is new can't be recorded without one.
+            if (problem := self._data_keys.problem) is not None:
+                raise Transient(problem) from None
+            raise
         return kek_id
 
     async def see_unchanged(self) -> None:
@@ -53,22 +68,18 @@ class Target:
         """
         for backend in self._keyring:
             await backend.refresh()
-        await self._registry.check()
+        await self._data_keys.run()
 
     async def foresee(self) -> str:
-        """Return its kek_id as :meth:`ready` does, and change nothing.
+        """Return its kek_id as :meth:`ready` does, and record nothing.
 
         Raises:
             Misconfigured: as for a run.
             KekError, DatabaseError: as for a run.
         """
         kek_id = await self._prove()
-        for backend in self._keyring:
-            if backend.kek_id is not None:
-                fingerprint = backend.fingerprint(backend.kek_id) or backend.kek_id
-                await compare(self._engine, backend, backend.kek_id, fingerprint)
-        if await is_retired(self._engine, kek_id):
-            raise Misconfigured(retired(self._active, kek_id))
+        await self._ring.load()
+        await self._registry.compare()
         return kek_id
 
     async def check_instances(self, kek_id: str) -> None:

@@ -1,4 +1,4 @@
-"""The worker: claims rows, re-wraps them, stores them, until none is stale."""
+"""The worker: moves the data keys, claims rows, re-wraps and stores them, until none is stale."""
 
 import asyncio
 import contextlib
@@ -12,13 +12,18 @@ from typing import TypeVar
 import structlog
 from sqlalchemy.ext.asyncio import AsyncEngine
 
+from custody.datakeys.ring import Ring
 from custody.db.errors import DatabaseError, Refused, RetiredKek
+from custody.keks.legacy import count_unsealed
 from custody.rewrap import batch, claims, rows, runs, storing
 from custody.rewrap.backoff import Backoff, sleep, stopped
 from custody.rewrap.batch import TargetMoved, WrongWrap
+from custody.rewrap.bringing_over import bring_over
 from custody.rewrap.claims import Claim
+from custody.rewrap.data_keys import DataKeyMove
+from custody.rewrap.left import Left
 from custody.rewrap.options import Options
-from custody.rewrap.rows import WrapKind
+from custody.rewrap.rows import UNSEALED, Row, UnsealedRow, WrapKind
 from custody.rewrap.runs import Run, State
 from custody.rewrap.storing import Counts, Done, LostClaim
 from custody.rewrap.target import Blocked, Target
@@ -38,11 +43,12 @@ log = structlog.get_logger()
 
 
 class RewrapRun:
-    """Brings rows to the active KEK.
+    """Brings data keys and rows to the active KEK, and seals rows that are not.
 
     Args:
         engine: connections of the role custody_rewrap.
         keyring: all KEKs.
+        ring: the data keys; they seal what was not.
         options: how.
         progress: called after each stored claim.
     """
@@ -51,14 +57,18 @@ class RewrapRun:
         self,
         engine: AsyncEngine,
         keyring: Keyring,
+        ring: Ring,
         options: Options,
         progress: Callable[[Run, Counts], None] = lambda _run, _counts: None,
     ) -> None:
         self._engine = engine
         self._keyring = keyring
+        self._ring = ring
         self._options = options
         self._progress = progress
-        self._target = Target(engine, keyring)
+        self._target = Target(engine, keyring, ring, legacy=options.legacy)
+        self._data_keys = DataKeyMove(engine, keyring, ring)
+        self.moved_data_keys: tuple[str, ...] = ()
         self._owner = f"{socket.gethostname()}:{os.getpid()}:{secrets.token_hex(4)}"
         # One for each task: who has lost a claim must not store beside its new owner.
         self._owners = tuple(f"{self._owner}:{number}" for number in range(_AT_ONCE))
@@ -66,6 +76,8 @@ class RewrapRun:
         self._backoff = Backoff(options.give_up_after, self._stop)
         self._next_at = 0.0
         self._released = not options.quarantined
+        # Of a key that keeps its kek_id, data keys are wrapped anew once.
+        self._anew = options.everything
 
     def stop(self) -> None:
         """End after the batches at hand: what they have done is stored."""
@@ -92,9 +104,14 @@ class RewrapRun:
                 await runs.release_quarantined(self._engine)
                 self._released = True
             run = await runs.join(
-                self._engine, target, everything=self._options.everything, started_by=self._owner
+                self._engine,
+                target,
+                everything=self._options.everything,
+                started_by=self._owner,
+                legacy=self._options.legacy,
             )
             try:
+                await self._move_data_keys(target)
                 ended = await self._work(run)
             except TargetMoved:
                 log.info("rewrap_target_moved", run=run.id, target=target)
@@ -113,10 +130,36 @@ class RewrapRun:
             # Stopped by us or another process, because its aim is not the right one any more.
             await sleep(self._stop, _IDLE_SECONDS)
 
-    async def unreadable(self, run: Run) -> tuple[str, ...]:
-        """Return the kek_ids of rows to do that no configured KEK can unwrap."""
+    async def left(self, run: Run) -> Left:
+        """Return what this run leaves.
+
+        Raises:
+            DatabaseError: the database can't be asked now.
+        """
         kinds = await rows.kinds(self._engine, run)
-        return tuple(sorted({kind.kek_id for kind in kinds if not self._can_read(kind)}))
+        unreadable = {kind.kek_id for kind in kinds if not self._holds(kind)}
+        return Left(
+            kek_ids=tuple(sorted(unreadable)),
+            unsealed=None if self._options.legacy else await count_unsealed(self._engine),
+            data_keys=await self._data_keys.problems(),
+        )
+
+    async def _move_data_keys(self, target: str) -> None:
+        """Bring them to the target; the KEK that they leave can then be retired."""
+        while True:
+            try:
+                given = await self._retried(
+                    lambda: self._data_keys.give_wraps(target, anew=self._anew)
+                )
+                break
+            except KekError as error:
+                await self._backoff.pause(str(error) or type(error).__name__)
+        self._backoff.renew()
+        self._anew = False
+        self.moved_data_keys += tuple(one for one in given if one not in self.moved_data_keys)
+        # A daemon that was started meanwhile may not read the target.
+        await self._retried(lambda: self._target.check_instances(target))
+        await self._retried(lambda: self._data_keys.drop_others(target))
 
     async def _work(self, run: Run) -> Run:
         """Work on a run until it has ended, by us or by another process."""
@@ -129,7 +172,7 @@ class RewrapRun:
             if now.state is not State.RUNNING:
                 return now
             if not await self._retried(lambda: rows.any_left(self._engine, run, self._can_read)):
-                left = await self._retried(lambda: self.unreadable(run))
+                left = await self._retried(lambda: self.left(run))
                 state = State.FAILED if left else State.DONE
                 now = await self._retried(lambda: runs.end(self._engine, run.id, state))  # noqa: B023
                 if now.state is not State.RUNNING:
@@ -209,15 +252,21 @@ class RewrapRun:
         if not claim.rows or self._stop.is_set():
             return nothing, None
         try:
-            done, reason = await batch.rewrap(
-                self._keyring, claim.rows, run.target, self._options.verify
-            )
+            done, reason = await self._make(run, claim)
             if done.set_aside:
                 # Rows of a key that was replaced in its KMS look damaged, and are not.
                 await self._retried(self._target.see_unchanged)
         except KekError as error:
             return nothing, error
         return done, reason
+
+    async def _make(self, run: Run, claim: Claim) -> tuple[Done, KekError | None]:
+        verify = self._options.verify
+        unsealed = [row for row in claim.rows if isinstance(row, UnsealedRow)]
+        if unsealed:
+            return await bring_over(self._keyring, self._ring, unsealed, run.target, verify)
+        sealed = [row for row in claim.rows if isinstance(row, Row)]
+        return await batch.rewrap(self._keyring, sealed, run.target, verify)
 
     async def _retried(self, work: Callable[[], Awaitable[T]]) -> T:
         """Do it again while the database is down, until the backoff gives up."""
@@ -251,5 +300,11 @@ class RewrapRun:
         await sleep(self._stop, turn - now)
 
     def _can_read(self, kind: WrapKind) -> bool:
+        """Say whether rows of this kind can be done here, and may."""
+        return (self._options.legacy or not kind.is_unsealed) and self._holds(kind)
+
+    def _holds(self, kind: WrapKind) -> bool:
+        if kind == UNSEALED:
+            return True
         backend = self._keyring.find(kind.kek_id)
         return backend is not None and backend.refusal(kind.kek_id) is None

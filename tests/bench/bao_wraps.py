@@ -1,33 +1,14 @@
 """Wraps of an OpenBao key by the thousand, made in few calls."""
 
 import base64
-from collections.abc import AsyncIterator, Iterable, Mapping
-from contextlib import asynccontextmanager
+from collections.abc import Iterable, Mapping
 
-from kek_backends.base import KekBackend
 from kek_backends.binding import Binding
-from kek_backends.loader import load_keyring
 from tests.bao_server import Bao
 from tests.bindings import of
 
 # OpenBao refuses JSON of more than 1000 strings.
 _BATCH = 160
-
-
-@asynccontextmanager
-async def kek_of(uri: str, environ: Mapping[str, str]) -> AsyncIterator[KekBackend]:
-    """Use a KEK for the length of the block.
-
-    Args:
-        uri: of it.
-        environ: the variables that its backend reads.
-    """
-    keyring = load_keyring(uri, (), environ=environ, development=False)
-    try:
-        await keyring.active.refresh()
-        yield keyring.active
-    finally:
-        await keyring.close()
 
 
 def context(binding: Binding) -> str:

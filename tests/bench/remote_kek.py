@@ -17,7 +17,7 @@ from custody.settings import LogFormat, LogLevel
 from kek_backends.base import FORMAT_CURRENT, Wrap
 from kek_backends.binding import Binding
 from tests.bao_server import Bao, bao_server
-from tests.bench.bao_wraps import context, encrypt, kek_of
+from tests.bench.bao_wraps import context, encrypt
 from tests.bench.load import Request
 from tests.bench.rounds import Row, Run, Target, measure
 from tests.bench.stage import Stage, pid_of, port_of, stage
@@ -25,6 +25,7 @@ from tests.bench.table import report
 from tests.bench.unwrapper import unwrapper
 from tests.bench.users import PATH, Users, master_key, requests_of, tokens_for
 from tests.bindings import of
+from tests.keks import kek_of
 from tests.many_rows import copy_rows
 from tests.servers import new_database
 

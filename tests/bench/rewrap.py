@@ -30,8 +30,9 @@ from kek_backends.base import FORMAT_CURRENT, Wrap
 from kek_backends.binding import Binding
 from kek_backends.loader import load
 from tests.bao_server import Bao, bao_server
-from tests.bench.bao_wraps import encrypt, kek_of
+from tests.bench.bao_wraps import encrypt
 from tests.bench.rewrap_cases import Case, Measured, measure
+from tests.keks import kek_of
 from tests.many_rows import copy_rows
 from tests.servers import Database, make_template, new_database
 

@@ -9,6 +9,7 @@ from typing import Any, Self
 
 import asyncpg
 
+from custody.datakeys.ring import Ring
 from custody.db.engine import Dsn, create_engine
 from custody.ops.logging import configure
 from custody.rewrap.options import Options, Verify
@@ -16,7 +17,7 @@ from custody.rewrap.worker import RewrapRun
 from custody.settings import LogFormat, LogLevel
 from custody.vault.key_check import is_master_key
 from kek_backends.base import KekBackend, OwnedWrap, Rewrapped, Wrap
-from kek_backends.binding import Binding
+from kek_backends.binding import Binding, Purpose
 from kek_backends.keyring import Keyring
 from kek_backends.loader import load_keyring
 from kek_backends.uri import KekUri
@@ -82,11 +83,13 @@ class Ready(KekBackend):
 
     Args:
         model: a real wrap.
+        keyring: does what is done for the data key, which must be right.
     """
 
-    def __init__(self, model: Wrap) -> None:
+    def __init__(self, model: Wrap, keyring: Keyring) -> None:
         self._uri = KekUri.parse(f"ready:made?id={model.kek_id}")
         self._made = model
+        self._keyring = keyring
 
     @classmethod
     def from_uri(cls, uri: KekUri, *, environ: Mapping[str, str], development: bool) -> Self:
@@ -117,9 +120,11 @@ class Ready(KekBackend):
         return self._made
 
     async def _unwrap(self, binding: Binding, wrap: Wrap) -> bytes:
-        raise NotImplementedError
+        return await self._keyring.unwrap(binding, wrap)
 
     async def _rewrap(self, items: Sequence[OwnedWrap]) -> list[Rewrapped]:
+        if items[0].binding.purpose is Purpose.DATA_KEY:
+            return await self._keyring.rewrap(items)
         return [self._made] * len(items)
 
 
@@ -132,13 +137,14 @@ async def _bare(case: Case, keyring: Keyring) -> None:
     """The same claims and UPDATEs, with no cryptography."""
     model = await keyring.wrap(of("user-00000000"), bytes(range(32)))
     old = [backend for backend in keyring if backend is not keyring.active]
-    await _run(case, Keyring(Ready(model), old), Options(verify=Verify.NONE))
+    await _run(case, Keyring(Ready(model, keyring), old), Options(verify=Verify.NONE))
 
 
 async def _run(case: Case, keyring: Keyring, options: Options) -> None:
     engine = create_engine(Dsn(case.url), pool_size=_POOL_SIZE)
     try:
-        done = await RewrapRun(engine, keyring, options).run()
+        ring = Ring(engine, keyring, ttl=3600, max_age=86_400)
+        done = await RewrapRun(engine, keyring, ring, options).run()
     finally:
         await engine.dispose()
     assert (done.state, done.done) == ("done", case.rows), done

@@ -10,7 +10,7 @@ from sqlalchemy.ext.asyncio import AsyncEngine
 from custody.db.engine import Dsn, create_engine
 from custody.development.postgres import EmbeddedPostgres
 from tests.db.connecting import engine_of
-from tests.servers import TEMPLATE, Database, new_database, postgres_server
+from tests.servers import TEMPLATE, Database, postgres_server
 
 
 @pytest.fixture(scope="session")
@@ -28,13 +28,6 @@ async def own_database(own_server: EmbeddedPostgres) -> AsyncIterator[Database]:
     await admin.execute(f"CREATE DATABASE {made.name} TEMPLATE {TEMPLATE} OWNER custody_owner")
     yield made
     await admin.execute(f"DROP DATABASE {made.name} WITH (FORCE)")
-
-
-@pytest.fixture
-async def empty(postgres: EmbeddedPostgres) -> AsyncIterator[Database]:
-    """A database that was never migrated."""
-    async with new_database(postgres, "template0") as made:
-        yield made
 
 
 @pytest.fixture

@@ -60,6 +60,8 @@ async def main(steps: Steps) -> None:
         loaded_keks(settings, os.environ) as keyring,
         open_engine(Dsn(settings.database_url.get_secret_value()), pool_size=1) as engine,
     ):
+        for backend in keyring:
+            await backend.refresh()
         keys = Ring(engine, keyring, settings.data_key_ttl, settings.data_key_max_age)
         look = DataKeyCheck(engine, keyring, keys, Keks(keyring, engine, "a child", Sealer(keys)))
         steps.around(ring, "read_records")

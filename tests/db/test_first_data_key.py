@@ -20,7 +20,7 @@ from custody.settings import ConfigurationError
 from kek_backends.errors import Misconfigured, Transient
 from kek_backends.keyring import Keyring
 from kek_backends.uri import KekUri
-from tests.client import becomes
+from tests.client import Client, becomes, client_session
 from tests.datakeys import record_of
 from tests.db.breaking import forget_keks
 from tests.eventually import eventually
@@ -222,14 +222,18 @@ async def test_killed_between_every_two_steps(
     assert code == 0, last
     left_behind = set()
     for kill_at in (1 + number * int(last) // kills for number in range(kills)):
+        await database.execute("DELETE FROM auth.encryption_vaults")
         await database.execute("DELETE FROM auth.encryption_data_keys")
         assert (await look_beside(environ, kill_at))[0] == -signal.SIGKILL, kill_at
         left, wraps = await ids(database), await database.fetch(WRAPS)
         # Nothing, or all of it.
         assert [(key_id, "env-v1") for key_id in left] == [tuple(row) for row in wraps], kill_at
         left_behind.add(len(left))
-        async with daemon_here(database, issuer, tmp_path) as daemon:
+        async with daemon_here(database, issuer, tmp_path) as daemon, client_session() as session:
             await becomes(daemon, 200)
+            alice = Client(daemon, session, "alice")
+            key = (await alice.init()).json["masterKey"]
+            assert (await alice.key()).json["masterKey"] == key
         made = await ids(database)
         assert len(made) == 1, kill_at
         assert left in ([], made), kill_at
@@ -246,9 +250,11 @@ async def test_first_boots_at_once(
 ) -> None:
     async with new_database(postgres) as one, new_database(postgres) as two:
         servers = [(one, two)[number % 2] for number in range(boots)]
+        # Before any of them: this writes a file that all of them read.
+        settings = {each.name: settings_for(each, issuer, tmp_path) for each in (one, two)}
         logs, children = [], []
         for database in servers:
-            environ = {"PATH": os.defpath, **settings_for(database, issuer, tmp_path)}
+            environ = {"PATH": os.defpath, **settings[database.name]}
             logs.append(log_file("first-boot"))
             children.append(Forked("custody", "serve", environ=environ, out=logs[-1], err=logs[-1]))
         try:

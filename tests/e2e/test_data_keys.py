@@ -1,6 +1,7 @@
 """The data key of a serving daemon: one call of the KMS, whatever fails and for how long."""
 
 import asyncio
+import os
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -14,9 +15,12 @@ from tests.client import Client, becomes, client_session
 from tests.e2e.hangup import configured
 from tests.e2e.keks import Place, make_place, make_vaults, overrides
 from tests.eventually import eventually
+from tests.forked import Forked
+from tests.http.wire import assert_problem
 from tests.kek import kms_stub as stubs
 from tests.kek.kms_stub import KmsStub, kms_stub
-from tests.servers import Daemon, Database, daemon_here
+from tests.servers import Daemon, Database, daemon_here, log_file, settings_for
+from tests.states import IV, WRAPPED
 from tests.tokens import Issuer
 
 DATA_KEYS = "custody:data-key"
@@ -98,6 +102,26 @@ async def test_each_process_opens_it_once(
     assert calls(stub, "Decrypt") - before == rings
 
 
+@pytest.mark.timeout(300)
+@pytest.mark.parametrize("processes", [4, pytest.param(100, marks=pytest.mark.prove)])
+async def test_processes_that_start_at_once_make_a_call_each(
+    database: Database, issuer: Issuer, tmp_path: Path, stub: KmsStub, processes: int
+) -> None:
+    place = place_of(stub)
+    await make_vaults(database, issuer, tmp_path, place)
+    before = calls(stub, "Encrypt"), calls(stub, "Decrypt")
+    settings = settings_for(database, issuer, tmp_path, **overrides(place))
+    environ, log = {"PATH": os.defpath, **settings}, log_file("one-look")
+    children = [
+        Forked("tests.db.first_data_key", "0", environ=environ, out=log, err=log)
+        for _ in range(processes)
+    ]
+    codes = await asyncio.gather(*(asyncio.to_thread(child.wait, 200) for child in children))
+    assert set(codes) == {0}, log.read_text()
+    after = calls(stub, "Encrypt"), calls(stub, "Decrypt")
+    assert (after[0] - before[0], after[1] - before[1]) == (0, processes)
+
+
 @pytest.mark.usefixtures("pace")
 async def test_kms_that_is_away(
     database: Database, issuer: Issuer, tmp_path: Path, stub: KmsStub
@@ -108,23 +132,47 @@ async def test_kms_that_is_away(
     await make_vaults(database, issuer, tmp_path, far)
     near = make_place("env", tmp_path)
     short = {"DATA_KEY_TTL": "1", "DATA_KEY_MAX_AGE": "4"}
-    async with daemon_here(database, issuer, tmp_path, **overrides(near, far), **short) as daemon:
+    async with (
+        daemon_here(database, issuer, tmp_path, **overrides(near, far), **short) as daemon,
+        client_session() as session,
+    ):
         await becomes(daemon, 200)
+        alice, zoe = (Client(daemon, session, user) for user in ("alice", "zoe"))
+        key = (await alice.init()).json
+        await zoe.init()
+        await zoe.set_recovery(WRAPPED, IV)
+        await zoe.enable_zk()
         opened = calls(stub, "Decrypt")
         await eventually(lambda: calls(stub, "Decrypt") > opened + 1)
         assert await seconds_left(daemon) > 2
         stub.faults["Decrypt"] = DOWN
 
         async def coasts() -> bool:
-            status, body = await said(daemon)
-            assert "could not be opened again" in body.get("degraded", {}).get("data-key", "")
-            return status == 200 or body["parts"]["data-key"] == "ok"
+            answer = await alice.key()
+            _, body = await said(daemon)
+            assert body["parts"]["data-key"] == "ok"
+            assert answer.json == key
+            return "could not be opened again" in body.get("degraded", {}).get("data-key", "")
 
         await eventually(coasts)
         parts = await becomes(daemon, 503, **{"data-key": "can't be opened"})
         assert "InternalException" in parts["data-key"]
         assert await seconds_left(daemon) == 0
+        assert_problem(await alice.key(), 503, "KEK_UNAVAILABLE")
+        assert_problem(await alice.status(), 503, "KEK_UNAVAILABLE")
+        assert_problem(await alice.rotate(), 503, "KEK_UNAVAILABLE")
+        assert_problem(await Client(daemon, session, "bob").init(), 503, "KEK_UNAVAILABLE")
+        assert (await zoe.key()).json["recoveryWrappedMk"] == WRAPPED
+        assert (await database.audit("zoe"))[-1] == ("fetch", "unverified-seal", 200)
         stub.faults.clear()
+
+        async def serves() -> bool:
+            return (await alice.key()).status == 200
+
+        await eventually(serves, BACK_WITHIN)
+        assert (await alice.key()).json == key
+        assert (await zoe.key()).json["recoveryWrappedMk"] == WRAPPED
+        assert (await database.audit("zoe"))[-1] == ("fetch", "zk-recovery-blob", 200)
         await eventually(lambda: becomes_ready(daemon), BACK_WITHIN)
         assert await seconds_left(daemon) > 2
         assert "degraded" not in (await said(daemon))[1]

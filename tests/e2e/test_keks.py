@@ -1,15 +1,21 @@
 """The daemon on each of the four KEK backends, and moving from one to the next."""
 
+import base64
+import re
+from itertools import product
 from pathlib import Path
+from typing import Any
 
 import pytest
 
+from custody.vault.key_check import key_check_value
 from tests.bao_server import Bao, least_policy
 from tests.client import Client, client_session
 from tests.e2e.keks import BACKENDS, Place, make_place, overrides
 from tests.e2e.life import live
+from tests.keks import kek_of
 from tests.moto_server import Moto
-from tests.sealed_rows import past_triggers
+from tests.sealed_rows import READ, data_key_of, past_triggers, seal_of
 from tests.servers import Daemon, Database, daemon_beside, daemon_here
 from tests.tokens import Issuer
 
@@ -17,6 +23,11 @@ STAMPS = (
     "SELECT user_id, kek_id FROM auth.encryption_vaults WHERE wrapped_mk IS NOT NULL"
     " ORDER BY user_id"
 )
+COPY = (
+    "UPDATE auth.encryption_vaults SET wrapped_mk = $2, wrap_iv = $3, key_check = $4, seal = $5"
+    " WHERE user_id = $1"
+)
+REFUSED = re.compile(r'custody_tampered_rows_total\{reason="([^"]*)"\} (.*)')
 REGISTRY = "SELECT kek_id, backend, locator, state FROM auth.encryption_keks ORDER BY recorded_at"
 
 
@@ -53,40 +64,65 @@ async def test_the_whole_life_of_a_vault(
     assert tuple(registered) == (place.stamp, backend, place.uri, "active")
 
 
-@pytest.mark.parametrize("count", [5, pytest.param(20, marks=pytest.mark.prove)])
+@pytest.fixture(params=[*BACKENDS, "vault, not derived"])
+def any_place(request: pytest.FixtureRequest, tmp_path: Path, bao: Bao, moto: Moto) -> Place:
+    if request.param in BACKENDS:
+        return make_place(request.param, tmp_path, bao, moto)
+    name = bao.make_key(derived=False)
+    return Place(f"vault:transit/{name}", f"vault:transit/{name}:v1", bao.environ(name))
+
+
+@pytest.mark.timeout(300)
+@pytest.mark.parametrize("count", [4, pytest.param(20, marks=pytest.mark.prove)])
 async def test_copied_wraps_never_open(
-    place: Place, database: Database, issuer: Issuer, tmp_path: Path, count: int
+    any_place: Place, database: Database, issuer: Issuer, tmp_path: Path, count: int
 ) -> None:
-    """All pairs of users, and each user's wrap of the generation before."""
-    users = [f"user-{number}" for number in range(count)]
-    copy = (
-        "UPDATE auth.encryption_vaults AS victim SET wrapped_mk = source.wrapped_mk,"
-        " wrap_iv = source.wrap_iv FROM kept AS source"
-        " WHERE victim.user_id = $1 AND source.user_id = $2 AND source.step = $3"
-    )
+    """All pairs of users, in all generations, and each user's own earlier ones.
+
+    The victim's row is sealed anew, with the key check value of the key that is in the copied wrap,
+    as nobody could: so that the binding alone decides.
+    """
     async with (
-        daemon_here(database, issuer, tmp_path, **overrides(place)) as daemon,
+        daemon_here(database, issuer, tmp_path, **overrides(any_place)) as daemon,
         client_session() as session,
         past_triggers(database) as superuser,
+        kek_of(any_place.uri, any_place.environ) as kek,
     ):
-        devices = {user: Client(daemon, session, user) for user in users}
-        for device in devices.values():
-            assert (await device.init()).status == 200
-        await superuser.execute(
-            "CREATE TEMP TABLE kept AS SELECT *, 0 AS step FROM auth.encryption_vaults"
-        )
-        for device in devices.values():
-            assert (await device.rotate()).status == 200
-        await superuser.execute("INSERT INTO kept SELECT *, 1 FROM auth.encryption_vaults")
-        for victim, device in devices.items():
-            for source in users:
-                for step in (0, 1):
-                    if (source, step) != (victim, 1):
-                        await superuser.execute(copy, victim, source, step)
-                        answer = await device.key()
-                        assert (answer.status, answer.code) == (500, "ROW_TAMPERED")
-            await superuser.execute(copy, victim, victim, 1)
-        assert [(await device.key()).status for device in devices.values()] == [200] * count
+        devices = {f"user-{n}": Client(daemon, session, f"user-{n}") for n in range(count)}
+        good: dict[str, dict[str, Any]] = {}
+        made: list[tuple[dict[str, Any], bytes]] = []
+        for user, device in devices.items():
+            for make in (device.init, device.rotate, device.rotate):
+                key = base64.b64decode((await make()).json["masterKey"])
+                good[user] = dict((await superuser.fetch(READ, [user]))[0])
+                made.append((good[user], key))
+        data_key = await data_key_of(database, kek)
+        tried = 0
+        for (user, device), (source, key) in product(devices.items(), made):
+            if source is not good[user]:
+                check = key_check_value(user, key)
+                seal = seal_of(data_key, good[user] | {"key_check": check})
+                wrap = source["wrapped_mk"], source["wrap_iv"]
+                await superuser.execute(COPY, user, *wrap, check, seal)
+                answer = await device.key()
+                assert (answer.status, answer.code) == (500, "ROW_TAMPERED")
+                tried += 1
+        assert tried == count * (count - 1) * 3 + count * 2
+        assert await refusals(daemon) == {"wrap": tried}
+        for row, key in made:
+            if row is good[row["user_id"]]:
+                columns = "user_id", "wrapped_mk", "wrap_iv", "key_check", "seal"
+                await superuser.execute(COPY, *(row[column] for column in columns))
+                answer = await devices[row["user_id"]].key()
+                assert base64.b64decode(answer.json["masterKey"]) == key
+
+
+async def refusals(daemon: Daemon) -> dict[str, float]:
+    """Return how many rows were refused, by reason."""
+    async with client_session() as session, session.get(f"{daemon.admin}/metrics") as answer:
+        lines = (await answer.text()).splitlines()
+    found = (REFUSED.fullmatch(line) for line in lines)
+    return {one[1]: float(one[2]) for one in found if one is not None and float(one[2])}
 
 
 @pytest.mark.prove

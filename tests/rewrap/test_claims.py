@@ -12,10 +12,9 @@ from custody.db.scope import transaction
 from custody.rewrap import batch, claims, rows, runs, storing
 from custody.rewrap.claims import Claim
 from custody.rewrap.options import Options, Verify
-from custody.rewrap.rows import WrapKind
+from custody.rewrap.rows import UNSEALED, Row, WrapKind
 from custody.rewrap.runs import AnotherRun, Run, State
 from custody.rewrap.storing import Counts, Done, LostClaim
-from custody.rewrap.worker import RewrapRun
 from kek_backends.keyring import Keyring
 from tests.db.kek_registry import register
 from tests.rewrap.kit import (
@@ -27,6 +26,7 @@ from tests.rewrap.kit import (
     rewrap,
     rewrap_engine,
     stamps,
+    worker_of,
 )
 from tests.servers import Database
 
@@ -51,7 +51,8 @@ class Work:
         return made
 
     async def rewrapped(self, claim: Claim) -> Done:
-        done, reason = await batch.rewrap(keyring(), claim.rows, "env-v2", Verify.NONE)
+        made = [row for row in claim.rows if isinstance(row, Row)]
+        done, reason = await batch.rewrap(keyring(), made, "env-v2", Verify.NONE)
         assert reason is None
         return done
 
@@ -185,13 +186,14 @@ async def test_rows_that_cannot_be_read_here_are_not_claimed(work: Work) -> None
     assert await work.claim("a", readable=False) is None
     assert not await rows.any_left(work.engine, work.run, lambda _lane: False)
     assert await rows.any_left(work.engine, work.run, lambda _lane: True)
-    assert await rows.kinds(work.engine, work.run) == (WrapKind(*OLD),)
+    assert await rows.kinds(work.engine, work.run) == (UNSEALED, WrapKind(*OLD))
 
 
 async def test_a_claim_that_nobody_here_can_read_blocks_nothing(work: Work) -> None:
     """It was left by a worker that had a KEK more."""
     await work.must_claim("a", 4)
     await work.database.execute(AGE_CLAIMS, 16)
+    await register(work.database, "env-v2", new_kek().fingerprint("env-v2"))
     async with asyncio.timeout(5):
         run = await rewrap(work.database, Keyring(new_kek()))
     assert (run.id, run.state, run.done) == (work.run.id, "failed", 0)
@@ -288,7 +290,7 @@ async def test_another_process_stops_the_run(work: Work) -> None:
 
     keks = Keyring(new_kek(stop), [next(kek for kek in keyring() if kek.kek_id == "env-v1")])
     async with rewrap_engine(work.database) as engine, asyncio.timeout(20):
-        run = await RewrapRun(engine, keks, Options(batch=2)).run()
+        run = await worker_of(engine, keks, Options(batch=2)).run()
     assert (run.id, run.state) == (1, "done")
     assert await opened(work.database, keyring()) == work.ledger
 

@@ -13,6 +13,7 @@ import pytest
 
 from custody.keks.instances import Instance, record
 from tests.client import Client, client_session
+from tests.datakeys import KEY_ID
 from tests.db.command import Command, Done, custody
 from tests.db.connecting import engine_of
 from tests.db.kek_registry import register, retire, states
@@ -73,10 +74,12 @@ async def instance(database: Database, **changes: Any) -> None:
 async def test_run(database: Database) -> None:
     ledger = await fill(database, 30)
     done = await run(environ_of(database), "run", "--batch", "7", "--verify", "all")
-    assert (done.code, done.err) == (0, "")
+    assert done.code == 0, done.err
+    events = [json.loads(line)["event"] for line in done.err.splitlines()]
+    assert events == ["data_key_opened", "data_key_rewrapped", "data_key_wrap_dropped"]
     assert done.out == (
-        "run 1 to env-v2: 30 re-wrapped, 0 changed by their users meanwhile, 0 set aside; "
-        f"in {named(database)}\n"
+        "run 1 to env-v2: 30 re-wrapped, 0 changed by their users meanwhile, 0 set aside, "
+        f"1 data key moved; in {named(database)}\n"
     )
     assert await opened(database, keyring()) == ledger
     assert await stamps(database) == {NEW_STAMP: 30}
@@ -85,6 +88,8 @@ async def test_run(database: Database) -> None:
     assert again.code == 0
     said = json.loads(again.out)
     assert (said["id"], said["state"], said["total"], said["unreadable"]) == (2, "done", 0, [])
+    assert (said["data_keys"], said["problems"]) == ([], [])
+    assert said["legacy_rows"] == {"wraps": 0, "zero_knowledge": 0}
 
 
 async def test_rows_that_are_set_aside(database: Database) -> None:
@@ -143,12 +148,18 @@ async def test_dry_run_changes_nothing(database: Database) -> None:
     done = await run(environ_of(database), "run", "--dry-run")
     assert (done.code, done.out) == (
         0,
-        f"9 rows to bring to env-v2, from env-v1, gone; in {named(database)}\n",
+        f"9 rows and 1 data key to bring to env-v2, from env-v1, gone; in {named(database)}\n",
     )
     assert "list it in CUSTODY_OLD_KEKS" in done.err
     assert "can't read env:NEW?id=env-v2" in done.err
     done = await run(environ_of(database), "run", "--dry-run", "--json")
-    assert json.loads(done.out) == {"target": "env-v2", "total": 9, "sources": ["env-v1", "gone"]}
+    assert json.loads(done.out) == {
+        "target": "env-v2",
+        "total": 9,
+        "sources": ["env-v1", "gone"],
+        "data_keys": [KEY_ID],
+        "legacy_rows": {"wraps": 0, "zero_knowledge": 0},
+    }
     assert await rows_of(database) == before
     for table in ("rewrap_runs", "rewrap_claims", "encryption_keks", "encryption_vault_audit"):
         assert await database.value(f"SELECT count(*) FROM auth.{table}") == 0  # noqa: S608
@@ -157,6 +168,7 @@ async def test_dry_run_changes_nothing(database: Database) -> None:
 async def test_dry_run_over_all(database: Database) -> None:
     await fill(database, 3, kek=new_kek())
     done = await run(environ_of(database), "run", "--dry-run", "--all")
+    assert "custody: " not in done.err
     assert done.out == f"3 rows to bring to env-v2, from env-v2; in {named(database)}\n"
     done = await run(environ_of(database), "run", "--dry-run")
     assert done.out == f"0 rows to bring to env-v2; in {named(database)}\n"
@@ -345,8 +357,8 @@ async def test_status(database: Database) -> None:
     )
     assert second.startswith("run 1 failed: 20 of 20 to env-v2, 0 changed by their users, 1 set")
     assert rest == [
-        "env-v1: 1 rows, 0 of format 1, 1 set aside",
-        "env-v2: 19 rows, 0 of format 1, 0 set aside",
+        "env-v1: 1 rows, 0 not sealed, 1 set aside",
+        "env-v2: 19 rows, 0 not sealed, 0 set aside",
     ]
     said = json.loads((await run(environ_of(database), "status", "--json")).out)
     assert [one["id"] for one in said["runs"]] == [2, 1]
@@ -372,7 +384,9 @@ async def test_status(database: Database) -> None:
         "format_1": 0,
         "quarantined": 1,
         "old_format": 0,
+        "legacy": 0,
     }
+    assert said["legacy_rows"] == {"wraps": 0, "zero_knowledge": 0}
 
 
 async def test_a_run_that_was_stopped_is_said_to_be(database: Database) -> None:

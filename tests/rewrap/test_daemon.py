@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+from custody.datakeys.ring import Ring
 from custody.ops.metrics import Metrics
 from custody.rewrap import background
 from custody.rewrap.background import BackgroundRewrap
@@ -126,7 +127,10 @@ async def watched(database: Database, monkeypatch: pytest.MonkeyPatch) -> AsyncI
 
     keks = Keyring(new_kek(wait), [old_kek()])
     async with rewrap_engine(database) as engine:
-        yield Watched(BackgroundRewrap(engine, engine, keks, 1, metrics), metrics, go_on)
+        ring = Ring(engine, keks, ttl=3600, max_age=86_400)
+        await ring.load()
+        worker = BackgroundRewrap(engine, engine, keks, ring, interval=1, metrics=metrics)
+        yield Watched(worker, metrics, go_on)
 
 
 async def test_run_is_seen_before_it_has_ended(

@@ -14,7 +14,6 @@ from custody.development.postgres import EmbeddedPostgres
 from custody.rewrap.backoff import NotFinished
 from custody.rewrap.options import Options
 from custody.rewrap.runs import LEASE_SECONDS
-from custody.rewrap.worker import RewrapRun
 from tests.db.breaking import killed
 from tests.db.command import Command
 from tests.rewrap.kit import (
@@ -28,6 +27,7 @@ from tests.rewrap.kit import (
     rewrap_engine,
     rotate,
     stamps,
+    worker_of,
 )
 from tests.servers import TEMPLATE, Database, postgres_server
 
@@ -118,7 +118,7 @@ async def kill_it_under_workers(
 ) -> None:
     async with rewrap_engine(database) as engine:
         options = Options(batch=BATCH, rate=RATE // 2)
-        workers = [RewrapRun(engine, keyring(), options) for _ in range(2)]
+        workers = [worker_of(engine, keyring(), options) for _ in range(2)]
         running = [asyncio.create_task(worker.run()) for worker in workers]
         for number in range(kills):
             await asyncio.sleep(dice.uniform(0.1, 0.8))

@@ -11,7 +11,6 @@ from typing import Any
 import pytest
 
 from custody.rewrap.options import Options, Verify
-from custody.rewrap.worker import RewrapRun
 from kek_backends.binding import Binding
 from kek_backends.keyring import Keyring
 from kek_backends.transit.kek import TransitKek
@@ -21,7 +20,7 @@ from tests.bao_server import Bao, bao_server
 from tests.bench.bao_wraps import context
 from tests.bindings import of
 from tests.rewrap import kit
-from tests.rewrap.kit import opened, rewrap, rewrap_engine, stamps
+from tests.rewrap.kit import opened, rewrap, rewrap_engine, stamps, worker_of
 from tests.servers import Database
 
 pytestmark = pytest.mark.usefixtures("short_waits")
@@ -97,6 +96,12 @@ PROOF = {
 }
 
 
+async def data_key_of(database: Database) -> str:
+    """Return what the wrap of the data key is bound by."""
+    key_id = await database.value("SELECT id FROM auth.encryption_data_keys")
+    return context(Binding.of_data_key(key_id))
+
+
 @pytest.mark.timeout(300)
 @pytest.mark.parametrize("count", [1_000, pytest.param(20_000, marks=pytest.mark.prove)])
 async def test_no_key_enters_this_process(
@@ -113,11 +118,13 @@ async def test_no_key_enters_this_process(
     seconds = time.monotonic() - began
     assert (run.state, run.done, run.moved, run.failed) == ("done", count, 0, 0)
     # The proof that the key binds wraps to users is made of a random key, and of no user's.
-    assert items_of(requests(log, begin, "decrypt")) == PROOF
+    # The data key is: opened once, and once more before its new wrap is stored.
+    data_key = await data_key_of(database)
+    assert items_of(requests(log, begin, "decrypt")) == PROOF | {data_key: 2}
     assert len(requests(log, begin, "encrypt")) == 1
     rewraps = requests(log, begin, "rewrap")
-    assert items_of(rewraps) == dict.fromkeys(map(context_of, ledger), 1)
-    assert len(rewraps) <= count // LARGEST_BATCH + 2
+    assert items_of(rewraps) == dict.fromkeys(map(context_of, ledger), 1) | {data_key: 1}
+    assert len(rewraps) <= count // LARGEST_BATCH + 3
     assert await stamps(database) == {(f"vault:transit/{key}:v2", 3): count}
     print(f"{count / seconds:.0f} rows/s, {len(rewraps)} re-wrap calls")  # noqa: T201
     # Unwrapped by the server itself, in batches: all are what they were.
@@ -145,7 +152,7 @@ async def test_a_sample_is_verified(audited: tuple[Bao, Path], database: Databas
     run = await rewrap(database, keks, batch=100)
     assert (run.state, run.done) == ("done", FEW_ROWS)
     users = items_of(requests(log, begin, "decrypt"))
-    users.subtract(PROOF)
+    users.subtract(PROOF | {await data_key_of(database): 2})
     # Three of each hundred, by the key check value: the old wrap is not opened.
     known = {context_of(user) for user in ledger}
     assert +users == {user: 1 for user in users if user in known}
@@ -168,7 +175,7 @@ async def test_a_version_that_is_made_meanwhile(bao: Bao, database: Database) ->
             moved.append(key)
 
     async with rewrap_engine(database) as engine:
-        run = await RewrapRun(engine, keks, Options(batch=20), move).run()
+        run = await worker_of(engine, keks, Options(batch=20), move).run()
     assert (run.state, run.target) == ("done", f"vault:transit/{key}:v3")
     assert await stamps(database) == {(f"vault:transit/{key}:v3", 3): 100}
     assert await opened(database, keks) == ledger

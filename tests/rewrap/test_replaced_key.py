@@ -8,11 +8,10 @@ from custody.rewrap.backoff import NotFinished
 from custody.rewrap.options import Options
 from custody.rewrap.runs import Run
 from custody.rewrap.storing import Counts
-from custody.rewrap.worker import RewrapRun
 from kek_backends.keyring import Keyring
 from kek_backends.loader import load
 from tests.bao_server import Bao, to_the_next_second
-from tests.rewrap.kit import fill, rewrap_engine, rows_of
+from tests.rewrap.kit import fill, rewrap_engine, rows_of, worker_of
 from tests.servers import Database
 
 pytestmark = pytest.mark.usefixtures("short_waits")
@@ -36,7 +35,7 @@ async def test_no_row_is_set_aside(bao: Bao, database: Database) -> None:
     async with rewrap_engine(database) as engine:
         options = Options(batch=1, give_up_after=1.0)
         with pytest.raises(NotFinished, match=r"replaced|other key material"):
-            await RewrapRun(engine, Keyring(kek), options, replace).run()
+            await worker_of(engine, Keyring(kek), options, replace).run()
     await kek.close()
     rows = (await rows_of(database)).values()
     assert replaced

@@ -11,9 +11,8 @@ from custody.rewrap.batch import WrongWrap
 from custody.rewrap.options import Options, Verify
 from custody.rewrap.runs import State
 from custody.rewrap.target import Blocked
-from custody.rewrap.worker import RewrapRun
-from kek_backends.base import Wrap
-from kek_backends.binding import Binding
+from custody.vault.key_check import key_check_value
+from kek_backends.binding import Purpose
 from kek_backends.errors import Misconfigured
 from kek_backends.keyring import Keyring
 from tests.db.kek_registry import register
@@ -22,6 +21,7 @@ from tests.kek.fakes import FakeRemote, SdkBusy, SdkError, raising
 from tests.rewrap.kit import (
     DAMAGE,
     NEW_KEY,
+    Cheating,
     CountingKek,
     Inside,
     fill,
@@ -36,7 +36,9 @@ from tests.rewrap.kit import (
     rotate,
     rows_of,
     stamps,
+    worker_of,
 )
+from tests.sealed_rows import past_triggers
 from tests.servers import Database
 
 pytestmark = pytest.mark.usefixtures("short_waits")
@@ -65,15 +67,20 @@ async def test_every_row_comes_to_the_active_kek(database: Database) -> None:
     await go_zk(database, *away)
     before = await rows_of(database)
     keks = keyring()
-    run = await rewrap(database, keks, batch=7)
+    run = await rewrap(database, keks, batch=7, legacy=True)
     assert (run.state, run.total, run.done, run.moved, run.failed) == ("done", 58, 58, 0, 0)
     assert (run.target, run.sources, run.everything) == ("env-v2", ("env-v1",), False)
     assert await stamps(database) == {NEW: 58}
     after = await rows_of(database)
     for user, row in after.items():
+        untouched = dict(before[user])
+        if row["seal"] != before[user]["seal"]:
+            untouched["key_check"] = key_check_value(user, ledger[user])
+            assert before[user]["seal"] is None
         assert {name: row[name] for name in UNTOUCHED} == {
-            name: before[user][name] for name in UNTOUCHED
+            name: untouched[name] for name in UNTOUCHED
         }
+        assert row["seal"] is not None
         assert (row == before[user]) == (user in away)
         assert (row["rewrapped_at"] is None) == (user in away)
         assert row["quarantined_at"] is None
@@ -103,7 +110,7 @@ async def test_rows_of_several_keks(database: Database) -> None:
     ledger |= await fill(database, 10, kek=other, prefix="other")
     await make_format_1(database, dict(itertools.islice(ledger.items(), 5)))
     keks = Keyring(new_kek(), [old_kek(), other])
-    run = await rewrap(database, keks, batch=3)
+    run = await rewrap(database, keks, batch=3, legacy=True)
     assert (run.state, run.done, run.sources) == ("done", 20, ("env-v1", "zz"))
     assert await opened(database, keks) == ledger
     assert await stamps(database) == {NEW: 20}
@@ -113,7 +120,7 @@ async def test_format_1_under_the_active_kek(database: Database) -> None:
     ledger = await fill(database, 6)
     await make_format_1(database, dict(itertools.islice(ledger.items(), 3)))
     keks = Keyring(old_kek())
-    run = await rewrap(database, keks)
+    run = await rewrap(database, keks, legacy=True)
     assert (run.state, run.total, run.done) == ("done", 3, 3)
     assert await stamps(database) == {("env-v1", 3): 6}
     assert await opened(database, keks) == ledger
@@ -223,13 +230,15 @@ async def test_damaged_rows_are_set_aside(database: Database) -> None:
     ],
 )
 async def test_any_damage(database: Database, change: str) -> None:
-    await fill(database, 3)
     if change == "kek_id = 'env-v2'":
         change = "kek_id = 'env-v2', format_version = 1"  # stale still
-        await register(database, "env-v2", new_kek().fingerprint("env-v2"))
-    await database.execute(
-        f"UPDATE auth.encryption_vaults SET {change} WHERE user_id = 'user-000001'"  # noqa: S608
-    )
+        await fill(database, 0)
+        await rewrap(database, keyring())  # both KEKs are on record
+    await fill(database, 3)
+    async with past_triggers(database) as superuser:
+        await superuser.execute(
+            f"UPDATE auth.encryption_vaults SET {change} WHERE user_id = 'user-000001'"  # noqa: S608
+        )
     run = await rewrap(database, keyring())
     assert (run.state, run.done, run.failed) == ("failed", 2, 1)
     assert (await rows_of(database))["user-000001"]["quarantined_at"] is not None
@@ -251,7 +260,7 @@ async def test_a_format_1_wrap_of_another_user_is_never_bound(
         " wrap_iv = other.wrap_iv FROM auth.encryption_vaults AS other"
         " WHERE vault.user_id = 'user-000001' AND other.user_id = 'user-000002'"
     )
-    run = await rewrap(database, keyring(), verify=verify)
+    run = await rewrap(database, keyring(), verify=verify, legacy=True)
     assert (run.state, run.done, run.failed) == ("failed", 3, 1)
     row = (await rows_of(database))["user-000001"]
     assert (row["kek_id"], row["format_version"]) == ("env-v1", 1)
@@ -266,8 +275,8 @@ async def test_rows_of_a_kek_that_is_not_there_are_left(database: Database) -> N
     assert (run.state, run.total, run.done, run.failed) == ("failed", 8, 5, 0)
     assert await stamps(database) == {NEW: 5, ("aa", 3): 3}
     async with rewrap_engine(database) as engine:
-        worker = RewrapRun(engine, keks, Options())
-        assert await worker.unreadable(run) == ("aa",)
+        worker = worker_of(engine, keks, Options())
+        assert (await worker.left(run)).kek_ids == ("aa",)
 
 
 async def test_a_wrong_old_key_sets_nothing_aside(database: Database) -> None:
@@ -398,7 +407,7 @@ async def test_stop_and_go_on(database: Database) -> None:
     ledger = await fill(database, 50)
     keks = keyring()
     async with rewrap_engine(database) as engine:
-        worker = RewrapRun(engine, keks, Options(batch=5, verify=Verify.NONE))
+        worker = worker_of(engine, keks, Options(batch=5, verify=Verify.NONE))
 
         async def enough(user: str) -> None:
             if user == "user-000012":
@@ -427,7 +436,7 @@ async def test_a_kms_that_hangs_does_not_hold_up_the_end(
         await asyncio.sleep(60)
 
     async with rewrap_engine(database) as engine:
-        worker = RewrapRun(engine, Keyring(new_kek(hang), [old_kek()]), Options())
+        worker = worker_of(engine, Keyring(new_kek(hang), [old_kek()]), Options())
         running = asyncio.create_task(worker.run())
         await hanging.wait()
         worker.stop()
@@ -444,13 +453,6 @@ async def test_a_kms_that_hangs_does_not_hold_up_the_end(
 # ── KEKs that fail ────────────────────────────────────────────────────────────
 
 
-class Cheating(CountingKek):
-    """Wraps another key than it was given; its probes are right."""
-
-    async def _wrap(self, binding: Binding, key: bytes) -> Wrap:
-        return await super()._wrap(binding, bytes(32))
-
-
 @pytest.mark.parametrize("checked", [True, False], ids=["by check value", "by old wrap"])
 @pytest.mark.parametrize("verify", [Verify.SAMPLE, Verify.ALL])
 async def test_a_wrap_of_another_key_is_not_stored(
@@ -458,10 +460,12 @@ async def test_a_wrap_of_another_key_is_not_stored(
 ) -> None:
     await fill(database, 5)
     if not checked:
-        await database.execute("UPDATE auth.encryption_vaults SET key_check = NULL")
+        async with past_triggers(database) as superuser:
+            await superuser.execute("UPDATE auth.encryption_vaults SET key_check = NULL")
     before = await rows_of(database)
+    keks = Keyring(Cheating(Purpose.MASTER_KEY), [old_kek()])
     with pytest.raises(WrongWrap, match="does not open to the key"):
-        await rewrap(database, Keyring(Cheating("env-v2", NEW_KEY), [old_kek()]), verify=verify)
+        await rewrap(database, keks, verify=verify)
     assert await rows_of(database) == before
     assert await database.audit("") == [("rewrap_run", "run-failed", 500)]
     # The next run, with a KEK that is right, is not held up by what was left of it.
@@ -482,7 +486,7 @@ async def test_a_kms_that_is_down_pauses_the_run(database: Database) -> None:
     await remote.prove()
     remote.always = lambda: None
     async with rewrap_engine(database) as engine:
-        worker = RewrapRun(engine, keks, Options(batch=10))
+        worker = worker_of(engine, keks, Options(batch=10))
         remote.faults["encrypt"] = [lambda: None]  # the proof
         remote.always = fault
         remote.faults["ask"] = [lambda: None] * 3

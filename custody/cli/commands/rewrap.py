@@ -8,6 +8,7 @@ import os
 import signal
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
+from dataclasses import dataclass
 
 import click
 from sqlalchemy.ext.asyncio import AsyncEngine
@@ -18,17 +19,22 @@ from custody.cli.commands.rewrap_role import rewrap_dsn, rewrap_engine
 from custody.cli.commands.shown import note, printable
 from custody.cli.commands.startup import prepare
 from custody.cli.exit_codes import FINDING
+from custody.datakeys.ring import Ring
 from custody.db.one_database import name_of
+from custody.keks import legacy
 from custody.keks.keks import loaded_keks
+from custody.keks.legacy import Unsealed
 from custody.keks.records import RowCount, count_rows
 from custody.keks.registry import unreadable as unreadable_rows
 from custody.keks.watch import KekWatch
 from custody.rewrap import runs
+from custody.rewrap.data_keys import DataKeyMove
+from custody.rewrap.left import Left
 from custody.rewrap.options import Options
 from custody.rewrap.runs import Run, State
 from custody.rewrap.target import Blocked, Target
 from custody.rewrap.worker import RewrapRun
-from custody.settings import Settings
+from custody.settings import LegacyRows, Settings
 from kek_backends.errors import KekError
 from kek_backends.keyring import Keyring
 
@@ -39,18 +45,21 @@ _SHOWN_RUNS = 10
 def run(options: Options, *, as_json: bool, dry_run: bool) -> int:
     """Re-wrap every row that is not under the active KEK, while users keep working."""
     settings = prepare()
+    options = dataclasses.replace(options, legacy=_is_open(settings))
     if dry_run:
         event_loop.run(_foresee(settings, options, as_json=as_json))
         return 0
-    done, unreadable, database = event_loop.run(_run(settings, options))
+    ended = event_loop.run(_run(settings, options))
+    done = ended.run
     if as_json:
-        click.echo(json.dumps(describe(done) | {"unreadable": list(unreadable)}))
+        click.echo(json.dumps(ended.as_object()))
     else:
+        moved = f", {_data_keys(ended.data_keys)} moved" if ended.data_keys else ""
         click.echo(
             f"run {done.id} to {done.target}: {done.done} re-wrapped, {done.moved} changed by "
-            f"their users meanwhile, {done.failed} set aside; in {database}"
+            f"their users meanwhile, {done.failed} set aside{moved}; in {ended.database}"
         )
-    for problem in unreadable.values():
+    for problem in ended.problems:
         note(problem)
     if done.failed:
         note(
@@ -65,10 +74,15 @@ def status(as_json: bool) -> None:
 
     Uses CUSTODY_REWRAP_DATABASE_URL.
     """
-    shown, counted = event_loop.run(_status(prepare()))
+    shown, counted, unsealed = event_loop.run(_status(prepare()))
     if as_json:
         rows = {kek_id: dataclasses.asdict(count) for kek_id, count in counted.items()}
-        click.echo(json.dumps({"runs": [describe(one) for one in shown], "rows": rows}, indent=2))
+        said = {
+            "runs": [describe(one) for one in shown],
+            "rows": rows,
+            "legacy_rows": dataclasses.asdict(unsealed),
+        }
+        click.echo(json.dumps(said, indent=2))
         return
     for one in shown:
         click.echo(run_line(one))
@@ -76,10 +90,12 @@ def status(as_json: bool) -> None:
         click.echo("nobody works on it; what is left is done by: custody rewrap run")
     for kek_id, count in sorted(counted.items()):
         click.echo(
-            f"{printable(kek_id)}: {count.wraps} rows, {count.format_1} of format 1, "
+            f"{printable(kek_id)}: {count.wraps} rows, {count.legacy} not sealed, "
             f"{count.quarantined} set aside"
         )
-    if not shown and not counted:
+    if unsealed:
+        click.echo(f"{unsealed} not sealed yet")
+    if not shown and not counted and not unsealed:
         click.echo("no run yet, and no row")
 
 
@@ -95,37 +111,108 @@ def run_line(run: Run) -> str:
     )
 
 
+@dataclass(frozen=True, slots=True)
+class _Ended:
+    """A run that has ended.
+
+    Args:
+        run: its record.
+        left: what it could not do, or may not.
+        unreadable: of what it could not do, the KEKs' kek_ids, each with its cure.
+        unsealed: rows that are not sealed.
+        data_keys: ids of those that were moved.
+        database: its name, for people.
+    """
+
+    run: Run
+    left: Left
+    unreadable: dict[str, str]
+    unsealed: Unsealed
+    data_keys: tuple[str, ...]
+    database: str
+
+    @property
+    def problems(self) -> tuple[str, ...]:
+        """What is left, in one line each, with the cure."""
+        refused = [legacy.refusal(self.left.unsealed)] if self.left.unsealed else []
+        return (*self.unreadable.values(), *self.left.data_keys, *refused)
+
+    def as_object(self) -> dict[str, object]:
+        """Return it for JSON."""
+        return describe(self.run) | {
+            "data_keys": list(self.data_keys),
+            "unreadable": list(self.unreadable),
+            "legacy_rows": dataclasses.asdict(self.unsealed),
+            "problems": list(self.problems),
+        }
+
+
 async def _foresee(settings: Settings, options: Options, *, as_json: bool) -> None:
-    async with _prepared(settings) as (engine, keyring):
-        target = Target(engine, keyring)
+    async with _prepared(settings) as (engine, keyring, ring):
+        target = Target(engine, keyring, ring, legacy=options.legacy)
+        moves = DataKeyMove(engine, keyring, ring)
         kek_id = await target.foresee()
-        stale = await runs.count_stale(engine, kek_id, everything=options.everything)
-        problems = list(_unreadable(keyring, stale.sources).values())
+        stale = await runs.count_stale(
+            engine, kek_id, everything=options.everything, legacy=options.legacy
+        )
+        data_keys = await moves.stale(kek_id)
+        unsealed = await legacy.count_unsealed(engine)
+        problems = [*_unreadable(keyring, stale.sources).values(), *await moves.problems()]
+        if unsealed and not options.legacy:
+            problems.append(legacy.refusal(unsealed))
         try:
             await target.check_instances(kek_id)
         except Blocked as blocked:
             problems.append(str(blocked))
         database = await name_of(engine)
     if as_json:
-        click.echo(json.dumps({"target": kek_id, **dataclasses.asdict(stale)}))
+        said = {
+            "target": kek_id,
+            "total": stale.total,
+            "sources": stale.sources,
+            "data_keys": data_keys,
+            "legacy_rows": dataclasses.asdict(unsealed),
+        }
+        click.echo(json.dumps(said))
     else:
+        what = f"{stale.total} rows" + (f" and {_data_keys(data_keys)}" if data_keys else "")
         sources = f", from {', '.join(stale.sources)}" if stale.sources else ""
-        click.echo(f"{stale.total} rows to bring to {kek_id}{sources}; in {database}")
+        click.echo(f"{what} to bring to {kek_id}{sources}; in {database}")
     for problem in problems:
         note(problem)
 
 
-async def _run(settings: Settings, options: Options) -> tuple[Run, dict[str, str], str]:
+async def _run(settings: Settings, options: Options) -> _Ended:
     stopping = _Stopping()
-    async with _prepared(settings) as (engine, keyring), KekWatch(keyring):
+    async with (
+        _prepared(settings) as (engine, keyring, ring),
+        KekWatch(keyring),
+        ring.kept(),
+    ):
         # Before: a run that was done is not to fail for a name.
         database = await name_of(engine)
         with progress() as shown:
-            rewrapper = RewrapRun(engine, keyring, options, shown.advance)
+            rewrapper = RewrapRun(engine, keyring, ring, options, shown.advance)
             stopping.hand_over(rewrapper)
             done = await _shown(rewrapper, shown)
-        unreadable = _unreadable(keyring, await rewrapper.unreadable(done))
-        return done, unreadable, database
+        left = await rewrapper.left(done)
+        unreadable = _unreadable(keyring, left.kek_ids)
+        return _Ended(
+            run=done,
+            left=left,
+            unreadable=unreadable,
+            unsealed=left.unsealed or await legacy.count_unsealed(engine),
+            data_keys=rewrapper.moved_data_keys,
+            database=database,
+        )
+
+
+def _data_keys(ids: Sequence[str]) -> str:
+    return f"{len(ids)} data key{'' if len(ids) == 1 else 's'}"
+
+
+def _is_open(settings: Settings) -> bool:
+    return settings.legacy_rows is LegacyRows.ACCEPT
 
 
 async def _shown(rewrapper: RewrapRun, shown: Progress) -> Run:
@@ -167,14 +254,15 @@ def _unreadable(keyring: Keyring, kek_ids: Sequence[str]) -> dict[str, str]:
     }
 
 
-async def _status(settings: Settings) -> tuple[tuple[Run, ...], dict[str, RowCount]]:
+async def _status(settings: Settings) -> tuple[tuple[Run, ...], dict[str, RowCount], Unsealed]:
     async with rewrap_engine(settings) as engine:
-        return await runs.latest(engine, _SHOWN_RUNS), await count_rows(engine)
+        shown, counted = await runs.latest(engine, _SHOWN_RUNS), await count_rows(engine)
+        return shown, counted, await legacy.count_unsealed(engine)
 
 
 @asynccontextmanager
-async def _prepared(settings: Settings) -> AsyncIterator[tuple[AsyncEngine, Keyring]]:
-    """Load the KEKs, ask each KMS for its key, and connect."""
+async def _prepared(settings: Settings) -> AsyncIterator[tuple[AsyncEngine, Keyring, Ring]]:
+    """Load the KEKs, ask each KMS for its key, and connect; the data keys are opened later."""
     rewrap_dsn(settings)  # before a KMS is asked
     async with loaded_keks(settings, os.environ) as keyring:
         for backend in keyring:
@@ -182,4 +270,8 @@ async def _prepared(settings: Settings) -> AsyncIterator[tuple[AsyncEngine, Keyr
             with contextlib.suppress(KekError):
                 await backend.refresh()
         async with rewrap_engine(settings, pool_size=_POOL_SIZE) as engine:
-            yield engine, keyring
+            yield (
+                engine,
+                keyring,
+                Ring(engine, keyring, settings.data_key_ttl, settings.data_key_max_age),
+            )
