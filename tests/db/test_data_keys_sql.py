@@ -195,6 +195,7 @@ WRITES = (
     "UPDATE auth.encryption_data_keys SET lost_at = now()",
     "DELETE FROM auth.encryption_data_keys",
     "TRUNCATE auth.encryption_data_keys CASCADE",
+    "INSERT INTO auth.encryption_data_key_wraps VALUES ('dk-1', 'k', 'w', '', 3)",
     "UPDATE auth.encryption_data_key_wraps SET wrapped_key = 'x'",
     "DELETE FROM auth.encryption_data_key_wraps",
     "SELECT auth.custody_forget_kek('k')",
@@ -215,6 +216,22 @@ async def test_rights(database: Database, role: str) -> None:
         assert "permission denied" in psql(database, role, sql), sql
     for sql in OF_THE_WORKER:
         assert ("permission denied" in psql(database, role, sql)) is (role == "custody_app"), sql
+
+
+async def test_a_stranger_calls_nothing(database: Database) -> None:
+    """What PUBLIC may do is what each role may that is made in this database."""
+    await database.execute(
+        "CREATE ROLE stranger LOGIN PASSWORD 'x'; GRANT USAGE ON SCHEMA auth TO stranger"
+    )
+    try:
+        rights = await database.fetch(
+            "SELECT oid::regprocedure::text AS name FROM pg_proc"
+            " WHERE pronamespace = 'auth'::regnamespace AND prorettype <> 'trigger'::regtype"
+            " AND has_function_privilege('stranger', oid, 'EXECUTE')"
+        )
+        assert rights == []
+    finally:
+        await database.execute("DROP OWNED BY stranger; DROP ROLE stranger")
 
 
 # ── forgotten by the owner ────────────────────────────────────────────────────

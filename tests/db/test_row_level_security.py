@@ -114,6 +114,8 @@ async def test_app_cannot_give_its_row_away(filled: Database) -> None:
         "UPDATE auth.users SET id = 'x'",
         "UPDATE auth.encryption_vaults SET row_version = 1",
         "UPDATE auth.encryption_vaults SET created_at = now()",
+        "UPDATE auth.encryption_vaults SET seal_serial = 0",
+        "INSERT INTO auth.encryption_vaults (user_id, seal, seal_serial) VALUES ('c', 's', 9)",
         "INSERT INTO auth.encryption_keks (kek_id) VALUES ('x')",
         "UPDATE auth.encryption_keks SET fingerprint = 'x'",
         "UPDATE auth.encryption_keks SET state = 'retired', retired_at = now()",
@@ -190,6 +192,8 @@ async def test_rewrap_replaces_wraps(filled: Database) -> None:
         "generation = 9",
         "key_check = 'x'",
         "rotated_at = now()",
+        "seal = 's'",
+        "seal_serial = 0",
     ],
 )
 async def test_rewrap_touches_nothing_else(filled: Database, column: str) -> None:

@@ -105,6 +105,11 @@ async def test_an_old_row_may_become_a_sealed_one(owned: Database) -> None:
         )
 
 
+async def test_an_old_wrap_is_not_sealed_as_it_is(owned: Database) -> None:
+    with pytest.raises(asyncpg.InsufficientPrivilegeError, match="encryption_vaults_app_updates"):
+        await as_app(owned, "old", f"{UPDATE} seal = 's'", begin=DEADLINE)
+
+
 async def test_the_worker_writes_no_old_wrap(owned: Database) -> None:
     with pytest.raises(asyncpg.RestrictViolationError, match="old format"):
         await as_rewrap(owned, f"{UPDATE} wrapped_mk = 'planted' WHERE user_id = 'old'")
