@@ -13,9 +13,15 @@ from tests.db.connecting import engine_of
 from tests.db.data_keys import ADD, DROP, FORGET, PUT, RETIRE, add, add_sealed_row, ask, new_id
 from tests.db.kek_registry import register, retire, states
 from tests.db.psql import psql
+from tests.eventually import eventually
 from tests.servers import Database
 
 IDS = "SELECT id FROM auth.encryption_data_keys ORDER BY id"
+# How many sessions wait for a row that another one holds.
+WAITING = (
+    "SELECT count(*) FROM pg_stat_activity WHERE datname = current_database()"
+    " AND wait_event = 'transactionid'"
+)
 WRAPS = "SELECT kek_id, wrapped_key FROM auth.encryption_data_key_wraps ORDER BY kek_id"
 
 
@@ -168,6 +174,30 @@ async def test_a_kek_that_wraps_a_data_key_is_not_retired(database: Database) ->
     await ask(database, "custody_rewrap", PUT, key, "now", "w", None)
     await ask(database, "custody_rewrap", DROP, key, "old", "now")
     assert await retire(database, "old") == "retired"
+
+
+async def test_no_wrap_is_put_by_an_older_snapshot(database: Database) -> None:
+    """It could miss that the KEK was retired."""
+    key = await add(database)
+    async with database.connect("custody_rewrap") as worker:
+        with pytest.raises(asyncpg.InvalidTransactionStateError, match="READ COMMITTED"):
+            async with worker.transaction(isolation="repeatable_read"):
+                await worker.fetchval(PUT, key, "k2", "w", None)
+    assert await wraps(database) == {"env-v1": "wrapped"}
+
+
+async def test_the_wrap_that_is_kept_can_not_go_at_the_same_moment(database: Database) -> None:
+    key = await add(database)
+    await ask(database, "custody_rewrap", PUT, key, "k2", "w", None)
+    async with database.connect("custody_rewrap") as first:
+        transaction = first.transaction()
+        await transaction.start()
+        assert await first.fetchval(DROP, key, "env-v1", "k2") is True
+        second = asyncio.create_task(ask(database, "custody_rewrap", DROP, key, "k2", "env-v1"))
+        await eventually(lambda: database.value(WAITING))
+        await transaction.commit()
+        assert await second is False
+    assert await wraps(database) == {"k2": "w"}
 
 
 async def test_a_retirement_waits_for_whoever_wraps_a_data_key(database: Database) -> None:
