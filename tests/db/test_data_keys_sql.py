@@ -342,6 +342,25 @@ async def test_a_record_goes_by_no_other_way(database: Database, role: str) -> N
     assert "23001" in psql(database, role, "DELETE FROM auth.encryption_keks")
     left = f"BEGIN; {FORGET.replace('$1', repr('none'))}; DELETE FROM auth.encryption_keks"
     assert "23001" in psql(database, role, left)
+    # One that is being forgotten opens the way for no other.
+    other = "SELECT set_config('custody.forgets', 'other', true)"
+    assert "23001" in psql(database, role, f"BEGIN; {other}; DELETE FROM auth.encryption_keks")
+
+
+@pytest.mark.parametrize("role", ["postgres", "custody_owner"])
+async def test_what_a_sealed_record_stands_for_stays(database: Database, role: str) -> None:
+    await register(database, "old", "f", seal="s")
+    before = await states(database)
+    update = "UPDATE auth.encryption_keks SET"
+    for change in ("fingerprint = 'g'", "fingerprint = NULL", "kek_id = 'new'"):
+        assert "23001" in psql(database, role, f"{update} {change}")
+    # A retired one takes no other seal, either: it could be forgotten, or not, by it.
+    await retire(database, "old")
+    for change in ("seal = 'x'", "state = 'active'", "fingerprint = 'g'"):
+        assert "23001" in psql(database, role, f"{update} {change}")
+    assert await states(database) == before | {"old": "retired"}
+    assert psql(database, role, f"{update} seal = NULL") == ""
+    assert "23001" in psql(database, role, f"{update} seal = 's'")
 
 
 async def test_every_data_key_is_listed_with_its_wraps(database: Database) -> None:
