@@ -11,7 +11,7 @@ from custody.db.queries import query
 from custody.keks.records import list_data_keys
 from tests.db.connecting import engine_of
 from tests.db.data_keys import ADD, DROP, FORGET, PUT, RETIRE, add, add_sealed_row, ask, new_id
-from tests.db.kek_registry import register, retire, states
+from tests.db.kek_registry import REGISTER, register, retire, states
 from tests.db.psql import psql
 from tests.eventually import eventually
 from tests.servers import Database
@@ -336,6 +336,16 @@ async def test_a_retirement_is_forgotten_only_where_it_is_not_sealed(database: D
     assert await forget(database, "old") == "forgotten"
 
 
+async def test_in_an_older_snapshot_nothing_is_forgotten(database: Database) -> None:
+    """It could miss a row that carries the kek_id."""
+    await register(database, "old")
+    async with database.connect("custody_owner") as owner:
+        with pytest.raises(asyncpg.InvalidTransactionStateError, match="READ COMMITTED"):
+            async with owner.transaction(isolation="serializable"):
+                await owner.fetchval(FORGET, "old")
+    assert list(await states(database)) == ["old"]
+
+
 @pytest.mark.parametrize("role", ["postgres", "custody_owner"])
 async def test_a_record_goes_by_no_other_way(database: Database, role: str) -> None:
     await register(database, "old")
@@ -345,6 +355,16 @@ async def test_a_record_goes_by_no_other_way(database: Database, role: str) -> N
     # One that is being forgotten opens the way for no other.
     other = "SELECT set_config('custody.forgets', 'other', true)"
     assert "23001" in psql(database, role, f"BEGIN; {other}; DELETE FROM auth.encryption_keks")
+
+
+async def test_without_a_seal_nobody_changes_what_is_sealed(database: Database) -> None:
+    """With the fingerprint, which is no secret."""
+    await register(database, "old", "f", seal="s")
+    sealed = "SELECT kek_id, backend, fingerprint, seal FROM auth.encryption_keks"
+    before = await database.fetch(sealed)
+    async with database.connect("custody_app") as thief:
+        await thief.fetch(REGISTER, "old", "aws-kms", "aws-kms:alias/x", "f", None, False)
+    assert await database.fetch(sealed) == before
 
 
 @pytest.mark.parametrize("role", ["postgres", "custody_owner"])
