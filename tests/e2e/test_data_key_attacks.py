@@ -69,7 +69,7 @@ ATTACKS = {
     "its format is of tomorrow": Attack(f"UPDATE {WRAPS} SET format_version = 4"),
 }
 
-SOME = {"the record is gone", "its wrap is garbled", "its KEK is nobody's"}
+SOME = {"the record is gone", "its KEK is nobody's"}
 
 
 @dataclass
@@ -215,7 +215,7 @@ async def chosen_wrap(users: Users, user: str, key: bytes) -> dict[str, Any]:
 
 
 @pytest.mark.usefixtures("pace")
-@pytest.mark.parametrize("user", ["mallory", FOREIGN])
+@pytest.mark.parametrize("user", ["mallory", pytest.param(FOREIGN, marks=pytest.mark.prove)])
 async def test_chosen_bytes_that_a_daemon_has_wrapped_are_no_data_key(
     database: Database, issuer: Issuer, tmp_path: Path, user: str
 ) -> None:
