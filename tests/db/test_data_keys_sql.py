@@ -13,9 +13,15 @@ from tests.db.connecting import engine_of
 from tests.db.data_keys import ADD, DROP, FORGET, PUT, RETIRE, add, add_sealed_row, ask, new_id
 from tests.db.kek_registry import register, retire, states
 from tests.db.psql import psql
+from tests.eventually import eventually
 from tests.servers import Database
 
 IDS = "SELECT id FROM auth.encryption_data_keys ORDER BY id"
+# How many sessions wait for a row that another one holds.
+WAITING = (
+    "SELECT count(*) FROM pg_stat_activity WHERE datname = current_database()"
+    " AND wait_event = 'transactionid'"
+)
 WRAPS = "SELECT kek_id, wrapped_key FROM auth.encryption_data_key_wraps ORDER BY kek_id"
 
 
@@ -170,6 +176,30 @@ async def test_a_kek_that_wraps_a_data_key_is_not_retired(database: Database) ->
     assert await retire(database, "old") == "retired"
 
 
+async def test_no_wrap_is_put_by_an_older_snapshot(database: Database) -> None:
+    """It could miss that the KEK was retired."""
+    key = await add(database)
+    async with database.connect("custody_rewrap") as worker:
+        with pytest.raises(asyncpg.InvalidTransactionStateError, match="READ COMMITTED"):
+            async with worker.transaction(isolation="repeatable_read"):
+                await worker.fetchval(PUT, key, "k2", "w", None)
+    assert await wraps(database) == {"env-v1": "wrapped"}
+
+
+async def test_the_wrap_that_is_kept_can_not_go_at_the_same_moment(database: Database) -> None:
+    key = await add(database)
+    await ask(database, "custody_rewrap", PUT, key, "k2", "w", None)
+    async with database.connect("custody_rewrap") as first:
+        transaction = first.transaction()
+        await transaction.start()
+        assert await first.fetchval(DROP, key, "env-v1", "k2") is True
+        second = asyncio.create_task(ask(database, "custody_rewrap", DROP, key, "k2", "env-v1"))
+        await eventually(lambda: database.value(WAITING))
+        await transaction.commit()
+        assert await second is False
+    assert await wraps(database) == {"k2": "w"}
+
+
 async def test_a_retirement_waits_for_whoever_wraps_a_data_key(database: Database) -> None:
     """Either it sees the wrap, or the writer sees that the KEK is retired."""
     await register(database, "old")
@@ -312,6 +342,25 @@ async def test_a_record_goes_by_no_other_way(database: Database, role: str) -> N
     assert "23001" in psql(database, role, "DELETE FROM auth.encryption_keks")
     left = f"BEGIN; {FORGET.replace('$1', repr('none'))}; DELETE FROM auth.encryption_keks"
     assert "23001" in psql(database, role, left)
+    # One that is being forgotten opens the way for no other.
+    other = "SELECT set_config('custody.forgets', 'other', true)"
+    assert "23001" in psql(database, role, f"BEGIN; {other}; DELETE FROM auth.encryption_keks")
+
+
+@pytest.mark.parametrize("role", ["postgres", "custody_owner"])
+async def test_what_a_sealed_record_stands_for_stays(database: Database, role: str) -> None:
+    await register(database, "old", "f", seal="s")
+    before = await states(database)
+    update = "UPDATE auth.encryption_keks SET"
+    for change in ("fingerprint = 'g'", "fingerprint = NULL", "kek_id = 'new'"):
+        assert "23001" in psql(database, role, f"{update} {change}")
+    # A retired one takes no other seal, either: it could be forgotten, or not, by it.
+    await retire(database, "old")
+    for change in ("seal = 'x'", "state = 'active'", "fingerprint = 'g'"):
+        assert "23001" in psql(database, role, f"{update} {change}")
+    assert await states(database) == before | {"old": "retired"}
+    assert psql(database, role, f"{update} seal = NULL") == ""
+    assert "23001" in psql(database, role, f"{update} seal = 's'")
 
 
 async def test_every_data_key_is_listed_with_its_wraps(database: Database) -> None:
