@@ -66,6 +66,9 @@ ATTACKS = {
     ),
     "its KEK is nobody's": Attack(f"UPDATE {WRAPS} SET kek_id = 'env-v9'", is_judged=False),
     "it is called lost": Attack(f"UPDATE {KEYS} SET lost_at = now()", is_judged=False),
+    "it is called lost in a year that is none": Attack(
+        f"UPDATE {KEYS} SET lost_at = '200000-01-01', created_at = 'infinity'", is_judged=False
+    ),
     "its format is of tomorrow": Attack(f"UPDATE {WRAPS} SET format_version = 4"),
 }
 
