@@ -58,16 +58,16 @@ async def read_records(engine: AsyncEngine) -> tuple[Record, ...]:
         DatabaseError: the database can't be asked now.
     """
     async with transaction(engine, _SECONDS) as connection:
-        rows = await connection.fetch(query("list_data_keys"))
-    by_key = groupby(rows, key=itemgetter("id", "seal", "lost_at"))
+        rows = await connection.fetch(query("read_data_keys"))
+    by_key = groupby(rows, key=itemgetter("id", "seal", "is_lost"))
     return tuple(
         Record(
             key_id,
             seal,
-            is_lost=lost_at is not None,
+            is_lost=is_lost,
             wraps=tuple(_wrap(row) for row in wraps if row["kek_id"] is not None),
         )
-        for (key_id, seal, lost_at), wraps in by_key
+        for (key_id, seal, is_lost), wraps in by_key
     )
 
 

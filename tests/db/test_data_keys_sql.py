@@ -391,7 +391,7 @@ async def test_every_data_key_is_listed_with_its_wraps(database: Database) -> No
         "DELETE FROM auth.encryption_data_key_wraps WHERE data_key_id = $1", second
     )
     async with database.connect("custody_app") as app:
-        rows: list[Any] = await app.fetch(query("list_data_keys"))
+        rows: list[Any] = await app.fetch(query("read_data_keys"))
     found = sorted((row["id"], row["kek_id"] or "", row["wrapped_key"]) for row in rows)
     assert found == sorted([(first, "env-v1", "wrapped"), (first, "k2", "w2"), (second, "", None)])
     async with engine_of(database.url("custody_rewrap")) as engine:

@@ -213,7 +213,7 @@ async def look_beside(environ: dict[str, str], kill_at: int = 0) -> tuple[int, s
 
 
 @pytest.mark.timeout(300)
-@pytest.mark.parametrize("kills", [10, pytest.param(100, marks=pytest.mark.prove)])
+@pytest.mark.parametrize("kills", [5, pytest.param(100, marks=pytest.mark.prove)])
 async def test_killed_between_every_two_steps(
     database: Database, issuer: Issuer, tmp_path: Path, kills: int
 ) -> None:

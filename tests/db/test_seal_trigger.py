@@ -20,7 +20,7 @@ ROW = "SELECT * FROM auth.encryption_vaults WHERE user_id = $1"
 DEADLINE = "SELECT set_config('app.deadline', '99999999999', true)"
 
 
-@pytest.fixture(params=["custody_owner", "postgres"])
+@pytest.fixture(params=["custody_owner", pytest.param("postgres", marks=pytest.mark.prove)])
 async def owned(request: pytest.FixtureRequest, empty: Database) -> Database:
     """A database that an ordinary role has migrated, or superuser; old, sealed, and ZK rows."""
     await migrate(Dsn(empty.url(request.param)))

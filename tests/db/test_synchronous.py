@@ -131,6 +131,7 @@ async def test_change_that_no_standby_confirms(
     assert again.headers["ETag"] == f'"{told[0]["generation"]}"'
 
 
+@pytest.mark.prove
 async def test_no_key_leaves_whose_audit_row_no_standby_confirms(
     database: Database, device: Device
 ) -> None:

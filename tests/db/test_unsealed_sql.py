@@ -52,7 +52,7 @@ async def seal(database: Database, *rows: tuple[Any, ...]) -> int:
         return int(await worker.fetchval(query("seal_rows"), *columns, began))
 
 
-@pytest.fixture(params=["custody_owner", "postgres"])
+@pytest.fixture(params=["custody_owner", pytest.param("postgres", marks=pytest.mark.prove)])
 async def rows(request: pytest.FixtureRequest, empty: Database) -> Database:
     """A database whose functions an ordinary role owns, or superuser, as where one has migrated."""
     await move_old(empty, request.param)

@@ -66,10 +66,13 @@ ATTACKS = {
     ),
     "its KEK is nobody's": Attack(f"UPDATE {WRAPS} SET kek_id = 'env-v9'", is_judged=False),
     "it is called lost": Attack(f"UPDATE {KEYS} SET lost_at = now()", is_judged=False),
+    "it is called lost in a year that is none": Attack(
+        f"UPDATE {KEYS} SET lost_at = '200000-01-01', created_at = 'infinity'", is_judged=False
+    ),
     "its format is of tomorrow": Attack(f"UPDATE {WRAPS} SET format_version = 4"),
 }
 
-SOME = {"the record is gone", "its wrap is garbled", "its KEK is nobody's"}
+SOME = {"the record is gone", "its KEK is nobody's"}
 
 
 @dataclass
@@ -215,7 +218,7 @@ async def chosen_wrap(users: Users, user: str, key: bytes) -> dict[str, Any]:
 
 
 @pytest.mark.usefixtures("pace")
-@pytest.mark.parametrize("user", ["mallory", FOREIGN])
+@pytest.mark.parametrize("user", ["mallory", pytest.param(FOREIGN, marks=pytest.mark.prove)])
 async def test_chosen_bytes_that_a_daemon_has_wrapped_are_no_data_key(
     database: Database, issuer: Issuer, tmp_path: Path, user: str
 ) -> None:

@@ -89,7 +89,13 @@ class Before:
         return await asyncio.to_thread(custody, environ, "rewrap", *arguments)
 
 
-@pytest.fixture(params=["old service", "old service, as superuser", "format 2"])
+@pytest.fixture(
+    params=[
+        "old service",
+        pytest.param("old service, as superuser", marks=pytest.mark.prove),
+        "format 2",
+    ]
+)
 async def before(request: pytest.FixtureRequest, empty: Database) -> Before:
     if request.param == "format 2":
         await format2_database.move(empty)

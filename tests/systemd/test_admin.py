@@ -31,6 +31,7 @@ def use_vault(host: Host, bao: Bao) -> dict[str, str]:
     }
 
 
+@pytest.mark.prove
 def test_one_drop_in_is_the_login_of_daemon_job_and_custody_admin(debian: Host, bao: Bao) -> None:
     login = use_vault(debian, bao)
     debian.seal("vault_secret_id", login["VAULT_SECRET_ID"])
@@ -66,6 +67,7 @@ def test_a_drop_in_of_the_daemon_alone_is_read_too(debian: Host, bao: Bao) -> No
     assert looked.returncode == 0, looked.stdout + looked.stderr
 
 
+@pytest.mark.prove
 def test_each_way_in_which_it_cannot_start_is_one_line(debian: Host) -> None:
     def line(*words: str) -> str:
         done = admin(debian, *(words or ("kek", "list")))
