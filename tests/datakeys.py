@@ -30,9 +30,13 @@ class FixedRing(Ring):
     def add(self, key: DataKey) -> None:
         """Have one more data key open."""
         record = Record(key.id, key.own_seal, is_lost=False, wraps=())
-        self._unopened.take((*(self._unopened.records or ()), record))
+        self.take(record)
         self._held[key.id] = self._held_now(Opened(key, "r"), record)
         self._open[key.prefix] = key
+
+    def take(self, record: Record) -> None:
+        """Have read one more record."""
+        self._unopened.take((*(self._unopened.records or ()), record))
 
     def close(self) -> None:
         """Be a ring that could open none of its data keys."""
