@@ -2,12 +2,15 @@
 
 ``python -m tests.db.first_data_key N``: it dies at the Nth step; 0 is never. Steps lie before and
 behind all that it asks a KEK or the database, and within COMMIT. It prints how many there were.
+With the path of a file behind it, it says that it is ready, and waits until there is that file.
 """
 
 import asyncio
+import contextlib
 import os
 import signal
 import sys
+from pathlib import Path
 from typing import Any
 
 from custody.datakeys import check, ring
@@ -18,7 +21,14 @@ from custody.db import scope
 from custody.db.engine import Dsn, open_engine
 from custody.keks.keks import Keks, loaded_keks
 from custody.settings import load
+from kek_backends.base import KekBackend
 from kek_backends.env import EnvKek
+from kek_backends.errors import Transient
+from tests.eventually import soon
+
+READY = "ready"
+_TRIES = 20
+_SECONDS = 200
 
 
 class Steps:
@@ -52,7 +62,16 @@ class Steps:
         return call
 
 
-async def main(steps: Steps) -> None:
+async def get_ready(backend: KekBackend) -> None:
+    """Have a KEK connected: while a hundred processes start on two cores, that takes a while."""
+    for _ in range(_TRIES):
+        with contextlib.suppress(Transient):
+            await backend.refresh()
+            return
+    raise TimeoutError
+
+
+async def main(steps: Steps, go: Path | None) -> None:
     """Look once."""
     settings = load(os.environ)
     assert settings.database_url is not None
@@ -61,7 +80,10 @@ async def main(steps: Steps) -> None:
         open_engine(Dsn(settings.database_url.get_secret_value()), pool_size=1) as engine,
     ):
         for backend in keyring:
-            await backend.refresh()
+            await get_ready(backend)
+        if go is not None:
+            print(READY, flush=True)  # noqa: T201
+            soon(go.exists, _SECONDS)
         keys = Ring(engine, keyring, settings.data_key_ttl, settings.data_key_max_age)
         look = DataKeyCheck(engine, keyring, keys, Keks(keyring, engine, "a child", Sealer(keys)))
         steps.around(ring, "read_records")
@@ -75,4 +97,4 @@ async def main(steps: Steps) -> None:
 
 
 if __name__ == "__main__":
-    asyncio.run(main(Steps(int(sys.argv[1]))))
+    asyncio.run(main(Steps(int(sys.argv[1])), Path(sys.argv[2]) if sys.argv[2:] else None))

@@ -72,11 +72,20 @@ def overrides(active: Place, *old: Place) -> dict[str, str]:
 
 
 async def make_vaults(
-    database: Database, issuer: Issuer, folder: Path, place: Place, *users: str
+    database: Database,
+    issuer: Issuer,
+    folder: Path,
+    place: Place,
+    *users: str,
+    old: Place | None = None,
 ) -> dict[str, str]:
-    """Make the vaults of users under a KEK, and return their master keys."""
+    """Make the vaults of users under a KEK, and return their master keys.
+
+    Where there is a data key already, another KEK may be needed to open it: the old one.
+    """
+    keks = overrides(place) if old is None else overrides(place, old)
     async with (
-        daemon_here(database, issuer, folder, **overrides(place)) as daemon,
+        daemon_here(database, issuer, folder, **keks) as daemon,
         client_session() as session,
     ):
         answers = {user: await Client(daemon, session, user).init() for user in users}

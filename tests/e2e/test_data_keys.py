@@ -12,6 +12,7 @@ from custody.datakeys.ring import Ring
 from custody.db.engine import Dsn, open_engine
 from kek_backends.loader import load_keyring
 from tests.client import Client, becomes, client_session
+from tests.db.first_data_key import READY
 from tests.e2e.hangup import configured
 from tests.e2e.keks import Place, make_place, make_vaults, overrides
 from tests.eventually import eventually
@@ -112,10 +113,17 @@ async def test_processes_that_start_at_once_make_a_call_each(
     before = calls(stub, "Encrypt"), calls(stub, "Decrypt")
     settings = settings_for(database, issuer, tmp_path, **overrides(place))
     environ, log = {"PATH": os.defpath, **settings}, log_file("one-look")
+    go = tmp_path / "go"
     children = [
-        Forked("tests.db.first_data_key", "0", environ=environ, out=log, err=log)
+        Forked("tests.db.first_data_key", "0", str(go), environ=environ, out=log, err=log)
         for _ in range(processes)
     ]
+
+    async def ready() -> bool:
+        return log.read_text().count(READY) == processes
+
+    await eventually(ready, 200)
+    go.touch()
     codes = await asyncio.gather(*(asyncio.to_thread(child.wait, 200) for child in children))
     assert set(codes) == {0}, log.read_text()
     after = calls(stub, "Encrypt"), calls(stub, "Decrypt")

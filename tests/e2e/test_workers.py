@@ -485,7 +485,8 @@ async def test_one_of_them_re_wraps(database: Database, issuer: Issuer, tmp_path
                 "SELECT pg_terminate_backend(pid) FROM pg_stat_activity"
                 " WHERE usename = 'custody_rewrap' AND datname = current_database()"
             )
-            await make_vaults(database, issuer, tmp_path, old, "alice")
+            present = Place("env:MANA_AUTH_KEK", "env-v1", {})
+            await make_vaults(database, issuer, tmp_path, old, "alice", old=present)
             await asyncio.sleep(3)
             assert (await database.value(under), await database.value(connected)) == ("other", 0)
 
