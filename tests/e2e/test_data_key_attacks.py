@@ -169,7 +169,7 @@ async def test_a_daemon_that_runs_goes_on(
 
 
 @pytest.mark.usefixtures("pace")
-@pytest.mark.parametrize("attack", ATTACKS.values(), ids=list(ATTACKS))
+@some_attacks
 async def test_one_that_is_started_believes_nothing(
     database: Database, issuer: Issuer, tmp_path: Path, attack: Attack
 ) -> None:

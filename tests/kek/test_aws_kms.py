@@ -16,7 +16,7 @@ from kek_backends.aws.kek import AwsKmsKek
 from kek_backends.aws.names import KeyArn, KeyName
 from kek_backends.base import OwnedWrap, Wrap
 from kek_backends.binding import Binding
-from kek_backends.checks import damage, wraps
+from kek_backends.checks import damage
 from kek_backends.errors import KekError, KeyMissing, Misconfigured, Tampered
 from kek_backends.findings import Verdict
 from kek_backends.keyring import Keyring
@@ -52,24 +52,11 @@ def named(moto: Moto) -> dict[str, str]:
     return {"alias": name, "arn": moto.make_key(name)}
 
 
-# A call for each pair of many users: by either name the same.
-MANY_CALLS = (
-    wraps.check_user_ids_are_exact,
-    wraps.check_wraps_open_for_their_user_only,
-    wraps.check_wraps_open_for_their_generation_only,
-)
-
-
 @pytest.mark.parametrize(
     ("by", "check"),
     [
         *(("arn", check) for check in CHECKS),
-        *(
-            pytest.param(
-                *("alias", check), marks=[pytest.mark.prove] if check in MANY_CALLS else []
-            )
-            for check in CHECKS
-        ),
+        *(pytest.param("alias", check, marks=pytest.mark.prove) for check in CHECKS),
     ],
     ids=lambda one: one if isinstance(one, str) else one.__name__,
 )

@@ -147,7 +147,13 @@ async def test_refused_with_the_cure_and_left_as_they_are(before: Before) -> Non
     assert await rows_of(before.database) == rows
 
 
-@pytest.mark.parametrize("moves", [False, True], ids=["stay", "move to another KEK"])
+@pytest.mark.parametrize(
+    "moves",
+    [
+        pytest.param(False, id="stay"),
+        pytest.param(True, id="move to another KEK", marks=pytest.mark.prove),
+    ],
+)
 async def test_one_run_brings_all_over(before: Before, moves: bool) -> None:
     database, rows = before.database, await rows_of(before.database)
     target = new_kek() if moves else None
