@@ -41,6 +41,9 @@ class Pair:
             await admin.execute("SET default_transaction_read_only = off")
             await admin.execute(f"ALTER SYSTEM SET default_transaction_read_only = {on}")
             await admin.execute("SELECT pg_reload_conf()")
+        # The postmaster signals its sessions before it makes one that begins with the new setting.
+        taken_up = f"SELECT current_setting('default_transaction_read_only')::boolean = {on}"
+        await eventually(lambda: self.primary.value(taken_up))
 
     async def fail_over(self) -> None:
         """Demote the primary, let the standby catch up, and promote it."""
@@ -63,8 +66,6 @@ async def pair(own_database: Database) -> AsyncIterator[Pair]:
         made = Pair(own_database, Database(standby, own_database.name))
         yield made
     await made.demote(False)
-    taken_back = "SELECT current_setting('default_transaction_read_only') = 'off'"
-    await eventually(lambda: own_database.value(taken_back))
 
 
 @dataclass
@@ -110,7 +111,8 @@ async def test_failover_while_users_are_served(pair: Pair, issuer: Issuer, tmp_p
         async with asyncio.TaskGroup() as group:
             for device in devices:
                 group.create_task(device.use(stop))
-            await asyncio.sleep(0.3)
+            # Else one has no vault yet that the status could tell of.
+            await eventually(lambda: all(device.keys for device in devices), 30)
             await pair.fail_over()
             promoted = time.monotonic()
             await eventually(lambda: all(device.served > promoted for device in devices), 30)
