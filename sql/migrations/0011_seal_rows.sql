@@ -258,6 +258,7 @@ BEGIN
                 WHERE vault.user_id = made.user_id AND vault.row_version = made.row_version
                     AND vault.seal IS NULL
                     AND (vault.wrapped_mk IS NULL) = (made.wrapped_mk IS NULL)
+                    AND made.seal IS NOT NULL
                 FOR UPDATE SKIP LOCKED
             ) AS vault
     )

@@ -60,7 +60,7 @@ bodies (name, body, definer, config) AS (  -- md5 of the text between the dollar
     ('custody_register_kek', 'a504132629caf78d60425e11c931b086', true, 'lock_timeout=2s'),
     ('custody_retire_kek', '4681d6c79f822c427bb6484d1f228ca8', true, 'lock_timeout=1s'),
     ('custody_sample_rows', '2f12833734bbdc17737c78f5f5815dc5', true, NULL),
-    ('custody_seal_rows', 'fde9e9112ff28b3ef72d0933ff8b3bf3', true, NULL)
+    ('custody_seal_rows', '28272b16476c7b51d6517420842a21a8', true, NULL)
 ),
 policies (tablename, policyname, cmd, qual, with_check, permissive) AS (
     SELECT 'encryption_vaults', 'encryption_vaults_own_row', 'ALL', own.row, own.row, 'PERMISSIVE'

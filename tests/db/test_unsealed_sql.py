@@ -121,6 +121,8 @@ async def test_what_is_left_as_it_is(rows: Database) -> None:
             ("zoe", zoe["row_version"], "new", "iv", "now", "c", "s"),
             ("three", three["row_version"], None, None, None, None, "s"),
             ("nobody", 1, "new", "iv", "now", "c", "s"),
+            # No seal: a new wrap alone is nothing that is stored.
+            ("two", two["row_version"], "new", "iv", "now", "c", None),
         )
         == 0
     )
