@@ -43,7 +43,7 @@ from custody.ops.report import Report, describe
 from custody.ops.stray_errors import log_stray_error
 from custody.reload import Reload, Reloadable
 from custody.rewrap.background import BackgroundRewrap
-from custody.settings import ConfigurationError, LegacyRows, Settings
+from custody.settings import ConfigurationError, Settings
 from custody.sockets.listeners import Listeners, open_listeners, tls_context
 from custody.vault.brake import Brake
 from custody.vault.canaries import Canaries
@@ -171,7 +171,7 @@ async def running(
         reserve = await enter(open_engine(dsn, pool_size=RESERVED_CONNECTIONS))
         fresh = await enter(open_engine(dsn, pool_size=1))
         ring = Ring(engine, keyring, settings.data_key_ttl, settings.data_key_max_age)
-        legacy = settings.legacy_rows is LegacyRows.ACCEPT
+        legacy = settings.accepts_legacy_rows
         keks = Keks(keyring, engine, event_id(), Sealer(ring), legacy=legacy)
         await keks.prove()
         health = Health(engine, keks, ring, Door(engine, is_open=legacy), jwks)
@@ -269,7 +269,7 @@ async def _open_rewrap(
             ring,
             interval=settings.rewrap_interval,
             metrics=metrics,
-            legacy=settings.legacy_rows is LegacyRows.ACCEPT,
+            legacy=settings.accepts_legacy_rows,
         )
         try:
             await rewrap.check_role()

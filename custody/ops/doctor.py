@@ -18,7 +18,7 @@ from custody.db.posture import find_problems, refuse_unfit_rewrap
 from custody.keks.diagnostics import examine_keks, examine_registry, examine_rows
 from custody.keks.keks import load_keks
 from custody.ops import preflight
-from custody.settings import ConfigurationError, LegacyRows, Settings, load
+from custody.settings import ConfigurationError, Settings, load
 from kek_backends.findings import Finding, Verdict
 from kek_backends.keyring import Keyring
 
@@ -114,7 +114,7 @@ async def _examine_database(settings: Settings, keyring: Keyring | None) -> list
             findings = [Finding(Verdict.OK, "schema and role keep their promises", "database")]
             findings += await _examine_advice(engine)
             findings += await _examine_rewrap(settings, engine)
-            accepted = settings.legacy_rows is LegacyRows.ACCEPT
+            accepted = settings.accepts_legacy_rows
             findings += await examine_rows(engine, accepted=accepted)
             if keyring is not None:
                 findings += await _examine_records(settings, engine, keyring)
@@ -129,7 +129,7 @@ async def _examine_records(
     """Examine what is recorded of data keys and KEKs: each opens, or vouches for, the other."""
     ring = Ring(engine, keyring, settings.data_key_ttl, settings.data_key_max_age)
     findings = await examine_data_keys(engine, keyring, ring)
-    legacy = settings.legacy_rows is LegacyRows.ACCEPT
+    legacy = settings.accepts_legacy_rows
     return findings + await examine_registry(engine, keyring, Sealer(ring), legacy=legacy)
 
 

@@ -143,6 +143,11 @@ class Settings(BaseModel):
         """Whether unsafe conveniences are allowed."""
         return self.env is Environment.DEVELOPMENT
 
+    @property
+    def accepts_legacy_rows(self) -> bool:
+        """Whether rows that are not sealed are read, and brought over by a run."""
+        return self.legacy_rows is LegacyRows.ACCEPT
+
     def allows_plain(self, what: Plain) -> bool:
         """Say whether this may cross a network in clear."""
         return self.development or what in self.allow_plain

@@ -33,7 +33,7 @@ from custody.keks.records import (
 )
 from custody.keks.records import retire as retire_kek
 from custody.keks.trust import tell_what_is_known
-from custody.settings import ConfigurationError, LegacyRows, Settings
+from custody.settings import ConfigurationError, Settings
 from kek_backends.base import KekBackend
 from kek_backends.errors import KekError
 from kek_backends.keyring import Keyring
@@ -138,7 +138,7 @@ async def _learn_aliases(settings: Settings, engine: AsyncEngine, keyring: Keyri
     """Learn which kek_ids an alias has meant before: by records that a data key vouches for."""
     ring = Ring(engine, keyring, settings.data_key_ttl, settings.data_key_max_age)
     await ring.load()
-    legacy = settings.legacy_rows is LegacyRows.ACCEPT
+    legacy = settings.accepts_legacy_rows
     await tell_what_is_known(engine, keyring, Sealer(ring), legacy=legacy)
 
 

@@ -34,7 +34,7 @@ from custody.rewrap.options import Options
 from custody.rewrap.runs import Run, State
 from custody.rewrap.target import Blocked, Target
 from custody.rewrap.worker import RewrapRun
-from custody.settings import LegacyRows, Settings
+from custody.settings import Settings
 from kek_backends.errors import KekError
 from kek_backends.keyring import Keyring
 
@@ -45,7 +45,7 @@ _SHOWN_RUNS = 10
 def run(options: Options, *, as_json: bool, dry_run: bool) -> int:
     """Re-wrap every row that is not under the active KEK, while users keep working."""
     settings = prepare()
-    options = dataclasses.replace(options, legacy=_is_open(settings))
+    options = dataclasses.replace(options, legacy=settings.accepts_legacy_rows)
     if dry_run:
         event_loop.run(_foresee(settings, options, as_json=as_json))
         return 0
@@ -209,10 +209,6 @@ async def _run(settings: Settings, options: Options) -> _Ended:
 
 def _data_keys(ids: Sequence[str]) -> str:
     return f"{len(ids)} data key{'' if len(ids) == 1 else 's'}"
-
-
-def _is_open(settings: Settings) -> bool:
-    return settings.legacy_rows is LegacyRows.ACCEPT
 
 
 async def _shown(rewrapper: RewrapRun, shown: Progress) -> Run:
