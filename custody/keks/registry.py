@@ -134,7 +134,8 @@ class KekRegistry:
         if refused:
             self._report(tuple(dict.fromkeys((*refused, *self._problems))))
             raise Misconfigured("; ".join(refused))
-        await tell_what_is_known(self._engine, self._keyring, self._sealer, legacy=self._legacy)
+        if self._compared:
+            await tell_what_is_known(self._engine, self._keyring, self._sealer, legacy=self._legacy)
 
     async def admit(self, kek_id: str) -> None:
         """Make sure that a wrap under this kek_id may be stored; cheap where that is known.
