@@ -9,6 +9,7 @@ from custody.audit.events import Action
 from custody.vault.errors import (
     AuditUnavailable,
     OutcomeUnknown,
+    RowTampered,
     UnwrapLimitReached,
     UserUnknown,
     VaultError,
@@ -57,10 +58,10 @@ class Failures:
             context, status = error.context, error.status
         row = event(caller, failure, context, status)
         try:
-            if isinstance(error, UnwrapLimitReached):
-                # A thief sends any number of these. Together with the rows of those who are served
-                # they cost what those cost; one by one they would fill the connections that are
-                # kept for others' failures.
+            if isinstance(error, UnwrapLimitReached | RowTampered):
+                # A thief sends any number of these, and so do all users while their rows wait to be
+                # sealed. Together with the rows of those who are served they cost what those cost;
+                # one by one they would fill the connections that are kept for others' failures.
                 await self._rows.record(caller, row)
             else:
                 await self._rows.record_failure(caller, row)

@@ -242,6 +242,11 @@ async def test_refusals_leave_alone_what_is_kept_for_failures(
         assert await stage.sweep([second, canary]) == set()
         assert await database.audit(second) == [("failed_fetch", "unwrap-limit", 503)]
         assert await database.audit(canary) == [("failed_fetch", "canary", 503)]
+        await database.execute(
+            "UPDATE auth.encryption_vaults SET seal = reverse(seal) WHERE user_id = $1", first
+        )
+        assert (await stage.device(first).key()).code == "ROW_TAMPERED"
+        assert (await database.audit(first))[-1] == ("failed_fetch", "row-tampered", 500)
         assert (await stage.device("new").key()).code == "AUDIT_UNAVAILABLE"
 
 
