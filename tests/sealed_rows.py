@@ -8,7 +8,7 @@ import asyncpg
 
 from custody.datakeys.data_key import DataKey
 from custody.datakeys.records import open_record, read_records
-from custody.vault.sealed_state import SealedState, recovery_digest
+from custody.vault.sealed_state import SealedState, digest_of
 from kek_backends.base import KekBackend, Wrap
 from kek_backends.binding import Binding
 from kek_backends.keyring import Keyring
@@ -96,7 +96,7 @@ def state_of(row: Mapping[str, Any]) -> SealedState:
         serial=row["seal_serial"],
         zero_knowledge=row["zero_knowledge"],
         key_check=row["key_check"],
-        recovery_digest=None if wrapped is None else recovery_digest(wrapped, iv),
+        recovery_digest=None if wrapped is None else digest_of(wrapped, iv),
         recovery_format_version=row["recovery_format_version"],
         recovery_set_at=row["set_at"],
         has_wrap=row["wrapped_mk"] is not None,

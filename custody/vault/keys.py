@@ -1,6 +1,5 @@
 """Master keys: minted, wrapped and opened through the keyring, never with a transaction open."""
 
-import asyncio
 import secrets
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
@@ -15,6 +14,7 @@ from custody.vault.errors import (
     UnwrapFailed,
     VaultError,
 )
+from custody.vault.kek_timeout import kek_timeout
 from custody.vault.key_check import is_master_key, key_check_value
 from custody.vault.model import Caller, MasterKey, Trust, Vault
 from custody.vault.seals import Seals
@@ -22,10 +22,6 @@ from kek_backends.base import MASTER_KEY_SIZE, Wrap
 from kek_backends.binding import Binding
 from kek_backends.errors import KekError, Tampered, UnknownKek
 from kek_backends.keyring import Keyring
-
-KEK_TIMEOUT_SECONDS = 5.0
-# What a KEK that hangs leaves of the deadline, so that its failure can still be recorded.
-_RECORD_SECONDS = 1.0
 
 _ANOTHER_KEY = "the wrap opens to another key than this user's"
 
@@ -111,7 +107,7 @@ class MasterKeys:
             KekUnavailable: the active KEK can't wrap now.
         """
         try:
-            async with _timeout(caller):
+            async with kek_timeout(caller.deadline):
                 wrap = await self._keyring.wrap(Binding(caller.user_id, generation), key)
                 # A KMS may have moved to key material that was never compared with the registry.
                 await self._admit(wrap.kek_id)
@@ -141,7 +137,7 @@ class MasterKeys:
             if holder is not None and holder.in_process:
                 key = await holder.unwrap(binding, wrap)
             else:
-                async with _timeout(caller):
+                async with kek_timeout(caller.deadline):
                     key = await self._keyring.unwrap(binding, wrap)
         except Tampered as error:
             if vault.trust is Trust.SEALED:
@@ -168,13 +164,6 @@ class MasterKeys:
         opened = await self.open(caller, vault)
         wrapped = await self.wrap(caller, vault.generation, opened.key)
         return vault._replace(wrap=wrapped.wrap, key_check=wrapped.key_check)
-
-
-def _timeout(caller: Caller) -> asyncio.Timeout:
-    """Bound a call of a KEK."""
-    return asyncio.timeout_at(
-        caller.deadline.before(_RECORD_SECONDS).within(KEK_TIMEOUT_SECONDS).at
-    )
 
 
 def _ours(error: Exception, caller: Caller, kek: str) -> VaultError:

@@ -30,7 +30,7 @@ class SealedRows:
         found = await self._rows.read(caller)
         if found.row is None:
             return None, found.clock
-        return await self._seals.judge(caller.user_id, found.row), found.clock
+        return await self._seals.judge(caller, found.row), found.clock
 
     async def create(self, caller: Caller, done: Event, vault: Vault) -> bool:
         """Store the user's first vault, with its audit row; see :meth:`VaultRows.create`.

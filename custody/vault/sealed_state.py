@@ -11,7 +11,8 @@ from custody.datakeys.data_key import DataKey
 from custody.datakeys.encoding import field, fields
 
 # There may be a key of the generation before one day; until then both of its fields are empty.
-_NO_PREVIOUS = field(None) + field(None)
+_NULL = field(None)
+_NO_PREVIOUS = _NULL + _NULL
 _YES, _NO = field("1"), field("0")
 
 
@@ -23,7 +24,7 @@ class SealedState(NamedTuple):
         serial: how often what is sealed has changed, as the database counts it.
         zero_knowledge: whether the server has given up its wrap.
         key_check: the key check value, or None where a row of before has none.
-        recovery_digest: of the recovery wrap, see :func:`recovery_digest`; None where there is
+        recovery_digest: of the recovery wrap, see :func:`digest_of`; None where there is
             none.
         recovery_format_version: of the same; it has one also where there is none.
         recovery_set_at: when it was set, in seconds since 1970 with six decimals, as PostgreSQL
@@ -40,23 +41,6 @@ class SealedState(NamedTuple):
     recovery_set_at: str | None
     has_wrap: bool
 
-    def message(self, user_id: str) -> bytes:
-        """Return what is sealed, in one encoding for one state (docs/adr, 17).
-
-        The label and the data key's id, which come first, have been absorbed by the key's MAC.
-
-        Args:
-            user_id: whose row it is: by the verified token, or the primary key.
-        """
-        # One f-string: half the time of a join of eleven fields, on the way of each GET /key.
-        generation, serial = str(self.generation), str(self.serial)
-        return (
-            f"{field(user_id)}{len(generation)}:{generation}{len(serial)}:{serial}"
-            f"{_YES if self.zero_knowledge else _NO}{field(self.key_check)}"
-            f"{field(self.recovery_digest)}{field(str(self.recovery_format_version))}"
-            f"{field(self.recovery_set_at)}{_NO_PREVIOUS}{_YES if self.has_wrap else _NO}"
-        ).encode()
-
     def seal(self, key: DataKey, user_id: str) -> str:
         """Return the seal of a row in this state, of 102 characters.
 
@@ -64,10 +48,42 @@ class SealedState(NamedTuple):
             key: the data key to seal with.
             user_id: whose row it is.
         """
-        return key.prefix + key.row_seal.of(self.message(user_id))
+        return key.prefix + key.row_seal.of(sealed_message(user_id, **self._asdict()))
 
 
-def recovery_digest(wrapped_mk: str, iv: str) -> str:
+def sealed_message(
+    user_id: str,
+    *,
+    generation: int,
+    serial: int,
+    zero_knowledge: bool,
+    key_check: str | None,
+    recovery_digest: str | None,
+    recovery_format_version: int,
+    recovery_set_at: str | None,
+    has_wrap: bool,
+) -> bytes:
+    """Return what is sealed of a row, in one encoding for one state (docs/adr, 17).
+
+    The label and the data key's id, which come first, have been absorbed by the key's MAC.
+
+    Args:
+        user_id: whose row it is: by the verified token, or the primary key.
+        generation, serial, zero_knowledge, key_check, recovery_digest, recovery_format_version,
+            recovery_set_at, has_wrap: as in :class:`SealedState`.
+    """
+    # On the way of each request for a key: one f-string, and nothing called for what is not there.
+    number, count, version = str(generation), str(serial), str(recovery_format_version)
+    return (
+        f"{field(user_id)}{len(number)}:{number}{len(count)}:{count}"
+        f"{_YES if zero_knowledge else _NO}{_NULL if key_check is None else field(key_check)}"
+        f"{_NULL if recovery_digest is None else field(recovery_digest)}{len(version)}:{version}"
+        f"{_NULL if recovery_set_at is None else field(recovery_set_at)}"
+        f"{_NO_PREVIOUS}{_YES if has_wrap else _NO}"
+    ).encode()
+
+
+def digest_of(wrapped_mk: str, iv: str) -> str:
     """Return the SHA-256 of a recovery wrap and its nonce, as they are stored, in hexadecimal.
 
     ``auth.custody_read_unsealed`` computes the same.

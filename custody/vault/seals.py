@@ -10,10 +10,14 @@ from custody.datakeys.data_key import PREFIX_SIZE, DataKey
 from custody.datakeys.errors import DataKeyLost, DataKeyUnavailable, NoSuchDataKey
 from custody.datakeys.ring import Ring
 from custody.vault.errors import KekUnavailable, LegacyRow, RowTampered
-from custody.vault.model import RecoveryWrap, Trust, Vault, moment
-from custody.vault.sealed_state import SealedState, recovery_digest
+from custody.vault.kek_timeout import kek_timeout
+from custody.vault.model import Caller, RecoveryWrap, Trust, Vault, moment
+from custody.vault.sealed_state import SealedState, digest_of, sealed_message
 from kek_backends.base import Wrap
 from kek_backends.wrap import FORMAT_CURRENT
+
+# Looked up once: as a member of its class it takes as long as a call.
+_SEALED = Trust.SEALED
 
 
 class Alarms(Protocol):
@@ -40,11 +44,11 @@ class Seals:
         self._legacy = legacy
         self._alarms = alarms
 
-    async def judge(self, user_id: str, row: Mapping[str, Any]) -> Vault:
+    async def judge(self, caller: Caller, row: Mapping[str, Any]) -> Vault:
         """Return the vault that a row stands for, if the row is to be believed.
 
         Args:
-            user_id: whose vault was asked for, by the verified token.
+            caller: whose vault was asked for, by the verified token.
             row: the columns of ``sql/queries/read_vault.sql``, as the database has them.
 
         Raises:
@@ -52,17 +56,28 @@ class Seals:
             RowTampered: it is not what was sealed.
             KekUnavailable: no data key can judge it now, and the server is to unwrap it.
         """
-        seal = row["seal"]
+        user_id, seal = caller.user_id, row["seal"]
         if seal is None:
             return self._take_unsealed(user_id, row)
         key = self._ring.find(seal[:PREFIX_SIZE])
-        if key is None and (key := await self._get(user_id, seal)) is None:
+        if key is None and (key := await self._get(caller, seal)) is None:
             return self._take_unverified(user_id, row)
-        vault = self._vault(user_id, row, Trust.SEALED)
-        state = _state(vault, row["recovery_format_version"])
-        if not key.row_seal.is_mac(seal[PREFIX_SIZE:], state.message(user_id)):
+        vault = self._vault(user_id, row, _SEALED)
+        wrap = vault.wrap
+        message = sealed_message(
+            user_id,
+            generation=vault.generation,
+            serial=vault.seal_serial,
+            zero_knowledge=vault.zero_knowledge,
+            key_check=vault.key_check,
+            recovery_digest=_digest(vault.recovery),
+            recovery_format_version=row["recovery_format_version"],
+            recovery_set_at=vault.recovery_set_at,
+            has_wrap=wrap is not None,
+        )
+        if not key.row_seal.is_mac(seal[PREFIX_SIZE:], message):
             self.refuse(user_id, "seal")
-        if (wrap := vault.wrap) is not None:
+        if wrap is not None:
             # The wrap is not sealed. A format of before is bound to less, and is never stored in a
             # sealed row; without a key check value any key that comes out would do.
             if wrap.format_version < FORMAT_CURRENT:
@@ -85,7 +100,7 @@ class Seals:
         if key is None:
             # Not this vault's own trouble: the data key has its own part in the readiness.
             raise KekUnavailable
-        return _state(vault, recovery_format(vault)).seal(key, user_id)
+        return _state_of(vault).seal(key, user_id)
 
     def refuse(self, user_id: str, reason: str) -> NoReturn:
         """Ring, and refuse a row.
@@ -101,12 +116,16 @@ class Seals:
         self._alarms.row_tampered(user_id, reason)
         raise RowTampered
 
-    async def _get(self, user_id: str, seal: str) -> DataKey | None:
+    async def _get(self, caller: Caller, seal: str) -> DataKey | None:
         """Return the data key that a seal names; None where no data key at all can judge it."""
         try:
-            return await self._ring.get(seal[:PREFIX_SIZE])
+            async with kek_timeout(caller.deadline):
+                return await self._ring.get(seal[:PREFIX_SIZE])
         except NoSuchDataKey:
-            self.refuse(user_id, "data-key")
+            self.refuse(caller.user_id, "data-key")
+        except TimeoutError:
+            # It is being opened; whoever waits does not stop that.
+            raise KekUnavailable from None
         except DataKeyLost:
             return None
         except DataKeyUnavailable:
@@ -164,18 +183,21 @@ class Seals:
         )
 
 
-def _state(vault: Vault, recovery_format_version: int) -> SealedState:
-    recovery = vault.recovery
+def _state_of(vault: Vault) -> SealedState:
     return SealedState(
         vault.generation,
         vault.seal_serial,
         vault.zero_knowledge,
         vault.key_check,
-        None if recovery is None else recovery_digest(recovery.wrapped_mk, recovery.iv),
-        recovery_format_version,
+        _digest(vault.recovery),
+        recovery_format(vault),
         vault.recovery_set_at,
         vault.wrap is not None,
     )
+
+
+def _digest(recovery: RecoveryWrap | None) -> str | None:
+    return None if recovery is None else digest_of(recovery.wrapped_mk, recovery.iv)
 
 
 def recovery_format(vault: Vault) -> int:

@@ -48,7 +48,7 @@ async def alice(device: Callable[[str], Client]) -> Client:
 @pytest.fixture
 def kek(monkeypatch: pytest.MonkeyPatch) -> FailingKek:
     """The daemon's KEK. It says nothing of itself: all there is to see is what requests meet."""
-    monkeypatch.setattr("custody.vault.keys.KEK_TIMEOUT_SECONDS", 0.2)
+    monkeypatch.setattr("custody.vault.kek_timeout.KEK_TIMEOUT_SECONDS", 0.2)
     uri = KekUri.parse("env:FAILING")
     made = FailingKek(uri=uri, kek_id="failing-v1", key=bytes(range(32)), development=False)
     monkeypatch.setattr("custody.keks.keks.load_keyring", lambda *_uris, **_rest: Keyring(made))

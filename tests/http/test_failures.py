@@ -5,7 +5,7 @@ from collections.abc import Callable
 
 import pytest
 
-from custody.vault import keys
+from custody.vault import kek_timeout
 from kek_backends.errors import Denied, KekError, Transient
 from kek_backends.keyring import Keyring
 from kek_backends.uri import KekUri
@@ -34,7 +34,7 @@ async def test_kek_that_fails_or_hangs(
     failure: KekError | None,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(keys, "KEK_TIMEOUT_SECONDS", 0.2)
+    monkeypatch.setattr(kek_timeout, "KEK_TIMEOUT_SECONDS", 0.2)
     alice, bob = device("alice"), device("bob")
     key = (await alice.init()).json["masterKey"]
     kek.failure, kek.hangs = failure, failure is None

@@ -16,7 +16,7 @@ from custody.http.client_address import USER_AGENT_LENGTH
 from custody.http.routes import BASE_PATH
 from custody.settings import Settings
 from custody.sockets import connections, site
-from custody.vault.keys import KEK_TIMEOUT_SECONDS
+from custody.vault.kek_timeout import KEK_TIMEOUT_SECONDS
 from tests.client import Client, client_session
 from tests.eventually import eventually
 from tests.http.wire import connect, first_answer, read_to_end, request

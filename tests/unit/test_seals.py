@@ -1,14 +1,16 @@
 """Which rows are believed where their data key is not open: a recovery wrap, and nothing else."""
 
+import asyncio
 from typing import Any
 
 import pytest
 
 from custody.datakeys.data_key import DataKey
 from custody.datakeys.records import Record
+from custody.deadline import Deadline
 from custody.vault.errors import KekUnavailable, RowTampered
-from custody.vault.model import Trust
-from custody.vault.sealed_state import SealedState, recovery_digest
+from custody.vault.model import Caller, Trust
+from custody.vault.sealed_state import SealedState, digest_of
 from custody.vault.seals import Seals
 from tests.datakeys import KEY, KEY_ID, FixedRing
 from tests.states import IV, WRAPPED
@@ -29,7 +31,7 @@ def zk_row() -> dict[str, Any]:
         serial=2,
         zero_knowledge=True,
         key_check="c" * 64,
-        recovery_digest=recovery_digest(WRAPPED, IV),
+        recovery_digest=digest_of(WRAPPED, IV),
         recovery_format_version=1,
         recovery_set_at="1764300000.000000",
         has_wrap=False,
@@ -52,8 +54,17 @@ def zk_row() -> dict[str, Any]:
     }
 
 
-async def judged(ring: FixedRing, row: dict[str, Any]) -> Trust:
-    return (await Seals(ring, legacy=False, alarms=Silence()).judge("alice", row)).trust
+class HangingRing(FixedRing):
+    """A ring that is just asking a KMS that does not answer."""
+
+    async def get(self, _prefix: str) -> DataKey:
+        await asyncio.Event().wait()
+        raise AssertionError
+
+
+async def judged(ring: FixedRing, row: dict[str, Any], seconds: float = 10) -> Trust:
+    alice = Caller("alice", "event", None, None, Deadline.after(seconds))
+    return (await Seals(ring, legacy=False, alarms=Silence()).judge(alice, row)).trust
 
 
 async def test_its_seal_is_judged_while_its_data_key_is_open() -> None:
@@ -82,6 +93,12 @@ async def test_a_data_key_that_is_lost_has_its_recovery_wraps_shown() -> None:
     lost = Record(KEY_ID, DataKey.of(KEY_ID, KEY).own_seal, is_lost=True, wraps=())
     ring.take(lost)
     assert await judged(ring, zk_row()) is Trust.UNVERIFIED
+
+
+async def test_nobody_waits_for_a_data_key_beyond_the_deadline() -> None:
+    ring = HangingRing.of(bytes(32), OTHER.id)
+    with pytest.raises(KekUnavailable):
+        await judged(ring, zk_row(), seconds=1.1)
 
 
 @pytest.mark.parametrize(
