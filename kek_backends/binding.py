@@ -1,11 +1,12 @@
 """What a wrap is bound to: it opens for nothing else."""
 
-from dataclasses import dataclass
 from enum import StrEnum
-from typing import Self
+from struct import Struct
+from typing import NamedTuple, Self
 
 _LABEL = "custody wrap v3"
-_LENGTH_BYTES = 4
+# The length of a part, as 4 bytes, big-endian.
+_length = Struct(">I").pack
 
 
 class Purpose(StrEnum):
@@ -15,8 +16,17 @@ class Purpose(StrEnum):
     DATA_KEY = "data key"
 
 
-@dataclass(frozen=True, slots=True)
-class Binding:
+def _beginning(purpose: Purpose) -> bytes:
+    texts = [part.encode() for part in (_LABEL, purpose)]
+    return b"".join(_length(len(text)) + text for text in texts)
+
+
+_MASTER_KEY = Purpose.MASTER_KEY
+_BEGINNING_OF_MASTER_KEY = _beginning(Purpose.MASTER_KEY)
+_BEGINNING_OF_DATA_KEY = _beginning(Purpose.DATA_KEY)
+
+
+class Binding(NamedTuple):
     """Whose key it is, which one, and what for.
 
     Args:
@@ -43,8 +53,13 @@ class Binding:
         Args:
             more: what else a wrap is to be bound to, such as its kek_id.
         """
-        parts = (_LABEL, self.purpose, self.subject, str(self.generation), *more)
-        return b"".join(_with_length(part) for part in parts)
+        # On the way of each request for a key: what is always the same is encoded already.
+        subject, generation, purpose = self
+        encoded = [_BEGINNING_OF_MASTER_KEY if purpose is _MASTER_KEY else _BEGINNING_OF_DATA_KEY]
+        for part in (subject, str(generation), *more):
+            text = part.encode()
+            encoded += (_length(len(text)), text)
+        return b"".join(encoded)
 
     @property
     def context(self) -> dict[str, str]:
@@ -56,8 +71,3 @@ class Binding:
             "custody:user": self.subject,
             "custody:generation": str(self.generation),
         }
-
-
-def _with_length(text: str) -> bytes:
-    encoded = text.encode()
-    return len(encoded).to_bytes(_LENGTH_BYTES, "big") + encoded

@@ -79,9 +79,9 @@ async def check_rewrap_tells_bad_items_from_good(subject: Subject) -> None:
 
 
 def _others(owner: Binding) -> Iterator[tuple[str, Binding]]:
-    yield "subject", replace(owner, subject="mallory")
+    yield "subject", owner._replace(subject="mallory")
     if owner.purpose is Purpose.MASTER_KEY:
-        yield "generation", replace(owner, generation=owner.generation + 1)
+        yield "generation", owner._replace(generation=owner.generation + 1)
         yield "purpose", Binding.of_data_key(owner.subject)
     else:
         yield "purpose", Binding(owner.subject, owner.generation)

@@ -95,17 +95,17 @@ async def once(kek: Good) -> None:
 
 def binding_to(change: Callable[[str], str]) -> Callable[..., Binding]:
     """Return a step that binds to something else than the user's id."""
-    return lambda kek, binding: replace(binding, subject=change(binding.subject))
+    return lambda kek, binding: binding._replace(subject=change(binding.subject))
 
 
 IgnoresTheUser = mistaken("IgnoresTheUser", bound=binding_to(lambda user_id: ""))
 StripsTheUser = mistaken("StripsTheUser", bound=binding_to(str.strip))
 CutsTheUser = mistaken("CutsTheUser", bound=binding_to(lambda user_id: user_id[:254]))
 IgnoresTheGeneration = mistaken(
-    "IgnoresTheGeneration", bound=lambda kek, binding: replace(binding, generation=0)
+    "IgnoresTheGeneration", bound=lambda kek, binding: binding._replace(generation=0)
 )
 IgnoresThePurpose = mistaken(
-    "IgnoresThePurpose", bound=lambda kek, binding: replace(binding, purpose=Purpose.MASTER_KEY)
+    "IgnoresThePurpose", bound=lambda kek, binding: binding._replace(purpose=Purpose.MASTER_KEY)
 )
 HoldsAll = mistaken("HoldsAll", holds=lambda kek, kek_id: True)
 StampsAnother = mistaken(
@@ -281,12 +281,12 @@ class TriesAnother(BackgroundRewrap):
 
 class RewrapsForAnyone(TriesAnother):
     def other(self, binding: Binding) -> Binding:
-        return replace(binding, subject="alice")
+        return binding._replace(subject="alice")
 
 
 class RewrapsForAnyGeneration(TriesAnother):
     def other(self, binding: Binding) -> Binding:
-        return replace(binding, generation=binding.generation - 1)
+        return binding._replace(generation=binding.generation - 1)
 
 
 class RewrapsToAnotherKey(BackgroundRewrap):

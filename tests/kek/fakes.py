@@ -4,7 +4,7 @@ import asyncio
 import re
 import threading
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import KW_ONLY, dataclass, field, replace
+from dataclasses import KW_ONLY, dataclass, field
 from typing import Self
 
 from kek_backends.base import KekBackend, OwnedWrap, Rewrapped, Wrap
@@ -149,7 +149,7 @@ class FakeRemote(RemoteKek):
         return EnvKek(uri=self.uri, kek_id=kek_id, key=bytes(range(32)), development=False)
 
     def _bound_to(self, binding: Binding) -> Binding:
-        return replace(binding, subject="") if self._ignores_user else binding
+        return binding._replace(subject="") if self._ignores_user else binding
 
     def _meet(self, kind: str) -> None:
         with self._lock:

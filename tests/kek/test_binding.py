@@ -10,7 +10,9 @@ from tests.bindings import of
 
 texts = st.text(st.characters(exclude_categories=["Cs"], exclude_characters="\0"), max_size=20)
 generations = st.integers(0, 2**63 - 1)
-bindings = st.builds(Binding, texts, generations) | st.builds(Binding.of_data_key, texts)
+# A data key has no generation.
+of_users = st.builds(Binding, texts, generations, st.just(Purpose.MASTER_KEY))
+bindings = of_users | st.builds(Binding.of_data_key, texts)
 
 
 def test_bytes_as_rows_are_bound_by_them() -> None:
