@@ -207,6 +207,14 @@ def test_links_lead_somewhere(page: Path) -> None:
         assert not anchor or anchor in _anchors(target), link
 
 
+def test_what_the_security_page_claims_has_its_tests() -> None:
+    page = _read("docs/security.md")
+    named = re.findall(r"`((?:db|e2e|http|kek|rewrap|unit)/test_\w+)`", page)
+    assert len(named) > len(page.split("## Threats")[1].split("## Limits")[0].splitlines()) / 2
+    for name in named:
+        assert (ROOT / "tests" / f"{name}.py").is_file(), name
+
+
 def test_the_reference_has_every_log_event_with_its_levels() -> None:
     described: dict[str, set[str]] = {}
     for names, levels in re.findall(_EVENT_ROW, _read("docs/reference/logs.md")):
