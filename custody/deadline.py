@@ -1,12 +1,10 @@
 """A request's deadline: one moment that bounds every wait of the request."""
 
 import asyncio
-from dataclasses import dataclass
-from typing import Self
+from typing import NamedTuple, Self
 
 
-@dataclass(frozen=True, slots=True)
-class Deadline:
+class Deadline(NamedTuple):
     """A moment on the event loop's clock.
 
     Args:

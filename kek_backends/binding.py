@@ -54,12 +54,16 @@ class Binding(NamedTuple):
             more: what else a wrap is to be bound to, such as its kek_id.
         """
         # On the way of each request for a key: what is always the same is encoded already.
-        subject, generation, purpose = self
-        encoded = [_BEGINNING_OF_MASTER_KEY if purpose is _MASTER_KEY else _BEGINNING_OF_DATA_KEY]
-        for part in (subject, str(generation), *more):
+        beginning = _BEGINNING_OF_MASTER_KEY
+        if self.purpose is not _MASTER_KEY:
+            beginning = _BEGINNING_OF_DATA_KEY
+        subject, generation = self.subject.encode(), str(self.generation).encode()
+        encoded = beginning + _length(len(subject)) + subject
+        encoded += _length(len(generation)) + generation
+        for part in more:
             text = part.encode()
-            encoded += (_length(len(text)), text)
-        return b"".join(encoded)
+            encoded += _length(len(text)) + text
+        return encoded
 
     @property
     def context(self) -> dict[str, str]:

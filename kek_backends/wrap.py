@@ -2,7 +2,7 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import TypeAlias
+from typing import NamedTuple, TypeAlias
 
 from kek_backends.binding import Binding
 from kek_backends.errors import KekError
@@ -14,8 +14,7 @@ MASTER_KEY_SIZE = 32
 FORMAT_UNBOUND, FORMAT_USER, FORMAT_CURRENT = 1, 2, 3
 
 
-@dataclass(frozen=True, slots=True)
-class Wrap:
+class Wrap(NamedTuple):
     """A wrapped key, as the columns of its row hold it.
 
     Args:
@@ -26,10 +25,14 @@ class Wrap:
         kek_id: which KEK made it.
     """
 
-    wrapped_mk: str = field(repr=False)
-    wrap_iv: str = field(repr=False)
+    wrapped_mk: str
+    wrap_iv: str
     format_version: int
     kek_id: str
+
+    def __repr__(self) -> str:
+        """Show nothing that is stored of a key."""
+        return f"Wrap(format_version={self.format_version!r}, kek_id={self.kek_id!r})"
 
 
 @dataclass(frozen=True, slots=True)

@@ -157,8 +157,7 @@ def moment(text: str) -> datetime:
         raise ValueError(text) from error
 
 
-@dataclass(frozen=True, slots=True)
-class MasterKey:
+class MasterKey(NamedTuple):
     """The answer that carries the key.
 
     Args:
@@ -168,10 +167,14 @@ class MasterKey:
         kek_id: which KEK wraps it.
     """
 
-    key: bytes = field(repr=False)
+    key: bytes
     generation: int
     format_version: int
     kek_id: str
+
+    def __repr__(self) -> str:
+        """Show nothing of the key."""
+        return f"MasterKey(generation={self.generation}, kek_id={self.kek_id!r})"
 
 
 @dataclass(frozen=True, slots=True)

@@ -2,7 +2,6 @@
 
 import asyncio
 from collections.abc import Iterator
-from dataclasses import replace
 
 from kek_backends.base import KekBackend, Wrap
 from kek_backends.checks.subject import (
@@ -29,7 +28,7 @@ async def check_damaged_ciphertext_is_tampering(subject: Subject) -> None:
     async with subject.backend() as kek:
         wrap = await wrapped(kek, "alice", new_key())
         await _expect_refused(
-            kek, [(which, replace(wrap, wrapped_mk=text)) for which, text in _damaged(wrap)]
+            kek, [(which, wrap._replace(wrapped_mk=text)) for which, text in _damaged(wrap)]
         )
 
 
@@ -42,7 +41,7 @@ async def check_damaged_iv_is_tampering(subject: Subject) -> None:
             flips = [_flipped(wrap.wrap_iv, at) for at in range(len(wrap.wrap_iv))]
             texts += ["", wrap.wrap_iv[:-1], wrap.wrap_iv[:-4], wrap.wrap_iv * 2, *flips]
         await _expect_refused(
-            kek, [(f"wrap_iv {text[:_SHOWN]!a}", replace(wrap, wrap_iv=text)) for text in texts]
+            kek, [(f"wrap_iv {text[:_SHOWN]!a}", wrap._replace(wrap_iv=text)) for text in texts]
         )
 
 
@@ -53,7 +52,7 @@ async def check_other_format_is_refused(subject: Subject) -> None:
         await _expect_refused(
             kek,
             [
-                (f"format_version {number}", replace(wrap, format_version=number))
+                (f"format_version {number}", wrap._replace(format_version=number))
                 for number in (-1, 0, 1, 2, 4, 2**15 - 1)
             ],
             KekError,
@@ -69,7 +68,7 @@ async def check_other_kek_id_is_refused(subject: Subject) -> None:
         ids += [wrap.kek_id.swapcase(), f" {wrap.kek_id}", wrap.kek_id[:-1]]
         others = [kek_id for kek_id in ids if kek_id != wrap.kek_id]
         await _expect_refused(
-            kek, [(f"kek_id {other!a}", replace(wrap, kek_id=other)) for other in others], KekError
+            kek, [(f"kek_id {other!a}", wrap._replace(kek_id=other)) for other in others], KekError
         )
 
 
@@ -79,10 +78,10 @@ async def check_swapped_columns_are_tampering(subject: Subject) -> None:
         one, two = new_key(), new_key()
         first, again = await wrapped(kek, "alice", one), await wrapped(kek, "alice", two)
         other = await wrapped(kek, "bob", new_key())
-        mixed = [("wrapped_mk of another user", replace(first, wrapped_mk=other.wrapped_mk))]
+        mixed = [("wrapped_mk of another user", first._replace(wrapped_mk=other.wrapped_mk))]
         if first.wrap_iv != again.wrap_iv:
-            mixed.append(("wrap_iv of another wrap", replace(first, wrap_iv=again.wrap_iv)))
-            mixed.append(("wrapped_mk of another", replace(first, wrapped_mk=again.wrapped_mk)))
+            mixed.append(("wrap_iv of another wrap", first._replace(wrap_iv=again.wrap_iv)))
+            mixed.append(("wrapped_mk of another", first._replace(wrapped_mk=again.wrapped_mk)))
         await _expect_refused(kek, mixed)
         await expect_opens(kek, "alice", first, one, "a wrap whose damaged copies were refused")
 

@@ -1,7 +1,6 @@
 """Re-wraps inside a KMS, for backends that can; a backend that can't is not asked to."""
 
 from collections.abc import Iterator
-from dataclasses import replace
 
 from kek_backends.base import OwnedWrap, Rewrapped, Wrap
 from kek_backends.binding import Binding, Purpose
@@ -58,10 +57,10 @@ async def check_rewrap_tells_bad_items_from_good(subject: Subject) -> None:
         bad = {
             0: OwnedWrap(of("mallory"), wrap),
             1: OwnedWrap(of("alice", generation=8), wrap),
-            2: OwnedWrap(alice, replace(wrap, wrapped_mk=text[:-8])),
+            2: OwnedWrap(alice, wrap._replace(wrapped_mk=text[:-8])),
             4: OwnedWrap(Binding.of_data_key("alice"), wrap),
-            5: OwnedWrap(alice, replace(wrap, wrapped_mk="")),
-            _ITEMS - 1: OwnedWrap(alice, replace(wrap, format_version=1)),
+            5: OwnedWrap(alice, wrap._replace(wrapped_mk="")),
+            _ITEMS - 1: OwnedWrap(alice, wrap._replace(format_version=1)),
         }
         items = [bad.get(at, OwnedWrap(alice, wrap)) for at in range(_ITEMS)]
         done = await good("some bad items must not fail the others", kek.rewrap(items))

@@ -3,7 +3,6 @@
 import asyncio
 import base64
 from collections.abc import Callable, Sequence
-from dataclasses import replace
 from typing import Any
 from unittest.mock import AsyncMock
 
@@ -69,7 +68,7 @@ def mistaken(name: str, base: type[Good] = Good, **steps: Any) -> type[Good]:
 
 def changed(**columns: Any) -> Callable[..., Wrap]:
     """Return a step that changes columns of a wrap."""
-    return lambda kek, wrap, *_: replace(wrap, **columns)
+    return lambda kek, wrap, *_: wrap._replace(**columns)
 
 
 def raising(kind: type[KekError], text: str) -> Callable[..., bytes]:
@@ -83,7 +82,7 @@ def raising(kind: type[KekError], text: str) -> Callable[..., bytes]:
 
 def cut(kek: Good, wrap: Wrap) -> Wrap:
     """Be a step that reads of a wrap what belongs there, and ignores the rest."""
-    return replace(wrap, wrapped_mk=wrap.wrapped_mk[:64])
+    return wrap._replace(wrapped_mk=wrap.wrapped_mk[:64])
 
 
 async def once(kek: Good) -> None:
@@ -126,19 +125,19 @@ IgnoresTheFormat = mistaken("IgnoresTheFormat", read=changed(format_version=3))
 IgnoresTheKekId = mistaken("IgnoresTheKekId", read=changed(kek_id="env-v1"))
 IgnoresTheTail = mistaken("IgnoresTheTail", read=cut)
 AcceptsWhiteSpace = mistaken(
-    "AcceptsWhiteSpace", read=lambda kek, wrap: replace(wrap, wrapped_mk=wrap.wrapped_mk.strip())
+    "AcceptsWhiteSpace", read=lambda kek, wrap: wrap._replace(wrapped_mk=wrap.wrapped_mk.strip())
 )
 IgnoresTheIv = mistaken(
     "IgnoresTheIv",
-    written=lambda kek, wrap, key: replace(wrap, wrapped_mk=wrap.wrap_iv + wrap.wrapped_mk),
-    read=lambda kek, wrap: replace(
-        wrap, wrap_iv=wrap.wrapped_mk[:32], wrapped_mk=wrap.wrapped_mk[32:]
+    written=lambda kek, wrap, key: wrap._replace(wrapped_mk=wrap.wrap_iv + wrap.wrapped_mk),
+    read=lambda kek, wrap: wrap._replace(
+        wrap_iv=wrap.wrapped_mk[:32], wrapped_mk=wrap.wrapped_mk[32:]
     ),
 )
 ShowsTheKey = mistaken(
     "ShowsTheKey",
-    written=lambda kek, wrap, key: replace(
-        wrap, wrapped_mk=wrap.wrapped_mk + base64.b64encode(key).decode()
+    written=lambda kek, wrap, key: wrap._replace(
+        wrapped_mk=wrap.wrapped_mk + base64.b64encode(key).decode()
     ),
     read=cut,
 )

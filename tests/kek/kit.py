@@ -5,7 +5,6 @@ import time
 import traceback
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Iterator, Mapping
 from contextlib import asynccontextmanager
-from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -105,7 +104,7 @@ def transit_wrap_of_before(kek: TransitKek, user_id: str, *, derived: bool) -> W
             **{"context" if derived else "associated_data": bound},
         )
     )
-    return replace(kek._path.wrap_of(answer["data"]), format_version=2)
+    return kek._path.wrap_of(answer["data"])._replace(format_version=2)
 
 
 @asynccontextmanager

@@ -7,7 +7,6 @@ import re
 import secrets
 import time
 from collections.abc import Callable
-from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -374,7 +373,7 @@ async def test_a_wrap_of_format_2_is_read_for_its_user_and_comes_out_as_3(
         with pytest.raises(Tampered):
             await backend.unwrap(binding, old)
     with pytest.raises(Tampered):
-        await backend.unwrap(of("alice"), replace(old, format_version=3))
+        await backend.unwrap(of("alice"), old._replace(format_version=3))
     items = [OwnedWrap(of("alice"), old), OwnedWrap(of("alice"), old, lambda _key: False)]
     done, wrong = await Keyring(backend).rewrap(items)
     assert type(wrong) is Tampered
@@ -394,7 +393,7 @@ async def test_a_changed_wrap_does_not_open(build: Build, moto: Moto) -> None:
         changed = blob[:at] + bytes([blob[at] ^ 1]) + blob[at + 1 :]
         text = base64.b64encode(changed).decode()
         with pytest.raises(Tampered):
-            await backend.unwrap(of("alice"), replace(made, wrapped_mk=text))
+            await backend.unwrap(of("alice"), made._replace(wrapped_mk=text))
 
 
 @pytest.mark.parametrize(
@@ -415,7 +414,7 @@ async def test_what_is_no_wrap_is_not_asked_for(fields: dict[str, str | int]) ->
     # Nobody listens there.
     uri = f"aws-kms:{ARN}"
     backend = aws_kms_kek(ARN, **REGION, AWS_ENDPOINT_URL="http://127.0.0.1:1")
-    bad: Wrap = replace(Wrap("QUFB", "", 3, uri), **fields)  # type: ignore[arg-type]
+    bad: Wrap = Wrap("QUFB", "", 3, uri)._replace(**fields)  # type: ignore[arg-type]
     with pytest.raises(Tampered, match="not one of AWS KMS"):
         await backend.unwrap(of("alice"), bad)
     done = await backend._reencrypt([OwnedWrap(of("alice"), bad)])
@@ -448,8 +447,8 @@ async def test_rewrapping_inside_kms(build: Build, moto: Moto) -> None:
     keys = {f"user-{number}": master_key() for number in range(8)}
     items = [OwnedWrap(of(user), await source.wrap(of(user), key)) for user, key in keys.items()]
     swapped = OwnedWrap(of("user-0"), items[1].wrap)
-    broken = OwnedWrap(of("user-1"), replace(items[1].wrap, wrapped_mk="?"))
-    gone = OwnedWrap(of("user-2"), replace(items[2].wrap, kek_id=f"aws-kms:{ARN}"))
+    broken = OwnedWrap(of("user-1"), items[1].wrap._replace(wrapped_mk="?"))
+    gone = OwnedWrap(of("user-2"), items[2].wrap._replace(kek_id=f"aws-kms:{ARN}"))
     done = await target.rewrap([*items[:4], swapped, broken, gone, *items[4:]])
     bad = done[4:7]
     assert [isinstance(one, KekError) for one in bad] == [True] * 3

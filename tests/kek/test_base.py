@@ -3,7 +3,6 @@
 import asyncio
 import traceback
 from collections.abc import Awaitable, Callable, Sequence
-from dataclasses import replace
 
 import pytest
 
@@ -156,7 +155,7 @@ async def test_rewrap_returns_what_the_kms_made_item_by_item() -> None:
 async def test_rewrap_in_a_kms_is_for_format_3_alone(format_version: int) -> None:
     """Item by item: what the KMS makes of the others is still theirs."""
     backend = FakeKms()
-    old = OwnedWrap(of("bob"), replace(WRAP, format_version=format_version))
+    old = OwnedWrap(of("bob"), WRAP._replace(format_version=format_version))
     first, refused, last = await backend.rewrap([ITEMS[0], old, ITEMS[2]])
     assert (first, last) == (
         Wrap("rewrapped alice", "", 3, "fake-v1"),

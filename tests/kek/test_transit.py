@@ -3,7 +3,6 @@
 import asyncio
 import base64
 from collections.abc import Callable
-from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -121,7 +120,7 @@ async def test_a_wrap_of_format_2_is_read_for_its_user_and_comes_out_as_3(
             assert await kek.unwrap(of("alice", generation), old) == KEY
         for binding in (of("bob"), Binding.of_data_key("alice")):
             assert type(await failure(kek.unwrap(binding, old))) is Tampered
-        relabelled = replace(old, format_version=3)
+        relabelled = old._replace(format_version=3)
         assert type(await failure(kek.unwrap(of("alice"), relabelled))) is Tampered
         sizes = counted(kek, "_rewrap_batch")
         (done,) = await Keyring(kek).rewrap([OwnedWrap(of("alice"), old)])

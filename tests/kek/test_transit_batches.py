@@ -3,7 +3,6 @@
 import asyncio
 import base64
 from collections.abc import Sequence
-from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -166,7 +165,7 @@ async def test_one_that_the_server_refuses_the_whole_call_for(bao: Bao) -> None:
     async with transit(bao, bao.make_key()) as kek:
         wraps = await wrapped(kek, ["alice", "bob"])
         sizes = counted(kek, "_decrypt_batch")
-        found = await opened(kek, [*wraps.items(), ("", replace(wraps["bob"], format_version=2))])
+        found = await opened(kek, [*wraps.items(), ("", wraps["bob"]._replace(format_version=2))])
         assert found[:2] == [key_of("alice"), key_of("bob")]
         assert isinstance(found[2], Misconfigured | Tampered)
         assert sizes == [3, 1, 1, 1]
