@@ -155,7 +155,7 @@ async def test_killed_under_load(own_bao: Bao, sdk_log: pytest.LogCaptureFixture
                 assert time.monotonic() - started < DEADLINE
 
         calls = [asyncio.ensure_future(call()) for _ in range(64)]
-        await asyncio.sleep(0.2)
+        await eventually(lambda: len(ended) > len(calls))
         own_bao.kill()
         try:
             await asyncio.gather(*calls)
