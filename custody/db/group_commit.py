@@ -86,17 +86,18 @@ class GroupCommit(Generic[Item, Result]):
                 time is left to share a batch.
             DatabaseError: as :func:`custody.db.checkout.acquire`, or out of time.
         """
-        if deadline.remaining() < _ALONE_SECONDS:
-            raise NotBatched
         loop = asyncio.get_running_loop()
+        now = loop.time()
+        if deadline.at - now < _ALONE_SECONDS:
+            raise NotBatched
         request: _Request[Item, Result] = _Request(item, deadline.at, loop.create_future())
         self._queue.append(request)
         if self._parked is not None:
-            self._taken_at = loop.time()
+            self._taken_at = now
             self._wake()
-        elif self._needs_task(loop.time()):
+        elif self._needs_task(now):
             self._working += 1
-            self._taken_at = loop.time()
+            self._taken_at = now
             # In a context of its own: what it logs is not of the request that happened to start it.
             task = loop.create_task(self._work(), context=contextvars.Context())
             self._tasks.add(task)
@@ -181,8 +182,8 @@ class GroupCommit(Generic[Item, Result]):
 
     async def _serve(self, connection: Connection, batch: list[_Request[Item, Result]]) -> None:
         """Run a batch and answer it."""
-        earliest = min(request.until for request in batch)
-        latest = max(request.until for request in batch)
+        until = [request.until for request in batch]
+        earliest, latest = min(until), max(until)
         try:
             async with asyncio.timeout_at(latest):
                 items = [request.item for request in batch]

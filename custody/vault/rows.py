@@ -62,18 +62,17 @@ class VaultRows:
             DatabaseUnavailable, Overloaded: try again later.
         """
         try:
-            found = await self._read(caller)
+            try:
+                found = await self._grouped.read(caller.user_id, caller.deadline)
+            except NotBatched:
+                found = await self._read_alone(caller)
         except DatabaseError as error:
             raise _unavailable(error) from error
         if found.row is None and not found.known:
             raise UserUnknown
         return found
 
-    async def _read(self, caller: Caller) -> Found:
-        try:
-            return await self._grouped.read(caller.user_id, caller.deadline)
-        except NotBatched:
-            pass
+    async def _read_alone(self, caller: Caller) -> Found:
         async with user_transaction(self._engine, caller.user_id, caller.deadline) as connection:
             row = await connection.fetchrow(query("read_vault"), caller.user_id)
             if row is not None:
@@ -180,15 +179,8 @@ class VaultRows:
 
 def event(caller: Caller, action: Action, context: str | None, status: int = OK) -> Event:
     """Return the audit row of the caller's action."""
-    return Event(
-        id=caller.event_id,
-        user_id=caller.user_id,
-        ip_address=caller.ip_address,
-        user_agent=caller.user_agent,
-        action=action,
-        context=context,
-        status=status,
-    )
+    user, event_id, address, agent, *_ = caller
+    return Event(event_id, user, address, agent, action, context, status)
 
 
 def _unavailable(error: DatabaseError) -> VaultError:
