@@ -29,7 +29,13 @@ async def backup_role(database: Database) -> AsyncIterator[tuple[str, str]]:
 
 
 @pytest.mark.parametrize("restorer", ["postgres", "custody_owner"])
-@pytest.mark.parametrize("options", [[], ["--no-comments"]], ids=["whole", "without comments"])
+@pytest.mark.parametrize(
+    "options",
+    [
+        pytest.param([], id="whole"),
+        pytest.param(["--no-comments"], id="without comments", marks=pytest.mark.prove),
+    ],
+)
 async def test_dump_and_restore(
     daemon: Daemon, empty: Database, tmp_path: Path, options: list[str], restorer: str
 ) -> None:

@@ -17,6 +17,7 @@ from custody.ops.heartbeat import Heartbeat
 from tests.db.breaking import frozen, killed
 from tests.db.connecting import engine_of
 from tests.eventually import eventually
+from tests.proofs import some
 from tests.servers import Database
 
 POOL = 2  # of the engine
@@ -110,7 +111,7 @@ async def test_database_that_is_killed(
         assert not await heart.beat()
 
 
-@pytest.mark.parametrize("leaked", [0, POOL])
+@pytest.mark.parametrize("leaked", some([0, POOL], POOL))
 async def test_database_that_is_frozen(
     heart: Heartbeat, engine: AsyncEngine, own_server: EmbeddedPostgres, leaked: int
 ) -> None:

@@ -171,20 +171,10 @@ async def test_setting_does_not_outlive_its_transaction(engine: AsyncEngine) -> 
 
 # ── a daemon on a database that breaks ────────────────────────────────────────
 
-# Of the daemon: a short form, and its own.
-REQUEST_SECONDS = [6.0, pytest.param(frontend.REQUEST_SECONDS, marks=pytest.mark.prove)]
 
-
-@pytest.fixture(params=REQUEST_SECONDS)
-def seconds_allowed(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> float:
-    """What a request may take."""
-    seconds = float(request.param)
-    monkeypatch.setattr(frontend, "REQUEST_SECONDS", seconds)
-    return seconds
-
-
+@pytest.mark.prove
 async def test_frozen_in_the_middle(
-    database: Database, engines: list[AsyncEngine], device: Device, seconds_allowed: float
+    database: Database, engines: list[AsyncEngine], device: Device
 ) -> None:
     alice = device("alice")
     before = await alice.init()
@@ -193,7 +183,7 @@ async def test_frozen_in_the_middle(
     async with frozen(database.server):
         calls = [alice.rotate(), alice.key(), alice.status(), device("new").init()]
         calls += [device("bob").rotate() for _ in range(6)]
-        waited = (asyncio.wait_for(call, seconds_allowed + 1) for call in calls)
+        waited = (asyncio.wait_for(call, frontend.REQUEST_SECONDS + 1) for call in calls)
         answers = await asyncio.gather(*waited)
     for answer in answers:
         assert answer.status == 503
@@ -277,10 +267,11 @@ async def test_terminated_backends(
     await clean(database, engines[0])
 
 
+@pytest.mark.prove
 async def test_locked_row_of_one_user(
-    database: Database, engines: list[AsyncEngine], device: Device, seconds_allowed: float
+    database: Database, engines: list[AsyncEngine], device: Device
 ) -> None:
-    count = round(5 * seconds_allowed)
+    count = round(5 * frontend.REQUEST_SECONDS)
     before = await device("alice").init()
     for user in ("bob", "carol"):
         assert (await device(user).init()).status == 200

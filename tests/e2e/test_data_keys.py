@@ -130,6 +130,7 @@ async def test_processes_that_start_at_once_make_a_call_each(
     assert (after[0] - before[0], after[1] - before[1]) == (0, processes)
 
 
+@pytest.mark.prove
 @pytest.mark.usefixtures("pace")
 async def test_kms_that_is_away(
     database: Database, issuer: Issuer, tmp_path: Path, stub: KmsStub

@@ -272,6 +272,7 @@ def test_an_ordinary_user_needs_nothing_special(folder: Path) -> None:
     assert {path.stat().st_uid for path in home.rglob("*")} == {nobody}
 
 
+@pytest.mark.prove
 def test_a_banner_that_nobody_can_read(folder: Path) -> None:
     """It ends, and its PostgreSQL with it: without the token there is nothing to try."""
     with Path("/dev/full").open("wb") as full:

@@ -28,6 +28,7 @@ Device = Callable[[str], Client]
 SHORT = 0.5
 PATIENCE = 9.0  # of a test on a busy machine; far from any real limit
 BODY = b'{"enable":true}'
+BEGUN = f"GET {BASE_PATH}/key HTTP/1.1\r\nHost: x\r\n"
 
 
 def stalled(daemon: Daemon, body: bytes = b"") -> bytes:
@@ -109,8 +110,9 @@ def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(server, "KEEPALIVE_SECONDS", SHORT)
 
 
-@pytest.mark.parametrize("sent", ["", "GET", f"GET {BASE_PATH}/key HTTP/1.1\r\nHost: x\r\n"])
-@pytest.mark.parametrize("trickle", [False, True])
+@pytest.mark.parametrize(
+    ("sent", "trickle"), [("", False), ("GET", False), (BEGUN, False), (BEGUN, True)]
+)
 @pytest.mark.parametrize("second", [False, True], ids=["first request", "second request"])
 @pytest.mark.usefixtures("impatient")
 async def test_stalled_headers(daemon: Daemon, sent: str, trickle: bool, second: bool) -> None:
@@ -122,7 +124,7 @@ async def test_stalled_headers(daemon: Daemon, sent: str, trickle: bool, second:
     began = time.monotonic()
     writer.write(sent.encode())
     closed = asyncio.ensure_future(read_to_end(reader))
-    while trickle and sent.endswith("\n") and not closed.done():
+    while trickle and not closed.done():
         writer.write(b"X: y\r\n")
         await asyncio.sleep(0.1)
         assert time.monotonic() - began < PATIENCE
@@ -320,6 +322,7 @@ async def test_requests_without_a_good_token_take_no_place(
         writer.close()
 
 
+@pytest.mark.prove
 async def test_who_reads_no_answer_does_not_hold_up_the_stop(
     database: Database, issuer: Issuer, tmp_path: Path
 ) -> None:

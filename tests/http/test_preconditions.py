@@ -6,6 +6,7 @@ import pytest
 
 from tests.client import Client, generation_of, tag_of
 from tests.http.wire import ask
+from tests.proofs import some
 from tests.servers import Daemon
 from tests.states import IV, OTHER_KEY, TABLE, WRAPPED, act
 
@@ -139,7 +140,7 @@ async def test_malformed(daemon: Daemon, device: Device, name: str) -> None:
     assert await daemon.database.vault("alice") == row
 
 
-@pytest.mark.parametrize("value", ["*", '"1"', '"0"', '""', 'W/"1"'])
+@pytest.mark.parametrize("value", some(["*", '"1"', '"0"', '""', 'W/"1"'], "*", '"1"'))
 @pytest.mark.parametrize("name", CHANGES)
 async def test_no_vault(daemon: Daemon, device: Device, name: str, value: str) -> None:
     """412 before 404, and nothing is created, not even by rotate."""
