@@ -19,7 +19,7 @@ from custody.datakeys.ring import Ring
 from custody.datakeys.sealer import Sealer
 from custody.db import scope
 from custody.db.engine import Dsn, open_engine
-from custody.db.errors import Busy
+from custody.db.errors import DatabaseError
 from custody.keks.keks import Keks, loaded_keks
 from custody.settings import load
 from kek_backends.base import KekBackend
@@ -92,9 +92,10 @@ async def main(steps: Steps, go: Path | None) -> None:
         steps.around(Keks, "compare", "record")
         steps.around(EnvKek, "wrap", "unwrap")
         steps.around(scope, "commit")
-        # A hundred record the same KEKs one by one: as a daemon does, look again at what was busy.
+        # A hundred ask one database, and record the same KEKs one by one: as a daemon does, look
+        # again where it was busy.
         for _ in range(_TRIES):
-            with contextlib.suppress(Busy):
+            with contextlib.suppress(DatabaseError):
                 await look.run()
                 break
         assert keys.newest is not None
