@@ -167,9 +167,7 @@ async def test_trouble_of_one_user_leaves_it_ready(
     assert (await alice.key()).status == 503
     monkeypatch.setattr(frontend, "REQUEST_SECONDS", 10.0)
     # A wrap that somebody has touched.
-    await database.execute(
-        "UPDATE auth.encryption_vaults SET wrapped_mk = translate(wrapped_mk, 'abc', 'bca')"
-    )
+    await database.execute("UPDATE auth.encryption_vaults SET wrapped_mk = reverse(wrapped_mk)")
     assert (await alice.key()).code == "ROW_TAMPERED"
     watching.cancel()
     with contextlib.suppress(asyncio.CancelledError):
