@@ -157,8 +157,9 @@ def moment(text: str) -> datetime:
         raise ValueError(text) from error
 
 
-class MasterKey(NamedTuple):
-    """The answer that carries the key.
+@dataclass(frozen=True, slots=True)
+class MasterKey:
+    """The answer that carries the key: no tuple, for a log would write that out.
 
     Args:
         key: 32 bytes.
@@ -167,14 +168,10 @@ class MasterKey(NamedTuple):
         kek_id: which KEK wraps it.
     """
 
-    key: bytes
+    key: bytes = field(repr=False)
     generation: int
     format_version: int
     kek_id: str
-
-    def __repr__(self) -> str:
-        """Show nothing of the key."""
-        return f"MasterKey(generation={self.generation}, kek_id={self.kek_id!r})"
 
 
 @dataclass(frozen=True, slots=True)

@@ -14,6 +14,9 @@ import structlog
 from custody.ops.access_log import AccessRecord, log_requests
 from custody.ops.logging import configure
 from custody.settings import LogFormat, LogLevel
+from custody.vault.keys import WrappedKey
+from custody.vault.model import MasterKey
+from kek_backends.base import Wrap
 from tests.logs import logging_to_memory
 
 log = structlog.get_logger()
@@ -35,6 +38,20 @@ def stream() -> Iterator[io.StringIO]:
 
 def lines(stream: io.StringIO) -> list[dict[str, Any]]:
     return [json.loads(line) for line in stream.getvalue().splitlines()]
+
+
+@pytest.mark.parametrize("form", LogFormat)
+def test_a_master_key_that_is_logged_is_not_shown(form: LogFormat) -> None:
+    """Nobody logs one; if somebody did, its line would not tell it."""
+    key = b"thirty-two bytes nobody may read"
+    wrap = Wrap("wrapped", "iv", 3, "env-v1")
+    with logging_to_memory(LogLevel.INFO, form) as made:
+        log.info(
+            "shown", key=MasterKey(key, 7, 3, "env-v1"), keys=WrappedKey(7, key, wrap, "check")
+        )
+    said = made.getvalue()
+    assert "MasterKey" in said
+    assert "thirty-two" not in said
 
 
 async def test_lines_of_one_turn_are_written_at_its_end(stream: io.StringIO) -> None:
