@@ -14,6 +14,7 @@ CODES = {
     "custody.settings.reading.ConfigurationError": CONFIGURATION,
     "custody.db.errors.Refused": CONFIGURATION,
     "custody.db.errors.RetiredKek": CONFIGURATION,
+    "custody.db.errors.DataKeyGone": FINDING,
     "custody.db.errors.Busy": UNFINISHED,
     "custody.db.errors.DatabaseError": UNAVAILABLE,
     "custody.db.owner.OwnerRefused": CONFIGURATION,

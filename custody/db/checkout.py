@@ -19,6 +19,7 @@ from custody.db.errors import (
     Busy,
     ConnectionLost,
     DatabaseError,
+    DataKeyGone,
     Demoted,
     OnlyThisRequest,
     Refused,
@@ -31,7 +32,7 @@ _ROLLBACK_TIMEOUT_SECONDS = 1.0
 _ATTEMPTS = 3
 
 # Raised by the trigger encryption_vaults_refuse_retired_kek.
-_RETIRED_KEK = "KEK01"
+_RETIRED_KEK, _DATA_KEY_GONE = "KEK01", "KEK02"
 
 # One statement's own fault: what it was given, or how long it took.
 _OF_A_STATEMENT = (
@@ -168,6 +169,11 @@ def _translate(error: Exception) -> DatabaseError:
         return Refused("the database role lacks a privilege; run: custody doctor")
     if getattr(error, "sqlstate", None) == _RETIRED_KEK:
         return RetiredKek("the KEK of this wrap is retired; set CUSTODY_KEK to another KEK")
+    if getattr(error, "sqlstate", None) == _DATA_KEY_GONE:
+        return DataKeyGone(
+            "the data key of this wrap is not on record: restore auth.encryption_data_keys and "
+            "auth.encryption_data_key_wraps from a backup"
+        )
     kind = DatabaseError
     if isinstance(error, LOSSES):
         kind = ConnectionLost

@@ -1,6 +1,6 @@
 """Which kek_ids the database carries, and which of them can't be read with what is configured."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable
 
 from sqlalchemy.ext.asyncio import AsyncEngine
 
@@ -9,25 +9,28 @@ from custody.db.queries import query
 from kek_backends.keyring import Keyring
 
 
-async def kek_ids_in_use(engine: AsyncEngine) -> tuple[str, ...]:
-    """Return the kek_ids that rows with a wrap, and the wraps of data keys, carry.
+async def kek_ids_in_use(engine: AsyncEngine) -> dict[str, bool]:
+    """Return the kek_ids that wraps carry, each with whether rows do, or data keys alone.
 
     Args:
         engine: connections of a runtime role.
     """
     async with acquire(engine) as connection:
-        return tuple(row[0] for row in await connection.fetch(query("list_keks_in_use")))
+        rows = await connection.fetch(query("list_keks_in_use"))
+    return {row["kek_id"]: row["in_rows"] for row in rows}
 
 
-def unreadable(keyring: Keyring, in_use: Sequence[str]) -> tuple[str, ...]:
-    """Say what can't be unwrapped with what is configured, in one line each.
+def unreadable(keyring: Keyring, kek_ids: Iterable[str]) -> tuple[str, ...]:
+    """Say which rows can't be unwrapped with what is configured, in one line each.
+
+    Of data keys that can't be opened their ring says so: one wrap of several may do.
 
     Args:
-        keyring: the configured KEKs.
-        in_use: the kek_ids that rows and data keys carry.
+        keyring: what users' keys are wrapped under.
+        kek_ids: that rows carry.
     """
     problems = []
-    for kek_id in in_use:
+    for kek_id in kek_ids:
         backend = keyring.find(kek_id)
         if backend is None:
             problems.append(

@@ -62,7 +62,8 @@ async def examine_registry(
     """
     await tell_what_is_known(engine, keyring, sealer, legacy=legacy)
     in_use = await kek_ids_in_use(engine)
-    findings = [Finding(Verdict.FINDING, problem, "kek") for problem in unreadable(keyring, in_use)]
+    in_rows = [kek_id for kek_id, by_rows in in_use.items() if by_rows]
+    findings = [Finding(Verdict.FINDING, one, "kek") for one in unreadable(keyring, in_rows)]
     active = keyring.active
     record = active.kek_id and await read_record(engine, active.kek_id)
     if active.kek_id and record and record["state"] == RETIRED:

@@ -19,9 +19,10 @@ class Instance:
         id: of this life of it.
         host: where it runs.
         process: its process id.
-        writes_uri: URI of its active KEK.
-        writes_kek_id: what its new wraps carry; None while its KMS has not answered.
-        reads: URIs and kek_ids of all its KEKs.
+        writes_uri: URI of its active KEK, with the mode.
+        writes_kek_id: what new wraps of users' keys carry; None while its KMS has not answered.
+        active_kek_id: what new wraps of data keys carry; None likewise.
+        reads: URIs and kek_ids of all its KEKs, and the ids of its data keys.
     """
 
     id: str
@@ -29,6 +30,7 @@ class Instance:
     process: int
     writes_uri: str
     writes_kek_id: str | None
+    active_kek_id: str | None
     reads: tuple[str, ...]
 
     def can_read(self, uri: str, kek_id: str) -> bool:
@@ -51,6 +53,7 @@ async def record(engine: AsyncEngine, instance: Instance) -> None:
             instance.process,
             instance.writes_uri,
             instance.writes_kek_id,
+            instance.active_kek_id,
             list(instance.reads),
         )
 
@@ -81,6 +84,7 @@ async def live(engine: AsyncEngine) -> Sequence[Instance]:
             process=row["process"],
             writes_uri=row["writes_uri"],
             writes_kek_id=row["writes_kek_id"],
+            active_kek_id=row["active_kek_id"],
             reads=tuple(row["reads"]),
         )
         for row in rows

@@ -159,6 +159,7 @@ class Keks:
                 process=os.getpid(),
                 writes_uri=active.uri.text,
                 writes_kek_id=active.kek_id,
+                active_kek_id=active.kek_id,
                 reads=(
                     *(backend.uri.text for backend in self.keyring),
                     *(kek_id for kek_id in kek_ids if kek_id is not None),

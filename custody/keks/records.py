@@ -95,6 +95,7 @@ class Retirement(StrEnum):
     IN_USE = "in-use"
     DATA_KEYS = "data-keys"
     WRITTEN = "written"
+    DATA_KEY = "data-key"
     UNKNOWN = "unknown"
 
 

@@ -4,7 +4,7 @@ What a kek_id stands for is kept in the database. Before this process stores a w
 it has compared the KEK with the registry, and recorded it there.
 """
 
-from collections.abc import AsyncIterator, Iterator, Sequence
+from collections.abc import AsyncIterator, Iterable, Iterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 
@@ -114,7 +114,8 @@ class KekRegistry:
                 compared.append(await self._compare(backend, kek_id))
         self._compared = tuple(one for one in compared if one)
         refused = list(dict.fromkeys(refused))
-        self._report((*refused, *unreadable(self._keyring, in_use)))
+        in_rows = [kek_id for kek_id, by_rows in in_use.items() if by_rows]
+        self._report((*refused, *unreadable(self._keyring, in_rows)))
         if refused:
             raise Misconfigured("; ".join(refused))
 
@@ -154,7 +155,7 @@ class KekRegistry:
                 f"KEK {backend.uri.text}: {kek_id} can't be recorded while no data key is open"
             )
 
-    def _held(self, in_use: Sequence[str]) -> Iterator[tuple[KekBackend, str]]:
+    def _held(self, in_use: Iterable[str]) -> Iterator[tuple[KekBackend, str]]:
         for backend in self._keyring:
             if backend.kek_id is None:
                 continue

@@ -30,7 +30,7 @@ url AS (  -- where the role comes from
 ),
 shared (name) AS (  -- functions of both duties
     VALUES ('custody_add_data_key'), ('custody_count_unsealed'), ('custody_doubt_kek'),
-           ('custody_keks_in_use'), ('custody_register_kek'), ('custody_sample_rows')
+           ('custody_find_keks_in_use'), ('custody_register_kek'), ('custody_sample_rows')
 ),
 plain AS (  -- checked in detail only if it is not the wrong role altogether
     SELECT me.* FROM me WHERE NOT EXISTS (SELECT 1 FROM mine WHERE rolsuper) AND NOT EXISTS (SELECT 1 FROM owned)

@@ -167,7 +167,8 @@ async def test_a_kek_that_wraps_a_data_key_is_not_retired(database: Database) ->
     key = await add(database, "old")
     assert await retire(database, "old") == "data-keys"
     async with database.connect("custody_app") as app:
-        assert [row[0] for row in await app.fetch(query("list_keks_in_use"))] == ["old"]
+        rows = await app.fetch(query("list_keks_in_use"))
+        assert [tuple(row) for row in rows] == [("old", False)]
     await add_sealed_row(database, "alice", "s", "old")
     assert await retire(database, "old") == "in-use"
     await database.execute("DELETE FROM auth.encryption_vaults")
@@ -397,3 +398,56 @@ async def test_every_data_key_is_listed_with_its_wraps(database: Database) -> No
     async with engine_of(database.url("custody_rewrap")) as engine:
         listed = {key.id: key.kek_ids for key in await list_data_keys(engine)}
     assert listed == {first: ("env-v1", "k2"), second: ()}
+
+
+# ── data keys that wrap ───────────────────────────────────────────────────────
+
+
+async def test_no_row_is_written_under_a_data_key_that_is_not_on_record(database: Database) -> None:
+    gone, there, lost = new_id(), await add(database), new_id()
+    await database.execute(
+        "INSERT INTO auth.encryption_data_keys (id, seal, lost_at) VALUES ($1, 's', now())", lost
+    )
+    for key_id in (gone, lost):
+        with pytest.raises(asyncpg.PostgresError, match="is not on record") as refused:
+            await add_sealed_row(database, f"user of {key_id}", "s", key_id)
+        assert refused.value.sqlstate == "KEK02"
+    await add_sealed_row(database, "alice", "s", there)
+
+
+async def test_a_data_key_that_wraps_is_neither_forgotten_nor_retired(database: Database) -> None:
+    key = await add(database)
+    await add_sealed_row(database, "alice", "s", key)
+    assert await ask(database, "custody_owner", FORGET, key) == "in-use"
+    assert await retire(database, key) == "data-key"
+    await database.execute("DELETE FROM auth.encryption_vaults")
+    assert await retire(database, key) == "data-key"
+    assert await ask(database, "custody_owner", FORGET, key) == "forgotten"
+    assert await ids(database) == []
+
+
+async def test_who_forgets_a_data_key_waits_for_who_writes_under_it(database: Database) -> None:
+    key = await add(database)
+    async with database.connect("custody_owner") as owner:
+        async with database.connect() as writer, writer.transaction():
+            await writer.execute("INSERT INTO auth.users (id) VALUES ('alice')")
+            await writer.execute(
+                "INSERT INTO auth.encryption_vaults (user_id, wrapped_mk, wrap_iv, format_version,"
+                " kek_id, key_check, seal) VALUES ('alice', 'w', 'iv', 3, $1, 'check', 's')",
+                key,
+            )
+            with pytest.raises(asyncpg.LockNotAvailableError):
+                await owner.fetchval(FORGET, key)
+        assert await owner.fetchval(FORGET, key) == "in-use"
+
+
+async def test_a_kek_that_a_daemon_wraps_data_keys_under_is_not_retired(database: Database) -> None:
+    await register(database, "old")
+    await database.execute(
+        "INSERT INTO auth.custody_instances (id, host, process, writes_uri, writes_kek_id,"
+        " active_kek_id, reads) VALUES ('i1', 'far', 7, 'u', $1, 'old', '{}')",
+        new_id(),
+    )
+    assert await retire(database, "old") == "written"
+    await database.execute("DELETE FROM auth.custody_instances")
+    assert await retire(database, "old") == "retired"

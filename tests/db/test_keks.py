@@ -27,7 +27,7 @@ from tests.db.psql import psql
 from tests.servers import Database
 
 DENIED = "permission denied"
-IN_USE = "SELECT * FROM auth.custody_keks_in_use()"
+IN_USE = "SELECT * FROM auth.custody_find_keks_in_use()"
 
 
 # ── registration ──────────────────────────────────────────────────────────────
@@ -123,10 +123,10 @@ async def test_wraps_are_shown_until_the_record_is_sealed(database: Database) ->
 
 ALLOWED = [
     ("custody_app", "SELECT state FROM auth.custody_register_kek('k', 'e', 'e:k', 'f', 's', true)"),
-    ("custody_app", "SELECT count(*) FROM auth.custody_keks_in_use()"),
+    ("custody_app", "SELECT count(*) FROM auth.custody_find_keks_in_use()"),
     ("custody_app", "SELECT count(*) FROM auth.encryption_keks"),
     ("custody_rewrap", "SELECT auth.custody_retire_kek('k')"),
-    ("custody_rewrap", "SELECT count(*) FROM auth.custody_keks_in_use()"),
+    ("custody_rewrap", "SELECT count(*) FROM auth.custody_find_keks_in_use()"),
     ("custody_rewrap", "SELECT count(*) FROM auth.encryption_keks"),
 ]
 REFUSED = [
@@ -258,11 +258,11 @@ async def test_keks_in_use_leave_nothing_open(database: Database, role: str) -> 
     await add_row(database, "alice", "k1")
     count = "SELECT count(*) FROM auth.encryption_vaults"
     asked = psql(database, role, f"BEGIN; {IN_USE}; {count}")
-    assert asked.split() == ["k1", "0"]
+    assert asked.split() == ["k1|t", "0"]
     failed = psql(
         database, role, f"BEGIN; SAVEPOINT s; {IN_USE}; ROLLBACK TO s; {count}; COMMIT; {count}"
     )
-    assert failed.split() == ["k1", "0", "0"]
+    assert failed.split() == ["k1|t", "0", "0"]
 
 
 async def test_a_runtime_role_opens_nothing_by_the_owners_settings(database: Database) -> None:
@@ -285,7 +285,7 @@ async def test_keks_in_use_probe_the_index_once_a_kek(database: Database) -> Non
         "ANALYZE auth.encryption_vaults"
     )
     source = await database.value(
-        "SELECT prosrc FROM pg_proc WHERE proname = 'custody_keks_in_use'"
+        "SELECT prosrc FROM pg_proc WHERE proname = 'custody_find_keks_in_use'"
     )
     statement = source.partition("RETURN QUERY")[2].partition(";")[0]
     async with database.connect("custody_owner") as owner, owner.transaction():

@@ -396,7 +396,7 @@ FUNCTIONS = (
     "custody_refuse_retired_data_key_wrap",
     "custody_seal_rows",
     "custody_keep_kek",
-    "custody_keks_in_use",
+    "custody_find_keks_in_use",
     "custody_find_vaults",
     "custody_record_events",
     "custody_refuse_retired_kek",
@@ -416,7 +416,7 @@ for _name in FUNCTIONS:
         f"the function auth.{_name} is missing or was changed; {MIGRATE}",
     )
 for _name, _change in (
-    ("custody_keks_in_use", "SECURITY INVOKER"),
+    ("custody_find_keks_in_use", "SECURITY INVOKER"),
     ("custody_seal_rows", "SECURITY INVOKER"),
     ("custody_forget_kek", "SECURITY DEFINER"),
     ("custody_add_data_key", "RESET lock_timeout"),
@@ -437,7 +437,7 @@ for _name, _change in (
         "schema",
         f"the function auth.{_name} is missing or was changed; {MIGRATE}",
     )
-for _name in ("custody_register_kek", "custody_keks_in_use"):
+for _name in ("custody_register_kek", "custody_find_keks_in_use"):
     CURABLE[f"no right to run {_name}"] = (
         f"REVOKE EXECUTE ON FUNCTION auth.{_name} FROM custody_app",
         "roles",
@@ -762,7 +762,7 @@ REWRAP: dict[str, tuple[str, str]] = {
     )
     for name in (
         "custody_count_unsealed",
-        "custody_keks_in_use",
+        "custody_find_keks_in_use",
         "custody_put_data_key_wrap",
         "custody_retire_kek",
         "custody_seal_rows",
@@ -839,7 +839,7 @@ async def test_problem_of_the_rewrap_role_and_its_cure(
 
 
 # Files that put back what a later one has replaced.
-OLDER = ("0002", "0003", "0005", "0006", "0007", "0008")
+OLDER = ("0002", "0003", "0005", "0006", "0007", "0008", "0011")
 
 
 async def test_one_file_run_again_alone_is_named_with_its_cure(database: Database) -> None:

@@ -46,6 +46,7 @@ FAR = Instance(
     process=7,
     writes_uri=NEW,
     writes_kek_id="env-v2",
+    active_kek_id="env-v2",
     reads=(NEW, "env-v2", OLD, "env-v1"),
 )
 NEW_STAMP, OLD_STAMP = ("env-v2", 3), ("env-v1", 3)

@@ -75,7 +75,12 @@ async def opens(database: Database, kek: CountingKek) -> bool:
 
 async def live(database: Database, **changes: Any) -> None:
     """Let a daemon say what it reads and writes."""
-    said = {"writes_uri": NEW, "writes_kek_id": "env-v2", "reads": (NEW, "env-v2", OLD, "env-v1")}
+    said = {
+        "writes_uri": NEW,
+        "writes_kek_id": "env-v2",
+        "active_kek_id": "env-v2",
+        "reads": (NEW, "env-v2", OLD, "env-v1"),
+    }
     async with engine_of(database.url("custody_app")) as engine:
         await instances.record(engine, Instance(id="i1", host="far", process=7, **said | changes))
 

@@ -51,6 +51,8 @@ _MESSAGES = {
     Retirement.DATA_KEYS: "data keys are still wrapped under {0}: custody rewrap run",
     Retirement.WRITTEN: "a live daemon still wraps under {0}; set CUSTODY_KEK there to another KEK "
     "and restart it",
+    Retirement.DATA_KEY: "{0} is a data key, which is never retired; new rows and all others are "
+    "brought to another one by: custody rewrap run --deep",
     Retirement.UNKNOWN: "{0} is unknown: no KEK is recorded by this id, and no row names it; "
     "see: custody kek list",
 }
