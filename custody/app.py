@@ -19,6 +19,7 @@ from custody.auth.jwk import NO_KEY, JwksError
 from custody.auth.jwks import JwksCache
 from custody.auth.sources import Source, file_source
 from custody.auth.tokens import TokenVerifier
+from custody.datakeys.envelope import UserKeyring
 from custody.datakeys.ring import Ring
 from custody.datakeys.sealer import Sealer
 from custody.db.engine import RESERVED_CONNECTIONS, open_engine
@@ -163,14 +164,15 @@ async def running(
     async with AsyncExitStack() as stack:
         # What is opened last is closed first.
         enter = stack.enter_async_context
-        keyring = await enter(loaded_keks(settings, environ))
+        configured = await enter(loaded_keks(settings, environ))
         session = await enter(aiohttp.ClientSession())
         source = partial(_jwks_source, session)
         jwks = await enter(_open_jwks(settings, source))
         engine = await enter(open_engine(dsn))
         reserve = await enter(open_engine(dsn, pool_size=RESERVED_CONNECTIONS))
         fresh = await enter(open_engine(dsn, pool_size=1))
-        ring = Ring(engine, keyring, settings.data_key_ttl, settings.data_key_max_age)
+        ring = Ring(engine, configured, settings.data_key_ttl, settings.data_key_max_age)
+        keyring = UserKeyring(configured, ring)
         legacy = settings.accepts_legacy_rows
         keks = Keks(keyring, engine, event_id(), Sealer(ring), legacy=legacy)
         await keks.prove()
@@ -308,4 +310,4 @@ def _jwks_source(session: aiohttp.ClientSession, settings: Settings) -> Source:
 def _status(
     address: str, keks: Keks, health: Health, rewrap: BackgroundRewrap | None, reload: Reload
 ) -> str:
-    return describe(address, keks.keyring.active, health, rewrap, reload.problem)
+    return describe(address, keks.keyring, health, rewrap, reload.problem)

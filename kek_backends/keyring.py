@@ -28,7 +28,7 @@ class Keyring:
         seen: dict[str, KekBackend] = {}
         for backend in self._backends:
             # A KMS gives its kek_ids only when asked, and no two of its keys the same one.
-            other = seen.setdefault(backend.kek_id or backend.uri.text, backend)
+            other = seen.setdefault(backend.kek_id or backend.uri.key_text, backend)
             if other is not backend:
                 raise Misconfigured(
                     f"KEK {backend.uri.text} and KEK {other.uri.text} share the kek_id "
@@ -39,6 +39,16 @@ class Keyring:
 
     def __iter__(self) -> Iterator[KekBackend]:
         return iter(self._backends)
+
+    @property
+    def keks(self) -> "Keyring":
+        """Those that are KEKs: all of them, unless there is something else that wraps."""
+        return self
+
+    @property
+    def kek_ids(self) -> tuple[str, ...]:
+        """What the wraps carry that can be unwrapped, as far as that is known now."""
+        return tuple(backend.kek_id for backend in self if backend.kek_id is not None)
 
     @property
     def active(self) -> KekBackend:
@@ -66,7 +76,7 @@ class Keyring:
     def find(self, kek_id: str) -> KekBackend | None:
         """Return the KEK whose wraps carry this kek_id, or None where none is configured."""
         moved_on = None
-        for backend in self._backends:
+        for backend in self:
             if backend.holds(kek_id):
                 # An alias holds what it pointed at before; the key named outright comes first.
                 if backend.kek_id == kek_id:
@@ -117,7 +127,7 @@ class Keyring:
 
     async def close(self) -> None:
         """Close all of them."""
-        for backend in self._backends:
+        for backend in self:
             with contextlib.suppress(KekError):
                 await backend.close()
 
@@ -133,7 +143,7 @@ class Keyring:
                 if count % _YIELD_EVERY == 0:
                     await asyncio.sleep(0)  # nothing else waits for a KEK in this process
 
-        at_once = max(backend.concurrency for backend in self._backends)
+        at_once = max(backend.concurrency for backend in self)
         await asyncio.gather(*(carry() for _ in range(min(at_once, len(which)))))
 
     async def _carry_over(self, item: OwnedWrap) -> Rewrapped:

@@ -60,25 +60,51 @@ class LocalKek(KekBackend):
         return hmac.new(self._key, _FINGERPRINT_LABEL, hashlib.sha256).hexdigest()
 
     async def _wrap(self, binding: Binding, key: bytes) -> Wrap:
-        nonce = aead.xaes_nonce()
-        ciphertext = self._xaes.encrypt(nonce, key, binding.encode(self._kek_id))
-        return Wrap(
-            wrapped_mk=base64.b64encode(ciphertext).decode(),
-            wrap_iv=base64.b64encode(nonce).decode(),
-            format_version=FORMAT_CURRENT,
-            kek_id=self._kek_id,
-        )
+        return wrap_under(self._xaes, self._kek_id, binding, key)
 
     async def _unwrap(self, binding: Binding, wrap: Wrap) -> bytes:
-        ciphertext, nonce = _decode(wrap.wrapped_mk), _decode(wrap.wrap_iv)
         if wrap.format_version == FORMAT_CURRENT:
-            return self._xaes.decrypt(nonce, ciphertext, binding.encode(wrap.kek_id))
+            return unwrap_under(self._xaes, binding, wrap)
         if wrap.format_version == FORMAT_USER:
             aad = aead.associated_data(binding.subject, wrap.kek_id)
-            return self._xaes.decrypt(nonce, ciphertext, aad)
+            return self._xaes.decrypt(_decode(wrap.wrap_iv), _decode(wrap.wrapped_mk), aad)
         if wrap.format_version == FORMAT_UNBOUND:
-            return aead.gcm_decrypt(self._key, nonce, ciphertext)
+            return aead.gcm_decrypt(self._key, _decode(wrap.wrap_iv), _decode(wrap.wrapped_mk))
         raise Tampered(f"{self._uri.text}: no such wrap format: {wrap.format_version}")
+
+
+def wrap_under(xaes: aead.XaesKey, kek_id: str, binding: Binding, key: bytes) -> Wrap:
+    """Return a wrap of format 3 that is made in this process.
+
+    Args:
+        xaes: the key that wraps.
+        kek_id: the stamp; the wrap is bound to it as well.
+        binding: for this alone will it open.
+        key: 32 bytes.
+    """
+    nonce = aead.xaes_nonce()
+    ciphertext = xaes.encrypt(nonce, key, binding.encode(kek_id))
+    return Wrap(
+        wrapped_mk=base64.b64encode(ciphertext).decode(),
+        wrap_iv=base64.b64encode(nonce).decode(),
+        format_version=FORMAT_CURRENT,
+        kek_id=kek_id,
+    )
+
+
+def unwrap_under(xaes: aead.XaesKey, binding: Binding, wrap: Wrap) -> bytes:
+    """Open what :func:`wrap_under` made.
+
+    Args:
+        xaes: the key that wrapped.
+        binding: as it was wrapped.
+        wrap: the columns, of format 3.
+
+    Raises:
+        Tampered: they do not belong together.
+    """
+    aad = binding.encode(wrap.kek_id)
+    return xaes.decrypt(_decode(wrap.wrap_iv), _decode(wrap.wrapped_mk), aad)
 
 
 def _decode(text: str) -> bytes:

@@ -1,14 +1,24 @@
 """The URI that names a KEK: ``scheme:path?parameters``."""
 
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from enum import StrEnum
 from typing import Self
-from urllib.parse import parse_qsl
+from urllib.parse import parse_qsl, urlencode
 
 from kek_backends.errors import Misconfigured
 
 _SCHEME = re.compile(r"[a-z][a-z0-9-]*")
 _KEK_ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9._:/-]{0,254}")
+# What the ids of data keys begin with, and of no KEK.
+DATA_KEY_PREFIX = "dk-"
+
+
+class Mode(StrEnum):
+    """What a KEK that is active wraps: users' keys themselves, or data keys that wrap them."""
+
+    DIRECT = "direct"
+    ENVELOPE = "envelope"
 
 
 @dataclass(frozen=True, slots=True)
@@ -20,19 +30,37 @@ class KekUri:
         scheme: which backend, for example ``env``.
         path: what the backend calls its key, for example a variable's name.
         kek_id: the value of ``?id=``, or None for the backend's own default.
+        mode: the value of ``?mode=``. It says nothing of the KEK, only of its use while it is the
+            active one.
     """
 
     text: str
     scheme: str
     path: str
     kek_id: str | None = None
+    mode: Mode = Mode.DIRECT
+
+    @property
+    def key_text(self) -> str:
+        """The URI of the key alone, without a mode: the same for all who use it."""
+        if self.mode is Mode.DIRECT and "mode=" not in self.text:
+            return self.text
+        query = urlencode({"id": self.kek_id}, safe="/:") if self.kek_id else ""
+        return f"{self.scheme}:{self.path}" + (f"?{query}" if query else "")
+
+    def in_mode(self, mode: Mode) -> Self:
+        """Return the URI of the same key in another mode."""
+        text = self.key_text
+        if mode is not Mode.DIRECT:
+            text += f"{'&' if '?' in text else '?'}mode={mode}"
+        return replace(self, text=text, mode=mode)
 
     @classmethod
     def parse(cls, text: str) -> Self:
         """Parse a URI.
 
         Raises:
-            Misconfigured: it has no scheme or path, an unknown parameter, or a bad ``id``.
+            Misconfigured: it has no scheme or path, an unknown parameter, or a bad value of one.
         """
         if any(_is_key(part) for part in re.split("[:?=]", text, maxsplit=2)):
             # Not even quoted: the line goes to logs.
@@ -46,16 +74,24 @@ class KekUri:
             raise Misconfigured(
                 f"KEK {text!r} is not a KEK URI: write scheme:name, for example env:MANA_AUTH_KEK"
             )
-        kek_id = None
+        parameters: dict[str, str] = {}
         for name, value in parse_qsl(query, keep_blank_values=True):
-            if name != "id" or kek_id is not None:
-                raise Misconfigured(f"KEK {text!r}: only one parameter is known, ?id=KEK_ID")
-            kek_id = value
+            if name not in {"id", "mode"} or name in parameters:
+                raise Misconfigured(
+                    f"KEK {text!r}: two parameters are known, each once: ?id=KEK_ID&mode=envelope"
+                )
+            parameters[name] = value
+        kek_id, mode = parameters.get("id"), parameters.get("mode", Mode.DIRECT)
         if kek_id is not None and not _KEK_ID.fullmatch(kek_id):
             raise Misconfigured(
                 f"KEK {text!r}: an id has 1 to 255 letters, digits and any of . _ : / -"
             )
-        return cls(text=text, scheme=scheme, path=path, kek_id=kek_id)
+        if kek_id is not None and kek_id.startswith(DATA_KEY_PREFIX):
+            # Rows under it would pass for those under a data key.
+            raise Misconfigured(f"KEK {text!r}: an id may not begin with {DATA_KEY_PREFIX}")
+        if mode not in set(Mode):
+            raise Misconfigured(f"KEK {text!r}: mode is {' or '.join(Mode)}")
+        return cls(text=text, scheme=scheme, path=path, kek_id=kek_id, mode=Mode(mode))
 
 
 def _is_key(text: str) -> bool:

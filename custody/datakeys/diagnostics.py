@@ -2,6 +2,7 @@
 
 from sqlalchemy.ext.asyncio import AsyncEngine
 
+from custody.datakeys.data_key import prefix_of
 from custody.datakeys.records import Record, does_not_open, read_records
 from custody.datakeys.ring import Ring
 from kek_backends.findings import Finding, Verdict
@@ -32,7 +33,7 @@ async def examine_data_keys(engine: AsyncEngine, keyring: Keyring, ring: Ring) -
 
 
 def _finding(record: Record, keyring: Keyring, ring: Ring) -> Finding:
-    if ring.find(f"1.{record.id}.") is not None:
+    if ring.find(prefix_of(record.id)) is not None:
         return Finding(Verdict.OK, f"the data key {record.id} opens", _PART)
     reason = ring.reason(record.id)
     if reason is None:

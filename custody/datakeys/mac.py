@@ -9,20 +9,29 @@ from cryptography.hazmat.primitives.kdf.hkdf import HKDF
 KEY_SIZE = 32
 
 
+def derive(data_key: bytes, use: str) -> bytes:
+    """Return a key of 32 bytes for one use alone: HKDF-SHA-256 (RFC 5869, no salt).
+
+    Args:
+        data_key: 32 bytes.
+        use: the label of the use, which no other use has.
+    """
+    return HKDF(SHA256(), KEY_SIZE, salt=None, info=use.encode()).derive(data_key)
+
+
 class Mac:
     """HMAC-SHA-256 under a key that is derived from a data key for one use alone.
 
     Args:
         data_key: 32 bytes.
-        use: the label of the use, for HKDF-SHA-256 (RFC 5869, no salt).
+        use: the label of the use; see :func:`derive`.
         beginning: what every message begins with.
     """
 
     __slots__ = ("_begun",)
 
     def __init__(self, data_key: bytes, use: str, beginning: bytes = b"") -> None:
-        key = HKDF(SHA256(), KEY_SIZE, salt=None, info=use.encode()).derive(data_key)
-        self._begun = HMAC(key, SHA256())
+        self._begun = HMAC(derive(data_key, use), SHA256())
         self._begun.update(beginning)
 
     def of(self, message: bytes) -> str:

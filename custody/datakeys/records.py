@@ -9,7 +9,7 @@ from typing import Any
 
 from sqlalchemy.ext.asyncio import AsyncEngine
 
-from custody.datakeys.data_key import DataKey, id_of
+from custody.datakeys.data_key import DataKey, is_id
 from custody.datakeys.errors import DataKeyUnavailable, NoSuchDataKey
 from custody.db.queries import query
 from custody.db.scope import transaction
@@ -108,7 +108,7 @@ async def open_record(keyring: Keyring, record: Record) -> Opened:
         NoSuchDataKey: all its wraps were tried, and none holds a data key of this id.
         DataKeyUnavailable: a KEK that may open it can't be used now, or is not configured.
     """
-    if id_of(f"1.{record.id}.") is None:
+    if not is_id(record.id):
         raise NoSuchDataKey("the id of a record is none of a data key")
     reasons = [
         f"list the KEK of {wrap.kek_id} in CUSTODY_OLD_KEKS, or, if the record is not yours, "

@@ -27,9 +27,9 @@ _RETRY_SECONDS = 2.0
 # Rows may name data keys that nobody has: the database is not asked for each of them.
 _AGAIN_SECONDS = 5.0
 
-_RESTORE = "restore auth.encryption_data_keys and auth.encryption_data_key_wraps from a backup"
-_GONE = f"its record is gone: {_RESTORE}"
-_ANOTHER = f"its record holds another key now: {_RESTORE}"
+RESTORE = "restore auth.encryption_data_keys and auth.encryption_data_key_wraps from a backup"
+_GONE = f"its record is gone: {RESTORE}"
+_ANOTHER = f"its record holds another key now: {RESTORE}"
 _LOST = "its record is marked as lost"
 
 log = structlog.get_logger()
@@ -45,6 +45,7 @@ class _Held:
         opened_at: when that was last.
         due_at: when it is to be opened again.
         failure: why that failed; None: it did not.
+        is_half_gone: it was said that half of its time is over.
     """
 
     opened: Opened
@@ -52,6 +53,7 @@ class _Held:
     opened_at: float
     due_at: float
     failure: str | None = None
+    is_half_gone: bool = False
 
 
 class Ring:
@@ -113,6 +115,16 @@ class Ring:
     def newest(self) -> DataKey | None:
         """The data key that new seals are made with, or None where none is open."""
         return self._held[max(self._held)].opened.key if self._held else None
+
+    @property
+    def open_ids(self) -> tuple[str, ...]:
+        """The ids of the data keys that are open, the oldest first."""
+        return tuple(sorted(self._held))
+
+    @property
+    def is_all_open(self) -> bool:
+        """Whether none is left that a KEK would have to open."""
+        return bool(self._held) and not self._unopened.unavailable
 
     async def get(self, prefix: str) -> DataKey:
         """Return the data key that a seal names; wait for it where it is just being opened.
@@ -192,7 +204,14 @@ class Ring:
         """
         now = self._clock()
         for key_id, held in list(self._held.items()):
-            if now - held.opened_at > self._max_age:
+            age = now - held.opened_at
+            if held.failure is not None and age > self._max_age / 2 and not held.is_half_gone:
+                held.is_half_gone = True
+                left = round(self._max_age - age)
+                log.error(
+                    "data_key_half_gone", data_key=key_id, seconds_left=left, reason=held.failure
+                )
+            if age > self._max_age:
                 reason = held.failure or "it was not opened again in time"
                 del self._held[key_id], self._open[held.opened.key.prefix]
                 self._unopened.unavailable[key_id] = f"the data key {key_id}: {reason}"

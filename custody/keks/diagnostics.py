@@ -53,23 +53,23 @@ async def examine_registry(
 
     Args:
         engine: connections of a runtime role.
-        keyring: the configured KEKs.
+        keyring: all that users' keys are wrapped under.
         sealer: judges the records.
         legacy: whether those that are not sealed count as known.
 
     Raises:
         DatabaseError: the database can't be asked now.
     """
-    await tell_what_is_known(engine, keyring, sealer, legacy=legacy)
+    await tell_what_is_known(engine, keyring.keks, sealer, legacy=legacy)
     in_use = await kek_ids_in_use(engine)
     in_rows = [kek_id for kek_id, by_rows in in_use.items() if by_rows]
     findings = [Finding(Verdict.FINDING, one, "kek") for one in unreadable(keyring, in_rows)]
-    active = keyring.active
+    active = keyring.keks.active
     record = active.kek_id and await read_record(engine, active.kek_id)
     if active.kek_id and record and record["state"] == RETIRED:
         message = retired(active, active.kek_id, record, sealer)
         findings.append(Finding(Verdict.FINDING, message, _part(active)))
-    for backend in keyring:
+    for backend in keyring.keks:
         if backend.kek_id is not None:
             used = {used for used in in_use if backend.holds(used)}
             for kek_id in sorted({backend.kek_id} | used):

@@ -37,6 +37,19 @@ class Instance:
         """Say whether it can unwrap what this KEK wraps."""
         return uri in self.reads or kek_id in self.reads
 
+    def writes(self, uri: str, kek_id: str | None, active_kek_id: str) -> bool:
+        """Say whether it wraps as this process does: users' keys, and data keys.
+
+        Args:
+            uri: of the active KEK, with the mode.
+            kek_id: that new wraps of users' keys carry.
+            active_kek_id: that new wraps of data keys carry.
+        """
+        if self.writes_uri == uri:
+            return True
+        # A daemon of before says nothing of data keys; then it wraps them under what rows carry.
+        return self.writes_kek_id == kek_id and self.active_kek_id in {active_kek_id, None}
+
 
 async def record(engine: AsyncEngine, instance: Instance) -> None:
     """Say that an instance lives, and what it reads and writes.

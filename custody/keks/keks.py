@@ -21,6 +21,7 @@ from kek_backends.base import KekBackend
 from kek_backends.errors import Misconfigured
 from kek_backends.keyring import Keyring
 from kek_backends.loader import load, load_keyring
+from kek_backends.uri import KekUri
 
 # As long as a user's call may take: those that began before a change still have their KEK.
 LAST_CALLS_SECONDS = 5.0
@@ -70,7 +71,8 @@ class Keks:
     """The KEKs of a daemon, with what the database knows of them.
 
     Args:
-        keyring: all of them; stays the same object while its old KEKs are swapped.
+        keyring: all that users' keys are wrapped under; stays the same object while its old KEKs
+            are swapped.
         engine: connections of the role custody_app.
         instance_id: of this life of the daemon.
         sealer: makes and judges the seals of their records.
@@ -91,7 +93,7 @@ class Keks:
         self._sealer = sealer
         self._legacy = legacy
         self._registry = self._registry_of(keyring)
-        self._watch = KekWatch(keyring)
+        self._watch = KekWatch(keyring.keks)
         self._id = instance_id
         self._closing: set[asyncio.Task[None]] = set()
         self._ending = asyncio.Event()
@@ -99,8 +101,14 @@ class Keks:
     @property
     def problems(self) -> tuple[str, ...]:
         """What is wrong now, in one line each, as far as the last calls say; asks nobody."""
-        own = (backend.problem for backend in self.keyring)
+        own = (one.problem for one in self.keyring.keks if self._is_asked(one))
         return (*(problem for problem in own if problem), *self._registry.problems)
+
+    @property
+    def degraded(self) -> tuple[str, ...]:
+        """What is wrong with KEKs that no user's key is asked of: data keys are kept meanwhile."""
+        own = (one.problem for one in self.keyring.keks if not self._is_asked(one))
+        return tuple(problem for problem in own if problem)
 
     @property
     def has_wrong_rows(self) -> bool:
@@ -109,7 +117,7 @@ class Keks:
 
     async def prove(self) -> None:
         """Ask every KMS for its key, and prove that the active KEK binds; as :func:`probe_keks`."""
-        await probe_keks(self.keyring)
+        await probe_keks(self.keyring.keks)
 
     async def compare(self) -> None:
         """Compare every KEK with the registry; see :meth:`KekRegistry.compare`."""
@@ -149,8 +157,7 @@ class Keks:
         Raises:
             DatabaseError: the database can't be asked now.
         """
-        active = self.keyring.active
-        kek_ids = (backend.kek_id for backend in self.keyring)
+        active, keks = self.keyring.active, self.keyring.keks
         await instances.record(
             self._engine,
             Instance(
@@ -159,11 +166,8 @@ class Keks:
                 process=os.getpid(),
                 writes_uri=active.uri.text,
                 writes_kek_id=active.kek_id,
-                active_kek_id=active.kek_id,
-                reads=(
-                    *(backend.uri.text for backend in self.keyring),
-                    *(kek_id for kek_id in kek_ids if kek_id is not None),
-                ),
+                active_kek_id=keks.active.kek_id,
+                reads=(*(kek.uri.key_text for kek in keks), *self.keyring.kek_ids),
             ),
         )
 
@@ -181,23 +185,28 @@ class Keks:
             ConfigurationError, Misconfigured: a KEK can't be used; nothing has changed.
             DatabaseError: the database can't be asked now.
         """
-        present = {backend.uri.text: backend for backend in self.keyring}
-        wanted = list(settings.old_keks)
-        if twice := sorted({uri for uri in wanted if [settings.kek, *wanted].count(uri) > 1}):
+        active = self.keyring.keks.active
+        present = {kek.uri.key_text: kek for kek in self.keyring.keks}
+        try:
+            wanted = [KekUri.parse(uri).key_text for uri in settings.old_keks]
+            future = KekUri.parse(settings.kek).key_text
+        except Misconfigured as error:
+            raise ConfigurationError(str(error)) from None
+        if twice := sorted({uri for uri in wanted if [future, *wanted].count(uri) > 1}):
             raise ConfigurationError(f"KEK {twice[0]} is listed twice: remove one")
-        if settings.kek in present:
+        if future in present:
             # Active after a restart. Instances that had theirs write under it already.
-            wanted.append(settings.kek)
+            wanted.append(future)
         old: list[KekBackend] = []
         fresh: list[KekBackend] = []
         try:
             for uri in wanted:
-                if uri == self.keyring.active.uri.text:
+                if uri == active.uri.key_text:
                     continue  # until a restart
                 if uri not in present:
                     fresh.append(load(uri, environ=environ, development=settings.development))
                 old.append(present.get(uri) or fresh[-1])
-            keyring = Keyring(self.keyring.active, old)
+            keyring = Keyring(active, old)
             refuse_plain(keyring, settings)
             if fresh:
                 _warn_of_plain(fresh)
@@ -221,6 +230,11 @@ class Keks:
             task = asyncio.create_task(self._close_later(backend))
             self._closing.add(task)
             task.add_done_callback(self._closing.discard)
+
+    def _is_asked(self, kek: KekBackend) -> bool:
+        """Say whether users' keys are wrapped under a KEK, or not only data keys."""
+        keys = self.keyring
+        return keys.active in keys.keks or any(map(kek.holds, self._registry.in_rows))
 
     def _registry_of(self, keyring: Keyring) -> KekRegistry:
         return KekRegistry(self._engine, keyring, self._sealer, legacy=self._legacy)

@@ -14,6 +14,7 @@ from sqlalchemy.ext.asyncio import AsyncEngine
 from custody.db.errors import Busy
 from custody.db.queries import query
 from custody.db.scope import transaction
+from kek_backends.uri import DATA_KEY_PREFIX
 
 UNREGISTERED = "unregistered"
 
@@ -100,7 +101,9 @@ class Retirement(StrEnum):
 
 
 async def list_keks(engine: AsyncEngine) -> tuple[RegisteredKek, ...]:
-    """Return the registered KEKs, the oldest first, and then those that only rows name.
+    """Return the registered KEKs, the oldest first, and then those that only wraps name.
+
+    Data keys have records of their own; see :func:`list_data_keys`.
 
     Args:
         engine: connections of a runtime role.
@@ -126,7 +129,11 @@ async def list_keks(engine: AsyncEngine) -> tuple[RegisteredKek, ...]:
             )
             for row in recorded
         ),
-        *(RegisteredKek(kek_id, UNREGISTERED) for kek_id in in_use if kek_id not in known),
+        *(
+            RegisteredKek(kek_id, UNREGISTERED)
+            for kek_id in in_use
+            if kek_id not in known and not kek_id.startswith(DATA_KEY_PREFIX)
+        ),
     )
 
 

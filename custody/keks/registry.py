@@ -48,7 +48,7 @@ class KekRegistry:
 
     Args:
         engine: connections of a runtime role.
-        keyring: the configured KEKs.
+        keyring: all that users' keys are wrapped under; of them KEKs are registered.
         sealer: makes and judges the seals of records; without one they are believed as they are.
         legacy: whether the kek_ids of records that are not sealed count as known: the door for
             rows that are not sealed is open.
@@ -73,6 +73,8 @@ class KekRegistry:
         self._admitted: dict[str, str] = {}
         self._active: str | None = None
         self._problems: tuple[str, ...] = ()
+        # The kek_ids that rows carried at the last look.
+        self.in_rows: tuple[str, ...] = ()
 
     @property
     def problems(self) -> tuple[str, ...]:
@@ -105,7 +107,9 @@ class KekRegistry:
                 retired.
             DatabaseError: the database can't be asked now.
         """
-        await tell_what_is_known(self._engine, self._keyring, self._sealer, legacy=self._legacy)
+        await tell_what_is_known(
+            self._engine, self._keyring.keks, self._sealer, legacy=self._legacy
+        )
         in_use = await kek_ids_in_use(self._engine)
         refused = [*self._doubles(), *await self._retired()]
         compared = []
@@ -114,8 +118,8 @@ class KekRegistry:
                 compared.append(await self._compare(backend, kek_id))
         self._compared = tuple(one for one in compared if one)
         refused = list(dict.fromkeys(refused))
-        in_rows = [kek_id for kek_id, by_rows in in_use.items() if by_rows]
-        self._report((*refused, *unreadable(self._keyring, in_rows)))
+        self.in_rows = tuple(kek_id for kek_id, by_rows in in_use.items() if by_rows)
+        self._report((*refused, *unreadable(self._keyring, self.in_rows)))
         if refused:
             raise Misconfigured("; ".join(refused))
 
@@ -136,7 +140,9 @@ class KekRegistry:
             self._report(tuple(dict.fromkeys((*refused, *self._problems))))
             raise Misconfigured("; ".join(refused))
         if self._compared:
-            await tell_what_is_known(self._engine, self._keyring, self._sealer, legacy=self._legacy)
+            await tell_what_is_known(
+                self._engine, self._keyring.keks, self._sealer, legacy=self._legacy
+            )
 
     async def admit(self, kek_id: str) -> None:
         """Make sure that a wrap under this kek_id may be stored; cheap where that is known.
@@ -149,6 +155,8 @@ class KekRegistry:
         backend = self._keyring.find(kek_id)
         if backend is None:
             raise Misconfigured(f"no configured KEK holds {kek_id}")
+        if backend not in self._keyring.keks:
+            return  # a data key: the database has its record, or refuses what it wraps
         one = await self._compare(backend, kek_id)
         if one and not await self._record(one) and not one.on_record:
             raise Transient(
@@ -156,7 +164,7 @@ class KekRegistry:
             )
 
     def _held(self, in_use: Iterable[str]) -> Iterator[tuple[KekBackend, str]]:
-        for backend in self._keyring:
+        for backend in self._keyring.keks:
             if backend.kek_id is None:
                 continue
             for kek_id in {backend.kek_id} | {used for used in in_use if backend.holds(used)}:
@@ -184,7 +192,7 @@ class KekRegistry:
             if seal is None:
                 return False
         active = self._is_active(backend, kek_id)
-        parameters = kek_id, scheme, backend.uri.text, one.fingerprint, seal, active
+        parameters = kek_id, scheme, backend.uri.key_text, one.fingerprint, seal, active
         async with transaction(self._engine, _REGISTER_SECONDS) as connection:
             (recorded,) = await connection.fetch(query("register_kek"), *parameters)
         # Another instance may have recorded another one first: then we are wrong.
@@ -197,11 +205,11 @@ class KekRegistry:
         return True
 
     def _is_active(self, backend: KekBackend, kek_id: str) -> bool:
-        return backend is self._keyring.active and kek_id == backend.kek_id
+        return backend is self._keyring.keks.active and kek_id == backend.kek_id
 
     async def _retired(self) -> list[str]:
         """Say whether the active KEK was retired under us: then nothing is wrapped any more."""
-        active = self._keyring.active
+        active = self._keyring.keks.active
         record = active.kek_id and await read_record(self._engine, active.kek_id)
         if not record or active.kek_id is None or record["state"] != RETIRED:
             return []
@@ -211,7 +219,7 @@ class KekRegistry:
     def _doubles(self) -> list[str]:
         """Name two KEKs that have come to share a kek_id, and are not the same key."""
         found = []
-        for backend in self._keyring:
+        for backend in self._keyring.keks:
             kek_id = backend.kek_id
             other = None if kek_id is None else self._keyring.find(kek_id)
             if kek_id is None or other is None or other is backend:

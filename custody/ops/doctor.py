@@ -9,6 +9,7 @@ from custody.auth.jwk import NO_KEY, JwksError, VerificationKey, doubled_kids
 from custody.auth.jwks import document_from, keys_of
 from custody.auth.sources import Source, file_source
 from custody.datakeys.diagnostics import examine_data_keys
+from custody.datakeys.envelope import UserKeyring
 from custody.datakeys.ring import Ring
 from custody.datakeys.sealer import Sealer
 from custody.db.advice import advise
@@ -130,7 +131,9 @@ async def _examine_records(
     ring = Ring(engine, keyring, settings.data_key_ttl, settings.data_key_max_age)
     findings = await examine_data_keys(engine, keyring, ring)
     legacy = settings.accepts_legacy_rows
-    return findings + await examine_registry(engine, keyring, Sealer(ring), legacy=legacy)
+    return findings + await examine_registry(
+        engine, UserKeyring(keyring, ring), Sealer(ring), legacy=legacy
+    )
 
 
 async def _examine_advice(engine: AsyncEngine) -> list[Finding]:

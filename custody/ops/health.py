@@ -58,7 +58,7 @@ class Health:
         self._engine = engine
         self._keks = keks
         self._ring = ring
-        self._data_keys = DataKeyCheck(engine, keks.keyring, ring, keks)
+        self._data_keys = DataKeyCheck(engine, keks.keyring.keks, ring, keks)
         self._door = door
         self._jwks = jwks
         self._asked = False
@@ -98,7 +98,11 @@ class Health:
 
     def degraded(self) -> dict[str, str]:
         """Return what is wrong in parts that are ready all the same."""
-        found = {"data-key": self._ring.degraded, "rows": self._door.remark}
+        found = {
+            "kek": "; ".join(self._keks.degraded) or None,
+            "data-key": self._ring.degraded,
+            "rows": self._door.remark,
+        }
         return {part: what for part, what in found.items() if what is not None}
 
     @property

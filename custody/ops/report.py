@@ -7,7 +7,7 @@ from custody.ops.health import Health
 from custody.ops.heartbeat import Heartbeat
 from custody.ops.notify import Notifier
 from custody.rewrap.background import BackgroundRewrap
-from kek_backends.base import KekBackend
+from kek_backends.keyring import Keyring
 
 _REPORT_SECONDS = 1.0
 # While the boot checks wait for the database, again and again: how long the start may still take.
@@ -83,7 +83,7 @@ class Report:
 
 def describe(
     address: str,
-    active: KekBackend,
+    keyring: Keyring,
     health: Health,
     rewrap: BackgroundRewrap | None,
     reload_problem: str | None,
@@ -92,12 +92,15 @@ def describe(
 
     Args:
         address: where the vault listens.
-        active: the KEK that wraps.
+        keyring: all that users' keys are wrapped under.
         health: what is not ready is named.
         rewrap: the worker, where there is one.
         reload_problem: why the last reload failed, if it did.
     """
-    said = [address, f"KEK {active.kek_id or active.uri.text}"]
+    kek = keyring.keks.active
+    said = [address, f"KEK {kek.kek_id or kek.uri.text}"]
+    if keyring.active is not kek:
+        said.append("envelope mode")
     if rewrap is None:
         said.append("no re-wrap worker")
     elif rewrap.rows_left is not None:

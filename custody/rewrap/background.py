@@ -53,7 +53,7 @@ class BackgroundRewrap:
     Args:
         engine: connections of the role custody_rewrap.
         app: connections of the role custody_app.
-        keyring: all KEKs; the daemon keeps them fresh.
+        keyring: all that users' keys are wrapped under; the daemon keeps it fresh.
         ring: the data keys; the same.
         interval: seconds from one look to the next.
         metrics: show what is done.
@@ -126,15 +126,15 @@ class BackgroundRewrap:
 
     async def _look(self) -> None:
         await self.check_role()
-        active = self._keyring.active.kek_id
-        if active is None:
+        target, kek_id = self._keyring.active.kek_id, self._keyring.keks.active.kek_id
+        if target is None or kek_id is None:
             return  # not known yet; /readyz says so
         await self._show()
-        stale = await runs.count_stale(self._engine, active, everything=False, legacy=self._legacy)
-        moves = DataKeyMove(self._engine, self._keyring, self._ring)
-        data_keys = await moves.stale(active)
+        stale = await runs.count_stale(self._engine, target, everything=False, legacy=self._legacy)
+        moves = DataKeyMove(self._engine, self._keyring.keks, self._ring)
+        data_keys = await moves.stale(kek_id)
         if data_keys or self._can_do(stale):
-            log.info("rewrap_begins", rows=stale.total, data_keys=len(data_keys), target=active)
+            log.info("rewrap_begins", rows=stale.total, data_keys=len(data_keys), target=target)
             run = await self._run()
             log.info("rewrap_ended", run=run.id, state=run.state, done=run.done, failed=run.failed)
 

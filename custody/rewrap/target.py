@@ -17,11 +17,13 @@ class Blocked(Exception):
 
 
 class Target:
-    """The active KEK, as a run needs it.
+    """What new wraps of users' keys are made with, and the active KEK, as a run needs them.
+
+    They are one and the same, unless data keys wrap users' keys.
 
     Args:
         engine: connections of the role custody_rewrap.
-        keyring: all KEKs.
+        keyring: all that users' keys are wrapped under.
         ring: the data keys.
         legacy: whether rows that are not sealed are brought over.
     """
@@ -33,10 +35,21 @@ class Target:
         self._keyring = keyring
         self._ring = ring
         self._registry = KekRegistry(engine, keyring, Sealer(ring), legacy=legacy)
-        self._data_keys = DataKeyCheck(engine, keyring, ring, self._registry)
+        self._data_keys = DataKeyCheck(engine, keyring.keks, ring, self._registry)
+
+    @property
+    def kek_id(self) -> str:
+        """That of the active KEK, which data keys are brought to.
+
+        Raises:
+            Transient: its KMS has not said it yet.
+        """
+        if self._active.kek_id is None:
+            raise Transient(f"{self._active.uri.text}: not reached yet")
+        return self._active.kek_id
 
     async def ready(self) -> str:
-        """Return its kek_id, once a run may begin; and record what is new of the KEKs.
+        """Return the kek_id that rows are brought to, once a run may begin; record what is new.
 
         Every KEK is compared with the registry, not the active one alone: with a wrong old key all
         its rows would seem damaged, and be set aside.
@@ -48,7 +61,7 @@ class Target:
         """
         kek_id = await self._prove()
         # First, for the registry would take the active KEK as everybody's.
-        await self.check_instances(kek_id)
+        await self.check_instances()
         await self._data_keys.run()
         try:
             await self._registry.admit(kek_id)
@@ -57,7 +70,9 @@ class Target:
             if (problem := self._data_keys.problem) is not None:
                 raise Transient(problem) from None
             raise
-        return kek_id
+        target = self._of_rows()
+        await self._check_readers(target)
+        return target
 
     async def see_unchanged(self) -> None:
         """Make sure that every KEK is still the one that its kek_ids stand for.
@@ -66,12 +81,12 @@ class Target:
             Misconfigured: one is not.
             KekError, DatabaseError: it can't be checked now.
         """
-        for backend in self._keyring:
+        for backend in self._keyring.keks:
             await backend.refresh()
         await self._data_keys.run()
 
     async def foresee(self) -> str:
-        """Return its kek_id as :meth:`ready` does, and record nothing.
+        """Return the kek_id that rows would be brought to as :meth:`ready` does; record nothing.
 
         Raises:
             Misconfigured: as for a run.
@@ -80,18 +95,18 @@ class Target:
         kek_id = await self._prove()
         await self._ring.load()
         await self._registry.compare()
-        return kek_id
+        # The first data key is made by a run, or by a daemon.
+        return self._keyring.active.kek_id or kek_id
 
-    async def check_instances(self, kek_id: str) -> None:
-        """Make sure that every live daemon can read what is wrapped, and writes nothing stale.
-
-        Args:
-            kek_id: of the active KEK.
+    async def check_instances(self) -> None:
+        """Make sure that every live daemon can read the active KEK, and wraps under no other.
 
         Raises:
             Blocked: one can't, or does; the message names the cure.
+            Transient: its KMS has not said yet what it stamps.
         """
-        uri = self._active.uri.text
+        uri, kek_id = self._active.uri.key_text, self.kek_id
+        writes = self._keyring.active.uri.text
         for instance in await instances.live(self._engine):
             where = f"the daemon on {instance.host} (process {instance.process})"
             if not instance.can_read(uri, kek_id):
@@ -99,19 +114,40 @@ class Target:
                     f"{where} can't read {uri}: list it there in CUSTODY_KEK or CUSTODY_OLD_KEKS "
                     "and restart it"
                 )
-            if instance.writes_uri != uri and instance.writes_kek_id != kek_id:
+            if not instance.writes(writes, self._keyring.active.kek_id, kek_id):
                 raise Blocked(
-                    f"{where} still writes under {instance.writes_uri}: set CUSTODY_KEK to {uri} "
-                    "there and restart it"
+                    f"{where} still writes under {instance.writes_uri}: set CUSTODY_KEK to "
+                    f"{writes} there and restart it"
+                )
+
+    async def _check_readers(self, target: str) -> None:
+        """Make sure that every live daemon has the data key open which rows are brought to.
+
+        Raises:
+            Blocked: one has not.
+        """
+        if target == self._active.kek_id:
+            return  # no data key; it was checked
+        for instance in await instances.live(self._engine):
+            if target not in instance.reads:
+                raise Blocked(
+                    f"the daemon on {instance.host} (process {instance.process}) has not opened "
+                    f"the data key {target}: it does so within seconds; if not, its /readyz says "
+                    "why, or it is of a release before envelope mode: upgrade it first"
                 )
 
     async def _prove(self) -> str:
+        """Return the active KEK's kek_id, once it is seen to bind."""
         await self._active.refresh()
         await self._active.prove()
-        if self._active.kek_id is None:
-            raise Transient(f"{self._active.uri.text}: not reached yet")
-        return self._active.kek_id
+        return self.kek_id
+
+    def _of_rows(self) -> str:
+        target = self._keyring.active.kek_id
+        if target is None:
+            raise Transient(self._data_keys.problem or "no data key is open")
+        return target
 
     @property
     def _active(self) -> KekBackend:
-        return self._keyring.active
+        return self._keyring.keks.active

@@ -47,7 +47,7 @@ class RewrapRun:
 
     Args:
         engine: connections of the role custody_rewrap.
-        keyring: all KEKs.
+        keyring: all that users' keys are wrapped under.
         ring: the data keys; they seal what was not.
         options: how.
         progress: called after each stored claim.
@@ -67,7 +67,7 @@ class RewrapRun:
         self._options = options
         self._progress = progress
         self._target = Target(engine, keyring, ring, legacy=options.legacy)
-        self._data_keys = DataKeyMove(engine, keyring, ring)
+        self._data_keys = DataKeyMove(engine, keyring.keks, ring)
         self.moved_data_keys: tuple[str, ...] = ()
         self._owner = f"{socket.gethostname()}:{os.getpid()}:{secrets.token_hex(4)}"
         # One for each task: who has lost a claim must not store beside its new owner.
@@ -111,7 +111,7 @@ class RewrapRun:
                 legacy=self._options.legacy,
             )
             try:
-                await self._move_data_keys(target)
+                await self._move_data_keys(self._target.kek_id)
                 ended = await self._work(run)
             except TargetMoved:
                 log.info("rewrap_target_moved", run=run.id, target=target)
@@ -145,7 +145,7 @@ class RewrapRun:
         )
 
     async def _move_data_keys(self, target: str) -> None:
-        """Bring them to the target; the KEK that they leave can then be retired."""
+        """Bring them to the active KEK; the one that they leave can then be retired."""
         while True:
             try:
                 given = await self._retried(
@@ -158,7 +158,7 @@ class RewrapRun:
         self._anew = False
         self.moved_data_keys += tuple(one for one in given if one not in self.moved_data_keys)
         # A daemon that was started meanwhile may not read the target.
-        await self._retried(lambda: self._target.check_instances(target))
+        await self._retried(self._target.check_instances)
         await self._retried(lambda: self._data_keys.drop_others(target))
 
     async def _work(self, run: Run) -> Run:

@@ -16,6 +16,7 @@ import pytest
 from custody.keks import generate
 from tests.db.command import Done, custody
 from tests.db.data_keys import add as add_data_key
+from tests.db.data_keys import add_sealed_row
 from tests.db.kek_registry import REWRAP, add_row, register, retire, states
 from tests.db.old_service import KEK, move
 from tests.db.psql import psql
@@ -133,6 +134,7 @@ async def test_json(environ: dict[str, str]) -> None:
         "format_1_rows": 1,
         "quarantined_rows": 1,
         "data_keys": [],
+        "data_key_rows": {},
         "activated_at": None,
         "retired_at": None,
         "retirement": None,
@@ -202,16 +204,24 @@ async def test_rows_of_the_old_service(empty: Database) -> None:
 async def test_data_keys_are_listed(environ: dict[str, str], database: Database) -> None:
     key = await add_data_key(database, "now")
     lines = (await run(environ, "list")).out.splitlines()
-    assert re.sub(TIME, "TIME", lines[-1]) == f"data key {key} since TIME, under now"
-    assert [re.split(r" {2,}", line)[5] for line in lines[1:-1]] == ["0", "0", "1", "0"]
+    tree = [re.sub(TIME, "TIME", line) for line in lines[-2:]]
+    assert tree == ["now", f"  data key {key} since TIME: wraps 0 rows"]
+    assert [re.split(r" {2,}", line)[5] for line in lines[1:-2]] == ["0", "0", "1", "0"]
     listed = json.loads((await run(environ, "list", "--json")).out)
     assert [one["data_keys"] for one in listed] == [[], [], [key], []]
+    assert [one["data_key_rows"] for one in listed] == [{}, {}, {key: 0}, {}]
+    await add_sealed_row(database, "mia", "s", key)
+    assert (await run(environ, "list")).out.splitlines()[-1].endswith(": wraps 1 rows")
+    listed = json.loads((await run(environ, "list", "--json")).out)
+    assert [one["data_key_rows"] for one in listed] == [{}, {}, {key: 1}, {}]
+    await database.execute("DELETE FROM auth.encryption_vaults WHERE user_id = 'mia'")
     await database.execute("UPDATE auth.encryption_data_keys SET lost_at = now()")
     await database.execute("DELETE FROM auth.encryption_data_key_wraps")
-    last = (await run(environ, "list")).out.splitlines()[-1]
-    assert re.sub(TIME, "TIME", last) == (
-        f"data key {key} since TIME, lost since TIME, under no KEK"
-    )
+    tree = [re.sub(TIME, "TIME", line) for line in (await run(environ, "list")).out.splitlines()]
+    assert tree[-2:] == [
+        "under no KEK",
+        f"  data key {key} since TIME, lost since TIME: wraps 0 rows",
+    ]
 
 
 async def test_empty_list(database: Database) -> None:

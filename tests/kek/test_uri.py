@@ -5,7 +5,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from kek_backends.errors import Misconfigured
-from kek_backends.uri import KekUri
+from kek_backends.uri import KekUri, Mode
 
 
 @pytest.mark.parametrize(
@@ -22,7 +22,40 @@ from kek_backends.uri import KekUri
     ],
 )
 def test_parts(text: str, scheme: str, path: str, kek_id: str | None) -> None:
-    assert KekUri.parse(text) == KekUri(text, scheme, path, kek_id)
+    uri = KekUri.parse(text)
+    assert uri == KekUri(text, scheme, path, kek_id)
+    assert uri.key_text == uri.in_mode(Mode.DIRECT).text == text
+
+
+@pytest.mark.parametrize(
+    ("text", "key_text", "mode"),
+    [
+        ("env:K?mode=envelope", "env:K", Mode.ENVELOPE),
+        ("env:K?mode=direct", "env:K", Mode.DIRECT),
+        ("env:K?id=a&mode=envelope", "env:K?id=a", Mode.ENVELOPE),
+        ("env:K?mode=envelope&id=a/b:c", "env:K?id=a/b:c", Mode.ENVELOPE),
+        ("vault:t/k?mode=envelope", "vault:t/k", Mode.ENVELOPE),
+    ],
+)
+def test_mode_is_no_part_of_the_key(text: str, key_text: str, mode: Mode) -> None:
+    uri = KekUri.parse(text)
+    assert (uri.mode, uri.key_text) == (mode, key_text)
+    assert KekUri.parse(key_text).in_mode(mode).key_text == key_text
+    assert KekUri.parse(KekUri.parse(key_text).in_mode(Mode.ENVELOPE).text) == uri.in_mode(
+        Mode.ENVELOPE
+    )
+
+
+@pytest.mark.parametrize("mode", ["", "Envelope", "envelope ", "x"])
+def test_unknown_mode(mode: str) -> None:
+    with pytest.raises(Misconfigured, match="mode is direct or envelope"):
+        KekUri.parse(f"env:K?mode={mode}")
+
+
+@pytest.mark.parametrize("kek_id", ["dk-", "dk-01932e00000070008000000000000001"])
+def test_an_id_is_never_one_of_a_data_key(kek_id: str) -> None:
+    with pytest.raises(Misconfigured, match="an id may not begin with dk-"):
+        KekUri.parse(f"env:K?id={kek_id}")
 
 
 @pytest.mark.parametrize(
@@ -34,9 +67,11 @@ def test_no_uri(text: str) -> None:
         KekUri.parse(text)
 
 
-@pytest.mark.parametrize("query", ["x=1", "id=a&id=b", "id=a&x=b", "ID=a"])
+@pytest.mark.parametrize(
+    "query", ["x=1", "id=a&id=b", "id=a&x=b", "ID=a", "mode=envelope&mode=envelope"]
+)
 def test_unknown_parameter(query: str) -> None:
-    with pytest.raises(Misconfigured, match=r"only one parameter is known, \?id=KEK_ID"):
+    with pytest.raises(Misconfigured, match=r"two parameters are known, each once: \?id="):
         KekUri.parse(f"env:K?{query}")
 
 

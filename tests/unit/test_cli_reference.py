@@ -3,7 +3,7 @@
 import re
 from datetime import UTC, datetime, timedelta
 
-from custody.cli.commands.kek_table import ListedKek, data_key_lines, table
+from custody.cli.commands.kek_table import ListedKek, table, tree
 from custody.cli.commands.rewrap import run_line
 from custody.keks.records import RecordedDataKey, RegisteredKek, RowCount
 from custody.rewrap.runs import Run, State
@@ -26,10 +26,10 @@ def test_kek_list() -> None:
     old = RegisteredKek("env-v1", "decrypt-only", recorded_at=datetime(2026, 1, 12, tzinfo=UTC))
     new = RegisteredKek(ARN, "active", activated_at=datetime(2026, 3, 2, tzinfo=UTC))
     listed = [
-        ListedKek(old, RowCount(1502, 1502, 0, legacy=1502), data_keys=(), configured=True),
-        ListedKek(new, RowCount(388, 0, 0), data_keys=(KEY.id,), configured=True),
+        ListedKek(old, RowCount(1502, 1502, 0, legacy=1502), data_keys={}, configured=True),
+        ListedKek(new, RowCount(388, 0, 0), data_keys={KEY.id: 5210}, configured=True),
     ]
-    lines = [table(listed, 80), *data_key_lines([KEY])]
+    lines = [table(listed, 80), *tree([KEY], {KEY.id: RowCount(5210, 0, 0)}, 80)]
     assert printed("custody kek list") == ["\n".join(lines)]
 
 

@@ -13,7 +13,7 @@ from sqlalchemy.ext.asyncio import AsyncEngine
 
 from custody.cli.commands import event_loop
 from custody.cli.commands.kek_report import report_lines
-from custody.cli.commands.kek_table import ListedKek, data_key_lines, table
+from custody.cli.commands.kek_table import ListedKek, table, tree
 from custody.cli.commands.rewrap_role import VARIABLE, rewrap_dsn, rewrap_engine
 from custody.cli.commands.shown import note
 from custody.cli.commands.startup import prepare
@@ -64,15 +64,15 @@ def list_(as_json: bool) -> None:
     Rows are counted by CUSTODY_REWRAP_DATABASE_URL; with CUSTODY_DATABASE_URL alone they can't be
     seen.
     """
-    listed, keys, notes = event_loop.run(_list(prepare()))
+    listed, keys, counted, notes = event_loop.run(_list(prepare()))
     for one in notes:
         note(one)
     if as_json:
         click.echo(json.dumps([one.as_object() for one in listed], indent=2))
     else:
-        width = shutil.get_terminal_size((_WIDTH, 1)).columns
-        click.echo(table(listed, max(width, _WIDTH)))
-        for line in data_key_lines(keys):
+        width = max(shutil.get_terminal_size((_WIDTH, 1)).columns, _WIDTH)
+        click.echo(table(listed, width))
+        for line in tree(keys, counted, width):
             click.echo(line)
 
 
@@ -95,7 +95,7 @@ def retire(kek_id: str, *, as_json: bool) -> int:
 
 async def _list(
     settings: Settings,
-) -> tuple[list[ListedKek], tuple[RecordedDataKey, ...], list[str]]:
+) -> tuple[list[ListedKek], tuple[RecordedDataKey, ...], Mapping[str, RowCount] | None, list[str]]:
     notes: list[str] = []
     counted: Mapping[str, RowCount] | None = None
     async with _reading(settings, notes) as engine, _configured(settings) as (keyring, unseen):
@@ -114,11 +114,15 @@ async def _list(
                 ListedKek(
                     one,
                     rows=None if counted is None else counted.get(one.kek_id, NO_ROWS),
-                    data_keys=tuple(key.id for key in keys if one.kek_id in key.kek_ids),
+                    data_keys={
+                        key.id: None if counted is None else counted.get(key.id, NO_ROWS).wraps
+                        for key in keys
+                        if one.kek_id in key.kek_ids
+                    },
                     configured=None if keyring is None else backend is not None,
                 )
             )
-    return listed, keys, notes
+    return listed, keys, counted, notes
 
 
 @asynccontextmanager

@@ -1,12 +1,12 @@
 """How ``custody kek list`` shows KEKs and data keys: lines of a table, or objects for machines."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
 
 from custody.cli.commands import shown
-from custody.keks.records import RecordedDataKey, RegisteredKek, RowCount
+from custody.keks.records import NO_ROWS, RecordedDataKey, RegisteredKek, RowCount
 
 _HEADINGS = ("KEK_ID", "STATE", "ROWS", "LEGACY", "ASIDE", "DATA KEYS", "SINCE", "HERE")
 _NUMBERS = frozenset({"ROWS", "LEGACY", "ASIDE", "DATA KEYS"})
@@ -25,13 +25,14 @@ class ListedKek:
     Args:
         kek: what is recorded.
         rows: what is wrapped under it; None where rows could not be seen.
-        data_keys: ids of the data keys that are wrapped under it.
+        data_keys: ids of the data keys that are wrapped under it, each with how many rows it wraps;
+            None where rows could not be seen.
         configured: whether a KEK configured here holds it; None where that could not be seen.
     """
 
     kek: RegisteredKek
     rows: RowCount | None
-    data_keys: tuple[str, ...]
+    data_keys: Mapping[str, int | None]
     configured: bool | None
 
     def as_object(self) -> dict[str, Any]:
@@ -46,7 +47,8 @@ class ListedKek:
             "legacy_rows": rows and rows.legacy,
             "format_1_rows": rows and rows.format_1,
             "quarantined_rows": rows and rows.quarantined,
-            "data_keys": self.data_keys,
+            "data_keys": list(self.data_keys),
+            "data_key_rows": dict(self.data_keys),
             "recorded_at": _time(self.kek.recorded_at),
             "activated_at": _time(self.kek.activated_at),
             "retired_at": _time(self.kek.retired_at),
@@ -94,18 +96,34 @@ def table(listed: Iterable[ListedKek], width: int) -> str:
     return "\n".join(said)
 
 
-def data_key_lines(keys: Iterable[RecordedDataKey]) -> list[str]:
-    """Return the data keys as text, each with the KEKs that it is wrapped under.
+def tree(
+    keys: Sequence[RecordedDataKey], rows: Mapping[str, RowCount] | None, width: int
+) -> list[str]:
+    """Return the data keys as text: under each KEK those that it wraps, with what they wrap.
+
+    One that is under two KEKs is shown under both.
 
     Args:
         keys: what is on record of them.
+        rows: by kek_id; None where rows could not be seen.
+        width: of a line, in columns.
     """
+    kek_ids = dict.fromkeys(kek_id for key in keys for kek_id in key.kek_ids)
+    under = {kek_id: [key for key in keys if kek_id in key.kek_ids] for kek_id in kek_ids}
+    if orphans := [key for key in keys if not key.kek_ids]:
+        under["under no KEK"] = orphans
     said = []
-    for key in keys:
-        under = ", ".join(map(shown.printable, key.kek_ids)) or "no KEK"
-        lost = f", lost since {shown.time(key.lost_at)}" if key.lost_at else ""
-        said.append(f"data key {key.id} since {shown.time(key.created_at)}{lost}, under {under}")
+    for kek_id, wrapped in under.items():
+        said.append(_shorten(shown.printable(kek_id), width))
+        said += [f"{_GAP}{_data_key(key, rows)}" for key in wrapped]
     return said
+
+
+def _data_key(key: RecordedDataKey, rows: Mapping[str, RowCount] | None) -> str:
+    wraps = _UNSEEN if rows is None else rows.get(key.id, NO_ROWS).wraps
+    lost = f", lost since {shown.time(key.lost_at)}" if key.lost_at else ""
+    since = shown.time(key.created_at)
+    return f"data key {key.id} since {since}{lost}: wraps {wraps} rows"
 
 
 def _line(cells: Sequence[str], widths: Sequence[int]) -> str:

@@ -19,6 +19,7 @@ from custody.cli.commands.rewrap_role import rewrap_dsn, rewrap_engine
 from custody.cli.commands.shown import note, printable
 from custody.cli.commands.startup import prepare
 from custody.cli.exit_codes import FINDING
+from custody.datakeys.envelope import UserKeyring
 from custody.datakeys.ring import Ring
 from custody.db.one_database import name_of
 from custody.keks import legacy
@@ -150,18 +151,18 @@ class _Ended:
 async def _foresee(settings: Settings, options: Options, *, as_json: bool) -> None:
     async with _prepared(settings) as (engine, keyring, ring):
         target = Target(engine, keyring, ring, legacy=options.legacy)
-        moves = DataKeyMove(engine, keyring, ring)
+        moves = DataKeyMove(engine, keyring.keks, ring)
         kek_id = await target.foresee()
         stale = await runs.count_stale(
             engine, kek_id, everything=options.everything, legacy=options.legacy
         )
-        data_keys = await moves.stale(kek_id)
+        data_keys = await moves.stale(target.kek_id)
         unsealed = await legacy.count_unsealed(engine)
         problems = [*_unreadable(keyring, stale.sources).values(), *await moves.problems()]
         if unsealed and not options.legacy:
             problems.append(legacy.refusal(unsealed))
         try:
-            await target.check_instances(kek_id)
+            await target.check_instances()
         except Blocked as blocked:
             problems.append(str(blocked))
         database = await name_of(engine)
@@ -186,7 +187,7 @@ async def _run(settings: Settings, options: Options) -> _Ended:
     stopping = _Stopping()
     async with (
         _prepared(settings) as (engine, keyring, ring),
-        KekWatch(keyring),
+        KekWatch(keyring.keks),
         ring.kept(),
     ):
         # Before: a run that was done is not to fail for a name.
@@ -266,8 +267,5 @@ async def _prepared(settings: Settings) -> AsyncIterator[tuple[AsyncEngine, Keyr
             with contextlib.suppress(KekError):
                 await backend.refresh()
         async with rewrap_engine(settings, pool_size=_POOL_SIZE) as engine:
-            yield (
-                engine,
-                keyring,
-                Ring(engine, keyring, settings.data_key_ttl, settings.data_key_max_age),
-            )
+            ring = Ring(engine, keyring, settings.data_key_ttl, settings.data_key_max_age)
+            yield engine, UserKeyring(keyring, ring), ring

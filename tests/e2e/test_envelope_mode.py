@@ -1,0 +1,382 @@
+"""The daemon in envelope mode: no KMS call for any login, and a way in and out under traffic."""
+
+import asyncio
+import itertools
+import random
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any, TypeAlias
+
+import pytest
+
+from tests.bao_server import Bao
+from tests.client import Client, becomes, client_session
+from tests.db.command import Command, custody
+from tests.e2e.keks import BACKENDS, Place, make_place, overrides, read_keys
+from tests.e2e.life import live
+from tests.eventually import eventually
+from tests.http.wire import assert_problem
+from tests.kek import kms_stub as stubs
+from tests.kek.kms_stub import KmsStub, kms_stub
+from tests.moto_server import Moto
+from tests.servers import Database, daemon_beside, daemon_here, settings_for
+from tests.tokens import Issuer
+
+ROWS = "SELECT kek_id, count(*) FROM auth.encryption_vaults WHERE wrapped_mk IS NOT NULL GROUP BY 1"
+DATA_KEY = "SELECT id FROM auth.encryption_data_keys"
+INSTANCE = "SELECT writes_uri, writes_kek_id, active_kek_id, reads FROM auth.custody_instances"
+PLANT = "UPDATE auth.encryption_vaults SET kek_id = $2 WHERE user_id = $1"
+DOWN = stubs.refuse("InternalException", 500)
+BACK_WITHIN = 5.0
+USERS = [f"user-{number:02}" for number in range(12)]
+
+
+def enveloped(place: Place) -> Place:
+    """Return the same KEK in envelope mode; what rows carry is then a data key's id."""
+    sign = "&" if "?" in place.uri else "?"
+    return Place(f"{place.uri}{sign}mode=envelope", place.stamp, place.environ)
+
+
+@pytest.fixture
+def stub() -> Iterator[KmsStub]:
+    with kms_stub() as running:
+        running.make_key("alias/custody")
+        yield running
+
+
+Make: TypeAlias = Callable[[str], Place]
+
+
+@pytest.fixture
+def make(tmp_path: Path, bao: Bao, moto: Moto) -> Make:
+    """Makes a fresh KEK of a backend."""
+    return lambda backend: make_place(backend, tmp_path, bao, moto)
+
+
+def place_of(stub: KmsStub) -> Place:
+    return enveloped(Place("aws-kms:alias/custody", "", stub.environ))
+
+
+async def rows(database: Database) -> dict[str, int]:
+    return dict(await database.fetch(ROWS))
+
+
+async def run(
+    database: Database, issuer: Issuer, folder: Path, *places: Place, more: tuple[str, ...] = ()
+) -> Any:
+    """Bring all to the first of some KEKs, as an operator does."""
+    worker = {"REWRAP_DATABASE_URL": database.url("custody_rewrap")}
+    environ = settings_for(database, issuer, folder, **overrides(*places), **worker)
+    return await asyncio.to_thread(custody, environ, "rewrap", "run", *more)
+
+
+# ── a life without the KMS ────────────────────────────────────────────────────
+
+
+@pytest.mark.parametrize(
+    "backend",
+    [
+        "vault",
+        *(pytest.param(one, marks=pytest.mark.prove) for one in BACKENDS if one != "vault"),
+    ],
+)
+async def test_the_whole_life_of_a_vault(
+    database: Database, issuer: Issuer, tmp_path: Path, make: Make, backend: str
+) -> None:
+    place = enveloped(make(backend))
+    with daemon_beside(database, issuer, tmp_path, **overrides(place)) as daemon:
+        await live(daemon, "alice")
+        async with client_session() as session:
+            answer = await Client(daemon, session, "alice").key()
+        key_id = await database.value(DATA_KEY)
+        assert (answer.json["kekId"], answer.json["formatVersion"]) == (key_id, 3)
+        (instance,) = await database.fetch(INSTANCE)
+    assert instance["writes_uri"] == place.uri
+    assert (instance["writes_kek_id"], instance["active_kek_id"]) == (key_id, place.stamp)
+    plain = place.uri.replace("?mode=envelope", "").replace("&mode=envelope", "")
+    assert instance["reads"] == [plain, place.stamp, key_id]
+    assert set(await rows(database)) == {key_id}
+
+
+async def test_no_request_asks_the_kms(
+    database: Database, issuer: Issuer, tmp_path: Path, stub: KmsStub
+) -> None:
+    async with (
+        daemon_here(database, issuer, tmp_path, **overrides(place_of(stub))) as daemon,
+        client_session() as session,
+    ):
+        await becomes(daemon, 200)
+        before = len(stub.requests)
+        clients = [Client(daemon, session, user) for user in USERS]
+        made = [await client.init() for client in clients]
+        for _ in range(5):
+            got = await asyncio.gather(*(client.key() for client in clients))
+            assert [one.json for one in got] == [one.json for one in made]
+        assert [(await client.rotate()).status for client in clients] == [200] * len(clients)
+        assert len(stub.requests) == before
+
+
+@pytest.mark.parametrize("logins", [200, pytest.param(3000, marks=pytest.mark.prove)])
+async def test_first_logins_at_once_are_no_calls_of_the_kms(
+    database: Database, issuer: Issuer, tmp_path: Path, stub: KmsStub, logins: int
+) -> None:
+    """However many log in on a process that has just started: its data key is opened once."""
+    settings = overrides(place_of(stub))
+    async with (
+        daemon_here(database, issuer, tmp_path, **settings) as daemon,
+        client_session() as session,
+    ):
+        await Client(daemon, session, "alice").init()
+    before = decrypts(stub)
+    async with (
+        daemon_here(database, issuer, tmp_path, **settings) as daemon,
+        client_session() as session,
+    ):
+        alice = Client(daemon, session, "alice")
+        answers = await asyncio.gather(*(alice.key() for _ in range(logins)))
+        assert {answer.status for answer in answers} == {200}
+        assert decrypts(stub) - before == 1
+
+
+def decrypts(stub: KmsStub) -> int:
+    """Count the calls that open data keys; the proof of a KEK makes others."""
+    return sum(
+        name == "Decrypt"
+        and request["EncryptionContext"].get("custody:data-key", "").startswith("dk-")
+        for name, request in stub.requests
+    )
+
+
+@pytest.mark.prove
+@pytest.mark.usefixtures("pace")
+async def test_kms_that_is_away(
+    database: Database, issuer: Issuer, tmp_path: Path, stub: KmsStub
+) -> None:
+    """Nobody notices until the hard age; then nothing is given out; back within seconds."""
+    short = {"DATA_KEY_TTL": "1", "DATA_KEY_MAX_AGE": "6"}
+    with daemon_beside(database, issuer, tmp_path, **overrides(place_of(stub)), **short) as daemon:
+        async with client_session() as session:
+            alice = Client(daemon, session, "alice")
+            key = (await alice.init()).json
+            stub.faults["*"] = DOWN
+
+            async def degraded() -> bool:
+                answer = await alice.key()
+                assert answer.json == key
+                async with session.get(f"{daemon.admin}/readyz") as ready:
+                    said = await ready.json()
+                assert ready.status == 200
+                return "kek" in said.get("degraded", {}) and "data-key" in said["degraded"]
+
+            await eventually(degraded)
+            await eventually(lambda: bool(daemon.events("data_key_half_gone")))
+            assert (await alice.key()).json == key
+            (half,) = daemon.events("data_key_half_gone")
+            assert half["level"] == "error"
+            assert 1 <= half["seconds_left"] <= 3
+            await becomes(daemon, 503, **{"data-key": "can't be opened"})
+            assert_problem(await alice.key(), 503, "KEK_UNAVAILABLE")
+            assert_problem(await alice.rotate(), 503, "KEK_UNAVAILABLE")
+            assert_problem(await Client(daemon, session, "bob").init(), 503, "KEK_UNAVAILABLE")
+            stub.faults.clear()
+
+            async def serves() -> bool:
+                return (await alice.key()).status == 200
+
+            await eventually(serves, BACK_WITHIN)
+            assert (await alice.key()).json == key
+
+
+# ── in and out ────────────────────────────────────────────────────────────────
+
+
+async def test_into_envelope_mode_and_back(
+    database: Database, issuer: Issuer, tmp_path: Path
+) -> None:
+    direct = make_place("env", tmp_path)
+    mode = enveloped(direct)
+    async with daemon_here(database, issuer, tmp_path, **overrides(direct)) as daemon:
+        keys = {}
+        async with client_session() as session:
+            for user in USERS:
+                keys[user] = (await Client(daemon, session, user).init()).json["masterKey"]
+    key_id = str(await database.value(DATA_KEY))
+    for place, stamp, other in ((mode, key_id, direct.stamp), (direct, direct.stamp, key_id)):
+        async with daemon_here(database, issuer, tmp_path, **overrides(place)) as daemon:
+            # Before the run: rows of before are read, and what is made is as it will be.
+            assert await read_keys(daemon, keys) == keys
+            async with client_session() as session:
+                await Client(daemon, session, f"new-{stamp}").init()
+            assert (await rows(database))[stamp] == 1
+            done = await run(database, issuer, tmp_path, place)
+            assert done.code == 0, done.err
+            assert f"to {stamp}: " in done.out
+            assert set(await rows(database)) == {stamp}
+            assert await read_keys(daemon, keys) == keys
+            again = await run(database, issuer, tmp_path, place, more=("--dry-run",))
+            assert again.out.startswith(f"0 rows to bring to {stamp}")
+        assert other not in await rows(database)
+
+
+async def test_a_daemon_in_the_other_mode_holds_a_run_up(
+    database: Database, issuer: Issuer, tmp_path: Path
+) -> None:
+    direct = make_place("env", tmp_path)
+    mode = enveloped(direct)
+    for here, there in ((direct, mode), (mode, direct)):
+        async with daemon_here(database, issuer, tmp_path, **overrides(here)) as daemon:
+            await becomes(daemon, 200)
+            done = await run(database, issuer, tmp_path, there)
+            assert done.code == 75
+            assert (
+                f"still writes under {here.uri}: set CUSTODY_KEK to {there.uri} there" in done.err
+            )
+
+
+async def test_a_daemon_that_has_not_opened_the_data_key_holds_a_run_up(
+    database: Database, issuer: Issuer, tmp_path: Path
+) -> None:
+    """One of a release before envelope mode, say: it could not read what is moved."""
+    mode = enveloped(make_place("env", tmp_path))
+    async with daemon_here(database, issuer, tmp_path, **overrides(mode)) as daemon:
+        await becomes(daemon, 200)
+        key_id = await database.value(DATA_KEY)
+        await database.execute(
+            "UPDATE auth.custody_instances SET reads = array_remove(reads, $1)", key_id
+        )
+        done = await run(database, issuer, tmp_path, mode)
+    assert done.code == 75
+    assert f"has not opened the data key {key_id}" in done.err
+
+
+async def test_a_kek_of_data_keys_alone_is_moved_and_retired(
+    database: Database, issuer: Issuer, tmp_path: Path
+) -> None:
+    """Shallow: another KEK, no row is touched, and the old KEK's key may be destroyed."""
+    old, new = (enveloped(make_place("env", tmp_path)) for _ in range(2))
+    worker = {"REWRAP_DATABASE_URL": database.url("custody_rewrap")}
+    async with daemon_here(database, issuer, tmp_path, **overrides(old)) as daemon:
+        async with client_session() as session:
+            key = (await Client(daemon, session, "alice").init()).json["masterKey"]
+        environ = settings_for(database, issuer, tmp_path, **overrides(new, old), **worker)
+        refused = await asyncio.to_thread(custody, environ, "kek", "retire", old.stamp)
+        assert refused.code == 1
+    before = await database.vault("alice")
+    async with daemon_here(database, issuer, tmp_path, **overrides(new, old)) as daemon:
+        await becomes(daemon, 200)
+        done = await run(database, issuer, tmp_path, new, old)
+        assert done.code == 0, done.err
+        assert "0 re-wrapped" in done.out
+        assert "1 data key moved" in done.out
+        retired = await asyncio.to_thread(custody, environ, "kek", "retire", old.stamp)
+        assert retired.code == 0, retired.err
+        assert await read_keys(daemon, ["alice"]) == {"alice": key}
+    assert await database.vault("alice") == before
+    async with daemon_here(database, issuer, tmp_path, **overrides(new)) as daemon:
+        await becomes(daemon, 200)
+        assert await read_keys(daemon, ["alice"]) == {"alice": key}
+
+
+# ── what if an attacker chose it ──────────────────────────────────────────────
+
+
+async def test_a_planted_kek_id_gives_nothing(
+    database: Database, issuer: Issuer, tmp_path: Path
+) -> None:
+    mode = enveloped(make_place("env", tmp_path))
+    async with (
+        daemon_here(database, issuer, tmp_path, **overrides(mode)) as daemon,
+        client_session() as session,
+    ):
+        alice = Client(daemon, session, "alice")
+        key = (await alice.init()).json
+        key_id = str(await database.value(DATA_KEY))
+        for planted, status, code in (
+            ("dk-01932e00000070008000000000000009", 503, "KEK_UNAVAILABLE"),
+            ("dk-nothing", 503, "KEK_UNAVAILABLE"),
+            (mode.stamp, 500, "ROW_TAMPERED"),
+        ):
+            await plant(database, "alice", planted)
+            assert_problem(await alice.key(), status, code)
+            assert (await alice.init()).status == status
+        await plant(database, "alice", key_id)
+        assert (await alice.key()).json == key
+
+
+async def plant(database: Database, user: str, kek_id: str) -> None:
+    async with database.connect() as superuser, superuser.transaction():
+        await superuser.execute("SET LOCAL session_replication_role = replica")
+        await superuser.execute(PLANT, user, kek_id)
+
+
+async def test_without_its_record_no_row_is_written_under_a_data_key(
+    database: Database, issuer: Issuer, tmp_path: Path
+) -> None:
+    """What is sealed and wrapped under a key that nobody could open again would be lost."""
+    mode = enveloped(make_place("env", tmp_path))
+    async with (
+        daemon_here(database, issuer, tmp_path, **overrides(mode)) as daemon,
+        client_session() as session,
+    ):
+        alice, bob = (Client(daemon, session, user) for user in ("alice", "bob"))
+        key = (await alice.init()).json
+        records = await database.fetch("SELECT id, seal FROM auth.encryption_data_keys")
+        await database.execute("DELETE FROM auth.encryption_data_keys")
+        assert_problem(await bob.init(), 503, "KEK_UNAVAILABLE")
+        assert_problem(await alice.rotate(), 503, "KEK_UNAVAILABLE")
+        assert (await alice.key()).json == key
+        await database.execute(
+            "INSERT INTO auth.encryption_data_keys (id, seal) VALUES ($1, $2)", *records[0]
+        )
+        assert (await bob.init()).status == 200
+
+
+# ── a chain of moves ──────────────────────────────────────────────────────────
+
+
+@pytest.mark.timeout(1200)
+@pytest.mark.parametrize(
+    "scale",
+    [(3, 40, 2), pytest.param((10, 1000, 50), marks=pytest.mark.prove)],
+)
+async def test_chain_of_moves(
+    database: Database, issuer: Issuer, tmp_path: Path, make: Make, scale: tuple[int, int, int]
+) -> None:
+    """Between backends and modes, with kill -9 at random moments: every key is what it was."""
+    moves, users, kills = scale
+    chance = random.Random(20261128)  # noqa: S311 - which KEK comes next
+    kinds = [(backend, mode) for backend in BACKENDS for mode in (False, True)]
+    chain = [make("env")]
+    for _ in range(moves):
+        backend, mode = chance.choice(kinds)
+        place = make(backend)
+        chain.append(enveloped(place) if mode else place)
+    keys: dict[str, str] = {}
+    async with (
+        daemon_here(database, issuer, tmp_path, **overrides(chain[0])) as daemon,
+        client_session() as session,
+    ):
+        for number in range(users):
+            user = f"user-{number:04}"
+            keys[user] = (await Client(daemon, session, user).init()).json["masterKey"]
+    worker = {"REWRAP_DATABASE_URL": database.url("custody_rewrap")}
+    killed = 0
+    for step, (old, new) in enumerate(itertools.pairwise(chain), 1):
+        environ = settings_for(database, issuer, tmp_path, **overrides(new, old), **worker)
+        while killed < kills * step // moves:
+            command = Command(environ, "rewrap", "run", "--batch", str(max(1, users // 40)))
+            await asyncio.sleep(chance.uniform(0.3, 1.5))
+            command.process.kill()
+            await asyncio.to_thread(command.end)
+            killed += 1
+        async with daemon_here(database, issuer, tmp_path, **overrides(new, old)) as daemon:
+            await becomes(daemon, 200)
+            done = await asyncio.to_thread(custody, environ, "rewrap", "run")
+            assert done.code == 0, done.err
+            assert await read_keys(daemon, keys) == keys
+            retired = await asyncio.to_thread(custody, environ, "kek", "retire", old.stamp)
+            assert retired.code == 0, retired.err
+    assert killed == kills
+    async with daemon_here(database, issuer, tmp_path, **overrides(chain[-1])) as daemon:
+        await becomes(daemon, 200)
+        assert await read_keys(daemon, keys) == keys
