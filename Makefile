@@ -6,8 +6,8 @@ PYTHON ?= $(or $(wildcard $(BIN)/python),python3)
 
 .PHONY: run test prove lint format audit lock clean
 .PHONY: install install-dev
-.PHONY: chaos-callers prove-scope
-.PHONY: bench bench-audit bench-commands bench-growth bench-kek-faults bench-remote-kek bench-rewrap bench-start
+.PHONY: chaos-callers chaos-kms-away prove-scope
+.PHONY: bench bench-audit bench-commands bench-envelope bench-growth bench-kek-faults bench-remote-kek bench-rewrap bench-start
 .DEFAULT_GOAL := run
 
 INSTALL = command -v "$(PYTHON)" >/dev/null || { echo "custody needs Python 3.11 or newer, and\
@@ -57,6 +57,9 @@ bench-audit: install-dev
 bench-commands: install-dev
 	@exec "$(BIN)/python" -m tests.bench.commands $(ARGS)
 
+bench-envelope: install-dev
+	@exec "$(BIN)/python" -m tests.bench.envelope $(ARGS)
+
 bench-growth: install-dev
 	@exec "$(BIN)/python" -m tests.bench.growth $(ARGS)
 
@@ -71,6 +74,9 @@ bench-rewrap: install-dev
 
 bench-start: install-dev
 	@exec "$(BIN)/python" -m tests.bench.start $(ARGS)
+
+chaos-kms-away: install-dev
+	@exec "$(BIN)/python" -m tests.bench.kms_away $(ARGS)
 
 chaos-callers: install-dev
 	@exec "$(BIN)/python" -m tests.bench.chaos $(ARGS)
