@@ -2,6 +2,7 @@
 
 import argparse
 import json
+import re
 import subprocess
 import sys
 import tempfile
@@ -119,3 +120,27 @@ def test_a_remote_kek_is_measured_beside_its_server(tmp_path: Path) -> None:
     assert list(rows) == [SERVER, BACKEND, KEY]
     assert all(row["answered"] > 0 for row in rows.values())
     assert list(rows[KEY]["ratios"]) == ["openbao"]
+
+
+@pytest.mark.prove
+def test_envelope_mode_is_measured_beside_a_kek_in_memory(tmp_path: Path) -> None:
+    text, found = bench("tests.bench.envelope", tmp_path, *SHORT, "--users", "5")
+    rows = {row["name"]: row for row in found["rows"]}
+    assert list(rows) == [BARE, "env: direct", "OpenBao, envelope", "KMS stub, envelope"]
+    assert all(row["answered"] > 0 for row in rows.values())
+    # However fast it is: the KMS is asked for its key every 30 seconds, and for nothing else.
+    assert re.search(r"calls of the KMS meanwhile: (none|\{'DescribeKey': 1\})\n", text)
+
+
+@pytest.mark.prove
+def test_a_kms_that_is_away_is_seen() -> None:
+    options = ("--ttl", "2", "--age", "8", "--away", "12", "--users", "2")
+    done = subprocess.run(
+        [sys.executable, "-m", "tests.bench.kms_away", *options],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        timeout=SECONDS,
+        check=False,
+    )
+    assert done.returncode == 0, done.stdout + done.stderr

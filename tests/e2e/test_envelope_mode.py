@@ -9,6 +9,8 @@ from typing import Any, TypeAlias
 
 import pytest
 
+from custody.datakeys import ring
+from custody.datakeys.records import open_record
 from tests.bao_server import Bao
 from tests.client import Client, becomes, client_session
 from tests.db.command import Command, custody
@@ -116,6 +118,49 @@ async def test_no_request_asks_the_kms(
         assert len(stub.requests) == before
 
 
+async def test_calls_are_starts_refreshes_and_rotations(
+    database: Database,
+    issuer: Issuer,
+    tmp_path: Path,
+    stub: KmsStub,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Exactly: each opening of the data key is one call, and there is no other one."""
+    openings = 0
+
+    async def counted(*given: Any) -> Any:
+        nonlocal openings
+        openings += 1
+        return await open_record(*given)
+
+    monkeypatch.setattr(ring, "open_record", counted)
+    settings = overrides(place_of(stub)) | {"DATA_KEY_TTL": "1"}
+    made, opened = wraps_of_data_keys(stub, "Encrypt"), wraps_of_data_keys(stub, "Decrypt")
+    for start in range(2):
+        async with (
+            daemon_here(database, issuer, tmp_path, **settings) as daemon,
+            client_session() as session,
+        ):
+            alice, seen = Client(daemon, session, "alice"), openings
+            await alice.init()
+
+            async def opened_again(alice: Client = alice, seen: int = seen) -> bool:
+                assert (await alice.key()).status == 200
+                return openings >= seen + 2
+
+            await eventually(opened_again)
+        # The first boot makes the data key, and opens it once before it is stored.
+        assert wraps_of_data_keys(stub, "Encrypt") - made == 1
+        assert wraps_of_data_keys(stub, "Decrypt") - opened == openings + 1, start
+    before = wraps_of_data_keys(stub, "Encrypt"), wraps_of_data_keys(stub, "Decrypt")
+    assert (await run(database, issuer, tmp_path, place_of(stub), more=("--all",))).code == 0
+    # It is opened by the command, and wrapped anew in the KMS; that is opened, then stored.
+    after = wraps_of_data_keys(stub, "Encrypt"), wraps_of_data_keys(stub, "Decrypt")
+    assert (after[0] - before[0], after[1] - before[1]) == (0, 2)
+    rewraps = [one for name, one in stub.requests if name == "ReEncrypt"]
+    assert len(rewraps) == 1
+
+
 @pytest.mark.parametrize("logins", [200, pytest.param(3000, marks=pytest.mark.prove)])
 async def test_first_logins_at_once_are_no_calls_of_the_kms(
     database: Database, issuer: Issuer, tmp_path: Path, stub: KmsStub, logins: int
@@ -127,7 +172,7 @@ async def test_first_logins_at_once_are_no_calls_of_the_kms(
         client_session() as session,
     ):
         await Client(daemon, session, "alice").init()
-    before = decrypts(stub)
+    before = wraps_of_data_keys(stub, "Decrypt")
     async with (
         daemon_here(database, issuer, tmp_path, **settings) as daemon,
         client_session() as session,
@@ -135,30 +180,45 @@ async def test_first_logins_at_once_are_no_calls_of_the_kms(
         alice = Client(daemon, session, "alice")
         answers = await asyncio.gather(*(alice.key() for _ in range(logins)))
         assert {answer.status for answer in answers} == {200}
-        assert decrypts(stub) - before == 1
+        assert wraps_of_data_keys(stub, "Decrypt") - before == 1
 
 
-def decrypts(stub: KmsStub) -> int:
-    """Count the calls that open data keys; the proof of a KEK makes others."""
-    return sum(
-        name == "Decrypt"
-        and request["EncryptionContext"].get("custody:data-key", "").startswith("dk-")
-        for name, request in stub.requests
+def wraps_of_data_keys(stub: KmsStub, operation: str) -> int:
+    """Count the calls for data keys; the proof of a KEK makes others, and users must make none."""
+    asked = [one["EncryptionContext"] for name, one in stub.requests if name == operation]
+    assert all(
+        one.get("custody:user", "custody-proof").startswith("custody-proof") for one in asked
     )
+    return sum(one.get("custody:data-key", "").startswith("dk-") for one in asked)
+
+
+def is_down(stub: KmsStub) -> None:
+    stub.faults["*"] = DOWN
+
+
+def is_revoked(stub: KmsStub) -> None:
+    stub.denied |= {"Encrypt", "Decrypt", "DescribeKey", "ReEncryptFrom", "ReEncryptTo"}
 
 
 @pytest.mark.prove
-@pytest.mark.usefixtures("pace")
+@pytest.mark.parametrize("begins", [is_down, is_revoked])
 async def test_kms_that_is_away(
-    database: Database, issuer: Issuer, tmp_path: Path, stub: KmsStub
+    database: Database,
+    issuer: Issuer,
+    tmp_path: Path,
+    stub: KmsStub,
+    begins: Callable[[KmsStub], None],
 ) -> None:
-    """Nobody notices until the hard age; then nothing is given out; back within seconds."""
+    """Nobody notices until the hard age; then nothing is given out; back within seconds.
+
+    Whether the KMS is down, or the daemon's right at it was taken away.
+    """
     short = {"DATA_KEY_TTL": "1", "DATA_KEY_MAX_AGE": "6"}
     with daemon_beside(database, issuer, tmp_path, **overrides(place_of(stub)), **short) as daemon:
         async with client_session() as session:
             alice = Client(daemon, session, "alice")
             key = (await alice.init()).json
-            stub.faults["*"] = DOWN
+            begins(stub)
 
             async def degraded() -> bool:
                 answer = await alice.key()
@@ -179,6 +239,7 @@ async def test_kms_that_is_away(
             assert_problem(await alice.rotate(), 503, "KEK_UNAVAILABLE")
             assert_problem(await Client(daemon, session, "bob").init(), 503, "KEK_UNAVAILABLE")
             stub.faults.clear()
+            stub.denied.clear()
 
             async def serves() -> bool:
                 return (await alice.key()).status == 200
