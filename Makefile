@@ -7,7 +7,7 @@ PYTHON ?= $(or $(wildcard $(BIN)/python),python3)
 .PHONY: run test prove lint format audit lock clean
 .PHONY: install install-dev
 .PHONY: chaos-callers chaos-kms-away prove-scope
-.PHONY: bench bench-audit bench-commands bench-envelope bench-growth bench-kek-faults bench-remote-kek bench-rewrap bench-start
+.PHONY: bench bench-audit bench-commands bench-envelope bench-growth bench-kek-faults bench-remote-kek bench-rewrap bench-rotation bench-start
 .DEFAULT_GOAL := run
 
 INSTALL = command -v "$(PYTHON)" >/dev/null || { echo "custody needs Python 3.11 or newer, and\
@@ -71,6 +71,9 @@ bench-remote-kek: install-dev
 
 bench-rewrap: install-dev
 	@exec "$(BIN)/python" -m tests.bench.rewrap $(ARGS)
+
+bench-rotation: install-dev
+	@exec "$(BIN)/python" -m tests.bench.rotation $(ARGS)
 
 bench-start: install-dev
 	@exec "$(BIN)/python" -m tests.bench.start $(ARGS)

@@ -144,3 +144,12 @@ def test_a_kms_that_is_away_is_seen() -> None:
         check=False,
     )
     assert done.returncode == 0, done.stdout + done.stderr
+
+
+@pytest.mark.prove
+def test_ways_to_another_kek_are_measured(tmp_path: Path) -> None:
+    _, found = bench(
+        "tests.bench.rotation", tmp_path, "--rounds", "1", "--few", "5", "--many", "20"
+    )
+    rows = {name: [one["rows"] for one in runs] for name, runs in found["runs"].items()}
+    assert rows == {"shallow, 5 users": [0], "shallow, 20 users": [0], "plain, 20 users": [20]}

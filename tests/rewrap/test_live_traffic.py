@@ -15,16 +15,20 @@ from typing import TypeAlias
 import aiohttp
 import pytest
 
+from custody.datakeys.envelope import UserKeyring
 from custody.vault.key_check import is_master_key
 from kek_backends.keyring import Keyring
 from kek_backends.loader import load_keyring
 from tests.bindings import GENERATION
 from tests.client import Answer, Client, client_session
+from tests.datakeys import KEY_ID, FixedRing
 from tests.db.command import custody
 from tests.e2e.browser import encode
 from tests.leaks import remember
 from tests.many_rows import copy_rows
+from tests.proofs import some
 from tests.rewrap.kit import opened, rows_of, stamps
+from tests.sealed_rows import data_key_of
 from tests.servers import Daemon, Database, daemon_beside, settings_for
 from tests.tokens import Issuer
 
@@ -70,9 +74,33 @@ class Scale:
     limits: tuple[str, ...] = ()
 
 
+@dataclass(frozen=True)
+class Move:
+    """What a run does.
+
+    Args:
+        name: of the case.
+        to: URI of the active KEK; the one of before is ``OLD``.
+        stamp: what rows carry at the end.
+        is_enveloped: whether rows are under the data key before.
+    """
+
+    name: str
+    to: str
+    stamp: str
+    is_enveloped: bool = False
+
+
+DIRECT = Move("to another KEK", NEW, "env-v2")
+INTO = Move("into envelope mode", f"{NEW}&mode=envelope", KEY_ID)
+OUT = Move("out of envelope mode", NEW, "env-v2", is_enveloped=True)
+SHALLOW = Move("data keys alone", f"{NEW}&mode=envelope", KEY_ID, is_enveloped=True)
+
 # The small one as slow as this, so that users and the worker meet.
 SMALL = Scale(3_200, 400, 0, ("--batch", "100", "--rate", "2000"))
 LARGE = Scale(100_000, 1000, 500)
+CASES = [(move, scale) for scale in (SMALL, LARGE) for move in (DIRECT, INTO, OUT, SHALLOW)]
+QUICK = (DIRECT, SMALL), (INTO, SMALL)
 
 
 @dataclass
@@ -199,27 +227,32 @@ def name(number: int) -> str:
 
 @pytest.mark.timeout(LONGEST_SECONDS + 120)
 @pytest.mark.parametrize(
-    "scale", [SMALL, pytest.param(LARGE, marks=pytest.mark.prove)], ids=lambda scale: scale.users
+    "case", some(CASES, *QUICK, ids=lambda case: f"{case[0].name}, {case[1].users}")
 )
 async def test_no_key_is_lost_under_live_traffic(
     database: Database,
     issuer: Issuer,
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
-    scale: Scale,
+    case: tuple[Move, Scale],
 ) -> None:
+    move, scale = case
     source = random.Random(SEED)  # noqa: S311 - a test that can be repeated
     entries = [Entry(source.randbytes(32)) for _ in range(scale.users)]
     # Each request a line of the log, and each searched for secrets, every key of them: not at this
     # scale.
     monkeypatch.setattr("tests.client.remember", str)
-    overrides = {"KEK": NEW, "OLD_KEKS": OLD, "raw_NEXT_KEK": remember(NEXT_KEK)}
+    overrides = {"KEK": move.to, "OLD_KEKS": OLD, "raw_NEXT_KEK": remember(NEXT_KEK)}
     overrides["LOG_LEVEL"] = "warning"
     environ = settings_for(database, issuer, tmp_path, **overrides)
-    keyring = load_keyring(NEW, [OLD], environ=environ, development=False)
+    keyring = load_keyring(move.to, [OLD], environ=environ, development=False)
     old = keyring.find("env-v1")
     assert old is not None
-    await copy_rows(database, old, [(name(n), one.key) for n, one in enumerate(entries)])
+    await data_key_of(database, old)
+    users = UserKeyring(keyring, FixedRing.of())
+    wraps = users.find(KEY_ID) if move.is_enveloped else old
+    assert wraps is not None
+    await copy_rows(database, wraps, [(name(n), one.key) for n, one in enumerate(entries)])
     environ["CUSTODY_REWRAP_DATABASE_URL"] = database.url("custody_rewrap")
     command = ("rewrap", "run", "--json", *scale.limits)
     with daemon_beside(database, issuer, tmp_path, **overrides) as daemon:
@@ -233,12 +266,16 @@ async def test_no_key_is_lost_under_live_traffic(
     assert done.code == 0, done.err
     run = json.loads(done.out)
     assert (run["state"], run["failed"], run["unreadable"]) == ("done", 0, [])
-    # Users and the worker met, where there are enough of them: and nobody was overwritten.
-    assert run["moved"] > 0 or scale is SMALL
-    assert run["done"] > scale.users / 2
+    assert run["data_keys"] == [KEY_ID]
+    if move is SHALLOW:
+        assert run["done"] == run["moved"] == 0
+    else:
+        # Users and the worker met, where there are enough of them: and nobody was overwritten.
+        assert run["moved"] > 0 or scale is SMALL
+        assert run["done"] > scale.users / 2
     assert {status for _, status in traffic.answers} == {200, 400, 409}
     await check_audit(database, traffic.answers)
-    await check_rows(database, entries, keyring)
+    await check_rows(database, entries, users, move.stamp)
 
 
 async def check_audit(database: Database, answers: Counter[tuple[str, int]]) -> None:
@@ -247,11 +284,13 @@ async def check_audit(database: Database, answers: Counter[tuple[str, int]]) -> 
     assert Counter(map(tuple, rows)) == answers + Counter({("rewrap_run", 200): 1})
 
 
-async def check_rows(database: Database, entries: list[Entry], keyring: Keyring) -> None:
+async def check_rows(
+    database: Database, entries: list[Entry], keyring: Keyring, stamp: str
+) -> None:
     """Unwrap all keys from the database itself, and hold them against what was answered."""
     users = {name(number): entry for number, entry in enumerate(entries)}
     live = {user: entry.key for user, entry in users.items() if not entry.zk}
-    assert await stamps(database) == {("env-v2", 3): len(live)}
+    assert await stamps(database) == {(stamp, 3): len(live)}
     found = await opened(database, keyring)
     assert {user for user, _ in found.items() ^ live.items()} == set()
     rows = await rows_of(database)
