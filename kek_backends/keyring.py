@@ -31,10 +31,10 @@ class Keyring:
             other = seen.setdefault(backend.kek_id or backend.uri.key_text, backend)
             if other is not backend:
                 raise Misconfigured(
-                    f"KEK {backend.uri.text} and KEK {other.uri.text} share the kek_id "
+                    f"KEK {backend.uri.key_text} is listed twice: remove one"
+                    if backend.uri.key_text == other.uri.key_text
+                    else f"KEK {backend.uri.text} and KEK {other.uri.text} share the kek_id "
                     f"{backend.kek_id}: remove one, or give one another with ?id="
-                    if backend.kek_id
-                    else f"KEK {backend.uri.text} is listed twice: remove one"
                 )
 
     def __iter__(self) -> Iterator[KekBackend]:

@@ -443,8 +443,7 @@ REFUSED: dict[str, Mistake] = {
     ),
     "one KEK twice": Mistake(
         setting(OLD_KEKS="env:MANA_AUTH_KEK"),
-        "KEK env:MANA_AUTH_KEK and KEK env:MANA_AUTH_KEK share the kek_id env-v1: remove one,"
-        " or give one another with ?id=",
+        "KEK env:MANA_AUTH_KEK is listed twice: remove one",
     ),
     "a credential without systemd": Mistake(
         setting(KEK="systemd:kek"),

@@ -143,10 +143,14 @@ def test_keyring_in_order() -> None:
     assert ring.active.kek_id == "env-v2"
 
 
-@pytest.mark.parametrize(
-    ("active", "old"), [("env:A", ["env:B"]), ("env:A", ["env:A"]), ("env:A?id=x", ["env:B?id=x"])]
-)
+@pytest.mark.parametrize(("active", "old"), [("env:A", ["env:B"]), ("env:A?id=x", ["env:B?id=x"])])
 def test_one_kek_id_for_two_keys_is_refused(active: str, old: list[str]) -> None:
     environ = {"A": KEY, "B": OTHER}
     with pytest.raises(Misconfigured, match="share the kek_id"):
         load_keyring(active, old, environ=environ, development=False)
+
+
+@pytest.mark.parametrize("old", ["env:A", "env:A?mode=envelope", "env:A?mode=direct"])
+def test_one_key_twice_is_refused_in_whatever_mode(old: str) -> None:
+    with pytest.raises(Misconfigured, match="KEK env:A is listed twice: remove one"):
+        load_keyring("env:A", [old], environ={"A": KEY}, development=False)
