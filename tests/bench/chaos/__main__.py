@@ -95,7 +95,7 @@ def main() -> int:
     text = (__doc__ or "").partition("\n")[0]
     parser = argparse.ArgumentParser(prog="make chaos-callers", description=text)
     parser.add_argument("--seconds", type=float, default=20.0, help="of each attack")
-    parser.add_argument("--before", type=float, default=10.0, help="seconds without an attack")
+    parser.add_argument("--before", type=float, default=20.0, help="seconds without an attack")
     parser.add_argument("--only", nargs="+", default=[], help="what has one of these in its name")
     parser.add_argument("--json", type=Path, help="also write all of it to this file")
     configure(LogLevel.WARNING, LogFormat.TEXT, sys.stderr)
