@@ -69,7 +69,7 @@ def refuse_same(keyring: Keyring, backend: KekBackend) -> None:
             )
 
 
-def is_retired_second(backend: KekBackend) -> str:
+def retired_second(backend: KekBackend) -> str:
     """Say that the second root was retired, and the cure.
 
     Args:
@@ -158,7 +158,7 @@ class SecondRoot:
         except TimeoutError:
             raise Transient(f"{self.uri}: no answer in time") from None
         if await is_retired(self._engine, kek_id):
-            raise Misconfigured(is_retired_second(self._backend))
+            raise Misconfigured(retired_second(self._backend))
         fingerprint = self._backend.fingerprint(kek_id) or kek_id
         await compare(self._engine, self._backend, kek_id, fingerprint, self._sealer)
         return kek_id
