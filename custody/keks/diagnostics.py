@@ -18,8 +18,7 @@ from custody.keks.proof import (
     refuse_other_material,
     retired,
 )
-from custody.keks.registry import is_retired
-from custody.keks.second import refuse_same, retired_second
+from custody.keks.second import refuse_retired, refuse_same
 from custody.keks.trust import tell_what_is_known
 from kek_backends.base import KekBackend
 from kek_backends.errors import KekError, Transient
@@ -77,10 +76,9 @@ async def examine_second(
         return []  # its own part says so
     try:
         refuse_same(keyring, backend)
+        await refuse_retired(engine, backend, sealer)
     except KekError as error:
         return [replace(_failure(error), part=part)]
-    if await is_retired(engine, kek_id):
-        return [Finding(Verdict.FINDING, retired_second(backend), part)]
     by = "the next custody rewrap run"
     return [one async for one in examine_fingerprint(engine, backend, kek_id, sealer, by)]
 

@@ -11,8 +11,8 @@ from contextlib import asynccontextmanager
 from sqlalchemy.ext.asyncio import AsyncEngine
 
 from custody.keks.plain import refuse_plain
-from custody.keks.proof import compare
-from custody.keks.registry import KekRegistry, RecordSealer, is_retired
+from custody.keks.proof import RETIRED, RecordSealer, compare, read_record, retired
+from custody.keks.registry import KekRegistry
 from custody.settings import ConfigurationError, Settings
 from kek_backends.base import KekBackend
 from kek_backends.errors import Misconfigured, Transient
@@ -69,16 +69,22 @@ def refuse_same(keyring: Keyring, backend: KekBackend) -> None:
             )
 
 
-def retired_second(backend: KekBackend) -> str:
-    """Say that the second root was retired, and the cure.
+async def refuse_retired(engine: AsyncEngine, backend: KekBackend, sealer: RecordSealer) -> None:
+    """Refuse a second root whose kek_id is retired.
 
     Args:
-        backend: its KEK.
+        engine: connections of a runtime role.
+        backend: its KEK, whose kek_id is known.
+        sealer: judges the record.
+
+    Raises:
+        Misconfigured: it is; the message names the cure.
+        DatabaseError: the database can't be asked now.
     """
-    return (
-        f"KEK {backend.uri.text}: the kek_id {backend.kek_id} is retired, and nothing is wrapped "
-        f"under it again; set {VARIABLE} to another KEK"
-    )
+    kek_id = backend.kek_id or ""
+    record = await read_record(engine, kek_id)
+    if record is not None and record["state"] == RETIRED:
+        raise Misconfigured(retired(backend, kek_id, record, sealer, VARIABLE))
 
 
 @asynccontextmanager
@@ -157,8 +163,7 @@ class SecondRoot:
                 kek_id = await self._prove()
         except TimeoutError:
             raise Transient(f"{self.uri}: no answer in time") from None
-        if await is_retired(self._engine, kek_id):
-            raise Misconfigured(retired_second(self._backend))
+        await refuse_retired(self._engine, self._backend, self._sealer)
         fingerprint = self._backend.fingerprint(kek_id) or kek_id
         await compare(self._engine, self._backend, kek_id, fingerprint, self._sealer)
         return kek_id

@@ -14,6 +14,7 @@ from tests.kek import kms_stub as stubs
 from tests.kek.kms_stub import kms_stub
 from tests.servers import Database, daemon_here, settings_for
 from tests.states import IV, WRAPPED
+from tests.systemd.howto import sections
 from tests.tokens import Issuer
 
 pytestmark = pytest.mark.timeout(120)
@@ -73,9 +74,11 @@ async def test_the_first_kms_is_gone(
         daemon_here(database, issuer, tmp_path, **settings) as daemon,
         client_session() as session,
     ):
-        alice, zoe = (Client(daemon, session, user) for user in ("alice", "zoe"))
-        assert (await alice.init()).status == 200
-        await zoe.init()
+        users = ("alice", "zoe", "dora")
+        alice, zoe, dora = (Client(daemon, session, user) for user in users)
+        for user in (alice, zoe, dora):
+            assert (await user.init()).status == 200
+        await dora.set_recovery(WRAPPED, IV)
         await zoe.set_recovery(WRAPPED, IV)
         await zoe.enable_zk()
         # The first data key was made by a daemon, which asks the second root for nothing.
@@ -112,6 +115,13 @@ async def test_the_first_kms_is_gone(
         assert (done.code, first.stamp in done.complaint) == (1, True)
         assert await database.value(IN_USE) == [second.stamp]
         assert "rows" in (await fleet.command(settings, "kek", "retire", first.stamp)).complaint
+        await save(database, first.stamp)
+        dora = Client(daemon, session, "dora")
+        assert_problem(await dora.key(), 500, "ROW_TAMPERED")
+        accepting = settings | {"LEGACY_ROWS": "accept"}
+        # It still names alice's row, which nothing opens.
+        assert (await fleet.command(accepting, "rewrap", "run")).code == 1
+        assert (await dora.key()).json["recoveryWrappedMk"] == WRAPPED
         made = (await alice.rotate()).json["masterKey"]
         assert (await alice.key()).json["masterKey"] == made
         assert (await fleet.command(settings, "kek", "retire", first.stamp)).code == 0
@@ -131,6 +141,13 @@ async def test_the_first_kms_is_gone(
     assert (await fleet.command(settings, "kek", "drill")).code == 0
     async with daemon_here(database, issuer, tmp_path, **settings) as daemon:
         assert await read_keys(daemon, keys) == keys
+
+
+async def save(database: Database, kek_id: str) -> None:
+    """Put users with a recovery wrap into zero-knowledge mode, as the how-to does."""
+    ((statements,),) = [found for found in sections("second-root", "sql").values() if found]
+    assert "'systemd-kek_2026'" in statements
+    await database.execute(statements.replace("systemd-kek_2026", kek_id))
 
 
 async def test_daemons_never_ask_it(
