@@ -17,6 +17,8 @@ pytestmark = pytest.mark.timeout(600)
 PAGE = "second-root"
 JOB, TIMER = "custody-drill.service", "custody-drill.timer"
 METRICS = "/var/lib/custody-drill/custody_drill.prom"
+SET_UP = ("Set it up", "The drill", "Every week")
+BACK = "From the second root to a new first one"
 GONE = "The day on which the first KMS is gone"
 
 
@@ -34,9 +36,7 @@ def listed(host: Host) -> dict[str, tuple[str, int, bool]]:
 @pytest.mark.prove
 async def test_the_commands_of_the_how_to(debian: Host) -> None:
     """From a first KEK to a second root beside it, which takes its place, to a new first one."""
-    assert set(sections(PAGE)) - {"Take it away, or change it"} == {
-        title for title, blocks in sections(PAGE).items() if blocks
-    }
+    assert {*SET_UP, GONE, BACK} == {title for title, blocks in sections(PAGE).items() if blocks}
     debian.start()
     debian.systemctl("start", "custody-rewrap.timer")
     async with client_session() as session:
@@ -44,8 +44,7 @@ async def test_the_commands_of_the_how_to(debian: Host) -> None:
         await zoe.init()
         await zoe.set_recovery(WRAPPED, IV)
         await zoe.enable_zk()
-        for title in ("Set it up", "The drill", "Every week"):
-            await asyncio.to_thread(follow, debian, PAGE, [title])
+        await asyncio.to_thread(follow, debian, PAGE, SET_UP)
         assert listed(debian) == {
             "systemd-kek_2026": ("active", 1, False),
             "systemd-kek_second": ("decrypt-only", 1, True),
@@ -60,7 +59,7 @@ async def test_the_commands_of_the_how_to(debian: Host) -> None:
         assert (await zoe.key()).json["recoveryWrappedMk"] == WRAPPED
         last = await debian.daemon.database.audit("zoe")
         assert last[-1] == ("fetch", "zk-recovery-blob", 200)
-        await asyncio.to_thread(follow, debian, PAGE, ["From the second root to a new first one"])
+        await asyncio.to_thread(follow, debian, PAGE, [BACK])
         assert listed(debian) == {
             "systemd-kek_2026": ("retired", 0, False),
             "systemd-kek_2027": ("active", 1, False),
