@@ -33,6 +33,7 @@ from custody.http.server import HttpServer
 from custody.http.shares import Shares
 from custody.keks.keks import Keks, loaded_keks
 from custody.keks.legacy import Door
+from custody.keks.second import second_root
 from custody.ops import preflight
 from custody.ops.alarms import Alarms
 from custody.ops.health import Health
@@ -179,7 +180,9 @@ async def running(
         health = Health(engine, keks, ring, Door(engine, is_open=legacy), jwks)
         await health.check()
         rewrap = (
-            await enter(_open_rewrap(settings, engine, keyring, ring, metrics)) if rewraps else None
+            await enter(_open_rewrap(settings, environ, engine, keyring, ring, metrics=metrics))
+            if rewraps
+            else None
         )
         rows = await enter(_closing(VaultRows(engine, reserve)))
         alarms = Alarms(metrics)
@@ -251,19 +254,28 @@ async def _drained(health: Health, vault: HttpServer) -> AsyncIterator[None]:
 
 @asynccontextmanager
 async def _open_rewrap(
-    settings: Settings, app: AsyncEngine, keyring: Keyring, ring: Ring, metrics: Metrics
+    settings: Settings,
+    environ: Mapping[str, str],
+    app: AsyncEngine,
+    keyring: Keyring,
+    ring: Ring,
+    *,
+    metrics: Metrics,
 ) -> AsyncIterator[BackgroundRewrap | None]:
     """Return the re-wrap worker, where it has a database role and an interval.
 
     Raises:
-        ConfigurationError: the role is not for this work.
+        ConfigurationError: the role is not for this work, or the second root can't be loaded.
     """
     if settings.rewrap_database_url is None or not settings.rewrap_interval:
         yield None
         return
     dsn = settings.dsn(settings.rewrap_database_url)
     variable = "CUSTODY_REWRAP_DATABASE_URL"
-    async with open_engine(dsn, pool_size=_REWRAP_CONNECTIONS, variable=variable) as engine:
+    async with (
+        open_engine(dsn, pool_size=_REWRAP_CONNECTIONS, variable=variable) as engine,
+        second_root(settings, environ, engine, keyring.keks, Sealer(ring)) as second,
+    ):
         rewrap = BackgroundRewrap(
             engine,
             app,
@@ -272,6 +284,7 @@ async def _open_rewrap(
             interval=settings.rewrap_interval,
             metrics=metrics,
             legacy=settings.accepts_legacy_rows,
+            second=second,
         )
         try:
             await rewrap.check_role()

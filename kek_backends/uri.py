@@ -65,8 +65,8 @@ class KekUri:
         if any(_is_key(part) for part in re.split("[:?=]", text, maxsplit=2)):
             # Not even quoted: the line goes to logs.
             raise Misconfigured(
-                "CUSTODY_KEK or CUSTODY_OLD_KEKS holds what looks like a key, and not the name of "
-                "one: put the key into a variable, and name that: env:VARIABLE"
+                "CUSTODY_KEK, CUSTODY_OLD_KEKS or CUSTODY_SECOND_KEK holds what looks like a key, "
+                "and not the name of one: put the key into a variable, and name that: env:VARIABLE"
             )
         scheme, colon, rest = text.partition(":")
         path, _, query = rest.partition("?")

@@ -41,6 +41,29 @@ def retire(context: click.Context, kek_id: str, as_json: bool) -> None:
 
 
 @kek.command()
+@click.option(
+    "--textfile",
+    type=click.Path(path_type=Path),
+    help="Write the result as metrics into this file, *.prom, for node_exporter.",
+)
+@as_json
+@click.pass_context
+def drill(context: click.Context, textfile: Path | None, as_json: bool) -> None:
+    """Prove that the second root, CUSTODY_SECOND_KEK, alone opens every data key.
+
+    No other KEK is asked, and nothing is changed. Uses CUSTODY_REWRAP_DATABASE_URL, or else
+    CUSTODY_DATABASE_URL. Exit codes: 0 it opens all of them, 1 one does not open or has no wrap
+    under it, or there is none, 69 its KMS or the database is down, 74 the file could not be
+    written, 78 it is not configured, or can't be used as it is.
+    """
+    if textfile is not None and textfile.suffix != ".prom":
+        raise click.UsageError("node_exporter reads *.prom alone: give the file such a name")
+    from custody.cli.commands.kek_drill import run
+
+    context.exit(run(textfile, as_json=as_json))
+
+
+@kek.command()
 @click.argument("record_id", metavar="ID")
 @click.option("--yes", is_flag=True, help="Needed: it removes what keeps an id from other keys.")
 @as_json

@@ -5,19 +5,24 @@ from sqlalchemy.ext.asyncio import AsyncEngine
 from custody.datakeys.data_key import prefix_of
 from custody.datakeys.records import Record, does_not_open, read_records
 from custody.datakeys.ring import Ring
+from custody.keks.second import VARIABLE
+from kek_backends.base import KekBackend
 from kek_backends.findings import Finding, Verdict
 from kek_backends.keyring import Keyring
 
 _PART = "data-key"
 
 
-async def examine_data_keys(engine: AsyncEngine, keyring: Keyring, ring: Ring) -> list[Finding]:
-    """Open the data keys, and say which are not open and why.
+async def examine_data_keys(
+    engine: AsyncEngine, keyring: Keyring, ring: Ring, second: KekBackend | None = None
+) -> list[Finding]:
+    """Open the data keys, and say which are not open and why, and what the second root lacks.
 
     Args:
         engine: connections of a runtime role.
         keyring: the configured KEKs.
         ring: of this process; opens each once, and judges the seals of records from then on.
+        second: the KEK of the second root; it opens none of them.
 
     Raises:
         DatabaseError: the database can't be asked now.
@@ -25,14 +30,27 @@ async def examine_data_keys(engine: AsyncEngine, keyring: Keyring, ring: Ring) -
     await ring.load()
     if ring.is_doubled:
         return [Finding(Verdict.FINDING, ring.problem or "", _PART)]
-    findings = [_finding(record, keyring, ring) for record in await read_records(engine)]
+    findings = []
+    for record in await read_records(engine):
+        findings.append(_finding(record, keyring, ring, second))
+        if second is not None and findings[-1].verdict is Verdict.OK:
+            findings += _without_second(record, second)
     if not findings:
         message = "there is no data key; the next boot makes it, unless rows are sealed already"
         return [Finding(Verdict.UNSEEN, message, _PART)]
     return findings
 
 
-def _finding(record: Record, keyring: Keyring, ring: Ring) -> Finding:
+def _without_second(record: Record, second: KekBackend) -> list[Finding]:
+    """Say that a data key has no wrap under the second root, as far as its kek_id is known."""
+    if second.kek_id is None or any(wrap.kek_id == second.kek_id for wrap in record.wraps):
+        return []
+    uri = second.uri.text
+    message = f"the data key {record.id} has no wrap under {VARIABLE}, {uri}: custody rewrap run"
+    return [Finding(Verdict.FINDING, message, _PART)]
+
+
+def _finding(record: Record, keyring: Keyring, ring: Ring, second: KekBackend | None) -> Finding:
     if ring.find(prefix_of(record.id)) is not None:
         return Finding(Verdict.OK, f"the data key {record.id} opens", _PART)
     reason = ring.reason(record.id)
@@ -40,5 +58,8 @@ def _finding(record: Record, keyring: Keyring, ring: Ring) -> Finding:
         message = does_not_open(record, *sorted(wrap.kek_id for wrap in record.wraps))
         return Finding(Verdict.FINDING, message, _PART)
     # Of a KMS that does not answer, its own part says the same.
-    waits = not record.is_lost and all(keyring.find(wrap.kek_id) for wrap in record.wraps)
+    waits = not record.is_lost and all(
+        keyring.find(wrap.kek_id) or (second is not None and second.holds(wrap.kek_id))
+        for wrap in record.wraps
+    )
     return Finding(Verdict.DOWN if waits else Verdict.FINDING, reason, _PART)

@@ -110,12 +110,13 @@ async def open_record(keyring: Keyring, record: Record) -> Opened:
     """
     if not is_id(record.id):
         raise NoSuchDataKey("the id of a record is none of a data key")
-    reasons = [
+    unknown = [
         f"list the KEK of {wrap.kek_id} in CUSTODY_OLD_KEKS, or, if the record is not yours, "
         f"run: custody kek forget {record.id}"
         for wrap in record.wraps
         if keyring.find(wrap.kek_id) is None
     ]
+    reasons = []
     for backend, wrap in _by_preference(keyring, record):
         try:
             async with asyncio.timeout(_UNWRAP_SECONDS):
@@ -132,7 +133,8 @@ async def open_record(keyring: Keyring, record: Record) -> Opened:
         # The wrap holds a key for this id; the seal says that it is the one of this record.
         if opened.is_of(record.seal):
             return Opened(opened, wrap.kek_id)
-    if reasons:
+    # Of a KEK that is away alone there is nothing to say of others, such as the second root.
+    if reasons := reasons or unknown:
         raise DataKeyUnavailable(f"the data key {record.id} can't be opened: {'; '.join(reasons)}")
     raise NoSuchDataKey(f"the record {record.id} holds no data key of ours")
 

@@ -18,6 +18,7 @@ from custody.keks.proof import (
     refuse_other_material,
     retired,
 )
+from custody.keks.second import refuse_retired, refuse_same
 from custody.keks.trust import tell_what_is_known
 from kek_backends.base import KekBackend
 from kek_backends.errors import KekError, Transient
@@ -35,15 +36,51 @@ async def examine_keks(keyring: Keyring) -> list[Finding]:
     """
     findings = []
     for backend in keyring:
-        try:
-            async with asyncio.timeout(_TIMEOUT_SECONDS):
-                seen = await backend.examine(active=backend is keyring.active)
-        except (KekError, TimeoutError) as error:
-            seen = [_failure(error)]
-        if problem := in_clear(backend):
-            seen = [Finding(Verdict.FINDING, problem), *seen]
-        findings += [replace(one, part=_part(backend)) for one in seen]
+        findings += await examine_kek(backend, active=backend is keyring.active)
     return findings
+
+
+async def examine_kek(backend: KekBackend, *, active: bool) -> list[Finding]:
+    """Examine a KEK by itself.
+
+    Args:
+        backend: the KEK.
+        active: whether it is to wrap.
+    """
+    try:
+        async with asyncio.timeout(_TIMEOUT_SECONDS):
+            seen = await backend.examine(active=active)
+    except (KekError, TimeoutError) as error:
+        seen = [_failure(error)]
+    if problem := in_clear(backend):
+        seen = [Finding(Verdict.FINDING, problem), *seen]
+    return [replace(one, part=_part(backend)) for one in seen]
+
+
+async def examine_second(
+    engine: AsyncEngine, keyring: Keyring, backend: KekBackend, sealer: RecordSealer
+) -> list[Finding]:
+    """Compare the second root with the other KEKs, and with what the database knows of it.
+
+    Args:
+        engine: connections of a runtime role.
+        keyring: the configured KEKs.
+        backend: the KEK of the second root.
+        sealer: judges the records.
+
+    Raises:
+        DatabaseError: the database can't be asked now.
+    """
+    part, kek_id = _part(backend), backend.kek_id
+    if kek_id is None:
+        return []  # its own part says so
+    try:
+        refuse_same(keyring, backend)
+        await refuse_retired(engine, backend, sealer)
+    except KekError as error:
+        return [replace(_failure(error), part=part)]
+    by = "the next custody rewrap run"
+    return [one async for one in examine_fingerprint(engine, backend, kek_id, sealer, by)]
 
 
 async def examine_registry(
@@ -73,7 +110,9 @@ async def examine_registry(
         if backend.kek_id is not None:
             used = {used for used in in_use if backend.holds(used)}
             for kek_id in sorted({backend.kek_id} | used):
-                findings += [one async for one in _fingerprint(engine, backend, kek_id, sealer)]
+                findings += [
+                    one async for one in examine_fingerprint(engine, backend, kek_id, sealer)
+                ]
     return findings
 
 
@@ -95,9 +134,25 @@ async def examine_rows(engine: AsyncEngine, *, accepted: bool) -> list[Finding]:
     return [Finding(Verdict.OK, "every row is sealed", "rows")]
 
 
-async def _fingerprint(
-    engine: AsyncEngine, backend: KekBackend, kek_id: str, sealer: RecordSealer
+async def examine_fingerprint(
+    engine: AsyncEngine,
+    backend: KekBackend,
+    kek_id: str,
+    sealer: RecordSealer,
+    recorded_by: str = "the next boot",
 ) -> AsyncIterator[Finding]:
+    """Compare a KEK with its record.
+
+    Args:
+        engine: connections of a runtime role.
+        backend: the KEK.
+        kek_id: one that it holds.
+        sealer: judges the record.
+        recorded_by: what records one that is not on record.
+
+    Raises:
+        DatabaseError: the database can't be asked now.
+    """
     part, fingerprint = _part(backend), backend.fingerprint(kek_id)
     if fingerprint is None:
         return
@@ -119,7 +174,7 @@ async def _fingerprint(
         message = f"its fingerprint is the one recorded for {kek_id}"
         yield Finding(Verdict.OK, message, part)
         return
-    message = f"no fingerprint is recorded for {kek_id} yet; the next boot does it"
+    message = f"no fingerprint is recorded for {kek_id} yet; {recorded_by} does it"
     yield Finding(Verdict.UNSEEN, message, part)
 
 

@@ -125,19 +125,21 @@ def retired(
     kek_id: str,
     record: Mapping[str, Any] | None = None,
     sealer: RecordSealer | None = None,
+    variable: str = "CUSTODY_KEK",
 ) -> str:
-    """Say that the active KEK is retired, and the cure.
+    """Say that a KEK that is to wrap is retired, and the cure.
 
     Args:
         backend: the KEK.
         kek_id: that it stamps.
         record: the columns of ``read_kek.sql``.
         sealer: as for :func:`refuse_other_material`.
+        variable: which names it.
     """
     doubtful = record and sealer is not None and judge(sealer, kek_id, record) is not True
     return (
         f"KEK {backend.uri.text}: the kek_id {kek_id} is retired, and nothing is written under it "
-        "again; set CUSTODY_KEK to another KEK" + (_forget(kek_id) if doubtful else "")
+        f"again; set {variable} to another KEK" + (_forget(kek_id) if doubtful else "")
     )
 
 

@@ -1,6 +1,7 @@
 """Examines what is configured, without changing anything."""
 
-from collections.abc import Mapping
+from collections.abc import AsyncIterator, Mapping
+from contextlib import asynccontextmanager
 from functools import partial
 
 from sqlalchemy.ext.asyncio import AsyncEngine
@@ -16,10 +17,18 @@ from custody.db.advice import advise
 from custody.db.engine import open_engine
 from custody.db.errors import DatabaseError, Refused
 from custody.db.posture import find_problems, refuse_unfit_rewrap
-from custody.keks.diagnostics import examine_keks, examine_registry, examine_rows
+from custody.keks.diagnostics import (
+    examine_kek,
+    examine_keks,
+    examine_registry,
+    examine_rows,
+    examine_second,
+)
 from custody.keks.keks import load_keks
+from custody.keks.second import load_second
 from custody.ops import preflight
 from custody.settings import ConfigurationError, Settings, load
+from kek_backends.base import KekBackend
 from kek_backends.findings import Finding, Verdict
 from kek_backends.keyring import Keyring
 
@@ -43,9 +52,30 @@ async def examine(environ: Mapping[str, str]) -> list[Finding]:
         return findings + await _examine_database(settings, None)
     try:
         findings += await examine_keks(keyring)
-        return findings + await _examine_database(settings, keyring)
+        async with _second_root(settings, environ, keyring, findings) as second:
+            return findings + await _examine_database(settings, keyring, second)
     finally:
         await keyring.close()
+
+
+@asynccontextmanager
+async def _second_root(
+    settings: Settings, environ: Mapping[str, str], keyring: Keyring, findings: list[Finding]
+) -> AsyncIterator[KekBackend | None]:
+    """Load the second root, and examine it: it must wrap, and open what it wraps."""
+    try:
+        second = load_second(settings, environ, keyring)
+    except ConfigurationError as error:
+        findings.append(Finding(Verdict.FINDING, str(error), "kek"))
+        second = None
+    if second is None:
+        yield None
+        return
+    try:
+        findings += await examine_kek(second, active=True)
+        yield second
+    finally:
+        await second.close()
 
 
 def _examine_settings(settings: Settings, environ: Mapping[str, str]) -> list[Finding]:
@@ -103,7 +133,9 @@ def _issuer_keys(settings: Settings) -> Source:
     return partial(fetch_once, url), name_of(url)
 
 
-async def _examine_database(settings: Settings, keyring: Keyring | None) -> list[Finding]:
+async def _examine_database(
+    settings: Settings, keyring: Keyring | None, second: KekBackend | None = None
+) -> list[Finding]:
     if settings.database_url is None:
         message = "CUSTODY_DATABASE_URL is not set: database, roles and fingerprints were not seen"
         return [Finding(Verdict.UNSEEN, message, "database")]
@@ -118,22 +150,24 @@ async def _examine_database(settings: Settings, keyring: Keyring | None) -> list
             accepted = settings.accepts_legacy_rows
             findings += await examine_rows(engine, accepted=accepted)
             if keyring is not None:
-                findings += await _examine_records(settings, engine, keyring)
+                findings += await _examine_records(settings, engine, keyring, second)
             return findings
     except DatabaseError as error:
         return [_failure(error, "database")]
 
 
 async def _examine_records(
-    settings: Settings, engine: AsyncEngine, keyring: Keyring
+    settings: Settings, engine: AsyncEngine, keyring: Keyring, second: KekBackend | None
 ) -> list[Finding]:
     """Examine what is recorded of data keys and KEKs: each opens, or vouches for, the other."""
     ring = Ring(engine, keyring, settings.data_key_ttl, settings.data_key_max_age)
-    findings = await examine_data_keys(engine, keyring, ring)
+    findings = await examine_data_keys(engine, keyring, ring, second)
     legacy = settings.accepts_legacy_rows
-    return findings + await examine_registry(
-        engine, UserKeyring(keyring, ring), Sealer(ring), legacy=legacy
-    )
+    users = UserKeyring(keyring, ring)
+    findings += await examine_registry(engine, users, Sealer(ring), legacy=legacy)
+    if second is not None:
+        findings += await examine_second(engine, keyring, second, Sealer(ring))
+    return findings
 
 
 async def _examine_advice(engine: AsyncEngine) -> list[Finding]:

@@ -14,6 +14,7 @@ from custody.db.checkout import on_a_living_connection
 from custody.db.errors import DatabaseError, Refused
 from custody.db.posture import refuse_unfit_rewrap
 from custody.keks.records import RowCount, count_rows
+from custody.keks.second import SecondRoot
 from custody.rewrap import runs
 from custody.rewrap.backoff import NotFinished
 from custody.rewrap.batch import WrongWrap
@@ -58,6 +59,7 @@ class BackgroundRewrap:
         interval: seconds from one look to the next.
         metrics: show what is done.
         legacy: whether rows that are not sealed are brought over.
+        second: the second root; None: there is none.
     """
 
     def __init__(
@@ -70,12 +72,14 @@ class BackgroundRewrap:
         interval: float,
         metrics: RewrapMetrics,
         legacy: bool = False,
+        second: SecondRoot | None = None,
     ) -> None:
         self._engine = engine
         self._app = app
         self._keyring = keyring
         self._ring = ring
         self._legacy = legacy
+        self._second = second
         self._interval = interval
         self._metrics = metrics
         self._stopping = asyncio.Event()
@@ -131,7 +135,7 @@ class BackgroundRewrap:
             return  # not known yet; /readyz says so
         await self._show()
         stale = await runs.count_stale(self._engine, target, everything=False, legacy=self._legacy)
-        moves = DataKeyMove(self._engine, self._keyring.keks, self._ring)
+        moves = DataKeyMove(self._engine, self._keyring.keks, self._ring, self._second)
         data_keys = await moves.stale(kek_id)
         if data_keys or self._can_do(stale):
             log.info("rewrap_begins", rows=stale.total, data_keys=len(data_keys), target=target)
@@ -141,7 +145,12 @@ class BackgroundRewrap:
     async def _run(self) -> Run:
         showing = asyncio.create_task(self._keep_showing())
         self._current = RewrapRun(
-            self._engine, self._keyring, self._ring, Options(legacy=self._legacy), self._advance
+            self._engine,
+            self._keyring,
+            self._ring,
+            Options(legacy=self._legacy),
+            self._advance,
+            second=self._second,
         )
         try:
             return await self._current.run()

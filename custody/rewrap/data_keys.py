@@ -1,4 +1,7 @@
-"""Data keys come to the target first: whoever retires the KEK of before then loses none of them."""
+"""Data keys come to the target first: whoever retires the KEK of before then loses none of them.
+
+Where there is a second root, each gets a wrap under that, too; nothing waits for it.
+"""
 
 import structlog
 from sqlalchemy.ext.asyncio import AsyncEngine
@@ -6,12 +9,14 @@ from sqlalchemy.ext.asyncio import AsyncEngine
 from custody.datakeys.data_key import DataKey
 from custody.datakeys.records import Record, read_records
 from custody.datakeys.ring import Ring
+from custody.db.errors import RetiredKek
 from custody.db.queries import query
 from custody.db.scope import transaction
-from custody.rewrap.batch import TargetMoved, wrong_wrap
+from custody.keks.second import VARIABLE, SecondRoot
+from custody.rewrap.batch import TargetMoved, WrongWrap, wrong_wrap
 from kek_backends.base import OwnedWrap, Wrap
 from kek_backends.binding import Binding
-from kek_backends.errors import Tampered, Transient
+from kek_backends.errors import KekError, Tampered, Transient
 from kek_backends.keyring import Keyring
 
 # Each time another process, or somebody else, was faster.
@@ -27,27 +32,43 @@ class DataKeyMove:
         engine: connections of the role custody_rewrap.
         keyring: all KEKs.
         ring: the data keys.
+        second: the second root; None: there is none.
     """
 
-    def __init__(self, engine: AsyncEngine, keyring: Keyring, ring: Ring) -> None:
+    def __init__(
+        self, engine: AsyncEngine, keyring: Keyring, ring: Ring, second: SecondRoot | None = None
+    ) -> None:
         self._engine = engine
         self._keyring = keyring
         self._ring = ring
+        self._second = second
+        # Of the second root: its kek_id when all have a wrap under it, or why they have not.
+        self._second_id: str | None = None
+        self._second_problem: str | None = None
 
     async def stale(self, target: str) -> tuple[str, ...]:
-        """Return the ids of those that are wrapped under another KEK, or not under this one.
+        """Return the ids of those that lack a wrap that they are to have, or have another one.
 
         Args:
             target: kek_id of the active KEK.
         """
+        second = await self._look_at_second()
+        wanted = {target} if second is None else {target, second}
         return tuple(
             record.id
             for record in await read_records(self._engine)
-            if self._ring.source(record.id) is not None and _kek_ids(record) != {target}
+            if self._ring.source(record.id) is not None
+            and (not wanted <= _kek_ids(record) or self._to_drop(record, target, second))
         )
 
     async def problems(self) -> tuple[str, ...]:
-        """Say which are not open and so can't be moved, each in one line with its cure."""
+        """Say which can't be moved, or not to the second root, each in one line with its cure."""
+        unopened, problem = await self._unopened(), self._second_problem
+        if problem is None:
+            return unopened
+        return (*unopened, f"data keys have no new wrap under {VARIABLE}: {problem}")
+
+    async def _unopened(self) -> tuple[str, ...]:
         return tuple(
             self._ring.reason(record.id)
             or f"the record {record.id} holds no data key of ours; if it is not yours, run: "
@@ -70,17 +91,38 @@ class DataKeyMove:
             RetiredKek: the target was retired.
             DatabaseError: the database can't be asked now.
         """
-        return tuple(
-            [
-                record.id
-                for record in await read_records(self._engine)
-                if (found := self._ring.source(record.id)) is not None
-                and await self._give_wrap(record, *found, target, anew=anew)
-            ]
-        )
+        return await self._give(self._keyring, target, anew=anew)
+
+    async def give_second_wraps(self, *, anew: bool) -> tuple[str, ...]:
+        """Give each of them a wrap under the second root, too, where there is one.
+
+        Where that fails, :meth:`problems` says so: the rest does not wait for it.
+
+        Args:
+            anew: as for :meth:`give_wraps`.
+
+        Raises:
+            DatabaseError: the database can't be asked now.
+        """
+        self._second_id = self._second_problem = None
+        if self._second is None:
+            return ()
+        try:
+            target = await self._second.admit()
+            given = await self._give(self._second.keyring(), target, anew=anew)
+        except TargetMoved:
+            self._note_second("its key was rotated just now: run this again")
+        except (KekError, WrongWrap, RetiredKek) as error:
+            self._note_second(str(error) or type(error).__name__)
+        else:
+            self._second_id = target
+            return given
+        return ()
 
     async def drop_others(self, target: str) -> None:
         """Drop their wraps under other KEKs, where they have one under the target.
+
+        Those that may be the second root's stay, until it has given a newer one.
 
         Args:
             target: kek_id of the active KEK; every live daemon can read it.
@@ -88,7 +130,7 @@ class DataKeyMove:
         for record in await read_records(self._engine):
             if self._ring.source(record.id) is None:
                 continue
-            for kek_id in sorted(_kek_ids(record) - {target}):
+            for kek_id in sorted(self._to_drop(record, target, self._second_id)):
                 async with transaction(self._engine) as connection:
                     dropped = await connection.fetchval(
                         query("drop_data_key_wrap"), record.id, kek_id, target
@@ -96,15 +138,58 @@ class DataKeyMove:
                 if dropped:
                     log.info("data_key_wrap_dropped", data_key=record.id, kek_id=kek_id)
 
+    def _to_drop(self, record: Record, target: str, second: str | None) -> set[str]:
+        """Return the KEKs whose wraps of a data key are of no more use.
+
+        Args:
+            record: of the data key.
+            target: kek_id of the active KEK.
+            second: kek_id of the second root, where it can be used now.
+        """
+        others = _kek_ids(record) - {target, second}
+        if self._second is None or second in _kek_ids(record):
+            return others
+        return {kek_id for kek_id in others if not self._second.may_hold(kek_id)}
+
+    async def _look_at_second(self) -> str | None:
+        """Return the kek_id of the second root; None where there is none, or none to be used."""
+        self._second_problem = None
+        try:
+            return None if self._second is None else await self._second.look()
+        except KekError as error:
+            self._note_second(str(error) or type(error).__name__)
+            return None
+
+    def _note_second(self, problem: str) -> None:
+        self._second_problem = problem
+        log.warning("second_root_failed", reason=problem)
+
+    async def _give(self, keyring: Keyring, target: str, *, anew: bool) -> tuple[str, ...]:
+        return tuple(
+            [
+                record.id
+                for record in await read_records(self._engine)
+                if (found := self._ring.source(record.id)) is not None
+                and await self._give_wrap(keyring, record, *found, anew=anew, target=target)
+            ]
+        )
+
     async def _give_wrap(
-        self, record: Record, key: DataKey, source: Wrap, target: str, *, anew: bool
+        self,
+        keyring: Keyring,
+        record: Record,
+        key: DataKey,
+        source: Wrap,
+        *,
+        target: str,
+        anew: bool,
     ) -> bool:
         wraps = record.wraps
         for _ in range(_TRIES):
             there = next((wrap for wrap in wraps if wrap.kek_id == target), None)
-            if there is not None and not anew and await self._opens(key, there, source):
+            if there is not None and not anew and await self._opens(keyring, key, there, source):
                 return False
-            made = await self._wrap(key, source, target)
+            made = await self._wrap(keyring, key, source, target)
             async with transaction(self._engine) as connection:
                 put = await connection.fetchval(
                     query("put_data_key_wrap"),
@@ -118,23 +203,25 @@ class DataKeyMove:
             wraps = next((now.wraps for now in records if now.id == key.id), ())
         raise Transient(f"the wraps of the data key {key.id} change again and again")
 
-    async def _wrap(self, key: DataKey, source: Wrap, target: str) -> Wrap:
+    async def _wrap(self, keyring: Keyring, key: DataKey, source: Wrap, target: str) -> Wrap:
         """Return a new wrap under the target, which opens: nothing else may be stored."""
-        (made,) = await self._keyring.rewrap([OwnedWrap(Binding.of_data_key(key.id), source)])
+        (made,) = await keyring.rewrap([OwnedWrap(Binding.of_data_key(key.id), source)])
         if not isinstance(made, Wrap):
             raise made
         if made.kek_id != target:
             raise TargetMoved
-        if not await self._opens(key, made):
+        if not await self._opens(keyring, key, made):
             raise wrong_wrap(target)
         return made
 
-    async def _opens(self, key: DataKey, wrap: Wrap, known: Wrap | None = None) -> bool:
+    async def _opens(
+        self, keyring: Keyring, key: DataKey, wrap: Wrap, known: Wrap | None = None
+    ) -> bool:
         """Say whether a wrap holds this data key; the one that it was opened from is known to."""
         if wrap == known:
             return True
         try:
-            found = await self._keyring.unwrap(Binding.of_data_key(key.id), wrap)
+            found = await keyring.unwrap(Binding.of_data_key(key.id), wrap)
         except Tampered:
             return False
         return DataKey.of(key.id, found).is_of(key.own_seal)

@@ -15,6 +15,7 @@ from sqlalchemy.ext.asyncio import AsyncEngine
 from custody.datakeys.ring import Ring
 from custody.db.errors import DatabaseError, Refused, RetiredKek
 from custody.keks.legacy import count_unsealed
+from custody.keks.second import SecondRoot
 from custody.rewrap import batch, claims, rows, runs, storing
 from custody.rewrap.backoff import Backoff, sleep, stopped
 from custody.rewrap.batch import TargetMoved, WrongWrap
@@ -51,6 +52,7 @@ class RewrapRun:
         ring: the data keys; they seal what was not.
         options: how.
         progress: called after each stored claim.
+        second: the second root; None: there is none.
     """
 
     def __init__(
@@ -60,6 +62,8 @@ class RewrapRun:
         ring: Ring,
         options: Options,
         progress: Callable[[Run, Counts], None] = lambda _run, _counts: None,
+        *,
+        second: SecondRoot | None = None,
     ) -> None:
         self._engine = engine
         self._keyring = keyring
@@ -67,7 +71,7 @@ class RewrapRun:
         self._options = options
         self._progress = progress
         self._target = Target(engine, keyring, ring, legacy=options.legacy)
-        self._data_keys = DataKeyMove(engine, keyring.keks, ring)
+        self._data_keys = DataKeyMove(engine, keyring.keks, ring, second)
         self.moved_data_keys: tuple[str, ...] = ()
         self._owner = f"{socket.gethostname()}:{os.getpid()}:{secrets.token_hex(4)}"
         # One for each task: who has lost a claim must not store beside its new owner.
@@ -146,17 +150,17 @@ class RewrapRun:
 
     async def _move_data_keys(self, target: str) -> None:
         """Bring them to the active KEK; the one that they leave can then be retired."""
+        anew = self._anew
         while True:
             try:
-                given = await self._retried(
-                    lambda: self._data_keys.give_wraps(target, anew=self._anew)
-                )
+                given = await self._retried(lambda: self._data_keys.give_wraps(target, anew=anew))
                 break
             except KekError as error:
                 await self._backoff.pause(str(error) or type(error).__name__)
         self._backoff.renew()
+        given += await self._retried(lambda: self._data_keys.give_second_wraps(anew=anew))
         self._anew = False
-        self.moved_data_keys += tuple(one for one in given if one not in self.moved_data_keys)
+        self.moved_data_keys = tuple(dict.fromkeys((*self.moved_data_keys, *given)))
         # A daemon that was started meanwhile may not read the target.
         await self._retried(self._target.check_instances)
         await self._retried(lambda: self._data_keys.drop_others(target))

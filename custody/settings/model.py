@@ -52,6 +52,9 @@ class Settings(BaseModel):
     )
     kek: str = Field("env:MANA_AUTH_KEK", description="URI of the active KEK, which wraps new keys")
     old_keks: Words = Field((), description="URIs of decrypt-only KEKs")
+    second_kek: str | None = Field(
+        None, min_length=1, description="URI of a KEK that data keys are wrapped under, too"
+    )
     data_key_ttl: int = Field(
         3600,
         ge=1,
@@ -134,6 +137,11 @@ class Settings(BaseModel):
             raise ValueError("CUSTODY_JWKS_URL and CUSTODY_JWKS_FILE are both set; unset one")
         if (self.tls_cert is None) != (self.tls_key is None):
             raise ValueError("CUSTODY_TLS_CERT and CUSTODY_TLS_KEY go together; set both")
+        if self.second_kek in {self.kek, *self.old_keks}:
+            raise ValueError(
+                f"KEK {self.second_kek} is CUSTODY_SECOND_KEK, and in CUSTODY_KEK or "
+                "CUSTODY_OLD_KEKS too; the second root is another KEK: take one of them away"
+            )
         if self.data_key_max_age < self.data_key_ttl:
             raise ValueError("CUSTODY_DATA_KEY_MAX_AGE is less than CUSTODY_DATA_KEY_TTL; raise it")
         return self

@@ -139,6 +139,7 @@ async def test_json(environ: dict[str, str]) -> None:
         "retired_at": None,
         "retirement": None,
         "configured": True,
+        "second": False,
     }
 
 

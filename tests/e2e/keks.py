@@ -62,6 +62,12 @@ def make_place(
     return Place(f"aws-kms:alias/{name}", f"aws-kms:{arn}", moto.environ)
 
 
+def enveloped(place: Place) -> Place:
+    """Return the same KEK in envelope mode; what rows carry is then a data key's id."""
+    sign = "&" if "?" in place.uri else "?"
+    return Place(f"{place.uri}{sign}mode=envelope", place.stamp, place.environ)
+
+
 def overrides(active: Place, *old: Place) -> dict[str, str]:
     """Return the overrides of a daemon with these KEKs; see ``tests.servers.settings_for``."""
     keks = {"KEK": active.uri, "OLD_KEKS": " ".join(place.uri for place in old)}

@@ -14,7 +14,7 @@ from custody.datakeys.records import open_record
 from tests.bao_server import Bao
 from tests.client import Client, becomes, client_session
 from tests.db.command import Command, custody
-from tests.e2e.keks import BACKENDS, Place, make_place, overrides, read_keys
+from tests.e2e.keks import BACKENDS, Place, enveloped, make_place, overrides, read_keys
 from tests.e2e.life import live
 from tests.eventually import eventually
 from tests.http.wire import assert_problem
@@ -31,12 +31,6 @@ PLANT = "UPDATE auth.encryption_vaults SET kek_id = $2 WHERE user_id = $1"
 DOWN = stubs.refuse("InternalException", 500)
 BACK_WITHIN = 5.0
 USERS = [f"user-{number:02}" for number in range(12)]
-
-
-def enveloped(place: Place) -> Place:
-    """Return the same KEK in envelope mode; what rows carry is then a data key's id."""
-    sign = "&" if "?" in place.uri else "?"
-    return Place(f"{place.uri}{sign}mode=envelope", place.stamp, place.environ)
 
 
 @pytest.fixture

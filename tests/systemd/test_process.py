@@ -94,7 +94,7 @@ def test_its_environment_holds_no_secret(served: Host) -> None:
     }
 
 
-@pytest.mark.parametrize("user", ["custody-rewrap", "custody-migrate", "nobody"])
+@pytest.mark.parametrize("user", ["custody-rewrap", "custody-migrate", "custody-drill", "nobody"])
 def test_others_can_read_neither_its_credentials_nor_its_memory(user: str, served: Host) -> None:
     folder = "/run/credentials/custody.service"
     process = served.property("MainPID")
@@ -151,6 +151,13 @@ def test_the_job_can_write_to_nothing(debian: Host) -> None:
     assert said["folders"] == []
     assert said["files"] == []
     assert said["refused"] == dict.fromkeys(FORBIDDEN[1:], True)
+
+
+def test_the_drill_can_write_to_its_state_folder_alone(debian: Host) -> None:
+    said = probe(debian, "custody-drill.service", *FORBIDDEN)
+    assert said["folders"] == ["/var/lib/custody-drill"]
+    assert said["files"] == []
+    assert said["refused"] == dict.fromkeys(FORBIDDEN, True)
 
 
 def test_outside_of_the_sandbox_all_of_it_can_be_done(debian: Host) -> None:

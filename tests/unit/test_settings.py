@@ -24,6 +24,7 @@ GOOD: dict[str, tuple[str, str, Any]] = {
     "rewrap_database_url": (URL, f'"{URL}"', SecretStr(URL)),
     "kek": ("vault:transit/mana", '"vault:transit/mana"', "vault:transit/mana"),
     "old_keks": ("env:A, env:B  env:C", '["env:A", "env:B", "env:C"]', ("env:A", "env:B", "env:C")),
+    "second_kek": ("aws-kms:alias/second", '"aws-kms:alias/second"', "aws-kms:alias/second"),
     "jwks_url": ("https://a.example/jwks", '"https://a.example/jwks"', "https://a.example/jwks"),
     "jwks_file": ("/etc/jwks.json", '"/etc/jwks.json"', Path("/etc/jwks.json")),
     "jwt_issuer": ("https://a.example", '"https://a.example"', "https://a.example"),

@@ -14,13 +14,12 @@ from sqlalchemy.ext.asyncio import AsyncEngine
 from custody.cli.commands import event_loop
 from custody.cli.commands.kek_report import report_lines
 from custody.cli.commands.kek_table import ListedKek, table, tree
-from custody.cli.commands.rewrap_role import VARIABLE, rewrap_dsn, rewrap_engine
+from custody.cli.commands.rewrap_role import VARIABLE, reading_engine, rewrap_dsn, rewrap_engine
 from custody.cli.commands.shown import note
 from custody.cli.commands.startup import prepare
 from custody.cli.exit_codes import FINDING
 from custody.datakeys.ring import Ring
 from custody.datakeys.sealer import Sealer
-from custody.db.posture import safe_engine
 from custody.keks.keks import load_keks
 from custody.keks.records import (
     NO_ROWS,
@@ -32,17 +31,22 @@ from custody.keks.records import (
     list_keks,
 )
 from custody.keks.records import retire as retire_kek
+from custody.keks.second import VARIABLE as SECOND
+from custody.keks.second import load_second
 from custody.keks.trust import tell_what_is_known
 from custody.settings import ConfigurationError, Settings
 from kek_backends.base import KekBackend
 from kek_backends.errors import KekError
 from kek_backends.keyring import Keyring
 
-_APP = "CUSTODY_DATABASE_URL"
 _REFRESH_SECONDS = 5.0
 # Of a line, in columns, where no terminal says that it has more.
 _WIDTH = 80
 _ACTIVE = "{0} is what {1} stamps on new keys; set CUSTODY_KEK to another KEK and restart first"
+_SECOND = (
+    f"data keys are still wrapped under {{0}}, the second root: take {SECOND} away, or set another "
+    "KEK there, then: custody rewrap run"
+)
 _MESSAGES = {
     Retirement.RETIRED: "{0} is retired: nothing can be wrapped under it again",
     Retirement.ALREADY_RETIRED: "{0} was retired before",
@@ -98,9 +102,15 @@ async def _list(
 ) -> tuple[list[ListedKek], tuple[RecordedDataKey, ...], Mapping[str, RowCount] | None, list[str]]:
     notes: list[str] = []
     counted: Mapping[str, RowCount] | None = None
-    async with _reading(settings, notes) as engine, _configured(settings) as (keyring, unseen):
+    async with (
+        reading_engine(settings) as engine,
+        _configured(settings) as (keyring, unseen),
+        _second(settings, notes) as second,
+    ):
         known, keys = await list_keks(engine), await list_data_keys(engine)
-        if settings.rewrap_database_url is not None:
+        if settings.rewrap_database_url is None:
+            notes.append(f"rows could not be counted: {VARIABLE} is not set")
+        else:
             counted = await count_rows(engine)
         if keyring is not None:
             await _learn_aliases(settings, engine, keyring)
@@ -120,24 +130,10 @@ async def _list(
                         if one.kek_id in key.kek_ids
                     },
                     configured=None if keyring is None else backend is not None,
+                    second=second is not None and second.holds(one.kek_id),
                 )
             )
     return listed, keys, counted, notes
-
-
-@asynccontextmanager
-async def _reading(settings: Settings, notes: list[str]) -> AsyncIterator[AsyncEngine]:
-    """Open the database as a runtime role: as one that sees all rows, where there is one."""
-    if settings.rewrap_database_url is not None:
-        async with rewrap_engine(settings) as engine:
-            yield engine
-        return
-    if settings.database_url is None:
-        raise ConfigurationError(f"{VARIABLE} or {_APP} must be set: PostgreSQL, as a runtime role")
-    notes.append(f"rows could not be counted: {VARIABLE} is not set")
-    dsn = settings.dsn(settings.database_url)
-    async with safe_engine(dsn, "custody_app", variable=_APP) as engine:
-        yield engine
 
 
 async def _learn_aliases(settings: Settings, engine: AsyncEngine, keyring: Keyring) -> None:
@@ -156,13 +152,18 @@ async def _retire(
             note(one)
         if keyring is not None and keyring.active.kek_id == kek_id:
             return Retirement.ACTIVE, 0, _ACTIVE.format(kek_id, keyring.active.uri.text), None
+    async with _second(settings, []) as second:
+        is_second = second is not None and second.holds(kek_id)
     async with rewrap_engine(settings) as engine:
         outcome = await retire_kek(engine, kek_id)
         counted = await count_rows(engine) if outcome is Retirement.IN_USE else {}
         known = {one.kek_id: one for one in await list_keks(engine)}
     rows = counted.get(kek_id, NO_ROWS).wraps
     report = known[kek_id].retirement if kek_id in known else None
-    return outcome, rows, _MESSAGES[outcome].format(kek_id, rows), report
+    message = _MESSAGES[outcome]
+    if is_second and outcome is Retirement.DATA_KEYS:
+        message = _SECOND
+    return outcome, rows, message.format(kek_id, rows), report
 
 
 @asynccontextmanager
@@ -181,6 +182,25 @@ async def _configured(settings: Settings) -> AsyncIterator[tuple[Keyring | None,
         yield keyring, [one for one in notes if one]
     finally:
         await keyring.close()
+
+
+@asynccontextmanager
+async def _second(settings: Settings, notes: list[str]) -> AsyncIterator[KekBackend | None]:
+    """Load the second root, and say what could not be learnt of it, as of the other KEKs."""
+    try:
+        second = load_second(settings, os.environ)
+    except ConfigurationError as error:
+        notes.append(f"what is configured here could not be seen: {error}")
+        second = None
+    if second is None:
+        yield None
+        return
+    try:
+        if problem := await _refresh(second):
+            notes.append(problem)
+        yield second
+    finally:
+        await second.close()
 
 
 async def _refresh(backend: KekBackend) -> str | None:

@@ -13,6 +13,7 @@ _NUMBERS = frozenset({"ROWS", "LEGACY", "ASIDE", "DATA KEYS"})
 _GAP = "  "
 _UNSEEN = "?"
 _NONE = "-"
+_SECOND = "second root"
 _HERE = {True: "yes", False: "no", None: _UNSEEN}
 # In the middle of what is too long; no letter that a terminal may not have.
 _CUT = "..."
@@ -28,12 +29,14 @@ class ListedKek:
         data_keys: ids of the data keys that are wrapped under it, each with how many rows it wraps;
             None where rows could not be seen.
         configured: whether a KEK configured here holds it; None where that could not be seen.
+        second: whether the second root that is configured here holds it.
     """
 
     kek: RegisteredKek
     rows: RowCount | None
     data_keys: Mapping[str, int | None]
     configured: bool | None
+    second: bool = False
 
     def as_object(self) -> dict[str, Any]:
         """Return it for JSON."""
@@ -54,6 +57,7 @@ class ListedKek:
             "retired_at": _time(self.kek.retired_at),
             "retirement": self.kek.retirement,
             "configured": self.configured,
+            "second": self.second,
         }
 
     def as_cells(self) -> tuple[str, ...]:
@@ -69,7 +73,7 @@ class ListedKek:
             _UNSEEN if rows is None else str(rows.quarantined),
             str(len(self.data_keys)),
             _NONE if at is None else shown.time(at).partition("T")[0],
-            _HERE[self.configured],
+            _SECOND if self.second else _HERE[self.configured],
         )
 
 

@@ -21,12 +21,14 @@ from custody.cli.commands.startup import prepare
 from custody.cli.exit_codes import FINDING
 from custody.datakeys.envelope import UserKeyring
 from custody.datakeys.ring import Ring
+from custody.datakeys.sealer import Sealer
 from custody.db.one_database import name_of
 from custody.keks import legacy
 from custody.keks.keks import loaded_keks
 from custody.keks.legacy import Unsealed
 from custody.keks.records import RowCount, count_rows
 from custody.keks.registry import unreadable as unreadable_rows
+from custody.keks.second import SecondRoot, second_root
 from custody.keks.watch import KekWatch
 from custody.rewrap import runs
 from custody.rewrap.data_keys import DataKeyMove
@@ -149,9 +151,9 @@ class _Ended:
 
 
 async def _foresee(settings: Settings, options: Options, *, as_json: bool) -> None:
-    async with _prepared(settings) as (engine, keyring, ring):
+    async with _prepared(settings) as (engine, keyring, ring, second):
         target = Target(engine, keyring, ring, legacy=options.legacy)
-        moves = DataKeyMove(engine, keyring.keks, ring)
+        moves = DataKeyMove(engine, keyring.keks, ring, second)
         kek_id = await target.foresee()
         stale = await runs.count_stale(
             engine, kek_id, everything=options.everything, legacy=options.legacy
@@ -186,14 +188,14 @@ async def _foresee(settings: Settings, options: Options, *, as_json: bool) -> No
 async def _run(settings: Settings, options: Options) -> _Ended:
     stopping = _Stopping()
     async with (
-        _prepared(settings) as (engine, keyring, ring),
+        _prepared(settings) as (engine, keyring, ring, second),
         KekWatch(keyring.keks),
         ring.kept(),
     ):
         # Before: a run that was done is not to fail for a name.
         database = await name_of(engine)
         with progress() as shown:
-            rewrapper = RewrapRun(engine, keyring, ring, options, shown.advance)
+            rewrapper = RewrapRun(engine, keyring, ring, options, shown.advance, second=second)
             stopping.hand_over(rewrapper)
             done = await _shown(rewrapper, shown)
         left = await rewrapper.left(done)
@@ -258,7 +260,9 @@ async def _status(settings: Settings) -> tuple[tuple[Run, ...], dict[str, RowCou
 
 
 @asynccontextmanager
-async def _prepared(settings: Settings) -> AsyncIterator[tuple[AsyncEngine, Keyring, Ring]]:
+async def _prepared(
+    settings: Settings,
+) -> AsyncIterator[tuple[AsyncEngine, Keyring, Ring, SecondRoot | None]]:
     """Load the KEKs, ask each KMS for its key, and connect; the data keys are opened later."""
     rewrap_dsn(settings)  # before a KMS is asked
     async with loaded_keks(settings, os.environ) as keyring:
@@ -268,4 +272,5 @@ async def _prepared(settings: Settings) -> AsyncIterator[tuple[AsyncEngine, Keyr
                 await backend.refresh()
         async with rewrap_engine(settings, pool_size=_POOL_SIZE) as engine:
             ring = Ring(engine, keyring, settings.data_key_ttl, settings.data_key_max_age)
-            yield engine, UserKeyring(keyring, ring), ring
+            async with second_root(settings, os.environ, engine, keyring, Sealer(ring)) as second:
+                yield engine, UserKeyring(keyring, ring), ring, second
