@@ -25,8 +25,10 @@ from tests.db.command import Done, custody
 from tests.db.kek_registry import states
 from tests.kek.fakes import FakeKms
 from tests.leaks import remember
+from tests.moto_server import Moto
 from tests.proofs import some
 from tests.rewrap.kit import (
+    KEKS,
     NEW_KEY,
     OLD,
     SETTINGS,
@@ -277,8 +279,9 @@ async def test_a_new_version_of_its_key(database: Database, bao: Bao) -> None:
 
 
 REFUSED = {
-    SETTINGS["CUSTODY_KEK"]: "is CUSTODY_SECOND_KEK, and in CUSTODY_KEK or CUSTODY_OLD_KEKS too",
-    OLD: "is CUSTODY_SECOND_KEK, and in CUSTODY_KEK or CUSTODY_OLD_KEKS too",
+    SETTINGS["CUSTODY_KEK"]: "names a key that CUSTODY_KEK or CUSTODY_OLD_KEKS names, too",
+    f"{OLD}?id=second": "names a key that CUSTODY_KEK or CUSTODY_OLD_KEKS names, too",
+    "env:COPY?id=second": "are one key, or share the kek_id second: the second root must be",
     "env:SECOND?id=env-v2": "share the kek_id env-v2: the second root must be another KEK",
     "env:SECOND?id=env-v1": "share the kek_id env-v1: the second root must be another KEK",
     "env:NOBODY": "NOBODY",
@@ -287,9 +290,10 @@ REFUSED = {
 }
 
 
-@pytest.mark.parametrize("uri", some(list(REFUSED), OLD, "env:SECOND?id=env-v2"))
+@pytest.mark.parametrize("uri", some(list(REFUSED), f"{OLD}?id=second", "env:SECOND?id=env-v2"))
 async def test_a_second_root_that_can_be_none(database: Database, uri: str) -> None:
-    done = await command(with_second(database, CUSTODY_SECOND_KEK=uri), "rewrap", "run")
+    environ = with_second(database, CUSTODY_SECOND_KEK=uri, COPY=NEW_KEY)
+    done = await command(environ, "rewrap", "run")
     assert done.code == 78
     assert REFUSED[uri] in done.complaint
     assert SECOND_KEY not in done.err
@@ -369,3 +373,33 @@ async def test_the_list_shows_it(database: Database) -> None:
     assert f"data key {KEY_ID} since" in done.out
     assert done.out.rstrip().endswith("under env-v2, second")
     assert (done.code, "custody: " in done.err) == (0, False)
+
+
+# ── beside AWS KMS ────────────────────────────────────────────────────────────
+
+
+@pytest.mark.timeout(120)
+async def test_beside_an_alias_of_the_same_account(database: Database, moto: Moto) -> None:
+    """An alias holds what is on record of its kind: that makes it no second root."""
+    await fill(database, 1)
+    moto.make_key("alias/first")
+    arn = moto.make_key("alias/second")
+    environ = moto.environ | KEKS | environ_of(database)
+    environ |= {"CUSTODY_KEK": "aws-kms:alias/first", "CUSTODY_SECOND_KEK": f"aws-kms:{arn}"}
+    for _ in range(2):
+        done = await command(environ, "rewrap", "run")
+        assert (done.code, "CUSTODY_SECOND_KEK" in done.err) == (0, False), done.err
+        assert (await command(environ, "kek", "drill")).code == 0
+        wraps = [kek_id for _, kek_id in await under(database)]
+        assert (len(wraps), f"aws-kms:{arn}" in wraps) == (2, True)
+    # The same key by another name: known at once, or when its KMS has said so.
+    environ["CUSTODY_OLD_KEKS"] = "aws-kms:alias/first"
+    alias, key = "aws-kms:alias/second", f"aws-kms:{arn}"
+    for first, second, code in ((alias, key, 78), (key, alias, 1)):
+        environ |= {"CUSTODY_KEK": first, "CUSTODY_SECOND_KEK": second}
+        done = await command(environ, "rewrap", "run")
+        assert (done.code, "the second root must be another KEK" in done.complaint) == (code, True)
+        doctor = await command(environ | app(database), "doctor")
+        assert doctor.code == 1
+        assert "the second root must be another KEK" in doctor.out
+    assert await under(database) == [(KEY_ID, key)]
