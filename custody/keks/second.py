@@ -153,10 +153,6 @@ class SecondRoot:
         """Its URI."""
         return self._backend.uri.text
 
-    def may_hold(self, kek_id: str) -> bool:
-        """Say whether a wrap may be its own: any may, while its KMS was not reached yet."""
-        return self._backend.kek_id is None or self._backend.holds(kek_id)
-
     def keyring(self) -> Keyring:
         """Return a keyring that wraps under it, and unwraps with all KEKs."""
         return Keyring(self._backend, list(self._keyring))
