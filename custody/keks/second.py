@@ -51,7 +51,7 @@ def load_second(
 
 
 def refuse_same(keyring: Keyring, backend: KekBackend) -> None:
-    """Refuse a second root that is one of the KEKs, as far as their kek_ids are known.
+    """Refuse a second root that is one of the KEKs, as far as is known of them.
 
     Args:
         keyring: the KEKs.
@@ -61,12 +61,23 @@ def refuse_same(keyring: Keyring, backend: KekBackend) -> None:
         Misconfigured: it is; the message names the cure.
     """
     for other in keyring:
-        one, two = other.kek_id, backend.kek_id
-        if (two and other.holds(two)) or (one and backend.holds(one)):
+        if _is_same(other, backend):
             raise Misconfigured(
-                f"KEK {backend.uri.text} and KEK {other.uri.text} share the kek_id {two or one}: "
-                "the second root must be another KEK"
+                f"KEK {backend.uri.text} and KEK {other.uri.text} are one key, or share the kek_id "
+                f"{backend.kek_id}: the second root must be another KEK"
             )
+
+
+def _is_same(one: KekBackend, two: KekBackend) -> bool:
+    """Say whether two KEKs are the same key, by what they hold, or by their material."""
+    if one.kek_id is None or two.kek_id is None:
+        return False
+    # Both ways: an alias holds whatever is on record of its kind, and is no other key for that.
+    if one.holds(two.kek_id) and two.holds(one.kek_id):
+        return True
+    # Of a key in a KMS a fingerprint may say no more than when it was made.
+    in_memory = one.in_process and two.in_process
+    return in_memory and one.fingerprint(one.kek_id) == two.fingerprint(two.kek_id)
 
 
 async def refuse_retired(engine: AsyncEngine, backend: KekBackend, sealer: RecordSealer) -> None:
@@ -141,10 +152,6 @@ class SecondRoot:
     def uri(self) -> str:
         """Its URI."""
         return self._backend.uri.text
-
-    def may_hold(self, kek_id: str) -> bool:
-        """Say whether a wrap may be its own: any may, while its KMS was not reached yet."""
-        return self._backend.kek_id is None or self._backend.holds(kek_id)
 
     def keyring(self) -> Keyring:
         """Return a keyring that wraps under it, and unwraps with all KEKs."""

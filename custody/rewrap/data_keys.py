@@ -58,7 +58,7 @@ class DataKeyMove:
             record.id
             for record in await read_records(self._engine)
             if self._ring.source(record.id) is not None
-            and (not wanted <= _kek_ids(record) or self._to_drop(record, target, second))
+            and (not wanted <= _kek_ids(record) or self._to_drop(record, wanted))
         )
 
     async def problems(self) -> tuple[str, ...]:
@@ -122,15 +122,17 @@ class DataKeyMove:
     async def drop_others(self, target: str) -> None:
         """Drop their wraps under other KEKs, where they have one under the target.
 
-        Those that may be the second root's stay, until it has given a newer one.
+        With a second root all of them stay until each has a wrap under that: one of them may be
+        its own, or that of the second root of before.
 
         Args:
             target: kek_id of the active KEK; every live daemon can read it.
         """
+        wanted = {target} if self._second_id is None else {target, self._second_id}
         for record in await read_records(self._engine):
             if self._ring.source(record.id) is None:
                 continue
-            for kek_id in sorted(self._to_drop(record, target, self._second_id)):
+            for kek_id in sorted(self._to_drop(record, wanted)):
                 async with transaction(self._engine) as connection:
                     dropped = await connection.fetchval(
                         query("drop_data_key_wrap"), record.id, kek_id, target
@@ -138,18 +140,15 @@ class DataKeyMove:
                 if dropped:
                     log.info("data_key_wrap_dropped", data_key=record.id, kek_id=kek_id)
 
-    def _to_drop(self, record: Record, target: str, second: str | None) -> set[str]:
+    def _to_drop(self, record: Record, wanted: set[str]) -> set[str]:
         """Return the KEKs whose wraps of a data key are of no more use.
 
         Args:
             record: of the data key.
-            target: kek_id of the active KEK.
-            second: kek_id of the second root, where it can be used now.
+            wanted: kek_ids of those that it is to have.
         """
-        others = _kek_ids(record) - {target, second}
-        if self._second is None or second in _kek_ids(record):
-            return others
-        return {kek_id for kek_id in others if not self._second.may_hold(kek_id)}
+        kek_ids = _kek_ids(record)
+        return kek_ids - wanted if wanted <= kek_ids and not self._second_problem else set()
 
     async def _look_at_second(self) -> str | None:
         """Return the kek_id of the second root; None where there is none, or none to be used."""

@@ -137,10 +137,12 @@ class Settings(BaseModel):
             raise ValueError("CUSTODY_JWKS_URL and CUSTODY_JWKS_FILE are both set; unset one")
         if (self.tls_cert is None) != (self.tls_key is None):
             raise ValueError("CUSTODY_TLS_CERT and CUSTODY_TLS_KEY go together; set both")
-        if self.second_kek in {self.kek, *self.old_keks}:
+        # A name of its own (?id=) makes it no other key.
+        others = {uri.partition("?")[0] for uri in (self.kek, *self.old_keks)}
+        if self.second_kek is not None and self.second_kek.partition("?")[0] in others:
             raise ValueError(
-                f"KEK {self.second_kek} is CUSTODY_SECOND_KEK, and in CUSTODY_KEK or "
-                "CUSTODY_OLD_KEKS too; the second root is another KEK: take one of them away"
+                "CUSTODY_SECOND_KEK names a key that CUSTODY_KEK or CUSTODY_OLD_KEKS names, too; "
+                "the second root is another KEK: take one of them away"
             )
         if self.data_key_max_age < self.data_key_ttl:
             raise ValueError("CUSTODY_DATA_KEY_MAX_AGE is less than CUSTODY_DATA_KEY_TTL; raise it")

@@ -25,8 +25,10 @@ from tests.db.command import Done, custody
 from tests.db.kek_registry import states
 from tests.kek.fakes import FakeKms
 from tests.leaks import remember
+from tests.moto_server import Moto
 from tests.proofs import some
 from tests.rewrap.kit import (
+    KEKS,
     NEW_KEY,
     OLD,
     SETTINGS,
@@ -163,7 +165,7 @@ async def test_rows_do_not_wait_for_it(database: Database, failure: Exception) -
     second = Second()
     second.failure = failure
     assert await brought(database, second) == ("failed", [f"{PREFIX}{failure}"])
-    assert await under(database) == [(KEY_ID, "env-v2")]
+    assert await under(database) == [(KEY_ID, "env-v1"), (KEY_ID, "env-v2")]
     assert await opened(database, Keyring(new_kek())) == ledger
     # Once it is back, the next run makes up for it.
     second.failure = None
@@ -171,31 +173,26 @@ async def test_rows_do_not_wait_for_it(database: Database, failure: Exception) -
     assert await under(database) == BOTH
 
 
-async def test_its_wraps_stay_while_it_is_away(database: Database) -> None:
+async def test_nothing_goes_while_it_is_away(database: Database) -> None:
+    """What nobody wants any more may be its own, or that of a second root of before."""
     await fill(database, 1)
-    second = Second()
+    second, newest = Second(), CountingKek("env-v3", SECOND_KEY.swapcase())
     await brought(database, second)
-    second.failure = Transient("KMS away")
-    newest = CountingKek("env-v3", SECOND_KEY.swapcase())
-    async with run_of(database, second, Keyring(newest, [new_kek()])) as worker:
-        assert (await worker.run()).state == "failed"
-    assert await under(database) == [(KEY_ID, "env-v3"), (KEY_ID, "second")]
-    assert await opens(database, second)
-
-
-async def test_nothing_goes_while_nobody_knows_which_wraps_are_its_own(database: Database) -> None:
-    """Its kek_id is its KMS's to say, which was not reached yet."""
-    await fill(database, 1)
-    await brought(database, Second())
     away = FakeKms(None, error=Transient("KMS away"))
-    newest = CountingKek("env-v3", SECOND_KEY.swapcase())
     async with run_of(database, away, Keyring(newest, [new_kek()])) as worker:
         run = await worker.run()
         (problem,) = (await worker.left(run)).data_keys
     assert problem == f"{PREFIX}fake:key: not reached yet"
-    assert await under(database) == [
-        *((KEY_ID, kek_id) for kek_id in ("env-v2", "env-v3", "second"))
-    ]
+    assert await under(database) == [(KEY_ID, kek_id) for kek_id in ("env-v2", "env-v3", "second")]
+    second.failure = Transient("KMS away")
+    async with run_of(database, second, Keyring(newest, [new_kek()])) as worker:
+        assert (await worker.run()).state == "failed"
+    assert len(await under(database)) == 3
+    second.failure = None
+    async with run_of(database, second, Keyring(newest)) as worker:
+        assert (await worker.run()).state == "done"
+    assert await under(database) == [(KEY_ID, "env-v3"), (KEY_ID, "second")]
+    assert await opens(database, second)
 
 
 async def test_its_wraps_go_when_it_is_taken_away(database: Database) -> None:
@@ -277,8 +274,9 @@ async def test_a_new_version_of_its_key(database: Database, bao: Bao) -> None:
 
 
 REFUSED = {
-    SETTINGS["CUSTODY_KEK"]: "is CUSTODY_SECOND_KEK, and in CUSTODY_KEK or CUSTODY_OLD_KEKS too",
-    OLD: "is CUSTODY_SECOND_KEK, and in CUSTODY_KEK or CUSTODY_OLD_KEKS too",
+    SETTINGS["CUSTODY_KEK"]: "names a key that CUSTODY_KEK or CUSTODY_OLD_KEKS names, too",
+    f"{OLD}?id=second": "names a key that CUSTODY_KEK or CUSTODY_OLD_KEKS names, too",
+    "env:COPY?id=second": "are one key, or share the kek_id second: the second root must be",
     "env:SECOND?id=env-v2": "share the kek_id env-v2: the second root must be another KEK",
     "env:SECOND?id=env-v1": "share the kek_id env-v1: the second root must be another KEK",
     "env:NOBODY": "NOBODY",
@@ -287,9 +285,10 @@ REFUSED = {
 }
 
 
-@pytest.mark.parametrize("uri", some(list(REFUSED), OLD, "env:SECOND?id=env-v2"))
+@pytest.mark.parametrize("uri", some(list(REFUSED), f"{OLD}?id=second", "env:SECOND?id=env-v2"))
 async def test_a_second_root_that_can_be_none(database: Database, uri: str) -> None:
-    done = await command(with_second(database, CUSTODY_SECOND_KEK=uri), "rewrap", "run")
+    environ = with_second(database, CUSTODY_SECOND_KEK=uri, COPY=NEW_KEY)
+    done = await command(environ, "rewrap", "run")
     assert done.code == 78
     assert REFUSED[uri] in done.complaint
     assert SECOND_KEY not in done.err
@@ -368,3 +367,33 @@ async def test_the_list_shows_it(database: Database) -> None:
     assert line.endswith("  second root")
     assert done.out.count(f"  data key {KEY_ID} since") == 2
     assert (done.code, "custody: " in done.err) == (0, False)
+
+
+# ── beside AWS KMS ────────────────────────────────────────────────────────────
+
+
+@pytest.mark.timeout(120)
+async def test_beside_an_alias_of_the_same_account(database: Database, moto: Moto) -> None:
+    """An alias holds what is on record of its kind: that makes it no second root."""
+    await fill(database, 1)
+    moto.make_key("alias/first")
+    arn = moto.make_key("alias/second")
+    environ = moto.environ | KEKS | environ_of(database)
+    environ |= {"CUSTODY_KEK": "aws-kms:alias/first", "CUSTODY_SECOND_KEK": f"aws-kms:{arn}"}
+    for _ in range(2):
+        done = await command(environ, "rewrap", "run")
+        assert (done.code, "CUSTODY_SECOND_KEK" in done.err) == (0, False), done.err
+        assert (await command(environ, "kek", "drill")).code == 0
+        wraps = [kek_id for _, kek_id in await under(database)]
+        assert (len(wraps), f"aws-kms:{arn}" in wraps) == (2, True)
+    # The same key by another name: known at once, or when its KMS has said so.
+    environ["CUSTODY_OLD_KEKS"] = "aws-kms:alias/first"
+    alias, key = "aws-kms:alias/second", f"aws-kms:{arn}"
+    for first, second, code in ((alias, key, 78), (key, alias, 1)):
+        environ |= {"CUSTODY_KEK": first, "CUSTODY_SECOND_KEK": second}
+        done = await command(environ, "rewrap", "run")
+        assert (done.code, "the second root must be another KEK" in done.complaint) == (code, True)
+        doctor = await command(environ | app(database), "doctor")
+        assert doctor.code == 1
+        assert "the second root must be another KEK" in doctor.out
+    assert len(await under(database)) == 2
