@@ -37,10 +37,12 @@ def listed(host: Host) -> dict[str, tuple[str, int, bool]]:
 async def test_the_commands_of_the_how_to(debian: Host) -> None:
     """From a first KEK to a second root beside it, which takes its place, to a new first one."""
     assert {*SET_UP, GONE, BACK} == {title for title, blocks in sections(PAGE).items() if blocks}
+    debian.configure(kek="systemd:kek_2026?mode=envelope")
     debian.start()
     debian.systemctl("start", "custody-rewrap.timer")
     async with client_session() as session:
-        zoe = Client(debian.daemon, session, "zoe")
+        alice, zoe = (Client(debian.daemon, session, user) for user in ("alice", "zoe"))
+        made = (await alice.init()).json
         await zoe.init()
         await zoe.set_recovery(WRAPPED, IV)
         await zoe.enable_zk()
@@ -57,6 +59,7 @@ async def test_the_commands_of_the_how_to(debian: Host) -> None:
             "systemd-kek_second": ("active", 1, False),
         }
         assert (await zoe.key()).json["recoveryWrappedMk"] == WRAPPED
+        assert (await alice.key()).json == made
         last = await debian.daemon.database.audit("zoe")
         assert last[-1] == ("fetch", "zk-recovery-blob", 200)
         await asyncio.to_thread(follow, debian, PAGE, [BACK])
@@ -65,6 +68,7 @@ async def test_the_commands_of_the_how_to(debian: Host) -> None:
             "systemd-kek_2027": ("active", 1, False),
             "systemd-kek_second": ("decrypt-only", 1, True),
         }
+        assert (await alice.key()).json == made
         assert (await zoe.key()).json["recoveryWrappedMk"] == WRAPPED
     for unit in ("custody.service", "custody.socket", "custody-rewrap.timer", TIMER):
         assert debian.show("ActiveState", unit=unit) == ["active"]
