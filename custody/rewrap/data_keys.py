@@ -3,6 +3,10 @@
 Where there is a second root, each gets a wrap under that, too; nothing waits for it.
 """
 
+import asyncio
+from collections.abc import Awaitable
+from typing import TypeVar
+
 import structlog
 from sqlalchemy.ext.asyncio import AsyncEngine
 
@@ -19,8 +23,12 @@ from kek_backends.binding import Binding
 from kek_backends.errors import KekError, Tampered, Transient
 from kek_backends.keyring import Keyring
 
+# A KMS gives up by itself before; a backend of others may not.
+_SECONDS = 20.0
 # Each time another process, or somebody else, was faster.
 _TRIES = 3
+
+T = TypeVar("T")
 
 log = structlog.get_logger()
 
@@ -204,7 +212,8 @@ class DataKeyMove:
 
     async def _wrap(self, keyring: Keyring, key: DataKey, source: Wrap, target: str) -> Wrap:
         """Return a new wrap under the target, which opens: nothing else may be stored."""
-        (made,) = await keyring.rewrap([OwnedWrap(Binding.of_data_key(key.id), source)])
+        item = OwnedWrap(Binding.of_data_key(key.id), source)
+        (made,) = await _in_time(keyring.rewrap([item]))
         if not isinstance(made, Wrap):
             raise made
         if made.kek_id != target:
@@ -220,7 +229,7 @@ class DataKeyMove:
         if wrap == known:
             return True
         try:
-            found = await keyring.unwrap(Binding.of_data_key(key.id), wrap)
+            found = await _in_time(keyring.unwrap(Binding.of_data_key(key.id), wrap))
         except Tampered:
             return False
         return DataKey.of(key.id, found).is_of(key.own_seal)
@@ -228,3 +237,12 @@ class DataKeyMove:
 
 def _kek_ids(record: Record) -> set[str]:
     return {wrap.kek_id for wrap in record.wraps}
+
+
+async def _in_time(call: Awaitable[T]) -> T:
+    """Wait for a KEK no longer than it may take."""
+    try:
+        async with asyncio.timeout(_SECONDS):
+            return await call
+    except TimeoutError:
+        raise Transient("a KEK gave no answer in time") from None

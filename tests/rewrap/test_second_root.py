@@ -173,6 +173,25 @@ async def test_rows_do_not_wait_for_it(database: Database, failure: Exception) -
     assert await under(database) == BOTH
 
 
+async def test_rows_do_not_wait_for_one_that_hangs(
+    database: Database, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A backend of others may have no deadline of its own."""
+    monkeypatch.setattr("custody.rewrap.data_keys._SECONDS", 0.2)
+    monkeypatch.setattr("custody.keks.second._SECONDS", 0.2)
+    ledger = await fill(database, 2)
+    second = Second()
+    monkeypatch.setattr(second, "_wrap", hangs)
+    assert await brought(database, second) == ("failed", [f"{PREFIX}a KEK gave no answer in time"])
+    assert await opened(database, Keyring(new_kek())) == ledger
+    monkeypatch.setattr(second, "refresh", hangs)
+    assert (await brought(database, second))[1] == [f"{PREFIX}{second.uri.text}: no answer in time"]
+
+
+async def hangs(*_: object) -> None:
+    await asyncio.Event().wait()
+
+
 async def test_nothing_goes_while_it_is_away(database: Database) -> None:
     """What nobody wants any more may be its own, or that of a second root of before."""
     await fill(database, 1)
