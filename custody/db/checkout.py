@@ -19,6 +19,7 @@ from custody.db.errors import (
     Busy,
     ConnectionLost,
     DatabaseError,
+    DataKeyEnded,
     DataKeyGone,
     Demoted,
     OnlyThisRequest,
@@ -32,7 +33,7 @@ _ROLLBACK_TIMEOUT_SECONDS = 1.0
 _ATTEMPTS = 3
 
 # Raised by the trigger encryption_vaults_refuse_retired_kek.
-_RETIRED_KEK, _DATA_KEY_GONE = "KEK01", "KEK02"
+_RETIRED_KEK, _DATA_KEY_GONE, _DATA_KEY_ENDED = "KEK01", "KEK02", "KEK03"
 
 # One statement's own fault: what it was given, or how long it took.
 _OF_A_STATEMENT = (
@@ -173,6 +174,11 @@ def _translate(error: Exception) -> DatabaseError:
         return DataKeyGone(
             "the data key of this wrap is not on record: restore auth.encryption_data_keys and "
             "auth.encryption_data_key_wraps from a backup"
+        )
+    if getattr(error, "sqlstate", None) == _DATA_KEY_ENDED:
+        return DataKeyEnded(
+            "this process seals with a data key that was ended meanwhile; it takes the current one "
+            "within ten seconds"
         )
     kind = DatabaseError
     if isinstance(error, LOSSES):

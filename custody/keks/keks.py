@@ -143,8 +143,12 @@ class Keks:
             self._ending.set()
             await asyncio.gather(*self._closing, return_exceptions=True)
 
-    async def record_instance(self) -> None:
+    async def record_instance(self, data_keys: Iterable[str], seals_with: str | None) -> None:
         """Record which KEKs this instance reads and writes: nobody re-wraps past it.
+
+        Args:
+            data_keys: ids of those that are open.
+            seals_with: id of the current one; None: it is not open.
 
         Raises:
             DatabaseError: the database can't be asked now.
@@ -163,7 +167,9 @@ class Keks:
                 reads=(
                     *(backend.uri.text for backend in self.keyring),
                     *(kek_id for kek_id in kek_ids if kek_id is not None),
+                    *data_keys,
                 ),
+                seals_with=seals_with,
             ),
         )
 

@@ -21,7 +21,10 @@ log = structlog.get_logger()
 
 
 class DataKeyMove:
-    """Brings the data keys that are open to another KEK.
+    """Brings the data key that stays to another KEK.
+
+    One that is on its way out gets no wrap under the target: whoever knows it, since he had the KEK
+    of before, could else bring it back by that wrap into a process that starts.
 
     Args:
         engine: connections of the role custody_rewrap.
@@ -43,7 +46,7 @@ class DataKeyMove:
         return tuple(
             record.id
             for record in await read_records(self._engine)
-            if self._ring.source(record.id) is not None and _kek_ids(record) != {target}
+            if self._source(record.id, target) is not None and _kek_ids(record) != {target}
         )
 
     async def problems(self) -> tuple[str, ...]:
@@ -74,7 +77,7 @@ class DataKeyMove:
             [
                 record.id
                 for record in await read_records(self._engine)
-                if (found := self._ring.source(record.id)) is not None
+                if (found := self._source(record.id, target)) is not None
                 and await self._give_wrap(record, *found, target, anew=anew)
             ]
         )
@@ -86,7 +89,7 @@ class DataKeyMove:
             target: kek_id of the active KEK; every live daemon can read it.
         """
         for record in await read_records(self._engine):
-            if self._ring.source(record.id) is None:
+            if self._source(record.id, target) is None:
                 continue
             for kek_id in sorted(_kek_ids(record) - {target}):
                 async with transaction(self._engine) as connection:
@@ -95,6 +98,19 @@ class DataKeyMove:
                     )
                 if dropped:
                     log.info("data_key_wrap_dropped", data_key=record.id, kek_id=kek_id)
+
+    def _source(self, key_id: str, target: str) -> tuple[DataKey, Wrap] | None:
+        """Return a data key that stays, and the wrap that it came out of; None for others.
+
+        A successor stays, if it came out of a wrap under the target: one that did not may be
+        somebody else's, and is not to come under it by us.
+        """
+        found = self._ring.source(key_id)
+        if successors := {record.id for record in self._ring.successors}:
+            is_ours = key_id in successors and found is not None and found[1].kek_id == target
+            return found if is_ours else None
+        current = self._ring.current
+        return found if current is not None and key_id == current.id else None
 
     async def _give_wrap(
         self, record: Record, key: DataKey, source: Wrap, target: str, *, anew: bool
