@@ -353,7 +353,9 @@ class Ring:
             if self._unopened.is_refused(record):
                 self._coast(held, _LOST if record.is_lost else held.failure or _TOUCHED)
             elif not stands(held.opened.key, record, self.current):
-                self._unopened.refuse(record)
+                # That of the current one may name its successor, which is not open here yet.
+                if key_id != self._current or vouches_for_itself(record):
+                    self._unopened.refuse(record)
                 self._coast(held, _TOUCHED)
             elif record.wraps != held.record.wraps:
                 if held.failure is None:
@@ -384,7 +386,7 @@ class Ring:
 
     def _is_vouched(self, record: Record) -> bool:
         """Say whether the current data key vouches for a record; note why not."""
-        if vouches_for_itself(record):
+        if vouches_for_itself(record) or record.id == self._current:
             return False
         current = self.current
         if current is None and self._unopened.may_have_current():

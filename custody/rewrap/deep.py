@@ -57,6 +57,8 @@ class DeepRotation:
         self._keyring = keyring
         self._ring = ring
         self._stop = stop
+        # Ids of those that were ended here, each with the KEKs that it was wrapped under.
+        self.ended: dict[str, tuple[str, ...]] = {}
 
     @property
     def before(self) -> tuple[str, ...]:
@@ -70,6 +72,11 @@ class DeepRotation:
         return current.id if current is not None and self.before else None
 
     @property
+    def is_announced(self) -> bool:
+        """Whether there is a successor that a run would go on with."""
+        return any(map(self._is_under_active, self._ring.successors))
+
+    @property
     def doubtful(self) -> tuple[str, ...]:
         """Say which successors are not gone on with, in one line each with the cure.
 
@@ -81,6 +88,17 @@ class DeepRotation:
             for record in self._ring.successors
             if not self._is_under_active(record)
         )
+
+    def foresee(self, *, deep: bool) -> tuple[str, ...]:
+        """Return the ids of the data keys whose rows a run would seal anew; it asks nobody.
+
+        Args:
+            deep: whether the run would announce a new data key.
+        """
+        current = self._ring.current
+        if self.before or current is None or not (deep or self._ring.successors):
+            return self.before
+        return (current.id,)
 
     async def announce(self) -> None:
         """Announce a new data key, unless there is one already, or one before is still to be ended.
@@ -168,9 +186,7 @@ class DeepRotation:
             )
         if outcome in _CARRIED:
             return f"{beginning}, {_CARRIED[outcome]}: run this again"
-        log.info(
-            "data_key_ended", data_key=record.id, kek_ids=[wrap.kek_id for wrap in record.wraps]
-        )
+        self.ended[record.id] = tuple(wrap.kek_id for wrap in record.wraps)
         return None
 
     async def _lagging(self, follows: Callable[[Instance], bool]) -> Instance | None:

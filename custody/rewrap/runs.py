@@ -75,6 +75,11 @@ class Run:
         )
 
     @property
+    def rotation(self) -> str:
+        """What it does for the data keys: they come under another KEK, or every row to a new one."""
+        return "shallow" if self.data_key is None else "deep"
+
+    @property
     def rows_a_second(self) -> float:
         """How fast it went until the last heartbeat."""
         seconds = (self.heartbeat_at - self.started_at).total_seconds()

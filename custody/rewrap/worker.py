@@ -6,7 +6,7 @@ import os
 import secrets
 import socket
 import time
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Mapping
 from typing import TypeVar
 
 import structlog
@@ -83,6 +83,11 @@ class RewrapRun:
         self._released = not options.quarantined
         # Of a key that keeps its kek_id, data keys are wrapped anew once.
         self._anew = options.everything
+
+    @property
+    def ended_data_keys(self) -> Mapping[str, tuple[str, ...]]:
+        """Ids of the data keys that were ended, each with the KEKs that it was wrapped under."""
+        return self._deep.ended
 
     def stop(self) -> None:
         """End after the batches at hand: what they have done is stored."""

@@ -16,7 +16,6 @@ from tests.rewrap.kit import (
     go_zk,
     keyring,
     new_kek,
-    old_kek,
     opened,
     rewrap_engine,
     stamps,
