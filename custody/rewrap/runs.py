@@ -76,7 +76,7 @@ class Run:
 
     @property
     def rotation(self) -> str:
-        """What it does for the data keys: they come under another KEK, or every row to a new one."""
+        """Whether data keys came under another KEK alone, or every row to a new data key."""
         return "shallow" if self.data_key is None else "deep"
 
     @property

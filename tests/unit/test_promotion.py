@@ -12,9 +12,10 @@ from custody.datakeys.errors import DataKeyUnavailable, NoSuchDataKey
 from custody.datakeys.records import Record
 from custody.datakeys.ring import Ring
 from kek_backends.errors import Transient
+from kek_backends.keyring import Keyring
 from tests.datakeys import KEY, KEY_ID, record_of
 from tests.proofs import some
-from tests.unit.test_ring import MAX_AGE, OTHER, OTHER_ID, PREFIX, TTL, Place
+from tests.unit.test_ring import MAX_AGE, OTHER, OTHER_ID, PREFIX, TTL, Place, kek_of
 
 OTHER_PREFIX = f"1.{OTHER_ID}."
 FIRST, SECOND = DataKey.of(KEY_ID, KEY), DataKey.of(OTHER_ID, OTHER)
@@ -54,7 +55,7 @@ async def place(monkeypatch: pytest.MonkeyPatch) -> Place:
 def state(ring: Ring) -> tuple[str | None, set[str]]:
     """Return which data key is current, and which are open."""
     current = ring.current
-    return current and current.id, set(ring.open_ids)
+    return None if current is None else current.id, set(ring.open_ids)
 
 
 async def show(place: Place, *steps: list[Record]) -> None:
@@ -134,9 +135,10 @@ async def test_each_is_opened_again_by_itself(place: Place, life: Life) -> None:
 async def test_a_predecessor_that_cant_be_opened_now_is_not_called_tampered(
     place: Place, life: Life
 ) -> None:
-    other = await record_of(kek_down := type(place.kek)(**_of(place)), key=KEY)
+    kek_down = kek_of("k2")
+    other = await record_of(kek_down)
     kek_down.failure = Transient("k2: down")
-    place.keyring.replace(type(place.keyring)(place.kek, [kek_down]))
+    place.keyring.replace(Keyring(place.kek, [kek_down]))
     await show(place, [replace(life.predecessor, wraps=other.wraps), life.second])
     assert state(place.ring) == (OTHER_ID, {OTHER_ID})
     with pytest.raises(DataKeyUnavailable, match="k2: down"):
@@ -145,13 +147,6 @@ async def test_a_predecessor_that_cant_be_opened_now_is_not_called_tampered(
     kek_down.failure = None
     await place.turn(3)
     assert state(place.ring) == (OTHER_ID, BOTH)
-
-
-def _of(_place: Place) -> dict[str, Any]:
-    from kek_backends.uri import KekUri
-
-    uri = KekUri.parse("env:K2")
-    return {"uri": uri, "kek_id": "k2", "key": b"k2" * 16, "development": False}
 
 
 async def test_while_the_current_one_is_away_the_others_wait(place: Place, life: Life) -> None:

@@ -114,7 +114,8 @@ def run_line(run: Run) -> str:
     pace = "" if said["rows_a_second"] is None else f", {said['rows_a_second']} rows/s"
     left = "" if said["seconds_left"] is None else f", {said['seconds_left']} s left"
     return printable(
-        f"run {run.id}{' deep' if run.data_key else ''} {run.state}: {run.done + run.failed} of {run.total} to {run.target}, "
+        f"run {run.id}{' deep' if run.data_key else ''} {run.state}: "
+        f"{run.done + run.failed} of {run.total} to {run.target}, "
         f"{run.moved} changed by their users, {run.failed} set aside{pace}{left}; "
         f"began {said['started_at']} by {run.started_by}"
     )
