@@ -187,6 +187,10 @@ class DeepRotation:
         if outcome in _CARRIED:
             return f"{beginning}, {_CARRIED[outcome]}: run this again"
         self.ended[record.id] = tuple(wrap.kek_id for wrap in record.wraps)
+        # Who has not seen it yet, or not that moment at all, believes it still.
+        lagging = await self._lagging(lambda one: record.id not in one.reads)
+        if lagging is not None:
+            return f"the data key {record.id} is ended; {_where(lagging)} still has it: restart it"
         return None
 
     async def _lagging(self, follows: Callable[[Instance], bool]) -> Instance | None:

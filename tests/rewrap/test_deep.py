@@ -295,8 +295,14 @@ async def test_no_promotion_before_every_daemon_has_it_open(
     assert (run.state, run.done) == ("failed", 2)
     assert f"still seals with {KEY_ID}" in left.data_keys[0]
     await live(database, reads=(NEW, "env-v2", KEY_ID, successor), seals_with=successor)
-    assert (await rewrap(database, keyring())).state == "done"
+    async with rewrap_engine(database) as engine:
+        worker = worker_of(engine, keyring(), Options())
+        run = await worker.run()
+        assert run.state == "failed"
+        (problem,) = (await worker.left(run)).data_keys
+    assert problem.startswith(f"the data key {KEY_ID} is ended; the daemon on far (process 7)")
     assert (await only_key(database)).id == successor
+    assert (await rewrap(database, keyring())).state == "done"
 
 
 async def test_a_row_that_lags_is_caught(database: Database) -> None:

@@ -25,8 +25,9 @@ def _run(run: Mapping[str, Any] | None) -> str:
         return "  no run"
     rotation = "deep" if run.get("data_key") else "shallow"
     return (
-        f"  last run: {run['id']} to {run['target']}, {rotation}, {run['state']}: {run['done']} re-wrapped, "
-        f"{run['moved']} changed by their users meanwhile, {run['failed']} set aside"
+        f"  last run: {run['id']} to {run['target']}, {rotation}, {run['state']}: "
+        f"{run['done']} re-wrapped, {run['moved']} changed by their users meanwhile, "
+        f"{run['failed']} set aside"
     )
 
 
