@@ -33,6 +33,7 @@ class FixedRing(Ring):
         self.take(record)
         self._held[key.id] = self._held_now(Opened(key, "r"), record)
         self._open[key.prefix] = key
+        self._current = self._floor = max(self._held)
 
     def take(self, record: Record) -> None:
         """Have read one more record."""
@@ -40,8 +41,8 @@ class FixedRing(Ring):
 
     def close(self) -> None:
         """Be a ring that could open none of its data keys."""
-        for key_id, held in list(self._held.items()):
-            del self._held[key_id], self._open[held.opened.key.prefix]
+        for key_id in list(self._held):
+            self._drop(key_id)
             self._unopened.unavailable[key_id] = f"the data key {key_id}: closed by a test"
 
     async def _load(self) -> None:

@@ -25,6 +25,11 @@ def rewrap() -> None:
     help="Rows under the active KEK too: for a KMS that keeps its kek_id when its key is rotated.",
 )
 @click.option(
+    "--deep",
+    is_flag=True,
+    help="Make a new data key, and bring every row to it: after a KEK was compromised.",
+)
+@click.option(
     "--rate", type=click.IntRange(min=0), default=0, help="Rows a second at most; 0 is no limit."
 )
 @click.option(

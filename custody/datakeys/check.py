@@ -1,18 +1,14 @@
 """Boot, and every look after it: data keys are opened, KEKs compared, and the first key is made."""
 
 import asyncio
-import secrets
 from typing import Protocol
 
 import structlog
 from sqlalchemy.ext.asyncio import AsyncEngine
 
-from custody.datakeys.data_key import DataKey, new_id
-from custody.datakeys.mac import KEY_SIZE
+from custody.datakeys.making import make_data_key
 from custody.datakeys.records import add_record, does_not_open
 from custody.datakeys.ring import Ring
-from kek_backends.base import Wrap
-from kek_backends.binding import Binding
 from kek_backends.errors import KekError, Misconfigured
 from kek_backends.keyring import Keyring
 
@@ -91,7 +87,7 @@ class DataKeyCheck:
             return
         try:
             async with asyncio.timeout(_WRAP_SECONDS):
-                key, wrap = await self._make()
+                key, wrap = await make_data_key(self._keyring)
         except Misconfigured:
             raise
         except (KekError, TimeoutError) as error:
@@ -111,17 +107,6 @@ class DataKeyCheck:
         # Whoever was faster: what is there is read and opened, as by everybody else.
         await self._ring.load(anew=True)
         self._refuse_unproven()
-
-    async def _make(self) -> tuple[DataKey, Wrap]:
-        """Return a new data key and its wrap, which opens: nothing else may be stored."""
-        key_id, key = new_id(), secrets.token_bytes(KEY_SIZE)
-        binding = Binding.of_data_key(key_id)
-        wrap = await self._keyring.wrap(binding, key)
-        if not secrets.compare_digest(await self._keyring.unwrap(binding, wrap), key):
-            raise Misconfigured(
-                f"KEK {self._keyring.active.uri.text}: what it wraps opens to another key"
-            )
-        return DataKey.of(key_id, key), wrap
 
     def _refuse_unproven(self) -> None:
         """Refuse a KEK that opens no record of its own, where nothing else says it is right.

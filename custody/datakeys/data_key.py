@@ -9,6 +9,7 @@ from typing import Self
 
 from custody.datakeys.encoding import fields
 from custody.datakeys.mac import KEY_SIZE, Mac, derive
+from custody.datakeys.record_seal import RecordSeal
 from kek_backends.aead import XaesKey
 
 # What a seal begins with: its version, and the id of the data key that it was made with.
@@ -18,8 +19,7 @@ _ROW_SEAL = "custody row seal v1"
 _WRAPPING = "custody master key wrap v1"
 _RECORD_SEAL = "custody record seal v1"
 _OWN_RECORD = "custody data key record v1"
-# That a record is sealed by its own key. A successor's would be sealed by its predecessor.
-_BY_ITSELF = "1."
+_VOUCHED_RECORD = "custody data key vouched for v1"
 
 _ID = re.compile(r"dk-[0-9a-f]{32}")
 _PREFIX = re.compile(rf"1\.({_ID.pattern})\.")
@@ -34,7 +34,7 @@ class DataKey:
         prefix: what seals made with it begin with, 38 characters.
         row_seal: MAC of rows; it has absorbed the label and the id already.
         record_seal: MAC of records, whose messages begin with a label of their own.
-        own_seal: of its own record.
+        own: MAC of its own record: it says which key it is, and nothing of it.
         wrapping: wraps users' keys, in envelope mode.
     """
 
@@ -42,7 +42,7 @@ class DataKey:
     prefix: str
     row_seal: Mac = field(repr=False)
     record_seal: Mac = field(repr=False)
-    own_seal: str = field(repr=False)
+    own: str = field(repr=False)
     wrapping: XaesKey = field(repr=False)
 
     @classmethod
@@ -61,24 +61,69 @@ class DataKey:
             prefix=prefix_of(key_id),
             row_seal=Mac(key, _ROW_SEAL, fields(_ROW_SEAL, key_id)),
             record_seal=record_seal,
-            own_seal=_BY_ITSELF + record_seal.of(fields(_OWN_RECORD, key_id)),
+            own=record_seal.of(fields(_OWN_RECORD, key_id)),
             wrapping=XaesKey(derive(key, _WRAPPING)),
         )
 
+    @property
+    def own_seal(self) -> str:
+        """The seal of its record where it vouches for itself: it is the current one."""
+        return str(RecordSeal(self.own))
+
     def is_of(self, seal: str) -> bool:
-        """Say whether this is the key of the record that has this seal.
+        """Say whether this is the key of the record that has this seal, whoever vouches for it.
 
         Args:
             seal: of a record, whatever it holds.
         """
-        return seal.isascii() and hmac.compare_digest(seal, self.own_seal)
+        said = RecordSeal.parse(seal)
+        return said is not None and hmac.compare_digest(said.own, self.own)
+
+    def vouch(self, key_id: str, own: str) -> RecordSeal:
+        """Return the seal of another data key's record: this one, the current one, vouches for it.
+
+        Args:
+            key_id: its id.
+            own: its own MAC.
+        """
+        word = self.record_seal.of(fields(_VOUCHED_RECORD, self.id, key_id, own))
+        return RecordSeal(own, self.id, word)
+
+    def vouches_for(self, key_id: str, seal: str) -> bool:
+        """Say whether a record of another data key has the seal that this one has made.
+
+        Args:
+            key_id: its id.
+            seal: of the record, whatever it holds.
+        """
+        said = RecordSeal.parse(seal)
+        if said is None or said.voucher != self.id:
+            return False
+        message = fields(_VOUCHED_RECORD, self.id, key_id, said.own)
+        return self.record_seal.is_mac(said.word, message)
 
 
-def new_id() -> str:
-    """Return an id for a new data key: a UUID of version 7, so that ids grow with time."""
+def new_id(after: str = "") -> str:
+    """Return an id for a new data key: a UUID of version 7, so that ids grow with time.
+
+    Args:
+        after: an id that it must be greater than, also where the clock was set back.
+    """
+    milliseconds = time.time_ns() // 1_000_000
+    if after:
+        milliseconds = max(milliseconds, made_at(after) + 1)
     random = os.urandom(10).hex()
     variant = "89ab"[int(random[3], 16) & 0b11]
-    return f"dk-{time.time_ns() // 1_000_000:012x}7{random[:3]}{variant}{random[4:19]}"
+    return f"dk-{milliseconds:012x}7{random[:3]}{variant}{random[4:19]}"
+
+
+def made_at(key_id: str) -> int:
+    """Return when a data key was made, in milliseconds since 1970: its id says so.
+
+    Args:
+        key_id: which.
+    """
+    return int(key_id[3:15], 16)
 
 
 def is_id(text: str) -> bool:

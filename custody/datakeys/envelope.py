@@ -51,7 +51,7 @@ class Envelope(KekBackend):
     @property
     def kek_id(self) -> str | None:
         """The id of the data key that new wraps are made with; None while none is open."""
-        key = self._ring.newest
+        key = self._ring.current
         return None if key is None else key.id
 
     def fingerprint(self, kek_id: str) -> str | None:
@@ -91,7 +91,7 @@ class Envelope(KekBackend):
             raise Transient(f"{self._uri.text}: {problem}")
 
     async def _wrap(self, binding: Binding, key: bytes) -> Wrap:
-        data_key = self._ring.newest
+        data_key = self._ring.current
         if data_key is None:
             raise Transient(f"{self._uri.text}: {self._ring.problem}")
         return wrap_under(data_key.wrapping, data_key.id, binding, key)

@@ -11,6 +11,7 @@ from sqlalchemy.ext.asyncio import AsyncEngine
 
 from custody.datakeys.data_key import DataKey, is_id
 from custody.datakeys.errors import DataKeyUnavailable, NoSuchDataKey
+from custody.datakeys.record_seal import RecordSeal
 from custody.db.queries import query
 from custody.db.scope import transaction
 from kek_backends.base import KekBackend, Wrap
@@ -29,7 +30,7 @@ class Record:
 
     Args:
         id: of the data key.
-        seal: by the data key itself.
+        seal: by the data key itself, or by the one that vouches for it too.
         is_lost: the owner has said that no KEK opens it any more.
         wraps: the data key under one KEK or several.
     """
@@ -108,8 +109,8 @@ async def open_record(keyring: Keyring, record: Record) -> Opened:
         NoSuchDataKey: all its wraps were tried, and none holds a data key of this id.
         DataKeyUnavailable: a KEK that may open it can't be used now, or is not configured.
     """
-    if not is_id(record.id):
-        raise NoSuchDataKey("the id of a record is none of a data key")
+    if not is_id(record.id) or RecordSeal.parse(record.seal) is None:
+        raise NoSuchDataKey("the id or the seal of a record is none of a data key")
     unknown = [
         f"list the KEK of {wrap.kek_id} in CUSTODY_OLD_KEKS, or, if the record is not yours, "
         f"run: custody kek forget {record.id}"

@@ -14,6 +14,7 @@ from custody.datakeys.clock import boot_time
 from custody.datakeys.data_key import DataKey, id_of
 from custody.datakeys.errors import DataKeyLost, DataKeyUnavailable, NoSuchDataKey
 from custody.datakeys.records import Opened, Record, open_record, read_records
+from custody.datakeys.standing import is_promoted, stands, vouches_for_itself
 from custody.datakeys.unopened import NOT_READ, Unopened
 from custody.db.errors import NO_ANSWER, DatabaseError
 from kek_backends.keyring import Keyring
@@ -29,7 +30,7 @@ _AGAIN_SECONDS = 5.0
 
 RESTORE = "restore auth.encryption_data_keys and auth.encryption_data_key_wraps from a backup"
 _GONE = f"its record is gone: {RESTORE}"
-_ANOTHER = f"its record holds another key now: {RESTORE}"
+_TOUCHED = f"its record has the seal of another key now, or none: {RESTORE}"
 _LOST = "its record is marked as lost"
 
 log = structlog.get_logger()
@@ -59,8 +60,10 @@ class _Held:
 class Ring:
     """The data keys that are open in this process, and why others are not.
 
-    There is one root: of two data keys that vouch for themselves the second is not used, and none
-    where both are met at once.
+    There is one current data key, which vouches for itself: of two that do, the second is not used,
+    and none where both are met at once. Others are open only while the current one vouches for
+    them: a successor, until it is promoted, and a predecessor, until it is ended. What was current
+    once and is not any more never is again in this process, whatever the records say.
 
     Args:
         engine: connections of a runtime role.
@@ -87,6 +90,11 @@ class Ring:
         self._open: dict[str, DataKey] = {}
         self._held: dict[str, _Held] = {}
         self._unopened = Unopened()
+        # Id of the current one; and of the latest that was.
+        self._current: str | None = None
+        self._floor = ""
+        # Those that had no record any more: never opened again in this process.
+        self._gone: set[str] = set()
         # Why the records could not be read, the last time.
         self._failure: str | None = None
         self._read_at = self._retry_at = float("-inf")
@@ -112,9 +120,28 @@ class Ring:
         return held.opened.key, by_kek[held.opened.kek_id]
 
     @property
-    def newest(self) -> DataKey | None:
-        """The data key that new seals are made with, or None where none is open."""
-        return self._held[max(self._held)].opened.key if self._held else None
+    def current(self) -> DataKey | None:
+        """The data key that new seals are made with, or None where it is not open."""
+        held = None if self._current is None else self._held.get(self._current)
+        return None if held is None else held.opened.key
+
+    @property
+    def successors(self) -> tuple[Record, ...]:
+        """The records that the current data key vouches for, and that come after it."""
+        return tuple(record for record in self._vouched_for() if record.id > self._floor)
+
+    @property
+    def predecessors(self) -> tuple[Record, ...]:
+        """The records that the current data key vouches for, and that were before it."""
+        return tuple(record for record in self._vouched_for() if record.id < self._floor)
+
+    def record(self, key_id: str) -> Record | None:
+        """Return a record as it was read last; None where there was none.
+
+        Args:
+            key_id: of which data key.
+        """
+        return next((one for one in self._unopened.records or () if one.id == key_id), None)
 
     @property
     def open_ids(self) -> tuple[str, ...]:
@@ -213,7 +240,7 @@ class Ring:
                 )
             if age > self._max_age:
                 reason = held.failure or "it was not opened again in time"
-                del self._held[key_id], self._open[held.opened.key.prefix]
+                self._drop(key_id)
                 self._unopened.unavailable[key_id] = f"the data key {key_id}: {reason}"
                 self._retry_at = now
                 log.error("data_key_dropped", data_key=key_id, reason=reason)
@@ -223,13 +250,18 @@ class Ring:
     @property
     def problem(self) -> str | None:
         """Why no data key, or not the right one, can be used; None when one can, however old."""
-        if doubled := self._unopened.doubled(self._held):
+        current = self.current
+        if doubled := self._unopened.doubled([current.id] if current else []):
             return doubled
-        if self._held:
+        if current is not None:
             return None
         if self._unopened.records is None:
             return self._failure or NOT_READ
-        return "; ".join(self._unopened.unavailable.values()) or "there is no data key yet"
+        return "; ".join(self._unopened.unavailable.values()) or (
+            f"no data key vouches for itself: {RESTORE}"
+            if self._unopened.unvouched
+            else "there is no data key yet"
+        )
 
     @property
     def degraded(self) -> str | None:
@@ -246,14 +278,16 @@ class Ring:
     @property
     def seconds_left(self) -> float:
         """How long the data key of new seals is kept without being opened again; 0 without one."""
-        if not self._held:
+        held = None if self._current is None else self._held.get(self._current)
+        if held is None:
             return 0.0
-        return max(0.0, self._held[max(self._held)].opened_at + self._max_age - self._clock())
+        return max(0.0, held.opened_at + self._max_age - self._clock())
 
     @property
     def bad(self) -> tuple[Record, ...]:
         """The records that hold no data key of ours, by what the configured KEKs say."""
-        return tuple(sorted(self._unopened.bad, key=lambda record: record.id))
+        bad = self._unopened.bad | self._unopened.unvouched
+        return tuple(sorted(bad, key=lambda record: record.id))
 
     @property
     def is_empty(self) -> bool:
@@ -296,27 +330,110 @@ class Ring:
                     self._coast(held, self._failure)
             raise
         self._failure, self._read_at = None, now
-        self._see(self._unopened.take(records), now)
-        fresh = [
+        there = self._unopened.take(records)
+        self._promote(there)
+        self._see(there, now)
+        roots = [record for record in records if self._may_be_current(record)]
+        self._hold_roots(await self._open_fresh(roots, now, retry=retry), there)
+        if self._promote(there):
+            self._see(there, now)
+        others = [record for record in records if self._is_vouched(record)]
+        for record, opened in await self._open_fresh(others, now, retry=retry):
+            self._hold(record, opened)
+        if retry:
+            self._retry_at = self._clock() + _pause()
+
+    def _promote(self, there: dict[str, Record]) -> bool:
+        """Take a successor for the current one where the records do; say whether it was done."""
+        current = self.current
+        if current is None:
+            return False
+        for key_id in sorted(self._held):
+            if is_promoted(current, self._held[key_id].opened.key, there):
+                self._current = self._floor = key_id
+                log.info("data_key_promoted", data_key=key_id, before=current.id)
+                return True
+        return False
+
+    def _see(self, there: dict[str, Record], now: float) -> None:
+        """See whether the records of the keys that are open are still what they were."""
+        for key_id, held in list(self._held.items()):
+            record = there.get(key_id)
+            if record is None:
+                self._miss(held)
+                continue
+            if key_id != self._current and self.current and vouches_for_itself(record):
+                self._unopened.rivals.add(record)
+            if self._unopened.is_refused(record):
+                self._coast(held, _LOST if record.is_lost else held.failure or _TOUCHED)
+            elif not stands(held.opened.key, record, self.current):
+                # That of the current one may name its successor, which is not open here yet.
+                if key_id != self._current or vouches_for_itself(record):
+                    self._unopened.refuse(record)
+                self._coast(held, _TOUCHED)
+            elif record.wraps != held.record.wraps:
+                if held.failure is None:
+                    held.due_at = now
+            else:
+                # Another seal, by the right one: no KEK needs to be asked.
+                held.record = record
+                if held.failure == _TOUCHED:
+                    held.failure = None
+
+    def _miss(self, held: _Held) -> None:
+        """Do without a record: the current data key goes on, any other one was ended."""
+        key_id = held.opened.key.id
+        if key_id == self._current or self.current is None:
+            self._coast(held, _GONE)
+            return
+        self._drop(key_id)
+        self._gone.add(key_id)
+        log.info("data_key_ended", data_key=key_id)
+
+    def _may_be_current(self, record: Record) -> bool:
+        if not vouches_for_itself(record):
+            return False
+        if record.id >= self._floor and record.id not in self._gone:
+            return True
+        self._unopened.refuse(record)
+        return False
+
+    def _is_vouched(self, record: Record) -> bool:
+        """Say whether the current data key vouches for a record; note why not."""
+        if vouches_for_itself(record) or record.id == self._current:
+            return False
+        current = self.current
+        if current is None and self._unopened.may_have_current():
+            if record.id not in self._held:
+                self._unopened.wait(record)
+            return False
+        self._unopened.wait_no_more(record)
+        is_gone = record.id in self._gone
+        if current and not is_gone and current.vouches_for(record.id, record.seal):
+            return True
+        self._unopened.refuse(record)
+        return False
+
+    def _vouched_for(self) -> list[Record]:
+        current = self.current
+        return [
+            record
+            for record in self._unopened.records or ()
+            if current is not None
+            and record.id not in self._gone
+            and not self._unopened.is_refused(record)
+            and current.vouches_for(record.id, record.seal)
+        ]
+
+    async def _open_fresh(
+        self, records: list[Record], now: float, *, retry: bool
+    ) -> list[tuple[Record, Opened]]:
+        return [
             (record, opened)
             for record in records
             if self._is_to_open(record, now, retry=retry)
             and (opened := await self._open_one(record)) is not None
         ]
-        if retry:
-            self._retry_at = self._clock() + _pause()
-        self._hold(fresh)
-
-    def _see(self, there: dict[str, Record], now: float) -> None:
-        """See whether the records of the keys that are open are still what they were."""
-        for key_id, held in self._held.items():
-            record = there.get(key_id)
-            if record is None:
-                self._coast(held, _GONE)
-            elif self._unopened.is_refused(record):
-                self._coast(held, held.failure or _LOST)
-            elif record != held.record and held.failure is None:
-                held.due_at = now
 
     def _is_to_open(self, record: Record, now: float, *, retry: bool) -> bool:
         if self._unopened.is_refused(record):
@@ -340,7 +457,7 @@ class Ring:
         if not opened.key.is_of(held.opened.key.own_seal):
             # Whoever may encrypt under the KEK has made it. Nobody's seals are judged by it.
             self._unopened.bad.add(record)
-            self._coast(held, _ANOTHER)
+            self._coast(held, _TOUCHED)
             return None
         if held.failure is not None:
             log.info("data_key_available", data_key=record.id)
@@ -360,17 +477,31 @@ class Ring:
                 log.warning("data_key_unavailable", data_key=record.id, reason=str(error))
             unavailable[record.id] = str(error)
 
-    def _hold(self, fresh: list[tuple[Record, Opened]]) -> None:
-        """Use a data key that was opened, unless there is another one."""
-        if fresh and len(self._held) + len(fresh) > 1:
-            self._unopened.rivals |= {record for record, _ in fresh}
-            named = sorted({record.id for record, _ in fresh}.union(self._held))
+    def _hold_roots(self, fresh: list[tuple[Record, Opened]], there: dict[str, Record]) -> None:
+        """Use a data key that vouches for itself, unless there is another one that does."""
+        current = self.current
+        if current is not None:
+            taken = [one for one in fresh if is_promoted(current, one[1].key, there)]
+        else:
+            taken = fresh if len(fresh) == 1 else []
+        for record, opened in taken:
+            self._hold(record, opened)
+            if current is None:
+                self._current = self._floor = record.id
+        if rivals := {record for record, _ in fresh} - {record for record, _ in taken}:
+            self._unopened.rivals |= rivals
+            named = sorted({record.id for record in rivals}.union([current.id] if current else []))
             log.error("data_keys_doubled", data_keys=named)
-            return
-        for record, opened in fresh:
-            self._held[record.id] = self._held_now(opened, record)
-            self._open[opened.key.prefix] = opened.key
-            log.info("data_key_opened", data_key=record.id, kek_id=opened.kek_id)
+
+    def _hold(self, record: Record, opened: Opened) -> None:
+        self._held[record.id] = self._held_now(opened, record)
+        self._open[opened.key.prefix] = opened.key
+        log.info("data_key_opened", data_key=record.id, kek_id=opened.kek_id)
+
+    def _drop(self, key_id: str) -> None:
+        del self._open[self._held.pop(key_id).opened.key.prefix]
+        if key_id == self._current:
+            self._current = None
 
     def _held_now(self, opened: Opened, record: Record) -> _Held:
         now = self._clock()

@@ -21,7 +21,7 @@ class Sealer:
         Args:
             values: a label, and what is sealed: for one label always as many.
         """
-        key = self._ring.newest
+        key = self._ring.current
         return None if key is None else key.prefix + key.record_seal.of(_message(key, values))
 
     def judge(self, seal: str | None, *values: str | None) -> bool | None:
@@ -36,7 +36,7 @@ class Sealer:
             return key.record_seal.is_mac(mac, _message(key, values))
         key_id = id_of(prefix)
         waits = key_id is not None and self._ring.reason(key_id) is not None
-        return None if waits or self._ring.newest is None else False
+        return None if waits or self._ring.current is None else False
 
 
 def _message(key: DataKey, values: tuple[str | None, ...]) -> bytes:

@@ -2,9 +2,14 @@
 
 from collections.abc import Collection
 
+import structlog
+
 from custody.datakeys.records import Record
+from custody.datakeys.standing import vouches_for_itself
 
 NOT_READ = "the data keys were not read yet"
+
+log = structlog.get_logger()
 
 
 class Unopened:
@@ -17,8 +22,12 @@ class Unopened:
         # vouches for itself beside another one.
         self.bad: set[Record] = set()
         self.rivals: set[Record] = set()
-        # Why those that may be ours can't be opened now.
+        # Those that nobody vouches for as the records are now.
+        self.unvouched: set[Record] = set()
+        # Why those that may be ours can't be opened now; some of them wait for the current one.
         self.unavailable: dict[str, str] = {}
+        self._waiting: set[str] = set()
+        self._told: set[Record] = set()
 
     def take(self, records: tuple[Record, ...]) -> dict[str, Record]:
         """Take what was read; forget what was known of records that are others now.
@@ -28,6 +37,8 @@ class Unopened:
         """
         self.records = records
         self.bad &= set(records)
+        self._told &= set(records)
+        self.unvouched.clear()
         if not self.rivals <= set(records):
             self.rivals.clear()
         there = {record.id: record for record in records}
@@ -42,7 +53,35 @@ class Unopened:
 
     def is_refused(self, record: Record) -> bool:
         """Say whether a record is not to be opened, whatever the KMS would say."""
-        return record.is_lost or record in self.bad or record in self.rivals
+        return record.is_lost or self._is_bad(record) or record in self.rivals
+
+    def refuse(self, record: Record) -> None:
+        """Count a record as none of ours, as long as the records are what they are now."""
+        self.unvouched.add(record)
+        self.unavailable.pop(record.id, None)
+        if record not in self._told:
+            self._told.add(record)
+            log.error("data_key_record_bad", data_key=record.id)
+
+    def wait(self, record: Record) -> None:
+        """Leave a record until the data key is open that may vouch for it."""
+        self._waiting.add(record.id)
+        self.unavailable[record.id] = (
+            f"the data key {record.id} waits for the one that vouches for it"
+        )
+
+    def wait_no_more(self, record: Record) -> None:
+        """Have a record opened that waited for another one."""
+        if record.id in self._waiting:
+            self._waiting.discard(record.id)
+            self.unavailable.pop(record.id, None)
+
+    def may_have_current(self) -> bool:
+        """Say whether a record may be that of the current data key, though it is not open."""
+        return any(
+            vouches_for_itself(record) and not record.is_lost and not self._is_bad(record)
+            for record in self.records or ()
+        )
 
     def is_settled(self, key_id: str) -> bool:
         """Say whether the records read last say all there is to say of a data key."""
@@ -59,15 +98,18 @@ class Unopened:
         if key_id in self.unavailable:
             return self.unavailable[key_id]
         for record in self.records or ():
-            if record.id == key_id and record not in self.bad:
+            if record.id == key_id and not self._is_bad(record):
                 return f"the data key {key_id} is lost" if record.is_lost else self.doubled([])
         return None
 
     def is_empty(self) -> bool:
         """Say whether the records are known, and none of them can be that of a data key."""
         return self.records is not None and all(
-            record.is_lost or record in self.bad for record in self.records
+            record.is_lost or self._is_bad(record) for record in self.records
         )
+
+    def _is_bad(self, record: Record) -> bool:
+        return record in self.bad or record in self.unvouched
 
     def doubled(self, held: Collection[str]) -> str | None:
         """Say that more than one data key vouches for itself, where that is so.
@@ -93,6 +135,6 @@ class Unopened:
             f"the record {record.id} "
             + ("is marked as lost" if record.is_lost else "holds no data key of ours")
             for record in self.records or ()
-            if record.id not in held and (record.is_lost or record in self.bad)
+            if record.id not in held and (record.is_lost or self._is_bad(record))
         )
         return (*self.unavailable.values(), *odd)

@@ -19,6 +19,7 @@ from custody.db.errors import (
     Busy,
     ConnectionLost,
     DatabaseError,
+    DataKeyEnded,
     DataKeyGone,
     Demoted,
     OnlyThisRequest,
@@ -31,8 +32,17 @@ _ROLLBACK_TIMEOUT_SECONDS = 1.0
 # which others have ended, too, and the pool replaces those.
 _ATTEMPTS = 3
 
-# Raised by the trigger encryption_vaults_refuse_retired_kek.
-_RETIRED_KEK, _DATA_KEY_GONE = "KEK01", "KEK02"
+# What triggers on the vaults refuse, by codes of their own.
+_OURS: dict[str, DatabaseError] = {
+    "KEK01": RetiredKek("the KEK of this wrap is retired; set CUSTODY_KEK to another KEK"),
+    "KEK02": DataKeyGone(
+        "the data key of this wrap is not on record: restore auth.encryption_data_keys and "
+        "auth.encryption_data_key_wraps from a backup"
+    ),
+    "KEK03": DataKeyEnded(
+        "this process seals with a data key that was ended; it takes the current one in seconds"
+    ),
+}
 
 # One statement's own fault: what it was given, or how long it took.
 _OF_A_STATEMENT = (
@@ -167,13 +177,8 @@ def _translate(error: Exception) -> DatabaseError:
         return Busy("the user's row is locked by someone else")
     if isinstance(error, asyncpg.InsufficientPrivilegeError):
         return Refused("the database role lacks a privilege; run: custody doctor")
-    if getattr(error, "sqlstate", None) == _RETIRED_KEK:
-        return RetiredKek("the KEK of this wrap is retired; set CUSTODY_KEK to another KEK")
-    if getattr(error, "sqlstate", None) == _DATA_KEY_GONE:
-        return DataKeyGone(
-            "the data key of this wrap is not on record: restore auth.encryption_data_keys and "
-            "auth.encryption_data_key_wraps from a backup"
-        )
+    if (ours := _OURS.get(getattr(error, "sqlstate", ""))) is not None:
+        return type(ours)(*ours.args)
     kind = DatabaseError
     if isinstance(error, LOSSES):
         kind = ConnectionLost

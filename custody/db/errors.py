@@ -51,6 +51,10 @@ class DataKeyGone(DatabaseError):
     """A row would have been written under a data key that is not on record: it is refused."""
 
 
+class DataKeyEnded(DatabaseError):
+    """A row would have been sealed with a data key that was ended: it is refused."""
+
+
 def reason_of(error: DatabaseError) -> str | None:
     """Return why the database is down; None where the failure is this request's own."""
     return None if isinstance(error, OnlyThisRequest) else str(error) or error.__doc__

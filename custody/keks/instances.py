@@ -23,6 +23,7 @@ class Instance:
         writes_kek_id: what new wraps of users' keys carry; None while its KMS has not answered.
         active_kek_id: what new wraps of data keys carry; None likewise.
         reads: URIs and kek_ids of all its KEKs, and the ids of its data keys.
+        seals_with: id of the data key that it takes for the current one; None while it has none.
     """
 
     id: str
@@ -32,6 +33,7 @@ class Instance:
     writes_kek_id: str | None
     active_kek_id: str | None
     reads: tuple[str, ...]
+    seals_with: str | None = None
 
     def can_read(self, uri: str, kek_id: str) -> bool:
         """Say whether it can unwrap what this KEK wraps."""
@@ -68,6 +70,7 @@ async def record(engine: AsyncEngine, instance: Instance) -> None:
             instance.writes_kek_id,
             instance.active_kek_id,
             list(instance.reads),
+            instance.seals_with,
         )
 
 
@@ -99,6 +102,7 @@ async def live(engine: AsyncEngine) -> Sequence[Instance]:
             writes_kek_id=row["writes_kek_id"],
             active_kek_id=row["active_kek_id"],
             reads=tuple(row["reads"]),
+            seals_with=row["seals_with"],
         )
         for row in rows
     ]

@@ -151,8 +151,11 @@ class Keks:
             self._ending.set()
             await asyncio.gather(*self._closing, return_exceptions=True)
 
-    async def record_instance(self) -> None:
-        """Record which KEKs this instance reads and writes: nobody re-wraps past it.
+    async def record_instance(self, seals_with: str | None) -> None:
+        """Record which KEKs and data keys this instance reads and writes: nobody goes past it.
+
+        Args:
+            seals_with: id of the current data key; None: it is not open.
 
         Raises:
             DatabaseError: the database can't be asked now.
@@ -168,6 +171,7 @@ class Keks:
                 writes_kek_id=active.kek_id,
                 active_kek_id=keks.active.kek_id,
                 reads=(*(kek.uri.key_text for kek in keks), *self.keyring.kek_ids),
+                seals_with=seals_with,
             ),
         )
 

@@ -225,7 +225,9 @@ class Health:
         if not self._unsafe:
             await self._check_keks()
             await self._door.look()
-            await self._keks.record_instance()
+            current = self._ring.current
+            seals_with = None if current is None else current.id
+            await self._keks.record_instance(seals_with)
             await self._log_advice()
 
     async def _log_advice(self) -> None:

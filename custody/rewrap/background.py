@@ -19,6 +19,7 @@ from custody.rewrap import runs
 from custody.rewrap.backoff import NotFinished
 from custody.rewrap.batch import WrongWrap
 from custody.rewrap.data_keys import DataKeyMove
+from custody.rewrap.deep import DeepRotation
 from custody.rewrap.options import Options
 from custody.rewrap.runs import AnotherRun, Run, Stale
 from custody.rewrap.storing import Counts
@@ -134,13 +135,23 @@ class BackgroundRewrap:
         if target is None or kek_id is None:
             return  # not known yet; /readyz says so
         await self._show()
-        stale = await runs.count_stale(self._engine, target, everything=False, legacy=self._legacy)
+        deep = DeepRotation(self._engine, self._keyring.keks, self._ring, self._stopping)
+        stale = await runs.count_stale(
+            self._engine,
+            target,
+            everything=False,
+            legacy=self._legacy,
+            before=deep.foresee(deep=False),
+        )
         moves = DataKeyMove(self._engine, self._keyring.keks, self._ring, self._second)
         data_keys = await moves.stale(kek_id)
-        if data_keys or self._can_do(stale):
+        if data_keys or deep.is_announced or self._can_do(stale):
             log.info("rewrap_begins", rows=stale.total, data_keys=len(data_keys), target=target)
             run = await self._run()
             log.info("rewrap_ended", run=run.id, state=run.state, done=run.done, failed=run.failed)
+        elif deep.before and (problem := await deep.finish()) is not None:
+            # Rows that were set aside are no reason for a run again and again.
+            log.warning("rewrap_waits", reason=problem)
 
     async def _run(self) -> Run:
         showing = asyncio.create_task(self._keep_showing())

@@ -41,7 +41,7 @@ async def bring_over(
         TargetMoved: the key of the KMS has moved on.
         KekError: no data key is open, or a new wrap could not be verified now.
     """
-    data_key = ring.newest
+    data_key = ring.current
     if data_key is None:
         raise Transient(f"rows can't be sealed now: {ring.problem}")
     if verify is None:

@@ -13,7 +13,7 @@ from sqlalchemy.ext.asyncio import AsyncEngine
 from custody.db.engine import Connection
 from custody.db.queries import query
 from custody.db.scope import transaction
-from custody.rewrap.rows import Row, UnsealedRow, WrapKind, is_to_do, kinds_to_do, page
+from custody.rewrap.rows import SEALED_BEFORE, Rows, WrapKind, is_to_do, kinds_to_do, page
 from custody.rewrap.runs import LEASE_SECONDS, Run, State
 
 
@@ -29,7 +29,7 @@ class Claim:
     """
 
     id: int
-    rows: tuple[Row, ...] | tuple[UnsealedRow, ...]
+    rows: Rows
     more: bool = False
 
 
@@ -62,6 +62,9 @@ async def claim(
         )
         if made is not None:
             return made
+        if at == SEALED_BEFORE and await connection.fetchval(query("count_rewrap_claims"), run.id):
+            # What is being done there is of other kinds as well: it would be done twice.
+            return None
         # Other kinds are looked for only when this one is at its end: the search would pass by
         # what is left in the index of all the rows that were done.
         for kind in await kinds_to_do(connection, run):

@@ -34,7 +34,10 @@ log = structlog.get_logger()
 
 
 class DataKeyMove:
-    """Brings the data keys that are open to another KEK.
+    """Brings the data key that stays to another KEK.
+
+    One that is on its way out gets no wrap under the target: whoever knows it, since he had the KEK
+    of before, could else bring it back by that wrap into a process that starts.
 
     Args:
         engine: connections of the role custody_rewrap.
@@ -65,7 +68,7 @@ class DataKeyMove:
         return tuple(
             record.id
             for record in await read_records(self._engine)
-            if self._ring.source(record.id) is not None
+            if self._source(record.id, target) is not None
             and (not wanted <= _kek_ids(record) or self._to_drop(record, wanted))
         )
 
@@ -99,14 +102,15 @@ class DataKeyMove:
             RetiredKek: the target was retired.
             DatabaseError: the database can't be asked now.
         """
-        return await self._give(self._keyring, target, anew=anew)
+        return await self._give(self._keyring, target, target, anew=anew)
 
-    async def give_second_wraps(self, *, anew: bool) -> tuple[str, ...]:
+    async def give_second_wraps(self, target: str, *, anew: bool) -> tuple[str, ...]:
         """Give each of them a wrap under the second root, too, where there is one.
 
         Where that fails, :meth:`problems` says so: the rest does not wait for it.
 
         Args:
+            target: kek_id of the active KEK.
             anew: as for :meth:`give_wraps`.
 
         Raises:
@@ -116,14 +120,14 @@ class DataKeyMove:
         if self._second is None:
             return ()
         try:
-            target = await self._second.admit()
-            given = await self._give(self._second.keyring(), target, anew=anew)
+            second = await self._second.admit()
+            given = await self._give(self._second.keyring(), second, target, anew=anew)
         except TargetMoved:
             self._note_second("its key was rotated just now: run this again")
         except (KekError, WrongWrap, RetiredKek) as error:
             self._note_second(str(error) or type(error).__name__)
         else:
-            self._second_id = target
+            self._second_id = second
             return given
         return ()
 
@@ -138,7 +142,7 @@ class DataKeyMove:
         """
         wanted = {target} if self._second_id is None else {target, self._second_id}
         for record in await read_records(self._engine):
-            if self._ring.source(record.id) is None:
+            if self._source(record.id, target) is None:
                 continue
             for kek_id in sorted(self._to_drop(record, wanted)):
                 async with transaction(self._engine) as connection:
@@ -171,15 +175,38 @@ class DataKeyMove:
         self._second_problem = problem
         log.warning("second_root_failed", reason=problem)
 
-    async def _give(self, keyring: Keyring, target: str, *, anew: bool) -> tuple[str, ...]:
+    async def _give(
+        self, keyring: Keyring, kek_id: str, target: str, *, anew: bool
+    ) -> tuple[str, ...]:
+        """Give each that stays a wrap under a KEK.
+
+        Args:
+            keyring: wraps under that KEK.
+            kek_id: its kek_id.
+            target: kek_id of the active KEK.
+            anew: as for :meth:`give_wraps`.
+        """
         return tuple(
             [
                 record.id
                 for record in await read_records(self._engine)
-                if (found := self._ring.source(record.id)) is not None
-                and await self._give_wrap(keyring, record, *found, anew=anew, target=target)
+                if (found := self._source(record.id, target)) is not None
+                and await self._give_wrap(keyring, record, *found, anew=anew, target=kek_id)
             ]
         )
+
+    def _source(self, key_id: str, target: str) -> tuple[DataKey, Wrap] | None:
+        """Return a data key that stays, and the wrap that it came out of; None for others.
+
+        A successor stays, if it came out of a wrap under the target: one that did not may be
+        somebody else's, and is not to come under it by us.
+        """
+        found = self._ring.source(key_id)
+        if successors := {record.id for record in self._ring.successors}:
+            is_ours = key_id in successors and found is not None and found[1].kek_id == target
+            return found if is_ours else None
+        current = self._ring.current
+        return found if current is not None and key_id == current.id else None
 
     async def _give_wrap(
         self,

@@ -20,6 +20,7 @@ class Options:
         batch: rows at most in one claim.
         rate: rows a second at most; 0: no limit.
         everything: rows under the active KEK, too.
+        deep: a new data key is made, and every row is brought to it.
         verify: which new wraps are unwrapped again before they are stored; None: of rows that are
             sealed for the first time all where that costs no call of a KMS, else a sample.
         quarantined: rows that were set aside in earlier runs, too.
@@ -30,6 +31,7 @@ class Options:
     batch: int = 500
     rate: int = 0
     everything: bool = False
+    deep: bool = False
     verify: Verify | None = None
     quarantined: bool = False
     legacy: bool = False

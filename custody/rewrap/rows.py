@@ -5,7 +5,7 @@ Rows that are not sealed have kinds of their own, done only while the door for t
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, TypeAlias
 
 from sqlalchemy.ext.asyncio import AsyncEngine
 
@@ -39,6 +39,9 @@ class WrapKind:
 # Rows that are not sealed and have no wrap of an old format, whatever their KEK: those in
 # zero-knowledge mode, and those whose seal somebody took. They come first.
 UNSEALED = WrapKind("", 0)
+# Rows that are sealed with a predecessor of a deep run's data key, whatever their wraps. They come
+# next, so that none is done twice. (No wrap has such a format.)
+SEALED_BEFORE = WrapKind("", 32_767)
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,6 +90,30 @@ class UnsealedRow:
         return Binding(self.user_id, self.state.generation)
 
 
+@dataclass(frozen=True, slots=True)
+class SealedRow:
+    """A row to seal anew, as it was read.
+
+    Args:
+        user_id: whose.
+        seal: what it has now; to be judged.
+        state: what that should be made of.
+        wrap: what it has now; None where the server has none.
+        row_version: guards the change.
+        is_set_aside: whether an earlier run has set it aside.
+    """
+
+    user_id: str
+    seal: str = field(repr=False)
+    state: SealedState = field(repr=False)
+    wrap: Wrap | None
+    row_version: int
+    is_set_aside: bool
+
+
+Rows: TypeAlias = tuple[Row, ...] | tuple[UnsealedRow, ...] | tuple[SealedRow, ...]
+
+
 async def kinds(engine: AsyncEngine, run: Run) -> tuple[WrapKind, ...]:
     """Return the kinds of rows that the run has to do, in the order of its work."""
     async with transaction(engine) as connection:
@@ -114,7 +141,9 @@ async def kinds_to_do(connection: Connection, run: Run) -> tuple[WrapKind, ...]:
         if kind.format_version < FORMAT_CURRENT
     ]
     # The order of the cursor is ours, whatever the database's collation.
-    return tuple(sorted({UNSEALED, *unsealed, *(kind for kind in there if is_to_do(kind, run))}))
+    before = () if run.data_key is None else (SEALED_BEFORE,)
+    stale = (kind for kind in there if is_to_do(kind, run))
+    return tuple(sorted({UNSEALED, *before, *unsealed, *stale}))
 
 
 def is_to_do(kind: WrapKind, run: Run) -> bool:
@@ -130,7 +159,7 @@ async def page(
     above: str = "",
     up_to: str | None = None,
     size: int,
-) -> tuple[Row, ...] | tuple[UnsealedRow, ...]:
+) -> Rows:
     """Read rows to do of one kind, in the order of users.
 
     Args:
@@ -141,6 +170,10 @@ async def page(
         up_to: and up to this one.
         size: so many at most.
     """
+    if kind == SEALED_BEFORE and run.data_key is not None:
+        parameters = run.data_key, above, up_to, run.started_at, size
+        rows = await connection.fetch(query("read_sealed_before"), *parameters)
+        return tuple(_sealed_row(row) for row in rows)
     if kind.is_unsealed:
         bounds = kind.kek_id, -kind.format_version, above, up_to, size
         rows = await connection.fetch(query("read_unsealed"), *bounds)
@@ -164,8 +197,22 @@ def _row(row: Mapping[str, Any]) -> Row:
 
 
 def _unsealed_row(row: Mapping[str, Any]) -> UnsealedRow:
-    wrapped = row["wrapped_mk"]
-    state = SealedState(
+    return UnsealedRow(row["user_id"], _state(row), _wrap(row), row["row_version"])
+
+
+def _sealed_row(row: Mapping[str, Any]) -> SealedRow:
+    return SealedRow(
+        row["user_id"],
+        row["seal"],
+        _state(row),
+        _wrap(row),
+        row["row_version"],
+        is_set_aside=row["is_set_aside"],
+    )
+
+
+def _state(row: Mapping[str, Any]) -> SealedState:
+    return SealedState(
         generation=row["generation"],
         serial=row["seal_serial"],
         zero_knowledge=row["zero_knowledge"],
@@ -173,9 +220,11 @@ def _unsealed_row(row: Mapping[str, Any]) -> UnsealedRow:
         recovery_digest=row["recovery_digest"],
         recovery_format_version=row["recovery_format_version"],
         recovery_set_at=row["recovery_set_at"],
-        has_wrap=wrapped is not None,
+        has_wrap=row["wrapped_mk"] is not None,
     )
-    wrap = None
-    if wrapped is not None:
-        wrap = Wrap(wrapped, row["wrap_iv"], row["format_version"], row["kek_id"])
-    return UnsealedRow(row["user_id"], state, wrap, row["row_version"])
+
+
+def _wrap(row: Mapping[str, Any]) -> Wrap | None:
+    if row["wrapped_mk"] is None:
+        return None
+    return Wrap(row["wrapped_mk"], row["wrap_iv"], row["format_version"], row["kek_id"])

@@ -48,6 +48,7 @@ class Run:
         started_at: when it began.
         heartbeat_at: when somebody last worked on it.
         ended_at: when it ended.
+        data_key: of a deep run, the data key that rows are sealed with; None: a shallow run.
     """
 
     id: int
@@ -63,6 +64,7 @@ class Run:
     started_at: datetime
     heartbeat_at: datetime
     ended_at: datetime | None
+    data_key: str | None
 
     @classmethod
     def from_row(cls, row: Mapping[str, Any]) -> Self:
@@ -71,6 +73,11 @@ class Run:
         return cls(
             **values | {"sources": tuple(values["sources"]), "state": State(values["state"])}
         )
+
+    @property
+    def rotation(self) -> str:
+        """Whether data keys came under another KEK alone, or every row to a new data key."""
+        return "shallow" if self.data_key is None else "deep"
 
     @property
     def rows_a_second(self) -> float:
@@ -106,7 +113,12 @@ class Stale:
 
 
 async def count_stale(
-    engine: AsyncEngine, target: str, *, everything: bool, legacy: bool = False
+    engine: AsyncEngine,
+    target: str,
+    *,
+    everything: bool,
+    legacy: bool = False,
+    before: Sequence[str] = (),
 ) -> Stale:
     """Count the rows that a run would do.
 
@@ -115,15 +127,25 @@ async def count_stale(
         target: the kek_id to bring rows to.
         everything: whether rows under the target are re-wrapped, too.
         legacy: whether rows that are not sealed are brought over.
+        before: ids of the data keys whose rows are sealed anew.
     """
     async with transaction(engine, _COUNT_SECONDS) as connection:
-        return await _count(connection, target, everything=everything, legacy=legacy)
+        return await _count(connection, target, before, everything=everything, legacy=legacy)
 
 
 async def join(
-    engine: AsyncEngine, target: str, *, everything: bool, started_by: str, legacy: bool = False
+    engine: AsyncEngine,
+    target: str,
+    *,
+    everything: bool,
+    started_by: str,
+    legacy: bool = False,
+    data_key: str | None = None,
+    before: Sequence[str] = (),
 ) -> Run:
     """Begin a run, or join the one that is going on, or go on with one that was stopped.
+
+    Of two that differ in the data key alone the one that is going on is joined: it is soon done.
 
     Args:
         engine: connections of the role custody_rewrap.
@@ -131,6 +153,8 @@ async def join(
         everything: whether rows under the target are re-wrapped, too.
         started_by: host and process.
         legacy: whether rows that are not sealed are brought over; it is of the count alone.
+        data_key: the one that rows are to be sealed with, where they are not; None: they are.
+        before: ids of those that they are sealed with; it is of the count alone.
 
     Raises:
         AnotherRun: somebody works on a run with another aim.
@@ -144,12 +168,12 @@ async def join(
             await write(connection, _event(State.STOPPED))
         rows = await connection.fetch(query("read_running_rewrap"))
         if not rows:
-            rows = await connection.fetch(query("resume_rewrap"), target, everything)
+            rows = await connection.fetch(query("resume_rewrap"), target, everything, data_key)
         if not rows:
             await connection.execute(query("clear_rewrap_claims"))
-            stale = await _count(connection, target, everything=everything, legacy=legacy)
+            stale = await _count(connection, target, before, everything=everything, legacy=legacy)
             parameters = target, everything, started_by, list(stale.sources), stale.total
-            rows = await connection.fetch(query("begin_rewrap"), *parameters)
+            rows = await connection.fetch(query("begin_rewrap"), *parameters, data_key)
     run = Run.from_row(rows[0])
     if (run.target, run.everything) != (target, everything):
         raise AnotherRun(
@@ -231,9 +255,12 @@ async def latest(engine: AsyncEngine, count: int) -> tuple[Run, ...]:
     return tuple(Run.from_row(row) for row in rows)
 
 
-async def _count(connection: Connection, target: str, *, everything: bool, legacy: bool) -> Stale:
+async def _count(
+    connection: Connection, target: str, before: Sequence[str], *, everything: bool, legacy: bool
+) -> Stale:
+    prefixes = [f"1.{key_id}." for key_id in before]
     (row,) = await connection.fetch(
-        query("count_stale_rows"), target, everything, legacy, timeout=_COUNT_SECONDS
+        query("count_stale_rows"), target, everything, legacy, prefixes, timeout=_COUNT_SECONDS
     )
     return Stale(row["total"], tuple(row["sources"]), row["without_wrap"])
 

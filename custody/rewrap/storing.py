@@ -11,7 +11,7 @@ from custody.db.engine import Connection
 from custody.db.queries import query
 from custody.db.scope import transaction
 from custody.rewrap.claims import Claim
-from custody.rewrap.rows import Row, UnsealedRow
+from custody.rewrap.rows import Row, SealedRow, UnsealedRow
 from custody.rewrap.runs import LEASE_SECONDS, Run
 from kek_backends.base import Wrap
 
@@ -38,6 +38,23 @@ class Sealed:
 
 
 @dataclass(frozen=True, slots=True)
+class Resealed:
+    """A row that was sealed with a predecessor, and what is stored of it.
+
+    Args:
+        row: as it was read.
+        wrap: the new one; None: what is there stays.
+        seal: of the row as it is then; None: what is there does not hold, and stays.
+        reason: for what the row is set aside; None: it is not.
+    """
+
+    row: SealedRow
+    wrap: Wrap | None
+    seal: str | None = field(repr=False)
+    reason: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
 class Done:
     """What became of the rows of a claim.
 
@@ -46,12 +63,14 @@ class Done:
         set_aside: rows whose wrap does not open, with the reason.
         left: how many could not be done now: the claim is left for another time.
         sealed: rows that were brought over.
+        resealed: rows that were sealed with a predecessor.
     """
 
     wrapped: Sequence[tuple[Row, Wrap]]
-    set_aside: Sequence[tuple[Row | UnsealedRow, str]]
+    set_aside: Sequence[tuple[Row | UnsealedRow | SealedRow, str]]
     left: int
     sealed: Sequence[Sealed] = ()
+    resealed: Sequence[Resealed] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,12 +107,11 @@ async def store(engine: AsyncEngine, run: Run, owner: str, claim: Claim, done: D
         stored = await _store_wraps(connection, run, done.wrapped)
         stored += await _store_sealed(connection, run, done.sealed)
         failed = await _set_aside(connection, done.set_aside)
-        made = len(done.wrapped) + len(done.sealed)
-        counts = Counts(
-            done=stored,
-            moved=made - stored + len(done.set_aside) - failed,
-            failed=failed,
-        )
+        resealed = await _store_resealed(connection, run, done.resealed)
+        stored += len(resealed) - sum(resealed.values())
+        failed += sum(resealed.values())
+        made = map(len, (done.wrapped, done.sealed, done.set_aside, done.resealed))
+        counts = Counts(done=stored, moved=sum(made) - stored - failed, failed=failed)
         # Last, for whoever claims or stores waits here; and it says whether the run goes on.
         parameters = run.id, counts.done, counts.moved, counts.failed
         if await connection.fetchval(query("add_rewrap_counts"), *parameters) is None:
@@ -148,8 +166,34 @@ async def _store_sealed(connection: Connection, run: Run, sealed: Sequence[Seale
     return int(stored)
 
 
+async def _store_resealed(
+    connection: Connection, run: Run, resealed: Sequence[Resealed]
+) -> dict[str, bool]:
+    """Store them; return whose were stored, and whether they were set aside."""
+    if not resealed:
+        return {}
+    found = await connection.fetch(
+        query("reseal_rows"),
+        run.data_key,
+        [one.row.user_id for one in resealed],
+        [one.row.row_version for one in resealed],
+        [one.wrap and one.wrap.wrapped_mk for one in resealed],
+        [one.wrap and one.wrap.wrap_iv for one in resealed],
+        [one.wrap and one.wrap.kek_id for one in resealed],
+        [one.seal for one in resealed],
+        [one.reason for one in resealed],
+        run.started_at,
+    )
+    stored = {row["user_id"]: bool(row["is_set_aside"]) for row in found}
+    for one in resealed:
+        if stored.get(one.row.user_id):
+            context = "unwrap-failed" if one.seal else "row-tampered"
+            await write(connection, _event(one.row.user_id, context))
+    return stored
+
+
 async def _set_aside(
-    connection: Connection, damaged: Sequence[tuple[Row | UnsealedRow, str]]
+    connection: Connection, damaged: Sequence[tuple[Row | UnsealedRow | SealedRow, str]]
 ) -> int:
     if not damaged:
         return 0
@@ -164,13 +208,13 @@ async def _set_aside(
     return len(found)
 
 
-def _event(user_id: str) -> Event:
+def _event(user_id: str, context: str = "unwrap-failed") -> Event:
     return Event(
         id=event_id(),
         user_id=user_id,
         ip_address=None,
         user_agent=None,
         action=Action.REWRAP_FAILED,
-        context="unwrap-failed",
+        context=context,
         status=_FAILED,
     )

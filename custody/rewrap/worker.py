@@ -6,7 +6,7 @@ import os
 import secrets
 import socket
 import time
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Mapping
 from typing import TypeVar
 
 import structlog
@@ -22,10 +22,12 @@ from custody.rewrap.batch import TargetMoved, WrongWrap
 from custody.rewrap.bringing_over import bring_over
 from custody.rewrap.claims import Claim
 from custody.rewrap.data_keys import DataKeyMove
+from custody.rewrap.deep import DeepRotation
 from custody.rewrap.left import Left
 from custody.rewrap.options import Options
-from custody.rewrap.rows import UNSEALED, Row, UnsealedRow, WrapKind
-from custody.rewrap.runs import Run, State
+from custody.rewrap.resealing import reseal
+from custody.rewrap.rows import SEALED_BEFORE, UNSEALED, Row, SealedRow, UnsealedRow, WrapKind
+from custody.rewrap.runs import AnotherRun, Run, State
 from custody.rewrap.storing import Counts, Done, LostClaim
 from custody.rewrap.target import Blocked, Target
 from kek_backends.errors import KekError
@@ -77,11 +79,19 @@ class RewrapRun:
         # One for each task: who has lost a claim must not store beside its new owner.
         self._owners = tuple(f"{self._owner}:{number}" for number in range(_AT_ONCE))
         self._stop = asyncio.Event()
+        self._deep = DeepRotation(engine, keyring.keks, ring, self._stop)
+        self._announces = options.deep
+        self._unended: tuple[str, ...] = ()
         self._backoff = Backoff(options.give_up_after, self._stop)
         self._next_at = 0.0
         self._released = not options.quarantined
         # Of a key that keeps its kek_id, data keys are wrapped anew once.
         self._anew = options.everything
+
+    @property
+    def ended_data_keys(self) -> Mapping[str, tuple[str, ...]]:
+        """Ids of the data keys that were ended, each with the KEKs that it was wrapped under."""
+        return self._deep.ended
 
     def stop(self) -> None:
         """End after the batches at hand: what they have done is stored."""
@@ -107,13 +117,28 @@ class RewrapRun:
             if not self._released:
                 await runs.release_quarantined(self._engine)
                 self._released = True
-            run = await runs.join(
-                self._engine,
-                target,
-                everything=self._options.everything,
-                started_by=self._owner,
-                legacy=self._options.legacy,
-            )
+            try:
+                data_key = await self._renew_data_key(self._target.kek_id)
+                if data_key is not None:
+                    # Wraps of users' keys may be made with the new one.
+                    target = await self._target.ready()
+                run = await runs.join(
+                    self._engine,
+                    target,
+                    everything=self._options.everything,
+                    started_by=self._owner,
+                    legacy=self._options.legacy,
+                    data_key=data_key,
+                    before=self._deep.before,
+                )
+            except AnotherRun as another:
+                if data_key is None:
+                    raise
+                # One that began before the promotion: it notices, or is soon done.
+                await self._backoff.pause(str(another))
+                continue
+            except TargetMoved:
+                continue
             try:
                 await self._move_data_keys(self._target.kek_id)
                 ended = await self._work(run)
@@ -129,7 +154,7 @@ class RewrapRun:
                     await runs.leave(self._engine, run.id, self._owners)
                 raise
             else:
-                if ended.state is not State.STOPPED:
+                if ended.state is not State.STOPPED and data_key in {None, ended.data_key}:
                     return ended
             # Stopped by us or another process, because its aim is not the right one any more.
             await sleep(self._stop, _IDLE_SECONDS)
@@ -145,8 +170,28 @@ class RewrapRun:
         return Left(
             kek_ids=tuple(sorted(unreadable)),
             unsealed=None if self._options.legacy else await count_unsealed(self._engine),
-            data_keys=await self._data_keys.problems(),
+            data_keys=(
+                *await self._data_keys.problems(),
+                *self._deep.doubtful,
+                *self._unended,
+            ),
         )
+
+    async def _renew_data_key(self, target: str) -> str | None:
+        """Bring in a new data key, where one is wanted or was announced.
+
+        Returns:
+            The one that rows are to be sealed with, as long as there is one before it.
+        """
+        if self._announces:
+            await self._deep.announce()
+            self._announces = False
+        # It is under every KEK that it is to be under before anything is sealed with it.
+        if self._ring.successors:
+            await self._retried(lambda: self._data_keys.give_wraps(target, anew=False))
+            await self._retried(lambda: self._data_keys.give_second_wraps(target, anew=False))
+        await self._deep.promote()
+        return self._deep.data_key
 
     async def _move_data_keys(self, target: str) -> None:
         """Bring them to the active KEK; the one that they leave can then be retired."""
@@ -158,7 +203,7 @@ class RewrapRun:
             except KekError as error:
                 await self._backoff.pause(str(error) or type(error).__name__)
         self._backoff.renew()
-        given += await self._retried(lambda: self._data_keys.give_second_wraps(anew=anew))
+        given += await self._retried(lambda: self._data_keys.give_second_wraps(target, anew=anew))
         self._anew = False
         self.moved_data_keys = tuple(dict.fromkeys((*self.moved_data_keys, *given)))
         # A daemon that was started meanwhile may not read the target.
@@ -175,7 +220,7 @@ class RewrapRun:
             now = await self._retried(lambda: runs.read(self._engine, run.id))
             if now.state is not State.RUNNING:
                 return now
-            if not await self._retried(lambda: rows.any_left(self._engine, run, self._can_read)):
+            if not await self._is_any_left(run) and not await self._end_data_key(run):
                 left = await self._retried(lambda: self.left(run))
                 state = State.FAILED if left else State.DONE
                 now = await self._retried(lambda: runs.end(self._engine, run.id, state))  # noqa: B023
@@ -188,6 +233,17 @@ class RewrapRun:
                 backoff.renew()
             await backoff.pause("rows are left that others hold, or change again and again")
             await self._retried(lambda: claims.rewind(self._engine, run))
+
+    async def _is_any_left(self, run: Run) -> bool:
+        return await self._retried(lambda: rows.any_left(self._engine, run, self._can_read))
+
+    async def _end_data_key(self, run: Run) -> bool:
+        """End the data key before, where nothing carries it; say whether rows do, to be done."""
+        if run.data_key is None:
+            return False
+        problem = await self._retried(self._deep.finish)
+        self._unended = () if problem is None else (problem,)
+        return problem is not None and await self._is_any_left(run)
 
     async def _give_up(self, run: Run, state: State) -> None:
         await self._retried(lambda: runs.end(self._engine, run.id, state, even_at_work=True))
@@ -257,7 +313,7 @@ class RewrapRun:
             return nothing, None
         try:
             done, reason = await self._make(run, claim)
-            if done.set_aside:
+            if done.set_aside or any(row.reason for row in done.resealed):
                 # Rows of a key that was replaced in its KMS look damaged, and are not.
                 await self._retried(self._target.see_unchanged)
         except KekError as error:
@@ -266,6 +322,9 @@ class RewrapRun:
 
     async def _make(self, run: Run, claim: Claim) -> tuple[Done, KekError | None]:
         verify = self._options.verify
+        before = [row for row in claim.rows if isinstance(row, SealedRow)]
+        if before:
+            return await reseal(self._keyring, self._ring, before, run, verify)
         unsealed = [row for row in claim.rows if isinstance(row, UnsealedRow)]
         if unsealed:
             return await bring_over(self._keyring, self._ring, unsealed, run.target, verify)
@@ -308,7 +367,7 @@ class RewrapRun:
         return (self._options.legacy or not kind.is_unsealed) and self._holds(kind)
 
     def _holds(self, kind: WrapKind) -> bool:
-        if kind == UNSEALED:
+        if kind in {UNSEALED, SEALED_BEFORE}:
             return True
         backend = self._keyring.find(kind.kek_id)
         return backend is not None and backend.refusal(kind.kek_id) is None

@@ -11,7 +11,7 @@ from custody.audit.events import Action, Event
 from custody.audit.writer import NotRecorded, write
 from custody.db import errors as database
 from custody.db.engine import Connection
-from custody.db.errors import Busy, DatabaseError, DataKeyGone, RetiredKek, reason_of
+from custody.db.errors import Busy, DatabaseError, DataKeyEnded, DataKeyGone, RetiredKek, reason_of
 from custody.db.group_commit import NotBatched
 from custody.db.queries import query
 from custody.db.scope import user_transaction
@@ -192,7 +192,7 @@ def _unavailable(error: DatabaseError) -> VaultError:
             # Retired while this process still wraps with it: nothing was stored.
             log.error("kek_retired", reason=str(error))
             return KekUnavailable(str(error))
-        case DataKeyGone():
+        case DataKeyGone() | DataKeyEnded():
             log.error("data_key_gone", reason=str(error))
             return KekUnavailable(str(error))
         case _:

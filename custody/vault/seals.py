@@ -96,7 +96,7 @@ class Seals:
         Raises:
             KekUnavailable: no data key is open.
         """
-        key = self._ring.newest
+        key = self._ring.current
         if key is None:
             # Not this vault's own trouble: the data key has its own part in the readiness.
             raise KekUnavailable
@@ -129,7 +129,7 @@ class Seals:
         except DataKeyLost:
             return None
         except DataKeyUnavailable:
-            if self._ring.newest is not None:
+            if self._ring.current is not None:
                 # Whoever could have one data key called unavailable, while another one is open,
                 # would turn off the judgement of rows one by one.
                 raise KekUnavailable from None

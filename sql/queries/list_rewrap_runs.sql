@@ -9,7 +9,7 @@ SELECT id, target, everything, started_by, sources,
                     WHERE claim.run_id = run.id AND claim.owner <> ''
                         AND claim.heartbeat_at > now() - make_interval(secs => $2::float8))
             THEN 'stopped' ELSE state END AS state,
-       total, done, moved, failed, started_at, heartbeat_at, ended_at
+       total, done, moved, failed, started_at, heartbeat_at, ended_at, data_key
 FROM auth.rewrap_runs AS run
 WHERE state = 'running' OR done + moved + failed > 0 OR id = (SELECT max(id) FROM auth.rewrap_runs)
 ORDER BY id DESC LIMIT $1

@@ -1,4 +1,4 @@
 -- One run. $1 id
 SELECT id, target, everything, started_by, sources, state, total, done, moved, failed, started_at,
-       heartbeat_at, ended_at
+       heartbeat_at, ended_at, data_key
 FROM auth.rewrap_runs WHERE id = $1

@@ -1,7 +1,8 @@
 """``make bench-rewrap``: the re-wrap worker beside its ceilings, in one run, in turn.
 
-From one ``env:`` KEK to another: beside the same claims and UPDATEs with no cryptography, and a
-loop of one row a transaction. To a new version of an OpenBao key: beside loops of single calls.
+From one ``env:`` KEK to another: beside a deep run, the same claims and UPDATEs with no
+cryptography, and a loop of one row a transaction. To a new version of an OpenBao key: beside loops
+of single calls.
 Then the worker alone over more and more rows: its time shall grow with them, its memory not.
 
 PostgreSQL has its default durability. Figures are medians of three rounds; compare ratios within a
@@ -144,6 +145,7 @@ async def run(server: EmbeddedPostgres, bao: Bao, *, large: bool) -> list[dict[s
     async with local_rows(server, ROWS) as source:
         kinds = {
             "env to env: the worker": ("worker", ROWS),
+            "  deep": ("deep", ROWS),
             "  no cryptography": ("bare", ROWS),
             "  one row a transaction": ("single", LOOP_ROWS),
         }

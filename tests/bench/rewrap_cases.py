@@ -133,6 +133,11 @@ async def _worker(case: Case, keyring: Keyring) -> None:
     await _run(case, keyring, Options())
 
 
+async def _deep(case: Case, keyring: Keyring) -> None:
+    """The worker with a new data key: each row is judged, re-wrapped and sealed anew."""
+    await _run(case, keyring, Options(deep=True))
+
+
 async def _bare(case: Case, keyring: Keyring) -> None:
     """The same claims and UPDATEs, with no cryptography."""
     model = await keyring.wrap(of("user-00000000"), bytes(range(32)))
@@ -186,6 +191,7 @@ def _item(row: Any) -> OwnedWrap:
 
 KINDS: dict[str, Callable[[Case, Keyring], Awaitable[None]]] = {
     "worker": _worker,
+    "deep": _deep,
     "bare": _bare,
     "single": _single,
     "calls": _calls,

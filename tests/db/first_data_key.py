@@ -98,7 +98,7 @@ async def main(steps: Steps, go: Path | None) -> None:
             with contextlib.suppress(DatabaseError):
                 await look.run()
                 break
-        assert keys.newest is not None
+        assert keys.current is not None
     print(steps.taken)  # noqa: T201
 
 

@@ -56,7 +56,7 @@ class Process:
 
     @property
     def key_id(self) -> str | None:
-        return None if self.ring.newest is None else self.ring.newest.id
+        return None if self.ring.current is None else self.ring.current.id
 
 
 @asynccontextmanager
@@ -134,9 +134,9 @@ async def test_record_under_a_kek_that_is_not_configured(database: Database) -> 
 async def test_none_is_made_while_rows_are_sealed(database: Database) -> None:
     async with process(database) as here, process(database) as later:
         await here.look.run()
-        assert here.ring.newest is not None
+        assert here.ring.current is not None
         await database.execute("INSERT INTO auth.users (id) VALUES ('alice')")
-        await database.execute(SEALED_ROW, here.ring.newest.prefix + "0" * 64)
+        await database.execute(SEALED_ROW, here.ring.current.prefix + "0" * 64)
         for table in TABLES:
             await database.execute(f"CREATE TABLE public.{table} AS TABLE auth.{table}")
         await database.execute("DELETE FROM auth.encryption_data_keys")
@@ -170,9 +170,9 @@ async def test_kek_that_is_down(database: Database) -> None:
 async def test_key_that_is_lost_makes_room(database: Database) -> None:
     async with process(database) as here:
         await here.look.run()
-        assert here.ring.newest is not None
+        assert here.ring.current is not None
         await database.execute("INSERT INTO auth.users (id) VALUES ('alice')")
-        await database.execute(SEALED_ROW, here.ring.newest.prefix + "0" * 64)
+        await database.execute(SEALED_ROW, here.ring.current.prefix + "0" * 64)
     await database.execute("UPDATE auth.encryption_data_keys SET lost_at = now()")
     async with process(database) as later:
         await later.look.run()

@@ -308,7 +308,12 @@ async def test_retire(environ: dict[str, str], database: Database) -> None:
     before = await states(database)
     done = await run(environ, "retire", "idle")
     message = "idle is retired: nothing can be wrapped under it again"
-    seen = ["seen then: 0 rows under it, 0 of them set aside", "  no run", "  no live daemon"]
+    seen = [
+        "seen then: 0 rows under it, 0 of them set aside",
+        "  no run",
+        "  no deep run: whoever had this KEK may know the data key that rows are sealed with",
+        "  no live daemon",
+    ]
     assert (done.code, done.out.splitlines(), done.err) == (0, [message, *seen], "")
     assert await states(database) == before | {"idle": "retired"}
     rewrap = REWRAP.replace("$1", "'idle'").replace("$2", "'alice'")

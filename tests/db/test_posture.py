@@ -317,6 +317,7 @@ for _table, _trigger in (
     ("encryption_vaults", "encryption_vaults_row_version"),
     ("encryption_vaults", "encryption_vaults_refuse_retired_kek"),
     ("encryption_vault_audit", "encryption_vault_audit_deadline"),
+    ("encryption_vaults", "encryption_vaults_refuse_ended_data_key"),
     ("encryption_vaults", "encryption_vaults_seal_kept"),
     ("encryption_data_key_wraps", "encryption_data_key_wraps_refuse_retired"),
     ("encryption_keks", "encryption_keks_keep"),
@@ -386,12 +387,19 @@ for _table, _rights in (
 
 FUNCTIONS = (
     "custody_add_data_key",
+    "custody_announce_data_key",
     "custody_count_unsealed",
     "custody_doubt_kek",
     "custody_drop_data_key_wrap",
+    "custody_end_data_key",
     "custody_forget_kek",
+    "custody_promote_data_key",
     "custody_put_data_key_wrap",
+    "custody_read_sealed_before",
     "custody_read_unsealed",
+    "custody_refuse_ended_data_key",
+    "custody_reseal_kek",
+    "custody_reseal_rows",
     "custody_keep_seal",
     "custody_refuse_retired_data_key_wrap",
     "custody_seal_rows",
@@ -418,6 +426,9 @@ for _name in FUNCTIONS:
 for _name, _change in (
     ("custody_find_keks_in_use", "SECURITY INVOKER"),
     ("custody_seal_rows", "SECURITY INVOKER"),
+    ("custody_reseal_rows", "SECURITY INVOKER"),
+    ("custody_end_data_key", "RESET lock_timeout"),
+    ("custody_refuse_ended_data_key", "RESET row_security"),
     ("custody_forget_kek", "SECURITY DEFINER"),
     ("custody_add_data_key", "RESET lock_timeout"),
     ("custody_refuse_retired_data_key_wrap", "RESET row_security"),
@@ -709,10 +720,16 @@ for _table in ("encryption_data_keys", "encryption_data_key_wraps"):
         ),
     )
 for _name in (
+    "custody_announce_data_key",
     "custody_drop_data_key_wrap",
+    "custody_end_data_key",
     "custody_forget_kek",
+    "custody_promote_data_key",
     "custody_put_data_key_wrap",
+    "custody_read_sealed_before",
     "custody_read_unsealed",
+    "custody_reseal_kek",
+    "custody_reseal_rows",
     "custody_seal_rows",
 ):
     CURABLE[f"right to run {_name}"] = (
@@ -764,6 +781,7 @@ REWRAP: dict[str, tuple[str, str]] = {
         "custody_count_unsealed",
         "custody_find_keks_in_use",
         "custody_put_data_key_wrap",
+        "custody_reseal_rows",
         "custody_retire_kek",
         "custody_seal_rows",
     )
@@ -839,7 +857,7 @@ async def test_problem_of_the_rewrap_role_and_its_cure(
 
 
 # Files that put back what a later one has replaced.
-OLDER = ("0002", "0003", "0005", "0006", "0007", "0008", "0011")
+OLDER = ("0002", "0003", "0005", "0006", "0007", "0008", "0011", "0013")
 
 
 async def test_one_file_run_again_alone_is_named_with_its_cure(database: Database) -> None:

@@ -95,9 +95,9 @@ async def test_each_process_opens_it_once(
                 await keyring.active.refresh()
                 ring = Ring(engine, keyring, 3600, 86_400)
                 await asyncio.gather(*(ring.load() for _ in range(20)))
-                assert ring.newest is not None
-                found = await asyncio.gather(*(ring.get(ring.newest.prefix) for _ in range(3000)))
-                assert set(map(id, found)) == {id(ring.newest)}
+                assert ring.current is not None
+                found = await asyncio.gather(*(ring.get(ring.current.prefix) for _ in range(3000)))
+                assert set(map(id, found)) == {id(ring.current)}
             finally:
                 await keyring.close()
     assert calls(stub, "Decrypt") - before == rings

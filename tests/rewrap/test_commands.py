@@ -155,6 +155,7 @@ async def test_dry_run_changes_nothing(database: Database) -> None:
     assert "can't read env:NEW?id=env-v2" in done.err
     done = await run(environ_of(database), "run", "--dry-run", "--json")
     assert json.loads(done.out) == {
+        "rotation": "shallow",
         "target": "env-v2",
         "total": 9,
         "sources": ["env-v1", "gone"],
@@ -369,6 +370,8 @@ async def test_status(database: Database) -> None:
         "target": "env-v3",
         "sources": ["env-v2"],
         "everything": False,
+        "rotation": "shallow",
+        "data_key": None,
         "total": 30,
         "done": 10,
         "moved": 0,
@@ -490,9 +493,10 @@ async def test_retire_after_a_clean_run(database: Database) -> None:
         "env-v1 is retired: nothing can be wrapped under it again",
         "seen then: 0 rows under it, 0 of them set aside",
         (
-            "  last run: 1 to env-v2, done: 5 re-wrapped, 0 changed by their users meanwhile, 0 "
-            "set aside"
+            "  last run: 1 to env-v2, shallow, done: 5 re-wrapped, 0 changed by their users "
+            "meanwhile, 0 set aside"
         ),
+        "  no deep run: whoever had this KEK may know the data key that rows are sealed with",
         "  the daemon on far (process 7) writes under env-v2",
     ]
     listed = await asyncio.to_thread(custody, environ, "kek", "list", "--json")

@@ -52,5 +52,6 @@ def test_rewrap_status() -> None:
             started_at=BEGAN,
             heartbeat_at=heartbeat,
             ended_at=None if state is State.RUNNING else heartbeat,
+            data_key=None,
         )
         assert shown.splitlines()[0] == run_line(run)

@@ -109,10 +109,10 @@ async def test_3000_cold_logins_open_it_once(place: Place) -> None:
     place.kek.gate.set()
     keys = await asyncio.gather(*logins, return_exceptions=True)
     assert isinstance(keys.pop(7), asyncio.CancelledError)
-    assert {id(key) for key in keys} == {id(place.ring.newest)}
+    assert {id(key) for key in keys} == {id(place.ring.current)}
     assert (place.kek.unwraps, place.reads) == (1, 1)
     for _ in range(1000):
-        assert place.ring.find(PREFIX) is place.ring.newest
+        assert place.ring.find(PREFIX) is place.ring.current
     await place.ring.load()
     assert place.kek.unwraps == 1
 
@@ -173,7 +173,7 @@ async def test_coasting_to_the_hard_age(opened: Place, failure: Exception) -> No
     assert 0 < opened.ring.seconds_left < 1
     await opened.turn(2)
     assert not opened.is_open
-    assert (opened.ring.newest, opened.ring.seconds_left) == (None, 0)
+    assert (opened.ring.current, opened.ring.seconds_left) == (None, 0)
     assert str(failure) in (opened.ring.problem or "")
     assert opened.ring.degraded is None
     # No request waits for a KMS that is down, nor asks it.
@@ -343,7 +343,7 @@ async def test_junk_beside_a_good_record(opened: Place) -> None:
     for _ in range(3):
         await opened.ring.load()
     assert opened.kek.unwraps == 2
-    assert opened.ring.newest is opened.ring.find(PREFIX)
+    assert opened.ring.current is opened.ring.find(PREFIX)
     assert OTHER_ID in (opened.ring.degraded or "")
     with pytest.raises(NoSuchDataKey):
         await opened.ring.get(f"1.{OTHER_ID}.")
@@ -355,7 +355,7 @@ async def test_second_root_is_not_used(opened: Place) -> None:
         await opened.ring.load()
     assert opened.kek.unwraps == 2
     assert opened.ring.find(f"1.{OTHER_ID}.") is None
-    assert opened.ring.newest is opened.ring.find(PREFIX)
+    assert opened.ring.current is opened.ring.find(PREFIX)
     assert opened.ring.is_doubled
     assert f"({KEY_ID}, {OTHER_ID})" in (opened.ring.problem or "")
     opened.records.pop()
@@ -368,7 +368,7 @@ async def test_of_two_roots_at_once_none_is_used(place: Place) -> None:
     for _ in range(3):
         await place.ring.load()
     assert place.kek.unwraps == 2
-    assert place.ring.newest is None
+    assert place.ring.current is None
     assert place.ring.is_doubled
     assert not place.ring.is_empty
     with pytest.raises(DataKeyUnavailable, match="more than one"):

@@ -15,6 +15,7 @@ def report_lines(report: Mapping[str, Any] | None) -> list[str]:
     return [
         f"seen then: {report['rows']} rows under it, {report['quarantined']} of them set aside",
         _run(report["last_run"]),
+        _deep(report.get("last_deep")),
         *(map(_instance, report["instances"]) if report["instances"] else ["  no live daemon"]),
     ]
 
@@ -22,9 +23,19 @@ def report_lines(report: Mapping[str, Any] | None) -> list[str]:
 def _run(run: Mapping[str, Any] | None) -> str:
     if run is None:
         return "  no run"
+    rotation = "deep" if run.get("data_key") else "shallow"
     return (
-        f"  last run: {run['id']} to {run['target']}, {run['state']}: {run['done']} re-wrapped, "
-        f"{run['moved']} changed by their users meanwhile, {run['failed']} set aside"
+        f"  last run: {run['id']} to {run['target']}, {rotation}, {run['state']}: "
+        f"{run['done']} re-wrapped, {run['moved']} changed by their users meanwhile, "
+        f"{run['failed']} set aside"
+    )
+
+
+def _deep(run: Mapping[str, Any] | None) -> str:
+    if run is None:
+        return "  no deep run: whoever had this KEK may know the data key that rows are sealed with"
+    return (
+        f"  last deep run: {run['id']}, ended {run['ended_at']}; its data key is {run['data_key']}"
     )
 
 

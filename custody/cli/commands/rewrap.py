@@ -6,7 +6,7 @@ import dataclasses
 import json
 import os
 import signal
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 
@@ -32,6 +32,7 @@ from custody.keks.second import SecondRoot, second_root
 from custody.keks.watch import KekWatch
 from custody.rewrap import runs
 from custody.rewrap.data_keys import DataKeyMove
+from custody.rewrap.deep import DeepRotation
 from custody.rewrap.left import Left
 from custody.rewrap.options import Options
 from custody.rewrap.runs import Run, State
@@ -58,15 +59,23 @@ def run(options: Options, *, as_json: bool, dry_run: bool) -> int:
         click.echo(json.dumps(ended.as_object()))
     else:
         moved = f", {_data_keys(ended.data_keys)} moved" if ended.data_keys else ""
+        if done.data_key:
+            moved += f"; deep: rows are sealed with {done.data_key}"
         click.echo(
             f"run {done.id} to {done.target}: {done.done} re-wrapped, {done.moved} changed by "
             f"their users meanwhile, {done.failed} set aside{moved}; in {ended.database}"
+        )
+    for key_id, kek_ids in ended.ended.items():
+        note(
+            f"the data key {key_id} is ended. It was wrapped under {', '.join(kek_ids)}: if one of "
+            "these was compromised, retire it and take it out of the configuration of every daemon"
         )
     for problem in ended.problems:
         note(problem)
     if done.failed:
         note(
-            f"{done.failed} rows were set aside: their wraps do not open. Restore them, or let "
+            f"{done.failed} rows were set aside: their wraps do not open"
+            f"{', or they are not what was sealed' if done.data_key else ''}. Restore them, or let "
             "their users rotate; to try them again: custody rewrap run --quarantined"
         )
     return 0 if done.state is State.DONE else FINDING
@@ -108,7 +117,8 @@ def run_line(run: Run) -> str:
     pace = "" if said["rows_a_second"] is None else f", {said['rows_a_second']} rows/s"
     left = "" if said["seconds_left"] is None else f", {said['seconds_left']} s left"
     return printable(
-        f"run {run.id} {run.state}: {run.done + run.failed} of {run.total} to {run.target}, "
+        f"run {run.id}{' deep' if run.data_key else ''} {run.state}: "
+        f"{run.done + run.failed} of {run.total} to {run.target}, "
         f"{run.moved} changed by their users, {run.failed} set aside{pace}{left}; "
         f"began {said['started_at']} by {run.started_by}"
     )
@@ -124,6 +134,7 @@ class _Ended:
         unreadable: of what it could not do, the KEKs' kek_ids, each with its cure.
         unsealed: rows that are not sealed.
         data_keys: ids of those that were moved.
+        ended: ids of those that were ended here, each with the KEKs that it was wrapped under.
         database: its name, for people.
     """
 
@@ -132,6 +143,7 @@ class _Ended:
     unreadable: dict[str, str]
     unsealed: Unsealed
     data_keys: tuple[str, ...]
+    ended: Mapping[str, tuple[str, ...]]
     database: str
 
     @property
@@ -144,6 +156,7 @@ class _Ended:
         """Return it for JSON."""
         return describe(self.run) | {
             "data_keys": list(self.data_keys),
+            "ended_data_keys": list(self.ended),
             "unreadable": list(self.unreadable),
             "legacy_rows": dataclasses.asdict(self.unsealed),
             "problems": list(self.problems),
@@ -155,12 +168,18 @@ async def _foresee(settings: Settings, options: Options, *, as_json: bool) -> No
         target = Target(engine, keyring, ring, legacy=options.legacy)
         moves = DataKeyMove(engine, keyring.keks, ring, second)
         kek_id = await target.foresee()
+        deep = DeepRotation(engine, keyring, ring, asyncio.Event())
         stale = await runs.count_stale(
-            engine, kek_id, everything=options.everything, legacy=options.legacy
+            engine,
+            kek_id,
+            everything=options.everything,
+            legacy=options.legacy,
+            before=deep.foresee(deep=options.deep),
         )
         data_keys = await moves.stale(target.kek_id)
         unsealed = await legacy.count_unsealed(engine)
         problems = [*_unreadable(keyring, stale.sources).values(), *await moves.problems()]
+        problems += deep.doubtful
         if unsealed and not options.legacy:
             problems.append(legacy.refusal(unsealed))
         try:
@@ -171,6 +190,7 @@ async def _foresee(settings: Settings, options: Options, *, as_json: bool) -> No
     if as_json:
         said = {
             "target": kek_id,
+            "rotation": "deep" if deep.foresee(deep=options.deep) else "shallow",
             "total": stale.total,
             "sources": stale.sources,
             "data_keys": data_keys,
@@ -180,7 +200,8 @@ async def _foresee(settings: Settings, options: Options, *, as_json: bool) -> No
     else:
         what = f"{stale.total} rows" + (f" and {_data_keys(data_keys)}" if data_keys else "")
         sources = f", from {', '.join(stale.sources)}" if stale.sources else ""
-        click.echo(f"{what} to bring to {kek_id}{sources}; in {database}")
+        new = " and a new data key" if deep.foresee(deep=options.deep) else ""
+        click.echo(f"{what} to bring to {kek_id}{new}{sources}; in {database}")
     for problem in problems:
         note(problem)
 
@@ -206,6 +227,7 @@ async def _run(settings: Settings, options: Options) -> _Ended:
             unreadable=unreadable,
             unsealed=left.unsealed or await legacy.count_unsealed(engine),
             data_keys=rewrapper.moved_data_keys,
+            ended=rewrapper.ended_data_keys,
             database=database,
         )
 

@@ -139,6 +139,8 @@ def describe(run: Run) -> dict[str, object]:
         "target": run.target,
         "sources": list(run.sources),
         "everything": run.everything,
+        "rotation": run.rotation,
+        "data_key": run.data_key,
         "total": run.total,
         "done": run.done,
         "moved": run.moved,

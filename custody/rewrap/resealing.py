@@ -1,0 +1,95 @@
+"""One batch of rows sealed with a predecessor: judged, re-wrapped where stale, sealed anew."""
+
+from collections.abc import Sequence
+
+from custody.datakeys.data_key import PREFIX_SIZE, DataKey
+from custody.datakeys.ring import Ring
+from custody.rewrap import batch
+from custody.rewrap.options import Verify
+from custody.rewrap.rows import Row, SealedRow
+from custody.rewrap.runs import Run
+from custody.rewrap.storing import Done, Resealed
+from custody.vault.sealed_state import sealed_message
+from kek_backends.errors import KekError, Transient
+from kek_backends.keyring import Keyring
+from kek_backends.wrap import FORMAT_CURRENT
+
+_TAMPERED = "the row is not what was sealed"
+
+
+async def reseal(
+    keyring: Keyring, ring: Ring, rows: Sequence[SealedRow], run: Run, verify: Verify | None
+) -> tuple[Done, KekError | None]:
+    """Seal rows with the current data key.
+
+    The seal that is there is judged first: what does not hold is never sealed anew, but set aside
+    and left as it is. A wrap that does not open sets its row aside as well, but the seal says
+    nothing of the wrap, so it is made anew: else the predecessor could never be ended.
+
+    Args:
+        keyring: all KEKs.
+        ring: the data keys.
+        rows: sealed with a predecessor.
+        run: where they go.
+        verify: which new wraps are unwrapped again before they are stored; None: a sample.
+
+    Returns:
+        What became of them, and why some were left, if any were.
+
+    Raises:
+        WrongWrap, TargetMoved, KekError: as :func:`custody.rewrap.batch.rewrap`; or the run's data
+            key is not the current one here.
+    """
+    current = ring.current
+    if current is None or current.id != run.data_key:
+        raise Transient(f"rows can't be sealed now: {ring.problem or 'the data key is another'}")
+    judged = [(row, _holds(ring, row)) for row in rows]
+    good = [row for row, holds in judged if holds]
+    bad = [Resealed(row, None, None, _TAMPERED) for row, holds in judged if holds is False]
+    stale = [row for row in good if _is_stale(keyring, row, run)]
+    wrapping, reason = await batch.rewrap(keyring, _as_rows(stale), run.target, verify)
+    wraps = {row.user_id: wrap for row, wrap in wrapping.wrapped}
+    damaged = {row.user_id: why for row, why in wrapping.set_aside}
+    left = {row.user_id for row in stale} - wraps.keys() - damaged.keys()
+    sealed = [
+        Resealed(row, wraps.get(row.user_id), _seal(current, row), damaged.get(row.user_id))
+        for row in good
+        if row.user_id not in left
+    ]
+    waiting = len(rows) - len(good) - len(bad)
+    if waiting and reason is None:
+        reason = Transient("the data key that rows are sealed with can't be opened now")
+    return Done((), (), len(left) + waiting, resealed=(*sealed, *bad)), reason
+
+
+def _holds(ring: Ring, row: SealedRow) -> bool | None:
+    """Say whether a row is what was sealed; None where that can't be judged now."""
+    prefix, mac = row.seal[:PREFIX_SIZE], row.seal[PREFIX_SIZE:]
+    key = ring.find(prefix)
+    if key is None:
+        return None if ring.reason(prefix[2:-1]) is not None else False
+    return key.row_seal.is_mac(mac, sealed_message(row.user_id, **row.state._asdict()))
+
+
+def _is_stale(keyring: Keyring, row: SealedRow, run: Run) -> bool:
+    """Say whether a row gets a new wrap: not one that was set aside, nor one we can't open."""
+    wrap = row.wrap
+    if wrap is None or row.is_set_aside:
+        return False
+    if not run.everything and (wrap.kek_id, wrap.format_version) == (run.target, FORMAT_CURRENT):
+        return False
+    backend = keyring.find(wrap.kek_id)
+    return backend is not None and backend.refusal(wrap.kek_id) is None
+
+
+def _as_rows(rows: Sequence[SealedRow]) -> list[Row]:
+    return [
+        Row(row.user_id, row.state.generation, row.wrap, row.state.key_check, row.row_version)
+        for row in rows
+        if row.wrap is not None
+    ]
+
+
+def _seal(key: DataKey, row: SealedRow) -> str:
+    # The database counts this change, too: it is the serial that the row has then.
+    return row.state._replace(serial=row.state.serial + 1).seal(key, row.user_id)
