@@ -391,6 +391,7 @@ async def test_the_list_shows_it(database: Database) -> None:
 # ── beside AWS KMS ────────────────────────────────────────────────────────────
 
 
+@pytest.mark.prove
 @pytest.mark.timeout(120)
 async def test_beside_an_alias_of_the_same_account(database: Database, moto: Moto) -> None:
     """An alias holds what is on record of its kind: that makes it no second root."""
