@@ -2,8 +2,8 @@
 
 Shallow, in envelope mode: the data keys go to another KEK, and no row is touched; over few users
 and over many, since it shall not depend on their number. Plain, in direct mode: every row is
-wrapped under the other KEK. Each is one ``custody rewrap run``, from exec to exit, on a fresh copy
-of the rows.
+wrapped under the other KEK. Deep, in envelope mode: every row is wrapped and sealed under a new
+data key. Each is one ``custody rewrap run``, from exec to exit, on a fresh copy of the rows.
 """
 
 import argparse
@@ -79,6 +79,7 @@ def cases(few: int, many: int) -> list[Case]:
         Case(f"shallow, {few:,} users", "envelope", few),
         Case(f"shallow, {many:,} users", "envelope", many),
         Case(f"plain, {many:,} users", "direct", many),
+        Case(f"deep, {many:,} users", "envelope", many, ("--deep",)),
     ]
 
 

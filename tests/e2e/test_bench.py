@@ -152,4 +152,9 @@ def test_ways_to_another_kek_are_measured(tmp_path: Path) -> None:
         "tests.bench.rotation", tmp_path, "--rounds", "1", "--few", "5", "--many", "20"
     )
     rows = {name: [one["rows"] for one in runs] for name, runs in found["runs"].items()}
-    assert rows == {"shallow, 5 users": [0], "shallow, 20 users": [0], "plain, 20 users": [20]}
+    assert rows == {
+        "shallow, 5 users": [0],
+        "shallow, 20 users": [0],
+        "plain, 20 users": [20],
+        "deep, 20 users": [20],
+    }

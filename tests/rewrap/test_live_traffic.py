@@ -15,7 +15,8 @@ from typing import TypeAlias
 import aiohttp
 import pytest
 
-from custody.datakeys.envelope import UserKeyring
+from custody.datakeys.envelope import Envelope, UserKeyring
+from custody.datakeys.ring import Ring
 from custody.vault.key_check import is_master_key
 from kek_backends.keyring import Keyring
 from kek_backends.loader import load_keyring
@@ -23,6 +24,7 @@ from tests.bindings import GENERATION
 from tests.client import Answer, Client, client_session
 from tests.datakeys import KEY_ID, FixedRing
 from tests.db.command import custody
+from tests.db.connecting import engine_of
 from tests.e2e.browser import encode
 from tests.leaks import remember
 from tests.many_rows import copy_rows
@@ -81,25 +83,27 @@ class Move:
     Args:
         name: of the case.
         to: URI of the active KEK; the one of before is ``OLD``.
-        stamp: what rows carry at the end.
         is_enveloped: whether rows are under the data key before.
+        options: of the run.
     """
 
     name: str
     to: str
-    stamp: str
     is_enveloped: bool = False
+    options: tuple[str, ...] = ()
 
 
-DIRECT = Move("to another KEK", NEW, "env-v2")
-INTO = Move("into envelope mode", f"{NEW}&mode=envelope", KEY_ID)
-OUT = Move("out of envelope mode", NEW, "env-v2", is_enveloped=True)
-SHALLOW = Move("data keys alone", f"{NEW}&mode=envelope", KEY_ID, is_enveloped=True)
+ENVELOPE = f"{NEW}&mode=envelope"
+DIRECT = Move("to another KEK", NEW)
+INTO = Move("into envelope mode", ENVELOPE)
+OUT = Move("out of envelope mode", NEW, is_enveloped=True)
+SHALLOW = Move("data keys alone", ENVELOPE, is_enveloped=True)
+DEEP = Move("to a new data key", ENVELOPE, is_enveloped=True, options=("--deep",))
 
 # The small one as slow as this, so that users and the worker meet.
 SMALL = Scale(3_200, 400, 0, ("--batch", "100", "--rate", "2000"))
 LARGE = Scale(100_000, 1000, 500)
-CASES = [(move, scale) for scale in (SMALL, LARGE) for move in (DIRECT, INTO, OUT, SHALLOW)]
+CASES = [(move, scale) for scale in (SMALL, LARGE) for move in (DIRECT, INTO, OUT, SHALLOW, DEEP)]
 QUICK = (DIRECT, SMALL), (INTO, SMALL)
 
 
@@ -249,12 +253,10 @@ async def test_no_key_is_lost_under_live_traffic(
     old = keyring.find("env-v1")
     assert old is not None
     await data_key_of(database, old)
-    users = UserKeyring(keyring, FixedRing.of())
-    wraps = users.find(KEY_ID) if move.is_enveloped else old
-    assert wraps is not None
+    wraps = Envelope(FixedRing.of(), old.uri) if move.is_enveloped else old
     await copy_rows(database, wraps, [(name(n), one.key) for n, one in enumerate(entries)])
     environ["CUSTODY_REWRAP_DATABASE_URL"] = database.url("custody_rewrap")
-    command = ("rewrap", "run", "--json", *scale.limits)
+    command = ("rewrap", "run", "--json", *scale.limits, *move.options)
     with daemon_beside(database, issuer, tmp_path, **overrides) as daemon:
         async with client_session() as session, asyncio.TaskGroup() as working:
             traffic = Traffic(daemon, session, scale, entries)
@@ -266,7 +268,7 @@ async def test_no_key_is_lost_under_live_traffic(
     assert done.code == 0, done.err
     run = json.loads(done.out)
     assert (run["state"], run["failed"], run["unreadable"]) == ("done", 0, [])
-    assert run["data_keys"] == [KEY_ID]
+    assert run["data_keys"] == [KEY_ID] or move is DEEP
     if move is SHALLOW:
         assert run["done"] == run["moved"] == 0
     else:
@@ -275,7 +277,12 @@ async def test_no_key_is_lost_under_live_traffic(
         assert run["done"] > scale.users / 2
     assert {status for _, status in traffic.answers} == {200, 400, 409}
     await check_audit(database, traffic.answers)
-    await check_rows(database, entries, users, move.stamp)
+    async with engine_of(database.url("custody_app")) as engine:
+        ring = Ring(engine, keyring, ttl=3600, max_age=86_400)
+        await ring.load()
+        assert len(ring.open_ids) == 1
+        assert (ring.open_ids != (KEY_ID,)) is (move is DEEP)
+        await check_rows(database, entries, UserKeyring(keyring, ring))
 
 
 async def check_audit(database: Database, answers: Counter[tuple[str, int]]) -> None:
@@ -284,13 +291,11 @@ async def check_audit(database: Database, answers: Counter[tuple[str, int]]) -> 
     assert Counter(map(tuple, rows)) == answers + Counter({("rewrap_run", 200): 1})
 
 
-async def check_rows(
-    database: Database, entries: list[Entry], keyring: Keyring, stamp: str
-) -> None:
+async def check_rows(database: Database, entries: list[Entry], keyring: Keyring) -> None:
     """Unwrap all keys from the database itself, and hold them against what was answered."""
     users = {name(number): entry for number, entry in enumerate(entries)}
     live = {user: entry.key for user, entry in users.items() if not entry.zk}
-    assert await stamps(database) == {(stamp, 3): len(live)}
+    assert await stamps(database) == {(keyring.active.kek_id, 3): len(live)}
     found = await opened(database, keyring)
     assert {user for user, _ in found.items() ^ live.items()} == set()
     rows = await rows_of(database)
