@@ -1,16 +1,25 @@
 """What ``custody doctor`` says of the data keys; changes nothing."""
 
+import time
+
 from sqlalchemy.ext.asyncio import AsyncEngine
 
-from custody.datakeys.data_key import prefix_of
+from custody.datakeys.data_key import made_at, prefix_of
 from custody.datakeys.records import Record, does_not_open, read_records
 from custody.datakeys.ring import Ring
+from custody.db.queries import query
+from custody.db.scope import transaction
 from custody.keks.second import VARIABLE
 from kek_backends.base import KekBackend
 from kek_backends.findings import Finding, Verdict
 from kek_backends.keyring import Keyring
 
 _PART = "data-key"
+# Neither is a cliff (docs/how-to/rotate-data-keys.md says what they are chosen by): what a key that
+# leaks is good for grows with both.
+MAX_DAYS = 365
+MAX_ROWS = 2**32
+_DAY_MILLISECONDS = 86_400_000
 
 
 async def examine_data_keys(
@@ -38,7 +47,24 @@ async def examine_data_keys(
     if not findings:
         message = "there is no data key; the next boot makes it, unless rows are sealed already"
         return [Finding(Verdict.UNSEEN, message, _PART)]
-    return findings
+    return findings + await _examine_age(engine, ring)
+
+
+async def _examine_age(engine: AsyncEngine, ring: Ring) -> list[Finding]:
+    """Say whether the current data key is due for a deep rotation, by age or by what it seals."""
+    if (current := ring.current) is None:
+        return []
+    found = []
+    # The id is bound into its wraps; the time in the record is anybody's.
+    days = (time.time_ns() // 1_000_000 - made_at(current.id)) // _DAY_MILLISECONDS
+    if days > MAX_DAYS:
+        found.append(f"the data key {current.id} is {days} days old, more than {MAX_DAYS}")
+    async with transaction(engine) as connection:
+        rows = await connection.fetchval(query("estimate_rows"))
+    if rows > MAX_ROWS:
+        found.append(f"about {rows} rows are under the data key {current.id}, more than {MAX_ROWS}")
+    cure = "; give it a successor: custody rewrap run --deep"
+    return [Finding(Verdict.FINDING, one + cure, _PART) for one in found]
 
 
 def _without_second(record: Record, second: KekBackend) -> list[Finding]:

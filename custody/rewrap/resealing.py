@@ -9,7 +9,6 @@ from custody.rewrap.options import Verify
 from custody.rewrap.rows import Row, SealedRow
 from custody.rewrap.runs import Run
 from custody.rewrap.storing import Done, Resealed
-from custody.vault.sealed_state import sealed_message
 from kek_backends.errors import KekError, Transient
 from kek_backends.keyring import Keyring
 from kek_backends.wrap import FORMAT_CURRENT
@@ -46,8 +45,8 @@ async def reseal(
     judged = [(row, _holds(ring, row)) for row in rows]
     good = [row for row, holds in judged if holds]
     bad = [Resealed(row, None, None, _TAMPERED) for row, holds in judged if holds is False]
-    stale = [row for row in good if _is_stale(keyring, row, run)]
-    wrapping, reason = await batch.rewrap(keyring, _as_rows(stale), run.target, verify)
+    stale = _stale(keyring, good, run)
+    wrapping, reason = await batch.rewrap(keyring, stale, run.target, verify)
     wraps = {row.user_id: wrap for row, wrap in wrapping.wrapped}
     damaged = {row.user_id: why for row, why in wrapping.set_aside}
     left = {row.user_id for row in stale} - wraps.keys() - damaged.keys()
@@ -68,26 +67,27 @@ def _holds(ring: Ring, row: SealedRow) -> bool | None:
     key = ring.find(prefix)
     if key is None:
         return None if ring.reason(prefix[2:-1]) is not None else False
-    return key.row_seal.is_mac(mac, sealed_message(row.user_id, **row.state._asdict()))
+    return key.row_seal.is_mac(mac, row.state.message(row.user_id))
 
 
-def _is_stale(keyring: Keyring, row: SealedRow, run: Run) -> bool:
-    """Say whether a row gets a new wrap: not one that was set aside, nor one we can't open."""
-    wrap = row.wrap
-    if wrap is None or row.is_set_aside:
-        return False
-    if not run.everything and (wrap.kek_id, wrap.format_version) == (run.target, FORMAT_CURRENT):
-        return False
-    backend = keyring.find(wrap.kek_id)
-    return backend is not None and backend.refusal(wrap.kek_id) is None
-
-
-def _as_rows(rows: Sequence[SealedRow]) -> list[Row]:
+def _stale(keyring: Keyring, rows: Sequence[SealedRow], run: Run) -> list[Row]:
+    """Return those that get a new wrap: none that was set aside, and none that we can't open."""
+    here = run.target, FORMAT_CURRENT
+    holders = {row.wrap.kek_id for row in rows if row.wrap is not None}
+    held = {kek_id for kek_id in holders if _holds_kek(keyring, kek_id)}
     return [
-        Row(row.user_id, row.state.generation, row.wrap, row.state.key_check, row.row_version)
+        Row(row.user_id, row.state.generation, wrap, row.state.key_check, row.row_version)
         for row in rows
-        if row.wrap is not None
+        if (wrap := row.wrap) is not None
+        and not row.is_set_aside
+        and (run.everything or (wrap.kek_id, wrap.format_version) != here)
+        and wrap.kek_id in held
     ]
+
+
+def _holds_kek(keyring: Keyring, kek_id: str) -> bool:
+    backend = keyring.find(kek_id)
+    return backend is not None and backend.refusal(kek_id) is None
 
 
 def _seal(key: DataKey, row: SealedRow) -> str:

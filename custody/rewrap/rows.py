@@ -5,7 +5,7 @@ Rows that are not sealed have kinds of their own, done only while the door for t
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from typing import Any, TypeAlias
+from typing import Any, NamedTuple, TypeAlias
 
 from sqlalchemy.ext.asyncio import AsyncEngine
 
@@ -90,8 +90,7 @@ class UnsealedRow:
         return Binding(self.user_id, self.state.generation)
 
 
-@dataclass(frozen=True, slots=True)
-class SealedRow:
+class SealedRow(NamedTuple):
     """A row to seal anew, as it was read.
 
     Args:
@@ -104,8 +103,8 @@ class SealedRow:
     """
 
     user_id: str
-    seal: str = field(repr=False)
-    state: SealedState = field(repr=False)
+    seal: str
+    state: SealedState
     wrap: Wrap | None
     row_version: int
     is_set_aside: bool
@@ -207,20 +206,20 @@ def _sealed_row(row: Mapping[str, Any]) -> SealedRow:
         _state(row),
         _wrap(row),
         row["row_version"],
-        is_set_aside=row["is_set_aside"],
+        row["is_set_aside"],
     )
 
 
 def _state(row: Mapping[str, Any]) -> SealedState:
     return SealedState(
-        generation=row["generation"],
-        serial=row["seal_serial"],
-        zero_knowledge=row["zero_knowledge"],
-        key_check=row["key_check"],
-        recovery_digest=row["recovery_digest"],
-        recovery_format_version=row["recovery_format_version"],
-        recovery_set_at=row["recovery_set_at"],
-        has_wrap=row["wrapped_mk"] is not None,
+        row["generation"],
+        row["seal_serial"],
+        row["zero_knowledge"],
+        row["key_check"],
+        row["recovery_digest"],
+        row["recovery_format_version"],
+        row["recovery_set_at"],
+        row["wrapped_mk"] is not None,
     )
 
 

@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from typing import NamedTuple
 
 from sqlalchemy.ext.asyncio import AsyncEngine
 
@@ -37,8 +38,7 @@ class Sealed:
     seal: str = field(repr=False)
 
 
-@dataclass(frozen=True, slots=True)
-class Resealed:
+class Resealed(NamedTuple):
     """A row that was sealed with a predecessor, and what is stored of it.
 
     Args:
@@ -50,7 +50,7 @@ class Resealed:
 
     row: SealedRow
     wrap: Wrap | None
-    seal: str | None = field(repr=False)
+    seal: str | None
     reason: str | None = None
 
 

@@ -48,7 +48,25 @@ class SealedState(NamedTuple):
             key: the data key to seal with.
             user_id: whose row it is.
         """
-        return key.prefix + key.row_seal.of(sealed_message(user_id, **self._asdict()))
+        return key.prefix + key.row_seal.of(self.message(user_id))
+
+    def message(self, user_id: str) -> bytes:
+        """Return what is sealed of a row in this state.
+
+        Args:
+            user_id: whose row it is.
+        """
+        return sealed_message(
+            user_id,
+            generation=self.generation,
+            serial=self.serial,
+            zero_knowledge=self.zero_knowledge,
+            key_check=self.key_check,
+            recovery_digest=self.recovery_digest,
+            recovery_format_version=self.recovery_format_version,
+            recovery_set_at=self.recovery_set_at,
+            has_wrap=self.has_wrap,
+        )
 
 
 def sealed_message(

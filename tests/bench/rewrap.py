@@ -2,8 +2,8 @@
 
 From one ``env:`` KEK to another: beside a deep run, the same claims and UPDATEs with no
 cryptography, and a loop of one row a transaction. To a new version of an OpenBao key: beside loops
-of single calls.
-Then the worker alone over more and more rows: its time shall grow with them, its memory not.
+of single calls. Then the worker alone over more and more rows: its time shall grow with them, its
+memory not.
 
 PostgreSQL has its default durability. Figures are medians of three rounds; compare ratios within a
 run, not numbers between machines.

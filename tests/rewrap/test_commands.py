@@ -504,3 +504,32 @@ async def test_retire_after_a_clean_run(database: Database) -> None:
     assert found["env-v2"] is None
     assert found["env-v1"]["instances"] == [{"host": "far", "process": 7, "writes": "env-v2"}]
     assert found["env-v1"]["last_run"]["done"] == 5
+
+
+async def test_a_deep_run_by_the_command(database: Database) -> None:
+    await fill(database, 5)
+    environ = environ_of(database)
+    foreseen = await run(environ, "run", "--deep", "--dry-run")
+    assert foreseen.out.startswith(
+        "5 rows and 1 data key to bring to env-v2 and a new data key, from env-v1; in "
+    )
+    said = json.loads((await run(environ, "run", "--deep", "--dry-run", "--json")).out)
+    assert (said["rotation"], said["total"]) == ("deep", 5)
+    assert await database.value("SELECT count(*) FROM auth.encryption_data_keys") == 1
+    done = await run(environ, "run", "--deep")
+    (key,) = await database.fetch("SELECT id, ended FROM auth.encryption_data_keys")
+    assert done.code == 0
+    assert f"0 set aside; deep: rows are sealed with {key['id']}; in " in done.out
+    assert done.complaint == (
+        f"the data key {KEY_ID} is ended. It was wrapped under env-v1: if one of these was "
+        "compromised, retire it and take it out of the configuration of every daemon"
+    )
+    assert "run 1 deep done: 5 of 5 to env-v2" in (await run(environ, "status")).out
+    retired = await asyncio.to_thread(custody, environ, "kek", "retire", "env-v1")
+    assert "  last run: 1 to env-v2, deep, done: 5 re-wrapped" in retired.out
+    assert f"its data key is {key['id']}" in retired.out
+    # All is as it should be; another one makes another one.
+    said = json.loads((await run(environ, "run", "--json")).out)
+    assert (said["rotation"], said["data_key"], said["ended_data_keys"]) == ("shallow", None, [])
+    said = json.loads((await run(environ, "run", "--deep", "--json")).out)
+    assert (said["rotation"], said["ended_data_keys"]) == ("deep", [key["id"]])

@@ -1,6 +1,7 @@
 """A deep rotation: a new data key, every row brought to it, and the one before is gone."""
 
 import asyncio
+import random
 import secrets
 from typing import Any
 from unittest.mock import AsyncMock
@@ -10,8 +11,10 @@ import pytest
 from custody.datakeys.data_key import DataKey
 from custody.datakeys.encoding import fields
 from custody.datakeys.records import open_record, read_records
+from custody.datakeys.ring import Ring
 from custody.rewrap import deep as deep_module
 from custody.rewrap import runs, storing
+from custody.rewrap.background import BackgroundRewrap
 from custody.rewrap.deep import DeepRotation
 from custody.rewrap.options import Options
 from custody.rewrap.target import Blocked
@@ -20,9 +23,11 @@ from kek_backends.binding import Binding
 from kek_backends.keyring import Keyring
 from tests.bindings import of
 from tests.datakeys import KEY, KEY_ID
+from tests.db.command import Command
 from tests.db.connecting import engine_of
 from tests.db.data_keys import FORGET, ask
 from tests.db.kek_registry import retire
+from tests.many_rows import first_state
 from tests.rewrap.kit import (
     AGE_CLAIMS,
     DAMAGE,
@@ -30,6 +35,7 @@ from tests.rewrap.kit import (
     NEW_KEY,
     OLD,
     CountingKek,
+    environ_of,
     fill,
     go_zk,
     keyring,
@@ -43,7 +49,7 @@ from tests.rewrap.kit import (
     worker_of,
 )
 from tests.rewrap.test_data_keys import OTHER_ID, PLANT, WRAPS, live, under
-from tests.sealed_rows import READ, past_triggers, reseal, seal_of
+from tests.sealed_rows import READ, past_triggers, seal_of
 from tests.servers import Database
 
 pytestmark = pytest.mark.usefixtures("short_waits")
@@ -326,19 +332,24 @@ async def test_a_row_that_lags_is_caught(database: Database) -> None:
 
 async def rotate_before(database: Database, user: str) -> bytes:
     """Rotate as a daemon does that seals with the data key before."""
+    return await rotate_with(database, user, BEFORE)
+
+
+async def rotate_with(database: Database, user: str, data_key: DataKey) -> bytes:
+    """Rotate as a daemon does that seals with this data key."""
     key = secrets.token_bytes(32)
-    generation = (await rows_of(database))[user]["generation"] + 1
-    wrap = await new_kek().wrap(of(user, generation), key)
-    await put(
-        database,
-        user,
-        wrapped_mk=wrap.wrapped_mk,
-        wrap_iv=wrap.wrap_iv,
-        kek_id=wrap.kek_id,
-        generation=generation,
-        key_check=key_check_value(user, key),
-    )
-    await reseal(database, BEFORE, user)
+    row = (await rows_of(database))[user]
+    generation, serial = row["generation"] + 1, row["seal_serial"] + 1
+    wrap, check = await new_kek().wrap(of(user, generation), key), key_check_value(user, key)
+    state = first_state(check)._replace(generation=generation, serial=serial)
+    async with past_triggers(database) as superuser:
+        await superuser.execute(
+            "UPDATE auth.encryption_vaults SET wrapped_mk = $2, wrap_iv = $3, kek_id = $4,"
+            " generation = $5, key_check = $6, seal = $7, seal_serial = $8,"
+            " row_version = row_version + 1 WHERE user_id = $1",
+            *(user, wrap.wrapped_mk, wrap.wrap_iv, wrap.kek_id),
+            *(generation, check, state.seal(data_key, user), serial),
+        )
     return key
 
 
@@ -428,3 +439,83 @@ async def test_a_record_of_a_kek_that_was_touched_is_not_sealed_anew(database: D
     assert run.state == "done"
     there = "SELECT seal FROM auth.encryption_keks WHERE kek_id = 'env-v1'"
     assert await database.value(there) is None
+
+
+@pytest.mark.timeout(300)
+@pytest.mark.parametrize(
+    ("kills", "rows"), [(4, 200), pytest.param(60, 2000, marks=pytest.mark.prove)]
+)
+async def test_processes_are_killed(database: Database, kills: int, rows: int) -> None:
+    """kill -9 at random moments: nothing is lost, and whoever comes next goes on."""
+    seed = secrets.randbits(32)
+    dice = random.Random(seed)  # noqa: S311
+    ledger = await fill(database, rows)
+    limits = ("--batch", "10", "--rate", "150")
+    for number in range(kills):
+        process = Command(environ_of(database), "rewrap", "run", "--deep", *limits)
+        await asyncio.sleep(dice.uniform(0.3, 1.2))
+        process.process.kill()
+        await asyncio.to_thread(process.end)
+        if number % 3 == 0:
+            user = dice.choice(sorted(ledger))
+            ledger[user] = await rotate_now(database, user)
+    await database.execute(AGE_CLAIMS, 16)
+    await database.execute(
+        "UPDATE auth.rewrap_runs SET heartbeat_at = heartbeat_at - interval '2 minutes'"
+    )
+    run, left = await deep(database)
+    assert (run.state, bool(left)) == ("done", False), seed
+    key = await only_key(database)
+    assert await sealed_with(database, key) == {key.id: rows}, seed
+    assert await opened(database, Keyring(new_kek())) == ledger, seed
+
+
+async def rotate_now(database: Database, user: str) -> bytes:
+    """Rotate as a daemon does that seals with the current data key."""
+    async with engine_of(database.url("custody_app")) as engine:
+        ring = Ring(engine, keyring(), ttl=3600, max_age=86_400)
+        await ring.load()
+        assert ring.current is not None
+        return await rotate_with(database, user, ring.current)
+
+
+# ── the daemon's own worker ───────────────────────────────────────────────────
+
+
+class NoMetrics:
+    """Shows nothing."""
+
+    def rewrapped(self, counts: Any) -> None: ...
+
+    def show_rows(self, counted: Any) -> None: ...
+
+    def show_run(self, run: Any) -> None: ...
+
+
+async def test_the_daemons_worker_goes_on_with_it(
+    database: Database, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    await fill(database, 6)
+    there = await put(database, "user-000003", generation=8)
+    with monkeypatch.context() as patch:
+        kill_at(patch, "announced")
+        with pytest.raises(Killed):
+            await deep(database)
+    keks = keyring()
+    async with (
+        rewrap_engine(database) as engine,
+        engine_of(database.url("custody_app")) as app,
+    ):
+        ring = Ring(engine, keks, ttl=3600, max_age=86_400)
+        await ring.load()
+        worker = BackgroundRewrap(engine, app, keks, ring, interval=300, metrics=NoMetrics())
+        for _ in range(3):
+            await worker._look()
+        # Once: a row that is not believed is no reason for a run again and again.
+        states = await database.fetch("SELECT state, failed FROM auth.rewrap_runs")
+        assert [tuple(row) for row in states] == [("failed", 1)]
+        assert kept((await rows_of(database))["user-000003"]) == kept(there)
+        await database.execute("DELETE FROM auth.encryption_vaults WHERE user_id = 'user-000003'")
+        await worker._look()
+    key = await only_key(database)
+    assert await sealed_with(database, key) == {key.id: 5}
