@@ -215,11 +215,11 @@ $$;
 
 -- Seals such rows anew, each only if it is as it was read; a row that its user is changing at this moment
 -- is left out. Without a new wrap the one that is there stays; without a seal the seal stays. With a reason
--- the row is set aside. Returns whose rows were stored, and which of them were set aside.
+-- the row is set aside. Returns how many were stored, and whose were set aside.
 CREATE OR REPLACE FUNCTION auth.custody_reseal_rows(
         its_key TEXT, users TEXT[], versions BIGINT[], wraps TEXT[], nonces TEXT[], kek_ids TEXT[],
         seals TEXT[], reasons TEXT[], began TIMESTAMPTZ)
-    RETURNS TABLE (user_id TEXT, is_set_aside BOOLEAN)
+    RETURNS TABLE (stored BIGINT, set_aside TEXT[])
     LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
 #variable_conflict use_column
 DECLARE
@@ -230,6 +230,7 @@ BEGIN
     PERFORM pg_advisory_xact_lock_shared(hashtextextended('custody kek ' || its_key, 0));
     IF befores = '{}' OR EXISTS (SELECT 1 FROM auth.encryption_data_keys AS key
                                  WHERE its_key = ANY (key.ended)) THEN
+        RETURN QUERY SELECT 0::bigint, '{}'::text[];
         RETURN;
     END IF;
     PERFORM set_config('custody.brings_over', 'on', true);
@@ -246,24 +247,28 @@ BEGIN
                     AND (made.wrapped_mk IS NULL OR vault.wrapped_mk IS NOT NULL)
                 FOR UPDATE SKIP LOCKED
             ) AS vault
+    ),
+    done AS (
+        UPDATE auth.encryption_vaults AS vault
+        SET wrapped_mk = CASE WHEN free.wrapped_mk IS NULL THEN vault.wrapped_mk ELSE free.wrapped_mk END,
+            wrap_iv = CASE WHEN free.wrapped_mk IS NULL THEN vault.wrap_iv ELSE free.wrap_iv END,
+            format_version = CASE WHEN free.wrapped_mk IS NULL THEN vault.format_version ELSE 3 END,
+            kek_id = CASE WHEN free.wrapped_mk IS NULL THEN vault.kek_id ELSE free.kek_id END,
+            rewrapped_at = CASE WHEN free.wrapped_mk IS NULL THEN vault.rewrapped_at
+                           ELSE greatest(now(), began) END,
+            seal = coalesce(free.seal, vault.seal),
+            -- The trigger of 0012 says the same; where the owner is a superuser it does not count.
+            seal_serial = vault.seal_serial + (free.seal IS NOT NULL)::integer,
+            quarantined_at = CASE WHEN free.reason IS NOT NULL THEN greatest(now(), began)
+                             WHEN vault.wrapped_mk IS NOT NULL THEN vault.quarantined_at END,
+            quarantine_reason = CASE WHEN free.reason IS NOT NULL THEN free.reason
+                                WHEN vault.wrapped_mk IS NOT NULL THEN vault.quarantine_reason END
+        FROM free
+        WHERE vault.user_id = free.user_id AND vault.row_version = free.row_version
+        RETURNING vault.user_id, free.reason
     )
-    UPDATE auth.encryption_vaults AS vault
-    SET wrapped_mk = CASE WHEN free.wrapped_mk IS NULL THEN vault.wrapped_mk ELSE free.wrapped_mk END,
-        wrap_iv = CASE WHEN free.wrapped_mk IS NULL THEN vault.wrap_iv ELSE free.wrap_iv END,
-        format_version = CASE WHEN free.wrapped_mk IS NULL THEN vault.format_version ELSE 3 END,
-        kek_id = CASE WHEN free.wrapped_mk IS NULL THEN vault.kek_id ELSE free.kek_id END,
-        rewrapped_at = CASE WHEN free.wrapped_mk IS NULL THEN vault.rewrapped_at
-                       ELSE greatest(now(), began) END,
-        seal = coalesce(free.seal, vault.seal),
-        -- The trigger of 0012 says the same; where the owner is a superuser it does not count.
-        seal_serial = vault.seal_serial + (free.seal IS NOT NULL)::integer,
-        quarantined_at = CASE WHEN free.reason IS NOT NULL THEN greatest(now(), began)
-                         WHEN vault.wrapped_mk IS NOT NULL THEN vault.quarantined_at END,
-        quarantine_reason = CASE WHEN free.reason IS NOT NULL THEN free.reason
-                            WHEN vault.wrapped_mk IS NOT NULL THEN vault.quarantine_reason END
-    FROM free
-    WHERE vault.user_id = free.user_id AND vault.row_version = free.row_version
-    RETURNING vault.user_id, free.reason IS NOT NULL;
+    SELECT count(*), coalesce(array_agg(done.user_id) FILTER (WHERE done.reason IS NOT NULL), '{}')
+    FROM done;
     PERFORM set_config('custody.brings_over', '', true);
 END
 $$;

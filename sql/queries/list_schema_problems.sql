@@ -65,7 +65,7 @@ bodies (name, body, definer, config) AS (  -- md5 of the text between the dollar
     ('custody_refuse_retired_kek', '4a705a77fd9eb823af5a51f06c0cf248', false, 'row_security=off'),
     ('custody_register_kek', 'a504132629caf78d60425e11c931b086', true, 'lock_timeout=2s'),
     ('custody_reseal_kek', '8c8a5e2ecff6da2f6881d8110c1e1be8', true, 'lock_timeout=2s'),
-    ('custody_reseal_rows', '2d503c0da86cbcf02851cbed76faa980', true, NULL),
+    ('custody_reseal_rows', 'd2716b7ae57e7a54e490a302d910841a', true, NULL),
     ('custody_retire_kek', 'fe3ae911a291898e856fd32cee76bce5', true, 'lock_timeout=1s'),
     ('custody_sample_rows', '2f12833734bbdc17737c78f5f5815dc5', true, NULL),
     ('custody_seal_rows', '28272b16476c7b51d6517420842a21a8', true, NULL)
