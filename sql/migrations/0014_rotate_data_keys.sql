@@ -153,8 +153,8 @@ BEGIN
             RETURN NEW;
         END IF;
     END IF;
-    -- Those who bring rows over by the thousand have looked once.
-    IF its_key IS NULL OR current_setting('custody.brings_over', true) = 'on' THEN
+    -- custody_reseal_rows has looked once for all of its rows.
+    IF its_key IS NULL OR current_setting('custody.reseals_rows', true) = 'on' THEN
         RETURN NEW;
     END IF;
     -- Whoever ends a data key takes the same lock alone.
@@ -234,6 +234,7 @@ BEGIN
         RETURN;
     END IF;
     PERFORM set_config('custody.brings_over', 'on', true);
+    PERFORM set_config('custody.reseals_rows', 'on', true);
     RETURN QUERY
     WITH free AS MATERIALIZED (
         SELECT made.*
@@ -269,6 +270,7 @@ BEGIN
     )
     SELECT count(*), coalesce(array_agg(done.user_id) FILTER (WHERE done.reason IS NOT NULL), '{}')
     FROM done;
+    PERFORM set_config('custody.reseals_rows', '', true);
     PERFORM set_config('custody.brings_over', '', true);
 END
 $$;
