@@ -1,9 +1,11 @@
 """One batch of rows sealed with a predecessor: judged, re-wrapped where stale, sealed anew."""
 
+import contextlib
 from collections.abc import Sequence
 
 from custody.datakeys.data_key import PREFIX_SIZE, DataKey
 from custody.datakeys.ring import Ring
+from custody.db.errors import DatabaseError
 from custody.rewrap import batch
 from custody.rewrap.options import Verify
 from custody.rewrap.rows import Row, SealedRow
@@ -39,9 +41,7 @@ async def reseal(
         WrongWrap, TargetMoved, KekError: as :func:`custody.rewrap.batch.rewrap`; or the run's data
             key is not the current one here.
     """
-    current = ring.current
-    if current is None or current.id != run.data_key:
-        raise Transient(f"rows can't be sealed now: {ring.problem or 'the data key is another'}")
+    current = await _current(ring, run)
     judged = [(row, _holds(ring, row)) for row in rows]
     good = [row for row, holds in judged if holds]
     bad = [Resealed(row, None, None, _TAMPERED) for row, holds in judged if holds is False]
@@ -59,6 +59,17 @@ async def reseal(
     if waiting and reason is None:
         reason = Transient("the data key that rows are sealed with can't be opened now")
     return Done((), (), len(left) + waiting, resealed=(*sealed, *bad)), reason
+
+
+async def _current(ring: Ring, run: Run) -> DataKey:
+    """Return the run's data key; it may have been promoted since this process has looked."""
+    if ring.current is None or ring.current.id != run.data_key:
+        with contextlib.suppress(DatabaseError):
+            await ring.load(anew=True)
+    current = ring.current
+    if current is None or current.id != run.data_key:
+        raise Transient(f"rows can't be sealed now: {ring.problem or 'the data key is another'}")
+    return current
 
 
 def _holds(ring: Ring, row: SealedRow) -> bool | None:

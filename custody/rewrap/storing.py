@@ -108,8 +108,8 @@ async def store(engine: AsyncEngine, run: Run, owner: str, claim: Claim, done: D
         stored += await _store_sealed(connection, run, done.sealed)
         failed = await _set_aside(connection, done.set_aside)
         resealed = await _store_resealed(connection, run, done.resealed)
-        stored += len(resealed) - sum(resealed.values())
-        failed += sum(resealed.values())
+        stored += resealed.done
+        failed += resealed.failed
         made = map(len, (done.wrapped, done.sealed, done.set_aside, done.resealed))
         counts = Counts(done=stored, moved=sum(made) - stored - failed, failed=failed)
         # Last, for whoever claims or stores waits here; and it says whether the run goes on.
@@ -166,13 +166,10 @@ async def _store_sealed(connection: Connection, run: Run, sealed: Sequence[Seale
     return int(stored)
 
 
-async def _store_resealed(
-    connection: Connection, run: Run, resealed: Sequence[Resealed]
-) -> dict[str, bool]:
-    """Store them; return whose were stored, and whether they were set aside."""
+async def _store_resealed(connection: Connection, run: Run, resealed: Sequence[Resealed]) -> Counts:
     if not resealed:
-        return {}
-    found = await connection.fetch(
+        return Counts(0, 0, 0)
+    (found,) = await connection.fetch(
         query("reseal_rows"),
         run.data_key,
         [one.row.user_id for one in resealed],
@@ -184,12 +181,13 @@ async def _store_resealed(
         [one.reason for one in resealed],
         run.started_at,
     )
-    stored = {row["user_id"]: bool(row["is_set_aside"]) for row in found}
+    aside = set(found["set_aside"])
     for one in resealed:
-        if stored.get(one.row.user_id):
+        if one.row.user_id in aside:
             context = "unwrap-failed" if one.seal else "row-tampered"
             await write(connection, _event(one.row.user_id, context))
-    return stored
+    done = found["stored"] - len(aside)
+    return Counts(done=done, moved=len(resealed) - found["stored"], failed=len(aside))
 
 
 async def _set_aside(

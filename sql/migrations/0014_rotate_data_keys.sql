@@ -153,8 +153,8 @@ BEGIN
             RETURN NEW;
         END IF;
     END IF;
-    -- Those who bring rows over by the thousand have looked once.
-    IF its_key IS NULL OR current_setting('custody.brings_over', true) = 'on' THEN
+    -- custody_reseal_rows has looked once for all of its rows.
+    IF its_key IS NULL OR current_setting('custody.reseals_rows', true) = 'on' THEN
         RETURN NEW;
     END IF;
     -- Whoever ends a data key takes the same lock alone.
@@ -215,11 +215,11 @@ $$;
 
 -- Seals such rows anew, each only if it is as it was read; a row that its user is changing at this moment
 -- is left out. Without a new wrap the one that is there stays; without a seal the seal stays. With a reason
--- the row is set aside. Returns whose rows were stored, and which of them were set aside.
+-- the row is set aside. Returns how many were stored, and whose were set aside.
 CREATE OR REPLACE FUNCTION auth.custody_reseal_rows(
         its_key TEXT, users TEXT[], versions BIGINT[], wraps TEXT[], nonces TEXT[], kek_ids TEXT[],
         seals TEXT[], reasons TEXT[], began TIMESTAMPTZ)
-    RETURNS TABLE (user_id TEXT, is_set_aside BOOLEAN)
+    RETURNS TABLE (stored BIGINT, set_aside TEXT[])
     LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
 #variable_conflict use_column
 DECLARE
@@ -230,9 +230,11 @@ BEGIN
     PERFORM pg_advisory_xact_lock_shared(hashtextextended('custody kek ' || its_key, 0));
     IF befores = '{}' OR EXISTS (SELECT 1 FROM auth.encryption_data_keys AS key
                                  WHERE its_key = ANY (key.ended)) THEN
+        RETURN QUERY SELECT 0::bigint, '{}'::text[];
         RETURN;
     END IF;
     PERFORM set_config('custody.brings_over', 'on', true);
+    PERFORM set_config('custody.reseals_rows', 'on', true);
     RETURN QUERY
     WITH free AS MATERIALIZED (
         SELECT made.*
@@ -246,24 +248,29 @@ BEGIN
                     AND (made.wrapped_mk IS NULL OR vault.wrapped_mk IS NOT NULL)
                 FOR UPDATE SKIP LOCKED
             ) AS vault
+    ),
+    done AS (
+        UPDATE auth.encryption_vaults AS vault
+        SET wrapped_mk = CASE WHEN free.wrapped_mk IS NULL THEN vault.wrapped_mk ELSE free.wrapped_mk END,
+            wrap_iv = CASE WHEN free.wrapped_mk IS NULL THEN vault.wrap_iv ELSE free.wrap_iv END,
+            format_version = CASE WHEN free.wrapped_mk IS NULL THEN vault.format_version ELSE 3 END,
+            kek_id = CASE WHEN free.wrapped_mk IS NULL THEN vault.kek_id ELSE free.kek_id END,
+            rewrapped_at = CASE WHEN free.wrapped_mk IS NULL THEN vault.rewrapped_at
+                           ELSE greatest(now(), began) END,
+            seal = coalesce(free.seal, vault.seal),
+            -- The trigger of 0012 says the same; where the owner is a superuser it does not count.
+            seal_serial = vault.seal_serial + (free.seal IS NOT NULL)::integer,
+            quarantined_at = CASE WHEN free.reason IS NOT NULL THEN greatest(now(), began)
+                             WHEN vault.wrapped_mk IS NOT NULL THEN vault.quarantined_at END,
+            quarantine_reason = CASE WHEN free.reason IS NOT NULL THEN free.reason
+                                WHEN vault.wrapped_mk IS NOT NULL THEN vault.quarantine_reason END
+        FROM free
+        WHERE vault.user_id = free.user_id AND vault.row_version = free.row_version
+        RETURNING vault.user_id, free.reason
     )
-    UPDATE auth.encryption_vaults AS vault
-    SET wrapped_mk = CASE WHEN free.wrapped_mk IS NULL THEN vault.wrapped_mk ELSE free.wrapped_mk END,
-        wrap_iv = CASE WHEN free.wrapped_mk IS NULL THEN vault.wrap_iv ELSE free.wrap_iv END,
-        format_version = CASE WHEN free.wrapped_mk IS NULL THEN vault.format_version ELSE 3 END,
-        kek_id = CASE WHEN free.wrapped_mk IS NULL THEN vault.kek_id ELSE free.kek_id END,
-        rewrapped_at = CASE WHEN free.wrapped_mk IS NULL THEN vault.rewrapped_at
-                       ELSE greatest(now(), began) END,
-        seal = coalesce(free.seal, vault.seal),
-        -- The trigger of 0012 says the same; where the owner is a superuser it does not count.
-        seal_serial = vault.seal_serial + (free.seal IS NOT NULL)::integer,
-        quarantined_at = CASE WHEN free.reason IS NOT NULL THEN greatest(now(), began)
-                         WHEN vault.wrapped_mk IS NOT NULL THEN vault.quarantined_at END,
-        quarantine_reason = CASE WHEN free.reason IS NOT NULL THEN free.reason
-                            WHEN vault.wrapped_mk IS NOT NULL THEN vault.quarantine_reason END
-    FROM free
-    WHERE vault.user_id = free.user_id AND vault.row_version = free.row_version
-    RETURNING vault.user_id, free.reason IS NOT NULL;
+    SELECT count(*), coalesce(array_agg(done.user_id) FILTER (WHERE done.reason IS NOT NULL), '{}')
+    FROM done;
+    PERFORM set_config('custody.reseals_rows', '', true);
     PERFORM set_config('custody.brings_over', '', true);
 END
 $$;

@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 
 from custody.cli.commands.config import redact
+from custody.datakeys import diagnostics
 from custody.development.issuer import DevelopmentIssuer
 from custody.ops.doctor import examine
 from kek_backends.findings import Verdict
@@ -51,6 +52,18 @@ async def test_healthy(environ: dict[str, str]) -> None:
     done = await asyncio.to_thread(custody, environ, "doctor")
     assert (done.code, done.err) == (0, "")
     assert "ok      database: schema and role keep their promises" in done.out
+
+
+async def test_a_data_key_that_is_old_or_seals_too_much(
+    environ: dict[str, str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """By the time in its id, not by the one in its record, which anybody may have written."""
+    monkeypatch.setattr(diagnostics, "MAX_DAYS", -1)
+    monkeypatch.setattr(diagnostics, "MAX_ROWS", -1)
+    found = [message for _, verdict, message in await findings(environ) if verdict != Verdict.OK]
+    assert len(found) == 2
+    assert " is 0 days old, more than -1; give it a successor: custody rewrap run" in found[0]
+    assert found[1].startswith("about 0 rows are under the data key dk-")
 
 
 async def test_findings_come_first(database: Database, issuer: Issuer, tmp_path: Path) -> None:

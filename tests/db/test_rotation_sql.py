@@ -174,19 +174,19 @@ async def test_rows_are_shown_and_sealed_for_a_predecessor_alone(first: Database
     await add_sealed_row(first, "alice", f"1.{FIRST}.00")
     read = "SELECT user_id FROM auth.custody_read_sealed_before($1, '', NULL, now(), 9)"
     seal = (
-        "SELECT user_id FROM auth.custody_reseal_rows($1, ARRAY['alice', 'bob'], ARRAY[$2, 1],"
+        "SELECT stored FROM auth.custody_reseal_rows($1, ARRAY['alice', 'bob'], ARRAY[$2, 1],"
         " '{NULL,NULL}', '{NULL,NULL}', '{NULL,NULL}', ARRAY['x', 'x'], '{NULL,NULL}', now())"
     )
     version = "SELECT row_version FROM auth.encryption_vaults WHERE user_id = 'alice'"
     for key in (FIRST, NEXT):
         assert await worker(first, read, key) is None
-        assert await worker(first, seal, key, await first.value(version)) is None
+        assert await worker(first, seal, key, await first.value(version)) == 0
     await announce(first)
     assert await worker(first, read, FIRST) is None  # a successor is no predecessor
     assert await worker(first, PROMOTE, NEXT, ANNOUNCED, FIRST, ROOT, WORD)
     await add_sealed_row(first, "bob", f"1.{NEXT}.00")
     assert await worker(first, read, NEXT) == "alice"
-    assert await worker(first, seal, NEXT, await first.value(version)) == "alice"
+    assert await worker(first, seal, NEXT, await first.value(version)) == 1
     serials = dict(await first.fetch("SELECT user_id, seal_serial FROM auth.encryption_vaults"))
     assert serials == {"alice": 1, "bob": 0}
 

@@ -7,16 +7,19 @@ from typing import Any
 from unittest.mock import AsyncMock
 
 import pytest
+from sqlalchemy.ext.asyncio import AsyncEngine
 
 from custody.datakeys.data_key import DataKey
 from custody.datakeys.encoding import fields
 from custody.datakeys.records import open_record, read_records
 from custody.datakeys.ring import Ring
+from custody.db.scope import transaction
 from custody.rewrap import deep as deep_module
-from custody.rewrap import runs, storing
+from custody.rewrap import resealing, runs, storing
 from custody.rewrap.background import BackgroundRewrap
 from custody.rewrap.deep import DeepRotation
 from custody.rewrap.options import Options
+from custody.rewrap.rows import SEALED_BEFORE, SealedRow, page
 from custody.rewrap.target import Blocked
 from custody.vault.key_check import key_check_value
 from kek_backends.binding import Binding
@@ -280,6 +283,33 @@ async def test_two_at_once_share_one_rotation(database: Database) -> None:
     key = await only_key(database)
     assert await sealed_with(database, key) == {key.id: 60}
     assert await database.value("SELECT count(*) FROM auth.rewrap_claims") == 0
+
+
+async def test_who_joins_and_has_not_seen_the_promotion_helps(
+    database: Database, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its run was begun by another process, right after it had read the records."""
+    await fill(database, 6)
+    with monkeypatch.context() as patch:
+        kill_at(patch, "some rows")
+        async with rewrap_engine(database) as engine:
+            ring = Ring(engine, keyring(), ttl=3600, max_age=86_400)
+            await ring.load()
+            with pytest.raises(Killed):
+                await deep(database, batch=2)
+            (run,) = await runs.latest(engine, 1)
+            rows = await read_sealed_before(engine, run)
+            assert ring.current is not None
+            assert ring.current.id == KEY_ID != run.data_key
+            done, reason = await resealing.reseal(keyring(), ring, rows, run, None)
+            assert (len(done.resealed), done.left, reason) == (len(rows), 0, None)
+            assert rows
+
+
+async def read_sealed_before(engine: AsyncEngine, run: runs.Run) -> tuple[SealedRow, ...]:
+    async with transaction(engine) as connection:
+        rows = await page(connection, run, SEALED_BEFORE, size=9)
+    return tuple(row for row in rows if isinstance(row, SealedRow))
 
 
 # ── who must follow ───────────────────────────────────────────────────────────
