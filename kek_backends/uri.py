@@ -43,10 +43,8 @@ class KekUri:
     @property
     def key_text(self) -> str:
         """The URI of the key alone, without a mode: the same for all who use it."""
-        if self.mode is Mode.DIRECT and "mode=" not in self.text:
-            return self.text
-        query = urlencode({"id": self.kek_id}, safe="/:") if self.kek_id else ""
-        return f"{self.scheme}:{self.path}" + (f"?{query}" if query else "")
+        query = f"?{urlencode({'id': self.kek_id}, safe='/:')}" if self.kek_id else ""
+        return f"{self.scheme}:{self.path}{query}"
 
     def in_mode(self, mode: Mode) -> Self:
         """Return the URI of the same key in another mode."""

@@ -12,7 +12,6 @@ from typing import Self
 from custody.datakeys.data_key import is_id, prefix_of
 from custody.datakeys.errors import DataKeyError, NoSuchDataKey
 from custody.datakeys.ring import RESTORE, Ring
-from custody.db.errors import NO_ANSWER, DatabaseError
 from kek_backends.base import FORMAT_CURRENT, KekBackend, Wrap
 from kek_backends.binding import Binding
 from kek_backends.errors import Misconfigured, Tampered, Transient, UnknownKek
@@ -22,7 +21,7 @@ from kek_backends.uri import DATA_KEY_PREFIX, KekUri, Mode
 
 
 class Envelope(KekBackend):
-    """The data keys as a KEK: new wraps carry the id of the newest, and each opens its own.
+    """The data keys as a KEK: new wraps carry the id of the current one, each opens its own.
 
     Args:
         ring: the data keys that are open.
@@ -72,28 +71,17 @@ class Envelope(KekBackend):
         )
 
     @property
-    def problem(self) -> str | None:
-        """Why no data key can be used; None when one can."""
-        return self._ring.problem
-
-    @property
     def in_process(self) -> bool:
-        """Whether no call waits: all data keys there are are open."""
-        return self._ring.is_all_open
-
-    async def refresh(self) -> None:
-        """Read the records of data keys, and open what is not open."""
-        try:
-            await self._ring.load()
-        except DatabaseError as error:
-            raise Transient(f"{self._uri.text}: {error or NO_ANSWER}") from None
-        if problem := self._ring.problem:
-            raise Transient(f"{self._uri.text}: {problem}")
+        """Its calls never wait for a data key that is open; see :meth:`refusal`."""
+        return True
 
     async def _wrap(self, binding: Binding, key: bytes) -> Wrap:
         data_key = self._ring.current
         if data_key is None:
             raise Transient(f"{self._uri.text}: {self._ring.problem}")
+        if not self._ring.is_on_record:
+            # Nobody could open it again. What is wrapped already is still given out.
+            raise Transient(f"{self._uri.text}: {self._ring.degraded}")
         return wrap_under(data_key.wrapping, data_key.id, binding, key)
 
     async def _unwrap(self, binding: Binding, wrap: Wrap) -> bytes:

@@ -40,6 +40,12 @@ class Record:
     is_lost: bool
     wraps: tuple[Wrap, ...]
 
+    def is_of_same_key(self, other: "Record") -> bool:
+        """Say whether another record has the same wraps of the same key, whoever vouches for it."""
+        said, says = RecordSeal.parse(self.seal), RecordSeal.parse(other.seal)
+        is_same = said is not None and says is not None and said.own == says.own
+        return is_same and self.wraps == other.wraps
+
 
 @dataclass(frozen=True, slots=True)
 class Opened:

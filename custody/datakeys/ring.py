@@ -93,6 +93,8 @@ class Ring:
         # Id of the current one; and of the latest that was.
         self._current: str | None = None
         self._floor = ""
+        # What each came out of last, while it is open and after that.
+        self._opened_from: dict[str, Record] = {}
         # Those that had no record any more: never opened again in this process.
         self._gone: set[str] = set()
         # Why the records could not be read, the last time.
@@ -149,9 +151,10 @@ class Ring:
         return tuple(sorted(self._held))
 
     @property
-    def is_all_open(self) -> bool:
-        """Whether none is left that a KEK would have to open."""
-        return bool(self._held) and not self._unopened.unavailable
+    def is_on_record(self) -> bool:
+        """Whether the current data key is on record: what is wrapped under it opens again."""
+        record = None if self._current is None else self.record(self._current)
+        return record is not None and not self._unopened.is_refused(record)
 
     async def get(self, prefix: str) -> DataKey:
         """Return the data key that a seal names; wait for it where it is just being opened.
@@ -232,18 +235,18 @@ class Ring:
         now = self._clock()
         for key_id, held in list(self._held.items()):
             age = now - held.opened_at
-            if held.failure is not None and age > self._max_age / 2 and not held.is_half_gone:
-                held.is_half_gone = True
-                left = round(self._max_age - age)
-                log.error(
-                    "data_key_half_gone", data_key=key_id, seconds_left=left, reason=held.failure
-                )
             if age > self._max_age:
                 reason = held.failure or "it was not opened again in time"
                 self._drop(key_id)
                 self._unopened.unavailable[key_id] = f"the data key {key_id}: {reason}"
                 self._retry_at = now
                 log.error("data_key_dropped", data_key=key_id, reason=reason)
+            elif held.failure is not None and age > self._max_age / 2 and not held.is_half_gone:
+                held.is_half_gone = True
+                left = round(self._max_age - age)
+                log.error(
+                    "data_key_half_gone", data_key=key_id, seconds_left=left, reason=held.failure
+                )
         if self._is_due(now):
             self._begin()
 
@@ -466,13 +469,16 @@ class Ring:
 
     def _note_failure(self, record: Record, error: DataKeyUnavailable | NoSuchDataKey) -> None:
         unavailable, held = self._unopened.unavailable, self._held.get(record.id)
-        if isinstance(error, NoSuchDataKey):
+        # What has opened before does not now: the KEK is at fault, and may be right in a moment.
+        before = self._opened_from.get(record.id)
+        is_known = before is not None and before.is_of_same_key(record)
+        if isinstance(error, NoSuchDataKey) and not is_known:
             self._unopened.bad.add(record)
             unavailable.pop(record.id, None)
             log.error("data_key_record_bad", data_key=record.id)
         if held is not None:
             self._coast(held, str(error))
-        elif isinstance(error, DataKeyUnavailable):
+        elif isinstance(error, DataKeyUnavailable) or is_known:
             if record.id not in unavailable:
                 log.warning("data_key_unavailable", data_key=record.id, reason=str(error))
             unavailable[record.id] = str(error)
@@ -505,6 +511,7 @@ class Ring:
 
     def _held_now(self, opened: Opened, record: Record) -> _Held:
         now = self._clock()
+        self._opened_from[record.id] = record
         ahead = self._ttl * _AHEAD * random.uniform(1 - _SPREAD, 1 + _SPREAD)  # noqa: S311
         return _Held(opened, record, opened_at=now, due_at=now + ahead)
 

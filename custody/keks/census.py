@@ -7,6 +7,7 @@ from sqlalchemy.ext.asyncio import AsyncEngine
 from custody.db.checkout import acquire
 from custody.db.queries import query
 from kek_backends.keyring import Keyring
+from kek_backends.uri import DATA_KEY_PREFIX
 
 
 async def kek_ids_in_use(engine: AsyncEngine) -> dict[str, bool]:
@@ -23,8 +24,6 @@ async def kek_ids_in_use(engine: AsyncEngine) -> dict[str, bool]:
 def unreadable(keyring: Keyring, kek_ids: Iterable[str]) -> tuple[str, ...]:
     """Say which rows can't be unwrapped with what is configured, in one line each.
 
-    Of data keys that can't be opened their ring says so: one wrap of several may do.
-
     Args:
         keyring: what users' keys are wrapped under.
         kek_ids: that rows carry.
@@ -32,7 +31,9 @@ def unreadable(keyring: Keyring, kek_ids: Iterable[str]) -> tuple[str, ...]:
     problems = []
     for kek_id in kek_ids:
         backend = keyring.find(kek_id)
-        if backend is None:
+        if backend is None and kek_id.startswith(DATA_KEY_PREFIX):
+            problems.append(f"rows carry {kek_id}, which is no data key of ours: restore them")
+        elif backend is None:
             problems.append(
                 f"rows carry the kek_id {kek_id}, and no configured KEK holds it: "
                 "list it in CUSTODY_OLD_KEKS"

@@ -50,7 +50,8 @@ class Instance:
         if self.writes_uri == uri:
             return True
         # A daemon of before says nothing of data keys; then it wraps them under what rows carry.
-        return self.writes_kek_id == kek_id and self.active_kek_id in {active_kek_id, None}
+        is_same = kek_id is not None and self.writes_kek_id == kek_id
+        return is_same and self.active_kek_id in {active_kek_id, None}
 
 
 async def record(engine: AsyncEngine, instance: Instance) -> None:

@@ -238,7 +238,7 @@ class Keks:
     def _is_asked(self, kek: KekBackend) -> bool:
         """Say whether users' keys are wrapped under a KEK, or not only data keys."""
         keys = self.keyring
-        return keys.active in keys.keks or any(map(kek.holds, self._registry.in_rows))
+        return keys.active is keys.keks.active or any(map(kek.holds, self._registry.in_rows))
 
     def _registry_of(self, keyring: Keyring) -> KekRegistry:
         return KekRegistry(self._engine, keyring, self._sealer, legacy=self._legacy)

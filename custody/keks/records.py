@@ -14,7 +14,6 @@ from sqlalchemy.ext.asyncio import AsyncEngine
 from custody.db.errors import Busy
 from custody.db.queries import query
 from custody.db.scope import transaction
-from kek_backends.uri import DATA_KEY_PREFIX
 
 UNREGISTERED = "unregistered"
 
@@ -114,7 +113,8 @@ async def list_keks(engine: AsyncEngine) -> tuple[RegisteredKek, ...]:
     async with transaction(engine, _TIMEOUT_SECONDS) as connection:
         recorded = await connection.fetch(query("list_keks"))
         in_use = [row["kek_id"] for row in await connection.fetch(query("list_keks_in_use"))]
-    known = {row["kek_id"] for row in recorded}
+        data_keys = [row["id"] for row in await connection.fetch(query("list_data_keys"))]
+    known = {row["kek_id"] for row in recorded}.union(data_keys)
     return (
         *(
             RegisteredKek(
@@ -129,11 +129,7 @@ async def list_keks(engine: AsyncEngine) -> tuple[RegisteredKek, ...]:
             )
             for row in recorded
         ),
-        *(
-            RegisteredKek(kek_id, UNREGISTERED)
-            for kek_id in in_use
-            if kek_id not in known and not kek_id.startswith(DATA_KEY_PREFIX)
-        ),
+        *(RegisteredKek(kek_id, UNREGISTERED) for kek_id in in_use if kek_id not in known),
     )
 
 

@@ -87,6 +87,12 @@ def _of_known(settings: Settings, environ: Mapping[str, str]) -> Iterator[Remark
             "CUSTODY_OWNER_DATABASE_URL is set here; the daemon needs no owner: give it to "
             "custody migrate alone",
         )
+    if settings.data_key_ttl * 4 > settings.data_key_max_age:
+        yield Remark(
+            "settings",
+            "CUSTODY_DATA_KEY_TTL is more than a quarter of CUSTODY_DATA_KEY_MAX_AGE: an outage of "
+            "the KMS is survived for so much less; lower it",
+        )
     yield from _open_files(settings, environ)
     if _listen not in refused:
         yield from transport.of_listen(settings)

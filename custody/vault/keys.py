@@ -134,7 +134,7 @@ class MasterKeys:
         binding = Binding(caller.user_id, vault.generation)
         try:
             holder = self._keyring.find(wrap.kek_id)
-            if holder is not None and holder.in_process:
+            if holder is not None and holder.in_process and not holder.refusal(wrap.kek_id):
                 key = await holder.unwrap(binding, wrap)
             else:
                 async with kek_timeout(caller.deadline):

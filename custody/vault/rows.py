@@ -193,8 +193,9 @@ def _unavailable(error: DatabaseError) -> VaultError:
             log.error("kek_retired", reason=str(error))
             return KekUnavailable(str(error))
         case DataKeyGone() | DataKeyEnded():
+            # Its part of the readiness says so already.
             log.error("data_key_gone", reason=str(error))
-            return KekUnavailable(str(error))
+            return KekUnavailable()
         case _:
             log.warning("database_unavailable", reason=str(error) or error.__doc__)
             return DatabaseUnavailable(reason_of(error))

@@ -2,10 +2,13 @@
 -- and no row is written under one that is not on record.
 
 ALTER TABLE auth.custody_instances ADD COLUMN IF NOT EXISTS active_kek_id TEXT;
+ALTER TABLE auth.custody_instances ADD COLUMN IF NOT EXISTS seals_with TEXT;
 COMMENT ON COLUMN auth.custody_instances.writes_kek_id IS 'What new wraps of users'' keys carry: a data key''s id in envelope mode';
 COMMENT ON COLUMN auth.custody_instances.active_kek_id IS 'Of the active KEK: new wraps of data keys carry it';
 COMMENT ON COLUMN auth.custody_instances.reads IS 'URIs and kek_ids of all its KEKs, and the ids of its data keys';
-GRANT INSERT (active_kek_id), UPDATE (active_kek_id) ON auth.custody_instances TO custody_app;
+COMMENT ON COLUMN auth.custody_instances.seals_with IS 'The data key that it takes for the current one';
+GRANT INSERT (active_kek_id, seals_with), UPDATE (active_kek_id, seals_with)
+    ON auth.custody_instances TO custody_app;
 
 -- As in 0006, which says why it is safe; and a data key must be on record. Whoever removes a record takes
 -- the same lock alone.
@@ -34,8 +37,9 @@ BEGIN
     END IF;
     IF starts_with(NEW.kek_id, 'dk-')
        AND NOT EXISTS (SELECT 1 FROM auth.encryption_data_keys AS key
+                       JOIN auth.encryption_data_key_wraps AS wrap ON wrap.data_key_id = key.id
                        WHERE key.id = NEW.kek_id AND key.lost_at IS NULL) THEN
-        RAISE EXCEPTION 'the data key % is not on record: no wrap may be written under it', NEW.kek_id
+        RAISE EXCEPTION 'no record of the data key % has a wrap: none may be written under it', NEW.kek_id
             USING ERRCODE = 'KEK02', HINT = 'Restore auth.encryption_data_keys from a backup.';
     END IF;
     RETURN NEW;
@@ -136,9 +140,10 @@ BEGIN
 END
 $$;
 
--- As in 0011, and a data key that wraps is in use. For the owner alone, and with its rights. Answers forgotten (now), unknown (nothing done), or why it is
--- refused: in-use (rows), data-keys (wrapped under it), written (by a live daemon; a data key that is the
--- only one may be what it seals with), retired (which is for good).
+-- As in 0011, and a data key that wraps is in use. For the owner alone, and with its rights. Answers
+-- forgotten (now), unknown (nothing done), or why it is refused: in-use (rows), data-keys (wrapped under it),
+-- written (by a live daemon; a data key that is the only one may be what it seals with), retired (which is
+-- for good).
 CREATE OR REPLACE FUNCTION auth.custody_forget_kek(wanted TEXT) RETURNS TEXT
     LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp SET lock_timeout = '2s' AS $$
 DECLARE
@@ -161,10 +166,12 @@ BEGIN
                 OR EXISTS (SELECT 1 FROM auth.encryption_vaults AS vault
                            WHERE vault.seal IS NOT NULL
                                AND starts_with(vault.seal, '1.' || wanted || '.')) THEN 'in-use'
-            WHEN NOT EXISTS (SELECT 1 FROM auth.encryption_data_keys AS other
-                             WHERE other.id <> wanted AND other.lost_at IS NULL)
-                AND EXISTS (SELECT 1 FROM auth.custody_instances AS instance
-                            WHERE instance.heartbeat_at > now() - interval '1 minute') THEN 'written'
+            WHEN EXISTS (SELECT 1 FROM auth.custody_instances AS instance
+                         WHERE instance.heartbeat_at > now() - interval '1 minute'
+                             AND (wanted IN (instance.writes_kek_id, instance.seals_with)
+                                  OR NOT EXISTS (SELECT 1 FROM auth.encryption_data_keys AS other
+                                                 WHERE other.id <> wanted AND other.lost_at IS NULL)))
+                THEN 'written'
         END;
         PERFORM set_config('custody.looks_for_seals', '', true);
         PERFORM set_config('custody.sampled_kek_id', '', true);

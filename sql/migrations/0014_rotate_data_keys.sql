@@ -11,10 +11,6 @@ ALTER TABLE auth.rewrap_runs ADD COLUMN IF NOT EXISTS data_key TEXT;
 COMMENT ON COLUMN auth.rewrap_runs.data_key IS 'Of a deep run: the data key that rows are sealed with; NULL: a shallow run';
 GRANT INSERT (data_key) ON auth.rewrap_runs TO custody_rewrap;
 
-ALTER TABLE auth.custody_instances ADD COLUMN IF NOT EXISTS seals_with TEXT;
-COMMENT ON COLUMN auth.custody_instances.seals_with IS 'The data key that it takes for the current one';
-GRANT INSERT (seals_with), UPDATE (seals_with) ON auth.custody_instances TO custody_app;
-
 -- ── announced, promoted, ended ───────────────────────────────────────────────────────────────────
 
 -- Adds a data key that the current one vouches for. Answers with the id of the one that is there then:

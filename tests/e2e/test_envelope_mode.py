@@ -15,6 +15,7 @@ from tests.bao_server import Bao
 from tests.client import Client, becomes, client_session
 from tests.db.command import Command, custody
 from tests.e2e.keks import BACKENDS, Place, enveloped, make_place, overrides, read_keys
+from tests.e2e.hangup import configured
 from tests.e2e.life import live
 from tests.eventually import eventually
 from tests.http.wire import assert_problem
@@ -112,7 +113,7 @@ async def test_no_request_asks_the_kms(
         assert len(stub.requests) == before
 
 
-async def test_calls_are_starts_refreshes_and_rotations(
+async def test_only_openings_and_rotations_are_calls_of_the_kms(
     database: Database,
     issuer: Issuer,
     tmp_path: Path,
@@ -156,24 +157,33 @@ async def test_calls_are_starts_refreshes_and_rotations(
 
 
 @pytest.mark.parametrize("logins", [200, pytest.param(3000, marks=pytest.mark.prove)])
-async def test_first_logins_at_once_are_no_calls_of_the_kms(
+async def test_first_logins_at_once_are_one_call_of_the_kms(
     database: Database, issuer: Issuer, tmp_path: Path, stub: KmsStub, logins: int
 ) -> None:
-    """However many log in on a process that has just started: its data key is opened once."""
+    """However many log in on a process that has no data key open yet, its KMS being away at boot."""
     settings = overrides(place_of(stub))
     async with (
         daemon_here(database, issuer, tmp_path, **settings) as daemon,
         client_session() as session,
     ):
         await Client(daemon, session, "alice").init()
-    before = wraps_of_data_keys(stub, "Decrypt")
+    stub.faults["*"] = DOWN
     async with (
         daemon_here(database, issuer, tmp_path, **settings) as daemon,
         client_session() as session,
     ):
+        await becomes(daemon, 503, **{"data-key": "can't be opened"})
         alice = Client(daemon, session, "alice")
-        answers = await asyncio.gather(*(alice.key() for _ in range(logins)))
-        assert {answer.status for answer in answers} == {200}
+        assert_problem(await alice.key(), 503, "KEK_UNAVAILABLE")
+        stub.faults.clear()
+        before = wraps_of_data_keys(stub, "Decrypt")
+
+        async def serves() -> bool:
+            answers = await asyncio.gather(*(alice.key() for _ in range(logins)))
+            return {answer.status for answer in answers} == {200}
+
+        await eventually(serves)
+        await becomes(daemon, 200)
         assert wraps_of_data_keys(stub, "Decrypt") - before == 1
 
 
@@ -304,6 +314,80 @@ async def test_a_daemon_that_has_not_opened_the_data_key_holds_a_run_up(
     assert f"has not opened the data key {key_id}" in done.err
 
 
+async def test_a_kek_that_rows_carry_makes_the_daemon_unready(
+    database: Database, issuer: Issuer, tmp_path: Path, stub: KmsStub
+) -> None:
+    """Half-way into envelope mode its users wait for the KMS; when all are in, nobody does."""
+    mode = place_of(stub)
+    direct = Place("aws-kms:alias/custody", "", stub.environ)
+    async with (
+        daemon_here(database, issuer, tmp_path, **overrides(direct)) as daemon,
+        client_session() as session,
+    ):
+        key = (await Client(daemon, session, "alice").init()).json["masterKey"]
+    async with (
+        daemon_here(database, issuer, tmp_path, **overrides(mode)) as daemon,
+        client_session() as session,
+    ):
+        alice, bob = (Client(daemon, session, user) for user in ("alice", "bob"))
+        await becomes(daemon, 200)
+        assert (await bob.init()).status == 200
+        stub.faults["*"] = DOWN
+        assert_problem(await alice.key(), 503, "KEK_UNAVAILABLE")
+        await becomes(daemon, 503, kek="InternalException")
+        assert (await bob.key()).status == 200
+        stub.faults.clear()
+        await becomes(daemon, 200)
+        assert (await run(database, issuer, tmp_path, mode)).code == 0
+        # The next look sees what rows carry now.
+        await eventually(lambda: looked_again(database), 15)
+        stub.faults["*"] = DOWN
+
+        async def degraded() -> bool:
+            async with session.get(f"{daemon.admin}/readyz") as ready:
+                said = await ready.json()
+            assert ready.status == 200
+            return "kek" in said.get("degraded", {})
+
+        await eventually(degraded, 40)
+        assert (await alice.key()).json["masterKey"] == key
+
+
+async def looked_again(database: Database) -> bool:
+    """Say whether the daemon has looked at the database since the last run ended."""
+    return bool(
+        await database.value(
+            "SELECT bool_and(heartbeat_at > ended_at) FROM auth.custody_instances, auth.rewrap_runs"
+        )
+    )
+
+
+async def test_a_reload_changes_old_keks_and_never_the_mode(
+    database: Database, issuer: Issuer, tmp_path: Path
+) -> None:
+    old, new = make_place("env", tmp_path), make_place("env", tmp_path)
+    async with (
+        daemon_here(database, issuer, tmp_path, **overrides(old)) as daemon,
+        client_session() as session,
+    ):
+        key = (await Client(daemon, session, "alice").init()).json["masterKey"]
+    assert (await run(database, issuer, tmp_path, old, old)).code != 0  # listed twice
+    environ = {f"raw_{name}": value for name, value in (old.environ | new.environ).items()}
+    mode = enveloped(new)
+    values = {"kek": mode.uri, "old_keks": enveloped(old).uri}
+    with configured(database, issuer, tmp_path, values, **environ) as at:
+        assert await read_keys(at.daemon, ["alice"]) == {"alice": key}
+        await at.reloads(old_keks=old.uri)
+        assert await read_keys(at.daemon, ["alice"]) == {"alice": key}
+        await at.reloads(kek=new.uri)
+        (restart,) = at.daemon.events("restart_needed")
+        assert restart["changed"] == ["CUSTODY_KEK"]
+        async with client_session() as session:
+            made = (await Client(at.daemon, session, "bob").init()).json
+        assert made["kekId"] == await database.value(DATA_KEY)
+        assert await read_keys(at.daemon, ["alice"]) == {"alice": key}
+
+
 async def test_a_kek_of_data_keys_alone_is_moved_and_retired(
     database: Database, issuer: Issuer, tmp_path: Path
 ) -> None:
@@ -362,6 +446,40 @@ async def plant(database: Database, user: str, kek_id: str) -> None:
     async with database.connect() as superuser, superuser.transaction():
         await superuser.execute("SET LOCAL session_replication_role = replica")
         await superuser.execute(PLANT, user, kek_id)
+
+
+WRAPS = "auth.encryption_data_key_wraps"
+HIDE = f"CREATE TABLE kept AS SELECT * FROM {WRAPS}; DELETE FROM {WRAPS}"
+SPOIL = f"CREATE TABLE kept AS SELECT * FROM {WRAPS}; UPDATE {WRAPS} SET wrapped_key = 'AAAA'"
+PUT_BACK = f"DELETE FROM {WRAPS}; INSERT INTO {WRAPS} SELECT * FROM kept"
+
+
+@pytest.mark.parametrize("harm", [HIDE, SPOIL])
+async def test_without_its_wraps_no_row_is_written_under_a_data_key(
+    database: Database, issuer: Issuer, tmp_path: Path, harm: str
+) -> None:
+    """A daemon that has it open goes on giving out keys, and makes none that would be lost."""
+    mode = enveloped(make_place("env", tmp_path))
+    async with (
+        daemon_here(database, issuer, tmp_path, **overrides(mode)) as daemon,
+        client_session() as session,
+    ):
+        alice, bob = (Client(daemon, session, user) for user in ("alice", "bob"))
+        key = (await alice.init()).json
+        await database.execute(harm)
+
+        async def refuses() -> bool:
+            return (await bob.init()).status == 503
+
+        await eventually(refuses, 15)
+        assert_problem(await alice.rotate(), 503, "KEK_UNAVAILABLE")
+        assert (await alice.key()).json == key
+        await database.execute(PUT_BACK)
+
+        async def serves() -> bool:
+            return (await bob.init()).status == 200
+
+        await eventually(serves, 15)
 
 
 async def test_without_its_record_no_row_is_written_under_a_data_key(

@@ -278,6 +278,25 @@ async def test_touched_record_evicts_nobody(opened: Place, how: str) -> None:
     assert opened.ring.degraded is None
 
 
+async def test_a_kms_that_is_wrong_for_a_moment(opened: Place) -> None:
+    """What opened before is asked for again: a replica that was restored wrongly is mended."""
+    opened.kek.failure = Tampered("message authentication failed")
+    await opened.turn(TTL)
+    assert opened.ring.degraded
+    opened.kek.failure = None
+    await opened.turn(3)
+    assert (opened.ring.degraded, opened.ring.seconds_left) == (None, MAX_AGE)
+    # And when it has been wrong until the key was too old.
+    opened.kek.failure = Tampered("message authentication failed")
+    await opened.turn(TTL)
+    await opened.turn(MAX_AGE)
+    await opened.turn(3)
+    assert not opened.is_open
+    opened.kek.failure = None
+    await opened.turn(3)
+    assert opened.is_open
+
+
 @pytest.mark.parametrize("how", TOUCHED)
 async def test_touched_record_is_none_for_a_new_process(place: Place, how: str) -> None:
     good = place.records[0]
