@@ -100,6 +100,9 @@ ENDING = (FIRST, PREDECESSOR, NEXT, f"1.{NEXT_OWN}")
 
 async def test_it_is_ended_only_when_nothing_carries_it(promoted: Database) -> None:
     await add_sealed_row(promoted, "alice", f"1.{FIRST}.00")
+    await promoted.execute(
+        "INSERT INTO auth.encryption_data_key_wraps VALUES ($1, 'old', 'w', '', 3)", FIRST
+    )
     await add_sealed_row(promoted, "bob", f"1.{NEXT}.00", FIRST)
     await register(promoted, "old", "f", seal=f"1.{FIRST}.00")
     for answer, cure in (

@@ -24,7 +24,9 @@ from kek_backends.uri import KekUri, Mode
 def test_parts(text: str, scheme: str, path: str, kek_id: str | None) -> None:
     uri = KekUri.parse(text)
     assert uri == KekUri(text, scheme, path, kek_id)
-    assert uri.key_text == uri.in_mode(Mode.DIRECT).text == text
+    # However it was written.
+    plain = text.replace("%2F", "/").removesuffix("?")
+    assert uri.key_text == uri.in_mode(Mode.DIRECT).text == plain
 
 
 @pytest.mark.parametrize(

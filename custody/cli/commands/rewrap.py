@@ -169,14 +169,16 @@ async def _foresee(settings: Settings, options: Options, *, as_json: bool) -> No
         moves = DataKeyMove(engine, keyring.keks, ring, second)
         kek_id = await target.foresee()
         deep = DeepRotation(engine, keyring, ring, asyncio.Event())
+        before = deep.foresee(deep=options.deep)
         stale = await runs.count_stale(
             engine,
             kek_id,
             everything=options.everything,
             legacy=options.legacy,
-            before=deep.foresee(deep=options.deep),
+            before=before,
         )
-        data_keys = await moves.stale(target.kek_id)
+        # One that is on its way out is not moved.
+        data_keys = () if before else await moves.stale(target.kek_id)
         unsealed = await legacy.count_unsealed(engine)
         problems = [*_unreadable(keyring, stale.sources).values(), *await moves.problems()]
         problems += deep.doubtful
@@ -190,7 +192,7 @@ async def _foresee(settings: Settings, options: Options, *, as_json: bool) -> No
     if as_json:
         said = {
             "target": kek_id,
-            "rotation": "deep" if deep.foresee(deep=options.deep) else "shallow",
+            "rotation": "deep" if before else "shallow",
             "total": stale.total,
             "sources": stale.sources,
             "data_keys": data_keys,
@@ -200,7 +202,7 @@ async def _foresee(settings: Settings, options: Options, *, as_json: bool) -> No
     else:
         what = f"{stale.total} rows" + (f" and {_data_keys(data_keys)}" if data_keys else "")
         sources = f", from {', '.join(stale.sources)}" if stale.sources else ""
-        new = " and a new data key" if deep.foresee(deep=options.deep) else ""
+        new = " and a new data key" if before else ""
         click.echo(f"{what} to bring to {kek_id}{new}{sources}; in {database}")
     for problem in problems:
         note(problem)
