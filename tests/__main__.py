@@ -22,6 +22,7 @@ LONGEST_PROOF_SECONDS = 75 * 60
 _LAST_WORDS_SECONDS = 10
 _LEAST_COVERAGE = 95
 _SLOWEST_SHOWN = 20
+_NO_BYTECODE = "PYTHONDONTWRITEBYTECODE"
 
 
 def main() -> int:
@@ -36,7 +37,7 @@ def main() -> int:
     proves = sys.argv[1:2] == ["prove"]
     arguments = sys.argv[2:] if proves else sys.argv[1:]
     logs = tempfile.mkdtemp(prefix="custody-test-logs-")
-    environ = os.environ | {"CUSTODY_TEST_LOGS": logs}
+    environ = environ_of_all(logs)
     python = [sys.executable, "-m"]
     command = [
         *(*python, "pytest", "-n", str(workers(proves=proves)), f"--durations={_SLOWEST_SHOWN}"),
@@ -51,6 +52,19 @@ def main() -> int:
         return subprocess.run(report, cwd=ROOT, check=False).returncode
     finally:
         shutil.rmtree(logs, ignore_errors=True)
+
+
+def environ_of_all(logs: str) -> dict[str, str]:
+    """Return the variables of the processes that share the tests.
+
+    Each imports all tests: one may read what another has compiled, whatever this shell says. Half
+    a minute of work would be done again and again.
+
+    Args:
+        logs: the folder for what is logged.
+    """
+    without = {name: value for name, value in os.environ.items() if name != _NO_BYTECODE}
+    return without | {"CUSTODY_TEST_LOGS": logs}
 
 
 def workers(*, proves: bool) -> int:

@@ -1,11 +1,12 @@
-"""``make test`` ends, whatever hangs in it."""
+"""``make test`` ends, whatever hangs in it, and compiles once what all its processes import."""
 
 import signal
 import sys
+from pathlib import Path
 
 import pytest
 
-from tests.__main__ import run
+from tests.__main__ import environ_of_all, run
 
 
 def python(program: str, seconds: float) -> int:
@@ -31,3 +32,14 @@ def test_what_can_say_nothing_is_ended_all_the_same(
     deaf = "import signal, time\nsignal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGABRT])\n"
     assert python(f"{deaf}print('deaf', flush=True)\ntime.sleep(60)", 2) == 1
     assert "deaf" in capfd.readouterr().out
+
+
+def test_what_one_process_has_compiled_is_there_for_the_others(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setenv("PYTHONDONTWRITEBYTECODE", "1")
+    monkeypatch.delenv("PYTHONPYCACHEPREFIX", raising=False)
+    (tmp_path / "imported.py").touch()
+    program = f"import sys\nsys.path[:0] = [{str(tmp_path)!r}]\nimport imported"
+    assert run([sys.executable, "-c", program], environ_of_all(str(tmp_path)), 30) == 0
+    assert list(tmp_path.rglob("imported.*.pyc"))
