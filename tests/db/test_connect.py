@@ -227,7 +227,7 @@ COMMANDS = {
     ids=["port", "password", "channel binding", "no root", "no TLS"],
 )
 async def test_what_can_never_work_ends_every_command_with_its_cure(  # noqa: PLR0917
-    database: Database,
+    module_database: Database,
     issuer: Issuer,
     tmp_path: Path,
     name: str,
@@ -236,6 +236,7 @@ async def test_what_can_never_work_ends_every_command_with_its_cure(  # noqa: PL
     cure: str,
 ) -> None:
     variable, words = COMMANDS[name]
+    database = module_database  # nobody gets in
     role = {"CUSTODY_DATABASE_URL": "app", "CUSTODY_REWRAP_DATABASE_URL": "rewrap"}
     url = database.url(f"custody_{role.get(variable, 'owner')}") + "END"
     url = url.replace(old.replace("PORT", str(database.server.port)), new, 1).replace("END", "")

@@ -42,6 +42,12 @@ def place(database: Database, tmp_path: Path) -> Place:
     return Place(database, tmp_path)
 
 
+@pytest.fixture
+def kept(module_database: Database, tmp_path: Path) -> Place:
+    """A place on the database of the module: who only looks leaves nothing in it."""
+    return Place(module_database, tmp_path)
+
+
 def wrong(place: Place, issuer: Issuer, change: Change) -> dict[str, str]:
     folder = place.folder / "daemon"
     folder.mkdir()
@@ -60,9 +66,9 @@ async def test_refused_by_both_with_one_line(place: Place, issuer: Issuer, name:
 
 
 @pytest.mark.parametrize("name", UNWISE)
-async def test_unwise_to_both_in_one_line(place: Place, issuer: Issuer, name: str) -> None:
+async def test_unwise_to_both_in_one_line(kept: Place, issuer: Issuer, name: str) -> None:
     mistake = UNWISE[name]
-    environ = wrong(place, issuer, mistake.change)
+    environ = wrong(kept, issuer, mistake.change)
     found = said(await examine(environ), Verdict.FINDING)
     refused, logs = await serve(environ, whole=False)
     assert refused is None
@@ -72,7 +78,7 @@ async def test_unwise_to_both_in_one_line(place: Place, issuer: Issuer, name: st
         for one in logs
         if one["event"] == "unknown_setting"
     ]
-    assert found == logged == [place.line(mistake.line)]
+    assert found == logged == [kept.line(mistake.line)]
 
 
 async def test_database_that_is_refused_by_both(place: Place, issuer: Issuer) -> None:

@@ -40,6 +40,13 @@ async def filled(postgres: EmbeddedPostgres, template: str) -> AsyncIterator[Dat
         yield made
 
 
+@pytest_asyncio.fixture(scope="module", loop_scope="module")
+async def refusing(postgres: EmbeddedPostgres, template: str) -> AsyncIterator[Database]:
+    """A copy of it, for all tests of what is refused."""
+    async with new_database(postgres, template) as made:
+        yield made
+
+
 NOBODY = (None, "", "mallory")
 
 
@@ -133,11 +140,11 @@ async def test_app_cannot_give_its_row_away(filled: Database) -> None:
     ],
 )
 @pytest.mark.parametrize("role", ["custody_app", "custody_rewrap"])
-async def test_refused_to_runtime_roles(filled: Database, role: str, sql: str) -> None:
-    before = await filled.value("SELECT count(*) FROM auth.encryption_vault_audit")
-    answer = psql(filled, role, sql, "alice")
+async def test_refused_to_runtime_roles(refusing: Database, role: str, sql: str) -> None:
+    before = await refusing.value("SELECT count(*) FROM auth.encryption_vault_audit")
+    answer = psql(refusing, role, sql, "alice")
     assert DENIED in answer or "must be owner" in answer, answer
-    assert await filled.value("SELECT count(*) FROM auth.encryption_vault_audit") == before
+    assert await refusing.value("SELECT count(*) FROM auth.encryption_vault_audit") == before
 
 
 SAMPLE = "SELECT user_id FROM auth.custody_sample_rows('env-v1') ORDER BY 1"

@@ -101,7 +101,7 @@ SHALLOW = Move("data keys alone", ENVELOPE, is_enveloped=True)
 DEEP = Move("to a new data key", ENVELOPE, is_enveloped=True, options=("--deep",))
 
 # The small one as slow as this, so that users and the worker meet.
-SMALL = Scale(3_200, 400, 0, ("--batch", "100", "--rate", "2000"))
+SMALL = Scale(1_600, 200, 0, ("--batch", "50", "--rate", "1000"))
 LARGE = Scale(100_000, 1000, 500)
 CASES = [(move, scale) for scale in (SMALL, LARGE) for move in (DIRECT, INTO, OUT, SHALLOW, DEEP)]
 QUICK = (DIRECT, SMALL), (INTO, SMALL)
