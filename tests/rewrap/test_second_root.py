@@ -99,6 +99,24 @@ async def command(environ: dict[str, str], *words: str) -> Done:
     return await asyncio.to_thread(custody, environ, *words)
 
 
+async def test_a_new_data_key_is_under_both_before_anything_is_sealed_with_it(
+    database: Database,
+) -> None:
+    """By a deep run: nothing is ever sealed with what the second root alone could not open."""
+    await fill(database, 5)
+    environ = with_second(database)
+    done = await command(environ, "rewrap", "run", "--deep")
+    assert done.code == 0, done.err
+    found = await under(database)
+    (made,) = {key_id for key_id, _ in found}
+    assert made != KEY_ID
+    assert found == [(made, "env-v2"), (made, "second")]
+    logged = [json.loads(line) for line in done.err.splitlines() if line.startswith("{")]
+    steps = [(one["event"], one.get("kek_id")) for one in logged if one.get("data_key") == made]
+    assert steps.index(("data_key_rewrapped", "second")) < steps.index(("data_key_promoted", None))
+    assert (await command(environ, "kek", "drill")).code == 0
+
+
 async def test_each_data_key_is_under_both(database: Database) -> None:
     ledger = await fill(database, 5)
     second = Second()
