@@ -81,7 +81,7 @@ class Envelope(KekBackend):
             raise Transient(f"{self._uri.text}: {self._ring.problem}")
         if not self._ring.is_on_record:
             # Nobody could open it again. What is wrapped already is still given out.
-            raise Transient(f"{self._uri.text}: {self._ring.degraded}")
+            raise Transient(f"{self._uri.text}: the data key {data_key.id} is not on record")
         return wrap_under(data_key.wrapping, data_key.id, binding, key)
 
     async def _unwrap(self, binding: Binding, wrap: Wrap) -> bytes:
