@@ -103,7 +103,10 @@ DEEP = Move("to a new data key", ENVELOPE, is_enveloped=True, options=("--deep",
 # The small one as slow as this, so that users and the worker meet.
 SMALL = Scale(1_600, 200, 0, ("--batch", "50", "--rate", "1000"))
 LARGE = Scale(100_000, 1000, 500)
-CASES = [(move, scale) for scale in (SMALL, LARGE) for move in (DIRECT, INTO, OUT, SHALLOW, DEEP)]
+CASES = [
+    *((move, SMALL) for move in (DIRECT, INTO, OUT, SHALLOW, DEEP)),
+    *((move, LARGE) for move in (DIRECT, SHALLOW, DEEP)),
+]
 QUICK = (DIRECT, SMALL), (INTO, SMALL)
 
 
