@@ -14,7 +14,6 @@ from kek_backends.keyring import Keyring
 
 # How long nothing is made after it was refused, for what is sealed is not unsealed in a moment.
 _REFUSED_SECONDS = 30.0
-_WRAP_SECONDS = 5.0
 
 _SEALED = (
     "rows are sealed, and there is no record of the data key that seals them: restore "
@@ -86,13 +85,12 @@ class DataKeyCheck:
         if asyncio.get_running_loop().time() < self._refused_until:
             return
         try:
-            async with asyncio.timeout(_WRAP_SECONDS):
-                key, wrap = await make_data_key(self._keyring)
+            key, wrap = await make_data_key(self._keyring)
         except Misconfigured:
             raise
-        except (KekError, TimeoutError) as error:
+        except KekError as error:
             # Its part of the readiness says so, too; the next look tries again.
-            self._refusal = f"no data key can be made now: {error or 'no answer in time'}"
+            self._refusal = f"no data key can be made now: {error}"
             return
         bad = [record.id for record in self._ring.bad]
         there = await add_record(self._engine, key, wrap, bad)

@@ -168,11 +168,11 @@ class SecondRoot:
         try:
             async with asyncio.timeout(_SECONDS):
                 kek_id = await self._prove()
+                await refuse_retired(self._engine, self._backend, self._sealer)
+                fingerprint = self._backend.fingerprint(kek_id) or kek_id
+                await compare(self._engine, self._backend, kek_id, fingerprint, self._sealer)
         except TimeoutError:
             raise Transient(f"{self.uri}: no answer in time") from None
-        await refuse_retired(self._engine, self._backend, self._sealer)
-        fingerprint = self._backend.fingerprint(kek_id) or kek_id
-        await compare(self._engine, self._backend, kek_id, fingerprint, self._sealer)
         return kek_id
 
     async def admit(self) -> str:

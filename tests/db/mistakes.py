@@ -512,6 +512,11 @@ REFUSED: dict[str, Mistake] = {
 }
 
 UNWISE: dict[str, Mistake] = {
+    "a data key that is seldom opened again": Mistake(
+        setting(DATA_KEY_TTL="3600", DATA_KEY_MAX_AGE="7200"),
+        "CUSTODY_DATA_KEY_TTL is more than a quarter of CUSTODY_DATA_KEY_MAX_AGE: an outage of the "
+        "KMS is survived for so much less; lower it",
+    ),
     "a plain listener that is allowed": Mistake(
         setting(LISTEN="0.0.0.0:3001", ALLOW_PLAIN="listen"),
         "CUSTODY_LISTEN is 0.0.0.0:3001 without TLS: " + PLAIN_LISTENER,

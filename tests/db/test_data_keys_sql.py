@@ -408,7 +408,12 @@ async def test_no_row_is_written_under_a_data_key_that_is_not_on_record(database
     await database.execute(
         "INSERT INTO auth.encryption_data_keys (id, seal, lost_at) VALUES ($1, 's', now())", lost
     )
-    for key_id in (gone, lost):
+    bare = new_id()
+    await database.execute("INSERT INTO auth.encryption_data_keys VALUES ($1, 's')", bare)
+    await database.execute(
+        "INSERT INTO auth.encryption_data_key_wraps VALUES ($1, 'env-v1', 'w', '', 3)", lost
+    )
+    for key_id in (gone, lost, bare):
         with pytest.raises(asyncpg.PostgresError, match="has a wrap: none may") as refused:
             await add_sealed_row(database, f"user of {key_id}", "s", key_id)
         assert refused.value.sqlstate == "KEK02"
@@ -424,6 +429,23 @@ async def test_a_data_key_that_wraps_is_neither_forgotten_nor_retired(database: 
     assert await retire(database, key) == "data-key"
     assert await ask(database, "custody_owner", FORGET, key) == "forgotten"
     assert await ids(database) == []
+
+
+@pytest.mark.parametrize("column", ["writes_kek_id", "seals_with"])
+async def test_a_data_key_that_a_daemon_uses_is_not_forgotten(
+    database: Database, column: str
+) -> None:
+    """Before any row carries it, and beside another record, which may be anybody's."""
+    key = await add(database)
+    await add(database, bad=(key,))
+    await database.execute(
+        "INSERT INTO auth.custody_instances (id, host, process, writes_uri, reads)"
+        " VALUES ('i1', 'far', 7, 'u', '{}')"
+    )
+    await database.execute(f"UPDATE auth.custody_instances SET {column} = $1", key)
+    assert await ask(database, "custody_owner", FORGET, key) == "written"
+    await database.execute("DELETE FROM auth.custody_instances")
+    assert await ask(database, "custody_owner", FORGET, key) == "forgotten"
 
 
 async def test_who_forgets_a_data_key_waits_for_who_writes_under_it(database: Database) -> None:

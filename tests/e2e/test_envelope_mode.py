@@ -3,6 +3,7 @@
 
 import asyncio
 import itertools
+import json
 import random
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -12,9 +13,13 @@ import pytest
 
 from custody.datakeys import ring
 from custody.datakeys.records import open_record
+from custody.rewrap.deep import DeepRotation
+from kek_backends.keyring import Keyring
+from kek_backends.loader import load
 from tests.bao_server import Bao
 from tests.client import Client, becomes, client_session
 from tests.db.command import Command, custody
+from tests.db.connecting import engine_of
 from tests.e2e.hangup import configured
 from tests.e2e.keks import BACKENDS, Place, enveloped, make_place, overrides, read_keys
 from tests.e2e.life import live
@@ -425,6 +430,24 @@ async def test_a_kek_of_data_keys_alone_is_moved_and_retired(
         assert await read_keys(daemon, ["alice"]) == {"alice": key}
 
 
+async def test_a_dry_run_goes_on_with_a_new_data_key(
+    database: Database, issuer: Issuer, tmp_path: Path
+) -> None:
+    """That one was announced by us, however it is that new wraps are made with data keys."""
+    mode = enveloped(make_place("env", tmp_path))
+    async with daemon_here(database, issuer, tmp_path, **overrides(mode)) as daemon:
+        await becomes(daemon, 200)
+    async with engine_of(database.url("custody_rewrap")) as engine:
+        kek = load(mode.uri, environ=mode.environ, development=False)
+        keys = ring.Ring(engine, Keyring(kek), ttl=3600, max_age=86_400)
+        await DeepRotation(engine, Keyring(kek), keys, asyncio.Event()).announce()
+    seen = await run(database, issuer, tmp_path, mode, more=("--dry-run",))
+    assert "and a new data key" in seen.out
+    assert "announced under another KEK" not in seen.err
+    assert (await run(database, issuer, tmp_path, mode)).code == 0
+    assert await database.value("SELECT count(*) FROM auth.encryption_data_keys") == 1
+
+
 # ── what if an attacker chose it ──────────────────────────────────────────────
 
 
@@ -447,6 +470,12 @@ async def test_a_planted_kek_id_gives_nothing(
             await plant(database, "alice", planted)
             assert_problem(await alice.key(), status, code)
             assert (await alice.init()).status == status
+        await plant(database, "alice", "dk-01932e00000070008000000000000009")
+        worker = {"REWRAP_DATABASE_URL": database.url("custody_rewrap")}
+        environ = settings_for(database, issuer, tmp_path, **overrides(mode), **worker)
+        listed = await asyncio.to_thread(custody, environ, "kek", "list", "--json")
+        unknown = {one["kek_id"]: one["rows"] for one in json.loads(listed.out)}
+        assert unknown == {mode.stamp: 0, "dk-01932e00000070008000000000000009": 1}
         await plant(database, "alice", key_id)
         assert (await alice.key()).json == key
 

@@ -1,5 +1,6 @@
 """Envelope mode: a data key is one more KEK, and wraps nothing once it is gone."""
 
+import asyncio
 from typing import Any
 
 import pytest
@@ -7,6 +8,12 @@ import pytest
 from custody.datakeys.data_key import DataKey
 from custody.datakeys.envelope import Envelope, UserKeyring
 from custody.datakeys.errors import NoSuchDataKey
+from custody.deadline import Deadline
+from custody.keks.census import unreadable
+from custody.vault.errors import KekUnavailable
+from custody.vault.key_check import key_check_value
+from custody.vault.keys import MasterKeys, WrappedKey
+from custody.vault.model import Caller
 from kek_backends.base import FORMAT_CURRENT, FORMAT_UNBOUND, FORMAT_USER, KekBackend, Wrap
 from kek_backends.binding import Binding
 from kek_backends.errors import KekError, Misconfigured, Tampered, Transient, UnknownKek
@@ -156,6 +163,32 @@ async def test_what_only_looks_like_a_data_key_is_nobodys(kek_id: str) -> None:
     assert keyring("env:KEK").find(kek_id) is None
     with pytest.raises(UnknownKek):
         await keyring("env:KEK").unwrap(ALICE, Wrap("", "", FORMAT_CURRENT, kek_id))
+    # CUSTODY_OLD_KEKS would not take it.
+    assert unreadable(keyring("env:KEK"), [kek_id]) == (
+        f"rows carry {kek_id}, which is no data key of ours: restore them",
+    )
+
+
+@pytest.mark.parametrize("kek_id", [ANOTHER_ID, KEY_ID])
+async def test_a_request_waits_for_a_data_key_no_longer_than_it_may(kek_id: str) -> None:
+    """A row may name one that is not open, and its KMS may hang."""
+
+    class HangingRing(FixedRing):
+        async def get(self, prefix: str) -> DataKey:
+            return await asyncio.Future()
+
+    ring = HangingRing.of()
+    wrap = (await envelope(ring).wrap(ALICE, MASTER_KEY))._replace(kek_id=kek_id)
+    if kek_id == KEY_ID:
+        ring.close()
+    keys: Any = keyring("env:KEK?mode=envelope", ring=ring)
+    seals: Any = None
+    masters = MasterKeys(keys, keys.wrap, seals)
+    caller = Caller("alice", "event", None, None, Deadline.after(1.1))
+    check = key_check_value("alice", MASTER_KEY)
+    vault = WrappedKey(ALICE.generation, MASTER_KEY, wrap, check).vault
+    with pytest.raises(KekUnavailable):
+        await asyncio.wait_for(masters.open(caller, vault), 3)
 
 
 async def test_nothing_that_goes_wrong_shows_a_key(monkeypatch: pytest.MonkeyPatch) -> None:

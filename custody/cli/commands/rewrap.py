@@ -168,7 +168,7 @@ async def _foresee(settings: Settings, options: Options, *, as_json: bool) -> No
         target = Target(engine, keyring, ring, legacy=options.legacy)
         moves = DataKeyMove(engine, keyring.keks, ring, second)
         kek_id = await target.foresee()
-        deep = DeepRotation(engine, keyring, ring, asyncio.Event())
+        deep = DeepRotation(engine, keyring.keks, ring, asyncio.Event())
         before = deep.foresee(deep=options.deep)
         stale = await runs.count_stale(
             engine,
