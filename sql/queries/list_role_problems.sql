@@ -81,7 +81,7 @@ FROM plain, relations, unnest(ARRAY['INSERT', 'UPDATE', 'DELETE', 'TRUNCATE', 'T
 WHERE (relations.name LIKE 'encryption\_%' OR relations.name IN ('users', 'custody_marks'))
     AND NOT (relations.name = 'encryption_vaults' AND forbidden.privilege = 'UPDATE')
     -- KEKs and data keys are written by functions alone, and the owner alone marks.
-    AND NOT (relations.name NOT IN ('encryption_keks', 'encryption_data_keys', 'encryption_data_key_wraps', 'custody_marks')
+    AND NOT (relations.name NOT IN ('encryption_keks', 'encryption_data_keys', 'encryption_data_key_wraps', 'encryption_audit_checkpoints', 'custody_marks')
              AND forbidden.privilege = 'INSERT')
     AND EXISTS (
         SELECT 1 FROM mine
@@ -150,6 +150,7 @@ FROM plain, (VALUES
     ('custody_app', 'encryption_vaults', 'INSERT'),
     ('custody_app', 'encryption_vaults', 'UPDATE'),
     ('custody_app', 'encryption_vault_audit', 'INSERT'),
+    ('custody_app', 'encryption_audit_checkpoints', 'SELECT'),
     ('custody_app', 'encryption_keks', 'SELECT'),
     ('custody_app', 'encryption_data_keys', 'SELECT'),
     ('custody_app', 'encryption_data_key_wraps', 'SELECT'),
@@ -183,7 +184,10 @@ SELECT 'roles',
        END
 FROM plain, (
     VALUES
+    ('custody_app', 'custody_add_audit_checkpoint'),
     ('custody_app', 'custody_add_user'),
+    ('custody_app', 'custody_audit_horizon'),
+    ('custody_app', 'custody_audit_leaves'),
     ('custody_app', 'custody_find_vaults'),
     ('custody_app', 'custody_record_events'),
     ('custody_rewrap', 'custody_announce_data_key'),
@@ -197,7 +201,8 @@ FROM plain, (
     ('custody_rewrap', 'custody_reseal_rows'),
     ('custody_rewrap', 'custody_retire_kek'),
     ('custody_rewrap', 'custody_seal_rows'),
-    ('the owner', 'custody_forget_kek')
+    ('the owner', 'custody_forget_kek'),
+    ('the owner', 'custody_read_states')
     UNION ALL
     SELECT duty, name FROM unnest(ARRAY['custody_app', 'custody_rewrap']) AS duty, shared
 ) AS needed (duty, name)

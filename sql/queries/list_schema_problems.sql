@@ -26,6 +26,7 @@ checks (tablename, name, definition) AS (
     ('encryption_keks', 'encryption_keks_state', 'CHECK ((state = ANY (ARRAY[''active''::text, ''decrypt-only''::text, ''retired''::text])))'),
     ('encryption_data_keys', 'encryption_data_keys_id', 'CHECK ((id ~ ''^dk-[0-9a-f]{32}$''::text))'),
     ('encryption_data_key_wraps', 'encryption_data_key_wraps_format', 'CHECK ((format_version >= 3))'),
+    ('encryption_audit_checkpoints', 'encryption_audit_checkpoints_kind', 'CHECK ((kind = ANY (ARRAY[''checkpoint''::text, ''prune''::text])))'),
     ('encryption_keks', 'encryption_keks_retired_at', 'CHECK (((state = ''retired''::text) = (retired_at IS NOT NULL)))')
 ),
 triggers (tablename, name, definition) AS (
@@ -41,9 +42,12 @@ triggers (tablename, name, definition) AS (
 ),
 bodies (name, body, definer, config) AS (  -- md5 of the text between the dollar quotes
     VALUES
+    ('custody_add_audit_checkpoint', 'eb00a8a19a772c66216cd9ee49c85c41', true, 'lock_timeout=2s'),
     ('custody_add_data_key', '2c14ec07447ba25db625a5cf325a1871', true, 'lock_timeout=2s'),
     ('custody_add_user', 'c4358090aa28e385134b6e4412064401', false, NULL),
     ('custody_announce_data_key', '09312ea4971c2ed3c60012d54587317a', true, 'lock_timeout=2s'),
+    ('custody_audit_horizon', 'e428eceaa2384c9769542546af278cc3', true, NULL),
+    ('custody_audit_leaves', 'c888aec5074e5bf9ce31ad7198b8c601', true, NULL),
     ('custody_count_row_version', 'd2b05dec190ccf4edc579aea6053ce46', false, NULL),
     ('custody_count_unsealed', '7785748eaaae1fc7f679a8dd4f9642a4', true, NULL),
     ('custody_doubt_kek', '77cdf08a4e310cf91ccc6f38e35643ef', true, 'lock_timeout=2s'),
@@ -58,8 +62,9 @@ bodies (name, body, definer, config) AS (  -- md5 of the text between the dollar
     ('custody_promote_data_key', '65b862fa5aa74104b04557820fc177bb', true, 'lock_timeout=2s'),
     ('custody_put_data_key_wrap', 'f48d86e648ceb17ca99a611c63ba224e', true, 'lock_timeout=2s'),
     ('custody_read_sealed_before', '05237d65d50256fe1cc35a5405ace5fc', true, NULL),
+    ('custody_read_states', '347dcc04d0743358ee29eb72095dc6da', true, NULL),
     ('custody_read_unsealed', '5ab686344664dd0c6e209f1f2de9f8ab', true, NULL),
-    ('custody_record_events', 'ec86b4753b399afbf2a623c30c376d01', false, NULL),
+    ('custody_record_events', '430c48756477540d846083555562213d', false, NULL),
     ('custody_refuse_ended_data_key', '5a973cc8f9f5a1553d1d1a18f8a121fc', false, 'row_security=off'),
     ('custody_refuse_retired_data_key_wrap', '6df8722cdf3a7e68a3d1afc3ce31dfe0', false, 'row_security=off'),
     ('custody_refuse_retired_kek', '2766ed7aff892629ebc7f4c5ebb4516e', false, 'row_security=off'),
@@ -91,7 +96,14 @@ policies (tablename, policyname, cmd, qual, with_check, permissive) AS (
     ('encryption_vaults', 'encryption_vaults_app_updates', 'UPDATE', 'true',
      '((seal IS NOT NULL) AND ((wrapped_mk IS NULL) OR (format_version >= 3)))', 'RESTRICTIVE'),
     ('encryption_vault_audit', 'encryption_vault_audit_rewrap', 'INSERT', NULL,
-     '(action = ANY (ARRAY[''rewrap_run''::text, ''rewrap_failed''::text]))', 'PERMISSIVE')
+     '(action = ANY (ARRAY[''rewrap_run''::text, ''rewrap_failed''::text]))', 'PERMISSIVE'),
+    ('encryption_vault_audit', 'encryption_vault_audit_all', 'SELECT',
+     '(( SELECT current_setting(''custody.reads_audit''::text, true) AS current_setting) = ''on''::text)', NULL, 'PERMISSIVE'),
+    ('encryption_vault_audit', 'encryption_vault_audit_prune', 'DELETE',
+     '(current_setting(''custody.prunes_audit''::text, true) = ''on''::text)', NULL, 'PERMISSIVE'),
+    ('encryption_vault_audit', 'encryption_vault_audit_forget_clients', 'UPDATE',
+     '(current_setting(''custody.forgets_clients''::text, true) = ''on''::text)',
+     '((current_setting(''custody.forgets_clients''::text, true) = ''on''::text) AND (ip_address IS NULL) AND (user_agent IS NULL))', 'PERMISSIVE')
 ),
 found AS (
     SELECT tablename::text, policyname::text, cmd, qual, with_check, roles, permissive
@@ -102,7 +114,7 @@ SELECT format('the encoding of the database is %s, and user ids and user agents 
 FROM pg_database WHERE datname = current_database() AND pg_encoding_to_char(encoding) <> 'UTF8'
 UNION ALL
 SELECT format('auth.%s is missing; run: custody migrate, or sql/migrations again by psql', name)
-FROM unnest(ARRAY['users', 'encryption_vaults', 'encryption_vault_audit', 'encryption_keks', 'encryption_data_keys', 'encryption_data_key_wraps', 'rewrap_runs', 'rewrap_claims', 'custody_instances', 'custody_marks']) AS wanted (name)
+FROM unnest(ARRAY['users', 'encryption_vaults', 'encryption_vault_audit', 'encryption_audit_checkpoints', 'encryption_keks', 'encryption_data_keys', 'encryption_data_key_wraps', 'rewrap_runs', 'rewrap_claims', 'custody_instances', 'custody_marks']) AS wanted (name)
 WHERE wanted.name NOT IN (SELECT relations.name FROM relations)
 UNION ALL
 SELECT format('the function auth.%s is missing or was changed; run: custody migrate, or sql/migrations again by psql', bodies.name)
@@ -118,7 +130,9 @@ FROM (VALUES
      'zero_knowledge', 'created_at', 'rotated_at', 'generation', 'key_check', 'row_version',
      'rewrapped_at', 'quarantined_at', 'quarantine_reason', 'seal', 'seal_serial']),
     ('encryption_vault_audit', ARRAY['id', 'user_id', 'action', 'ip_address', 'user_agent',
-     'context', 'status', 'created_at']),
+     'context', 'status', 'created_at', 'number', 'state', 'seal']),
+    ('encryption_audit_checkpoints', ARRAY['number', 'kind', 'size', 'last_row', 'hashes', 'note',
+     'made_at']),
     ('encryption_keks', ARRAY['kek_id', 'fingerprint', 'recorded_at', 'backend', 'locator', 'state',
      'activated_at', 'retired_at', 'retirement', 'seal']),
     ('encryption_data_keys', ARRAY['id', 'seal', 'created_at', 'lost_at', 'ended']),
@@ -180,7 +194,10 @@ WHERE CASE
         THEN NOT 'custody_app' = ANY (roles) OR roles && ARRAY['public'::name, 'custody_rewrap']
     -- The functions' owner reads and writes by them; without them it would see no rows, to prove a KEK
     -- by, to keep it from being retired, or to seal.
-    WHEN policyname IN ('encryption_vaults_kek_sample', 'encryption_vaults_bring_over')
+    WHEN policyname = 'encryption_vault_audit_all'
+        THEN EXISTS (SELECT 1 FROM functions JOIN bodies USING (name) WHERE definer AND array_remove(roles, 'custody_audit'::name) <> ARRAY[owner])
+    WHEN policyname IN ('encryption_vaults_kek_sample', 'encryption_vaults_bring_over',
+                        'encryption_vault_audit_prune', 'encryption_vault_audit_forget_clients')
         THEN EXISTS (SELECT 1 FROM functions JOIN bodies USING (name) WHERE definer AND roles <> ARRAY[owner])
     ELSE false
 END
@@ -212,6 +229,18 @@ FROM relations WHERE name = 'rewrap_runs'
         WHERE indrelid = relations.oid AND relname = 'rewrap_runs_running' AND indisvalid
             AND pg_get_indexdef(indexrelid) = 'CREATE UNIQUE INDEX rewrap_runs_running ON auth.rewrap_runs USING btree ((true)) WHERE (state = ''running''::text)'
     )
+UNION ALL
+SELECT 'the column number of auth.encryption_vault_audit is not drawn from a sequence of its own without a cache, or not unique: rows would come below a checkpoint; run: ALTER SEQUENCE auth.encryption_vault_audit_number_seq CACHE 1 NO CYCLE, then sql/migrations again by psql'
+FROM relations WHERE name = 'encryption_vault_audit'
+    AND EXISTS (SELECT 1 FROM pg_attribute
+                WHERE attrelid = relations.oid AND attname = 'number' AND NOT attisdropped)
+    AND NOT (EXISTS (SELECT 1 FROM pg_attribute
+                     WHERE attrelid = relations.oid AND attname = 'number' AND attidentity = 'a')
+             AND EXISTS (SELECT 1 FROM pg_sequence JOIN pg_depend ON objid = seqrelid AND deptype = 'i'
+                         WHERE refobjid = relations.oid AND seqcache = 1 AND seqincrement = 1 AND NOT seqcycle)
+             AND EXISTS (SELECT 1 FROM pg_index JOIN pg_class ON pg_class.oid = indexrelid
+                         WHERE indrelid = relations.oid AND relname = 'encryption_vault_audit_number_idx'
+                             AND indisvalid AND indisunique))
 UNION ALL
 SELECT 'the index encryption_vaults_unsealed_idx is missing or was changed: each look for rows that are not sealed would read all of them; run: custody migrate, or sql/migrations again by psql'
 FROM relations WHERE name = 'encryption_vaults'
