@@ -14,6 +14,7 @@ import structlog
 from sqlalchemy.ext.asyncio import AsyncEngine
 
 from custody.audit.events import event_id
+from custody.audit.row_seal import RowSeals
 from custody.auth.http_source import http_source, name_of
 from custody.auth.jwk import NO_KEY, JwksError
 from custody.auth.jwks import JwksCache
@@ -184,7 +185,7 @@ async def running(
             if rewraps
             else None
         )
-        rows = await enter(_closing(VaultRows(engine, reserve)))
+        rows = await enter(_closing(VaultRows(engine, reserve, RowSeals(ring))))
         alarms = Alarms(metrics)
         seals = Seals(ring, legacy=legacy, alarms=alarms)
         brake = Brake(

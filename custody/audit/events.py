@@ -7,7 +7,7 @@ from typing import NamedTuple
 
 
 class Action(StrEnum):
-    """The actions of users and of the re-wrap worker, as the column ``action`` names them."""
+    """The actions of users, the re-wrap worker and the owner, as the column ``action`` has them."""
 
     INIT = "init"
     FETCH = "fetch"
@@ -19,6 +19,7 @@ class Action(StrEnum):
     ZK_DISABLE = "zk_disable"
     REWRAP_RUN = "rewrap_run"
     REWRAP_FAILED = "rewrap_failed"
+    ERASE = "erase"
 
 
 class Event(NamedTuple):
@@ -32,6 +33,7 @@ class Event(NamedTuple):
         action: what was asked.
         context: a short fixed phrase, or None where the action says it all.
         status: the HTTP status that is sent.
+        state: of a change, the digest of the state in which it leaves the vault; None: it is none.
     """
 
     id: str
@@ -41,6 +43,7 @@ class Event(NamedTuple):
     action: Action
     context: str | None
     status: int
+    state: str | None = None
 
 
 def event_id() -> str:

@@ -5,6 +5,7 @@ from collections.abc import Sequence
 from pydantic_core import to_json
 
 from custody.audit.events import Event
+from custody.audit.row_seal import RowSeals
 from custody.db.engine import Connection
 from custody.db.errors import DatabaseError
 from custody.db.queries import query
@@ -14,12 +15,13 @@ class NotRecorded(DatabaseError):
     """There is no row: a trigger or rule swallowed it, or the action was recorded before."""
 
 
-async def write(connection: Connection, event: Event) -> None:
+async def write(connection: Connection, event: Event, seals: RowSeals | None) -> None:
     """Add one audit row; it counts from the commit of the transaction on.
 
     Args:
         connection: a transaction in the scope of the event's user.
         event: what to record.
+        seals: make the row's seal; None: who writes it has no data key.
 
     Raises:
         NotRecorded: the database took the statement, and no row.
@@ -33,18 +35,23 @@ async def write(connection: Connection, event: Event) -> None:
         event.user_agent,
         event.context,
         event.status,
+        event.state,
+        None if seals is None else seals.of(event),
     )
     if done != "INSERT 0 1":
         raise NotRecorded
 
 
-async def write_together(connection: Connection, events: Sequence[Event], deadline: float) -> None:
+async def write_together(
+    connection: Connection, events: Sequence[Event], deadline: float, seals: RowSeals
+) -> None:
     """Add and commit the audit rows of some actions, of any users: all of them, or none.
 
     Args:
         connection: with no transaction open.
         events: what to record; each row is written in the scope of its own user.
         deadline: the earliest of these requests, on the database's clock; it never commits later.
+        seals: make the rows' seals.
 
     Raises:
         asyncpg.PostgresError: nothing was recorded.
@@ -60,6 +67,8 @@ async def write_together(connection: Connection, events: Sequence[Event], deadli
                 "action": str(event.action),
                 "context": event.context,
                 "status": event.status,
+                "state": event.state,
+                "seal": seals.of(event),
             }
             for event in events
         ]

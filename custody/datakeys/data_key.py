@@ -1,11 +1,14 @@
 """A data key that is open: it is used by what is derived from it alone."""
 
+import hashlib
 import hmac
 import os
 import re
 import time
 from dataclasses import dataclass, field
 from typing import Self
+
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
 from custody.datakeys.encoding import fields
 from custody.datakeys.mac import KEY_SIZE, Mac, derive
@@ -20,6 +23,8 @@ _WRAPPING = "custody master key wrap v1"
 _RECORD_SEAL = "custody record seal v1"
 _OWN_RECORD = "custody data key record v1"
 _VOUCHED_RECORD = "custody data key vouched for v1"
+_AUDIT_ROW = "custody audit row v1"
+_AUDIT_NOTE = "custody audit note v1"
 
 _ID = re.compile(r"dk-[0-9a-f]{32}")
 _PREFIX = re.compile(rf"1\.({_ID.pattern})\.")
@@ -36,6 +41,9 @@ class DataKey:
         record_seal: MAC of records, whose messages begin with a label of their own.
         own: MAC of its own record: it says which key it is, and nothing of it.
         wrapping: wraps users' keys, in envelope mode.
+        audit_hint: names it in the seals of audit rows: 8 hexadecimal digits.
+        audit_row: MAC of audit rows; it has absorbed the label and the id already.
+        audit_signer: signs checkpoints of the audit (Ed25519, RFC 8032).
     """
 
     id: str
@@ -44,6 +52,9 @@ class DataKey:
     record_seal: Mac = field(repr=False)
     own: str = field(repr=False)
     wrapping: XaesKey = field(repr=False)
+    audit_hint: str
+    audit_row: Mac = field(repr=False)
+    audit_signer: Ed25519PrivateKey = field(repr=False)
 
     @classmethod
     def of(cls, key_id: str, key: bytes) -> Self:
@@ -63,6 +74,9 @@ class DataKey:
             record_seal=record_seal,
             own=record_seal.of(fields(_OWN_RECORD, key_id)),
             wrapping=XaesKey(derive(key, _WRAPPING)),
+            audit_hint=hint_of(key_id),
+            audit_row=Mac(key, _AUDIT_ROW, fields(_AUDIT_ROW, key_id)),
+            audit_signer=Ed25519PrivateKey.from_private_bytes(derive(key, _AUDIT_NOTE)),
         )
 
     @property
@@ -129,6 +143,15 @@ def made_at(key_id: str) -> int:
 def is_id(text: str) -> bool:
     """Say whether a text is the id of a data key."""
     return _ID.fullmatch(text) is not None
+
+
+def hint_of(key_id: str) -> str:
+    """Return what names a data key in the seal of an audit row: 8 hexadecimal digits.
+
+    Args:
+        key_id: of a data key.
+    """
+    return hashlib.sha256(key_id.encode()).hexdigest()[:8]
 
 
 def prefix_of(key_id: str) -> str:

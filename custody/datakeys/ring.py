@@ -110,6 +110,14 @@ class Ring:
         """
         return self._open.get(prefix)
 
+    def find_by_hint(self, hint: str) -> DataKey | None:
+        """Return the data key that the seal of an audit row names, if it is open.
+
+        Args:
+            hint: 8 hexadecimal digits.
+        """
+        return next((key for key in self._open.values() if key.audit_hint == hint), None)
+
     def source(self, key_id: str) -> tuple[DataKey, Wrap] | None:
         """Return a data key and the wrap that it came out of; None where it is not open.
 

@@ -47,6 +47,8 @@ async def erase_user(owner: Dsn, user_id: str) -> Erased:
                 )
                 vault = await connection.fetchval(query("erase_vault"), user_id)
                 user = await connection.fetchval(query("erase_user"), user_id)
+                if vault is not None or user is not None:
+                    await write(connection, _erased(user_id), None)
         except asyncpg.InsufficientPrivilegeError as error:
             raise OwnerRefused(
                 f"{first_line(error)}; CUSTODY_OWNER_DATABASE_URL must be the owner of the schema"
@@ -59,3 +61,7 @@ async def erase_user(owner: Dsn, user_id: str) -> Erased:
         except asyncpg.PostgresError as error:
             raise OwnerError(f"nothing was removed: {first_line(error)}") from None
     return Erased(vault=vault is not None, user=user is not None)
+
+
+def _erased(user_id: str) -> Event:
+    return Event(event_id(), user_id, None, None, Action.ERASE, None, _OK, ERASED)

@@ -9,6 +9,7 @@ from typing import Any, Self
 from sqlalchemy.ext.asyncio import AsyncEngine
 
 from custody.audit.events import Action, Event, event_id
+from custody.audit.row_seal import RowSeals
 from custody.audit.writer import write
 from custody.db.engine import Connection
 from custody.db.queries import query
@@ -142,6 +143,7 @@ async def join(
     legacy: bool = False,
     data_key: str | None = None,
     before: Sequence[str] = (),
+    seals: RowSeals | None = None,
 ) -> Run:
     """Begin a run, or join the one that is going on, or go on with one that was stopped.
 
@@ -155,6 +157,7 @@ async def join(
         legacy: whether rows that are not sealed are brought over; it is of the count alone.
         data_key: the one that rows are to be sealed with, where they are not; None: they are.
         before: ids of those that they are sealed with; it is of the count alone.
+        seals: make the seal of its audit row.
 
     Raises:
         AnotherRun: somebody works on a run with another aim.
@@ -165,7 +168,7 @@ async def join(
         # Of two that begin at once, the second finds the first one's run.
         await connection.execute(query("lock_rewrap_runs"), timeout=_COUNT_SECONDS)
         for _ in await connection.fetch(query("stop_dead_rewrap_run"), target, everything):
-            await write(connection, _event(State.STOPPED))
+            await write(connection, _event(State.STOPPED), seals)
         rows = await connection.fetch(query("read_running_rewrap"))
         if not rows:
             rows = await connection.fetch(query("resume_rewrap"), target, everything, data_key)
@@ -183,7 +186,14 @@ async def join(
     return run
 
 
-async def end(engine: AsyncEngine, run_id: int, state: State, *, even_at_work: bool = False) -> Run:
+async def end(
+    engine: AsyncEngine,
+    run_id: int,
+    state: State,
+    *,
+    even_at_work: bool = False,
+    seals: RowSeals | None = None,
+) -> Run:
     """Close a run's record, with its audit row, and return how it is then.
 
     Where another process has closed it, or works on a claim of it, nothing changes.
@@ -193,6 +203,7 @@ async def end(engine: AsyncEngine, run_id: int, state: State, *, even_at_work: b
         run_id: which.
         state: how it ended; one that set rows aside was never done, but failed.
         even_at_work: end it even while others work on it: what they do then is not stored any more.
+        seals: make the seal of its audit row.
     """
     async with transaction(engine) as connection:
         # Whoever claims locks it, too: so a claim is seen here, or finds the run closed.
@@ -201,14 +212,16 @@ async def end(engine: AsyncEngine, run_id: int, state: State, *, even_at_work: b
         if even_at_work or not at_work:
             ended = await connection.fetchval(query("end_rewrap"), run_id, state)
             if ended is not None:
-                await write(connection, _event(State(ended)))
+                await write(connection, _event(State(ended)), seals)
                 # Should it be gone on with after all, nobody waits for those who lost it.
                 await connection.execute(query("give_back_rewrap_claims"), run_id, None)
         (row,) = await connection.fetch(query("read_rewrap_run"), run_id)
     return Run.from_row(row)
 
 
-async def leave(engine: AsyncEngine, run_id: int, owners: Sequence[str]) -> None:
+async def leave(
+    engine: AsyncEngine, run_id: int, owners: Sequence[str], seals: RowSeals | None = None
+) -> None:
     """Give back what we have claimed of a run; where nobody else works on it, it is stopped.
 
     Another process that is just between two claims finds it stopped, and goes on with it.
@@ -217,6 +230,7 @@ async def leave(engine: AsyncEngine, run_id: int, owners: Sequence[str]) -> None
         engine: connections of the role custody_rewrap.
         run_id: which.
         owners: our names.
+        seals: make the seal of its audit row.
     """
     async with transaction(engine) as connection:
         # As in :func:`end`.
@@ -225,7 +239,7 @@ async def leave(engine: AsyncEngine, run_id: int, owners: Sequence[str]) -> None
         if not await connection.fetchval(query("count_live_rewrap_claims"), run_id, LEASE_SECONDS):
             ended = await connection.fetchval(query("end_rewrap"), run_id, State.STOPPED)
             if ended is not None:
-                await write(connection, _event(State(ended)))
+                await write(connection, _event(State(ended)), seals)
 
 
 async def read(engine: AsyncEngine, run_id: int) -> Run:

@@ -7,6 +7,7 @@ from typing import NamedTuple
 from sqlalchemy.ext.asyncio import AsyncEngine
 
 from custody.audit.events import Action, Event, event_id
+from custody.audit.row_seal import RowSeals
 from custody.audit.writer import write
 from custody.db.engine import Connection
 from custody.db.queries import query
@@ -86,7 +87,15 @@ class LostClaim(Exception):
     """Another process has reclaimed or stored it, or its run has ended: nothing was stored now."""
 
 
-async def store(engine: AsyncEngine, run: Run, owner: str, claim: Claim, done: Done) -> Counts:
+async def store(
+    engine: AsyncEngine,
+    run: Run,
+    owner: str,
+    claim: Claim,
+    done: Done,
+    *,
+    seals: RowSeals | None = None,
+) -> Counts:
     """Store what became of a claim, its counts and its audit rows, all or nothing.
 
     Args:
@@ -95,6 +104,7 @@ async def store(engine: AsyncEngine, run: Run, owner: str, claim: Claim, done: D
         owner: our name.
         claim: the claim.
         done: what became of it.
+        seals: make the seals of its audit rows.
 
     Raises:
         LostClaim: it is not ours any more.
@@ -106,8 +116,8 @@ async def store(engine: AsyncEngine, run: Run, owner: str, claim: Claim, done: D
             raise LostClaim
         stored = await _store_wraps(connection, run, done.wrapped)
         stored += await _store_sealed(connection, run, done.sealed)
-        failed = await _set_aside(connection, done.set_aside)
-        resealed = await _store_resealed(connection, run, done.resealed)
+        failed = await _set_aside(connection, done.set_aside, seals)
+        resealed = await _store_resealed(connection, run, done.resealed, seals)
         stored += resealed.done
         failed += resealed.failed
         made = map(len, (done.wrapped, done.sealed, done.set_aside, done.resealed))
@@ -166,7 +176,9 @@ async def _store_sealed(connection: Connection, run: Run, sealed: Sequence[Seale
     return int(stored)
 
 
-async def _store_resealed(connection: Connection, run: Run, resealed: Sequence[Resealed]) -> Counts:
+async def _store_resealed(
+    connection: Connection, run: Run, resealed: Sequence[Resealed], seals: RowSeals | None
+) -> Counts:
     if not resealed:
         return Counts(0, 0, 0)
     (found,) = await connection.fetch(
@@ -185,13 +197,15 @@ async def _store_resealed(connection: Connection, run: Run, resealed: Sequence[R
     for one in resealed:
         if one.row.user_id in aside:
             context = "unwrap-failed" if one.seal else "row-tampered"
-            await write(connection, _event(one.row.user_id, context))
+            await write(connection, _event(one.row.user_id, context), seals)
     done = found["stored"] - len(aside)
     return Counts(done=done, moved=len(resealed) - found["stored"], failed=len(aside))
 
 
 async def _set_aside(
-    connection: Connection, damaged: Sequence[tuple[Row | UnsealedRow | SealedRow, str]]
+    connection: Connection,
+    damaged: Sequence[tuple[Row | UnsealedRow | SealedRow, str]],
+    seals: RowSeals | None,
 ) -> int:
     if not damaged:
         return 0
@@ -202,7 +216,7 @@ async def _set_aside(
         [reason for _, reason in damaged],
     )
     for row in found:
-        await write(connection, _event(row["user_id"]))
+        await write(connection, _event(row["user_id"]), seals)
     return len(found)
 
 

@@ -12,6 +12,7 @@ from typing import TypeVar
 import structlog
 from sqlalchemy.ext.asyncio import AsyncEngine
 
+from custody.audit.row_seal import RowSeals
 from custody.datakeys.ring import Ring
 from custody.db.errors import DatabaseError, Refused, RetiredKek
 from custody.keks.legacy import count_unsealed
@@ -70,6 +71,7 @@ class RewrapRun:
         self._engine = engine
         self._keyring = keyring
         self._ring = ring
+        self._seals = RowSeals(ring)
         self._options = options
         self._progress = progress
         self._target = Target(engine, keyring, ring, legacy=options.legacy)
@@ -130,6 +132,7 @@ class RewrapRun:
                     legacy=self._options.legacy,
                     data_key=data_key,
                     before=self._deep.before,
+                    seals=self._seals,
                 )
             except AnotherRun as another:
                 if data_key is None:
@@ -151,7 +154,7 @@ class RewrapRun:
             except (Exception, asyncio.CancelledError):
                 # Where the database is down, too, our claims expire and are reclaimed.
                 with contextlib.suppress(DatabaseError):
-                    await runs.leave(self._engine, run.id, self._owners)
+                    await runs.leave(self._engine, run.id, self._owners, self._seals)
                 raise
             else:
                 if ended.state is not State.STOPPED and data_key in {None, ended.data_key}:
@@ -223,7 +226,7 @@ class RewrapRun:
             if not await self._is_any_left(run) and not await self._end_data_key(run):
                 left = await self._retried(lambda: self.left(run))
                 state = State.FAILED if left else State.DONE
-                now = await self._retried(lambda: runs.end(self._engine, run.id, state))  # noqa: B023
+                now = await self._end(run, state)
                 if now.state is not State.RUNNING:
                     return now
                 continue  # somebody has claimed rows meanwhile
@@ -246,7 +249,14 @@ class RewrapRun:
         return problem is not None and await self._is_any_left(run)
 
     async def _give_up(self, run: Run, state: State) -> None:
-        await self._retried(lambda: runs.end(self._engine, run.id, state, even_at_work=True))
+        await self._end(run, state, even_at_work=True)
+
+    async def _end(self, run: Run, state: State, *, even_at_work: bool = False) -> Run:
+        return await self._retried(
+            lambda: runs.end(
+                self._engine, run.id, state, even_at_work=even_at_work, seals=self._seals
+            )
+        )
 
     async def _participate_all(self, run: Run) -> None:
         """Do all claims. Where one fails, end the others and raise what it raised."""
@@ -292,7 +302,7 @@ class RewrapRun:
             done, reason = await self._rewrap(run, claim)
             # The same results again, if the database fails: the guards make that harmless.
             counts = await self._retried(
-                lambda: storing.store(self._engine, run, owner, claim, done)
+                lambda: storing.store(self._engine, run, owner, claim, done, seals=self._seals)
             )
         except LostClaim:
             # Stored already (the answer to the COMMIT was lost), or another process does it.

@@ -9,6 +9,7 @@ from collections.abc import Awaitable, Sequence
 from sqlalchemy.ext.asyncio import AsyncEngine
 
 from custody.audit.events import Event
+from custody.audit.row_seal import RowSeals
 from custody.audit.writer import write_together
 from custody.db.clock import DatabaseClock
 from custody.db.commit import refuse_demoted, refuse_unreplicated
@@ -30,9 +31,11 @@ class GroupedRows:
 
     Args:
         engine: connections of the role custody_app.
+        seals: make the seals of audit rows.
     """
 
-    def __init__(self, engine: AsyncEngine) -> None:
+    def __init__(self, engine: AsyncEngine, seals: RowSeals) -> None:
+        self._seals = seals
         self._clock = DatabaseClock()
         self._reads = GroupCommit(engine, self._read_all)
         self._records = GroupCommit(engine, self._record_all)
@@ -82,6 +85,6 @@ class GroupedRows:
         deadline = self._clock.at(earliest.at - COMMIT_MARGIN_SECONDS)
         if deadline is None:
             raise NotBatched
-        await write_together(connection, events, deadline)
+        await write_together(connection, events, deadline, self._seals)
         refuse_unreplicated(connection)
         return [None] * len(events)

@@ -8,6 +8,7 @@ import structlog
 from sqlalchemy.ext.asyncio import AsyncEngine
 
 from custody.audit.events import Action, Event
+from custody.audit.row_seal import RowSeals
 from custody.audit.writer import NotRecorded, write
 from custody.db import errors as database
 from custody.db.engine import Connection
@@ -43,12 +44,14 @@ class VaultRows:
         engine: connections of the role custody_app.
         reserve: a few more, kept for the audit rows of refusals and failures: one that came of a
             full pool must not get lost in it.
+        seals: make the seals of audit rows.
     """
 
-    def __init__(self, engine: AsyncEngine, reserve: AsyncEngine) -> None:
+    def __init__(self, engine: AsyncEngine, reserve: AsyncEngine, seals: RowSeals) -> None:
         self._engine = engine
         self._reserve = reserve
-        self._grouped = GroupedRows(engine)
+        self._seals = seals
+        self._grouped = GroupedRows(engine, seals)
 
     async def close(self) -> None:
         """Give connections back; called when no request is under way."""
@@ -96,7 +99,9 @@ class VaultRows:
         async with self._change(caller) as connection:
             await connection.execute(query("add_user"), caller.user_id)
             try:
-                return await _change_row(connection, event, "add_vault", caller.user_id, *columns)
+                return await self._change_row(
+                    connection, event, "add_vault", caller.user_id, *columns
+                )
             except asyncpg.ForeignKeyViolationError:
                 # The account was deleted after we had seen it.
                 raise UserUnknown from None
@@ -117,7 +122,7 @@ class VaultRows:
         """
         blob, set_at = vault.recovery, vault.recovery_set_at
         async with self._change(caller) as connection:
-            return await _change_row(
+            return await self._change_row(
                 connection,
                 event,
                 "change_vault",
@@ -152,7 +157,7 @@ class VaultRows:
         else:
             return
         async with _audit_transaction(self._engine, caller) as connection:
-            await write(connection, event)
+            await write(connection, event, self._seals)
 
     async def record_failure(self, caller: Caller, event: Event) -> None:
         """Write the audit row of a refusal or failure, over a connection kept for that.
@@ -161,7 +166,7 @@ class VaultRows:
             AuditUnavailable: it could not be committed.
         """
         async with _audit_transaction(self._reserve, caller) as connection:
-            await write(connection, event)
+            await write(connection, event, self._seals)
 
     @asynccontextmanager
     async def _change(self, caller: Caller) -> AsyncIterator[Connection]:
@@ -175,6 +180,18 @@ class VaultRows:
             raise OutcomeUnknown(str(error)) from error
         except DatabaseError as error:
             raise _unavailable(error) from error
+
+    async def _change_row(
+        self, connection: Connection, event: Event, statement: str, *parameters: object
+    ) -> bool:
+        if await connection.fetchval(query(statement), *parameters) is None:
+            return False
+        try:
+            await write(connection, event, self._seals)
+        except (asyncpg.InsufficientPrivilegeError, NotRecorded) as error:
+            log.warning("audit_unavailable", reason=type(error).__name__)
+            raise AuditUnavailable(_REFUSED_ROW) from error
+        return True
 
 
 def event(caller: Caller, action: Action, context: str | None, status: int = OK) -> Event:
@@ -213,19 +230,6 @@ async def _audit_transaction(engine: AsyncEngine, caller: Caller) -> AsyncIterat
             yield connection
     except DatabaseError as error:
         raise _not_audited(error) from error
-
-
-async def _change_row(
-    connection: Connection, event: Event, statement: str, *parameters: object
-) -> bool:
-    if await connection.fetchval(query(statement), *parameters) is None:
-        return False
-    try:
-        await write(connection, event)
-    except (asyncpg.InsufficientPrivilegeError, NotRecorded) as error:
-        log.warning("audit_unavailable", reason=type(error).__name__)
-        raise AuditUnavailable(_REFUSED_ROW) from error
-    return True
 
 
 def _wrap_columns(wrap: Wrap | None) -> tuple[str | int | None, ...]:

@@ -3,7 +3,8 @@
 from custody.audit.events import Event
 from custody.vault.model import Caller, Vault
 from custody.vault.rows import VaultRows
-from custody.vault.seals import Seals
+from custody.vault.sealed_state import state_digest
+from custody.vault.seals import Seals, state_of
 
 
 class SealedRows:
@@ -39,7 +40,7 @@ class SealedRows:
             KekUnavailable: no data key is open.
         """
         seal = self._seals.seal(caller.user_id, vault)
-        return await self._rows.create(caller, done, vault, seal)
+        return await self._rows.create(caller, _leaving(caller, done, vault), vault, seal)
 
     async def store(self, caller: Caller, done: Event, after: Vault) -> bool:
         """Store a vault as it is to be, with its audit row; see :meth:`VaultRows.store`.
@@ -55,4 +56,9 @@ class SealedRows:
         # As the database counts it: one more with each change.
         after = after._replace(seal_serial=after.seal_serial + 1)
         seal = self._seals.seal(caller.user_id, after)
-        return await self._rows.store(caller, done, after, seal)
+        return await self._rows.store(caller, _leaving(caller, done, after), after, seal)
+
+
+def _leaving(caller: Caller, done: Event, vault: Vault) -> Event:
+    """Return the audit row of a change with the state in which it leaves the vault."""
+    return done._replace(state=state_digest(caller.user_id, state_of(vault)))

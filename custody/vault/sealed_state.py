@@ -69,6 +69,19 @@ class SealedState(NamedTuple):
         )
 
 
+def state_digest(user_id: str, state: SealedState) -> str:
+    """Return what an audit row says of the state in which a change has left a vault.
+
+    In 64 hexadecimal digits. Not of the serial, which a re-wrap run moves on as well.
+
+    Args:
+        user_id: whose row it is.
+        state: of the row.
+    """
+    message = state._replace(serial=0).message(user_id)
+    return sha256(fields("custody vault state v1") + message).hexdigest()
+
+
 def sealed_message(
     user_id: str,
     *,

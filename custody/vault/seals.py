@@ -100,7 +100,7 @@ class Seals:
         if key is None:
             # Not this vault's own trouble: the data key has its own part in the readiness.
             raise KekUnavailable
-        return _state_of(vault).seal(key, user_id)
+        return state_of(vault).seal(key, user_id)
 
     def refuse(self, user_id: str, reason: str) -> NoReturn:
         """Ring, and refuse a row.
@@ -183,7 +183,8 @@ class Seals:
         )
 
 
-def _state_of(vault: Vault) -> SealedState:
+def state_of(vault: Vault) -> SealedState:
+    """Return what is sealed of a vault."""
     return SealedState(
         vault.generation,
         vault.seal_serial,

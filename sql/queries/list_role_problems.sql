@@ -22,7 +22,8 @@ owned AS (
         AND (dbid = (SELECT oid FROM pg_database WHERE datname = current_database())
              OR (classid = 'pg_database'::regclass
                  AND objid = (SELECT oid FROM pg_database WHERE datname = current_database())))
-    ORDER BY 1 LIMIT 1
+    -- A table before the sequence of one of its columns, which goes with it.
+    ORDER BY objid IN (SELECT seqrelid FROM pg_sequence), 1 LIMIT 1
 ),
 url AS (  -- where the role comes from
     SELECT format('set %s to a login role that is a member of %s',

@@ -8,6 +8,7 @@ from collections.abc import Callable, Sequence
 import pytest
 
 from custody.audit.events import Event
+from custody.audit.row_seal import RowSeals
 from custody.audit.writer import write_together
 from custody.db.engine import Connection
 from custody.http import frontend
@@ -201,9 +202,11 @@ async def test_rows_that_arrive_at_a_frozen_server_are_never_committed(
     """The statement is in the server's socket: it is read after the deadline, and refused."""
     users = [f"user-{number}" for number in range(8)]
 
-    async def freeze_then_write(held: Connection, events: Sequence[Event], deadline: float) -> None:
+    async def freeze_then_write(
+        held: Connection, events: Sequence[Event], deadline: float, seals: RowSeals
+    ) -> None:
         freeze(database.server)
-        await write_together(held, events, deadline)
+        await write_together(held, events, deadline, seals)
 
     async def first_key() -> object:
         return (await device(users[0]).key()).json.get("masterKey")

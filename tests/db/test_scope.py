@@ -210,8 +210,8 @@ async def test_frozen_just_before_commit(
     monkeypatch.setattr(frontend, "REQUEST_SECONDS", 4.0)
     write = writer.write
 
-    async def write_then_freeze(connection: Any, event: Any) -> None:
-        await write(connection, event)
+    async def write_then_freeze(connection: Any, event: Any, seals: Any) -> None:
+        await write(connection, event, seals)
         if event.action == "rotate":
             freeze(database.server)
 

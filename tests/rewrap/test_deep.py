@@ -9,6 +9,7 @@ from unittest.mock import AsyncMock
 import pytest
 from sqlalchemy.ext.asyncio import AsyncEngine
 
+from custody.audit.row_seal import RowSeals
 from custody.datakeys.data_key import DataKey
 from custody.datakeys.encoding import fields
 from custody.datakeys.records import open_record, read_records
@@ -225,9 +226,9 @@ def kill_at(monkeypatch: pytest.MonkeyPatch, moment: str) -> None:
     }[moment]
     real = getattr(owner, name)
 
-    async def killed(*arguments: Any) -> Any:
+    async def killed(*arguments: Any, **named: Any) -> Any:
         if after:
-            await real(*arguments)
+            await real(*arguments, **named)
         raise Killed
 
     monkeypatch.setattr(owner, name, killed)
@@ -394,9 +395,9 @@ async def test_the_one_before_never_comes_under_the_new_kek(
     seen: list[set[tuple[str, str]]] = []
     real = storing.store
 
-    async def look(*arguments: Any) -> Any:
+    async def look(*arguments: Any, seals: RowSeals) -> Any:
         seen.append(set(await under(database)))
-        return await real(*arguments)
+        return await real(*arguments, seals=seals)
 
     monkeypatch.setattr(storing, "store", look)
     await deep(database)
