@@ -32,8 +32,8 @@ checks (tablename, name, definition) AS (
 triggers (tablename, name, definition) AS (
     VALUES
     ('encryption_vaults', 'encryption_vaults_row_version', 'CREATE TRIGGER encryption_vaults_row_version BEFORE UPDATE ON auth.encryption_vaults FOR EACH ROW EXECUTE FUNCTION auth.custody_count_row_version()'),
-    ('encryption_vaults', 'encryption_vaults_refuse_retired_kek', 'CREATE TRIGGER encryption_vaults_refuse_retired_kek BEFORE INSERT OR UPDATE ON auth.encryption_vaults FOR EACH ROW EXECUTE FUNCTION auth.custody_refuse_retired_kek()'),
-    ('encryption_vaults', 'encryption_vaults_refuse_ended_data_key', 'CREATE TRIGGER encryption_vaults_refuse_ended_data_key BEFORE INSERT OR UPDATE ON auth.encryption_vaults FOR EACH ROW EXECUTE FUNCTION auth.custody_refuse_ended_data_key()'),
+    ('encryption_vaults', 'encryption_vaults_refuse_retired_kek', 'CREATE TRIGGER encryption_vaults_refuse_retired_kek BEFORE INSERT OR UPDATE ON auth.encryption_vaults FOR EACH ROW WHEN (((current_setting(''custody.reseals_rows''::text, true) IS DISTINCT FROM ''on''::text) OR (CURRENT_USER = ANY (ARRAY[''custody_app''::name, ''custody_rewrap''::name])))) EXECUTE FUNCTION auth.custody_refuse_retired_kek()'),
+    ('encryption_vaults', 'encryption_vaults_refuse_ended_data_key', 'CREATE TRIGGER encryption_vaults_refuse_ended_data_key BEFORE INSERT OR UPDATE ON auth.encryption_vaults FOR EACH ROW WHEN (((current_setting(''custody.reseals_rows''::text, true) IS DISTINCT FROM ''on''::text) OR (CURRENT_USER = ANY (ARRAY[''custody_app''::name, ''custody_rewrap''::name])))) EXECUTE FUNCTION auth.custody_refuse_ended_data_key()'),
     ('encryption_vaults', 'encryption_vaults_seal_kept', 'CREATE TRIGGER encryption_vaults_seal_kept BEFORE UPDATE ON auth.encryption_vaults FOR EACH ROW EXECUTE FUNCTION auth.custody_keep_seal()'),
     ('encryption_keks', 'encryption_keks_keep', 'CREATE TRIGGER encryption_keks_keep BEFORE INSERT OR DELETE OR UPDATE ON auth.encryption_keks FOR EACH ROW EXECUTE FUNCTION auth.custody_keep_kek()'),
     ('encryption_keks', 'encryption_keks_keep_all', 'CREATE TRIGGER encryption_keks_keep_all BEFORE TRUNCATE ON auth.encryption_keks FOR EACH STATEMENT EXECUTE FUNCTION auth.custody_keep_kek()'),
@@ -61,16 +61,24 @@ bodies (name, body, definer, config) AS (  -- md5 of the text between the dollar
     ('custody_keep_seal', '7c730d02d85c24487af42cc894dd6964', false, NULL),
     ('custody_promote_data_key', '65b862fa5aa74104b04557820fc177bb', true, 'lock_timeout=2s'),
     ('custody_put_data_key_wrap', 'f48d86e648ceb17ca99a611c63ba224e', true, 'lock_timeout=2s'),
+<<<<<<< HEAD
     ('custody_read_sealed_before', '05237d65d50256fe1cc35a5405ace5fc', true, NULL),
     ('custody_read_states', '347dcc04d0743358ee29eb72095dc6da', true, NULL),
     ('custody_read_unsealed', '5ab686344664dd0c6e209f1f2de9f8ab', true, NULL),
     ('custody_record_events', '430c48756477540d846083555562213d', false, NULL),
     ('custody_refuse_ended_data_key', '5a973cc8f9f5a1553d1d1a18f8a121fc', false, 'row_security=off'),
+=======
+    ('custody_read_sealed_before', '05237d65d50256fe1cc35a5405ace5fc', true, 'enable_sort=off'),
+    ('custody_read_unsealed', '5ab686344664dd0c6e209f1f2de9f8ab', true, NULL),
+    ('custody_record_events', 'ec86b4753b399afbf2a623c30c376d01', false, NULL),
+    ('custody_refuse_ended_data_key', '5113bb81af2d331ff770d348cb67e1b3', false, 'row_security=off'),
+>>>>>>> perf
     ('custody_refuse_retired_data_key_wrap', '6df8722cdf3a7e68a3d1afc3ce31dfe0', false, 'row_security=off'),
     ('custody_refuse_retired_kek', '2766ed7aff892629ebc7f4c5ebb4516e', false, 'row_security=off'),
+    ('custody_refuse_retired_keks', 'e6620b054073f533e4859e92d2734939', false, 'row_security=off'),
     ('custody_register_kek', 'a504132629caf78d60425e11c931b086', true, 'lock_timeout=2s'),
     ('custody_reseal_kek', '8c8a5e2ecff6da2f6881d8110c1e1be8', true, 'lock_timeout=2s'),
-    ('custody_reseal_rows', 'fa663288b3ff3f20824fd3d75c22f8e4', true, NULL),
+    ('custody_reseal_rows', 'af7e2d81c2c8dc2f15343cbe5718fd92', true, NULL),
     ('custody_retire_kek', 'fe3ae911a291898e856fd32cee76bce5', true, 'lock_timeout=1s'),
     ('custody_sample_rows', '2f12833734bbdc17737c78f5f5815dc5', true, NULL),
     ('custody_seal_rows', '28272b16476c7b51d6517420842a21a8', true, NULL)
