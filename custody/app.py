@@ -14,6 +14,7 @@ from sqlalchemy.ext.asyncio import AsyncEngine
 
 from custody.audit.events import event_id
 from custody.audit.row_seal import RowSeals
+from custody.audit.sealer import AuditSealer
 from custody.auth.http_source import http_source, name_of
 from custody.auth.jwk import NO_KEY, JwksError
 from custody.auth.jwks import JwksCache
@@ -208,6 +209,8 @@ async def running(
         )
         await enter(keks.watched())
         await enter(ring.kept())
+        if settings.audit_seal_interval:
+            await enter(AuditSealer(engine, ring, settings.audit_seal_interval, alarms).sealing())
         health_watch = await enter(health.watched())
         if rewrap is not None:
             await enter(rewrap.working())

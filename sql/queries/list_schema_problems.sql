@@ -61,18 +61,11 @@ bodies (name, body, definer, config) AS (  -- md5 of the text between the dollar
     ('custody_keep_seal', '7c730d02d85c24487af42cc894dd6964', false, NULL),
     ('custody_promote_data_key', '65b862fa5aa74104b04557820fc177bb', true, 'lock_timeout=2s'),
     ('custody_put_data_key_wrap', 'f48d86e648ceb17ca99a611c63ba224e', true, 'lock_timeout=2s'),
-<<<<<<< HEAD
-    ('custody_read_sealed_before', '05237d65d50256fe1cc35a5405ace5fc', true, NULL),
+    ('custody_read_sealed_before', '05237d65d50256fe1cc35a5405ace5fc', true, 'enable_sort=off'),
     ('custody_read_states', '347dcc04d0743358ee29eb72095dc6da', true, NULL),
     ('custody_read_unsealed', '5ab686344664dd0c6e209f1f2de9f8ab', true, NULL),
     ('custody_record_events', '430c48756477540d846083555562213d', false, NULL),
-    ('custody_refuse_ended_data_key', '5a973cc8f9f5a1553d1d1a18f8a121fc', false, 'row_security=off'),
-=======
-    ('custody_read_sealed_before', '05237d65d50256fe1cc35a5405ace5fc', true, 'enable_sort=off'),
-    ('custody_read_unsealed', '5ab686344664dd0c6e209f1f2de9f8ab', true, NULL),
-    ('custody_record_events', 'ec86b4753b399afbf2a623c30c376d01', false, NULL),
     ('custody_refuse_ended_data_key', '5113bb81af2d331ff770d348cb67e1b3', false, 'row_security=off'),
->>>>>>> perf
     ('custody_refuse_retired_data_key_wrap', '6df8722cdf3a7e68a3d1afc3ce31dfe0', false, 'row_security=off'),
     ('custody_refuse_retired_kek', '2766ed7aff892629ebc7f4c5ebb4516e', false, 'row_security=off'),
     ('custody_refuse_retired_keks', 'e6620b054073f533e4859e92d2734939', false, 'row_security=off'),

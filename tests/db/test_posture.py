@@ -871,7 +871,7 @@ async def test_problem_of_the_rewrap_role_and_its_cure(
 
 
 # Files that put back what a later one has replaced.
-OLDER = tuple("0002 0003 0004 0005 0006 0007 0008 0009 0011 0013 0014".split())
+OLDER = ("0002", "0003", "0004", "0005", "0006", "0007", "0008", "0009", "0011", "0013", "0014")
 
 
 async def test_one_file_run_again_alone_is_named_with_its_cure(database: Database) -> None:

@@ -4,9 +4,9 @@ import json
 
 import click
 
+from custody.audit.events import event_id
 from custody.cli.commands import event_loop
 from custody.cli.exit_codes import FINDING
-from custody.audit.events import event_id
 from custody.db.erase import Erased, erase_user
 from custody.settings import ConfigurationError, load
 
