@@ -159,6 +159,11 @@ class Ring:
         return tuple(sorted(self._held))
 
     @property
+    def open_keys(self) -> tuple[DataKey, ...]:
+        """The data keys that are open, the oldest first."""
+        return tuple(self._held[key_id].opened.key for key_id in self.open_ids)
+
+    @property
     def is_on_record(self) -> bool:
         """Whether the current data key is on record: what is wrapped under it opens again."""
         record = None if self._current is None else self.record(self._current)
