@@ -13,6 +13,7 @@ import click
 
 from custody import DISTRIBUTION
 from custody.cli import output
+from custody.cli.audit import audit
 from custody.cli.completion import completion
 from custody.cli.config import config
 from custody.cli.dev import dev
@@ -41,8 +42,8 @@ def cli() -> None:
 
 
 _COMMANDS = (
-    *(serve, serve_process, dev, token, migrate, kek, rewrap, users, doctor, config, openapi),
-    completion,
+    *(serve, serve_process, dev, token, migrate, kek, rewrap, audit, users),
+    *(doctor, config, openapi, completion),
 )
 for command in _COMMANDS:
     cli.add_command(command)

@@ -50,6 +50,9 @@ class Settings(BaseModel):
     owner_database_url: DatabaseUrl | None = Field(
         None, description="PostgreSQL, as the owner of the schema: migrate and users erase only"
     )
+    audit_database_url: DatabaseUrl | None = Field(
+        None, description="PostgreSQL, as a login role that is custody_audit or a member of it"
+    )
     kek: str = Field("env:MANA_AUTH_KEK", description="URI of the active KEK, which wraps new keys")
     old_keks: Words = Field((), description="URIs of decrypt-only KEKs")
     second_kek: str | None = Field(

@@ -1,0 +1,158 @@
+"""Verifies the audit: rows, checkpoints, and the vaults that they speak of."""
+
+import asyncio
+from collections.abc import Callable, Sequence
+from typing import Any
+
+from custody.audit.findings import Finding, Kind, Report
+from custody.audit.history import Known
+from custody.audit.reading import LOWEST, Reader, Rows
+from custody.audit.row_seal import RowSeals
+from custody.audit.vaults import compare
+from custody.audit.walk import Walk
+from custody.datakeys.ring import Ring
+
+# Every row is under a checkpoint within this time; a clock that was stepped may say otherwise.
+PATIENCE_SECONDS = 120.0
+_LOOK_SECONDS = 1.0
+
+
+class NoSuchCheckpoint(Exception):
+    """There is no checkpoint to begin behind."""
+
+
+class Verification:
+    """One look at the whole audit, or at what came since a checkpoint.
+
+    Args:
+        reader: reads the database.
+        ring: the data keys, loaded.
+        advance: told how many rows were read, each time.
+        wait: told that rows are waited for, once.
+        patience: seconds that rows which look old have until they are under a checkpoint.
+    """
+
+    def __init__(
+        self,
+        reader: Reader,
+        ring: Ring,
+        advance: Callable[[int], None] = lambda _count: None,
+        wait: Callable[[], None] = lambda: None,
+        patience: float = PATIENCE_SECONDS,
+    ) -> None:
+        self._reader, self._ring = reader, ring
+        self._advance, self._wait, self._patience = advance, wait, patience
+        self.report = Report()
+
+    async def run(self, since: Any = None, known: Sequence[Known] = ()) -> Report:
+        """Go through all of it.
+
+        Args:
+            since: the row of the checkpoint to begin behind; None: at the beginning.
+            known: checkpoints that were kept elsewhere.
+
+        Raises:
+            NoSuchCheckpoint: the one to begin behind is not good.
+            DatabaseError: the database can't be asked now.
+        """
+        keys = [key.audit_signer.public_key() for key in self._ring.open_keys]
+        walk = Walk(RowSeals(self._ring), keys, self.report, known)
+        if since is not None and not walk.begin_behind(since):
+            raise NoSuchCheckpoint
+        if (problem := self._ring.problem or self._ring.degraded) is not None:
+            self.report.unseen.append(f"seals and signatures, or some of them: {problem}")
+        rows = Rows(self._reader, LOWEST if since is None else walk.last_row + 1)
+        until = asyncio.get_running_loop().time() + self._patience
+        await self._follow(walk, rows)
+        while await self._is_late(walk):
+            if not await self._sealed_before(until, walk):
+                break
+            await self._follow(walk, rows)
+        await self._end(walk, rows)
+        await self._vaults()
+        return self.report
+
+    @property
+    def _sees_all(self) -> bool:
+        """Whether each data key that there may be is open here."""
+        return self._ring.problem is None and self._ring.degraded is None
+
+    async def _follow(self, walk: Walk, rows: Rows) -> None:
+        """Go on to the last checkpoint that there is by now."""
+        while page := await self._reader.checkpoints(walk.number + 1 if walk.number else LOWEST):
+            limit = max(stored["last_row"] for stored in page)
+            for stored in page:
+                pruned = stored["kind"] == "prune" and not walk.number
+                if pruned and await self._begin_behind_pruned(walk, stored):
+                    rows.next = walk.last_row + 1
+                    continue
+                async for piece in rows.take(stored["last_row"], limit):
+                    walk.add(piece)
+                    self._advance(len(piece))
+                walk.close(stored)
+
+    async def _begin_behind_pruned(self, walk: Walk, stored: Any) -> bool:
+        """Begin behind rows that the owner let go of; False: they are there, or it is not ours."""
+        if await self._reader.rows(LOWEST, stored["last_row"]) or not walk.begin_behind(stored):
+            return False
+        self.report.notices.append(
+            f"rows up to number {walk.last_row} were let go of (custody audit prune), and are not "
+            "verified"
+        )
+        return True
+
+    async def _is_late(self, walk: Walk) -> bool:
+        return bool((await self._reader.tail(walk.last_row))["is_old"])
+
+    async def _sealed_before(self, until: float, walk: Walk) -> bool:
+        """Wait until there is another checkpoint; False: there was none in time.
+
+        Where something is wrong already, nobody waits.
+        """
+        clock = asyncio.get_running_loop().time
+        self._wait()
+        while not self.report.counts and clock() < until:
+            await asyncio.sleep(_LOOK_SECONDS)
+            if await self._reader.checkpoints(walk.number + 1):
+                return True
+        return False
+
+    async def _end(self, walk: Walk, rows: Rows) -> None:
+        """Judge what is behind the last checkpoint, and say what is left open."""
+        tail = await self._reader.tail(walk.last_row)
+        if tail["count"]:
+            numbers = (tail["first"], tail["last"])
+            async for piece in rows.take(tail["last"], tail["last"]):
+                walk.add(piece)
+                self._advance(len(piece))
+            if tail["is_old"]:
+                message = (
+                    f"{tail['count']} rows are under no checkpoint, and some have been there for "
+                    "more than two minutes: no daemon makes checkpoints, and nothing shows "
+                    "whether rows are missing among these"
+                )
+                self.report.add(Finding(Kind.TAIL, message, numbers))
+            else:
+                self.report.notices.append(
+                    f"{tail['count']} rows are not under a checkpoint yet: they are new"
+                )
+        walk.end(sees_all=self._sees_all)
+        if walk.without_seal:
+            self.report.notices.append(
+                f"{walk.without_seal} rows have no seal: from before there were seals, refusals "
+                "while no data key was open, erasures"
+            )
+        if walk.judged_by_tree:
+            self.report.notices.append(
+                f"{walk.judged_by_tree} rows have a seal by a data key that is no more: the "
+                "checkpoints alone say that they are as they were"
+            )
+
+    async def _vaults(self) -> None:
+        unaudited = 0
+        async for page in self._reader.states():
+            unaudited += compare(page, self.report)
+        if unaudited:
+            self.report.notices.append(
+                f"{unaudited} vaults have not changed since audit rows say what a change left"
+            )

@@ -1,0 +1,238 @@
+"""Goes through the audit from checkpoint to checkpoint, and holds the rows against each."""
+
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any, Protocol
+
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
+
+from custody.audit.checkpoint import Checkpoint
+from custody.audit.findings import Finding, Kind, Report
+from custody.audit.history import History, Known
+from custody.audit.leaf import leaf_of
+from custody.audit.merkle import Tree
+from custody.audit.signatures import Signatures, Signed, kept_tree
+from custody.audit.vaults import ERASED
+
+# Refusals are recorded where no data key is open, and erasures by an owner who has none.
+_REFUSED = 400
+_UNVERIFIED = "unverified-seal"
+_ERASE = "erase"
+
+
+class Judge(Protocol):
+    """Judges the seals of rows, as :class:`custody.audit.row_seal.RowSeals` does."""
+
+    def judge(self, row: Mapping[str, Any]) -> bool | None:
+        """Say whether a row's seal holds; None: its data key is not open here."""
+
+
+class Walk:
+    """A walk through the log: rows are given to it, and the checkpoints between them.
+
+    Behind a checkpoint that does not fit it goes on from what that one says of the tree, so that
+    damage further on is found as well.
+
+    Args:
+        judge: of the rows' own seals.
+        keys: by which checkpoints are signed: of all data keys that are open.
+        report: what is found goes there.
+        known: checkpoints that were kept elsewhere.
+    """
+
+    def __init__(
+        self,
+        judge: Judge,
+        keys: Iterable[Ed25519PublicKey],
+        report: Report,
+        known: Sequence[Known] = (),
+    ) -> None:
+        self._judge, self._signatures, self._report = judge, Signatures(keys), report
+        self._history = History(known)
+        self._tree = self._history.extended(Tree(), b"")
+        # The last checkpoint, and up to where rows were compared.
+        self.number = self.last_row = 0
+        self._size = 0
+        self._compared = 0
+        self._origin: str | None = None
+        # Whether the last one's signature could be checked; those that wait for one that can.
+        self._follows_unknown = False
+        self._waiting: list[int] = []
+        self._unjudged: list[Any] = []
+        self._unjudged_count = 0
+        self.without_seal = 0
+        self.judged_by_tree = 0
+
+    def begin_behind(self, stored: Any) -> bool:
+        """Begin behind a checkpoint, whose word is taken for what is before; False: it can't be.
+
+        Args:
+            stored: its row.
+        """
+        said, signed = self._signatures.read(stored["note"])
+        tree = None if said is None else kept_tree(stored, said)
+        if said is None or signed is Signed.WRONG or tree is None:
+            return False
+        self._tree = self._history.extended(tree, b"")
+        self._origin, self._size = said.origin, said.size
+        self.number, self.last_row = stored["number"], stored["last_row"]
+        self._compared = self.last_row
+        self._report.size = said.size
+        if signed is Signed.UNKNOWN:
+            self._waiting.append(self.number)
+            self._follows_unknown = True
+        return True
+
+    def add(self, rows: Sequence[Any]) -> None:
+        """Take the next rows.
+
+        Args:
+            rows: in the order of their numbers, as ``read_audit_rows`` reads them.
+        """
+        leaves = []
+        for row in rows:
+            leaves.append(leaf_of(row))
+            if row["seal"] is None:
+                self._without_seal(row)
+            elif (holds := self._judge.judge(row)) is None:
+                self._unjudged_count += 1
+                if len(self._unjudged) < 100:  # noqa: PLR2004 - named one by one
+                    self._unjudged.append(row)
+            elif not holds:
+                self._find_row(Kind.ROW, "was edited or forged: its own seal does not hold", row)
+        self._report.rows += len(rows)
+        self._tree = self._history.extended(self._tree, b"".join(leaves))
+
+    def close(self, stored: Any) -> None:
+        """Hold all rows up to here against the next checkpoint.
+
+        Args:
+            stored: its row.
+        """
+        self._report.checkpoints += 1
+        number = stored["number"]
+        if number != self.number + 1:
+            self._find(
+                Kind.GAP, f"stands where {self.number + 1} should be: some are missing", stored
+            )
+        self.number = number
+        if stored["kind"] != "checkpoint":
+            self._find(
+                Kind.CHECKPOINT, "says that rows were let go of, and has others before it", stored
+            )
+        said, signed = self._signatures.read(stored["note"])
+        if said is None or signed is Signed.WRONG:
+            self._find(
+                Kind.CHECKPOINT,
+                "was edited, or is not ours: its note is none, or its signature does not hold",
+                stored,
+            )
+            self._end_batch(follows_unknown=False)
+            return
+        if said.size <= self._size or stored["last_row"] < self.last_row:
+            self._find(
+                Kind.BACK,
+                f"goes back, from {self._size} rows to {said.size}: an older one in its place",
+                stored,
+            )
+            self._end_batch(follows_unknown=False)
+            return
+        self._hold_against(stored, said, signed)
+
+    def end(self, *, sees_all: bool) -> None:
+        """Say what is left open behind the last checkpoint.
+
+        Args:
+            sees_all: whether all data keys that there are are open here.
+        """
+        self._end_batch(follows_unknown=self._follows_unknown)
+        if self._waiting:
+            first, last = self._waiting[0], self._waiting[-1]
+            message = (
+                f"checkpoints {first} to {last} are signed by a key that is not open here, and no "
+                "later one that is ours covers them"
+            )
+            if sees_all:
+                self._report.add(Finding(Kind.UNSIGNED, message, checkpoint=first))
+            else:
+                self._report.unseen.append(message)
+        self._history.end(self._report)
+
+    def _hold_against(self, stored: Any, said: Checkpoint, signed: Signed) -> None:
+        if self._origin is None:
+            self._origin = said.origin
+        elif said.origin != self._origin:
+            self._find(Kind.ORIGIN, "is of another log: its origin is another one", stored)
+        theirs = kept_tree(stored, said)
+        if theirs is None:
+            self._find(
+                Kind.CHECKPOINT, "was edited: size or hashes are not what its note says", stored
+            )
+        fits = self._compare(stored, said)
+        if not fits:
+            self._history.settle(said)
+        if signed is Signed.UNKNOWN:
+            self._waiting.append(stored["number"])
+        elif fits:
+            self._waiting.clear()
+            self._report.size = said.size
+        allowed = signed is Signed.UNKNOWN or self._follows_unknown
+        self._end_batch(follows_unknown=signed is Signed.UNKNOWN, allowed=allowed)
+        self._size, self.last_row = said.size, stored["last_row"]
+        if theirs is not None:
+            self._tree = theirs
+        if theirs is not None or fits:
+            self._compared = self.last_row
+
+    def _compare(self, stored: Any, said: Checkpoint) -> bool:
+        rows = (self._compared + 1, stored["last_row"])
+        more = self._tree.size - said.size
+        if more:
+            kind = Kind.ADDED if more > 0 else Kind.MISSING
+            message = (
+                f"{more} rows more than were sealed: some were put in"
+                if more > 0
+                else f"{-more} rows are missing"
+            )
+        elif self._tree.root != said.root:
+            kind = Kind.CHANGED
+            message = "not the rows that were sealed: some were edited, moved or replaced"
+        else:
+            return True
+        self._report.add(Finding(kind, message, rows, stored["number"]))
+        return False
+
+    def _end_batch(self, *, follows_unknown: bool, allowed: bool | None = None) -> None:
+        """Judge the rows whose data key is not open by where they are."""
+        if self._unjudged_count and (follows_unknown if allowed is None else allowed):
+            self.judged_by_tree += self._unjudged_count
+        else:
+            for row in self._unjudged:
+                self._find_row(
+                    Kind.UNKNOWN_KEY, "has a seal by a data key that is not open here", row
+                )
+            if more := self._unjudged_count - len(self._unjudged):
+                self._report.counts[Kind.UNKNOWN_KEY] += more
+        self._unjudged, self._unjudged_count = [], 0
+        self._follows_unknown = follows_unknown
+
+    def _without_seal(self, row: Any) -> None:
+        self.without_seal += 1
+        state, is_erasure = row["state"], row["action"] == _ERASE
+        may_lack_one = (
+            not self.number  # from before there were seals
+            or row["status"] >= _REFUSED
+            or row["context"] == _UNVERIFIED
+            or is_erasure
+        )
+        # Nobody without a data key says what a vault should be, but that there should be none.
+        if not may_lack_one or not (state is None or (is_erasure and state == ERASED)):
+            self._find_row(Kind.NO_SEAL, "has no seal, and is none that may lack one", row)
+
+    def _find(self, kind: Kind, message: str, stored: Any) -> None:
+        self._report.add(Finding(kind, message, checkpoint=stored["number"]))
+
+    def _find_row(self, kind: Kind, message: str, row: Any) -> None:
+        number = row["number"]
+        self._report.add(
+            Finding(kind, message, (number, number), row_id=row["id"], user_id=row["user_id"])
+        )

@@ -1,0 +1,55 @@
+"""custody audit."""
+
+from pathlib import Path
+
+import click
+
+from custody.cli.options import as_json
+
+
+@click.group()
+def audit() -> None:
+    """Work on the audit."""
+
+
+@audit.command()
+@click.option(
+    "--since",
+    metavar="FILE|NUMBER",
+    help="Begin behind this checkpoint: one that was kept, or one by its number.",
+)
+@click.option(
+    "--checkpoint",
+    "kept",
+    multiple=True,
+    type=click.Path(exists=True, dir_okay=False, path_type=Path),
+    help="A checkpoint that was kept elsewhere: the log must still go through it. More than once.",
+)
+@as_json
+@click.pass_context
+def verify(
+    context: click.Context, since: str | None, kept: tuple[Path, ...], as_json: bool
+) -> None:
+    """Verify rows and checkpoints, and the vaults against the last change of each.
+
+    Finds rows that were edited, deleted, put in or moved, checkpoints that are not ours, and, with
+    --checkpoint, a tail that was cut off. Changes nothing. Uses CUSTODY_AUDIT_DATABASE_URL, or else
+    CUSTODY_OWNER_DATABASE_URL, and the KEKs. Exit codes: 0 all is well, 1 a finding, 69 the
+    database is down, or a KMS, so that not all could be seen, 78 configuration.
+    """
+    from custody.cli.commands.audit_verify import run
+
+    context.exit(run(since, kept, as_json=as_json))
+
+
+@audit.command()
+@as_json
+@click.pass_context
+def key(context: click.Context, as_json: bool) -> None:
+    """Show the public keys by which others verify checkpoints.
+
+    One for each data key, in the form of c2sp.org/signed-note. Uses the same settings as verify.
+    """
+    from custody.cli.commands.audit_key import run
+
+    context.exit(run(as_json=as_json))

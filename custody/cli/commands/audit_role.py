@@ -1,0 +1,40 @@
+"""The connections of the commands that read the whole audit, and the data keys that judge it."""
+
+import os
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+
+from custody.audit.reading import Reader
+from custody.datakeys.ring import Ring
+from custody.db.engine import open_engine
+from custody.keks.keks import loaded_keks
+from custody.settings import ConfigurationError, Settings
+
+_VARIABLE = "CUSTODY_AUDIT_DATABASE_URL"
+_OWNER = "CUSTODY_OWNER_DATABASE_URL"
+
+
+@asynccontextmanager
+async def audit_reader(settings: Settings) -> AsyncIterator[tuple[Reader, Ring]]:
+    """Connect, and open the data keys that can be opened.
+
+    Raises:
+        ConfigurationError: there is no URL, or a KEK is not configured as it must be.
+        Refused, DatabaseError: as :meth:`custody.audit.reading.Reader.check`.
+    """
+    variable, url = _VARIABLE, settings.audit_database_url
+    if url is None:
+        variable, url = _OWNER, settings.owner_database_url
+    if url is None:
+        raise ConfigurationError(
+            f"{_VARIABLE} must be set: PostgreSQL, as a role that reads the whole audit"
+        )
+    async with (
+        loaded_keks(settings, os.environ) as keyring,
+        open_engine(settings.dsn(url), pool_size=1, variable=variable) as engine,
+    ):
+        reader = Reader(engine)
+        await reader.check(variable)
+        ring = Ring(engine, keyring, settings.data_key_ttl, settings.data_key_max_age)
+        await ring.load()
+        yield reader, ring
