@@ -8,7 +8,6 @@ from custody.audit.findings import Finding, Kind, Report
 from custody.audit.history import Known
 from custody.audit.reading import LOWEST, Reader, Rows
 from custody.audit.row_seal import RowSeals
-from custody.audit.vaults import compare
 from custody.audit.walk import Walk
 from custody.datakeys.ring import Ring
 
@@ -27,6 +26,7 @@ class Verification:
     Args:
         reader: reads the database.
         ring: the data keys, loaded.
+        compare: holds vaults against what their audit rows say; returns how many have none.
         advance: told how many rows were read, each time.
         wait: told that rows are waited for, once.
         patience: seconds that rows which look old have until they are under a checkpoint.
@@ -36,11 +36,13 @@ class Verification:
         self,
         reader: Reader,
         ring: Ring,
+        compare: Callable[[list[Any], Report], int],
+        *,
         advance: Callable[[int], None] = lambda _count: None,
         wait: Callable[[], None] = lambda: None,
         patience: float = PATIENCE_SECONDS,
     ) -> None:
-        self._reader, self._ring = reader, ring
+        self._reader, self._ring, self._compare = reader, ring, compare
         self._advance, self._wait, self._patience = advance, wait, patience
         self.report = Report()
 
@@ -151,7 +153,7 @@ class Verification:
     async def _vaults(self) -> None:
         unaudited = 0
         async for page in self._reader.states():
-            unaudited += compare(page, self.report)
+            unaudited += self._compare(page, self.report)
         if unaudited:
             self.report.notices.append(
                 f"{unaudited} vaults have not changed since audit rows say what a change left"
