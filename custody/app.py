@@ -1,7 +1,6 @@
 """The composition root: settings → database → keyring → vault → HTTP, and the life of it all."""
 
 import asyncio
-import gc
 import signal
 from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import AsyncExitStack, asynccontextmanager
@@ -15,6 +14,7 @@ from sqlalchemy.ext.asyncio import AsyncEngine
 
 from custody.audit.events import event_id
 from custody.audit.row_seal import RowSeals
+from custody.audit.sealer import AuditSealer
 from custody.auth.http_source import http_source, name_of
 from custody.auth.jwk import NO_KEY, JwksError
 from custody.auth.jwks import JwksCache
@@ -37,6 +37,7 @@ from custody.keks.legacy import Door
 from custody.keks.second import second_root
 from custody.ops import preflight
 from custody.ops.alarms import Alarms
+from custody.ops.garbage import look_seldom
 from custody.ops.health import Health
 from custody.ops.heartbeat import Heartbeat
 from custody.ops.metrics import Metrics
@@ -57,11 +58,6 @@ from custody.vault.service import VaultService
 from kek_backends.keyring import Keyring
 
 _REWRAP_CONNECTIONS = 4
-# A look for garbage stops everybody. One at each 10,000 new objects finds few that are in use: 64
-# requests have thousands at any moment, and looks at each 3,000 would take a tenth of all time.
-# Every third one looks through the objects of the three before it, too; fewer would last longer.
-_GARBAGE = 10_000
-_GARBAGE_AGES = 3
 
 log = structlog.get_logger()
 
@@ -123,11 +119,7 @@ async def serve(
     notifier = notifier or Notifier()
     async with running(settings, environ, listeners, rewraps=rewraps) as daemon:
         log.info("serving", vault=daemon.addresses.vault, admin=daemon.addresses.admin)
-        # What boot has made lives to the end: looking through it again and again for garbage, which
-        # each failure leaves a little of, would block everybody for a tenth of a second.
-        gc.collect()
-        gc.freeze()
-        gc.set_threshold(_GARBAGE, _GARBAGE_AGES)
+        look_seldom()
         if started is not None:
             started(daemon.addresses)
         stopping = asyncio.create_task(stop.wait())
@@ -217,6 +209,8 @@ async def running(
         )
         await enter(keks.watched())
         await enter(ring.kept())
+        if settings.audit_seal_interval:
+            await enter(AuditSealer(engine, ring, settings.audit_seal_interval, alarms).sealing())
         health_watch = await enter(health.watched())
         if rewrap is not None:
             await enter(rewrap.working())

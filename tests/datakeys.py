@@ -39,6 +39,10 @@ class FixedRing(Ring):
         """Have read one more record."""
         self._unopened.take((*(self._unopened.records or ()), record))
 
+    def forget(self, key_id: str) -> None:
+        """Have one data key less open."""
+        self._drop(key_id)
+
     def close(self) -> None:
         """Be a ring that could open none of its data keys."""
         for key_id in list(self._held):

@@ -25,12 +25,13 @@ class Erased:
     user: bool
 
 
-async def erase_user(owner: Dsn, user_id: str) -> Erased:
+async def erase_user(owner: Dsn, user_id: str, event_id: str) -> Erased:
     """Remove a user's vault, and the user where auth.users is our own. The audit rows stay.
 
     Args:
         owner: URL of the role that owns the schema.
         user_id: whom.
+        event_id: of the audit row that says so; where nothing was there to remove, there is none.
 
     Raises:
         OwnerError: nothing was removed.
@@ -48,7 +49,7 @@ async def erase_user(owner: Dsn, user_id: str) -> Erased:
                 vault = await connection.fetchval(query("erase_vault"), user_id)
                 user = await connection.fetchval(query("erase_user"), user_id)
                 if vault is not None or user is not None:
-                    await write(connection, _erased(user_id), None)
+                    await connection.execute(query("record_erasure"), event_id, user_id)
         except asyncpg.InsufficientPrivilegeError as error:
             raise OwnerRefused(
                 f"{first_line(error)}; CUSTODY_OWNER_DATABASE_URL must be the owner of the schema"
@@ -61,7 +62,3 @@ async def erase_user(owner: Dsn, user_id: str) -> Erased:
         except asyncpg.PostgresError as error:
             raise OwnerError(f"nothing was removed: {first_line(error)}") from None
     return Erased(vault=vault is not None, user=user is not None)
-
-
-def _erased(user_id: str) -> Event:
-    return Event(event_id(), user_id, None, None, Action.ERASE, None, _OK, ERASED)

@@ -47,6 +47,15 @@ class Alarms:
         self._metrics.row_tampered(reason)
         log.error("row_tampered", user_id=user_id, reason=reason)
 
+    def audit_tampered(self, reason: str) -> None:
+        """Ring since the audit's log is not what it was: each time.
+
+        Args:
+            reason: a ``checkpoint`` is not what was signed, or the log is ``shorter``.
+        """
+        self._metrics.audit_tampered(reason)
+        log.error("audit_tampered", reason=reason, cure="custody audit verify")
+
     def legacy_row_refused(self) -> None:
         """Ring since a row was never sealed: in the log once a minute, with their number."""
         self._metrics.legacy_row_refused()

@@ -113,6 +113,12 @@ class Metrics:
             ("reason",),
             registry=self._registry,
         )
+        self._audit_alarms = Counter(
+            "custody_audit_alarms",
+            "Looks at the audit's log that found it not to be what it was",
+            ["reason"],
+            registry=self._registry,
+        )
         self._legacy_refusals = Counter(
             "custody_legacy_row_refusals",
             "Requests that were refused since the row was never sealed",
@@ -181,6 +187,14 @@ class Metrics:
             reason: one of a fixed set.
         """
         self._tampered_rows.labels(reason).inc()
+
+    def audit_tampered(self, reason: str) -> None:
+        """Count a look at the audit's log that found it not to be what it was.
+
+        Args:
+            reason: one of a fixed set.
+        """
+        self._audit_alarms.labels(reason).inc()
 
     def legacy_row_refused(self) -> None:
         """Count a request that was refused since its row was never sealed."""

@@ -81,6 +81,8 @@ class RewrapRun:
         # One for each task: who has lost a claim must not store beside its new owner.
         self._owners = tuple(f"{self._owner}:{number}" for number in range(_AT_ONCE))
         self._stop = asyncio.Event()
+        # Set when one of our claims is done: what the other task waits for may be there now.
+        self._freed = asyncio.Event()
         self._deep = DeepRotation(engine, keyring.keks, ring, self._stop)
         self._announces = options.deep
         self._unended: tuple[str, ...] = ()
@@ -98,6 +100,7 @@ class RewrapRun:
     def stop(self) -> None:
         """End after the batches at hand: what they have done is stored."""
         self._stop.set()
+        self._freed.set()
 
     async def run(self) -> Run:
         """Run until no row is stale, or it is stopped.
@@ -284,8 +287,11 @@ class RewrapRun:
             claim = await self._retried(lambda: self._claim(run, owner))
             if claim is not None:
                 await self._do(run, owner, claim)
-            elif await self._retried(lambda: claims.others_at_work(self._engine, run)):
-                await sleep(self._stop, _IDLE_SECONDS)
+                self._freed.set()
+                continue
+            self._freed.clear()
+            if await self._retried(lambda: claims.others_at_work(self._engine, run)):
+                await sleep(self._freed, _IDLE_SECONDS)
             else:
                 return
 

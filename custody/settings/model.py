@@ -120,6 +120,12 @@ class Settings(BaseModel):
         le=604_800,
         description="seconds from one look for stale rows to the next; 0 is no worker",
     )
+    audit_seal_interval: int = Field(
+        30,
+        ge=0,
+        le=3600,
+        description="seconds from one checkpoint of the audit to the next; 0 is no sealer",
+    )
     tls_cert: Path | None = Field(None, description="PEM file: certificate and its chain")
     tls_key: Path | None = Field(None, description="PEM file: the certificate's private key")
     allow_plain: Plains = Field(

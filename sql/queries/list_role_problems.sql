@@ -203,7 +203,8 @@ FROM plain, (
     ('custody_rewrap', 'custody_retire_kek'),
     ('custody_rewrap', 'custody_seal_rows'),
     ('the owner', 'custody_forget_kek'),
-    ('the owner', 'custody_read_states')
+    ('the owner', 'custody_read_states'),
+    ('the owner', 'custody_refuse_retired_keks')
     UNION ALL
     SELECT duty, name FROM unnest(ARRAY['custody_app', 'custody_rewrap']) AS duty, shared
 ) AS needed (duty, name)

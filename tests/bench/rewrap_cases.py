@@ -11,6 +11,7 @@ import asyncpg
 
 from custody.datakeys.ring import Ring
 from custody.db.engine import Dsn, create_engine
+from custody.ops.garbage import look_seldom
 from custody.ops.logging import configure
 from custody.rewrap.options import Options, Verify
 from custody.rewrap.worker import RewrapRun
@@ -209,6 +210,7 @@ async def _measure(case: Case) -> Measured:
     try:
         for backend in keyring:
             await backend.refresh()
+        look_seldom()  # as the command does
         began, cpu_began = time.perf_counter(), time.process_time()
         await KINDS[case.kind](case, keyring)
         seconds, cpu = time.perf_counter() - began, time.process_time() - cpu_began

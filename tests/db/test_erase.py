@@ -34,10 +34,13 @@ async def test_from_a_table_of_our_own(daemon: Daemon) -> None:
         assert (done.code, done.err) == (0, "")
         assert done.out == "the vault was removed; the user was removed\n"
         assert await database.value(VAULTS) == await database.value(USERS) == ["bob"]
-        assert await database.audit("alice") == [("init", "created", 200)]
+        # Who was erased is on record, once.
+        rows = [("init", "created", 200), ("erase", None, 200)]
+        assert await database.audit("alice") == rows
 
         done = await erase(database, "alice", "--yes", "--json")
         assert (done.code, json.loads(done.out)) == (1, {"vault": False, "user": False})
+        assert await database.audit("alice") == rows
         # Who comes back gets another key; nothing of the old one is left.
         assert (await Client(daemon, session, "alice").key()).code == "VAULT_NOT_INITIALISED"
         assert (await Client(daemon, session, "alice").init()).status == 200
@@ -50,7 +53,7 @@ async def test_from_someone_elses_table(empty: Database) -> None:
     assert (done.code, json.loads(done.out)) == (0, {"vault": True, "user": False})
     assert len(await empty.value(VAULTS)) == len(ROWS) - 1
     assert await empty.value(USERS) == before
-    assert len(await empty.audit("vec-003")) == 1
+    assert len(await empty.audit("vec-003")) == 2
     done = await erase(empty, "vec-003", "--yes")
     assert (done.code, done.out) == (1, "there was no vault; auth.users was left as it is\n")
 

@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 from structlog.testing import capture_logs
 
+from custody.audit.events import event_id
 from custody.db import migrate as migrations
 from custody.db.checkout import acquire
 from custody.db.engine import Dsn
@@ -117,7 +118,7 @@ async def test_migrations_leave_no_lock(
         for _ in range(3):
             assert await migrate(owner) == ()
         assert await problems_of(pooler(empty, "custody_app")) == ()
-        erased = await erase_user(owner, "nobody")
+        erased = await erase_user(owner, "nobody", event_id())
     assert not erased.vault
 
 

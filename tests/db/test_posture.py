@@ -409,6 +409,7 @@ FUNCTIONS = (
     "custody_find_vaults",
     "custody_record_events",
     "custody_refuse_retired_kek",
+    "custody_refuse_retired_keks",
     "custody_register_kek",
     "custody_retire_kek",
     "custody_sample_rows",
@@ -443,6 +444,8 @@ for _name, _change in (
     ("custody_keep_kek", "SECURITY DEFINER"),
     ("custody_refuse_retired_kek", "SECURITY DEFINER"),
     ("custody_refuse_retired_kek", "RESET row_security"),
+    ("custody_refuse_retired_keks", "RESET row_security"),
+    ("custody_read_sealed_before", "RESET enable_sort"),
 ):
     CURABLE[f"{_name} {_change}"] = (
         f"ALTER FUNCTION auth.{_name} {_change}",
@@ -729,6 +732,7 @@ for _name in (
     "custody_put_data_key_wrap",
     "custody_read_sealed_before",
     "custody_read_unsealed",
+    "custody_refuse_retired_keks",
     "custody_reseal_kek",
     "custody_reseal_rows",
     "custody_seal_rows",
@@ -867,7 +871,7 @@ async def test_problem_of_the_rewrap_role_and_its_cure(
 
 
 # Files that put back what a later one has replaced.
-OLDER = ("0002", "0003", "0004", "0005", "0006", "0007", "0008", "0009", "0011", "0013")
+OLDER = ("0002", "0003", "0004", "0005", "0006", "0007", "0008", "0009", "0011", "0013", "0014")
 
 
 async def test_one_file_run_again_alone_is_named_with_its_cure(database: Database) -> None:

@@ -194,6 +194,62 @@ async def test_rows_are_shown_and_sealed_for_a_predecessor_alone(first: Database
     assert serials == {"alice": 1, "bob": 0}
 
 
+RESEAL = (
+    "SELECT stored FROM auth.custody_reseal_rows($1, ARRAY['alice'], ARRAY[1], '{new}', '{iv}',"
+    " ARRAY[$2], ARRAY['1.' || $1 || '.01'], '{NULL}', now())"
+)
+KEK_OF = "SELECT kek_id FROM auth.encryption_vaults WHERE user_id = $1"
+
+
+async def test_rows_are_never_resealed_under_a_kek_that_may_not_be_written(
+    promoted: Database,
+) -> None:
+    """The function looks itself: the triggers that do are left out in it."""
+    await register(promoted, "old", "f0")
+    assert await worker(promoted, "SELECT auth.custody_retire_kek('old')") == "retired"
+    await add_sealed_row(promoted, "alice", f"1.{FIRST}.00")
+    for kek_id, state in (("old", "KEK01"), (FIRST, "KEK02")):  # of FIRST there is no wrap
+        with pytest.raises(asyncpg.PostgresError) as refused:
+            await worker(promoted, RESEAL, NEXT, kek_id)
+        assert refused.value.sqlstate == state
+    async with promoted.connect("custody_rewrap") as role:
+        with pytest.raises(asyncpg.InvalidTransactionStateError, match="READ COMMITTED"):
+            async with role.transaction(isolation="repeatable_read"):
+                await role.fetchval(RESEAL, NEXT, "env-v1")
+    assert await promoted.value(KEK_OF, "alice") == "env-v1"
+    assert await worker(promoted, RESEAL, NEXT, "env-v2") == 1
+    assert await promoted.value(KEK_OF, "alice") == "env-v2"
+
+
+async def test_a_retirement_waits_for_rows_that_are_being_resealed(promoted: Database) -> None:
+    await register(promoted, "old", "f0")
+    await add_sealed_row(promoted, "alice", f"1.{FIRST}.00")
+    async with promoted.connect("custody_rewrap") as role, role.transaction():
+        assert await role.fetchval(RESEAL, NEXT, "old") == 1
+        with pytest.raises(asyncpg.LockNotAvailableError):
+            await worker(promoted, "SELECT auth.custody_retire_kek('old')")
+    assert await worker(promoted, "SELECT auth.custody_retire_kek('old')") == "in-use"
+
+
+async def test_who_calls_it_resealing_is_looked_at_all_the_same(promoted: Database) -> None:
+    await register(promoted, "old", "f0")
+    assert await worker(promoted, "SELECT auth.custody_retire_kek('old')") == "retired"
+    await add_sealed_row(promoted, "alice", f"1.{NEXT}.00")
+    assert await worker(promoted, END, *ENDING) == "ended"
+    for role, change, state in (
+        ("custody_rewrap", "kek_id = 'old'", "KEK01"),
+        ("custody_app", "kek_id = 'old'", "KEK01"),
+        ("custody_app", f"seal = '1.{FIRST}.01'", "KEK03"),
+    ):
+        async with promoted.connect(role) as writer, writer.transaction():
+            await writer.execute("SET LOCAL custody.reseals_rows = 'on'")
+            await writer.execute("SET LOCAL app.current_user_id = 'alice'")
+            with pytest.raises(asyncpg.PostgresError) as refused:
+                async with writer.transaction():
+                    await writer.execute(f"UPDATE auth.encryption_vaults SET {change}")
+            assert refused.value.sqlstate == state
+
+
 @pytest.mark.parametrize("role", ["custody_app", "custody_owner"])
 async def test_who_may_not(promoted: Database, role: str) -> None:
     for call in (

@@ -11,6 +11,7 @@ import asyncpg
 import pytest
 from structlog.testing import capture_logs
 
+from custody.audit.events import event_id
 from custody.db import erase, owner
 from custody.db.engine import Dsn
 from custody.db.errors import OutcomeUnknown
@@ -226,9 +227,9 @@ async def test_owner_is_told_that_it_may_have_been_done(
     )
     async with no_standby(database.server):
         with pytest.raises(owner.OwnerUncertain, match="run the command again, which tells"):
-            await erase.erase_user(Dsn(url), "alice")
+            await erase.erase_user(Dsn(url), "alice", event_id())
         await none_waits(database, 5)
-    again = await erase.erase_user(Dsn(url), "alice")
+    again = await erase.erase_user(Dsn(url), "alice", event_id())
     assert (again.vault, again.user) == (False, False)
 
 

@@ -30,6 +30,7 @@ from custody.keks.records import RowCount, count_rows
 from custody.keks.registry import unreadable as unreadable_rows
 from custody.keks.second import SecondRoot, second_root
 from custody.keks.watch import KekWatch
+from custody.ops.garbage import look_seldom
 from custody.rewrap import runs
 from custody.rewrap.data_keys import DataKeyMove
 from custody.rewrap.deep import DeepRotation
@@ -217,6 +218,7 @@ async def _run(settings: Settings, options: Options) -> _Ended:
     ):
         # Before: a run that was done is not to fail for a name.
         database = await name_of(engine)
+        look_seldom()
         with progress() as shown:
             rewrapper = RewrapRun(engine, keyring, ring, options, shown.advance, second=second)
             stopping.hand_over(rewrapper)

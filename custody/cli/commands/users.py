@@ -4,6 +4,7 @@ import json
 
 import click
 
+from custody.audit.events import event_id
 from custody.cli.commands import event_loop
 from custody.cli.exit_codes import FINDING
 from custody.db.erase import Erased, erase_user
@@ -17,7 +18,8 @@ def erase(user_id: str, *, as_json: bool) -> int:
         raise ConfigurationError(
             "CUSTODY_OWNER_DATABASE_URL must be set: PostgreSQL, as the owner of the schema auth"
         )
-    erased = event_loop.run(erase_user(settings.dsn(settings.owner_database_url), user_id))
+    owner = settings.dsn(settings.owner_database_url)
+    erased = event_loop.run(erase_user(owner, user_id, event_id()))
     if as_json:
         click.echo(json.dumps({"vault": erased.vault, "user": erased.user}))
     else:

@@ -6,7 +6,6 @@ nice is not enough: the scheduler lets who is nice finish a slice of some millis
 """
 
 import json
-import os
 import resource
 import sys
 from collections.abc import Mapping
@@ -15,6 +14,7 @@ import uvloop
 
 from tests.bench.chaos.attacks import ATTACKS
 from tests.bench.chaos.swarm import Plan, Swarm
+from tests.bench.processes import step_back
 
 BEGUN = b"begun\n"
 
@@ -30,7 +30,7 @@ async def attack(plan: Plan) -> Mapping[str, int]:
 def main() -> None:
     """Be that process."""
     plan = Plan(**json.load(sys.stdin))
-    os.sched_setscheduler(0, os.SCHED_IDLE, os.sched_param(0))
+    step_back()
     _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
     resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
     sys.stdout.buffer.write(BEGUN)

@@ -1,18 +1,17 @@
 """Lets attackers loose on a daemon, and looks at what everybody else notices."""
 
 import asyncio
-import contextlib
 import os
 import ssl
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass, field
 
 from tests.bench.chaos.honest import Honest, Seen
 from tests.bench.chaos.swarm import Attack, Plan
 from tests.bench.chaos.verdict import BACK_SECONDS, Row, is_calm, is_closed
-from tests.bench.chaos.watch import Open, Probes, what_is_open
+from tests.bench.chaos.watch import NOTHING, Open, Probes, lookout
 from tests.bench.load import Request
 from tests.bench.processes import Meter
 
@@ -20,8 +19,8 @@ _WARM_UP_SECONDS = 1.0
 _LOOK_SECONDS = 0.5
 # How long honest users must have seen nothing unusual: 300 requests.
 _CALM_SECONDS = 1.5
-_NOTHING = Open(0, 0, 0.0)
 
+Look = Callable[[], Awaitable[Open]]
 Attacking = Callable[[Plan], AbstractAsyncContextManager["asyncio.Task[Mapping[str, int]]"]]
 
 
@@ -47,12 +46,6 @@ class Target:
     unknown: Sequence[str] = field(repr=False)
     tls: ssl.SSLContext | None = None
 
-    def look(self) -> Open:
-        """Look at what it has open; nothing where it has ended."""
-        with contextlib.suppress(OSError):
-            return what_is_open(self.pid, self.port)
-        return _NOTHING
-
 
 async def measure(
     attack: Attack, target: Target, attacking: Attacking, *, before: float, seconds: float
@@ -68,21 +61,23 @@ async def measure(
     """
     plan = Plan(attack.name, target.port, seconds, [*target.tokens], [*target.unknown])
     honest, probes = Honest(target.port, target.requests, target.tls), Probes(target.admin)
-    async with honest.asking(), probes.asking():
-        await asyncio.sleep(_WARM_UP_SECONDS)
-        first = time.monotonic()
-        await asyncio.sleep(before)
-        undisturbed, open_before = honest.between(first, time.monotonic()), target.look()
-        probes.forget()
-        meter = Meter({"daemon": target.pid, "ours": os.getpid()})
-        async with attacking(plan) as task:
-            with meter.running():
-                began = time.monotonic()
-                most = await _most_open(target, task)
-                ended = time.monotonic()
-            sent = await task
-        back, open_after = await _until_back(honest, target, undisturbed, open_before)
-        given_up = time.monotonic()
+    with lookout(target.pid, target.port) as look:
+        async with honest.asking(), probes.asking():
+            await look()  # its process begins
+            await asyncio.sleep(_WARM_UP_SECONDS)
+            first = time.monotonic()
+            await asyncio.sleep(before)
+            undisturbed, open_before = honest.between(first, time.monotonic()), await look()
+            probes.forget()
+            meter = Meter({"daemon": target.pid, "ours": os.getpid()})
+            async with attacking(plan) as task:
+                with meter.running():
+                    began = time.monotonic()
+                    most = await _most_open(look, task)
+                    ended = time.monotonic()
+                sent = await task
+            back, open_after = await _until_back(honest, look, undisturbed, open_before)
+            given_up = time.monotonic()
     return Row(
         attack=attack.name,
         wanted=min(attack.connections, attack.most) // 2,
@@ -101,24 +96,23 @@ async def measure(
     )
 
 
-async def _most_open(target: Target, task: "asyncio.Task[Mapping[str, int]]") -> Open:
+async def _most_open(look: Look, task: "asyncio.Task[Mapping[str, int]]") -> Open:
     """Wait until an attack is over; return what was open when it was most."""
-    most = _NOTHING
+    most = NOTHING
     while not task.done():
         await asyncio.wait([task], timeout=_LOOK_SECONDS)
-        # In a thread, since it reads a long list; the honest users go on meanwhile.
-        most = max(most, await asyncio.to_thread(target.look), key=lambda one: one.connections)
+        most = max(most, await look(), key=lambda one: one.connections)
     return most
 
 
 async def _until_back(
-    honest: Honest, target: Target, undisturbed: Seen, open_before: Open
+    honest: Honest, look: Look, undisturbed: Seen, open_before: Open
 ) -> tuple[float | None, Open]:
     """Wait until all is as it was; return after how many seconds, and what is open then."""
     ended = time.monotonic()
     while True:
         await asyncio.sleep(_LOOK_SECONDS / 2)
-        now, is_open = time.monotonic(), target.look()
+        now, is_open = time.monotonic(), await look()
         calm = is_calm(honest.between(now - _CALM_SECONDS, now), undisturbed)
         calm = calm and not honest.is_kept_waiting() and is_closed(is_open, open_before)
         if calm and now - ended >= _CALM_SECONDS:

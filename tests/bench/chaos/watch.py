@@ -2,15 +2,17 @@
 
 import asyncio
 import contextlib
+import multiprocessing
 import time
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from concurrent.futures import ProcessPoolExecutor
+from contextlib import asynccontextmanager, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 
 from tests.bench.load import OK, LoadError
 from tests.bench.load_python import read_answer
-from tests.bench.processes import resident_mib
+from tests.bench.processes import resident_mib, step_back
 
 PROBES = ("livez", "readyz")
 _PATIENCE_SECONDS = 5.0
@@ -92,8 +94,36 @@ class Open:
     mib: float
 
 
-def what_is_open(pid: int, port: int) -> Open:
-    """Look at what a process has open, of it the connections of a port of its own."""
+NOTHING = Open(0, 0, 0.0)
+
+
+@contextmanager
+def lookout(pid: int, port: int) -> Iterator[Callable[[], Awaitable[Open]]]:
+    """Look, whenever asked, at what a daemon has open; nothing where it has ended.
+
+    A look reads thousands of lines and links. So it is made in a process of its own, which steps
+    back for all others: in the honest users' process it would keep them waiting for 20 ms or more.
+
+    Args:
+        pid: of the daemon.
+        port: of its vault.
+    """
+    spawn = multiprocessing.get_context("spawn")
+    with ProcessPoolExecutor(1, mp_context=spawn, initializer=step_back) as pool:
+
+        async def look() -> Open:
+            return await asyncio.get_running_loop().run_in_executor(pool, _look, pid, port)
+
+        yield look
+
+
+def _look(pid: int, port: int) -> Open:
+    with contextlib.suppress(OSError):
+        return _what_is_open(pid, port)
+    return NOTHING
+
+
+def _what_is_open(pid: int, port: int) -> Open:
     sockets = {f"socket:[{inode}]" for inode in _inodes(port)}
     links = []
     for entry in (_PROC / str(pid) / "fd").iterdir():

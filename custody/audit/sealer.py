@@ -1,0 +1,205 @@
+"""Seals the audit: every row comes under a checkpoint soon, off the way of requests.
+
+Any number of processes do it for one database; at one moment one of them does. Which rows no other
+can come before is read from the locks of those who write (``auth.custody_audit_horizon``): neither
+a clock that is set back nor a row that is late makes a hole. The deadline inside COMMIT (docs/adr,
+5) bounds how long that waits.
+"""
+
+import asyncio
+import hashlib
+import secrets
+from collections.abc import AsyncIterator, Mapping, Sequence
+from contextlib import asynccontextmanager
+from typing import Any, Protocol
+
+import structlog
+from sqlalchemy.ext.asyncio import AsyncEngine
+
+from custody.audit.checkpoint import Checkpoint
+from custody.audit.head import Head, Word, head_of, latest
+from custody.audit.merkle import HASH_SIZE, Tree
+from custody.audit.note import Signer, sign
+from custody.datakeys.data_key import DataKey
+from custody.datakeys.ring import Ring
+from custody.db.engine import Connection
+from custody.db.errors import DatabaseError
+from custody.db.queries import query
+from custody.db.scope import transaction
+
+# The first eight bytes of SHA-256("custody audit seal"): any number that nobody else locks.
+_LOCK = int.from_bytes(hashlib.sha256(b"custody audit seal").digest()[:8], "big", signed=True)
+_PAGE = 20_000
+# So many leaves take a millisecond, in which no request is served.
+_SLICE = 1_000 * HASH_SIZE
+_LOOK_BACK = 20
+# Longer than any request may take, so than any of them can write.
+_WRITER_SECONDS = 30.0
+_WRITER_LOOK_SECONDS = 0.1
+_ORIGIN = "custody-audit/"
+
+log = structlog.get_logger()
+
+
+class Alarms(Protocol):
+    """What rings when the audit is not what it was."""
+
+    def audit_tampered(self, reason: str) -> None:
+        """Ring since a checkpoint is not what was signed, or the log has become shorter."""
+
+
+class AuditSealer:
+    """Makes the checkpoints of the audit.
+
+    Args:
+        engine: connections of the role custody_app.
+        ring: the data keys; the current one signs.
+        interval: seconds from one checkpoint to the next, while rows come.
+        alarms: what rings.
+    """
+
+    def __init__(self, engine: AsyncEngine, ring: Ring, interval: float, alarms: Alarms) -> None:
+        self._engine = engine
+        self._ring = ring
+        self._interval = interval
+        self._alarms = alarms
+        # The largest log that this process has seen, and the latest checkpoint it has looked at.
+        self._seen = 0
+        self._looked_at = 0
+        self._failure: str | None = None
+
+    @asynccontextmanager
+    async def sealing(self) -> AsyncIterator[None]:
+        """Seal, again and again, for the length of the block."""
+        task = asyncio.create_task(self._keep_sealing())
+        try:
+            yield
+        finally:
+            task.cancel()
+            await asyncio.wait({task}, timeout=1.0)
+
+    async def seal(self) -> int:
+        """Bring every row that has been written under a checkpoint; return how many rows that were.
+
+        Raises:
+            DatabaseError: the database can't be asked now.
+        """
+        if self._ring.current is None:
+            return 0  # the readiness says so
+        if (horizon := await self._settled()) is None:
+            return 0
+        sealed = 0
+        while (count := await self._seal_page(horizon, at_once=sealed > 0)) is not None:
+            sealed += count
+        return sealed
+
+    async def _keep_sealing(self) -> None:
+        while True:
+            await asyncio.sleep(self._interval)
+            try:
+                await self.seal()
+                self._failure = None
+            except DatabaseError as error:
+                self._wait(str(error) or type(error).__name__)
+            except Exception as error:  # noqa: BLE001 - this must go on for ever
+                self._wait(type(error).__name__)
+
+    def _wait(self, reason: str) -> None:
+        if self._failure is None:
+            log.warning("audit_seal_waits", reason=reason)
+        self._failure = reason
+
+    async def _settled(self) -> int | None:
+        """Return a number up to which no row can come any more; None: somebody writes for long."""
+        number, writers = await self._horizon()
+        give_up_at = asyncio.get_running_loop().time() + _WRITER_SECONDS
+        while writers:
+            if asyncio.get_running_loop().time() > give_up_at:
+                self._wait("a transaction that has written to the audit does not end")
+                return None
+            await asyncio.sleep(_WRITER_LOOK_SECONDS)
+            writers &= (await self._horizon())[1]
+        return number
+
+    async def _horizon(self) -> tuple[int, set[str]]:
+        async with transaction(self._engine) as connection:
+            (row,) = await connection.fetch(query("audit_horizon"))
+        return row["number"], set(row["writers"])
+
+    async def _seal_page(self, horizon: int, *, at_once: bool) -> int | None:
+        """Make one more checkpoint; return how many rows are new under it, or None: none is due."""
+        async with transaction(self._engine) as connection:
+            # Another process is at it: it sees what we see.
+            if not await connection.fetchval(query("try_lock"), _LOCK):
+                return None
+            key = self._ring.current
+            rows = await connection.fetch(query("list_audit_checkpoints"), _LOOK_BACK)
+            if key is None or not (at_once or _is_due(rows, self._interval)):
+                return None
+            heads = [head_of(row, self._ring.open_keys) for row in rows]
+            head = latest(heads)
+            self._look_at(rows, heads)
+            if rows and head is None:
+                return None  # there is nothing to go on from, and that is for people to mend
+            last_row, count, leaves = await _next_page(connection, head, horizon)
+            if not count and (head is None or _is_word_of(key, head, rows)):
+                return None
+            tree = await _extended(Tree() if head is None else head.tree, leaves)
+            origin = f"{_ORIGIN}{secrets.token_hex(16)}" if head is None else head.checkpoint.origin
+            note = sign(
+                Checkpoint(origin, tree.size, tree.root).text, Signer(origin, key.audit_signer)
+            )
+            behind = rows[0]["number"] if rows else 0
+            added = await connection.fetchval(
+                query("add_audit_checkpoint"), behind, tree.size, last_row, tree.hashes, note
+            )
+        if not added:
+            return None
+        self._seen = max(self._seen, tree.size)
+        return int(count)
+
+    def _look_at(self, rows: Sequence[Mapping[str, Any]], heads: Sequence[Head | None]) -> None:
+        """Ring where a checkpoint that we have not looked at yet is not what was signed."""
+        for row, head in zip(rows, heads, strict=True):
+            if row["number"] > self._looked_at and (head is None or head.word is Word.NOBODY):
+                self._alarms.audit_tampered("checkpoint")
+                break
+        self._looked_at = max([self._looked_at, *(row["number"] for row in rows)])
+        head = latest(heads)
+        if (size := 0 if head is None else head.tree.size) < self._seen:
+            # A backup was restored, a failover lost rows, or somebody has cut the log off.
+            self._alarms.audit_tampered("shorter")
+            self._seen = size
+
+
+def _is_due(rows: Sequence[Mapping[str, Any]], interval: float) -> bool:
+    """Say whether it is time for a checkpoint: another process may have made one just now.
+
+    Where the clock was set back, the newest one seems to be of the future: then it is time.
+    """
+    return not rows or not 0 <= rows[0]["age"] < interval / 2
+
+
+def _is_word_of(key: DataKey, head: Head, rows: Sequence[Mapping[str, Any]]) -> bool:
+    """Say whether a data key has signed a checkpoint: a new one soon signs one, rows or not."""
+    (row,) = (row for row in rows if row["number"] == head.number)
+    found = head_of(row, [key])
+    return found is not None and found.word is Word.OURS
+
+
+async def _next_page(
+    connection: Connection, head: Head | None, horizon: int
+) -> tuple[int, int, bytes]:
+    """Return the next rows: up to which number, how many, and their hashes."""
+    last_row, count, leaves = 0 if head is None else head.last_row, 0, b""
+    while not count and last_row < horizon:
+        (page,) = await connection.fetch(query("audit_leaves"), last_row, horizon, _PAGE)
+        last_row, count, leaves = page["last_row"], page["count"], page["leaves"]
+    return last_row, count, leaves
+
+
+async def _extended(tree: Tree, leaves: bytes) -> Tree:
+    for start in range(0, len(leaves), _SLICE):
+        tree = tree.extended(leaves[start : start + _SLICE])
+        await asyncio.sleep(0)
+    return tree

@@ -1,0 +1,261 @@
+"""The sealer: every row of the audit comes under a checkpoint, whoever writes, and in any order."""
+
+import asyncio
+from pathlib import Path
+
+import pytest
+from sqlalchemy.ext.asyncio import AsyncEngine
+
+from custody.audit import sealer as module
+from custody.audit.head import Head, Word, head_of
+from custody.audit.sealer import AuditSealer
+from custody.datakeys.data_key import DataKey
+from tests.client import Client, client_session
+from tests.datakeys import KEY_ID, FixedRing
+from tests.db.connecting import engine_of
+from tests.eventually import eventually
+from tests.servers import Database, daemon_here
+from tests.tokens import Issuer
+
+ANOTHER_ID = "dk-01932e00000070008000000000000002"
+
+
+class Rings:
+    """Remembers for what it was rung."""
+
+    def __init__(self) -> None:
+        self.reasons: list[str] = []
+
+    def audit_tampered(self, reason: str) -> None:
+        self.reasons.append(reason)
+
+
+class Log:
+    """The audit of a database, with a sealer that is always due.
+
+    Args:
+        database: which.
+        engine: connections of custody_app.
+    """
+
+    def __init__(self, database: Database, engine: AsyncEngine) -> None:
+        self.database = database
+        self.ring = FixedRing.of()
+        self.rings = Rings()
+        self.sealer = AuditSealer(engine, self.ring, 0, self.rings)
+
+    async def heads(self) -> list[Head]:
+        rows = await self.database.fetch(
+            "SELECT * FROM auth.encryption_audit_checkpoints ORDER BY number"
+        )
+        found = [head_of(row, self.ring.open_keys) for row in rows]
+        assert None not in found
+        return [one for one in found if one is not None]
+
+    async def add(self, number: int = 1, user: str = "alice") -> None:
+        await self.database.execute(
+            "INSERT INTO auth.encryption_vault_audit (id, user_id, action, status)"
+            " SELECT gen_random_uuid()::text, $2, 'fetch', 200 FROM generate_series(1, $1)",
+            number,
+            user,
+        )
+
+
+@pytest.fixture
+def audit(database: Database, engine: AsyncEngine) -> Log:
+    return Log(database, engine)
+
+
+async def test_all_rows_are_under_a_checkpoint_that_a_data_key_has_signed(audit: Log) -> None:
+    assert await audit.sealer.seal() == 0
+    assert await audit.heads() == []
+    await audit.add(5)
+    assert await audit.sealer.seal() == 5
+    await audit.add(2)
+    assert await audit.sealer.seal() == 2
+    assert await audit.sealer.seal() == 0
+    first, second = await audit.heads()
+    assert [one.word for one in (first, second)] == [Word.OURS] * 2
+    assert [(one.tree.size, one.last_row) for one in (first, second)] == [(5, 5), (7, 7)]
+    assert first.checkpoint.origin == second.checkpoint.origin
+    leaves = await audit.database.fetch("SELECT leaves FROM auth.custody_audit_leaves(5, 7, 10)")
+    assert first.tree.extended(leaves[0]["leaves"]) == second.tree
+    assert audit.rings.reasons == []
+
+
+async def test_many_pages(audit: Log, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "_PAGE", 10)
+    await audit.add(25)
+    # Numbers without rows, as a transaction that was rolled back leaves them.
+    await audit.database.execute("SELECT setval('auth.encryption_vault_audit_number_seq', 100)")
+    await audit.add(1)
+    assert await audit.sealer.seal() == 26
+    heads = await audit.heads()
+    assert [one.tree.size for one in heads] == [10, 20, 25, 26]
+    assert heads[-1].last_row == 101
+
+
+async def test_a_row_that_is_written_late_is_waited_for(audit: Log) -> None:
+    """Whoever draws a number first may commit last: no row comes below a checkpoint."""
+    async with audit.database.connect("custody_owner") as slow:
+        writing = slow.transaction()
+        await writing.start()
+        await slow.execute("SELECT set_config('app.current_user_id', 'bob', true)")
+        await slow.execute(
+            "INSERT INTO auth.encryption_vault_audit (id, user_id, action, status)"
+            " VALUES ('late', 'bob', 'fetch', 200)"
+        )
+        await audit.add(3)
+        sealing = asyncio.create_task(audit.sealer.seal())
+        await asyncio.sleep(3 * module._WRITER_LOOK_SECONDS)
+        assert not sealing.done()
+        assert await audit.heads() == []
+        await writing.commit()
+    assert await sealing == 4
+    assert [one.tree.size for one in await audit.heads()] == [4]
+
+
+async def test_one_that_writes_for_ever_is_not_waited_for(
+    audit: Log, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(module, "_WRITER_SECONDS", 0.2)
+    async with audit.database.connect("custody_owner") as slow, slow.transaction():
+        await slow.execute("LOCK TABLE auth.encryption_vault_audit IN ROW EXCLUSIVE MODE")
+        await audit.add(1)
+        assert await audit.sealer.seal() == 0
+    assert await audit.sealer.seal() == 1
+
+
+async def test_clock_that_is_set_back_leaves_no_hole(audit: Log) -> None:
+    await audit.add(1)
+    assert await audit.sealer.seal() == 1
+    await audit.database.execute(
+        "INSERT INTO auth.encryption_vault_audit (id, user_id, action, status, created_at)"
+        " VALUES ('earlier', 'bob', 'fetch', 200, now() - interval '1 hour')"
+    )
+    await audit.database.execute(
+        "UPDATE auth.encryption_audit_checkpoints SET made_at = now() + interval '1 hour'"
+    )
+    assert await audit.sealer.seal() == 1
+
+
+async def test_many_sealers_make_one_chain(audit: Log) -> None:
+    async def keep_adding() -> None:
+        for _ in range(20):
+            await audit.add(3)
+
+    async def keep_sealing() -> int:
+        async with engine_of(audit.database.url("custody_app"), 2) as engine:
+            sealer = AuditSealer(engine, audit.ring, 0, audit.rings)
+            return sum([await sealer.seal() for _ in range(10)])
+
+    *sealed, _ = await asyncio.gather(*(keep_sealing() for _ in range(3)), keep_adding())
+    rest = await audit.sealer.seal()
+    assert sum(one for one in sealed if one) + rest == 60
+    sizes = [one.tree.size for one in await audit.heads()]
+    assert sizes == sorted(set(sizes))
+    assert sizes[-1] == 60
+    assert audit.rings.reasons == []
+
+
+async def test_a_checkpoint_of_just_now_is_enough(audit: Log, engine: AsyncEngine) -> None:
+    await audit.add(1)
+    await audit.sealer.seal()
+    await audit.add(1)
+    assert await AuditSealer(engine, audit.ring, 30, audit.rings).seal() == 0
+
+
+async def test_a_new_data_key_signs_soon_rows_or_not(audit: Log) -> None:
+    await audit.add(3)
+    await audit.sealer.seal()
+    audit.ring.add(DataKey.of(ANOTHER_ID, bytes(32)))
+    assert await audit.sealer.seal() == 0
+    assert await audit.sealer.seal() == 0
+    before, after = await audit.heads()
+    assert before.tree == after.tree
+    # The first key is no more: what it has signed is under what the second one says.
+    audit.ring.forget(KEY_ID)
+    assert [one.word for one in await audit.heads()] == [Word.UNKNOWN, Word.OURS]
+    await audit.add(1)
+    assert await audit.sealer.seal() == 1
+    assert audit.rings.reasons == []
+
+
+async def test_without_a_data_key_nothing_is_sealed(audit: Log) -> None:
+    await audit.add(1)
+    audit.ring.close()
+    assert await audit.sealer.seal() == 0
+    assert await audit.heads() == []
+
+
+@pytest.mark.parametrize(
+    "tamper",
+    [
+        "note = replace(note, E'\\n2\\n', E'\\n3\\n')",
+        "note = 'nothing'",
+        "note = ''",
+        "size = 7",
+        "hashes = sha256('')",
+        "hashes = ''",
+    ],
+)
+async def test_a_checkpoint_that_is_not_what_was_signed_is_not_gone_on_from(
+    audit: Log, tamper: str
+) -> None:
+    await audit.add(1)
+    await audit.sealer.seal()
+    await audit.add(1)
+    await audit.sealer.seal()
+    await audit.database.execute(
+        f"UPDATE auth.encryption_audit_checkpoints SET {tamper} WHERE number = 2"
+    )
+    await audit.add(1)
+    fresh = AuditSealer(audit.sealer._engine, audit.ring, 0, audit.rings)
+    assert await fresh.seal() == 2
+    assert audit.rings.reasons == ["checkpoint"]
+    last = await audit.database.fetch(
+        "SELECT * FROM auth.encryption_audit_checkpoints WHERE number = 3"
+    )
+    head = head_of(last[0], audit.ring.open_keys)
+    assert head is not None
+    assert head.tree.size == 3
+    assert await fresh.seal() == 0
+    assert audit.rings.reasons == ["checkpoint"]
+
+
+async def test_where_no_checkpoint_is_left_to_go_on_from_it_waits_for_people(audit: Log) -> None:
+    await audit.add(1)
+    await audit.sealer.seal()
+    await audit.database.execute("UPDATE auth.encryption_audit_checkpoints SET note = 'x'")
+    await audit.add(1)
+    fresh = AuditSealer(audit.sealer._engine, audit.ring, 0, audit.rings)
+    assert await fresh.seal() == 0
+    assert audit.rings.reasons == ["checkpoint"]
+
+
+async def test_a_log_that_has_become_shorter_rings(audit: Log) -> None:
+    for _ in range(2):
+        await audit.add(1)
+        await audit.sealer.seal()
+    await audit.database.execute(
+        "DELETE FROM auth.encryption_audit_checkpoints WHERE number = 2;"
+        "DELETE FROM auth.encryption_vault_audit WHERE number = 2"
+    )
+    await audit.add(1)
+    assert await audit.sealer.seal() == 1
+    assert audit.rings.reasons == ["shorter"]
+
+
+async def test_the_daemon_seals(database: Database, issuer: Issuer, tmp_path: Path) -> None:
+    async with daemon_here(database, issuer, tmp_path, CUSTODY_AUDIT_SEAL_INTERVAL="1") as daemon:
+        async with client_session() as session:
+            alice = Client(daemon, session, "alice")
+            assert (await alice.init()).status == 200
+            assert (await alice.key()).status == 200
+            assert (await Client(daemon, session, "bob").key()).status == 404
+
+            async def sealed() -> bool:
+                size = "SELECT max(size) FROM auth.encryption_audit_checkpoints"
+                return bool(await database.value(size) == 3)
+
+            await eventually(sealed)
