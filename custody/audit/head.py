@@ -57,7 +57,7 @@ def head_of(row: Mapping[str, Any], keys: Sequence[DataKey]) -> Head | None:
         text = parse(row["note"]).text
         checkpoint = Checkpoint.parse(text)
         tree = Tree.of(row["size"], row["hashes"])
-        word = _word(row["note"], checkpoint.origin, keys)
+        word = word_of(row["note"], checkpoint.origin, keys)
     except (MalformedNote, MalformedCheckpoint, ValueError):
         return None
     if (checkpoint.size, checkpoint.root) != (tree.size, tree.root):
@@ -65,7 +65,17 @@ def head_of(row: Mapping[str, Any], keys: Sequence[DataKey]) -> Head | None:
     return Head(row["number"], row["last_row"], checkpoint, tree, word)
 
 
-def _word(note: str, origin: str, keys: Sequence[DataKey]) -> Word:
+def word_of(note: str, origin: str, keys: Sequence[DataKey]) -> Word:
+    """Return whose word a checkpoint is.
+
+    Args:
+        note: it, with its signatures.
+        origin: that it names.
+        keys: the data keys that are open.
+
+    Raises:
+        MalformedNote: it is none.
+    """
     try:
         open_note(note, [Verifier(origin, key.audit_signer.public_key()) for key in keys])
     except UnknownKeys:

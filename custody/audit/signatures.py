@@ -1,29 +1,13 @@
 """Whether a checkpoint is ours."""
 
-from collections.abc import Iterable
-from enum import Enum, auto
+from collections.abc import Sequence
 from typing import Any
 
-from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
-
 from custody.audit.checkpoint import Checkpoint, MalformedCheckpoint
+from custody.audit.head import Word, word_of
 from custody.audit.merkle import Tree
-from custody.audit.note import (
-    MalformedNote,
-    UnknownKeys,
-    Verifier,
-    WrongSignature,
-    open_note,
-    parse,
-)
-
-
-class Signed(Enum):
-    """What a checkpoint's signature is worth."""
-
-    OURS = auto()
-    UNKNOWN = auto()
-    WRONG = auto()
+from custody.audit.note import MalformedNote, parse
+from custody.datakeys.data_key import DataKey
 
 
 class Signatures:
@@ -33,34 +17,35 @@ class Signatures:
     others before the first that can be checked. Any other is by somebody else.
 
     Args:
-        keys: of all data keys that are open.
+        keys: the data keys that are open.
     """
 
-    def __init__(self, keys: Iterable[Ed25519PublicKey]) -> None:
-        self._keys = tuple(keys)
+    def __init__(self, keys: Sequence[DataKey]) -> None:
+        self._keys = keys
         self._has_seen_ours = False
         self._old: set[tuple[str, bytes]] = set()
 
-    def read(self, note: str) -> tuple[Checkpoint | None, Signed]:
-        """Return what a checkpoint says, None where it is none, and what its signature is worth.
+    def read(self, note: str) -> tuple[Checkpoint | None, Word]:
+        """Return what a checkpoint says, None where it is none, and whose word it is.
 
         Args:
             note: whatever the database holds.
         """
         try:
-            said = Checkpoint.parse(parse(note).text)
-            open_note(note, [Verifier(said.origin, key) for key in self._keys])
+            parsed = parse(note)
+            said = Checkpoint.parse(parsed.text)
         except (MalformedNote, MalformedCheckpoint):
-            return None, Signed.WRONG
-        except WrongSignature:
-            return said, Signed.WRONG
-        except UnknownKeys:
-            by = {(name, key_id) for name, key_id, _ in parse(note).signatures}
+            return None, Word.NOBODY
+        word = word_of(note, said.origin, self._keys)
+        if word is Word.OURS:
+            self._has_seen_ours = True
+        elif word is Word.UNKNOWN:
+            by = {(name, key_id) for name, key_id, _ in parsed.signatures}
             if not self._has_seen_ours:
                 self._old |= by
-            return said, Signed.UNKNOWN if self._old & by else Signed.WRONG
-        self._has_seen_ours = True
-        return said, Signed.OURS
+            elif not self._old & by:
+                word = Word.NOBODY
+        return said, word
 
 
 def kept_tree(stored: Any, said: Checkpoint) -> Tree | None:

@@ -57,8 +57,7 @@ class Verification:
             NoSuchCheckpoint: the one to begin behind is not good.
             DatabaseError: the database can't be asked now.
         """
-        keys = [key.audit_signer.public_key() for key in self._ring.open_keys]
-        walk = Walk(RowSeals(self._ring), keys, self.report, known)
+        walk = Walk(RowSeals(self._ring), self._ring.open_keys, self.report, known)
         if since is not None and not walk.begin_behind(since):
             raise NoSuchCheckpoint
         if (problem := self._ring.problem or self._ring.degraded) is not None:

@@ -1,17 +1,17 @@
 """Goes through the audit from checkpoint to checkpoint, and holds the rows against each."""
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, Protocol
-
-from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
 
 from custody.audit.checkpoint import Checkpoint
 from custody.audit.findings import Finding, Kind, Report
+from custody.audit.head import Word
 from custody.audit.history import History, Known
 from custody.audit.leaf import leaf_of
 from custody.audit.merkle import Tree
-from custody.audit.signatures import Signatures, Signed, kept_tree
+from custody.audit.signatures import Signatures, kept_tree
 from custody.audit.vaults import ERASED
+from custody.datakeys.data_key import DataKey
 
 # Refusals are recorded where no data key is open, and erasures by an owner who has none.
 _REFUSED = 400
@@ -34,7 +34,7 @@ class Walk:
 
     Args:
         judge: of the rows' own seals.
-        keys: by which checkpoints are signed: of all data keys that are open.
+        keys: the data keys that are open: they sign checkpoints.
         report: what is found goes there.
         known: checkpoints that were kept elsewhere.
     """
@@ -42,7 +42,7 @@ class Walk:
     def __init__(
         self,
         judge: Judge,
-        keys: Iterable[Ed25519PublicKey],
+        keys: Sequence[DataKey],
         report: Report,
         known: Sequence[Known] = (),
     ) -> None:
@@ -53,6 +53,7 @@ class Walk:
         self.number = self.last_row = 0
         self._size = 0
         self._compared = 0
+        self._note = ""
         self._origin: str | None = None
         # Whether the last one's signature could be checked; those that wait for one that can.
         self._follows_unknown = False
@@ -68,16 +69,16 @@ class Walk:
         Args:
             stored: its row.
         """
-        said, signed = self._signatures.read(stored["note"])
+        said, word = self._signatures.read(stored["note"])
         tree = None if said is None else kept_tree(stored, said)
-        if said is None or signed is Signed.WRONG or tree is None:
+        if said is None or word is Word.NOBODY or tree is None:
             return False
         self._tree = self._history.extended(tree, b"")
-        self._origin, self._size = said.origin, said.size
+        self._origin, self._size, self._note = said.origin, said.size, stored["note"]
         self.number, self.last_row = stored["number"], stored["last_row"]
         self._compared = self.last_row
         self._report.size = said.size
-        if signed is Signed.UNKNOWN:
+        if word is Word.UNKNOWN:
             self._waiting.append(self.number)
             self._follows_unknown = True
         return True
@@ -119,8 +120,8 @@ class Walk:
             self._find(
                 Kind.CHECKPOINT, "says that rows were let go of, and has others before it", stored
             )
-        said, signed = self._signatures.read(stored["note"])
-        if said is None or signed is Signed.WRONG:
+        said, word = self._signatures.read(stored["note"])
+        if said is None or word is Word.NOBODY:
             self._find(
                 Kind.CHECKPOINT,
                 "was edited, or is not ours: its note is none, or its signature does not hold",
@@ -128,7 +129,9 @@ class Walk:
             )
             self._end_batch(follows_unknown=False)
             return
-        if said.size <= self._size or stored["last_row"] < self.last_row:
+        # A new data key soon signs one of its own, whether there are rows or not.
+        is_same = stored["note"] == self._note
+        if said.size < self._size or stored["last_row"] < self.last_row or is_same:
             self._find(
                 Kind.BACK,
                 f"goes back, from {self._size} rows to {said.size}: an older one in its place",
@@ -136,7 +139,7 @@ class Walk:
             )
             self._end_batch(follows_unknown=False)
             return
-        self._hold_against(stored, said, signed)
+        self._hold_against(stored, said, word)
 
     def end(self, *, sees_all: bool) -> None:
         """Say what is left open behind the last checkpoint.
@@ -157,7 +160,7 @@ class Walk:
                 self._report.unseen.append(message)
         self._history.end(self._report)
 
-    def _hold_against(self, stored: Any, said: Checkpoint, signed: Signed) -> None:
+    def _hold_against(self, stored: Any, said: Checkpoint, word: Word) -> None:
         if self._origin is None:
             self._origin = said.origin
         elif said.origin != self._origin:
@@ -170,14 +173,14 @@ class Walk:
         fits = self._compare(stored, said)
         if not fits:
             self._history.settle(said)
-        if signed is Signed.UNKNOWN:
+        if word is Word.UNKNOWN:
             self._waiting.append(stored["number"])
         elif fits:
             self._waiting.clear()
             self._report.size = said.size
-        allowed = signed is Signed.UNKNOWN or self._follows_unknown
-        self._end_batch(follows_unknown=signed is Signed.UNKNOWN, allowed=allowed)
-        self._size, self.last_row = said.size, stored["last_row"]
+        allowed = word is Word.UNKNOWN or self._follows_unknown
+        self._end_batch(follows_unknown=word is Word.UNKNOWN, allowed=allowed)
+        self._size, self.last_row, self._note = said.size, stored["last_row"], stored["note"]
         if theirs is not None:
             self._tree = theirs
         if theirs is not None or fits:

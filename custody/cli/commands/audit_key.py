@@ -38,6 +38,7 @@ async def _keys(settings: Settings) -> tuple[list[tuple[str, str]], str | None]:
         except (MalformedNote, MalformedCheckpoint):
             return [], "the last checkpoint is none of ours; see: custody audit verify"
         keys = [
-            (key.id, verifier_key(origin, key.audit_signer.public_key())) for key in ring.open_keys
+            (key.id, verifier_key(origin, key.audit_signer.public_key()))
+            for key in sorted(ring.open_keys, key=lambda one: one.id)
         ]
         return keys, ring.problem or ring.degraded

@@ -1,0 +1,134 @@
+"""``custody audit verify`` on what a daemon has written: the vaults, and all of the command."""
+
+import asyncio
+import json
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from tests.audit_log import AuditLog
+from tests.client import Client
+from tests.db.command import Done, custody
+from tests.sealed_rows import past_triggers
+from tests.servers import Daemon
+
+Devices = Callable[[str], Client]
+
+
+async def run(daemon: Daemon, *words: str, **changes: str) -> Done:
+    environ = {
+        **daemon.settings,
+        "CUSTODY_OWNER_DATABASE_URL": daemon.database.url("custody_owner"),
+        **changes,
+    }
+    return await asyncio.to_thread(custody, environ, "audit", *words)
+
+
+async def findings(daemon: Daemon) -> list[tuple[str, str]]:
+    done = await run(daemon, "verify", "--json")
+    said = json.loads(done.out)
+    assert done.code == (0 if said["good"] else 1), done.out + done.err
+    return [(one["kind"], one["user"]) for one in said["findings"]]
+
+
+async def keep(daemon: Daemon) -> None:
+    """Keep the vaults as they are now, to be put back."""
+    await daemon.database.execute("DROP TABLE IF EXISTS kept")
+    await daemon.database.execute("CREATE TABLE kept AS TABLE auth.encryption_vaults")
+
+
+async def test_a_life_of_a_vault(daemon: Daemon, device: Devices) -> None:
+    alice, bob = device("alice"), device("bob")
+    await alice.init()
+    await bob.init()
+    await alice.key()
+    await alice.rotate()
+    assert await findings(daemon) == []
+    done = await run(daemon, "verify")
+    assert done.out.splitlines()[-1].endswith("2 vaults: no finding")
+
+
+# An older row of hers, seal and all: nothing but the audit shows it.
+PUT_BACK = """
+UPDATE auth.encryption_vaults AS new
+SET (generation, key_check, wrapped_mk, wrap_iv, seal, seal_serial)
+    = (old.generation, old.key_check, old.wrapped_mk, old.wrap_iv, old.seal, old.seal_serial)
+FROM kept AS old WHERE new.user_id = 'alice' AND old.user_id = 'alice'
+"""
+
+
+@pytest.mark.parametrize(
+    "tampering",
+    [
+        "UPDATE auth.encryption_vaults SET generation = 7 WHERE user_id = 'alice'",
+        "UPDATE auth.encryption_vaults SET key_check = NULL WHERE user_id = 'alice'",
+        "DELETE FROM auth.encryption_vaults WHERE user_id = 'alice'",
+        PUT_BACK,
+    ],
+    ids=["generation", "key check", "deleted", "put back"],
+)
+async def test_a_vault_that_is_not_what_was_left(
+    daemon: Daemon, device: Devices, tampering: str
+) -> None:
+    alice = device("alice")
+    await alice.init()
+    await device("bob").init()
+    await keep(daemon)
+    await alice.rotate()
+    async with past_triggers(daemon.database) as superuser:
+        await superuser.execute(tampering)
+    assert await findings(daemon) == [("vault", "alice")]
+
+
+async def test_an_erased_vault_that_was_put_back(daemon: Daemon, device: Devices) -> None:
+    await device("alice").init()
+    await keep(daemon)
+    environ = {"CUSTODY_OWNER_DATABASE_URL": daemon.database.url("custody_owner")}
+    done = await asyncio.to_thread(custody, environ, "users", "erase", "alice", "--yes")
+    assert done.code == 0
+    assert await findings(daemon) == []
+    async with past_triggers(daemon.database) as superuser:
+        await superuser.execute("INSERT INTO auth.encryption_vaults SELECT * FROM kept")
+    assert await findings(daemon) == [("vault", "alice")]
+
+
+async def test_a_state_that_somebody_made_up(daemon: Daemon, device: Devices) -> None:
+    """He leaves the vault as he likes it, and an audit row that says the same: it has no seal."""
+    await device("alice").init()
+    await daemon.database.execute(
+        "INSERT INTO auth.encryption_vault_audit (id, user_id, action, status, state)"
+        " VALUES ('made-up', 'alice', 'erase', 200, repeat('0', 64))"
+    )
+    found = dict(await findings(daemon))
+    assert found == {"vault": "alice"} | ({"no_seal": "alice"} if "no_seal" in found else {})
+
+
+async def test_the_role_that_only_reads(daemon: Daemon, device: Devices) -> None:
+    await device("alice").init()
+    url = daemon.database.url("custody_app")
+    done = await run(daemon, "verify", CUSTODY_AUDIT_DATABASE_URL=url)
+    assert (done.code, done.out) == (78, "")
+    assert "this role does not see the whole audit" in done.complaint
+
+
+async def test_nothing_is_said_without_the_data_key(daemon: Daemon, device: Devices) -> None:
+    await device("alice").init()
+    other = "b3RoZXIga2V5IG1hdGVyaWFsIHRoYW4gaXQgd2FzISE="
+    done = await run(daemon, "verify", MANA_AUTH_KEK=other, CUSTODY_KEK="env:MANA_AUTH_KEK?id=o")
+    assert done.code != 0
+    assert "not seen: seals and signatures" in done.out
+
+
+async def test_a_checkpoint_that_was_kept(daemon: Daemon, device: Devices, tmp_path: Path) -> None:
+    await device("alice").init()
+    log = AuditLog(daemon.database)
+    await log.grow(1)
+    file = tmp_path / "checkpoint"
+    file.write_text(log.notes[0])
+    for option in ("--checkpoint", "--since"):
+        done = await run(daemon, "verify", option, str(file))
+        assert "of which there is a checkpoint that was kept" not in done.out
+    file.write_text("junk")
+    done = await run(daemon, "verify", "--checkpoint", str(file))
+    assert (done.code, "is no checkpoint" in done.err) == (2, True)
