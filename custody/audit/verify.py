@@ -1,4 +1,4 @@
-"""Verifies the audit: rows, checkpoints, and the vaults that they speak of."""
+"""Verifies the audit: its rows, and its checkpoints."""
 
 import asyncio
 from collections.abc import Callable, Sequence
@@ -8,7 +8,6 @@ from custody.audit.findings import Finding, Kind, Report
 from custody.audit.history import Known
 from custody.audit.reading import LOWEST, Reader, Rows
 from custody.audit.row_seal import RowSeals
-from custody.audit.vaults import compare
 from custody.audit.walk import Walk
 from custody.datakeys.ring import Ring
 
@@ -68,7 +67,6 @@ class Verification:
                 break
             await self._follow(walk, rows)
         await self._end(walk, rows)
-        await self._vaults()
         return self.report
 
     @property
@@ -145,13 +143,4 @@ class Verification:
             self.report.notices.append(
                 f"{walk.judged_by_tree} rows have a seal by a data key that is no more: the "
                 "checkpoints alone say that they are as they were"
-            )
-
-    async def _vaults(self) -> None:
-        unaudited = 0
-        async for page in self._reader.states():
-            unaudited += compare(page, self.report)
-        if unaudited:
-            self.report.notices.append(
-                f"{unaudited} vaults have not changed since audit rows say what a change left"
             )
