@@ -15,6 +15,7 @@ from custody.audit.note import Signer, sign
 from custody.audit.reading import Reader
 from custody.audit.row_seal import RowSeals
 from custody.audit.verify import Verification
+from custody.vault.audited import compare
 from tests.datakeys import FixedRing
 from tests.db.connecting import engine_of
 from tests.servers import Database
@@ -106,4 +107,6 @@ class AuditLog:
         async with engine_of(self.database.url("custody_owner")) as engine:
             reader = Reader(engine)
             begin = None if since is None else await reader.find(number=since)
-            return await Verification(reader, self.ring, patience=patience).run(begin, known)
+            return await Verification(reader, self.ring, compare, patience=patience).run(
+                begin, known
+            )

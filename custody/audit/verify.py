@@ -1,4 +1,4 @@
-"""Verifies the audit: its rows, and its checkpoints."""
+"""Verifies the audit: rows, checkpoints, and the vaults that they speak of."""
 
 import asyncio
 from collections.abc import Callable, Sequence
@@ -26,6 +26,7 @@ class Verification:
     Args:
         reader: reads the database.
         ring: the data keys, loaded.
+        compare: holds vaults against what their audit rows say; returns how many have none.
         advance: told how many rows were read, each time.
         wait: told that rows are waited for, once.
         patience: seconds that rows which look old have until they are under a checkpoint.
@@ -35,11 +36,13 @@ class Verification:
         self,
         reader: Reader,
         ring: Ring,
+        compare: Callable[[list[Any], Report], int],
+        *,
         advance: Callable[[int], None] = lambda _count: None,
         wait: Callable[[], None] = lambda: None,
         patience: float = PATIENCE_SECONDS,
     ) -> None:
-        self._reader, self._ring = reader, ring
+        self._reader, self._ring, self._compare = reader, ring, compare
         self._advance, self._wait, self._patience = advance, wait, patience
         self.report = Report()
 
@@ -67,6 +70,7 @@ class Verification:
                 break
             await self._follow(walk, rows)
         await self._end(walk, rows)
+        await self._vaults()
         return self.report
 
     @property
@@ -143,4 +147,13 @@ class Verification:
             self.report.notices.append(
                 f"{walk.judged_by_tree} rows have a seal by a data key that is no more: the "
                 "checkpoints alone say that they are as they were"
+            )
+
+    async def _vaults(self) -> None:
+        unaudited = 0
+        async for page in self._reader.states():
+            unaudited += self._compare(page, self.report)
+        if unaudited:
+            self.report.notices.append(
+                f"{unaudited} vaults have not changed since audit rows say what a change left"
             )

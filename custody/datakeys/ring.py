@@ -160,8 +160,8 @@ class Ring:
 
     @property
     def open_keys(self) -> tuple[DataKey, ...]:
-        """The data keys that are open."""
-        return tuple(self._open.values())
+        """The data keys that are open, the oldest first."""
+        return tuple(self._held[key_id].opened.key for key_id in self.open_ids)
 
     @property
     def is_on_record(self) -> bool:

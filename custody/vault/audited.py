@@ -4,32 +4,25 @@ from typing import Any
 
 from custody.audit.events import ERASED
 from custody.audit.findings import Finding, Kind, Report
-from custody.audit.reading import Reader
 from custody.vault.sealed_state import SealedState, state_digest
 
 
-async def compare_vaults(reader: Reader, report: Report) -> None:
-    """Compare all vaults.
+def compare(states: list[Any], report: Report) -> int:
+    """Compare a page of vaults; return how many there are that no audited change is known of.
 
     Args:
-        reader: reads them.
+        states: as ``read_audit_states`` reads them.
         report: what is found goes there.
-
-    Raises:
-        DatabaseError: the database can't be asked now.
     """
     unaudited = 0
-    async for page in reader.states():
-        for row in page:
-            report.vaults += row["has_vault"]
-            unaudited += row["state"] is None
-            if row["state"] is not None and (message := _problem(row)) is not None:
-                number = row["number"]
-                report.add(Finding(Kind.VAULT, message, (number, number), user_id=row["user_id"]))
-    if unaudited:
-        report.notices.append(
-            f"{unaudited} vaults have not changed since audit rows say what a change left"
-        )
+    for row in states:
+        report.vaults += row["has_vault"]
+        if row["state"] is None:
+            unaudited += 1
+        elif (message := _problem(row)) is not None:
+            number = row["number"]
+            report.add(Finding(Kind.VAULT, message, rows=(number, number), user_id=row["user_id"]))
+    return unaudited
 
 
 def _problem(row: Any) -> str | None:

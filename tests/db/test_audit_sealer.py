@@ -207,7 +207,7 @@ async def test_a_checkpoint_that_is_not_what_was_signed_is_not_gone_on_from(
     await audit.add(1)
     await audit.sealer.seal()
     await audit.database.execute(
-        f"UPDATE auth.encryption_audit_checkpoints SET {tamper} WHERE number = 2"
+        f"UPDATE auth.encryption_audit_checkpoints SET {tamper} WHERE number = 2"  # noqa: S608
     )
     await audit.add(1)
     fresh = AuditSealer(audit.sealer._engine, audit.ring, 0, audit.rings)
@@ -247,15 +247,17 @@ async def test_a_log_that_has_become_shorter_rings(audit: Log) -> None:
 
 
 async def test_the_daemon_seals(database: Database, issuer: Issuer, tmp_path: Path) -> None:
-    async with daemon_here(database, issuer, tmp_path, CUSTODY_AUDIT_SEAL_INTERVAL="1") as daemon:
-        async with client_session() as session:
-            alice = Client(daemon, session, "alice")
-            assert (await alice.init()).status == 200
-            assert (await alice.key()).status == 200
-            assert (await Client(daemon, session, "bob").key()).status == 404
+    async with (
+        daemon_here(database, issuer, tmp_path, AUDIT_SEAL_INTERVAL="1") as daemon,
+        client_session() as session,
+    ):
+        alice = Client(daemon, session, "alice")
+        assert (await alice.init()).status == 200
+        assert (await alice.key()).status == 200
+        assert (await Client(daemon, session, "bob").key()).status == 404
 
-            async def sealed() -> bool:
-                size = "SELECT max(size) FROM auth.encryption_audit_checkpoints"
-                return bool(await database.value(size) == 3)
+        async def sealed() -> bool:
+            size = "SELECT max(size) FROM auth.encryption_audit_checkpoints"
+            return bool(await database.value(size) == 3)
 
-            await eventually(sealed)
+        await eventually(sealed)

@@ -23,7 +23,7 @@ from custody.cli.commands.shown import note, printable
 from custody.cli.commands.startup import prepare
 from custody.cli.exit_codes import FINDING, UNAVAILABLE
 from custody.settings import Settings
-from custody.vault.audited import compare_vaults
+from custody.vault.audited import compare
 
 
 def run(since: str | None, kept: tuple[Path, ...], *, as_json: bool) -> int:
@@ -49,15 +49,15 @@ async def _verify(
         since = await _since(reader, number, known) if begins else None
         total = 0 if last is None else last["size"] - (0 if since is None else since["size"])
         with _progress(max(0, total)) as advance:
-            verification = Verification(reader, ring, advance, _tell_of_waiting)
+            verification = Verification(
+                reader, ring, compare, advance=advance, wait=_tell_of_waiting
+            )
             try:
-                report = await verification.run(since, [one for one in known if not one.is_there])
+                return await verification.run(since, [one for one in known if not one.is_there])
             except NoSuchCheckpoint:
                 raise click.UsageError(
                     "the checkpoint of --since is not good itself; verify without --since"
                 ) from None
-        await compare_vaults(reader, report)
-        return report
 
 
 async def _since(reader: Reader, number: int | None, known: list[Known]) -> Any:
