@@ -5,6 +5,9 @@ import time
 from enum import StrEnum
 from typing import NamedTuple
 
+# What an audit row says of the state in which an erasure leaves a vault.
+ERASED = "erased"
+
 
 class Action(StrEnum):
     """The actions of users, the re-wrap worker and the owner, as the column ``action`` has them."""

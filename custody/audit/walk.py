@@ -4,19 +4,18 @@ from collections.abc import Mapping, Sequence
 from typing import Any, Protocol
 
 from custody.audit.checkpoint import Checkpoint
+from custody.audit.events import ERASED, Action
 from custody.audit.findings import Finding, Kind, Report
 from custody.audit.head import Word
 from custody.audit.history import History, Known
 from custody.audit.leaf import leaf_of
 from custody.audit.merkle import Tree
 from custody.audit.signatures import Signatures, kept_tree
-from custody.audit.vaults import ERASED
 from custody.datakeys.data_key import DataKey
 
 # Refusals are recorded where no data key is open, and erasures by an owner who has none.
 _REFUSED = 400
 _UNVERIFIED = "unverified-seal"
-_ERASE = "erase"
 
 
 class Judge(Protocol):
@@ -220,7 +219,7 @@ class Walk:
 
     def _without_seal(self, row: Any) -> None:
         self.without_seal += 1
-        state, is_erasure = row["state"], row["action"] == _ERASE
+        state, is_erasure = row["state"], row["action"] == Action.ERASE
         may_lack_one = (
             not self.number  # from before there were seals
             or row["status"] >= _REFUSED

@@ -2,10 +2,9 @@
 
 from typing import Any
 
+from custody.audit.events import ERASED
 from custody.audit.findings import Finding, Kind, Report
 from custody.vault.sealed_state import SealedState, state_digest
-
-ERASED = "erased"
 
 
 def compare(states: list[Any], report: Report) -> int:
