@@ -91,7 +91,10 @@ def test_each_parameter_has_its_expression() -> None:
     assert "WHERE id = 'alice')" in text
     assert "--" not in text
     values = tuple(f"'{number}'" for number in range(1, 10))
-    assert f"VALUES ({', '.join(values[:8])}, decode({values[8]}, 'hex'))" in Named("insert_audit", values).text()
+    assert (
+        f"VALUES ({', '.join(values[:8])}, decode({values[8]}, 'hex'))"
+        in Named("insert_audit", values).text()
+    )
 
 
 def test_pgbenchs_log_is_read() -> None:
