@@ -6,6 +6,7 @@ from base64 import urlsafe_b64encode
 from collections.abc import AsyncIterator, Callable
 from datetime import UTC, datetime
 from typing import Any
+from uuid import UUID
 
 import pytest
 
@@ -27,7 +28,8 @@ ROWS = (
 )
 ADD = (
     "INSERT INTO auth.encryption_vault_audit (id, user_id, action, context, status)"
-    " SELECT gen_random_uuid(), $1, 'fetch', 'row ' || one, 200 FROM generate_series(1, $2) AS one"
+    " SELECT gen_random_uuid(), $1, 'fetch', 'row ' || one, 200"
+    " FROM generate_series(1, $2::integer) AS one"
 )
 MANY = 10_000
 
@@ -178,7 +180,7 @@ async def test_pages_are_complete_while_rows_are_written(shared: Daemon, visitor
     client, other = visitor("busy"), visitor("busy-too")
     await client.init()
     await other.init()
-    await shared.database.execute(ADD.replace("$1", "'busy'").replace("$2", str(MANY)))
+    await shared.database.execute(ADD, "busy", MANY)
     at_the_start = [row["id"] for row in await stored(shared.database, "busy")]
     done = asyncio.Event()
 
@@ -216,7 +218,7 @@ async def test_where_a_page_ends(
     shared: Daemon, visitor: Device, count: int, limit: int | None, sizes: list[int]
 ) -> None:
     client = visitor(f"pages-{count}")
-    await shared.database.execute(ADD.replace("$1", f"'{client.user}'").replace("$2", str(count)))
+    await shared.database.execute(ADD, client.user, count)
     seen, before = [], ""
     for size in sizes:
         asked = "" if limit is None else f"&limit={limit}"
