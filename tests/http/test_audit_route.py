@@ -13,7 +13,7 @@ import pytest
 from custody.db.queries import query
 from custody.http.routes import BASE_PATH
 from custody.ops import health
-from tests.client import Answer, Client, becomes, client_session
+from tests.client import Answer, Client, client_session, readiness
 from tests.eventually import eventually
 from tests.http.wire import SHARED, exchange, parse, request
 from tests.servers import Daemon, Database
@@ -368,7 +368,8 @@ async def test_a_missing_right_shuts_nothing_else(
     assert (answer.status, answer.code) == (503, "DATABASE_UNAVAILABLE")
     assert int(answer.headers["Retry-After"]) > 0
     assert (await alice.key()).status == 200
-    await becomes(daemon, 200, audit="ok")
+    status, parts = await readiness(daemon)
+    assert (status, parts["audit"]) == (200, "ok")
     async with client_session() as session:
 
         async def degraded() -> str:
