@@ -6,13 +6,14 @@ from base64 import urlsafe_b64encode
 from collections.abc import AsyncIterator, Callable
 from datetime import UTC, datetime
 from typing import Any
+from uuid import UUID
 
 import pytest
 
 from custody.db.queries import query
 from custody.http.routes import BASE_PATH
 from custody.ops import health
-from tests.client import Answer, Client, becomes, client_session
+from tests.client import Answer, Client, client_session, readiness
 from tests.eventually import eventually
 from tests.http.wire import SHARED, exchange, parse, request
 from tests.servers import Daemon, Database
@@ -27,7 +28,8 @@ ROWS = (
 )
 ADD = (
     "INSERT INTO auth.encryption_vault_audit (id, user_id, action, context, status)"
-    " SELECT gen_random_uuid(), $1, 'fetch', 'row ' || one, 200 FROM generate_series(1, $2) AS one"
+    " SELECT gen_random_uuid(), $1, 'fetch', 'row ' || one, 200"
+    " FROM generate_series(1, $2::integer) AS one"
 )
 MANY = 10_000
 
@@ -178,7 +180,7 @@ async def test_pages_are_complete_while_rows_are_written(shared: Daemon, visitor
     client, other = visitor("busy"), visitor("busy-too")
     await client.init()
     await other.init()
-    await shared.database.execute(ADD.replace("$1", "'busy'").replace("$2", str(MANY)))
+    await shared.database.execute(ADD, "busy", MANY)
     at_the_start = [row["id"] for row in await stored(shared.database, "busy")]
     done = asyncio.Event()
 
@@ -216,7 +218,7 @@ async def test_where_a_page_ends(
     shared: Daemon, visitor: Device, count: int, limit: int | None, sizes: list[int]
 ) -> None:
     client = visitor(f"pages-{count}")
-    await shared.database.execute(ADD.replace("$1", f"'{client.user}'").replace("$2", str(count)))
+    await shared.database.execute(ADD, client.user, count)
     seen, before = [], ""
     for size in sizes:
         asked = "" if limit is None else f"&limit={limit}"
@@ -366,7 +368,8 @@ async def test_a_missing_right_shuts_nothing_else(
     assert (answer.status, answer.code) == (503, "DATABASE_UNAVAILABLE")
     assert int(answer.headers["Retry-After"]) > 0
     assert (await alice.key()).status == 200
-    await becomes(daemon, 200, audit="ok")
+    status, parts = await readiness(daemon)
+    assert (status, parts["audit"]) == (200, "ok")
     async with client_session() as session:
 
         async def degraded() -> str:
