@@ -89,7 +89,7 @@ class AuditLog:
         (found,) = await self.database.fetch(LEAVES, self.last_row, up_to)
         self.tree = self.tree.extended(found["leaves"])
         self.number, self.last_row = self.number + 1, up_to
-        said = Checkpoint(ORIGIN, self.tree.size, self.tree.root)
+        said = Checkpoint(ORIGIN, self.tree.size, self.tree.root, up_to)
         self.notes.append(sign(said.text, signer or Signer(ORIGIN, current.audit_signer)))
         columns = self.number, self.tree.size, up_to, self.tree.hashes, self.notes[-1]
         await self.database.execute(CHECKPOINT, *columns)

@@ -60,7 +60,7 @@ def head_of(row: Mapping[str, Any], keys: Sequence[DataKey]) -> Head | None:
         word = word_of(row["note"], checkpoint.origin, keys)
     except (MalformedNote, MalformedCheckpoint, ValueError):
         return None
-    if (checkpoint.size, checkpoint.root) != (tree.size, tree.root):
+    if checkpoint[1:] != (tree.size, tree.root, row["last_row"]):
         return None
     return Head(row["number"], row["last_row"], checkpoint, tree, word)
 

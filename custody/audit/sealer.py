@@ -147,7 +147,8 @@ class AuditSealer:
             tree = await _extended(Tree() if head is None else head.tree, leaves)
             origin = f"{_ORIGIN}{secrets.token_hex(16)}" if head is None else head.checkpoint.origin
             note = sign(
-                Checkpoint(origin, tree.size, tree.root).text, Signer(origin, key.audit_signer)
+                Checkpoint(origin, tree.size, tree.root, last_row).text,
+                Signer(origin, key.audit_signer),
             )
             behind = rows[0]["number"] if rows else 0
             added = await connection.fetchval(

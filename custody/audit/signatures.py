@@ -51,6 +51,8 @@ class Signatures:
 def kept_tree(stored: Any, said: Checkpoint) -> Tree | None:
     """Return the tree that a checkpoint keeps, if it is the one that its note is about.
 
+    None as well where it says that rows up to another number are under it.
+
     Args:
         stored: its row.
         said: what its note says.
@@ -59,4 +61,4 @@ def kept_tree(stored: Any, said: Checkpoint) -> Tree | None:
         tree = Tree.of(stored["size"], stored["hashes"])
     except ValueError:
         return None
-    return tree if (tree.size, tree.root) == (said.size, said.root) else None
+    return tree if (tree.size, tree.root, stored["last_row"]) == said[1:] else None

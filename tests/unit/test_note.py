@@ -147,7 +147,7 @@ def test_a_signer_does_not_show_its_key() -> None:
 
 
 def test_openssl_verifies_the_signature_of_a_checkpoint(tmp_path: Path) -> None:
-    note = parse(sign(Checkpoint(HERE.name, 17, bytes(32)).text, HERE))
+    note = parse(sign(Checkpoint(HERE.name, 17, bytes(32), 20).text, HERE))
     public = HERE.private.public_key()
     pem = public.public_bytes(Encoding.PEM, PublicFormat.SubjectPublicKeyInfo)
     (tmp_path / "key.pem").write_bytes(pem)
@@ -162,7 +162,7 @@ def test_openssl_verifies_the_signature_of_a_checkpoint(tmp_path: Path) -> None:
 
 
 def test_the_published_checkpoint_is_read_and_written() -> None:
-    text = parse(BEHIND_THE_SOFA).text
+    text = parse(BEHIND_THE_SOFA).text + "last-row 7\n"
     read = Checkpoint.parse(text)
     assert (read.origin, read.size) == ("example.com/behind-the-sofa", 20852163)
     assert read.text == text
@@ -170,7 +170,7 @@ def test_the_published_checkpoint_is_read_and_written() -> None:
 
 @pytest.mark.parametrize("size", [0, 1, 10, 2**63 - 1])
 def test_a_checkpoint_is_read_as_it_was_written(size: int) -> None:
-    made = Checkpoint("custody.example/audit", size, bytes(range(32)))
+    made = Checkpoint("custody.example/audit", size, bytes(range(32)), size)
     assert Checkpoint.parse(made.text) == made
 
 
@@ -180,18 +180,21 @@ def test_a_checkpoint_is_read_as_it_was_written(size: int) -> None:
         "",
         "\n\n\n",
         "origin\n1\n",
-        f"\n1\n{'A' * 43}=\n",
+        f"\n1\n{'A' * 43}=\nlast-row 1\n",
         f"origin\n1\n{'A' * 43}=",
-        f"origin\n01\n{'A' * 43}=\n",
-        f"origin\n+1\n{'A' * 43}=\n",
-        f"origin\n-1\n{'A' * 43}=\n",
-        f"origin\n1_0\n{'A' * 43}=\n",
-        f"origin\n\u0661\n{'A' * 43}=\n",
-        f"origin\n{'9' * 20}\n{'A' * 43}=\n",
-        f"origin\n1\n{'A' * 42}B=\n",
-        f"origin\n1\n{'A' * 44}\n",
-        f"origin\n1\n{'A' * 40}\n",
+        f"origin\n01\n{'A' * 43}=\nlast-row 1\n",
+        f"origin\n+1\n{'A' * 43}=\nlast-row 1\n",
+        f"origin\n-1\n{'A' * 43}=\nlast-row 1\n",
+        f"origin\n1_0\n{'A' * 43}=\nlast-row 1\n",
+        f"origin\n\u0661\n{'A' * 43}=\nlast-row 1\n",
+        f"origin\n{'9' * 20}\n{'A' * 43}=\nlast-row 1\n",
+        f"origin\n1\n{'A' * 42}B=\nlast-row 1\n",
+        f"origin\n1\n{'A' * 44}\nlast-row 1\n",
+        f"origin\n1\n{'A' * 40}\nlast-row 1\n",
         f"origin\n1\n{'A' * 43}=\nextension\n",
+        f"origin\n1\n{'A' * 43}=\n",
+        f"origin\n1\n{'A' * 43}=\nlast-row 01\n",
+        f"origin\n1\n{'A' * 43}=\nlast-row 1\nanother\n",
     ],
 )
 def test_what_is_no_checkpoint_is_refused(text: str) -> None:
