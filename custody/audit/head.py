@@ -37,6 +37,7 @@ class Head(NamedTuple):
         checkpoint: what it says.
         tree: over these rows.
         word: whose word it is.
+        note: it, with its signatures.
     """
 
     number: int
@@ -44,6 +45,7 @@ class Head(NamedTuple):
     checkpoint: Checkpoint
     tree: Tree
     word: Word
+    note: str
 
 
 def head_of(row: Mapping[str, Any], keys: Sequence[DataKey]) -> Head | None:
@@ -62,7 +64,7 @@ def head_of(row: Mapping[str, Any], keys: Sequence[DataKey]) -> Head | None:
         return None
     if checkpoint[1:] != (tree.size, tree.root, row["last_row"]):
         return None
-    return Head(row["number"], row["last_row"], checkpoint, tree, word)
+    return Head(row["number"], row["last_row"], checkpoint, tree, word, row["note"])
 
 
 def word_of(note: str, origin: str, keys: Sequence[DataKey]) -> Word:

@@ -17,7 +17,7 @@ import structlog
 from sqlalchemy.ext.asyncio import AsyncEngine
 
 from custody.audit.checkpoint import Checkpoint
-from custody.audit.head import Head, Word, head_of, latest
+from custody.audit.head import Head, Word, head_of, latest, word_of
 from custody.audit.merkle import HASH_SIZE, Tree
 from custody.audit.note import Signer, sign
 from custody.datakeys.data_key import DataKey
@@ -33,6 +33,7 @@ _PAGE = 20_000
 # So many leaves take a millisecond, in which no request is served.
 _SLICE = 1_000 * HASH_SIZE
 _LOOK_BACK = 20
+_LOOK_FURTHER = 1_000
 # Longer than any request may take, so than any of them can write.
 _WRITER_SECONDS = 30.0
 _WRITER_LOOK_SECONDS = 0.1
@@ -63,8 +64,8 @@ class AuditSealer:
         self._ring = ring
         self._interval = interval
         self._alarms = alarms
-        # The largest log that this process has seen, and the latest checkpoint it has looked at.
-        self._seen = 0
+        # The log as this process has last seen it, and the latest checkpoint it has looked at.
+        self._seen: Head | None = None
         self._looked_at = 0
         self._failure: str | None = None
 
@@ -133,30 +134,29 @@ class AuditSealer:
             if not await connection.fetchval(query("try_lock"), _LOCK):
                 return None
             key = self._ring.current
-            rows = await connection.fetch(query("list_audit_checkpoints"), _LOOK_BACK)
+            rows = await connection.fetch(query("list_audit_checkpoints"), None, _LOOK_BACK)
             if key is None or not (at_once or _is_due(rows, self._interval)):
                 return None
             heads = [head_of(row, self._ring.open_keys) for row in rows]
-            head = latest(heads)
             self._look_at(rows, heads)
+            head = latest([*heads, *await self._older(connection, rows, heads)])
+            await self._look_back(connection, head)
             if rows and head is None:
                 return None  # there is nothing to go on from, and that is for people to mend
             last_row, count, leaves = await _next_page(connection, head, horizon)
-            if not count and (head is None or _is_word_of(key, head, rows)):
+            if not count and (head is None or _is_word_of(key, head)):
                 return None
             tree = await _extended(Tree() if head is None else head.tree, leaves)
             origin = f"{_ORIGIN}{secrets.token_hex(16)}" if head is None else head.checkpoint.origin
-            note = sign(
-                Checkpoint(origin, tree.size, tree.root, last_row).text,
-                Signer(origin, key.audit_signer),
-            )
+            said = Checkpoint(origin, tree.size, tree.root, last_row)
+            note = sign(said.text, Signer(origin, key.audit_signer))
             behind = rows[0]["number"] if rows else 0
             added = await connection.fetchval(
                 query("add_audit_checkpoint"), behind, tree.size, last_row, tree.hashes, note
             )
         if not added:
             return None
-        self._seen = max(self._seen, tree.size)
+        self._seen = Head(behind + 1, last_row, said, tree, Word.OURS, note)
         return int(count)
 
     def _look_at(self, rows: Sequence[Mapping[str, Any]], heads: Sequence[Head | None]) -> None:
@@ -165,12 +165,40 @@ class AuditSealer:
             if row["number"] > self._looked_at and (head is None or head.word is Word.NOBODY):
                 self._alarms.audit_tampered("checkpoint")
                 break
-        self._looked_at = max([self._looked_at, *(row["number"] for row in rows)])
-        head = latest(heads)
-        if (size := 0 if head is None else head.tree.size) < self._seen:
-            # A backup was restored, a failover lost rows, or somebody has cut the log off.
-            self._alarms.audit_tampered("shorter")
-            self._seen = size
+        self._looked_at = rows[0]["number"] if rows else 0
+
+    async def _older(
+        self,
+        connection: Connection,
+        rows: Sequence[Mapping[str, Any]],
+        heads: Sequence[Head | None],
+    ) -> list[Head]:
+        """Return the newest of the older checkpoints that is ours, where none of these is.
+
+        For whoever has the daemon's password adds as many of his own as he likes.
+        """
+        while rows and not any(head is not None and head.word is Word.OURS for head in heads):
+            rows = await connection.fetch(
+                query("list_audit_checkpoints"), rows[-1]["number"], _LOOK_FURTHER
+            )
+            heads = [head_of(row, self._ring.open_keys) for row in rows]
+            await asyncio.sleep(0)
+        return [head for head in heads if head is not None and head.word is Word.OURS]
+
+    async def _look_back(self, connection: Connection, head: Head | None) -> None:
+        """Ring where the log does not go through what this process has seen of it any more.
+
+        A backup was restored, a failover lost rows, or somebody has cut it off or written it anew:
+        a key of his own signs what he likes.
+        """
+        if self._seen is not None:
+            found = await connection.fetch(
+                query("find_audit_checkpoint"), self._seen.number, None
+            )
+            there = head_of(found[0], self._ring.open_keys) if found else None
+            if there is None or there.checkpoint != self._seen.checkpoint:
+                self._alarms.audit_tampered("shorter")
+        self._seen = head
 
 
 def _is_due(rows: Sequence[Mapping[str, Any]], interval: float) -> bool:
@@ -181,11 +209,9 @@ def _is_due(rows: Sequence[Mapping[str, Any]], interval: float) -> bool:
     return not rows or not 0 <= rows[0]["age"] < interval / 2
 
 
-def _is_word_of(key: DataKey, head: Head, rows: Sequence[Mapping[str, Any]]) -> bool:
+def _is_word_of(key: DataKey, head: Head) -> bool:
     """Say whether a data key has signed a checkpoint: a new one soon signs one, rows or not."""
-    (row,) = (row for row in rows if row["number"] == head.number)
-    found = head_of(row, [key])
-    return found is not None and found.word is Word.OURS
+    return word_of(head.note, head.checkpoint.origin, [key]) is Word.OURS
 
 
 async def _next_page(

@@ -141,7 +141,7 @@ END
 $$;
 
 -- The leaf hashes of a page of rows (RFC 6962, section 2.1), 32 bytes each, in the order of numbers. The page
--- ends with last_row: at most so many numbers further, of which some may have no row. What a
+-- ends with last_row: so many numbers behind its first row, of which some may have no row. What a
 -- leaf is made of: a byte of zero, and the row as PostgreSQL sends a composite. Address and user agent are
 -- in it by their keyed hash, which is part of the seal; only where a row has none, as they are.
 -- Whoever runs it learns nothing of a row: its seal is in the hash, and nobody can guess that.
@@ -151,7 +151,10 @@ CREATE OR REPLACE FUNCTION auth.custody_audit_leaves(
     LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
 BEGIN
     PERFORM set_config('custody.reads_audit', 'on', true);
-    last_row := least(up_to, above + most);
+    -- Whoever sets the sequence far ahead leaves a gap that is one step, and no more.
+    SELECT min(audit.number) INTO last_row
+        FROM auth.encryption_vault_audit AS audit WHERE audit.number > above;
+    last_row := CASE WHEN last_row <= up_to - most THEN last_row + most - 1 ELSE up_to END;
     SELECT count(*), coalesce(string_agg(page.leaf, '' ORDER BY page.number), '')
     INTO count, leaves
     FROM (

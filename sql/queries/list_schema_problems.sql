@@ -46,7 +46,7 @@ bodies (name, body, definer, config) AS (  -- md5 of the text between the dollar
     ('custody_add_user', 'c4358090aa28e385134b6e4412064401', false, NULL),
     ('custody_announce_data_key', '09312ea4971c2ed3c60012d54587317a', true, 'lock_timeout=2s'),
     ('custody_audit_horizon', 'e428eceaa2384c9769542546af278cc3', true, NULL),
-    ('custody_audit_leaves', 'c888aec5074e5bf9ce31ad7198b8c601', true, NULL),
+    ('custody_audit_leaves', 'b13eddc7f5515affe1f22f7f2eb307e3', true, NULL),
     ('custody_count_row_version', 'd2b05dec190ccf4edc579aea6053ce46', false, NULL),
     ('custody_count_unsealed', '7785748eaaae1fc7f679a8dd4f9642a4', true, NULL),
     ('custody_doubt_kek', '77cdf08a4e310cf91ccc6f38e35643ef', true, 'lock_timeout=2s'),

@@ -4,10 +4,14 @@ import asyncio
 from pathlib import Path
 
 import pytest
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from sqlalchemy.ext.asyncio import AsyncEngine
 
 from custody.audit import sealer as module
+from custody.audit.checkpoint import Checkpoint
 from custody.audit.head import Head, Word, head_of
+from custody.audit.merkle import Tree
+from custody.audit.note import Signer, sign
 from custody.audit.sealer import AuditSealer
 from custody.datakeys.data_key import DataKey
 from tests.client import Client, client_session
@@ -261,3 +265,67 @@ async def test_the_daemon_seals(database: Database, issuer: Issuer, tmp_path: Pa
             return bool(await database.value(size) == 3)
 
         await eventually(sealed)
+
+
+ADD = "SELECT auth.custody_add_audit_checkpoint($1, $2, $3, $4, $5)"
+REPLAY = """
+INSERT INTO auth.encryption_audit_checkpoints (number, size, last_row, hashes, note)
+SELECT number + 1, size, last_row + $1, hashes, note FROM auth.encryption_audit_checkpoints
+ORDER BY number DESC LIMIT 1
+"""
+
+
+@pytest.mark.parametrize("further", [2**62, 1, -1])
+async def test_nobody_else_says_which_rows_a_checkpoint_is_over(audit: Log, further: int) -> None:
+    """Rows that seemed to be sealed would never be, and could be deleted unseen."""
+    await audit.add(3)
+    await audit.sealer.seal()
+    await audit.database.execute(REPLAY, further)
+    await audit.add(2)
+    assert await audit.sealer.seal() == 2
+    assert audit.rings.reasons == ["checkpoint"]
+
+
+async def test_a_stranger_cannot_push_our_checkpoints_out_of_sight(audit: Log) -> None:
+    """Whoever has the password of custody_app adds checkpoints of his own, as many as he likes."""
+    await audit.add(3)
+    await audit.sealer.seal()
+    (ours,) = await audit.heads()
+    his = Ed25519PrivateKey.generate()
+    origin, tree = ours.checkpoint.origin, Tree().extended(bytes(32) * 3)
+    said = Checkpoint(origin, tree.size, tree.root, 3)
+    for behind in range(1, 2 * module._LOOK_BACK):
+        columns = behind, tree.size, 3, tree.hashes, sign(said.text, Signer(origin, his))
+        async with audit.database.connect("custody_app") as thief:
+            assert await thief.fetchval(ADD, *columns)
+    await audit.add(1)
+    assert await audit.sealer.seal() == 1
+    last = (await audit.heads())[-1]
+    leaves = await audit.database.fetch("SELECT leaves FROM auth.custody_audit_leaves(3, 4, 10)")
+    assert last.tree == ours.tree.extended(leaves[0]["leaves"])
+
+
+async def test_history_that_was_written_anew_rings_where_it_was_seen(audit: Log) -> None:
+    """As long as before, and each checkpoint signed: by a key of his own."""
+    await audit.add(3)
+    await audit.sealer.seal()
+    (ours,) = await audit.heads()
+    his = Ed25519PrivateKey.generate()
+    origin, tree = ours.checkpoint.origin, Tree().extended(bytes(32) * 3)
+    said = Checkpoint(origin, tree.size, tree.root, 3)
+    await audit.database.execute(
+        "UPDATE auth.encryption_audit_checkpoints SET hashes = $1, note = $2",
+        *(tree.hashes, sign(said.text, Signer(origin, his))),
+    )
+    await audit.add(1)
+    await audit.sealer.seal()
+    assert audit.rings.reasons == ["shorter"]
+
+
+async def test_a_leap_of_the_numbers_is_one_step(audit: Log) -> None:
+    await audit.add(1)
+    await audit.database.execute("SELECT setval('auth.encryption_vault_audit_number_seq', 1::bigint << 62)")
+    await audit.add(1)
+    assert await asyncio.wait_for(audit.sealer.seal(), 10) == 2
+
+
