@@ -115,8 +115,8 @@ class Verification:
             if tail["is_old"]:
                 message = (
                     f"{tail['count']} rows are under no checkpoint, and some have been there for "
-                    "more than two minutes: no daemon makes checkpoints, and nothing shows "
-                    "whether rows are missing among these"
+                    "more than two minutes, or are of the future: no daemon makes checkpoints, and "
+                    "nothing shows whether rows are missing among these"
                 )
                 self.report.add(Finding(Kind.TAIL, message, numbers))
             else:

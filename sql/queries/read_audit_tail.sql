@@ -1,7 +1,8 @@
 -- What is behind the last checkpoint. $1 the last row that is under it
 SELECT min(number) AS first, max(number) AS last, count(*) AS count,
-       -- By the database's clock alone, which has set created_at too.
-       coalesce((SELECT created_at < clock_timestamp() - INTERVAL '2 minutes'
-                 FROM auth.encryption_vault_audit WHERE number > $1 ORDER BY number LIMIT 1), false) AS is_old
+       -- By the database's clock alone, which has set created_at too. One of the future is as suspect: it would
+       -- be new for ever.
+       coalesce(bool_or(created_at < clock_timestamp() - INTERVAL '2 minutes'
+                        OR created_at > clock_timestamp() + INTERVAL '2 minutes'), false) AS is_old
 FROM auth.encryption_vault_audit
 WHERE number > $1

@@ -303,10 +303,13 @@ async def test_damage_is_found_behind_damage(log: AuditLog) -> None:
     assert ranges(report, Kind.MISSING) == [(1, 8), (33, 40)]
 
 
-async def test_rows_that_wait_too_long(log: AuditLog) -> None:
-    await log.write(log.event(), age=200)
+@pytest.mark.parametrize("ages", [(200,), (-200,), (0, 200)])
+async def test_rows_that_wait_too_long(log: AuditLog, ages: tuple[float, ...]) -> None:
+    """Nor does it help to give them, or the first of them, a time of the future."""
+    for age in ages:
+        await log.write(log.event(), age=age)
     report = await log.verify()
-    assert ranges(report, Kind.TAIL) == [(41, 41)]
+    assert ranges(report, Kind.TAIL) == [(41, 40 + len(ages))]
 
 
 # ── what was kept elsewhere ───────────────────────────────────────────────────
