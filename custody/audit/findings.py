@@ -60,6 +60,7 @@ class Report:
         rows: how many rows were read.
         checkpoints: how many checkpoints were read.
         vaults: how many vaults were compared.
+        gone: how many vaults went with accounts that somebody else keeps.
         size: of the log, as the last good checkpoint has it.
     """
 
@@ -70,6 +71,7 @@ class Report:
     rows: int = 0
     checkpoints: int = 0
     vaults: int = 0
+    gone: int = 0
     size: int = 0
 
     def add(self, finding: Finding) -> None:

@@ -192,9 +192,7 @@ class AuditSealer:
         a key of his own signs what he likes.
         """
         if self._seen is not None:
-            found = await connection.fetch(
-                query("find_audit_checkpoint"), self._seen.number, None
-            )
+            found = await connection.fetch(query("find_audit_checkpoint"), self._seen.number, None)
             there = head_of(found[0], self._ring.open_keys) if found else None
             if there is None or there.checkpoint != self._seen.checkpoint:
                 self._alarms.audit_tampered("shorter")

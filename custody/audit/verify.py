@@ -143,3 +143,7 @@ class Verification:
             self.report.notices.append(
                 f"{unaudited} vaults have not changed since audit rows say what a change left"
             )
+        if self.report.gone:
+            self.report.notices.append(
+                f"{self.report.gone} vaults are gone with their accounts, which somebody else keeps"
+            )

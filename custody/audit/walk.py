@@ -163,7 +163,9 @@ class Walk:
         theirs = kept_tree(stored, said)
         if theirs is None:
             self._find(
-                Kind.CHECKPOINT, "was edited: size, last row or hashes are not what its note says", stored
+                Kind.CHECKPOINT,
+                "was edited: size, last row or hashes are not what its note says",
+                stored,
             )
         fits = self._compare(stored, said)
         if not fits:

@@ -19,6 +19,8 @@ def compare(states: list[Any], report: Report) -> int:
         report.vaults += row["has_vault"]
         if row["state"] is None:
             unaudited += 1
+        elif row["went_with_account"] and row["state"] != ERASED:
+            report.gone += 1
         elif (message := _problem(row)) is not None:
             number = row["number"]
             report.add(Finding(Kind.VAULT, message, rows=(number, number), user_id=row["user_id"]))

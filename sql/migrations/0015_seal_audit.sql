@@ -191,7 +191,8 @@ $$;
 CREATE OR REPLACE FUNCTION auth.custody_read_states(above TEXT, most INTEGER)
     RETURNS TABLE (user_id TEXT, state TEXT, number BIGINT, has_vault BOOLEAN, generation BIGINT,
                    zero_knowledge BOOLEAN, key_check TEXT, recovery_digest TEXT,
-                   recovery_format_version SMALLINT, recovery_set_at TIMESTAMPTZ, has_wrap BOOLEAN)
+                   recovery_format_version SMALLINT, recovery_set_at TIMESTAMPTZ, has_wrap BOOLEAN,
+                   went_with_account BOOLEAN)
     LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
 #variable_conflict use_column
 BEGIN
@@ -223,7 +224,13 @@ BEGIN
                               octet_length(vault.recovery_iv), vault.recovery_iv),
                        'UTF8')), 'hex')
                END,
-               vault.recovery_format_version, vault.recovery_set_at, vault.wrapped_mk IS NOT NULL
+               vault.recovery_format_version, vault.recovery_set_at, vault.wrapped_mk IS NOT NULL,
+               -- Whoever keeps the accounts deletes one, and its vault by the foreign key: no row says so.
+               -- Where row-level security would hide accounts from us, nothing is known of them.
+               vault.user_id IS NULL AND NOT row_security_active('auth.users')
+                   AND NOT EXISTS (SELECT 1 FROM auth.custody_marks AS mark
+                                   WHERE mark.table_name = 'users' AND mark.ours)
+                   AND NOT EXISTS (SELECT 1 FROM auth.users AS account WHERE account.id = users.user_id)
         FROM users
         LEFT JOIN LATERAL (
             SELECT audit.state, audit.number FROM auth.encryption_vault_audit AS audit

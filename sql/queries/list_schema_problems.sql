@@ -61,7 +61,7 @@ bodies (name, body, definer, config) AS (  -- md5 of the text between the dollar
     ('custody_promote_data_key', '65b862fa5aa74104b04557820fc177bb', true, 'lock_timeout=2s'),
     ('custody_put_data_key_wrap', 'f48d86e648ceb17ca99a611c63ba224e', true, 'lock_timeout=2s'),
     ('custody_read_sealed_before', '05237d65d50256fe1cc35a5405ace5fc', true, 'enable_sort=off'),
-    ('custody_read_states', '347dcc04d0743358ee29eb72095dc6da', true, NULL),
+    ('custody_read_states', 'ef988df27c2012bfb4620b190e41b80b', true, NULL),
     ('custody_read_unsealed', '5ab686344664dd0c6e209f1f2de9f8ab', true, NULL),
     ('custody_record_events', '430c48756477540d846083555562213d', false, NULL),
     ('custody_refuse_ended_data_key', '5113bb81af2d331ff770d348cb67e1b3', false, 'row_security=off'),

@@ -324,8 +324,8 @@ async def test_history_that_was_written_anew_rings_where_it_was_seen(audit: Log)
 
 async def test_a_leap_of_the_numbers_is_one_step(audit: Log) -> None:
     await audit.add(1)
-    await audit.database.execute("SELECT setval('auth.encryption_vault_audit_number_seq', 1::bigint << 62)")
+    await audit.database.execute(
+        "SELECT setval('auth.encryption_vault_audit_number_seq', 1::bigint << 62)"
+    )
     await audit.add(1)
     assert await asyncio.wait_for(audit.sealer.seal(), 10) == 2
-
-

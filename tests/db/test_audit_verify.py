@@ -312,6 +312,20 @@ async def test_rows_that_wait_too_long(log: AuditLog, ages: tuple[float, ...]) -
     assert ranges(report, Kind.TAIL) == [(41, 40 + len(ages))]
 
 
+async def test_a_vault_that_went_with_its_account(log: AuditLog) -> None:
+    """Whoever keeps the accounts deletes one: the foreign key takes the vault, and no row says so."""
+    await log.write(log.event(user_id="carol", state="0" * 64))
+    await log.seal()
+    assert (await log.verify()).counts == {Kind.VAULT: 1}
+    await log.database.execute("UPDATE auth.custody_marks SET ours = false")
+    assert (await log.verify()).counts == {Kind.VAULT: 1}  # accounts may be hidden from us
+    await log.database.execute("ALTER TABLE auth.users DISABLE ROW LEVEL SECURITY")
+    report = await log.verify()
+    assert (report.counts, report.gone) == ({}, 1)
+    await log.database.execute("INSERT INTO auth.users (id) VALUES ('carol')")
+    assert (await log.verify()).counts == {Kind.VAULT: 1}
+
+
 # ── what was kept elsewhere ───────────────────────────────────────────────────
 
 
