@@ -313,7 +313,7 @@ async def test_rows_that_wait_too_long(log: AuditLog, ages: tuple[float, ...]) -
 
 
 async def test_a_vault_that_went_with_its_account(log: AuditLog) -> None:
-    """Whoever keeps the accounts deletes one: the foreign key takes the vault, and no row says so."""
+    """Whoever keeps the accounts deletes one: the foreign key takes the vault, unaudited."""
     await log.write(log.event(user_id="carol", state="0" * 64))
     await log.seal()
     assert (await log.verify()).counts == {Kind.VAULT: 1}
