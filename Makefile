@@ -7,7 +7,7 @@ PYTHON ?= $(or $(wildcard $(BIN)/python),python3)
 .PHONY: run test prove lint format audit lock clean
 .PHONY: install install-dev
 .PHONY: chaos-callers chaos-kms-away prove-scope
-.PHONY: bench bench-audit bench-commands bench-envelope bench-growth bench-kek-faults bench-remote-kek bench-rewrap bench-rotation bench-start
+.PHONY: bench bench-audit bench-commands bench-envelope bench-growth bench-kek-faults bench-remote-kek bench-rewrap bench-rotation bench-sealer bench-start
 .DEFAULT_GOAL := run
 
 INSTALL = command -v "$(PYTHON)" >/dev/null || { echo "custody needs Python 3.11 or newer, and\
@@ -74,6 +74,9 @@ bench-rewrap: install-dev
 
 bench-rotation: install-dev
 	@exec "$(BIN)/python" -m tests.bench.rotation $(ARGS)
+
+bench-sealer: install-dev
+	@exec "$(BIN)/python" -m tests.bench.sealer $(ARGS)
 
 bench-start: install-dev
 	@exec "$(BIN)/python" -m tests.bench.start $(ARGS)

@@ -32,8 +32,8 @@ ADD = (
 LEAVES = "SELECT * FROM auth.custody_audit_leaves($1, $2, 1000000)"
 LAST = "SELECT coalesce(max(number), 0) FROM auth.encryption_vault_audit"
 CHECKPOINT = (
-    "INSERT INTO auth.encryption_audit_checkpoints (number, kind, size, last_row, hashes, note)"
-    " VALUES ($1, 'checkpoint', $2, $3, $4, $5)"
+    "INSERT INTO auth.encryption_audit_checkpoints (number, size, last_row, hashes, note)"
+    " VALUES ($1, $2, $3, $4, $5)"
 )
 ACTIONS = (Action.FETCH, Action.FAILED_FETCH, Action.INIT, Action.ROTATE)
 

@@ -101,6 +101,7 @@ class Client:
         return await self.call(method, path, body, if_match=if_match)
 
     status: _Route = partialmethod(_act, "GET", "/status")
+    audit: _Route = partialmethod(_act, "GET", "/audit")
     key: _Route = partialmethod(_act, "GET", "/key")
     init: _Route = partialmethod(_act, "POST", "/init")
     rotate: _Route = partialmethod(_act, "POST", "/rotate")

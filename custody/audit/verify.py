@@ -83,24 +83,10 @@ class Verification:
         while page := await self._reader.checkpoints(walk.number + 1 if walk.number else LOWEST):
             limit = max(stored["last_row"] for stored in page)
             for stored in page:
-                pruned = stored["kind"] == "prune" and not walk.number
-                if pruned and await self._begin_behind_pruned(walk, stored):
-                    rows.next = walk.last_row + 1
-                    continue
                 async for piece in rows.take(stored["last_row"], limit):
                     walk.add(piece)
                     self._advance(len(piece))
                 walk.close(stored)
-
-    async def _begin_behind_pruned(self, walk: Walk, stored: Any) -> bool:
-        """Begin behind rows that the owner let go of; False: they are there, or it is not ours."""
-        if await self._reader.rows(LOWEST, stored["last_row"]) or not walk.begin_behind(stored):
-            return False
-        self.report.notices.append(
-            f"rows up to number {walk.last_row} were let go of (custody audit prune), and are not "
-            "verified"
-        )
-        return True
 
     async def _is_late(self, walk: Walk) -> bool:
         return bool((await self._reader.tail(walk.last_row))["is_old"])

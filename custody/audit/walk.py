@@ -115,10 +115,6 @@ class Walk:
                 Kind.GAP, f"stands where {self.number + 1} should be: some are missing", stored
             )
         self.number = number
-        if stored["kind"] != "checkpoint":
-            self._find(
-                Kind.CHECKPOINT, "says that rows were let go of, and has others before it", stored
-            )
         said, word = self._signatures.read(stored["note"])
         if said is None or word is Word.NOBODY:
             self._find(

@@ -25,7 +25,7 @@ Duty: TypeAlias = Literal["custody_app", "custody_rewrap"]
 
 
 class Kind(StrEnum):
-    """What kind of problem it is; ``list_role_problems.sql`` has the last three."""
+    """What kind of problem it is; ``list_role_problems.sql`` has the last four."""
 
     SCHEMA = "schema"
     ROLES = "roles"
@@ -33,6 +33,8 @@ class Kind(StrEnum):
     STRANGER = "stranger"
     # Audit rows can't be written.
     AUDIT = "audit"
+    # Users can't read the own ones.
+    TRAIL = "trail"
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,12 +52,12 @@ class PostureProblem:
     @property
     def is_unsafe(self) -> bool:
         """Whether no request may reach the database; without audit rows they answer 503 anyway."""
-        return self.kind is not Kind.AUDIT
+        return self.kind not in {Kind.AUDIT, Kind.TRAIL}
 
     @property
     def part(self) -> str:
         """Under which part of the readiness an operator finds it."""
-        return Kind.ROLES if self.kind is Kind.STRANGER else self.kind
+        return {Kind.STRANGER: Kind.ROLES, Kind.TRAIL: Kind.AUDIT}.get(self.kind, self.kind)
 
 
 async def find_problems(engine: AsyncEngine, duty: Duty) -> tuple[PostureProblem, ...]:

@@ -4,6 +4,7 @@ import json
 import ssl
 from collections.abc import Sequence
 from contextlib import AbstractAsyncContextManager
+from typing import Any
 
 from aiohttp import hdrs, web
 
@@ -19,6 +20,7 @@ from custody.http.client_address import TrustedProxies, user_agent
 from custody.http.cors import Cors
 from custody.http.middleware import ROUTE, TopHandler
 from custody.http.openapi import document
+from custody.http.pages import parse_page
 from custody.http.preconditions import parse_if_match
 from custody.http.rate import RateLimit
 from custody.http.response import Response
@@ -94,14 +96,16 @@ class Frontend:
             self._shares.take(caller.user_id)
             connection.begin()
             try:
-                body = None
+                asked: Any = None
                 if route.body is not None:
-                    body = await read_json(request, route.body, caller.deadline)
+                    asked = await read_json(request, route.body, caller.deadline)
+                elif route.is_paged:
+                    asked = parse_page(request)
                 if not self._health.database_is_safe:
                     raise problems.unavailable(
                         "DATABASE_UNAVAILABLE", "The database can't be used now: try again later."
                     )
-                return await route.handler(self._vault, caller, body)
+                return await route.handler(self._vault, caller, asked)
             except Unavailable as error:
                 self._health.met(error)
                 raise

@@ -12,9 +12,10 @@ from custody.http.payloads import (
     ZeroKnowledgeAnswer,
     key_response,
     status_response,
+    trail_response,
 )
 from custody.http.response import Response
-from custody.vault.model import Caller, MasterKey, RecoveryBlob, RecoveryWrap
+from custody.vault.model import Caller, MasterKey, Page, RecoveryBlob, RecoveryWrap
 from custody.vault.service import VaultService
 
 Handler = Callable[[VaultService, Caller, Any], Awaitable[Response]]
@@ -23,6 +24,11 @@ Handler = Callable[[VaultService, Caller, Any], Awaitable[Response]]
 async def get_status(vault: VaultService, caller: Caller, _body: None) -> Response:
     """GET /status."""
     return Response(to_json(status_response(await vault.status(caller))))
+
+
+async def get_audit(vault: VaultService, caller: Caller, page: Page) -> Response:
+    """GET /audit."""
+    return Response(to_json(trail_response(await vault.trail(caller, page))))
 
 
 async def init(vault: VaultService, caller: Caller, _body: None) -> Response:

@@ -7,6 +7,7 @@ from pydantic import TypeAdapter
 
 from custody import DISTRIBUTION
 from custody.http.body import MAX_BODY_BYTES
+from custody.http.pages import CURSOR_PATTERN, DEFAULT_LIMIT, MAX_LIMIT
 from custody.http.problems import MEDIA_TYPE
 from custody.http.routes import BASE_PATH, ROUTES, Route
 
@@ -55,6 +56,20 @@ _IF_MATCH = {
     "description": "Only if the vault still has this generation; * is any existing vault",
     "schema": {"type": "string", "pattern": r'^(\*|"[0-9]{1,18}")$'},
 }
+_LIMIT = {
+    "name": "limit",
+    "in": "query",
+    "required": False,
+    "description": "How many at most",
+    "schema": {"type": "integer", "minimum": 1, "maximum": MAX_LIMIT, "default": DEFAULT_LIMIT},
+}
+_BEFORE = {
+    "name": "before",
+    "in": "query",
+    "required": False,
+    "description": "The next of the page before",
+    "schema": {"type": "string", "pattern": f"^{CURSOR_PATTERN}$"},
+}
 
 
 def document() -> dict[str, Any]:
@@ -92,6 +107,8 @@ def _operation(route: Route, schemas: dict[str, Any]) -> dict[str, Any]:
     }
     if route.takes_if_match:
         operation["parameters"] = [_IF_MATCH]
+    if route.is_paged:
+        operation["parameters"] = [_LIMIT, _BEFORE]
     if route.body is not None:
         operation["requestBody"] = {
             "required": True,

@@ -1,6 +1,7 @@
 """The JSON of the routes. OpenAPI is generated from these types, so document and daemon agree."""
 
 import base64
+from collections.abc import Mapping
 from datetime import datetime
 from typing import Annotated, Any, Literal
 
@@ -18,7 +19,8 @@ from pydantic import (
 from pydantic.alias_generators import to_camel
 from typing_extensions import TypedDict
 
-from custody.vault.model import MasterKey, RecoveryBlob, RecoveryWrap, Status
+from custody.http.pages import cursor_of
+from custody.vault.model import MasterKey, RecoveryBlob, RecoveryWrap, Status, Trail, moment
 from kek_backends.base import MASTER_KEY_SIZE
 
 _LAST_OF_TWO_BYTES = "[AEIMQUYcgkosw048]="
@@ -119,6 +121,28 @@ class StatusAnswer(TypedDict):
 
 
 @with_config(_NOTHING_ELSE)
+class AuditEvent(TypedDict):
+    """One action on the user's vault, or what a re-wrap met there."""
+
+    id: str
+    # Null where the database holds no moment that can be shown: no daemon wrote that.
+    at: datetime | None
+    action: str
+    context: str | None
+    status: int
+    ipAddress: str | None
+    userAgent: str | None
+
+
+@with_config(_NOTHING_ELSE)
+class AuditAnswer(TypedDict):
+    """A page of the user's own audit rows, the newest first; next is null on the last one."""
+
+    events: list[AuditEvent]
+    next: str | None
+
+
+@with_config(_NOTHING_ELSE)
 class MasterKeyAnswer(TypedDict):
     """The master key."""
 
@@ -159,6 +183,30 @@ def status_response(status: Status) -> StatusAnswer:
         "hasRecoveryWrap": status.has_recovery_wrap,
         "zeroKnowledge": status.zero_knowledge,
         "recoverySetAt": status.recovery_set_at,
+    }
+
+
+def trail_response(trail: Trail) -> AuditAnswer:
+    """Build the response of ``/audit``."""
+    return {
+        "events": [_event(row) for row in trail.events],
+        "next": None if trail.before is None else cursor_of(trail.before),
+    }
+
+
+def _event(row: Mapping[str, Any]) -> AuditEvent:
+    try:
+        at = moment(row["at"])
+    except ValueError:
+        at = None
+    return {
+        "id": row["id"],
+        "at": at,
+        "action": row["action"],
+        "context": row["context"],
+        "status": row["status"],
+        "ipAddress": row["ip_address"],
+        "userAgent": row["user_agent"],
     }
 
 

@@ -10,6 +10,7 @@ from custody.http.handlers import Handler
 from custody.http.payloads import (
     RECOVERY_WRAP_BODY,
     ZERO_KNOWLEDGE_BODY,
+    AuditAnswer,
     MasterKeyAnswer,
     OkAnswer,
     RecoveryBlobAnswer,
@@ -35,6 +36,7 @@ class Route:
         body: the type of the JSON that is read, or None where a body is ignored.
         takes_if_match: whether the precondition is honoured.
         has_etag: whether the response carries the generation.
+        is_paged: whether it answers a page at a time, and reads the query that says which.
         needs_step_up: whether it can lose or unlock a key for good.
         refusals: codes of the state table, with their status.
     """
@@ -47,6 +49,7 @@ class Route:
     body: TypeAdapter[Any] | None = None
     takes_if_match: bool = False
     has_etag: bool = False
+    is_paged: bool = False
     needs_step_up: bool = False
     refusals: tuple[tuple[int, str], ...] = ()
 
@@ -73,6 +76,15 @@ ROUTES = (
         summary="What there is, without unlocking it; leaves no audit row",
         response=TypeAdapter(StatusAnswer),
         refusals=(_TAMPERED, _KEK),
+    ),
+    Route(
+        method="GET",
+        path="/audit",
+        handler=handlers.get_audit,
+        summary="What was done with the vault, the newest first; leaves no audit row",
+        response=TypeAdapter(AuditAnswer),
+        is_paged=True,
+        refusals=(_UNKNOWN,),
     ),
     Route(
         method="POST",

@@ -15,7 +15,7 @@ from custody.datakeys.ring import Ring
 from custody.db.advice import advise
 from custody.db.checkout import on_a_living_connection
 from custody.db.errors import NO_ANSWER, DatabaseError, Refused
-from custody.db.posture import PostureProblem, find_problems
+from custody.db.posture import Kind, PostureProblem, find_problems
 from custody.keks.keks import Keks
 from custody.keks.legacy import Door, Unsealed
 from custody.settings import ConfigurationError
@@ -86,9 +86,9 @@ class Health:
         unknown = None if checked else "not judged yet: no database"
         return {
             "database": self._database or self._reason_met("database"),
-            "schema": self._problem_of("schema") or unknown,
-            "roles": self._problem_of("roles") or unknown,
-            "audit": self._problem_of("audit") or self._reason_met("audit") or unknown,
+            "schema": self._messages(Kind.SCHEMA) or unknown,
+            "roles": self._messages(Kind.ROLES, Kind.STRANGER) or unknown,
+            "audit": self._messages(Kind.AUDIT) or self._reason_met("audit") or unknown,
             "kek": self._problem_of_keks() or self._reason_met("kek"),
             "data-key": self._problem_of_data_keys(),
             "rows": self._door.problem if self._keks_confirmed else "not counted yet",
@@ -102,6 +102,7 @@ class Health:
             "kek": "; ".join(self._keks.degraded) or None,
             "data-key": self._ring.degraded,
             "rows": self._door.remark,
+            "audit": self._messages(Kind.TRAIL),
         }
         return {part: what for part, what in found.items() if what is not None}
 
@@ -275,6 +276,6 @@ class Health:
         met = self._met.get(part)
         return None if met is None else met.reason
 
-    def _problem_of(self, part: str) -> str | None:
-        messages = [problem.message for problem in self._problems if problem.part == part]
+    def _messages(self, *kinds: Kind) -> str | None:
+        messages = [problem.message for problem in self._problems if problem.kind in kinds]
         return "; ".join(messages) or None

@@ -1,7 +1,7 @@
 """The values of the vault: frozen, and silent about secrets in their repr."""
 
 from base64 import b64decode
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from decimal import Decimal
@@ -180,6 +180,31 @@ class RecoveryBlob:
 
     recovery: RecoveryWrap
     generation: int
+
+
+class Page(NamedTuple):
+    """Which of the user's audit rows are asked for, the newest first.
+
+    Args:
+        limit: how many at most.
+        before: only those of before this number; None begins with the newest.
+    """
+
+    limit: int
+    before: int | None
+
+
+class Trail(NamedTuple):
+    """A page of the user's audit rows.
+
+    Args:
+        events: the columns of ``sql/queries/list_own_events.sql``. They are shown, and never
+            believed: nothing is decided by them.
+        before: of the page after this one, or None where there is none.
+    """
+
+    events: Sequence[Mapping[str, Any]]
+    before: int | None
 
 
 @dataclass(frozen=True, slots=True)

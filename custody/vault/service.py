@@ -27,9 +27,11 @@ from custody.vault.keys import MasterKeys
 from custody.vault.model import (
     Caller,
     MasterKey,
+    Page,
     RecoveryBlob,
     RecoveryWrap,
     Status,
+    Trail,
     Trust,
     Vault,
     moment,
@@ -83,6 +85,19 @@ class VaultService:
             zero_knowledge=vault.zero_knowledge,
             recovery_set_at=None if set_at is None else moment(set_at),
         )
+
+    async def trail(self, caller: Caller, page: Page) -> Trail:
+        """Show the user's own audit rows, without one of its own.
+
+        They have addresses and times: who may not get at the vault does not get at them either.
+        """
+        rows = await self._rows.list_events(caller, page)
+        self._canaries.refuse(caller.user_id)
+        if not rows:
+            return Trail((), None)
+        with self._brake.passing(caller.user_id):
+            events = rows[: page.limit]
+            return Trail(events, events[-1]["number"] if len(rows) > page.limit else None)
 
     async def fetch(self, caller: Caller) -> MasterKey | RecoveryBlob:
         """Hand out the master key, or in zero-knowledge mode the recovery wrap."""

@@ -54,20 +54,15 @@ GRANT SELECT (number, id, user_id, action, ip_address, user_agent, context, stat
 
 CREATE TABLE IF NOT EXISTS auth.encryption_audit_checkpoints (
     number      BIGINT PRIMARY KEY,
-    kind        TEXT NOT NULL,
     size        BIGINT NOT NULL,
     last_row    BIGINT NOT NULL,
     hashes      BYTEA NOT NULL,
     note        TEXT NOT NULL,
     made_at     TIMESTAMPTZ NOT NULL DEFAULT clock_timestamp()
 );
-ALTER TABLE auth.encryption_audit_checkpoints DROP CONSTRAINT IF EXISTS encryption_audit_checkpoints_kind;
-ALTER TABLE auth.encryption_audit_checkpoints ADD CONSTRAINT encryption_audit_checkpoints_kind
-    CHECK (kind IN ('checkpoint', 'prune'));
 
 COMMENT ON TABLE auth.encryption_audit_checkpoints IS 'Signed heads of the Merkle tree over the audit''s rows';
-COMMENT ON COLUMN auth.encryption_audit_checkpoints.kind IS 'prune: rows up to this one were let go of, by the owner';
-COMMENT ON COLUMN auth.encryption_audit_checkpoints.size IS 'How many rows are under it, those that were let go of included';
+COMMENT ON COLUMN auth.encryption_audit_checkpoints.size IS 'How many rows are under it';
 COMMENT ON COLUMN auth.encryption_audit_checkpoints.last_row IS 'All rows up to this number are under it';
 COMMENT ON COLUMN auth.encryption_audit_checkpoints.hashes IS 'The roots of the whole subtrees, 32 bytes each, the largest first: what the next one goes on from';
 COMMENT ON COLUMN auth.encryption_audit_checkpoints.note IS 'C2SP tlog-checkpoint as a signed note';
@@ -93,16 +88,6 @@ BEGIN
     END IF;
 END
 $$;
-
--- What the owner lets go of, and takes out of rows: see custody audit prune.
-DROP POLICY IF EXISTS encryption_vault_audit_prune ON auth.encryption_vault_audit;
-CREATE POLICY encryption_vault_audit_prune ON auth.encryption_vault_audit
-    FOR DELETE TO CURRENT_USER USING (current_setting('custody.prunes_audit', true) = 'on');
-DROP POLICY IF EXISTS encryption_vault_audit_forget_clients ON auth.encryption_vault_audit;
-CREATE POLICY encryption_vault_audit_forget_clients ON auth.encryption_vault_audit
-    FOR UPDATE TO CURRENT_USER USING (current_setting('custody.forgets_clients', true) = 'on')
-    WITH CHECK (current_setting('custody.forgets_clients', true) = 'on'
-                AND ip_address IS NULL AND user_agent IS NULL);
 
 -- As in 0009, with the state and the seal, in hexadecimal.
 CREATE OR REPLACE FUNCTION auth.custody_record_events(deadline DOUBLE PRECISION, events JSON)
@@ -190,8 +175,8 @@ CREATE OR REPLACE FUNCTION auth.custody_add_audit_checkpoint(
     LANGUAGE plpgsql SECURITY DEFINER
     SET search_path = pg_catalog, pg_temp SET lock_timeout = '2s' AS $$
 BEGIN
-    INSERT INTO auth.encryption_audit_checkpoints (number, kind, size, last_row, hashes, note)
-        SELECT behind + 1, 'checkpoint', its_size, its_last_row, its_hashes, its_note
+    INSERT INTO auth.encryption_audit_checkpoints (number, size, last_row, hashes, note)
+        SELECT behind + 1, its_size, its_last_row, its_hashes, its_note
         WHERE behind = coalesce((SELECT max(there.number) FROM auth.encryption_audit_checkpoints AS there), 0)
         ON CONFLICT DO NOTHING;
     RETURN FOUND;

@@ -143,7 +143,9 @@ WHERE nspname = 'auth' AND NOT has_schema_privilege(coalesce($3::name, session_u
     AND plain.inherits
 UNION ALL
 -- Without INSERT on the audit the routes answer 503 by themselves: that alone shuts nothing.
-SELECT CASE needed.tablename WHEN 'encryption_vault_audit' THEN 'audit' ELSE 'roles' END,
+-- Without SELECT there, users can't read their own rows, and all else works.
+SELECT CASE WHEN needed.tablename <> 'encryption_vault_audit' THEN 'roles'
+            WHEN needed.privilege = 'SELECT' THEN 'trail' ELSE 'audit' END,
        format('the role %s may not %s auth.%s: a right of %s is missing, or not inherited; run sql/migrations again by psql', plain.rolname, needed.privilege, needed.tablename, $1)
 FROM plain, (VALUES
     ('custody_app', 'users', 'SELECT'),
@@ -151,6 +153,7 @@ FROM plain, (VALUES
     ('custody_app', 'encryption_vaults', 'INSERT'),
     ('custody_app', 'encryption_vaults', 'UPDATE'),
     ('custody_app', 'encryption_vault_audit', 'INSERT'),
+    ('custody_app', 'encryption_vault_audit', 'SELECT'),
     ('custody_app', 'encryption_audit_checkpoints', 'SELECT'),
     ('custody_app', 'encryption_keks', 'SELECT'),
     ('custody_app', 'encryption_data_keys', 'SELECT'),

@@ -26,7 +26,6 @@ checks (tablename, name, definition) AS (
     ('encryption_keks', 'encryption_keks_state', 'CHECK ((state = ANY (ARRAY[''active''::text, ''decrypt-only''::text, ''retired''::text])))'),
     ('encryption_data_keys', 'encryption_data_keys_id', 'CHECK ((id ~ ''^dk-[0-9a-f]{32}$''::text))'),
     ('encryption_data_key_wraps', 'encryption_data_key_wraps_format', 'CHECK ((format_version >= 3))'),
-    ('encryption_audit_checkpoints', 'encryption_audit_checkpoints_kind', 'CHECK ((kind = ANY (ARRAY[''checkpoint''::text, ''prune''::text])))'),
     ('encryption_keks', 'encryption_keks_retired_at', 'CHECK (((state = ''retired''::text) = (retired_at IS NOT NULL)))')
 ),
 triggers (tablename, name, definition) AS (
@@ -42,7 +41,7 @@ triggers (tablename, name, definition) AS (
 ),
 bodies (name, body, definer, config) AS (  -- md5 of the text between the dollar quotes
     VALUES
-    ('custody_add_audit_checkpoint', 'eb00a8a19a772c66216cd9ee49c85c41', true, 'lock_timeout=2s'),
+    ('custody_add_audit_checkpoint', '292be443c376b96ea6da80bd8133c796', true, 'lock_timeout=2s'),
     ('custody_add_data_key', '2c14ec07447ba25db625a5cf325a1871', true, 'lock_timeout=2s'),
     ('custody_add_user', 'c4358090aa28e385134b6e4412064401', false, NULL),
     ('custody_announce_data_key', '09312ea4971c2ed3c60012d54587317a', true, 'lock_timeout=2s'),
@@ -99,12 +98,7 @@ policies (tablename, policyname, cmd, qual, with_check, permissive) AS (
     ('encryption_vault_audit', 'encryption_vault_audit_rewrap', 'INSERT', NULL,
      '(action = ANY (ARRAY[''rewrap_run''::text, ''rewrap_failed''::text]))', 'PERMISSIVE'),
     ('encryption_vault_audit', 'encryption_vault_audit_all', 'SELECT',
-     '(( SELECT current_setting(''custody.reads_audit''::text, true) AS current_setting) = ''on''::text)', NULL, 'PERMISSIVE'),
-    ('encryption_vault_audit', 'encryption_vault_audit_prune', 'DELETE',
-     '(current_setting(''custody.prunes_audit''::text, true) = ''on''::text)', NULL, 'PERMISSIVE'),
-    ('encryption_vault_audit', 'encryption_vault_audit_forget_clients', 'UPDATE',
-     '(current_setting(''custody.forgets_clients''::text, true) = ''on''::text)',
-     '((current_setting(''custody.forgets_clients''::text, true) = ''on''::text) AND (ip_address IS NULL) AND (user_agent IS NULL))', 'PERMISSIVE')
+     '(( SELECT current_setting(''custody.reads_audit''::text, true) AS current_setting) = ''on''::text)', NULL, 'PERMISSIVE')
 ),
 found AS (
     SELECT tablename::text, policyname::text, cmd, qual, with_check, roles, permissive
@@ -132,8 +126,7 @@ FROM (VALUES
      'rewrapped_at', 'quarantined_at', 'quarantine_reason', 'seal', 'seal_serial']),
     ('encryption_vault_audit', ARRAY['id', 'user_id', 'action', 'ip_address', 'user_agent',
      'context', 'status', 'created_at', 'number', 'state', 'seal']),
-    ('encryption_audit_checkpoints', ARRAY['number', 'kind', 'size', 'last_row', 'hashes', 'note',
-     'made_at']),
+    ('encryption_audit_checkpoints', ARRAY['number', 'size', 'last_row', 'hashes', 'note', 'made_at']),
     ('encryption_keks', ARRAY['kek_id', 'fingerprint', 'recorded_at', 'backend', 'locator', 'state',
      'activated_at', 'retired_at', 'retirement', 'seal']),
     ('encryption_data_keys', ARRAY['id', 'seal', 'created_at', 'lost_at', 'ended']),
@@ -197,8 +190,7 @@ WHERE CASE
     -- by, to keep it from being retired, or to seal.
     WHEN policyname = 'encryption_vault_audit_all'
         THEN EXISTS (SELECT 1 FROM functions JOIN bodies USING (name) WHERE definer AND array_remove(roles, 'custody_audit'::name) <> ARRAY[owner])
-    WHEN policyname IN ('encryption_vaults_kek_sample', 'encryption_vaults_bring_over',
-                        'encryption_vault_audit_prune', 'encryption_vault_audit_forget_clients')
+    WHEN policyname IN ('encryption_vaults_kek_sample', 'encryption_vaults_bring_over')
         THEN EXISTS (SELECT 1 FROM functions JOIN bodies USING (name) WHERE definer AND roles <> ARRAY[owner])
     ELSE false
 END

@@ -24,7 +24,8 @@ How to read the table:
             pgbench with the same statements. Medians. Compare these between machines, not rates.
 
 ``make bench-growth``, ``make bench-start``, ``make bench-commands``, ``make bench-remote-kek``,
-``make bench-envelope``, ``make bench-rewrap``, ``make bench-kek-faults`` and ``make chaos-callers``
+``make bench-envelope``, ``make bench-rewrap``, ``make bench-sealer``, ``make bench-kek-faults`` and
+``make chaos-callers``
 measure other things; each says what in its own file.
 """
 

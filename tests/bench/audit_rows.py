@@ -29,7 +29,13 @@ CREATE TABLE {TABLE} (LIKE auth.audit_of_one_table INCLUDING DEFAULTS)
     PARTITION BY RANGE (id);
 DROP TABLE auth.audit_of_one_table;
 ALTER TABLE {TABLE} ADD PRIMARY KEY (id);
-CREATE INDEX encryption_vault_audit_user_created_idx ON {TABLE} (user_id, created_at);
+CREATE SEQUENCE auth.audit_numbers;
+ALTER TABLE {TABLE} ALTER COLUMN number SET DEFAULT nextval('auth.audit_numbers');
+GRANT USAGE ON SEQUENCE auth.audit_numbers TO custody_app;
+CREATE INDEX encryption_vault_audit_number_idx ON {TABLE} (number);
+CREATE INDEX encryption_vault_audit_user_number_idx ON {TABLE} (user_id, number);
+CREATE INDEX encryption_vault_audit_state_idx ON {TABLE} (user_id, number)
+    WHERE state IS NOT NULL;
 CREATE INDEX encryption_vault_audit_created_brin ON {TABLE} USING brin (created_at);
 CREATE CONSTRAINT TRIGGER encryption_vault_audit_deadline AFTER INSERT ON {TABLE}
     DEFERRABLE INITIALLY DEFERRED FOR EACH ROW EXECUTE FUNCTION auth.custody_hold_deadline();
@@ -38,8 +44,8 @@ ALTER TABLE {TABLE} FORCE ROW LEVEL SECURITY;
 CREATE POLICY encryption_vault_audit_own_row ON {TABLE} TO custody_app
     USING (user_id = nullif(current_setting('app.current_user_id', true), ''))
     WITH CHECK (user_id = nullif(current_setting('app.current_user_id', true), ''));
-GRANT INSERT (id, user_id, action, ip_address, user_agent, context, status) ON {TABLE}
-    TO custody_app;
+GRANT INSERT (id, user_id, action, ip_address, user_agent, context, status, state, seal)
+    ON {TABLE} TO custody_app;
 DO $$
 DECLARE
     length CONSTANT interval := interval '{DAYS} days' / {PARTITIONS};

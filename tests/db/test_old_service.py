@@ -177,8 +177,9 @@ async def test_unknown_user_is_unknown_and_leaves_nothing(old: Database, device:
         await client.clear_recovery(),
         await client.enable_zk(),
         await client.disable_zk(WITH_CODE[0]["master_key"]),
+        await client.audit(),
     ]
-    assert [(answer.status, answer.code) for answer in answers] == [(404, "USER_UNKNOWN")] * 7
+    assert [(answer.status, answer.code) for answer in answers] == [(404, "USER_UNKNOWN")] * 8
     status = await client.status()
     assert (status.status, status.json["vaultExists"]) == (200, False)
     assert await old.audit("stranger") == []

@@ -163,10 +163,18 @@ CURABLE: dict[str, tuple[str, str, str]] = {
         ),
     ),
     "no right to audit": (
-        "REVOKE ALL ON auth.encryption_vault_audit FROM custody_app",
+        "REVOKE INSERT ON auth.encryption_vault_audit FROM custody_app",
         "audit",
         (
             "the role {role} may not INSERT auth.encryption_vault_audit: a right of custody_app is "
+            f"missing, or not inherited; run {AGAIN}"
+        ),
+    ),
+    "no right to show the audit": (
+        "REVOKE SELECT ON auth.encryption_vault_audit FROM custody_app",
+        "trail",
+        (
+            "the role {role} may not SELECT auth.encryption_vault_audit: a right of custody_app is "
             f"missing, or not inherited; run {AGAIN}"
         ),
     ),

@@ -55,7 +55,13 @@ async def test_app_sees_no_foreign_row(filled: Database, user: str | None) -> No
     for table, column in (("encryption_vaults", "user_id"), ("users", "id")):
         count = f"SELECT count({column}) FROM auth.{table}"
         assert psql(filled, "custody_app", count, user) == "0"
-    assert DENIED in psql(filled, "custody_app", "SELECT * FROM auth.encryption_vault_audit", user)
+    audit = "SELECT count(*) FROM auth.encryption_vault_audit"
+    assert psql(filled, "custody_app", audit, user) == "0"
+    assert psql(filled, "custody_app", audit, "bob") == "2"
+    # Not what seals it.
+    for column in ("state", "seal"):
+        refused = f"SELECT {column} FROM auth.encryption_vault_audit"
+        assert DENIED in psql(filled, "custody_app", refused, user)
 
 
 async def test_app_sees_its_own_row(filled: Database) -> None:

@@ -240,7 +240,7 @@ async def test_killed_and_started_again(
     alice = device("alice")
     before = await alice.init()
     async with killed(database.server):
-        for call in (alice.key(), alice.rotate(), alice.status(), alice.init()):
+        for call in (alice.key(), alice.rotate(), alice.status(), alice.audit(), alice.init()):
             answer = await asyncio.wait_for(call, 4)
             assert (answer.status, answer.code) == (503, "DATABASE_UNAVAILABLE")
         await becomes(daemon, 503, database="the database")

@@ -15,7 +15,7 @@ from tests.servers import Daemon, Database, daemon_here
 from tests.states import STATES, TABLE, act, bring
 from tests.tokens import Issuer
 
-COLUMNS = "(id, user_id, action, ip_address, user_agent, context, status)"
+COLUMNS = "(id, user_id, action, ip_address, user_agent, context, status, state, seal)"
 GRANT = f"GRANT INSERT {COLUMNS} ON auth.encryption_vault_audit TO custody_app"
 REVOKE = "REVOKE INSERT ON auth.encryption_vault_audit FROM custody_app"
 FAIL = (

@@ -181,10 +181,14 @@ async def test_what_the_brake_holds(
         assert (answer.status, answer.code) == (503, "OVERLOADED")
         assert await database.vault(second) == before
         assert await database.audit(second) == [(ACTIONS[route], "unwrap-limit", 503)]
+        # Its addresses are held as its key is, without a row of that.
+        assert (await stage.device(second).audit()).code == "OVERLOADED"
+        assert len(await database.audit(second)) == 1
         assert (await stage.device(third).key()).status == 503
         # Who passed was seen; a look at what there is, and a new user, are not held.
         assert (await stage.device(first).key()).status == 200
         assert (await stage.device(second).status()).status == 200
+        assert (await stage.device("new").audit()).status == 200
         assert (await stage.device("new").init()).status == 200
         assert await stage.counts("unwrap_newcomers") == [1]
         clock.now += 60
@@ -278,7 +282,8 @@ async def test_a_canary_rings_on_every_route(
         before = await database.vault(canary)
         device, asked = stage.device(canary), []
         with logging_to_memory(LogLevel.INFO, LogFormat.JSON) as log:
-            for route, act in {"get_status": Client.status, **ROUTES}.items():
+            silent = {"get_status": Client.status, "get_audit": Client.audit}
+            for route, act in (silent | ROUTES).items():
                 answer = await act(device)
                 asked.append((route, canary, "127.0.0.1", answer.headers["X-Request-Id"]))
                 if served or route == "get_status":
@@ -330,7 +335,7 @@ async def test_a_canary_without_a_vault_gets_none(
 ) -> None:
     async with staged(database, issuer, tmp_path, 1, CANARY_USERS="eve") as stage:
         device = stage.device("eve")
-        for act in ROUTES.values():
+        for act in (Client.audit, *ROUTES.values()):
             assert (await act(device)).code == "OVERLOADED"
         assert not (await device.status()).json["vaultExists"]
 
@@ -342,8 +347,9 @@ async def test_a_thief_cant_tell_a_canary_from_the_brake(
     settings = {"UNWRAP_LIMIT": "1", "CANARY_USERS": canary}
     async with staged(database, issuer, tmp_path, 3, **settings) as stage:
         assert await stage.sweep([first]) == {first}
-        for route in ("get_key", "init", "rotate", "set_recovery_wrap"):
-            held, refused = [await ROUTES[route](stage.device(user)) for user in (second, canary)]
+        held_ones = ("get_key", "init", "rotate", "set_recovery_wrap")
+        for act in (*(ROUTES[route] for route in held_ones), Client.audit):
+            held, refused = [await act(stage.device(user)) for user in (second, canary)]
             assert held.status == refused.status == 503
             assert (held.body, headers(held)) == (refused.body, headers(refused))
 

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from custody.auth.jwks import MAX_WAITERS
-from custody.http import frontend, server, shares
+from custody.http import frontend, pages, server, shares
 from custody.http.body import MAX_BODY_BYTES
 from custody.http.client_address import USER_AGENT_LENGTH
 from custody.http.routes import BASE_PATH
@@ -72,6 +72,7 @@ PAGE = {
     "connections of the vault's listener": str(connections.MAX_CONNECTIONS),
     "connections of the admin listener": str(connections.MAX_OF_ADMIN),
     "a TLS handshake": f"{site.HANDSHAKE_SECONDS:.0f} s",
+    "rows in a page of `/audit`": f"{pages.MAX_LIMIT}",
     "a response that its client does not read": f"{connections.UNREAD_SECONDS:.0f} s",
     "the end of a connection whose client takes nothing any more": (
         f"{connections.CLOSING_SECONDS:.0f} s"

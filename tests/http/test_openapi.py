@@ -70,7 +70,7 @@ def test_it_is_the_routes() -> None:
     for route in ROUTES:
         operation = made["paths"][BASE_PATH + route.path][route.method.lower()]
         assert ("requestBody" in operation) == (route.body is not None)
-        assert bool(operation.get("parameters")) == route.takes_if_match
+        assert bool(operation.get("parameters")) == (route.takes_if_match or route.is_paged)
         assert ("ETag" in operation["responses"]["200"].get("headers", {})) == route.has_etag
         challenged = operation["responses"]["401"]["description"].split(", ")
         assert challenged == ["UNAUTHORIZED"] + ["STEP_UP_REQUIRED"] * route.needs_step_up

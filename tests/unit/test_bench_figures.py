@@ -90,8 +90,11 @@ def test_each_parameter_has_its_expression() -> None:
     text = Named("find_user", ("'alice'",)).text()
     assert "WHERE id = 'alice')" in text
     assert "--" not in text
-    values = tuple(f"'{number}'" for number in range(1, 8))
-    assert f"VALUES ({', '.join(values)})" in Named("insert_audit", values).text()
+    values = tuple(f"'{number}'" for number in range(1, 10))
+    assert (
+        f"VALUES ({', '.join(values[:8])}, decode({values[8]}, 'hex'))"
+        in Named("insert_audit", values).text()
+    )
 
 
 def test_pgbenchs_log_is_read() -> None:
