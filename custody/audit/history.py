@@ -32,6 +32,17 @@ class History:
     def __init__(self, known: Iterable[Known]) -> None:
         self._known = sorted(known, key=lambda one: one.size)
 
+    def begin(self, tree: Tree) -> tuple[int, ...]:
+        """Begin with a tree, and return the sizes of those that are from before it.
+
+        Args:
+            tree: of the rows that are not read.
+        """
+        before = tuple(one.size for one in self._known if one.size < tree.size)
+        self._known = [one for one in self._known if one.size >= tree.size]
+        self.extended(tree, b"")
+        return before
+
     def extended(self, tree: Tree, leaves: bytes) -> Tree:
         """Extend a tree, and look at its root at each size of which one is known.
 

@@ -97,8 +97,10 @@ class Verification:
         Where something is wrong already, nobody waits.
         """
         clock = asyncio.get_running_loop().time
+        if self.report.counts:
+            return False
         self._wait()
-        while not self.report.counts and clock() < until:
+        while clock() < until:
             await asyncio.sleep(_LOOK_SECONDS)
             if await self._reader.checkpoints(walk.number + 1):
                 return True

@@ -47,7 +47,8 @@ class Walk:
     ) -> None:
         self._judge, self._signatures, self._report = judge, Signatures(keys), report
         self._history = History(known)
-        self._tree = self._history.extended(Tree(), b"")
+        self._tree = Tree()
+        self._history.begin(self._tree)
         # The last checkpoint, and up to where rows were compared.
         self.number = self.last_row = 0
         self._size = 0
@@ -72,7 +73,11 @@ class Walk:
         tree = None if said is None else kept_tree(stored, said)
         if said is None or word is Word.NOBODY or tree is None:
             return False
-        self._tree = self._history.extended(tree, b"")
+        self._tree = tree
+        self._report.unseen += [
+            f"the checkpoint that was kept at {size} rows is from before the first that is read"
+            for size in self._history.begin(tree)
+        ]
         self._origin, self._size, self._note = said.origin, said.size, stored["note"]
         self.number, self.last_row = stored["number"], stored["last_row"]
         self._compared = self.last_row

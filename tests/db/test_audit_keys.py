@@ -5,7 +5,10 @@ import asyncio
 import pytest
 
 from custody.audit import verify
+from custody.audit.checkpoint import Checkpoint
 from custody.audit.findings import Kind
+from custody.audit.history import Known
+from custody.audit.note import parse
 from custody.datakeys.data_key import DataKey
 from tests.audit_log import AuditLog
 from tests.datakeys import KEY, KEY_ID, FixedRing
@@ -112,3 +115,12 @@ async def test_a_beginning_that_was_cut_off(log: AuditLog) -> None:
     await log.database.execute("DELETE FROM auth.encryption_vault_audit WHERE number <= 33")
     await log.database.execute("DELETE FROM auth.encryption_audit_checkpoints WHERE number < 4")
     assert Kind.GAP in (await log.verify()).counts
+
+
+async def test_checkpoints_that_were_kept_from_before_the_first_that_is_read(log: AuditLog) -> None:
+    kept = [Checkpoint.parse(parse(note).text) for note in log.notes]
+    known = [Known(one.size, one.root) for one in kept]
+    assert (await log.verify(known[3:], since=4)).is_good
+    report = await log.verify(known, since=4)
+    assert report.counts == {}
+    assert len(report.unseen) == 3

@@ -287,7 +287,7 @@ def test_openapi() -> None:
     document = json.loads(done.out)
     assert (done.code, done.err) == (0, "")
     assert document["openapi"].startswith("3.1")
-    assert len(document["paths"]) == 6
+    assert len(document["paths"]) == 7
 
 
 def test_token(tmp_path: Path) -> None:

@@ -167,6 +167,10 @@ async def test_functions_of_a_superuser(place: Place, issuer: Issuer) -> None:
         await place.database.execute(
             f"ALTER POLICY encryption_vaults_{policy} ON auth.encryption_vaults TO postgres"
         )
+    await place.database.execute(
+        "ALTER POLICY encryption_vault_audit_all ON auth.encryption_vault_audit"
+        " TO custody_audit, postgres"
+    )
     (found,) = said(await examine(environ), Verdict.FINDING)
     assert f"{len(definers)} functions" in found
     refused, logs = await serve(environ)

@@ -172,7 +172,7 @@ CURABLE: dict[str, tuple[str, str, str]] = {
     ),
     "no right to show the audit": (
         "REVOKE SELECT ON auth.encryption_vault_audit FROM custody_app",
-        "trail",
+        "audit",
         (
             "the role {role} may not SELECT auth.encryption_vault_audit: a right of custody_app is "
             f"missing, or not inherited; run {AGAIN}"

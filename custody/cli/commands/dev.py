@@ -30,6 +30,7 @@ _OWN_VARIABLES = {
     f"CUSTODY_{name}{suffix}"
     for name in (
         "DATABASE_URL",
+        "AUDIT_DATABASE_URL",
         "OWNER_DATABASE_URL",
         "REWRAP_DATABASE_URL",
         "JWT_ISSUER",

@@ -2,18 +2,28 @@
 
 import asyncio
 import json
+import secrets
+from base64 import b64decode
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
+from custody.audit.note import parse
 from tests.audit_log import AuditLog
-from tests.client import Client
+from tests.client import Client, client_session
 from tests.db.command import Done, custody
+from tests.eventually import eventually
 from tests.sealed_rows import past_triggers
-from tests.servers import Daemon
+from tests.servers import Daemon, Database, daemon_here
+from tests.tokens import Issuer
 
 Devices = Callable[[str], Client]
+NOTE = "SELECT note FROM auth.encryption_audit_checkpoints"
+OPENSSL = (
+    *("openssl", "pkeyutl", "-verify", "-rawin", "-pubin", "-keyform", "DER", "-inkey", "key"),
+    *("-sigfile", "signature", "-in", "text"),
+)
 
 
 async def run(daemon: Daemon, *words: str, **changes: str) -> Done:
@@ -34,7 +44,6 @@ async def findings(daemon: Daemon) -> list[tuple[str, str]]:
 
 async def keep(daemon: Daemon) -> None:
     """Keep the vaults as they are now, to be put back."""
-    await daemon.database.execute("DROP TABLE IF EXISTS kept")
     await daemon.database.execute("CREATE TABLE kept AS TABLE auth.encryption_vaults")
 
 
@@ -132,3 +141,56 @@ async def test_a_checkpoint_that_was_kept(daemon: Daemon, device: Devices, tmp_p
     file.write_text("junk")
     done = await run(daemon, "verify", "--checkpoint", str(file))
     assert (done.code, "is no checkpoint" in done.err) == (2, True)
+
+
+async def test_the_login_that_only_reads(daemon: Daemon, device: Devices) -> None:
+    """A member of custody_audit sees all of it, and can change nothing."""
+    await device("alice").init()
+    await AuditLog(daemon.database).grow(1)
+    login = f"auditor_{secrets.token_hex(4)}"
+    await daemon.database.execute(f"CREATE ROLE {login} LOGIN PASSWORD 'x' IN ROLE custody_audit")
+    try:
+        url = daemon.database.url("custody_app")
+        place = url.rpartition("@")[2]
+        done = await run(
+            daemon,
+            *("verify", "--json"),
+            CUSTODY_AUDIT_DATABASE_URL=f"postgresql://{login}:x@{place}",
+            CUSTODY_OWNER_DATABASE_URL="",
+        )
+        said = json.loads(done.out)
+        assert said["rows"] >= 9
+        assert said["vaults"] >= 1
+        assert said["unseen"] == []
+    finally:
+        await daemon.database.execute(f"DROP ROLE {login}")
+
+
+async def test_the_key_that_others_verify_with(
+    database: Database, issuer: Issuer, tmp_path: Path
+) -> None:
+    """What is printed is the key of the checkpoint: OpenSSL is given nothing but the line."""
+    async with (
+        daemon_here(database, issuer, tmp_path, AUDIT_SEAL_INTERVAL="1") as daemon,
+        client_session() as session,
+    ):
+        assert (await run(daemon, "key")).code == 1
+        assert (await Client(daemon, session, "alice").init()).status == 200
+
+        async def sealed() -> str:
+            return str(await database.value(NOTE) or "")
+
+        said = parse(await eventually(sealed))
+        done = await run(daemon, "key")
+        assert done.code == 0, done.err
+        name, _, rest = done.out.strip().partition("+")
+        assert name == said.text.splitlines()[0]
+        # The head of a SubjectPublicKeyInfo of Ed25519 (RFC 8410, section 4).
+        public = bytes.fromhex("302a300506032b6570032100") + b64decode(rest.partition("+")[2])[1:]
+        (tmp_path / "key").write_bytes(public)
+        (tmp_path / "signature").write_bytes(said.signatures[0].bytes)
+        (tmp_path / "text").write_text(said.text)
+        verified = await asyncio.create_subprocess_exec(*OPENSSL, cwd=tmp_path)
+        assert await verified.wait() == 0
+        done = await run(daemon, "verify")
+        assert (done.code, done.out) == (0, "1 rows, 1 checkpoints, 1 vaults: no finding\n")
