@@ -4,6 +4,7 @@ from pathlib import Path
 
 import click
 
+from custody.audit.events import Action
 from custody.cli.options import as_json
 
 
@@ -53,3 +54,37 @@ def key(context: click.Context, as_json: bool) -> None:
     from custody.cli.commands.audit_key import run
 
     context.exit(run(as_json=as_json))
+
+
+@audit.command()
+@click.option("--user", metavar="ID", help="Only this user's rows.")
+@click.option(
+    "--action",
+    "actions",
+    multiple=True,
+    type=click.Choice([str(action) for action in Action]),
+    metavar="ACTION",
+    help="Only rows of this action. More than once.",
+)
+@click.option(
+    "--lines",
+    metavar="N",
+    type=click.IntRange(0, 100_000),
+    default=20,
+    show_default=True,
+    help="How many rows that are there.",
+)
+@click.option("--follow", is_flag=True, help="Go on with new rows, until Ctrl-C.")
+@as_json
+def tail(
+    user: str | None, actions: tuple[str, ...], lines: int, *, follow: bool, as_json: bool
+) -> None:
+    """Show the newest rows, the oldest of them first.
+
+    With --follow new rows are shown as they come, each once, in the order of their numbers, and
+    none is left out: a row is shown when no other can come before it. Changes nothing. Uses the
+    same URLs as verify, and no KEK.
+    """
+    from custody.cli.commands.audit_tail import run
+
+    run(user, actions, lines, follow=follow, as_json=as_json)
