@@ -106,6 +106,18 @@ class Reader:
             return []
         return await self._ask("read_audit_checkpoints", first, _CHECKPOINTS)
 
+    async def last_checkpoint_under(self, row: int) -> int:
+        """Return the number of the last checkpoint that has no row behind this one under it.
+
+        Args:
+            row: the number of a row; where there is no such checkpoint, :data:`LOWEST` comes back.
+
+        Raises:
+            DatabaseError: the database can't be asked now.
+        """
+        found = await self._ask("find_audit_checkpoint_under", row)
+        return int(found[0]["number"]) if found else LOWEST
+
     async def tail(self, above: int) -> Any:
         """Return what there is behind the last checkpoint: ``first``, ``last``, ``is_old``.
 
