@@ -7,6 +7,7 @@ from typing import Any
 
 from sqlalchemy.ext.asyncio import AsyncEngine
 
+from custody.audit.settled import settled
 from custody.db.errors import Refused
 from custody.db.queries import query
 from custody.db.scope import transaction
@@ -52,6 +53,32 @@ class Reader:
                 "member of it, or the owner of the schema auth"
             )
 
+    async def settled(self) -> int | None:
+        """Return a number up to which no row can come any more; None: somebody writes for long.
+
+        Raises:
+            Refused: the server is a standby, which can't say it.
+            DatabaseError: the database can't be asked now.
+        """
+        return await settled(self._engine)
+
+    async def newest(
+        self, count: int, up_to: int, user: str | None = None, actions: Sequence[str] = ()
+    ) -> list[Any]:
+        """Return the newest rows, the oldest of them first.
+
+        Args:
+            count: how many at most.
+            up_to: the highest number.
+            user: whose; None: everybody's.
+            actions: which ones; none: all.
+
+        Raises:
+            DatabaseError: the database can't be asked now.
+        """
+        chosen = up_to, user, list(actions) or None, count
+        return (await self._ask("read_newest_audit_rows", *chosen))[::-1]
+
     async def rows(self, first: int, last: int) -> list[Any]:
         """Return the next rows, in the order of their numbers: a page of them at most.
 
@@ -78,6 +105,18 @@ class Reader:
         if first > HIGHEST:
             return []
         return await self._ask("read_audit_checkpoints", first, _CHECKPOINTS)
+
+    async def last_checkpoint_under(self, row: int) -> int:
+        """Return the number of the last checkpoint that has no row behind this one under it.
+
+        Args:
+            row: the number of a row; where there is no such checkpoint, :data:`LOWEST` comes back.
+
+        Raises:
+            DatabaseError: the database can't be asked now.
+        """
+        found = await self._ask("find_audit_checkpoint_under", row)
+        return int(found[0]["number"]) if found else LOWEST
 
     async def tail(self, above: int) -> Any:
         """Return what there is behind the last checkpoint: ``first``, ``last``, ``is_old``.

@@ -1,9 +1,7 @@
 """Seals the audit: every row comes under a checkpoint soon, off the way of requests.
 
-Any number of processes do it for one database; at one moment one of them does. Which rows no other
-can come before is read from the locks of those who write (``auth.custody_audit_horizon``): neither
-a clock that is set back nor a row that is late makes a hole. The deadline inside COMMIT (docs/adr,
-5) bounds how long that waits.
+Any number of processes do it for one database; at one moment one of them does. What it seals is
+settled (:mod:`custody.audit.settled`): no row can come before it any more.
 """
 
 import asyncio
@@ -20,6 +18,7 @@ from custody.audit.checkpoint import Checkpoint
 from custody.audit.head import Head, Word, head_of, latest, word_of
 from custody.audit.merkle import HASH_SIZE, Tree
 from custody.audit.note import Signer, sign
+from custody.audit.settled import STUCK, settled
 from custody.datakeys.data_key import DataKey
 from custody.datakeys.ring import Ring
 from custody.db.engine import Connection
@@ -34,9 +33,6 @@ _PAGE = 20_000
 _SLICE = 1_000 * HASH_SIZE
 _LOOK_BACK = 20
 _LOOK_FURTHER = 1_000
-# Longer than any request may take, so than any of them can write.
-_WRITER_SECONDS = 30.0
-_WRITER_LOOK_SECONDS = 0.1
 _ORIGIN = "custody-audit/"
 
 log = structlog.get_logger()
@@ -87,7 +83,8 @@ class AuditSealer:
         """
         if self._ring.current is None:
             return 0  # the readiness says so
-        if (horizon := await self._settled()) is None:
+        if (horizon := await settled(self._engine)) is None:
+            self._wait(STUCK)
             return 0
         sealed = 0
         while (count := await self._seal_page(horizon, at_once=sealed > 0)) is not None:
@@ -109,23 +106,6 @@ class AuditSealer:
         if self._failure is None:
             log.warning("audit_seal_waits", reason=reason)
         self._failure = reason
-
-    async def _settled(self) -> int | None:
-        """Return a number up to which no row can come any more; None: somebody writes for long."""
-        number, writers = await self._horizon()
-        give_up_at = asyncio.get_running_loop().time() + _WRITER_SECONDS
-        while writers:
-            if asyncio.get_running_loop().time() > give_up_at:
-                self._wait("a transaction that has written to the audit does not end")
-                return None
-            await asyncio.sleep(_WRITER_LOOK_SECONDS)
-            writers &= (await self._horizon())[1]
-        return number
-
-    async def _horizon(self) -> tuple[int, set[str]]:
-        async with transaction(self._engine) as connection:
-            (row,) = await connection.fetch(query("audit_horizon"))
-        return row["number"], set(row["writers"])
 
     async def _seal_page(self, horizon: int, *, at_once: bool) -> int | None:
         """Make one more checkpoint; return how many rows are new under it, or None: none is due."""

@@ -1,9 +1,12 @@
 """custody audit."""
 
+import re
+from datetime import UTC, datetime
 from pathlib import Path
 
 import click
 
+from custody.audit.events import Action
 from custody.cli.options import as_json
 
 
@@ -53,3 +56,93 @@ def key(context: click.Context, as_json: bool) -> None:
     from custody.cli.commands.audit_key import run
 
     context.exit(run(as_json=as_json))
+
+
+@audit.command()
+@click.option("--user", metavar="ID", help="Only this user's rows.")
+@click.option(
+    "--action",
+    "actions",
+    multiple=True,
+    type=click.Choice([str(action) for action in Action]),
+    metavar="ACTION",
+    help="Only rows of this action. More than once.",
+)
+@click.option(
+    "--lines",
+    metavar="N",
+    type=click.IntRange(0, 100_000),
+    default=20,
+    show_default=True,
+    help="How many rows that are there.",
+)
+@click.option("--follow", is_flag=True, help="Go on with new rows, until Ctrl-C.")
+@as_json
+def tail(
+    user: str | None, actions: tuple[str, ...], lines: int, *, follow: bool, as_json: bool
+) -> None:
+    """Show the newest rows, the oldest of them first.
+
+    With --follow new rows are shown as they come, each once, in the order of their numbers, and
+    none is left out: a row is shown when no other can come before it. Changes nothing. Uses the
+    same URLs as verify, and no KEK.
+    """
+    from custody.cli.commands.audit_tail import run
+
+    run(user, actions, lines, follow=follow, as_json=as_json)
+
+
+def _time(text: str) -> datetime:
+    """Read a time as ISO 8601 has it: of UTC, where it does not say."""
+    try:
+        at = datetime.fromisoformat(text)
+        return (at if at.tzinfo else at.replace(tzinfo=UTC)).astimezone(UTC)
+    except (ValueError, OverflowError):
+        raise click.BadParameter(
+            f"{text!r} is no time; two that are: 2026-03-02, 2026-03-02T16:00:00Z"
+        ) from None
+
+
+def _number_or_time(text: str) -> int | datetime:
+    return int(text) if re.fullmatch("[0-9]{1,18}", text) else _time(text)
+
+
+@audit.command()
+@click.option(
+    "--format",
+    "format_",
+    type=click.Choice(["jsonl", "ocsf"]),
+    default="jsonl",
+    show_default=True,
+    help="JSON Lines with all columns and the checkpoints, or events of OCSF.",
+)
+@click.option(
+    "--since",
+    type=_number_or_time,
+    metavar="NUMBER|DATE",
+    help="Only rows behind this number, or from this time on.",
+)
+@click.option(
+    "--until",
+    type=_time,
+    metavar="DATE",
+    help="Only rows from before this time.",
+)
+@click.option(
+    "--output",
+    type=click.Path(dir_okay=False, path_type=Path),
+    metavar="FILE",
+    help="Write there, and go on behind what is there already.",
+)
+def export(
+    format_: str, since: int | datetime | None, until: datetime | None, output: Path | None
+) -> None:
+    """Export all rows, in the order of their numbers, a line each.
+
+    Up to the last one before which no other can come; the last number is said on standard error,
+    and the next export goes on with --since, or by itself with the same --output. Changes nothing.
+    Uses the same URLs as verify, and no KEK.
+    """
+    from custody.cli.commands.audit_export import run
+
+    run(format_, since, until, output)

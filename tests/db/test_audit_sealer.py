@@ -8,6 +8,7 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from sqlalchemy.ext.asyncio import AsyncEngine
 
 from custody.audit import sealer as module
+from custody.audit import settled
 from custody.audit.checkpoint import Checkpoint
 from custody.audit.head import Head, Word, head_of
 from custody.audit.merkle import Tree
@@ -111,7 +112,7 @@ async def test_a_row_that_is_written_late_is_waited_for(audit: Log) -> None:
         )
         await audit.add(3)
         sealing = asyncio.create_task(audit.sealer.seal())
-        await asyncio.sleep(3 * module._WRITER_LOOK_SECONDS)
+        await asyncio.sleep(3 * settled.LOOK_SECONDS)
         assert not sealing.done()
         assert await audit.heads() == []
         await writing.commit()
@@ -122,7 +123,7 @@ async def test_a_row_that_is_written_late_is_waited_for(audit: Log) -> None:
 async def test_one_that_writes_for_ever_is_not_waited_for(
     audit: Log, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(module, "_WRITER_SECONDS", 0.2)
+    monkeypatch.setattr(settled, "WRITER_SECONDS", 0.2)
     async with audit.database.connect("custody_owner") as slow, slow.transaction():
         await slow.execute("LOCK TABLE auth.encryption_vault_audit IN ROW EXCLUSIVE MODE")
         await audit.add(1)

@@ -4,6 +4,9 @@ import os
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
+from pydantic import SecretStr
+from sqlalchemy.ext.asyncio import AsyncEngine
+
 from custody.audit.reading import Reader
 from custody.datakeys.ring import Ring
 from custody.db.engine import open_engine
@@ -22,19 +25,42 @@ async def audit_reader(settings: Settings) -> AsyncIterator[tuple[Reader, Ring]]
         ConfigurationError: there is no URL, or a KEK is not configured as it must be.
         Refused, DatabaseError: as :meth:`custody.audit.reading.Reader.check`.
     """
-    variable, url = _VARIABLE, settings.audit_database_url
-    if url is None:
-        variable, url = _OWNER, settings.owner_database_url
-    if url is None:
-        raise ConfigurationError(
-            f"{_VARIABLE} must be set: PostgreSQL, as a role that reads the whole audit"
-        )
+    _url_of(settings)
     async with (
         loaded_keks(settings, os.environ) as keyring,
-        open_engine(settings.dsn(url), pool_size=1, variable=variable) as engine,
+        _reading(settings) as (reader, engine),
     ):
-        reader = Reader(engine)
-        await reader.check(variable)
         ring = Ring(engine, keyring, settings.data_key_ttl, settings.data_key_max_age)
         await ring.load()
         yield reader, ring
+
+
+@asynccontextmanager
+async def rows_reader(settings: Settings) -> AsyncIterator[Reader]:
+    """Connect, for who judges nothing and needs no key.
+
+    Raises:
+        ConfigurationError: there is no URL.
+        Refused, DatabaseError: as :meth:`custody.audit.reading.Reader.check`.
+    """
+    async with _reading(settings) as (reader, _):
+        yield reader
+
+
+@asynccontextmanager
+async def _reading(settings: Settings) -> AsyncIterator[tuple[Reader, AsyncEngine]]:
+    variable, url = _url_of(settings)
+    async with open_engine(settings.dsn(url), pool_size=1, variable=variable) as engine:
+        reader = Reader(engine)
+        await reader.check(variable)
+        yield reader, engine
+
+
+def _url_of(settings: Settings) -> tuple[str, SecretStr]:
+    if settings.audit_database_url is not None:
+        return _VARIABLE, settings.audit_database_url
+    if settings.owner_database_url is not None:
+        return _OWNER, settings.owner_database_url
+    raise ConfigurationError(
+        f"{_VARIABLE} must be set: PostgreSQL, as a role that reads the whole audit"
+    )
