@@ -169,7 +169,7 @@ async def test_between_times(log: AuditLog) -> None:
 
 @pytest.mark.parametrize("format_", list(FORMATS))
 async def test_a_file_is_gone_on_with_wherever_it_was_torn(
-    log: AuditLog, tmp_path: Path, format_: str
+    log: AuditLog, tmp_path: Path, format_: str, small_pages: None
 ) -> None:
     file = tmp_path / "audit.jsonl"
     words = "--format", format_, "--output", str(file)
@@ -245,7 +245,7 @@ def test_a_full_disk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.fixture
 def small_pages(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(reading, "PAGE", 7)
+    monkeypatch.setattr(reading, "PAGE", 2)
 
 
 async def test_each_row_once_whoever_writes(database: Database, small_pages: None) -> None:
