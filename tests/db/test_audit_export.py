@@ -17,16 +17,17 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
 from custody.audit import reading
 from custody.audit.events import Action
 from custody.audit.export import FORMATS, Export, Place, Span
-from custody.audit.note import parse, verifier_key
 from custody.audit.reading import Reader
 from custody.cli.commands.export_file import export_file
 from custody.cli.output import OutputLost
-from tests.audit_log import ORIGIN, AuditLog
+from tests.audit_log import AuditLog
+from tests.client import Client, client_session
 from tests.db.command import Done, custody
 from tests.db.connecting import engine_of
 from tests.eventually import eventually
 from tests.forked import Forked
-from tests.servers import Database
+from tests.servers import Database, daemon_here
+from tests.tokens import Issuer
 
 ODD = 'a\x1b[31mb\nc\u202ed\u2028e\x9b2J"\\é\U0001f511'
 ADD = (
@@ -89,23 +90,34 @@ async def test_nothing(database: Database) -> None:
     assert (done.code, done.out, done.complaint) == (0, "", "no row was exported")
 
 
-async def test_an_exported_note_verifies(log: AuditLog) -> None:
-    """By what c2sp.org/signed-note says alone: the key as text, and the note."""
-    assert log.ring.current is not None
-    key = verifier_key(ORIGIN, log.ring.current.audit_signer.public_key())
-    name, hint, encoded = key.split("+", 2)
-    done = await export(log.database)
-    exported = [json.loads(line)["note"] for line in done.out.splitlines() if '"note"' in line]
-    assert len(exported) == 2
-    for note in exported:
-        text, signatures = note.split("\n\n", 1)
-        word, by, signature = signatures.split()
-        assert (word, by) == ("\u2014", name)
-        said = b64decode(signature)
-        assert said[:4].hex() == hint
-        public = Ed25519PublicKey.from_public_bytes(b64decode(encoded)[1:])
-        public.verify(said[4:], f"{text}\n".encode())
-        assert parse(note).text == f"{text}\n"
+async def test_an_exported_note_verifies(
+    database: Database, issuer: Issuer, tmp_path: Path
+) -> None:
+    """By what c2sp.org/signed-note says alone, with the key that the command shows."""
+    async with (
+        daemon_here(database, issuer, tmp_path, AUDIT_SEAL_INTERVAL="1") as daemon,
+        client_session() as session,
+    ):
+        await Client(daemon, session, "alice").init()
+        there = "SELECT count(*) FROM auth.encryption_audit_checkpoints"
+        await eventually(lambda: database.value(there))
+        environ = {
+            **daemon.settings,
+            "CUSTODY_OWNER_DATABASE_URL": database.url("custody_owner"),
+        }
+        keys = await asyncio.to_thread(custody, environ, "audit", "key")
+    done = await export(database)
+    assert (keys.code, done.code) == (0, 0)
+    name, hint, key = keys.out.strip().split("+", 2)
+    row, checkpoint = map(json.loads, done.out.splitlines())
+    text, signature = checkpoint["note"].split("\n\n", 1)
+    word, by, encoded = signature.split()
+    assert (word, by) == ("\u2014", name)
+    said = b64decode(encoded)
+    assert said[:4].hex() == hint
+    public = Ed25519PublicKey.from_public_bytes(b64decode(key)[1:])
+    public.verify(said[4:], f"{text}\n".encode())
+    assert (checkpoint["lastRow"], text.splitlines()[:2]) == (row["number"], [name, "1"])
 
 
 async def test_odd_rows(database: Database) -> None:
@@ -157,7 +169,7 @@ async def test_between_times(log: AuditLog) -> None:
 
 @pytest.mark.parametrize("format_", list(FORMATS))
 async def test_a_file_is_gone_on_with_wherever_it_was_torn(
-    log: AuditLog, tmp_path: Path, format_: str
+    log: AuditLog, tmp_path: Path, format_: str, small_pages: None
 ) -> None:
     file = tmp_path / "audit.jsonl"
     words = "--format", format_, "--output", str(file)
@@ -233,7 +245,7 @@ def test_a_full_disk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.fixture
 def small_pages(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(reading, "PAGE", 7)
+    monkeypatch.setattr(reading, "PAGE", 2)
 
 
 async def test_each_row_once_whoever_writes(database: Database, small_pages: None) -> None:

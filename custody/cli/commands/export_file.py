@@ -100,7 +100,9 @@ def _place(descriptor: int, path: Path, format_: Format) -> Place | None:
         ):
             raise click.UsageError(f"{path} is no export of this format; name another file")
         row = _last_number(content, format_.head, whole)
-        checkpoint = _last_number(content, CHECKPOINT_HEAD, whole)
+        checkpoint = None
+        if format_.has_checkpoints:
+            checkpoint = _last_number(content, CHECKPOINT_HEAD, whole)
     os.ftruncate(descriptor, whole)
     if row is None and checkpoint is None:
         return None
