@@ -65,11 +65,12 @@ class Verification:
         rows = Rows(self._reader, LOWEST if since is None else walk.last_row + 1)
         until = asyncio.get_running_loop().time() + self._patience
         await self._follow(walk, rows)
-        while await self._is_late(walk):
-            if not await self._sealed_before(until, walk):
-                break
+        tail = await self._reader.tail(walk.last_row)
+        while tail["is_old"] and await self._sealed_before(until, walk):
             await self._follow(walk, rows)
-        await self._end(walk, rows)
+            tail = await self._reader.tail(walk.last_row)
+        # Of that moment: what has come since had no time to come under a checkpoint.
+        await self._end(walk, rows, tail)
         await self._vaults()
         return self.report
 
@@ -88,9 +89,6 @@ class Verification:
                     self._advance(len(piece))
                 walk.close(stored)
 
-    async def _is_late(self, walk: Walk) -> bool:
-        return bool((await self._reader.tail(walk.last_row))["is_old"])
-
     async def _sealed_before(self, until: float, walk: Walk) -> bool:
         """Wait until there is another checkpoint; False: there was none in time.
 
@@ -106,9 +104,8 @@ class Verification:
                 return True
         return False
 
-    async def _end(self, walk: Walk, rows: Rows) -> None:
+    async def _end(self, walk: Walk, rows: Rows, tail: Any) -> None:
         """Judge what is behind the last checkpoint, and say what is left open."""
-        tail = await self._reader.tail(walk.last_row)
         if tail["count"]:
             numbers = (tail["first"], tail["last"])
             async for piece in rows.take(tail["last"], tail["last"]):
