@@ -9,7 +9,8 @@ from pathlib import Path
 import pytest
 from sqlalchemy.ext.asyncio import AsyncEngine
 
-from custody.db.errors import DatabaseError, Demoted
+from custody.audit.settled import settled
+from custody.db.errors import DatabaseError, Demoted, Refused
 from custody.db.scope import transaction, user_transaction
 from custody.deadline import Deadline
 from tests.client import Client, client_session
@@ -185,3 +186,13 @@ async def test_status_alone_finds_the_new_primary(
         async with daemon_here(pair.primary, issuer, tmp_path, DATABASE_URL=url) as other:
             assert (await Client(other, session, "alice").init()).status == 200
         assert (await alice.status()).json["vaultExists"]
+
+
+@pytest.mark.prove
+async def test_a_standby_can_not_say_what_is_settled(pair: Pair) -> None:
+    """Rows that the primary has still to send have numbers below what it sees."""
+    async with engine_of(pair.primary.url("custody_app")) as engine:
+        assert await settled(engine) == 0
+    async with engine_of(pair.standby.url("custody_app")) as engine:
+        with pytest.raises(Refused, match="a standby can't say"):
+            await settled(engine)
