@@ -7,6 +7,7 @@ A second of imports for each command would be most of what tests do. What a proc
 import multiprocessing
 import os
 import runpy
+import stat
 import subprocess
 import sys
 from collections.abc import Mapping
@@ -81,7 +82,8 @@ class Forked(ForkServerProcess):
         os.environ.update(self._environ)
         for descriptor, path in enumerate(self._files, 1):
             opened = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600)
-            os.fchmod(opened, 0o600)
+            if stat.S_ISREG(os.fstat(opened).st_mode):
+                os.fchmod(opened, 0o600)
             os.dup2(opened, descriptor)
             os.close(opened)
         os.umask(self._umask)

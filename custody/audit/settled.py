@@ -20,6 +20,9 @@ LOOK_SECONDS = 0.1
 # In words, for who is told why it waits.
 STUCK = "a transaction that has written to the audit does not end"
 
+# What is prepared for a two-phase commit goes on under another name, and may be one of ours.
+_PREPARED = "-1/"
+
 
 async def settled(engine: AsyncEngine) -> int | None:
     """Return a number up to which no row can come any more; None: somebody writes for long.
@@ -37,7 +40,8 @@ async def settled(engine: AsyncEngine) -> int | None:
         if asyncio.get_running_loop().time() > give_up_at:
             return None
         await asyncio.sleep(LOOK_SECONDS)
-        writers &= (await _horizon(engine))[1]
+        now = (await _horizon(engine))[1]
+        writers = {one for one in now if one in writers or one.startswith(_PREPARED)}
     return number
 
 
