@@ -71,7 +71,7 @@ async def clone(database: Database, name: str) -> Database:
 
 
 @pytest.mark.timeout(600)
-@pytest.mark.parametrize("runs", [6, pytest.param(200, marks=pytest.mark.prove)])
+@pytest.mark.parametrize("runs", [4, pytest.param(200, marks=pytest.mark.prove)])
 async def test_no_false_alarm(
     database: Database, runs: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -167,7 +167,7 @@ def is_named(report: Report, row: int) -> bool:
 
 
 @pytest.mark.timeout(900)
-@pytest.mark.parametrize("times", [24, pytest.param(1000, marks=pytest.mark.prove)])
+@pytest.mark.parametrize("times", [12, pytest.param(1000, marks=pytest.mark.prove)])
 async def test_each_is_found_and_named(database: Database, times: int) -> None:
     log = AuditLog(database)
     await database.execute(
