@@ -33,7 +33,6 @@ class Head(NamedTuple):
 
     Args:
         number: of the checkpoint.
-        last_row: all rows up to this number are under it.
         checkpoint: what it says.
         tree: over these rows.
         word: whose word it is.
@@ -41,7 +40,6 @@ class Head(NamedTuple):
     """
 
     number: int
-    last_row: int
     checkpoint: Checkpoint
     tree: Tree
     word: Word
@@ -64,7 +62,7 @@ def head_of(row: Mapping[str, Any], keys: Sequence[DataKey]) -> Head | None:
         return None
     if checkpoint[1:] != (tree.size, tree.root, row["last_row"]):
         return None
-    return Head(row["number"], row["last_row"], checkpoint, tree, word, row["note"])
+    return Head(row["number"], checkpoint, tree, word, row["note"])
 
 
 def word_of(note: str, origin: str, keys: Sequence[DataKey]) -> Word:

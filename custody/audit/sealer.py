@@ -75,8 +75,11 @@ class AuditSealer:
             task.cancel()
             await asyncio.wait({task}, timeout=1.0)
 
-    async def seal(self) -> int:
-        """Bring every row that has been written under a checkpoint; return how many rows that were.
+    async def seal(self) -> int | None:
+        """Bring every row that has been written under a checkpoint.
+
+        Returns:
+            How many rows that were; None: somebody writes for so long that nothing is settled.
 
         Raises:
             DatabaseError: the database can't be asked now.
@@ -84,8 +87,7 @@ class AuditSealer:
         if self._ring.current is None:
             return 0  # the readiness says so
         if (horizon := await settled(self._engine)) is None:
-            self._wait(STUCK)
-            return 0
+            return None
         sealed = 0
         while (count := await self._seal_page(horizon, at_once=sealed > 0)) is not None:
             sealed += count
@@ -95,8 +97,10 @@ class AuditSealer:
         while True:
             await asyncio.sleep(self._interval)
             try:
-                await self.seal()
-                self._failure = None
+                if await self.seal() is None:
+                    self._wait(STUCK)
+                else:
+                    self._failure = None
             except DatabaseError as error:
                 self._wait(str(error) or type(error).__name__)
             except Exception as error:  # noqa: BLE001 - this must go on for ever
@@ -136,7 +140,7 @@ class AuditSealer:
             )
         if not added:
             return None
-        self._seen = Head(behind + 1, last_row, said, tree, Word.OURS, note)
+        self._seen = Head(behind + 1, said, tree, Word.OURS, note)
         return int(count)
 
     def _look_at(self, rows: Sequence[Mapping[str, Any]], heads: Sequence[Head | None]) -> None:
@@ -196,7 +200,7 @@ async def _next_page(
     connection: Connection, head: Head | None, horizon: int
 ) -> tuple[int, int, bytes]:
     """Return the next rows: up to which number, how many, and their hashes."""
-    last_row, count, leaves = 0 if head is None else head.last_row, 0, b""
+    last_row, count, leaves = 0 if head is None else head.checkpoint.last_row, 0, b""
     while not count and last_row < horizon:
         (page,) = await connection.fetch(query("audit_leaves"), last_row, horizon, _PAGE)
         last_row, count, leaves = page["last_row"], page["count"], page["leaves"]

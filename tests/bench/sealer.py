@@ -89,7 +89,7 @@ async def alone(on: Stage, chosen: argparse.Namespace) -> str:
         async with open_engine(Dsn(database.url("custody_app")), pool_size=2) as engine:
             sealer = AuditSealer(engine, FixedRing.of(), 0, Alarms(Metrics()))
             began = time.perf_counter()
-            sealed = await sealer.seal()
+            sealed = await sealer.seal() or 0
             seconds = time.perf_counter() - began
     return f"sealing alone: {sealed} rows in {seconds:.2f} s, {sealed / seconds:.0f} rows/s"
 

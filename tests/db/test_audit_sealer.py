@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from sqlalchemy.ext.asyncio import AsyncEngine
+from structlog.testing import capture_logs
 
 from custody.audit import sealer as module
 from custody.audit import settled
@@ -81,7 +82,7 @@ async def test_all_rows_are_under_a_checkpoint_that_a_data_key_has_signed(audit:
     assert await audit.sealer.seal() == 0
     first, second = await audit.heads()
     assert [one.word for one in (first, second)] == [Word.OURS] * 2
-    assert [(one.tree.size, one.last_row) for one in (first, second)] == [(5, 5), (7, 7)]
+    assert [(one.tree.size, one.checkpoint.last_row) for one in (first, second)] == [(5, 5), (7, 7)]
     assert first.checkpoint.origin == second.checkpoint.origin
     leaves = await audit.database.fetch("SELECT leaves FROM auth.custody_audit_leaves(5, 7, 10)")
     assert first.tree.extended(leaves[0]["leaves"]) == second.tree
@@ -97,7 +98,7 @@ async def test_many_pages(audit: Log, monkeypatch: pytest.MonkeyPatch) -> None:
     assert await audit.sealer.seal() == 26
     heads = await audit.heads()
     assert [one.tree.size for one in heads] == [10, 20, 25, 26]
-    assert heads[-1].last_row == 101
+    assert heads[-1].checkpoint.last_row == 101
 
 
 async def test_a_row_that_is_written_late_is_waited_for(audit: Log) -> None:
@@ -127,8 +128,26 @@ async def test_one_that_writes_for_ever_is_not_waited_for(
     async with audit.database.connect("custody_owner") as slow, slow.transaction():
         await slow.execute("LOCK TABLE auth.encryption_vault_audit IN ROW EXCLUSIVE MODE")
         await audit.add(1)
-        assert await audit.sealer.seal() == 0
+        assert await audit.sealer.seal() is None
     assert await audit.sealer.seal() == 1
+
+
+async def test_what_it_waits_for_is_said_once_until_it_works_again(
+    audit: Log, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    rounds = [None, None, 0, None]
+
+    async def seal() -> int | None:
+        if not rounds:
+            await asyncio.Event().wait()
+        return rounds.pop(0)
+
+    monkeypatch.setattr(audit.sealer, "seal", seal)
+    with capture_logs() as logs:
+        async with audit.sealer.sealing():
+            await eventually(lambda: not rounds)
+    reason = "a transaction that has written to the audit does not end"
+    assert [(one["event"], one["reason"]) for one in logs] == [("audit_seal_waits", reason)] * 2
 
 
 async def test_clock_that_is_set_back_leaves_no_hole(audit: Log) -> None:
@@ -152,7 +171,7 @@ async def test_many_sealers_make_one_chain(audit: Log) -> None:
     async def keep_sealing() -> int:
         async with engine_of(audit.database.url("custody_app"), 2) as engine:
             sealer = AuditSealer(engine, audit.ring, 0, audit.rings)
-            return sum([await sealer.seal() for _ in range(10)])
+            return sum([await sealer.seal() or 0 for _ in range(10)])
 
     *sealed, _ = await asyncio.gather(*(keep_sealing() for _ in range(3)), keep_adding())
     rest = await audit.sealer.seal()

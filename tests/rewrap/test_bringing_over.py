@@ -56,6 +56,7 @@ pytestmark = pytest.mark.usefixtures("short_waits")
 ALL = "SELECT user_id FROM auth.encryption_vaults"
 UNSEALED = "SELECT count(*) FROM auth.encryption_vaults WHERE seal IS NULL"
 UNSEAL = "UPDATE auth.encryption_vaults SET seal = NULL, key_check = $2::text WHERE user_id = $1"
+UNSEALED_EVENTS = "SELECT count(*) FROM auth.encryption_vault_audit WHERE seal IS NULL"
 
 
 @dataclass(frozen=True)
@@ -264,6 +265,8 @@ async def test_damaged_rows_are_set_aside(database: Database) -> None:
     assert (row["seal"], row["wrapped_mk"]) == (None, before["wrapped_mk"])
     assert row["quarantined_at"] is not None
     assert await database.audit("user-000004") == [("rewrap_failed", "unwrap-failed", 500)]
+    # A run has data keys, so its own rows are sealed.
+    assert await database.value(UNSEALED_EVENTS) == 0
     async with past_triggers(database) as superuser:
         await superuser.execute(DAMAGE, ["user-000004"])
     run = await rewrap(database, keyring(), legacy=True, quarantined=True)
