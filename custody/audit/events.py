@@ -1,6 +1,6 @@
 """What an audit row says."""
 
-import os
+import random
 import time
 from enum import StrEnum
 from typing import NamedTuple
@@ -50,7 +50,12 @@ class Event(NamedTuple):
 
 
 def event_id() -> str:
-    """Return a time-ordered id (UUID version 7, RFC 9562, section 5.7)."""
-    clock, random = f"{time.time_ns() // 1_000_000:012x}", os.urandom(10).hex()
-    variant = "89ab"[int(random[3], 16) & 0b11]
-    return f"{clock[:8]}-{clock[8:]}-7{random[:3]}-{variant}{random[4:7]}-{random[7:19]}"
+    """Return a time-ordered id (UUID version 7, RFC 9562, section 5.7).
+
+    It tells actions apart and keeps no secret: of the kernel its 74 random bits would cost each
+    request a system call.
+    """
+    clock = f"{time.time_ns() // 1_000_000:012x}"
+    # The variant's two bits come first of what is behind the version's digits.
+    rest = f"{1 << 75 | random.getrandbits(74):019x}"
+    return f"{clock[:8]}-{clock[8:]}-7{rest[16:]}-{rest[:4]}-{rest[4:16]}"

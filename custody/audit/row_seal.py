@@ -7,6 +7,7 @@ are of one client.
 
 import hmac
 from collections.abc import Mapping
+from functools import lru_cache
 from typing import Any
 
 from custody.audit.events import Event
@@ -40,7 +41,7 @@ class RowSeals:
             event: what is recorded.
         """
         key = self._ring.current
-        return None if key is None else _seal(key, event, _client(key, event))
+        return None if key is None else _seal(key, event)
 
     def judge(self, row: Mapping[str, Any]) -> bool | None:
         """Say whether a row is as a daemon has written it; None: its data key is not open here.
@@ -66,19 +67,23 @@ class RowSeals:
         )
         # Of a client that was taken out of the row only its hash is left, which the MAC holds.
         is_taken_out = event.ip_address is None and event.user_agent is None
-        client = seal[_CLIENT].hex() if is_taken_out else _client(key, event)
-        return len(seal) == _SIZE and hmac.compare_digest(seal.hex(), _seal(key, event, client))
+        expected = _seal(key, event, seal[_CLIENT].hex() if is_taken_out else None)
+        return len(seal) == _SIZE and hmac.compare_digest(seal.hex(), expected)
 
 
-def _client(key: DataKey, event: Event) -> str:
-    parts = field(event.id), field(event.ip_address), field(event.user_agent)
-    return key.audit_row.of("client{}{}{}".format(*parts).encode())[:_HALF]
+def _seal(key: DataKey, event: Event, client: str | None = None) -> str:
+    """Return a seal, with the hash of a client that is known by nothing else, or with its own."""
+    # On the way of each request for a key: nothing is made twice.
+    id_, user_id, ip_address, user_agent, action, context, status, state = event
+    id_, mac_of = field(id_), key.audit_row.of
+    if client is None:
+        message = f"client{id_}{field(ip_address)}{field(user_agent)}"
+        client = mac_of(message.encode())[:_HALF]
+    message = f"row{id_}{field(user_id)}{_done(action, context, status)}{field(state)}{client}"
+    return f"{key.audit_hint}{client}{mac_of(message.encode())[:_HALF]}"
 
 
-def _seal(key: DataKey, event: Event, client: str) -> str:
-    id_, user_id, _, _, action, context, status, state = event
-    message = (
-        f"row{field(id_)}{field(user_id)}{field(action)}{field(context)}"
-        f"{field(str(status))}{field(state)}{client}"
-    )
-    return f"{key.audit_hint}{client}{key.audit_row.of(message.encode())[:_HALF]}"
+# Of a few dozen that there are; a row of the database that says something else has its turn too.
+@lru_cache(256)
+def _done(action: str, context: str | None, status: int) -> str:
+    return f"{field(action)}{field(context)}{field(str(status))}"
