@@ -38,20 +38,35 @@ def main() -> int:
     arguments = sys.argv[2:] if proves else sys.argv[1:]
     logs = tempfile.mkdtemp(prefix="custody-test-logs-")
     environ = environ_of_all(logs)
-    python = [sys.executable, "-m"]
-    command = [
-        *(*python, "pytest", "-n", str(workers(proves=proves)), f"--durations={_SLOWEST_SHOWN}"),
-        *(["--cov", "--cov-report="] if proves else ["-m", "not prove"]),
-        *(arguments or [f"tests/{folder}" for folder in FOLDERS]),
-    ]
+    longest = LONGEST_PROOF_SECONDS if proves else LONGEST_SECONDS
     try:
-        tested = run(command, environ, LONGEST_PROOF_SECONDS if proves else LONGEST_SECONDS)
-        if tested or arguments or not proves:
-            return tested
-        report = [*python, "coverage", "report", f"--fail-under={_LEAST_COVERAGE}"]
+        for options in _runs(proves=proves, arguments=arguments):
+            command = [sys.executable, "-m", "pytest", f"--durations={_SLOWEST_SHOWN}", *options]
+            if failed := run(command, environ, longest):
+                return failed
+        if arguments or not proves:
+            return 0
+        report = [sys.executable, "-m", "coverage", "report", f"--fail-under={_LEAST_COVERAGE}"]
         return subprocess.run(report, cwd=ROOT, check=False).returncode
     finally:
         shutil.rmtree(logs, ignore_errors=True)
+
+
+def _runs(*, proves: bool, arguments: list[str]) -> list[list[str]]:
+    """Return what pytest is told, for each time that it is run."""
+    folders = [f"tests/{folder}" for folder in FOLDERS]
+    short = ["-n", str(workers(proves=False)), "-m", "not prove"]
+    long = ["-n", str(workers(proves=True))]
+    measured = ["--cov", "--cov-report="]
+    if not proves:
+        return [[*short, *(arguments or folders)]]
+    if arguments:
+        return [[*long, *measured, *arguments]]
+    # The short ones by themselves: so many at once would be too many for proofs.
+    return [
+        [*short, *measured, *folders],
+        [*long, "-m", "prove", *measured, "--cov-append", *folders],
+    ]
 
 
 def environ_of_all(logs: str) -> dict[str, str]:
