@@ -42,17 +42,15 @@ async def reseal(
             key is not the current one here.
     """
     current = await _current(ring, run)
-    judged = [(row, _holds(ring, row)) for row in rows]
-    good = [row for row, holds in judged if holds]
-    bad = [Resealed(row, None, None, _TAMPERED) for row, holds in judged if holds is False]
+    good, bad = _judge(ring, current, rows)
     stale = _stale(keyring, good, run)
     wrapping, reason = await batch.rewrap(keyring, stale, run.target, verify)
     wraps = {row.user_id: wrap for row, wrap in wrapping.wrapped}
     damaged = {row.user_id: why for row, why in wrapping.set_aside}
     left = {row.user_id for row in stale} - wraps.keys() - damaged.keys()
     sealed = [
-        Resealed(row, wraps.get(row.user_id), _seal(current, row), damaged.get(row.user_id))
-        for row in good
+        Resealed(row, wraps.get(row.user_id), seal, damaged.get(row.user_id))
+        for row, seal in good
         if row.user_id not in left
     ]
     waiting = len(rows) - len(good) - len(bad)
@@ -72,23 +70,35 @@ async def _current(ring: Ring, run: Run) -> DataKey:
     return current
 
 
-def _holds(ring: Ring, row: SealedRow) -> bool | None:
-    """Say whether a row is what was sealed; None where that can't be judged now."""
-    prefix, mac = row.seal[:PREFIX_SIZE], row.seal[PREFIX_SIZE:]
-    key = ring.find(prefix)
-    if key is None:
-        return None if ring.reason(prefix[2:-1]) is not None else False
-    return key.row_seal.is_mac(mac, row.state.message(row.user_id))
+def _judge(
+    ring: Ring, current: DataKey, rows: Sequence[SealedRow]
+) -> tuple[list[tuple[SealedRow, str]], list[Resealed]]:
+    """Return rows that are what was sealed, each with its new seal, and those that are not.
+
+    In neither is one that can't be judged now.
+    """
+    good, bad = [], []
+    for row in rows:
+        user_id, seal, state, *_ = row
+        key = ring.find(seal[:PREFIX_SIZE])
+        if key is None and ring.reason(seal[2 : PREFIX_SIZE - 1]) is not None:
+            continue
+        mac = seal[PREFIX_SIZE:]
+        if key is not None and key.row_seal.is_mac(mac, state.message(user_id)):
+            good.append((row, state.seal_next(current, user_id)))
+        else:
+            bad.append(Resealed(row, None, None, _TAMPERED))
+    return good, bad
 
 
-def _stale(keyring: Keyring, rows: Sequence[SealedRow], run: Run) -> list[Row]:
+def _stale(keyring: Keyring, rows: Sequence[tuple[SealedRow, str]], run: Run) -> list[Row]:
     """Return those that get a new wrap: none that was set aside, and none that we can't open."""
     here = run.target, FORMAT_CURRENT
-    holders = {row.wrap.kek_id for row in rows if row.wrap is not None}
+    holders = {row.wrap.kek_id for row, _ in rows if row.wrap is not None}
     held = {kek_id for kek_id in holders if _holds_kek(keyring, kek_id)}
     return [
         Row(row.user_id, row.state.generation, wrap, row.state.key_check, row.row_version)
-        for row in rows
+        for row, _ in rows
         if (wrap := row.wrap) is not None
         and not row.is_set_aside
         and (run.everything or (wrap.kek_id, wrap.format_version) != here)
@@ -99,8 +109,3 @@ def _stale(keyring: Keyring, rows: Sequence[SealedRow], run: Run) -> list[Row]:
 def _holds_kek(keyring: Keyring, kek_id: str) -> bool:
     backend = keyring.find(kek_id)
     return backend is not None and backend.refusal(kek_id) is None
-
-
-def _seal(key: DataKey, row: SealedRow) -> str:
-    # The database counts this change, too: it is the serial that the row has then.
-    return row.state._replace(serial=row.state.serial + 1).seal(key, row.user_id)

@@ -44,8 +44,7 @@ UNSEALED = WrapKind("", 0)
 SEALED_BEFORE = WrapKind("", 32_767)
 
 
-@dataclass(frozen=True, slots=True)
-class Row:
+class Row(NamedTuple):
     """A row to re-wrap, as it was read.
 
     Args:
@@ -59,8 +58,12 @@ class Row:
     user_id: str
     generation: int
     wrap: Wrap
-    key_check: str | None = field(repr=False)
+    key_check: str | None
     row_version: int
+
+    def __repr__(self) -> str:
+        """Show nothing that is stored of a key."""
+        return f"Row(user_id={self.user_id!r}, generation={self.generation})"
 
     @property
     def binding(self) -> Binding:

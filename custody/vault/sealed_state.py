@@ -50,16 +50,28 @@ class SealedState(NamedTuple):
         """
         return key.prefix + key.row_seal.of(self.message(user_id))
 
-    def message(self, user_id: str) -> bytes:
+    def seal_next(self, key: DataKey, user_id: str) -> str:
+        """Return the seal of a row that is in this state, but that its seal is made anew.
+
+        The database counts that change, too.
+
+        Args:
+            key: the data key to seal with.
+            user_id: whose row it is.
+        """
+        return key.prefix + key.row_seal.of(self.message(user_id, more=1))
+
+    def message(self, user_id: str, more: int = 0) -> bytes:
         """Return what is sealed of a row in this state.
 
         Args:
             user_id: whose row it is.
+            more: so many changes later that have left it as it is.
         """
         return sealed_message(
             user_id,
             generation=self.generation,
-            serial=self.serial,
+            serial=self.serial + more,
             zero_knowledge=self.zero_knowledge,
             key_check=self.key_check,
             recovery_digest=self.recovery_digest,
