@@ -11,7 +11,8 @@ from structlog.testing import capture_logs
 from custody.audit import sealer as module
 from custody.audit import settled
 from custody.audit.checkpoint import Checkpoint
-from custody.audit.head import Head, Word, head_of
+from custody.audit.head import Head, head_of
+from custody.audit.keys import Keys, Word
 from custody.audit.merkle import Tree
 from custody.audit.note import Signer, sign
 from custody.audit.sealer import AuditSealer
@@ -54,7 +55,7 @@ class Log:
         rows = await self.database.fetch(
             "SELECT * FROM auth.encryption_audit_checkpoints ORDER BY number"
         )
-        found = [head_of(row, self.ring.open_keys) for row in rows]
+        found = [head_of(row, Keys(self.ring.open_keys)) for row in rows]
         assert None not in found
         return [one for one in found if one is not None]
 
@@ -240,7 +241,7 @@ async def test_a_checkpoint_that_is_not_what_was_signed_is_not_gone_on_from(
     last = await audit.database.fetch(
         "SELECT * FROM auth.encryption_audit_checkpoints WHERE number = 3"
     )
-    head = head_of(last[0], audit.ring.open_keys)
+    head = head_of(last[0], Keys(audit.ring.open_keys))
     assert head is not None
     assert head.tree.size == 3
     assert await fresh.seal() == 0
