@@ -367,7 +367,7 @@ async def test_a_leap_of_the_numbers_is_one_step(audit: Log) -> None:
         {"hashes": bytes(96)},
         {"note": f"his\n3\n{'A' * 43}=\nlast-row 3\n\n{'long' * 500}"},
     ],
-    ids=str,
+    ids=["junk", "empty", "size", "last row", "no hashes", "more hashes", "long"],
 )
 async def test_the_database_takes_nothing_that_can_be_no_checkpoint(
     audit: Log, change: dict[str, Any]

@@ -41,5 +41,7 @@ async def _keys(settings: Settings) -> tuple[list[tuple[str, str]], str | None]:
         publics = {key.id: key.audit_signer.public_key() for key in ring.open_keys}
         for key in believed(await reader.ended_words(), ring.open_keys):
             publics[key.id] = key.verifier
-        keys = [(key_id, verifier_key(origin, public)) for key_id, public in sorted(publics.items())]
+        keys = [
+            (key_id, verifier_key(origin, public)) for key_id, public in sorted(publics.items())
+        ]
         return keys, ring.problem or ring.degraded
