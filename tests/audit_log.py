@@ -7,6 +7,7 @@ from typing import Any
 from pydantic_core import to_json
 
 from custody.audit.checkpoint import Checkpoint
+from custody.audit.ended_key import word_of_end
 from custody.audit.events import Action, Event, event_id
 from custody.audit.findings import Report
 from custody.audit.history import Known
@@ -15,6 +16,7 @@ from custody.audit.note import Signer, sign
 from custody.audit.reading import Reader
 from custody.audit.row_seal import RowSeals
 from custody.audit.verify import Verification
+from custody.datakeys.data_key import DataKey
 from custody.vault.audited import compare
 from tests.datakeys import FixedRing
 from tests.db.connecting import engine_of
@@ -29,11 +31,16 @@ ADD = (
     " FROM json_to_recordset($1::json) AS given (id TEXT, user_id TEXT, ip_address TEXT,"
     " user_agent TEXT, action TEXT, context TEXT, status INTEGER, state TEXT, seal TEXT)"
 )
-LEAVES = "SELECT * FROM auth.custody_audit_leaves($1, $2, 1000000)"
+LEAVES = "SELECT * FROM auth.custody_audit_leaves($1, $2, 100000)"
 LAST = "SELECT coalesce(max(number), 0) FROM auth.encryption_vault_audit"
 CHECKPOINT = (
     "INSERT INTO auth.encryption_audit_checkpoints (number, size, last_row, hashes, note)"
     " VALUES ($1, $2, $3, $4, $5)"
+)
+KEEP_WORD = (
+    "INSERT INTO auth.encryption_data_keys (id, seal, ended_words) VALUES ($1, $2, ARRAY[$3])"
+    " ON CONFLICT (id) DO UPDATE"
+    " SET ended_words = auth.encryption_data_keys.ended_words || excluded.ended_words"
 )
 ACTIONS = (Action.FETCH, Action.FAILED_FETCH, Action.INIT, Action.ROTATE)
 
@@ -93,6 +100,16 @@ class AuditLog:
         self.notes.append(sign(said.text, signer or Signer(ORIGIN, current.audit_signer)))
         columns = self.number, self.tree.size, up_to, self.tree.hashes, self.notes[-1]
         await self.database.execute(CHECKPOINT, *columns)
+
+    async def end(self, key: DataKey) -> None:
+        """End a data key that the current one has taken the place of."""
+        current = self.ring.current
+        assert current is not None
+        if key.id in self.ring.open_ids:
+            self.ring.forget(key.id)
+        drawn = await self.database.value("SELECT number FROM auth.custody_audit_horizon()")
+        word = word_of_end(key, drawn, current)
+        await self.database.execute(KEEP_WORD, current.id, current.own_seal, word)
 
     async def grow(self, checkpoints: int = 5, rows: int = 8) -> None:
         """Add so many checkpoints over so many rows each."""

@@ -21,10 +21,16 @@ class FixedRing(Ring):
     @classmethod
     def of(cls, key: bytes = KEY, key_id: str = KEY_ID) -> Self:
         """Return a ring with one data key, which is never too old."""
+        return cls.with_keys(DataKey.of(key_id, key))
+
+    @classmethod
+    def with_keys(cls, *keys: DataKey) -> Self:
+        """Return a ring with these data keys; the latest is the current one."""
         kek = EnvKek(uri=KekUri.parse("env:RING"), kek_id="r", key=KEY, development=False)
         nobody: Any = None
         ring = cls(nobody, Keyring(kek), ttl=3600, max_age=86_400)
-        ring.add(DataKey.of(key_id, key))
+        for one in keys:
+            ring.add(one)
         return ring
 
     def add(self, key: DataKey) -> None:

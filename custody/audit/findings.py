@@ -21,7 +21,6 @@ class Kind(StrEnum):
     GAP = "gap"
     BACK = "back"
     ORIGIN = "origin"
-    UNSIGNED = "unsigned"
     TAIL = "tail"
     HISTORY = "history"
     VAULT = "vault"

@@ -1,31 +1,11 @@
 """The head of the audit's log: the latest checkpoint that is to be believed."""
 
 from collections.abc import Mapping, Sequence
-from enum import StrEnum
 from typing import Any, NamedTuple
 
-from custody.audit.checkpoint import Checkpoint, MalformedCheckpoint
+from custody.audit.checkpoint import Checkpoint
+from custody.audit.keys import Keys, Word
 from custody.audit.merkle import Tree
-from custody.audit.note import (
-    MalformedNote,
-    UnknownKeys,
-    Verifier,
-    WrongSignature,
-    open_note,
-    parse,
-)
-from custody.datakeys.data_key import DataKey
-
-
-class Word(StrEnum):
-    """Who says what a checkpoint says."""
-
-    # A data key that is open here.
-    OURS = "ours"
-    # A data key that is not open here: one that was ended, maybe.
-    UNKNOWN = "unknown"
-    # Nobody: it is not what was signed.
-    NOBODY = "nobody"
 
 
 class Head(NamedTuple):
@@ -46,55 +26,46 @@ class Head(NamedTuple):
     note: str
 
 
-def head_of(row: Mapping[str, Any], keys: Sequence[DataKey]) -> Head | None:
+def head_of(row: Mapping[str, Any], keys: Keys) -> Head | None:
     """Return what a checkpoint stands for; None where it is none of anybody's.
 
     Args:
         row: of ``auth.encryption_audit_checkpoints``, whatever it holds.
-        keys: the data keys that are open.
+        keys: by which it is judged.
     """
-    try:
-        text = parse(row["note"]).text
-        checkpoint = Checkpoint.parse(text)
-        tree = Tree.of(row["size"], row["hashes"])
-        word = word_of(row["note"], checkpoint.origin, keys)
-    except (MalformedNote, MalformedCheckpoint, ValueError):
-        return None
-    if checkpoint[1:] != (tree.size, tree.root, row["last_row"]):
-        return None
-    return Head(row["number"], checkpoint, tree, word, row["note"])
+    said, word = keys.read(row["note"])
+    tree = None if said is None else kept_tree(row, said)
+    return (
+        None if said is None or tree is None else Head(row["number"], said, tree, word, row["note"])
+    )
 
 
-def word_of(note: str, origin: str, keys: Sequence[DataKey]) -> Word:
-    """Return whose word a checkpoint is.
+def kept_tree(stored: Mapping[str, Any], said: Checkpoint) -> Tree | None:
+    """Return the tree that a checkpoint keeps, if it is the one that its note is about.
+
+    None as well where it says that rows up to another number are under it.
 
     Args:
-        note: it, with its signatures.
-        origin: that it names.
-        keys: the data keys that are open.
-
-    Raises:
-        MalformedNote: it is none.
+        stored: its row.
+        said: what its note says.
     """
     try:
-        open_note(note, [Verifier(origin, key.audit_signer.public_key()) for key in keys])
-    except UnknownKeys:
-        return Word.UNKNOWN
-    except WrongSignature:
-        return Word.NOBODY
-    return Word.OURS
+        tree = Tree.of(stored["size"], stored["hashes"])
+    except ValueError:
+        return None
+    return tree if (tree.size, tree.root, stored["last_row"]) == said[1:] else None
 
 
 def latest(heads: Sequence[Head | None]) -> Head | None:
     """Return the checkpoint to go on from.
 
-    The newest that is ours. Where none is, the newest by a key that is not open here: its data key
-    may have been ended since. Whether it was is for a verification to say.
+    The newest by a data key that is open. Where none is, the newest by one that was ended; or by
+    one that may be ours, and is not open here: whether it is is for a verification to say.
 
     Args:
         heads: the newest first.
     """
-    for word in (Word.OURS, Word.UNKNOWN):
+    for word in (Word.OURS, Word.ENDED, Word.UNKNOWN):
         for head in heads:
             if head is not None and head.word is word:
                 return head

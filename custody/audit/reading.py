@@ -106,6 +106,14 @@ class Reader:
             return []
         return await self._ask("read_audit_checkpoints", first, _CHECKPOINTS)
 
+    async def ended_words(self) -> list[str]:
+        """Return what data keys said of those that were ended, the oldest first.
+
+        Raises:
+            DatabaseError: the database can't be asked now.
+        """
+        return [row["word"] for row in await self._ask("read_ended_words")]
+
     async def last_checkpoint_under(self, row: int) -> int:
         """Return the number of the last checkpoint that has no row behind this one under it.
 

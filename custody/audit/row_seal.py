@@ -52,7 +52,7 @@ class RowSeals:
             row: with a seal, and the columns of the table, whatever they hold.
         """
         seal: bytes = row["seal"]
-        key = self._ring.find_by_hint(seal[_KEY].hex())
+        key = self._ring.find_by_hint(hint_of_seal(seal))
         if key is None:
             return None
         event = Event(
@@ -69,6 +69,15 @@ class RowSeals:
         is_taken_out = event.ip_address is None and event.user_agent is None
         expected = _seal(key, event, seal[_CLIENT].hex() if is_taken_out else None)
         return len(seal) == _SIZE and hmac.compare_digest(seal.hex(), expected)
+
+
+def hint_of_seal(seal: bytes) -> str:
+    """Return what a seal says which data key made it: 8 hexadecimal digits.
+
+    Args:
+        seal: whatever it is.
+    """
+    return seal[_KEY].hex()
 
 
 def _seal(key: DataKey, event: Event, client: str | None = None) -> str:

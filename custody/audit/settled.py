@@ -45,6 +45,19 @@ async def settled(engine: AsyncEngine) -> int | None:
     return number
 
 
+async def drawn(engine: AsyncEngine) -> int:
+    """Return the highest number that any row has, or is soon to have.
+
+    Args:
+        engine: connections of a role that may run ``auth.custody_audit_horizon``.
+
+    Raises:
+        Refused: the server is a standby, which can't say it.
+        DatabaseError: the database can't be asked now.
+    """
+    return (await _horizon(engine))[0]
+
+
 async def _horizon(engine: AsyncEngine) -> tuple[int, set[str]]:
     async with transaction(engine) as connection:
         (row,) = await connection.fetch(query("audit_horizon"))

@@ -6,6 +6,7 @@ from typing import Any
 
 from custody.audit.findings import Finding, Kind, Report
 from custody.audit.history import Known
+from custody.audit.keys import Keys
 from custody.audit.reading import LOWEST, Reader, Rows
 from custody.audit.row_seal import RowSeals
 from custody.audit.walk import Walk
@@ -57,7 +58,7 @@ class Verification:
             NoSuchCheckpoint: the one to begin behind is not good.
             DatabaseError: the database can't be asked now.
         """
-        walk = Walk(RowSeals(self._ring), self._ring.open_keys, self.report, known)
+        walk = Walk(RowSeals(self._ring), await self._keys(), self.report, known)
         if since is not None and not walk.begin_behind(since):
             raise NoSuchCheckpoint
         if (problem := self._ring.problem or self._ring.degraded) is not None:
@@ -74,14 +75,19 @@ class Verification:
         await self._vaults()
         return self.report
 
-    @property
-    def _sees_all(self) -> bool:
-        """Whether each data key that there may be is open here."""
-        return self._ring.problem is None and self._ring.degraded is None
+    async def _keys(self) -> Keys:
+        """Return the data keys as they are now: whatever has been written by now is by one of them.
+
+        For a record is there before its data key is used, and the word of its end when it goes.
+        """
+        await self._ring.load(anew=True)
+        is_all = self._ring.problem is None and self._ring.degraded is None
+        return Keys(self._ring.open_keys, await self._reader.ended_words(), is_all=is_all)
 
     async def _follow(self, walk: Walk, rows: Rows) -> None:
         """Go on to the last checkpoint that there is by now."""
         while page := await self._reader.checkpoints(walk.number + 1 if walk.number else LOWEST):
+            walk.keys = await self._keys()
             limit = max(stored["last_row"] for stored in page)
             for stored in page:
                 async for piece in rows.take(stored["last_row"], limit):
@@ -108,6 +114,7 @@ class Verification:
         """Judge what is behind the last checkpoint, and say what is left open."""
         if tail["count"]:
             numbers = (tail["first"], tail["last"])
+            walk.keys = await self._keys()
             async for piece in rows.take(tail["last"], tail["last"]):
                 walk.add(piece)
                 self._advance(len(piece))
@@ -122,7 +129,7 @@ class Verification:
                 self.report.notices.append(
                     f"{tail['count']} rows are not under a checkpoint yet: they are new"
                 )
-        walk.end(sees_all=self._sees_all)
+        walk.end()
         if walk.without_seal:
             self.report.notices.append(
                 f"{walk.without_seal} rows have no seal: from before there were seals, refusals "
@@ -130,7 +137,7 @@ class Verification:
             )
         if walk.judged_by_tree:
             self.report.notices.append(
-                f"{walk.judged_by_tree} rows have a seal by a data key that is no more: the "
+                f"{walk.judged_by_tree} rows have a seal by a data key that was ended: the "
                 "checkpoints alone say that they are as they were"
             )
 

@@ -6,12 +6,11 @@ from typing import Any, Protocol
 from custody.audit.checkpoint import Checkpoint
 from custody.audit.events import ERASED, Action
 from custody.audit.findings import Finding, Kind, Report
-from custody.audit.head import Word
+from custody.audit.head import kept_tree
 from custody.audit.history import History, Known
+from custody.audit.keys import Keys, Word
 from custody.audit.leaf import leaf_of
 from custody.audit.merkle import Tree
-from custody.audit.signatures import Signatures, kept_tree
-from custody.datakeys.data_key import DataKey
 
 # Refusals are recorded where no data key is open, and erasures by an owner who has none.
 _REFUSED = 400
@@ -33,7 +32,7 @@ class Walk:
 
     Args:
         judge: of the rows' own seals.
-        keys: the data keys that are open: they sign checkpoints.
+        keys: the data keys, as they are when what is given to it has been written.
         report: what is found goes there.
         known: checkpoints that were kept elsewhere.
     """
@@ -41,11 +40,11 @@ class Walk:
     def __init__(
         self,
         judge: Judge,
-        keys: Sequence[DataKey],
+        keys: Keys,
         report: Report,
         known: Sequence[Known] = (),
     ) -> None:
-        self._judge, self._signatures, self._report = judge, Signatures(keys), report
+        self._judge, self.keys, self._report = judge, keys, report
         self._history = History(known)
         self._tree = Tree()
         self._history.begin(self._tree)
@@ -55,11 +54,9 @@ class Walk:
         self._compared = 0
         self._note = ""
         self._origin: str | None = None
-        # Whether the last one's signature could be checked; those that wait for one that can.
-        self._follows_unknown = False
+        # Those by a data key that may be ours and is not open here: they wait for one by ours.
         self._waiting: list[int] = []
-        self._unjudged: list[Any] = []
-        self._unjudged_count = 0
+        self._unjudged = 0
         self.without_seal = 0
         self.judged_by_tree = 0
 
@@ -69,7 +66,7 @@ class Walk:
         Args:
             stored: its row.
         """
-        said, word = self._signatures.read(stored["note"])
+        said, word = self.keys.read(stored["note"])
         tree = None if said is None else kept_tree(stored, said)
         if said is None or word is Word.NOBODY or tree is None:
             return False
@@ -84,7 +81,6 @@ class Walk:
         self._report.size = said.size
         if word is Word.UNKNOWN:
             self._waiting.append(self.number)
-            self._follows_unknown = True
         return True
 
     def add(self, rows: Sequence[Any]) -> None:
@@ -99,9 +95,7 @@ class Walk:
             if row["seal"] is None:
                 self._without_seal(row)
             elif (holds := self._judge.judge(row)) is None:
-                self._unjudged_count += 1
-                if len(self._unjudged) < 100:  # noqa: PLR2004 - named one by one
-                    self._unjudged.append(row)
+                self._by_another_key(row)
             elif not holds:
                 self._find_row(Kind.ROW, "was edited or forged: its own seal does not hold", row)
         self._report.rows += len(rows)
@@ -120,14 +114,14 @@ class Walk:
                 Kind.GAP, f"stands where {self.number + 1} should be: some are missing", stored
             )
         self.number = number
-        said, word = self._signatures.read(stored["note"])
+        said, word = self.keys.read(stored["note"])
         if said is None or word is Word.NOBODY:
             self._find(
                 Kind.CHECKPOINT,
-                "was edited, or is not ours: its note is none, or its signature does not hold",
+                "was edited, or is not ours: its note is none, its signature does not hold, or it "
+                "is by no data key of ours",
                 stored,
             )
-            self._end_batch(follows_unknown=False)
             return
         # A new data key soon signs one of its own, whether there are rows or not.
         is_same = stored["note"] == self._note
@@ -137,27 +131,21 @@ class Walk:
                 f"goes back, from {self._size} rows to {said.size}: an older one in its place",
                 stored,
             )
-            self._end_batch(follows_unknown=False)
             return
         self._hold_against(stored, said, word)
 
-    def end(self, *, sees_all: bool) -> None:
-        """Say what is left open behind the last checkpoint.
-
-        Args:
-            sees_all: whether all data keys that there are are open here.
-        """
-        self._end_batch(follows_unknown=self._follows_unknown)
+    def end(self) -> None:
+        """Say what could not be seen, and what is left open behind the last checkpoint."""
         if self._waiting:
             first, last = self._waiting[0], self._waiting[-1]
-            message = (
+            self._report.unseen.append(
                 f"checkpoints {first} to {last} are signed by a key that is not open here, and no "
                 "later one that is ours covers them"
             )
-            if sees_all:
-                self._report.add(Finding(Kind.UNSIGNED, message, checkpoint=first))
-            else:
-                self._report.unseen.append(message)
+        if self._unjudged:
+            self._report.unseen.append(
+                f"{self._unjudged} rows have a seal by a data key that is not open here"
+            )
         self._history.end(self._report)
 
     def _hold_against(self, stored: Any, said: Checkpoint, word: Word) -> None:
@@ -180,8 +168,6 @@ class Walk:
         elif fits:
             self._waiting.clear()
             self._report.size = said.size
-        allowed = word is Word.UNKNOWN or self._follows_unknown
-        self._end_batch(follows_unknown=word is Word.UNKNOWN, allowed=allowed)
         self._size, self.last_row, self._note = said.size, stored["last_row"], stored["note"]
         if theirs is not None:
             self._tree = theirs
@@ -206,19 +192,13 @@ class Walk:
         self._report.add(Finding(kind, message, rows, stored["number"]))
         return False
 
-    def _end_batch(self, *, follows_unknown: bool, allowed: bool | None = None) -> None:
-        """Judge the rows whose data key is not open by where they are."""
-        if self._unjudged_count and (follows_unknown if allowed is None else allowed):
-            self.judged_by_tree += self._unjudged_count
+    def _by_another_key(self, row: Any) -> None:
+        if self.keys.was_sealed_before_an_end(row):
+            self.judged_by_tree += 1
+        elif self.keys.is_all:
+            self._find_row(Kind.UNKNOWN_KEY, "has a seal by no data key that there was then", row)
         else:
-            for row in self._unjudged:
-                self._find_row(
-                    Kind.UNKNOWN_KEY, "has a seal by a data key that is not open here", row
-                )
-            if more := self._unjudged_count - len(self._unjudged):
-                self._report.counts[Kind.UNKNOWN_KEY] += more
-        self._unjudged, self._unjudged_count = [], 0
-        self._follows_unknown = follows_unknown
+            self._unjudged += 1
 
     def _without_seal(self, row: Any) -> None:
         self.without_seal += 1

@@ -10,6 +10,8 @@ from collections.abc import Callable
 import structlog
 from sqlalchemy.ext.asyncio import AsyncEngine
 
+from custody.audit.ended_key import word_of_end
+from custody.audit.settled import drawn
 from custody.datakeys.data_key import DataKey
 from custody.datakeys.making import make_data_key
 from custody.datakeys.records import Record
@@ -177,11 +179,16 @@ class DeepRotation:
         lagging = await self._lagging(lambda one: one.seals_with in {None, current.id})
         if lagging is not None:
             return f"{beginning}: {_where(lagging)} still seals with {lagging.seals_with}"
+        if (source := self._ring.source(record.id)) is None:
+            reason = self._ring.reason(record.id) or "try again"
+            return f"{beginning}, it is not open, so the audit would know nothing of it: {reason}"
         await reseal_records(self._engine, Sealer(self._ring), current.prefix)
+        # No daemon seals audit rows with it any more: what one has, has a number that was drawn.
+        word = word_of_end(source[0], await drawn(self._engine), current)
         async with transaction(self._engine, _END_SECONDS) as connection:
             outcome = await connection.fetchval(
                 query("end_data_key"),
-                *(record.id, record.seal, current.id, current.own_seal),
+                *(record.id, record.seal, current.id, current.own_seal, word),
                 timeout=_END_SECONDS,
             )
         if outcome in _CARRIED:

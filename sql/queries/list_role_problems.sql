@@ -30,8 +30,8 @@ url AS (  -- where the role comes from
                   CASE $1::text WHEN 'custody_app' THEN 'CUSTODY_DATABASE_URL' ELSE 'CUSTODY_REWRAP_DATABASE_URL' END, $1::text) AS cure
 ),
 shared (name) AS (  -- functions of both duties
-    VALUES ('custody_add_data_key'), ('custody_count_unsealed'), ('custody_doubt_kek'),
-           ('custody_find_keks_in_use'), ('custody_register_kek'), ('custody_sample_rows')
+    VALUES ('custody_add_data_key'), ('custody_audit_horizon'), ('custody_count_unsealed'),
+           ('custody_doubt_kek'), ('custody_find_keks_in_use'), ('custody_register_kek'), ('custody_sample_rows')
 ),
 plain AS (  -- checked in detail only if it is not the wrong role altogether
     SELECT me.* FROM me WHERE NOT EXISTS (SELECT 1 FROM mine WHERE rolsuper) AND NOT EXISTS (SELECT 1 FROM owned)
@@ -190,7 +190,6 @@ FROM plain, (
     VALUES
     ('custody_app', 'custody_add_audit_checkpoint'),
     ('custody_app', 'custody_add_user'),
-    ('custody_app', 'custody_audit_horizon'),
     ('custody_app', 'custody_audit_leaves'),
     ('custody_app', 'custody_find_vaults'),
     ('custody_app', 'custody_record_events'),

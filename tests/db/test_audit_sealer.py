@@ -2,7 +2,9 @@
 
 import asyncio
 from pathlib import Path
+from typing import Any
 
+import asyncpg
 import pytest
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from sqlalchemy.ext.asyncio import AsyncEngine
@@ -11,13 +13,16 @@ from structlog.testing import capture_logs
 from custody.audit import sealer as module
 from custody.audit import settled
 from custody.audit.checkpoint import Checkpoint
-from custody.audit.head import Head, Word, head_of
+from custody.audit.ended_key import word_of_end
+from custody.audit.head import Head, head_of
+from custody.audit.keys import Keys, Word
 from custody.audit.merkle import Tree
 from custody.audit.note import Signer, sign
 from custody.audit.sealer import AuditSealer
 from custody.datakeys.data_key import DataKey
+from tests.audit_log import KEEP_WORD
 from tests.client import Client, client_session
-from tests.datakeys import KEY_ID, FixedRing
+from tests.datakeys import KEY, KEY_ID, FixedRing
 from tests.db.connecting import engine_of
 from tests.eventually import eventually
 from tests.servers import Database, daemon_here
@@ -54,7 +59,7 @@ class Log:
         rows = await self.database.fetch(
             "SELECT * FROM auth.encryption_audit_checkpoints ORDER BY number"
         )
-        found = [head_of(row, self.ring.open_keys) for row in rows]
+        found = [head_of(row, Keys(self.ring.open_keys)) for row in rows]
         assert None not in found
         return [one for one in found if one is not None]
 
@@ -240,7 +245,7 @@ async def test_a_checkpoint_that_is_not_what_was_signed_is_not_gone_on_from(
     last = await audit.database.fetch(
         "SELECT * FROM auth.encryption_audit_checkpoints WHERE number = 3"
     )
-    head = head_of(last[0], audit.ring.open_keys)
+    head = head_of(last[0], Keys(audit.ring.open_keys))
     assert head is not None
     assert head.tree.size == 3
     assert await fresh.seal() == 0
@@ -349,3 +354,74 @@ async def test_a_leap_of_the_numbers_is_one_step(audit: Log) -> None:
     )
     await audit.add(1)
     assert await asyncio.wait_for(audit.sealer.seal(), 10) == 2
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"note": "junk"},
+        {"note": ""},
+        {"size": 4},
+        {"last_row": 4},
+        {"hashes": b""},
+        {"hashes": bytes(96)},
+        {"note": f"his\n3\n{'A' * 43}=\nlast-row 3\n\n{'long' * 500}"},
+    ],
+    ids=["junk", "empty", "size", "last row", "no hashes", "more hashes", "long"],
+)
+async def test_the_database_takes_nothing_that_can_be_no_checkpoint(
+    audit: Log, change: dict[str, Any]
+) -> None:
+    """Whoever has the password of custody_app may add checkpoints: small ones alone."""
+    tree = Tree().extended(bytes(32) * 3)
+    said = Checkpoint("his", tree.size, tree.root, 3)
+    note = sign(said.text, Signer("his", Ed25519PrivateKey.generate()))
+    columns = {"behind": 0, "size": 3, "last_row": 3, "hashes": tree.hashes, "note": note} | change
+    async with audit.database.connect("custody_app") as thief:
+        with pytest.raises(asyncpg.InvalidParameterValueError, match="this is no checkpoint"):
+            await thief.fetchval(ADD, *columns.values())
+
+
+async def test_nobody_has_the_whole_audit_hashed_at_once(audit: Log) -> None:
+    await audit.add(1)
+    await audit.database.execute(
+        "SELECT setval('auth.encryption_vault_audit_number_seq', 100000, false)"
+    )
+    await audit.add(3)
+    async with audit.database.connect("custody_app") as thief:
+        for most, last_row, count in ((2**31 - 1, 100_000, 2), (-1, 1, 1)):
+            (page,) = await thief.fetch(
+                "SELECT * FROM auth.custody_audit_leaves(0, 200000, $1)", most
+            )
+            assert (page["last_row"], page["count"]) == (last_row, count)
+
+
+async def test_it_goes_on_from_what_an_ended_data_key_signed_and_from_no_strangers(
+    audit: Log,
+) -> None:
+    await audit.add(3)
+    await audit.sealer.seal()
+    (ours,) = await audit.heads()
+    new = DataKey.of(ANOTHER_ID, bytes(32))
+    word = word_of_end(DataKey.of(KEY_ID, KEY), 3, new)
+    await audit.database.execute(KEEP_WORD, new.id, new.own_seal, word)
+    audit.ring.add(new)
+    audit.ring.forget(KEY_ID)
+    his, tree = Ed25519PrivateKey.generate(), Tree().extended(bytes(32) * 3)
+    said = Checkpoint(ours.checkpoint.origin, tree.size, tree.root, 3)
+    columns = 1, tree.size, 3, tree.hashes, sign(said.text, Signer(said.origin, his))
+    async with audit.database.connect("custody_app") as thief:
+        assert await thief.fetchval(ADD, *columns)
+    assert await audit.sealer.seal() == 0
+    assert (await audit.heads())[-1].tree == ours.tree
+
+
+async def test_a_log_begins_once_and_says_so(audit: Log) -> None:
+    """A second time means that its checkpoints are gone, which nothing in the database shows."""
+    with capture_logs() as logs:
+        for _ in range(2):
+            await audit.add(1)
+            await audit.sealer.seal()
+    (begun,) = [one for one in logs if one["event"] == "audit_log_begun"]
+    (first, _) = await audit.heads()
+    assert begun["origin"] == first.checkpoint.origin

@@ -18,7 +18,10 @@ from tests.servers import Database
 
 ANNOUNCE = "SELECT auth.custody_announce_data_key($1, $2, 'env-v1', 'w', '', $3, $4, $5)"
 PROMOTE = "SELECT auth.custody_promote_data_key($1, $2, $3, $4, $5)"
-END = "SELECT auth.custody_end_data_key($1, $2, $3, $4)"
+END = (
+    "SELECT auth.custody_end_data_key($1, $2, $3, $4,"
+    " E'custody-audit-ended-key\\n' || $1 || E'\\n')"
+)
 KEYS = "SELECT id, seal FROM auth.encryption_data_keys ORDER BY id"
 OWN, NEXT_OWN, WORD = "a" * 64, "b" * 64, "c" * 64
 FIRST, NEXT = "dk-" + "1" * 32, "dk-" + "2" * 32
@@ -126,7 +129,8 @@ async def test_it_is_ended_only_when_nothing_carries_it(promoted: Database) -> N
     left = psql(
         promoted,
         "custody_owner",
-        f"BEGIN; SELECT auth.custody_end_data_key('{FIRST}', 's', 'k', 's');"
+        f"BEGIN; SELECT auth.custody_end_data_key('{FIRST}', 's', 'k', 's',"
+        f" E'custody-audit-ended-key\\n{FIRST}\\n');"
         " SELECT count(*) FROM auth.encryption_vaults",
     )
     assert left.split() == ["unknown", "0"]
@@ -255,7 +259,7 @@ async def test_who_may_not(promoted: Database, role: str) -> None:
     for call in (
         f"SELECT auth.custody_announce_data_key('{NEXT}', '', '', '', '', '', '', '{{}}')",
         f"SELECT auth.custody_promote_data_key('{NEXT}', '', '', '', '')",
-        "SELECT auth.custody_end_data_key('', '', '', '')",
+        "SELECT auth.custody_end_data_key('', '', '', '', E'custody-audit-ended-key\\n\\n')",
         "SELECT auth.custody_read_sealed_before('', '', NULL, now(), 1)",
         "SELECT auth.custody_reseal_rows('', '{}', '{}', '{}', '{}', '{}', '{}', '{}', now())",
         "SELECT auth.custody_reseal_kek('', '', '')",

@@ -9,7 +9,10 @@ from unittest.mock import AsyncMock
 import pytest
 from sqlalchemy.ext.asyncio import AsyncEngine
 
+from custody.audit.reading import Reader
 from custody.audit.row_seal import RowSeals
+from custody.audit.sealer import AuditSealer
+from custody.audit.verify import Verification
 from custody.datakeys.data_key import DataKey
 from custody.datakeys.encoding import fields
 from custody.datakeys.records import open_record, read_records
@@ -25,6 +28,7 @@ from custody.rewrap.target import Blocked
 from custody.vault.key_check import key_check_value
 from kek_backends.binding import Binding
 from kek_backends.keyring import Keyring
+from tests.audit_log import AuditLog
 from tests.bindings import of
 from tests.datakeys import KEY, KEY_ID
 from tests.db.command import Command
@@ -115,6 +119,51 @@ async def test_every_row_comes_to_a_new_data_key(database: Database) -> None:
     after = await only_key(database)
     assert after.id > key.id
     assert await sealed_with(database, after) == {after.id: 30}
+
+
+async def ring_of(engine: AsyncEngine, keks: Keyring | None = None) -> Ring:
+    ring = Ring(engine, keks or keyring(), 3600, 86_400)
+    await ring.load()
+    return ring
+
+
+async def test_the_audit_knows_data_keys_that_were_ended(database: Database) -> None:
+    """Rows and checkpoints of two that are no more: each was spoken for when it was ended."""
+    await fill(database, 3)
+    log = AuditLog(database)
+    await log.grow(2)
+    await deep(database)
+    async with (
+        engine_of(database.url("custody_app")) as app,
+        engine_of(database.url("custody_owner")) as owner,
+    ):
+        sealer = AuditSealer(app, await ring_of(app), 0, AsyncMock())
+        assert await sealer.seal() == 1  # the run's own row
+        await deep(database, Keyring(new_kek()))
+        report = await Verification(
+            Reader(owner), await ring_of(app), lambda _states, _report: 0
+        ).run()
+    assert report.is_good, report.findings + report.unseen
+    assert (report.size, report.rows, report.checkpoints) == (17, 18, 3)
+    assert report.notices[1].startswith("17 rows have a seal by a data key that was ended")
+
+
+async def test_a_data_key_is_not_ended_while_nobody_can_speak_for_it(database: Database) -> None:
+    await fill(database, 1)
+    async with rewrap_engine(database) as engine:
+        rotation = DeepRotation(engine, keyring(), await ring_of(engine), asyncio.Event())
+        await rotation.announce()
+        await rotation.promote()
+        await database.execute("DELETE FROM auth.encryption_vaults")
+        # Nothing carries it; but it was wrapped under the old KEK alone.
+        keks = Keyring(new_kek())
+        said = await DeepRotation(
+            engine, keks, await ring_of(engine, keks), asyncio.Event()
+        ).finish()
+    assert said is not None
+    assert "the audit would know nothing of it" in said
+    assert "list the KEK of env-v1 in CUSTODY_OLD_KEKS" in said
+    assert len(await database.fetch(KEYS)) == 2
 
 
 async def put(database: Database, user: str, **columns: Any) -> dict[str, Any]:

@@ -5,6 +5,7 @@ import json
 import click
 
 from custody.audit.checkpoint import Checkpoint, MalformedCheckpoint
+from custody.audit.ended_key import believed
 from custody.audit.note import MalformedNote, parse, verifier_key
 from custody.cli.commands import event_loop
 from custody.cli.commands.audit_role import audit_reader
@@ -37,8 +38,10 @@ async def _keys(settings: Settings) -> tuple[list[tuple[str, str]], str | None]:
             origin = Checkpoint.parse(parse(last["note"]).text).origin
         except (MalformedNote, MalformedCheckpoint):
             return [], "the last checkpoint is none of ours; see: custody audit verify"
+        publics = {key.id: key.audit_signer.public_key() for key in ring.open_keys}
+        for key in believed(await reader.ended_words(), ring.open_keys):
+            publics[key.id] = key.verifier
         keys = [
-            (key.id, verifier_key(origin, key.audit_signer.public_key()))
-            for key in sorted(ring.open_keys, key=lambda one: one.id)
+            (key_id, verifier_key(origin, public)) for key_id, public in sorted(publics.items())
         ]
         return keys, ring.problem or ring.degraded
