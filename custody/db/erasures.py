@@ -1,7 +1,7 @@
 """Holds a database against the erasure record: whoever is on it has been erased here, too.
 
-An erasure is **due** in a database that has no audit row of it: that was restored from before. To say
-so needs no clock, and who came back after the erasure is not erased again.
+An erasure is **due** in a database that has no audit row of it: one that was restored from before.
+To say so needs no clock, and who came back after the erasure is not erased again.
 """
 
 import asyncio
@@ -92,7 +92,7 @@ class Erasures:
         named = self._of_users.get(user_id)
         if named and await find_due(connection, named):
             self.doubt()
-            raise ErasureDue(_describe(1))
+            raise ErasureDue(describe(1))
 
     def names(self, user_id: str) -> bool:
         """Say whether a user is on the record."""
@@ -149,7 +149,7 @@ class Erasures:
             due = await find_due(connection, asked)
         self._passed = not due
         if due:
-            self._shut("erasures_due", _describe(len(due)))
+            self._shut("erasures_due", describe(len(due)))
         elif self.problem is not None:
             self.problem = None
             log.info("erasures_done", erasures=len(self._record.erasures))
@@ -160,7 +160,8 @@ class Erasures:
             log.error(event, problem=problem)
 
 
-def _describe(count: int) -> str:
+def describe(count: int) -> str:
+    """Say that so many erasures are due, and the cure."""
     return (
         f"{count} {'erasure is' if count == 1 else 'erasures are'} on record and not in this "
         f"database, which was restored from before: no vault is served until they are made again; "
