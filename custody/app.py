@@ -214,6 +214,7 @@ async def running(
         await enter(ring.kept())
         if settings.audit_seal_interval:
             await enter(AuditSealer(engine, ring, settings.audit_seal_interval, alarms).sealing())
+        await enter(erasures.followed())
         health_watch = await enter(health.watched())
         if rewrap is not None:
             await enter(rewrap.working())

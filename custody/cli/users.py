@@ -35,11 +35,11 @@ def erase(context: click.Context, user_id: str, yes: bool, as_json: bool) -> Non
 @as_json
 @click.pass_context
 def replay_erasures(context: click.Context, dry: bool, yes: bool, as_json: bool) -> None:
-    """Erase again who was erased, in a database that was restored from before.
+    """Erase again who was erased, after a restore.
 
-    Who is on the record of CUSTODY_ERASURE_RECORD and has no audit row of the
-    erasure is erased, with that audit row. Killed at any moment, it is run again.
-    Uses CUSTODY_OWNER_DATABASE_URL.
+    Each erasure that is in the file of CUSTODY_ERASURE_RECORD, and of which this
+    database has no audit row, is made, with that row. Killed at any moment, it is
+    run again. Uses CUSTODY_OWNER_DATABASE_URL.
     """
     if not (yes or dry):
         raise click.UsageError(

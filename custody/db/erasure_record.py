@@ -9,7 +9,7 @@ import fcntl
 import json
 import os
 import stat
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
 from contextlib import asynccontextmanager, contextmanager, suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -61,12 +61,14 @@ class Record:
 
     Args:
         erasures: in the order of the lines.
+        of_users: the same, by user.
         is_torn: whether the last line was cut off in writing. Its erasure was never made: what is
             erased is on record before.
         stamp: of the file.
     """
 
     erasures: tuple[Erasure, ...]
+    of_users: Mapping[str, Sequence[Erasure]]
     is_torn: bool
     stamp: Stamp
 
@@ -104,7 +106,7 @@ def read_record(path: Path, before: Record | None = None, *, waits: bool = True)
         if torn and (last := _erasure(tail)) is not None:
             erasures.append(last)  # it lacks its line break alone
             torn = False
-        return Record(tuple(erasures), torn, stamp)
+        return Record(tuple(erasures), _by_user(erasures), torn, stamp)
 
 
 @asynccontextmanager
@@ -201,7 +203,7 @@ def _split(descriptor: int, path: Path) -> tuple[list[bytes], bytes]:
                 f"{SETTING}: {path} is over {SIZE_LIMIT >> 20} MiB; take out the lines that are "
                 "older than the oldest backup that may be restored"
             )
-        content = os.pread(descriptor, SIZE_LIMIT, 0)
+        content = os.pread(descriptor, size, 0)
     except OSError as error:
         raise _refused(path, error) from None
     *lines, tail = content.split(b"\n")
@@ -228,6 +230,13 @@ def _erasure(line: bytes) -> Erasure | None:
     except ValueError:
         pass
     return None
+
+
+def _by_user(erasures: Sequence[Erasure]) -> dict[str, tuple[Erasure, ...]]:
+    of_users: dict[str, tuple[Erasure, ...]] = {}
+    for one in erasures:
+        of_users[one.user_id] = (*of_users.get(one.user_id, ()), one)
+    return of_users
 
 
 def _write(descriptor: int, line: bytes, at: int) -> None:

@@ -5,7 +5,8 @@ To say so needs no clock, and who came back after the erasure is not erased agai
 """
 
 import asyncio
-from collections.abc import Sequence
+from collections.abc import AsyncIterator, Sequence
+from contextlib import asynccontextmanager, suppress
 from pathlib import Path
 
 import structlog
@@ -19,6 +20,7 @@ from custody.db.scope import transaction
 
 PAGE = 10_000
 _SECONDS = 30.0
+_READ_SECONDS = 1.0
 # Longer than an erasure may hold the file: its statements, and its COMMIT.
 _BUSY_SECONDS = 120.0
 CURE = "run: custody users replay-erasures --yes"
@@ -56,10 +58,10 @@ class Erasures:
     def __init__(self, path: Path | None) -> None:
         self._path = path
         self._record: Record | None = None
-        self._of_users: dict[str, list[Erasure]] = {}
         # Whether the database has all of the record, as far as is known.
         self._passed = False
         self._busy_since: float | None = None
+        self._one_at_a_time = asyncio.Lock()
         self.problem: str | None = None if path is None else "not looked at yet"
 
     @property
@@ -89,14 +91,15 @@ class Erasures:
         Raises:
             ErasureDue: nothing may be read.
         """
-        named = self._of_users.get(user_id)
-        if named and await find_due(connection, named):
+        if self._record is None or (named := self._record.of_users.get(user_id)) is None:
+            return
+        if await find_due(connection, named):
             self.doubt()
             raise ErasureDue(describe(1))
 
     def names(self, user_id: str) -> bool:
         """Say whether a user is on the record."""
-        return user_id in self._of_users
+        return self._record is not None and user_id in self._record.of_users
 
     async def read(self) -> None:
         """Read the file, where it has changed.
@@ -106,24 +109,45 @@ class Erasures:
         """
         if self._path is None:
             return
+        async with self._one_at_a_time:
+            await self._read(self._path)
+
+    @asynccontextmanager
+    async def followed(self) -> AsyncIterator[None]:
+        """Read the file again and again for the length of the block, as soon as it has changed.
+
+        A look comes later: until then whoever is new on the record is held against the database.
+        """
+        if self._path is None:
+            yield
+            return
+        task = asyncio.create_task(self._follow())
+        try:
+            yield
+        finally:
+            task.cancel()
+
+    async def _read(self, path: Path) -> None:
         now = asyncio.get_running_loop().time()
         # What holds the file for longer than an erasure may is none, or is stuck.
         waits = self._busy_since is None or now < self._busy_since + _BUSY_SECONDS
         try:
-            record = await asyncio.to_thread(read_record, self._path, self._record, waits=waits)
+            record = await asyncio.to_thread(read_record, path, self._record, waits=waits)
         except RecordBusy as error:
             self._busy_since = self._busy_since or now
             if self._record is None:
                 self.problem = str(error)
             return
         self._busy_since = None
-        if record is self._record:
-            return
-        of_users: dict[str, list[Erasure]] = {}
-        for one in record.erasures:
-            of_users.setdefault(one.user_id, []).append(one)
-        self._record, self._of_users, self._passed = record, of_users, False
-        log.info("erasure_record_read", erasures=len(record.erasures), is_torn=record.is_torn)
+        if record is not self._record:
+            self._record, self._passed = record, False
+            log.info("erasure_record_read", erasures=len(record.erasures), is_torn=record.is_torn)
+
+    async def _follow(self) -> None:
+        while True:
+            await asyncio.sleep(_READ_SECONDS)
+            with suppress(RecordError):  # the look says it
+                await self.read()
 
     async def look(self, engine: AsyncEngine) -> None:
         """Read the file where it has changed, and hold the database against it.
@@ -140,24 +164,31 @@ class Erasures:
         try:
             await self.read()
         except RecordError as error:
-            self._shut("erasure_record_refused", str(error))
+            if self._turns(str(error)):
+                log.error("erasure_record_refused", problem=self.problem)  # noqa: TRY400
             return
         if self._record is None:
             return
         asked = self._record.erasures[-PAGE:] if self._passed else self._record.erasures
-        async with transaction(engine, _SECONDS) as connection:
-            due = await find_due(connection, asked)
-        self._passed = not due
+        # A doubt that comes while the database is asked stays one.
+        self._passed = True
+        try:
+            async with transaction(engine, _SECONDS) as connection:
+                due = await find_due(connection, asked)
+        except BaseException:
+            self._passed = False
+            raise
         if due:
-            self._shut("erasures_due", describe(len(due)))
-        elif self.problem is not None:
-            self.problem = None
+            self._passed = False
+            if self._turns(describe(len(due))):
+                log.error("erasures_due", problem=self.problem)
+        elif self._turns(None):
             log.info("erasures_done", erasures=len(self._record.erasures))
 
-    def _shut(self, event: str, problem: str) -> None:
-        if problem != self.problem:
-            self.problem = problem
-            log.error(event, problem=problem)
+    def _turns(self, problem: str | None) -> bool:
+        """Take note of what is wrong now, and say whether that is news."""
+        is_new, self.problem = problem != self.problem, problem
+        return is_new
 
 
 def describe(count: int) -> str:

@@ -12,7 +12,7 @@ BEGIN
     RETURN QUERY
         SELECT given.place
         FROM unnest(ids, user_ids) WITH ORDINALITY AS given (id, user_id, place)
-        WHERE coalesce((SELECT audit.user_id = given.user_id AND audit.action = 'erase'
+        WHERE coalesce((SELECT audit.user_id = given.user_id AND audit.action = 'erase' AND audit.state = 'erased'
                         FROM auth.encryption_vault_audit AS audit WHERE audit.id = given.id), false) IS FALSE
         ORDER BY given.place;
     PERFORM set_config('custody.reads_audit', '', true);

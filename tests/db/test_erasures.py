@@ -1,7 +1,10 @@
 """A database from before an erasure: who was erased gets no key of it, and is erased again."""
 
 import asyncio
+import errno
+import fcntl
 import json
+import os
 import signal
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
@@ -10,6 +13,10 @@ from pathlib import Path
 import pytest
 from structlog.testing import capture_logs
 
+from custody.db import erasures
+from custody.db.engine import Dsn
+from custody.db.erase import erase_user
+from custody.db.erasure_record import Erasure, RecordError
 from custody.db.erasures import Erasures
 from custody.ops import health
 from custody.settings import ConfigurationError
@@ -45,6 +52,7 @@ VAULTS = "SELECT coalesce(array_agg(user_id ORDER BY user_id), '{}') FROM auth.e
 def looks_often(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(health, "_AGAIN_SECONDS", AGAIN)
     monkeypatch.setattr(health, "_RETRY_SECONDS", 0.1)
+    monkeypatch.setattr(erasures, "_READ_SECONDS", 0.1)
 
 
 @pytest.fixture
@@ -56,9 +64,23 @@ def record(tmp_path: Path) -> Path:
 
 
 @pytest.fixture
+def held(monkeypatch: pytest.MonkeyPatch) -> list[Erasures]:
+    """What the daemons of a test hold their databases against, in order."""
+    made: list[Erasures] = []
+
+    def make(path: Path | None) -> Erasures:
+        made.append(Erasures(path))
+        return made[-1]
+
+    monkeypatch.setattr("custody.app.Erasures", make)
+    return made
+
+
+@pytest.fixture
 async def daemon(
-    database: Database, issuer: Issuer, tmp_path: Path, record: Path
+    database: Database, issuer: Issuer, tmp_path: Path, record: Path, held: list[Erasures]
 ) -> AsyncIterator[Daemon]:
+    assert held == []
     async with serving(database, issuer, tmp_path, record) as running:
         yield running
 
@@ -212,7 +234,7 @@ async def swap(one: Database, other: Database) -> None:
 
 
 async def test_database_is_swapped_under_a_daemon(
-    daemon: Daemon, empty: Database, tmp_path: Path
+    daemon: Daemon, empty: Database, tmp_path: Path, held: list[Erasures]
 ) -> None:
     async with client_session() as session:
         alice, bob = (Client(daemon, session, user) for user in ("alice", "bob"))
@@ -220,6 +242,7 @@ async def test_database_is_swapped_under_a_daemon(
         key = (await bob.init()).json
         backup(daemon.database, empty, tmp_path)
         await erase(daemon, "alice")
+        await eventually(lambda: held[0].names("alice"))
         answers: list[int] = []
 
         async def insist() -> None:
@@ -242,26 +265,22 @@ async def test_database_is_swapped_under_a_daemon(
 async def test_rows_are_from_before_and_nothing_shows_it(
     database: Database,
     issuer: Issuer,
-    tmp_path: Path,
     record: Path,
+    held: list[Erasures],
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """No connection is lost and no look is due: the request itself is held against the database."""
-    made: list[Erasures] = []
-
-    def make(path: Path | None) -> Erasures:
-        made.append(Erasures(path))
-        return made[-1]
-
-    monkeypatch.setattr("custody.app.Erasures", make)
     monkeypatch.setattr(health, "_AGAIN_SECONDS", 3600.0)
-    async with serving(database, issuer, tmp_path, record) as daemon, client_session() as session:
+    async with (
+        serving(database, issuer, record.parent, record) as daemon,
+        client_session() as session,
+    ):
         alice, bob = (Client(daemon, session, user) for user in ("alice", "bob"))
         await alice.init()
         key = (await bob.init()).json
         await database.execute("CREATE TABLE kept AS TABLE auth.encryption_vaults")
         await erase(daemon, "alice")
-        await made[0].read()
+        await eventually(lambda: held[0].names("alice"))
         assert (await alice.key()).status == 404
         assert (await readiness(daemon))[0] == 200
         for call in (alice.key, alice.init, alice.rotate, alice.status, alice.audit):
@@ -368,6 +387,37 @@ async def test_what_can_not_be_recorded_is_not_erased(
     # Who was never there leaves no line.
     assert (await command(daemon, "users", "erase", "nobody", "--yes")).code == 1
     assert written(record) == ""
+
+
+async def test_disk_is_full_or_another_command_stuck(
+    daemon: Daemon, database: Database, record: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    owner, write_some = Dsn(database.url("custody_owner")), os.pwrite
+
+    def fill(descriptor: int, line: bytes, at: int) -> int:
+        if len(line) < 100:
+            raise OSError(errno.ENOSPC, "No space left on device")
+        return write_some(descriptor, line[:50], at)
+
+    async with client_session() as session:
+        alice = Client(daemon, session, "alice")
+        key = (await alice.init()).json
+        write(record, '{"id": "one", "user": "bob", "action": "erase"}\n')
+        before = written(record)
+        with monkeypatch.context() as patch:
+            patch.setattr("os.pwrite", fill)
+            with pytest.raises(RecordError, match="No space left"):
+                await erase_user(owner, Erasure("two", "alice"), record)
+        monkeypatch.setattr("custody.db.erasure_record._LOCK_SECONDS", 0.1)
+        with record.open() as file:
+            fcntl.flock(file, fcntl.LOCK_SH)
+            with pytest.raises(RecordError, match="is locked by another command"):
+                await erase_user(owner, Erasure("two", "alice"), record)
+        assert written(record) == before
+        assert await database.value(ERASURES) == 0
+        await replay(daemon, "--yes")
+        await becomes(daemon, 200)
+        assert (await alice.key()).json == key
 
 
 async def test_another_audit_row_under_the_id_is_no_erasure(
