@@ -92,7 +92,9 @@ def read_record(path: Path, before: Record | None = None, *, waits: bool = True)
             fcntl.flock(descriptor, fcntl.LOCK_SH | fcntl.LOCK_NB)
         except BlockingIOError:
             if waits:
-                raise RecordBusy(f"{path}: an erasure is being made at this moment") from None
+                raise RecordBusy(
+                    f"{path}: an erasure is being made at this moment; try again"
+                ) from None
         except OSError as error:
             raise _refused(path, error) from None
         stamp = _stamp(descriptor)

@@ -315,6 +315,9 @@ async def test_erasure_under_way_shuts_nobody_out_and_a_killed_one_does(
             assert (await readiness(daemon))[0] == 200
         assert [one["event"] for one in logged if "erasure" in one["event"]] == []
 
+        done = await command(daemon, "users", "replay-erasures", "--dry-run")
+        assert (done.code, "is being made at this moment" in done.complaint) == (75, True)
+
         killed.process.send_signal(signal.SIGKILL)
         await asyncio.to_thread(killed.end)
         # The server would notice when it is done.
