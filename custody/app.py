@@ -24,6 +24,8 @@ from custody.datakeys.envelope import UserKeyring
 from custody.datakeys.ring import Ring
 from custody.datakeys.sealer import Sealer
 from custody.db.engine import RESERVED_CONNECTIONS, open_engine
+from custody.db.erasure_record import RecordError
+from custody.db.erasures import Erasures
 from custody.db.errors import DatabaseError, Refused
 from custody.http.admin import admin_server
 from custody.http.client_address import TrustedProxies
@@ -170,14 +172,15 @@ async def running(
         legacy = settings.accepts_legacy_rows
         keks = Keks(keyring, engine, event_id(), Sealer(ring), legacy=legacy)
         await keks.prove()
-        health = Health(engine, keks, ring, Door(engine, is_open=legacy), jwks)
+        erasures = await _read_erasures(settings)
+        health = Health(engine, keks, ring, Door(engine, is_open=legacy), jwks, erasures=erasures)
         await health.check()
         rewrap = (
             await enter(_open_rewrap(settings, environ, engine, keyring, ring, metrics=metrics))
             if rewraps
             else None
         )
-        rows = await enter(_closing(VaultRows(engine, reserve, RowSeals(ring))))
+        rows = await enter(_closing(VaultRows(engine, reserve, RowSeals(ring), erasures)))
         alarms = Alarms(metrics)
         seals = Seals(ring, legacy=legacy, alarms=alarms)
         brake = Brake(
@@ -211,6 +214,7 @@ async def running(
         await enter(ring.kept())
         if settings.audit_seal_interval:
             await enter(AuditSealer(engine, ring, settings.audit_seal_interval, alarms).sealing())
+        await enter(erasures.followed())
         health_watch = await enter(health.watched())
         if rewrap is not None:
             await enter(rewrap.working())
@@ -288,6 +292,20 @@ async def _open_rewrap(
         except DatabaseError as error:
             log.warning("rewrap_waits", reason=str(error))
         yield rewrap
+
+
+async def _read_erasures(settings: Settings) -> Erasures:
+    """Read who was erased.
+
+    Raises:
+        ConfigurationError: the record is not there, or not to be relied on.
+    """
+    erasures = Erasures(settings.erasure_record)
+    try:
+        await erasures.read()
+    except RecordError as error:
+        raise ConfigurationError(str(error)) from None
+    return erasures
 
 
 @asynccontextmanager

@@ -17,6 +17,8 @@ CODES = {
     "custody.db.errors.DataKeyGone": FINDING,
     "custody.db.errors.Busy": UNFINISHED,
     "custody.db.errors.DatabaseError": UNAVAILABLE,
+    "custody.db.erasure_record.RecordBusy": UNFINISHED,
+    "custody.db.erasure_record.RecordError": CONFIGURATION,
     "custody.db.owner.OwnerRefused": CONFIGURATION,
     "custody.db.owner.OwnerUnreachable": UNAVAILABLE,
     "custody.db.owner.OwnerUncertain": UNFINISHED,

@@ -27,3 +27,25 @@ def erase(context: click.Context, user_id: str, yes: bool, as_json: bool) -> Non
     from custody.cli.commands.users import erase as run
 
     context.exit(run(user_id, as_json=as_json))
+
+
+@users.command("replay-erasures")
+@click.option("--dry-run", "dry", is_flag=True, help="Count what is due, and change nothing.")
+@click.option("--yes", is_flag=True, help="Needed: the keys are gone for good.")
+@as_json
+@click.pass_context
+def replay_erasures(context: click.Context, dry: bool, yes: bool, as_json: bool) -> None:
+    """Erase again who was erased, after a restore.
+
+    Each erasure that is in the file of CUSTODY_ERASURE_RECORD, and of which this
+    database has no audit row, is made, with that row. Killed at any moment, it is
+    run again. Uses CUSTODY_OWNER_DATABASE_URL.
+    """
+    if not (yes or dry):
+        raise click.UsageError(
+            "this destroys the master keys of who was erased, for good; look with --dry-run, and "
+            "if you mean it, add --yes"
+        )
+    from custody.cli.commands.replay_erasures import run
+
+    context.exit(run(dry=dry, as_json=as_json))

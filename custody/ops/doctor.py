@@ -15,8 +15,11 @@ from custody.datakeys.ring import Ring
 from custody.datakeys.sealer import Sealer
 from custody.db.advice import advise
 from custody.db.engine import open_engine
+from custody.db.erasure_record import RecordError, read_record
+from custody.db.erasures import describe, find_due
 from custody.db.errors import DatabaseError, Refused
 from custody.db.posture import find_problems, refuse_unfit_rewrap
+from custody.db.scope import transaction
 from custody.keks.diagnostics import (
     examine_kek,
     examine_keks,
@@ -146,6 +149,7 @@ async def _examine_database(
                 return [Finding(Verdict.FINDING, one.message, one.part) for one in problems]
             findings = [Finding(Verdict.OK, "schema and role keep their promises", "database")]
             findings += await _examine_advice(engine)
+            findings += await _examine_erasures(settings, engine)
             findings += await _examine_rewrap(settings, engine)
             accepted = settings.accepts_legacy_rows
             findings += await examine_rows(engine, accepted=accepted)
@@ -179,6 +183,21 @@ async def _examine_advice(engine: AsyncEngine) -> list[Finding]:
         Finding(Verdict.FINDING if one.is_problem else Verdict.OK, one.message, one.part)
         for one in advice
     ]
+
+
+async def _examine_erasures(settings: Settings, engine: AsyncEngine) -> list[Finding]:
+    if settings.erasure_record is None:
+        return []
+    try:
+        erasures = read_record(settings.erasure_record).erasures
+    except RecordError as error:
+        return [Finding(Verdict.FINDING, str(error), "erasures")]
+    async with transaction(engine) as connection:
+        due = await find_due(connection, erasures)
+    if due:
+        return [Finding(Verdict.FINDING, describe(len(due)), "erasures")]
+    message = f"{len(erasures)} on record, each of them made in this database"
+    return [Finding(Verdict.OK, message, "erasures")]
 
 
 async def _examine_rewrap(settings: Settings, app: AsyncEngine) -> list[Finding]:

@@ -14,6 +14,7 @@ from custody.datakeys.check import DataKeyCheck
 from custody.datakeys.ring import Ring
 from custody.db.advice import advise
 from custody.db.checkout import on_a_living_connection
+from custody.db.erasures import Erasures
 from custody.db.errors import NO_ANSWER, DatabaseError, Refused
 from custody.db.posture import Kind, PostureProblem, find_problems
 from custody.keks.keks import Keks
@@ -50,10 +51,18 @@ class Health:
         ring: the data keys.
         door: for rows that are not sealed.
         jwks: the issuer's keys.
+        erasures: which the database must have.
     """
 
     def __init__(
-        self, engine: AsyncEngine, keks: Keks, ring: Ring, door: Door, jwks: JwksCache
+        self,
+        engine: AsyncEngine,
+        keks: Keks,
+        ring: Ring,
+        door: Door,
+        jwks: JwksCache,
+        *,
+        erasures: Erasures,
     ) -> None:
         self._engine = engine
         self._keks = keks
@@ -61,6 +70,7 @@ class Health:
         self._data_keys = DataKeyCheck(engine, keks.keyring.keks, ring, keks)
         self._door = door
         self._jwks = jwks
+        self._erasures = erasures
         self._asked = False
         self._database: str | None = "not reached yet"
         self._problems: tuple[PostureProblem, ...] = ()
@@ -74,7 +84,11 @@ class Health:
     @property
     def database_is_safe(self) -> bool:
         """Whether requests may reach the database."""
-        return self._keks_confirmed and not (self._problems and self._unsafe)
+        return (
+            self._keks_confirmed
+            and self._erasures.problem is None
+            and not (self._problems and self._unsafe)
+        )
 
     @property
     def _unsafe(self) -> tuple[PostureProblem, ...]:
@@ -92,6 +106,7 @@ class Health:
             "kek": self._problem_of_keks() or self._reason_met("kek"),
             "data-key": self._problem_of_data_keys(),
             "rows": self._door.problem if self._keks_confirmed else "not counted yet",
+            "erasures": self._erasures.problem,
             "jwks": self._jwks.problem,
             "listener": "stopping" if self.draining else None,
         }
@@ -102,6 +117,7 @@ class Health:
             "kek": "; ".join(self._keks.degraded) or None,
             "data-key": self._ring.degraded,
             "rows": self._door.remark,
+            "erasures": self._erasures.remark,
             "audit": self._messages(Kind.TRAIL),
         }
         return {part: what for part, what in found.items() if what is not None}
@@ -125,6 +141,8 @@ class Health:
             failure: one without a reason is the request's own.
         """
         if failure.reason is not None:
+            if failure.part == "database":
+                self._erasures.doubt()
             self._met[failure.part] = _Met(failure.reason, asyncio.get_running_loop().time())
             self._woken.set()
 
@@ -144,6 +162,7 @@ class Health:
             if self._database is None or not self._asked:
                 log.warning("database_unavailable", reason=str(error) or type(error).__name__)
             self._database = str(error) or NO_ANSWER
+            self._erasures.doubt()
             self._asked = True
             return
         except Misconfigured as error:
@@ -181,7 +200,7 @@ class Health:
             await self._until_due(looked, checked)
             looked = asyncio.get_running_loop().time()
             due = looked >= checked + _AGAIN_SECONDS
-            if not (self._database or self._problems or self._met.keys() - {"kek"} or due):
+            if not (self._is_shut or self._met.keys() - {"kek"} or due):
                 # Rows that can't be read, in two small questions: the posture is a big one, and
                 # users of a KEK that is well would notice it every second.
                 with contextlib.suppress(DatabaseError, TimeoutError):
@@ -210,11 +229,16 @@ class Health:
         """
         loop = asyncio.get_running_loop()
         await asyncio.sleep(looked + _RETRY_SECONDS - loop.time())
-        if not (self._database or self._problems or self._met or self._is_waiting):
+        if not (self._is_shut or self._met or self._is_waiting):
             self._woken.clear()
             with contextlib.suppress(TimeoutError):
                 async with asyncio.timeout_at(checked + _AGAIN_SECONDS):
                     await self._woken.wait()
+
+    @property
+    def _is_shut(self) -> bool:
+        """Whether the database is to be looked at again soon: the last look has found something."""
+        return bool(self._database or self._problems or self._erasures.problem)
 
     @property
     def _is_waiting(self) -> bool:
@@ -224,6 +248,7 @@ class Health:
     async def _ask(self) -> None:
         self._problems = await find_problems(self._engine, "custody_app")
         if not self._unsafe:
+            await self._erasures.look(self._engine)
             await self._check_keks()
             await self._door.look()
             current = self._ring.current

@@ -120,6 +120,9 @@ class Settings(BaseModel):
         le=604_800,
         description="seconds from one look for stale rows to the next; 0 is no worker",
     )
+    erasure_record: Path | None = Field(
+        None, description="file that keeps who was erased, beside the backups of the database"
+    )
     audit_seal_interval: int = Field(
         30,
         ge=0,

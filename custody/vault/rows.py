@@ -13,6 +13,7 @@ from custody.audit.row_seal import RowSeals
 from custody.audit.writer import NotRecorded, write
 from custody.db import errors as database
 from custody.db.engine import Connection
+from custody.db.erasures import Erasures
 from custody.db.errors import (
     Busy,
     DatabaseError,
@@ -54,12 +55,16 @@ class VaultRows:
         reserve: a few more, kept for the audit rows of refusals and failures: one that came of a
             full pool must not get lost in it.
         seals: make the seals of audit rows.
+        erasures: who was erased, and is held against each database that is asked.
     """
 
-    def __init__(self, engine: AsyncEngine, reserve: AsyncEngine, seals: RowSeals) -> None:
+    def __init__(
+        self, engine: AsyncEngine, reserve: AsyncEngine, seals: RowSeals, erasures: Erasures
+    ) -> None:
         self._engine = engine
         self._reserve = reserve
         self._seals = seals
+        self._erasures = erasures
         self._grouped = GroupedRows(engine, seals)
 
     async def close(self) -> None:
@@ -75,6 +80,8 @@ class VaultRows:
         """
         try:
             try:
+                if self._erasures.names(caller.user_id):
+                    raise NotBatched
                 found = await self._grouped.read(caller.user_id, caller.deadline)
             except NotBatched:
                 found = await self._read_alone(caller)
@@ -85,7 +92,7 @@ class VaultRows:
         return found
 
     async def _read_alone(self, caller: Caller) -> Found:
-        async with user_transaction(self._engine, caller.user_id, caller.deadline) as connection:
+        async with self._transaction(caller) as connection:
             row = await connection.fetchrow(query("read_vault"), caller.user_id)
             if row is not None:
                 return Found(row, known=True, clock=row["clock"])
@@ -100,9 +107,7 @@ class VaultRows:
             DatabaseUnavailable, Overloaded: try again later.
         """
         try:
-            async with user_transaction(
-                self._engine, caller.user_id, caller.deadline
-            ) as connection:
+            async with self._transaction(caller) as connection:
                 (user,) = await connection.fetch(query("find_user"), caller.user_id)
                 rows = await connection.fetch(
                     query("list_own_events"), caller.user_id, page.before, page.limit + 1
@@ -203,11 +208,16 @@ class VaultRows:
             await write(connection, event, self._seals)
 
     @asynccontextmanager
+    async def _transaction(self, caller: Caller) -> AsyncIterator[Connection]:
+        """Open a transaction of the caller's, in a database that has erased who was erased."""
+        async with user_transaction(self._engine, caller.user_id, caller.deadline) as connection:
+            await self._erasures.refuse_due(connection, caller.user_id)
+            yield connection
+
+    @asynccontextmanager
     async def _change(self, caller: Caller) -> AsyncIterator[Connection]:
         try:
-            async with user_transaction(
-                self._engine, caller.user_id, caller.deadline
-            ) as connection:
+            async with self._transaction(caller) as connection:
                 yield connection
         except database.OutcomeUnknown as error:
             log.warning("outcome_unknown", reason=str(error))

@@ -52,6 +52,7 @@ bodies (name, body, definer, config) AS (  -- md5 of the text between the dollar
     ('custody_doubt_kek', '77cdf08a4e310cf91ccc6f38e35643ef', true, 'lock_timeout=2s'),
     ('custody_drop_data_key_wrap', '80aff85be06a10a469fc6b3204fd996c', true, 'lock_timeout=2s'),
     ('custody_end_data_key', '952bcb63b54b752a9267f9aeb8313971', true, 'lock_timeout=2s'),
+    ('custody_find_due_erasures', 'b66c7e216f312fea68d21cf922702c34', true, NULL),
     ('custody_find_keks_in_use', 'f8a7d9c9077d59f5a590e74cd71759ab', true, NULL),
     ('custody_find_vaults', 'aca3584e90da99a6dfa090c9f56ef16b', false, NULL),
     ('custody_forget_kek', '8a10e0c84ab479983c225076311c48df', false, 'lock_timeout=2s'),

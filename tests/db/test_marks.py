@@ -7,6 +7,7 @@ import pytest
 
 from custody.audit.events import event_id
 from custody.db.erase import erase_user
+from custody.db.erasure_record import Erasure
 from custody.db.migrate import migrate
 from custody.db.owner import OwnerRefused
 from tests.client import Client, client_session
@@ -37,7 +38,7 @@ async def test_comment_means_nothing(
     await database.execute(f"COMMENT ON TABLE auth.users IS {comment}")
     assert await first_key(database, issuer, tmp_path) == 200
     user = await database.value("SELECT id FROM auth.users")
-    assert (await erase_user(owner(database), user, event_id())).user
+    assert (await erase_user(owner(database), Erasure(event_id(), user))).user
 
 
 async def test_mark_comes_from_the_comment_of_before(empty: Database, tmp_path: Path) -> None:

@@ -13,6 +13,7 @@ from custody.db import migrate as migrations
 from custody.db.checkout import acquire
 from custody.db.engine import Dsn
 from custody.db.erase import erase_user
+from custody.db.erasure_record import Erasure
 from custody.db.errors import DatabaseError
 from custody.db.migrate import migrate
 from custody.development.postgres import EmbeddedPostgres
@@ -118,7 +119,7 @@ async def test_migrations_leave_no_lock(
         for _ in range(3):
             assert await migrate(owner) == ()
         assert await problems_of(pooler(empty, "custody_app")) == ()
-        erased = await erase_user(owner, "nobody", event_id())
+        erased = await erase_user(owner, Erasure(event_id(), "nobody"))
     assert not erased.vault
 
 

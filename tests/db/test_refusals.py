@@ -15,6 +15,7 @@ from custody.auth.sources import file_source
 from custody.datakeys.ring import Ring
 from custody.datakeys.sealer import Sealer
 from custody.db.checkout import acquire
+from custody.db.erasures import Erasures
 from custody.development.postgres import EmbeddedPostgres
 from custody.keks.keks import Keks
 from custody.keks.legacy import Door
@@ -206,7 +207,7 @@ async def test_refusal_is_seen_past_connections_that_have_ended(
     async with login(database, "custody_app") as (role, url), engine_of(url, 4) as engine:
         ring = Ring(engine, keyring, 3600, 86_400)
         keks, door = Keks(keyring, engine, "here", Sealer(ring)), Door(engine, is_open=False)
-        here = health.Health(engine, keks, ring, door, jwks)
+        here = health.Health(engine, keks, ring, door, jwks, erasures=Erasures(None))
         async with AsyncExitStack() as borrowed:
             for _ in range(4):
                 await borrowed.enter_async_context(acquire(engine))

@@ -14,6 +14,7 @@ from structlog.testing import capture_logs
 from custody.audit.events import event_id
 from custody.db import erase, owner
 from custody.db.engine import Dsn
+from custody.db.erasure_record import Erasure
 from custody.db.errors import OutcomeUnknown
 from custody.development.postgres import EmbeddedPostgres
 from custody.http import frontend
@@ -227,9 +228,9 @@ async def test_owner_is_told_that_it_may_have_been_done(
     )
     async with no_standby(database.server):
         with pytest.raises(owner.OwnerUncertain, match="run the command again, which tells"):
-            await erase.erase_user(Dsn(url), "alice", event_id())
+            await erase.erase_user(Dsn(url), Erasure(event_id(), "alice"))
         await none_waits(database, 5)
-    again = await erase.erase_user(Dsn(url), "alice", event_id())
+    again = await erase.erase_user(Dsn(url), Erasure(event_id(), "alice"))
     assert (again.vault, again.user) == (False, False)
 
 

@@ -5,6 +5,7 @@ import signal
 import pytest
 
 from tests.bao_server import Bao
+from tests.client import readiness
 from tests.eventually import soon
 from tests.systemd.host import CREDENTIALS, KEKS, Host
 from tests.systemd.throwaway import Answer
@@ -54,6 +55,23 @@ def test_the_audit_has_a_login_of_its_own(debian: Host) -> None:
     debian.seal("custody_audit_database_url", debian.daemon.database.url("custody_owner"))
     verified = admin(debian, "audit", "verify")
     assert (verified.returncode, "no finding" in verified.stdout) == (0, True), verified.stderr
+
+
+async def test_who_erases_keeps_a_record_that_the_daemon_reads(debian: Host) -> None:
+    record = "/var/lib/custody/erasures.jsonl"
+    debian.configure(erasure_record=record)
+    debian.start()
+    database = debian.daemon.database
+    debian.seal("custody_owner_database_url", database.url("custody_owner"))
+    await database.execute("INSERT INTO auth.users (id) VALUES ('alice')")
+    erased = admin(debian, "users", "erase", "alice", "--yes")
+    assert (erased.returncode, erased.stderr) == (0, "")
+    assert '"user": "alice"' in debian.read(record)
+    replayed = admin(debian, "users", "replay-erasures", "--yes")
+    assert replayed.stdout.startswith("0 of 1 erasures"), replayed.stderr
+    debian.systemctl("restart", "custody.service")
+    assert "erasure_record_read" in debian.journal("custody.service")
+    assert (await readiness(debian.daemon))[1]["erasures"] == "ok"
 
 
 def test_a_drop_in_of_the_daemon_alone_is_read_too(debian: Host, bao: Bao) -> None:

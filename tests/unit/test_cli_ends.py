@@ -23,6 +23,7 @@ WORDS = {
     "kek retire": ("kek-id",),
     "token": ("--sub", "alice"),
     "users erase": ("somebody", "--yes"),
+    "users replay-erasures": ("--yes",),
 }
 # Ctrl-C comes in the middle of an import: that of the module named first.
 _INTERRUPTED = """

@@ -82,6 +82,7 @@ def _contexts() -> set[str]:
         | set(_strings("custody/vault/service.py", phrases))
         | set(_strings("custody/vault/failures.py", phrases))
         | set(_strings("custody/rewrap", phrases, inside="Event"))
+        | set(_strings("custody/db/erase.py", "replayed"))
         | ends
     )
 

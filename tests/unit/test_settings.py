@@ -50,6 +50,7 @@ GOOD: dict[str, tuple[str, str, Any]] = {
     "canary_answer": ("serve", '"serve"', "serve"),
     "rewrap_interval": ("3600", "3600", 3600),
     "audit_seal_interval": ("60", "60", 60),
+    "erasure_record": ("/var/erased", '"/var/erased"', Path("/var/erased")),
     "data_key_ttl": ("60", "60", 60),
     "data_key_max_age": ("604800", "604800", 604_800),
     "legacy_rows": ("accept", '"accept"', "accept"),
@@ -92,7 +93,7 @@ BAD: dict[str, tuple[str, ...]] = {
 NAMES = sorted(Settings.model_fields)
 PARTNERS = {"tls_cert": "tls_key", "tls_key": "tls_cert"}
 # Settings that name a file.
-PATHS = ("jwks_file", "tls_cert", "tls_key")
+PATHS = ("erasure_record", "jwks_file", "tls_cert", "tls_key")
 
 
 def variables(name: str, value: str, suffix: str = "") -> dict[str, str]:
