@@ -6,8 +6,10 @@ import json
 import secrets
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from pathlib import Path
 from random import Random
 
+import aiohttp
 import pytest
 
 from custody.audit import verify
@@ -15,9 +17,14 @@ from custody.audit.row_seal import RowSeals
 from custody.audit.sealer import AuditSealer
 from custody.datakeys.data_key import DataKey
 from tests.audit_log import ADD, AuditLog
+from tests.client import Client, client_session
 from tests.datakeys import FixedRing
+from tests.db.command import custody
 from tests.db.connecting import engine_of
-from tests.servers import Database
+from tests.servers import Database, daemon_beside, daemon_here
+from tests.tokens import Issuer
+
+CHECKPOINTS = "SELECT count(*) FROM auth.encryption_audit_checkpoints"
 
 
 class NoAlarms:
@@ -119,3 +126,34 @@ async def test_no_false_alarm(
         for one in made[1:]:
             with contextlib.suppress(Exception):
                 await Database(database.server, "postgres").execute(f"DROP DATABASE {one.name}")
+
+
+@pytest.mark.prove
+async def test_daemons_are_killed_while_they_seal(
+    database: Database, issuer: Issuer, tmp_path: Path
+) -> None:
+    dice = Random(20)  # noqa: S311 - can be repeated
+    stop = asyncio.Event()
+    async with daemon_here(database, issuer, tmp_path, AUDIT_SEAL_INTERVAL="1") as steady:
+        async with client_session() as session:
+            alice = asyncio.create_task(use(Client(steady, session, "alice"), stop))
+            for _ in range(20):
+                with daemon_beside(database, issuer, tmp_path, AUDIT_SEAL_INTERVAL="1") as victim:
+                    bob = asyncio.create_task(use(Client(victim, session, "bob"), stop))
+                    await asyncio.sleep(dice.uniform(0, 1))
+                    victim.running.kill()
+                    with contextlib.suppress(aiohttp.ClientError):
+                        await bob
+            stop.set()
+            await alice
+        owner = database.url("custody_owner")
+        environ = {**steady.settings, "CUSTODY_OWNER_DATABASE_URL": owner}
+        done = await asyncio.to_thread(custody, environ, "audit", "verify")
+        assert done.code == 0, done.out + done.err
+        assert await database.value(CHECKPOINTS) >= 1
+
+
+async def use(client: Client, stop: asyncio.Event) -> None:
+    """Change a vault again and again."""
+    while not stop.is_set():
+        assert (await client.rotate()).status == 200

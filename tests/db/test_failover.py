@@ -14,6 +14,7 @@ from custody.db.errors import DatabaseError, Demoted, Refused
 from custody.db.scope import transaction, user_transaction
 from custody.deadline import Deadline
 from tests.client import Client, client_session
+from tests.db.command import custody
 from tests.db.connecting import engine_of
 from tests.eventually import eventually
 from tests.servers import Database, daemon_here
@@ -45,6 +46,13 @@ class Pair:
         # The postmaster signals its sessions before it makes one that begins with the new setting.
         taken_up = f"SELECT current_setting('default_transaction_read_only')::boolean = {on}"
         await eventually(lambda: self.primary.value(taken_up))
+
+    async def cut_off(self) -> None:
+        """Let the standby have nothing more of what the primary writes."""
+        await self.standby.execute("ALTER SYSTEM SET primary_conninfo = ''")
+        await self.standby.execute("SELECT pg_reload_conf()")
+        following = "SELECT count(*) = 0 FROM pg_stat_replication"
+        await eventually(lambda: self.primary.value(following))
 
     async def fail_over(self) -> None:
         """Demote the primary, let the standby catch up, and promote it."""
@@ -123,6 +131,57 @@ async def test_failover_while_users_are_served(pair: Pair, issuer: Issuer, tmp_p
             answer = await device.client.key()
             assert answer.json["masterKey"] == device.keys[max(device.keys)]
     assert await pair.standby.value("SELECT pg_is_in_recovery()") is False
+
+
+@pytest.mark.prove
+@pytest.mark.parametrize("crashes", [False, True], ids=["planned", "crash"])
+async def test_the_audit_goes_on_on_the_new_primary(
+    pair: Pair, issuer: Issuer, tmp_path: Path, crashes: bool
+) -> None:
+    """Two daemons seal, and go on; after a crash, rows and checkpoints are gone."""
+    options = {"DATABASE_URL": pair.url(), "AUDIT_SEAL_INTERVAL": "1"}
+    async with (
+        daemon_here(pair.primary, issuer, tmp_path, **options) as one,
+        daemon_here(pair.primary, issuer, tmp_path, **options) as other,
+        client_session() as session,
+    ):
+        alice, bob = Client(one, session, "alice"), Client(other, session, "bob")
+        for _ in range(3):
+            assert (await alice.rotate()).status == (await bob.rotate()).status == 200
+        await eventually(lambda: is_sealed(pair.primary), 30)
+        if crashes:
+            await pair.cut_off()
+            carol = Client(one, session, "carol")
+            assert (await carol.init()).status == 200
+            await eventually(lambda: is_sealed(pair.primary), 30)
+            await pair.demote()
+            assert await pair.standby.value("SELECT pg_promote()")
+            for client in (alice, bob):
+                await eventually(lambda: served(client), 30)  # noqa: B023 - awaited here
+            assert not (await carol.status()).json["vaultExists"]
+        else:
+            await pair.fail_over()
+        for _ in range(3):
+            for client in (alice, bob):
+                await eventually(lambda: served(client), 30)  # noqa: B023 - awaited here
+        await eventually(lambda: is_sealed(pair.standby), 30)
+        environ = {**one.settings, "CUSTODY_OWNER_DATABASE_URL": pair.standby.url("custody_owner")}
+        done = await asyncio.to_thread(custody, environ, "audit", "verify")
+        assert done.code == 0, done.out + done.err
+
+
+async def served(client: Client) -> bool:
+    return (await client.rotate()).status == 200
+
+
+async def is_sealed(database: Database) -> bool:
+    """Say whether each row is under a checkpoint."""
+    return bool(
+        await database.value(
+            "SELECT coalesce(max(last_row), 0) >= (SELECT max(number)"
+            " FROM auth.encryption_vault_audit) FROM auth.encryption_audit_checkpoints"
+        )
+    )
 
 
 # ── what a demoted server says ────────────────────────────────────────────────
