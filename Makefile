@@ -7,7 +7,7 @@ PYTHON ?= $(or $(wildcard $(BIN)/python),python3)
 .PHONY: run test prove lint format audit lock clean
 .PHONY: install install-dev
 .PHONY: chaos-callers chaos-kms-away prove-scope
-.PHONY: bench bench-audit bench-commands bench-envelope bench-growth bench-kek-faults bench-remote-kek bench-rewrap bench-rotation bench-sealer bench-start
+.PHONY: bench bench-audit bench-commands bench-envelope bench-growth bench-kek-faults bench-remote-kek bench-rewrap bench-rotation bench-sealer bench-start bench-verify
 .DEFAULT_GOAL := run
 
 INSTALL = command -v "$(PYTHON)" >/dev/null || { echo "custody needs Python 3.11 or newer, and\
@@ -80,6 +80,9 @@ bench-sealer: install-dev
 
 bench-start: install-dev
 	@exec "$(BIN)/python" -m tests.bench.start $(ARGS)
+
+bench-verify: install-dev
+	@exec "$(BIN)/python" -m tests.bench.verify $(ARGS)
 
 chaos-kms-away: install-dev
 	@exec "$(BIN)/python" -m tests.bench.kms_away $(ARGS)

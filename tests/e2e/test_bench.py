@@ -158,3 +158,18 @@ def test_ways_to_another_kek_are_measured(tmp_path: Path) -> None:
         "plain, 20 users": [20],
         "deep, 20 users": [20],
     }
+
+
+@pytest.mark.prove
+def test_the_audit_is_verified_beside_reading_it(tmp_path: Path) -> None:
+    text, found = bench("tests.bench.verify", tmp_path, "--rows", "300", "--users", "20")
+    assert "300 rows, 1 checkpoints, 20 vaults: no finding" in text
+    assert found["rows"] == 300
+    assert found["verified rows/s"] > 0 < found["read alone rows/s"]
+
+
+@pytest.mark.prove
+def test_the_sealer_is_measured_on_and_off(tmp_path: Path) -> None:
+    text, found = bench("tests.bench.sealer", tmp_path, *SHORT, "--users", "5", "--rows", "50")
+    assert [row["name"] for row in found["rows"]] == [BARE, "sealer off", "sealer on"]
+    assert "sealing alone: 50 rows in" in text
