@@ -139,7 +139,9 @@ class Export:
         async for piece in self._rows(rows, settled, settled):
             yield piece
 
-    async def _rows(self, rows: Rows, last: int, settled: int) -> AsyncIterator[tuple[list[Line], int]]:
+    async def _rows(
+        self, rows: Rows, last: int, settled: int
+    ) -> AsyncIterator[tuple[list[Line], int]]:
         async for page in rows.take(last, settled):
             kept = [row for row in page if self._span.has(row)]
             self._has_new = self._has_new or bool(kept)

@@ -93,7 +93,7 @@ class ExportFile:
         try:
             os.fsync(self._descriptor)
             if not self._is_named:
-                _sync_folder(self._path.parent)
+                sync_folder(self._path.parent)
                 self._is_named = True
         except OSError as error:
             raise _lost(self._path, error) from None
@@ -107,7 +107,7 @@ class ExportFile:
     def was_moved(self) -> bool:
         """Whether its name leads to no file, or to another one."""
         try:
-            return not os.path.samestat(os.stat(self._path), os.fstat(self._descriptor))
+            return not os.path.samestat(self._path.stat(), os.fstat(self._descriptor))
         except OSError:
             return True
 
@@ -138,7 +138,12 @@ def export_file(path: Path, format_: Format) -> Iterator[ExportFile]:
         file.close()
 
 
-def _sync_folder(path: Path) -> None:
+def sync_folder(path: Path) -> None:
+    """See on disk which names a folder has.
+
+    Raises:
+        OSError: it may not be there.
+    """
     folder = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
     try:
         os.fsync(folder)
