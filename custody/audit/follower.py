@@ -103,7 +103,7 @@ class Follower:
                     await self._wait(error)
                 else:
                     self._went_well()
-                    self._manager.alive()
+                    self._manager.status(self._status)
                     await asyncio.sleep(POLL_SECONDS)
         finally:
             self._target.close()
@@ -180,7 +180,6 @@ class Follower:
             self._manager.status(self._status)
         self._recent.append((second, replace(self._place)))
         self._went_well()
-        self._manager.alive()
 
     def _keep(self) -> None:
         """Keep the place that is certain by now."""
@@ -210,6 +209,7 @@ class Follower:
         if self._problem:
             log.info("audit_export_goes_on", row=self._place.row, behind=self._lag)
         self._problem, self._pause = "", FIRST_PAUSE_SECONDS
+        self._manager.alive()
 
     @property
     def _second(self) -> int:

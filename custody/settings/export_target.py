@@ -7,9 +7,9 @@ from typing import Self
 
 _FORMAT = r"(?:\?format=(?P<format>jsonl|ocsf))?"
 _PLACE = (
-    r"file:(?P<file>/[^?\0]*[^?\0/])"
+    r"file:(?P<file>/(?!/)[^?\0]*[^?\0/])"
     r"|journal:"
-    r"|syslog:(?P<socket>/[^?\0]+)?"
+    r"|syslog:(?P<socket>/(?!/)[^?\0]+)?"
     r"|syslog(?P<tls>\+tls)?://(?P<host>[^\s/?\[\]:@]+|\[[0-9A-Fa-f:.]+\]):(?P<port>[0-9]{1,5})"
 )
 _DEFAULT_SOCKET = "/dev/log"
