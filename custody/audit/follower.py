@@ -92,7 +92,7 @@ class Follower:
 
         Raises:
             Refused: the database or the role is not to be used.
-            TargetUnfit: the target can't be used as it is set.
+            TargetUnfit: the target can't be used as it is set, and never could be.
         """
         try:
             await self._begin(variable)
@@ -121,9 +121,10 @@ class Follower:
                 break
         try:
             await self._open()
-        except TargetUnfit:
-            raise
         except TargetDown as error:
+            # One that could be used once may be so again: a disk that is not there yet, say.
+            if isinstance(error, TargetUnfit) and self._certain is None:
+                raise
             self._say(str(error))
         log.info("audit_export_begins", row=None if self._is_at_start else self._place.row)
         self._manager.ready(self._status)
@@ -152,8 +153,7 @@ class Follower:
         # What was not certain yet may be lost.
         self._recent.clear()
         self._place = _behind(found, self._certain)
-        if found is not None:
-            self._recent.append((self._second, replace(self._place)))
+        self._certain = replace(self._place)
 
     def _go_back(self) -> None:
         """Begin before the end of a log that is shorter than it was.

@@ -146,7 +146,7 @@ async def test_a_file(log: AuditLog, tmp_path: Path) -> None:
     os.umask(umask := os.umask(0))
     assert stat.S_IMODE(file.stat().st_mode) == 0o640 & ~umask
     # It goes on by what the file says, without a place that was kept, and sends nothing twice.
-    assert not state.exists()
+    state.unlink()
     await log.write(log.event())
     async with following(log, f"file:{file}", state):
         await eventually(has(lambda: rows_of(file), 1, 2, 3, 4))
@@ -557,6 +557,20 @@ async def test_what_ends_it_at_once(auditor: str, database: Database, tmp_path: 
     said = await refusal(auditor, f"file:{file}", state)
     assert said == f"{file} is no export of this format; name another file"
     assert file.read_text("utf-8") == "precious\n"
+
+
+async def test_a_disk_that_is_not_there_yet(log: AuditLog, tmp_path: Path) -> None:
+    """At a start it is no mistake of the configuration, once the file was written."""
+    disk, state = tmp_path / "disk", tmp_path / "state"
+    disk.mkdir()
+    async with following(log, f"file:{disk}/audit.jsonl", state):
+        await eventually(lambda: kept_row(state))
+    disk.rename(tmp_path / "away")
+    async with following(log, f"file:{disk}/audit.jsonl", state) as one:
+        await eventually(lambda: "can't be opened" in one.told.said)
+        (tmp_path / "away").rename(disk)
+        await log.write(log.event())
+        await eventually(has(lambda: rows_of(disk / "audit.jsonl"), 1))
 
 
 @pytest.mark.parametrize("content", ["", "{", "[]", '{"target": "x", "row": "1", "checkpoint": 1}'])
