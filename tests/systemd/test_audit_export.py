@@ -86,6 +86,7 @@ async def test_the_journal_drops_none_of_many(debian: Host) -> None:
         assert first_times(rows(debian)) == list(range(1, MANY + 1))
 
 
+@pytest.mark.prove
 async def test_to_a_file(debian: Host) -> None:
     """That the group may read; renamed; and a start beside an empty one."""
     async with exporting(debian, f"file:{FILE}") as log:
@@ -98,10 +99,10 @@ async def test_to_a_file(debian: Host) -> None:
         await log.write(log.event())
         await eventually(lambda: lines(debian) == [2])
         assert debian.systemctl("stop", UNIT).returncode == 0
-        shown = debian.show("Result", "ExecMainStatus", unit=UNIT)
-        assert shown == ["success", "0"]
+        assert debian.show("Result", "ExecMainStatus", unit=UNIT) == ["success", "0"]
 
 
+@pytest.mark.prove
 async def test_what_is_refused_fails_once_and_calls_somebody(debian: Host) -> None:
     async with exporting(debian, "file:/nowhere/audit.jsonl"):
         assert debian.systemctl("start", UNIT).returncode == 1
