@@ -1,10 +1,10 @@
 """Exports the audit: its rows in the order of their numbers, and the checkpoints between them."""
 
 import json
-from collections.abc import AsyncIterator, Callable, Mapping
+from collections.abc import AsyncIterator, Callable, Iterable, Mapping
 from dataclasses import dataclass
 from datetime import datetime
-from typing import Any
+from typing import Any, NamedTuple
 
 from custody.audit.exported import as_object, time_of
 from custody.audit.ocsf import as_ocsf
@@ -45,6 +45,25 @@ class Place:
 
     row: int = LOWEST - 1
     checkpoint: int | None = LOWEST - 1
+
+
+class Line(NamedTuple):
+    """One line of an export.
+
+    Args:
+        text: without its line break.
+        number: of the row, or of the checkpoint.
+        row: its columns; None: it is a checkpoint.
+    """
+
+    text: str
+    number: int
+    row: Mapping[str, Any] | None
+
+
+def text_of(lines: Iterable[Line]) -> str:
+    """Return lines as a file has them."""
+    return "".join(f"{line.text}\n" for line in lines)
 
 
 @dataclass(frozen=True)
@@ -91,7 +110,7 @@ class Export:
         # Of a span of times only those checkpoints are meant that rows of it are under.
         self._has_new = span.is_all
 
-    async def lines(self, settled: int) -> AsyncIterator[tuple[str, int]]:
+    async def lines(self, settled: int) -> AsyncIterator[tuple[list[Line], int]]:
         """Return the lines in pieces, each piece with the number that it comes up to.
 
         ``place`` is behind a piece once the next one is asked for.
@@ -113,19 +132,21 @@ class Export:
                 async for piece in self._rows(rows, last, settled):
                     yield piece
                 if self._has_new:
-                    yield f"{_checkpoint(stored)}\n", last
+                    yield [Line(_checkpoint(stored), stored["number"], None)], last
                     self._has_new = self._span.is_all
                 self.place.checkpoint = stored["number"]
             number = page[-1]["number"] + 1
         async for piece in self._rows(rows, settled, settled):
             yield piece
 
-    async def _rows(self, rows: Rows, last: int, settled: int) -> AsyncIterator[tuple[str, int]]:
+    async def _rows(
+        self, rows: Rows, last: int, settled: int
+    ) -> AsyncIterator[tuple[list[Line], int]]:
         async for page in rows.take(last, settled):
             kept = [row for row in page if self._span.has(row)]
             self._has_new = self._has_new or bool(kept)
-            made = (json.dumps(self._format.of_row(row)) for row in kept)
-            yield "".join(f"{line}\n" for line in made), page[-1]["number"]
+            made = [Line(json.dumps(self._format.of_row(row)), row["number"], row) for row in kept]
+            yield made, page[-1]["number"]
             if kept:
                 self.place.row = kept[-1]["number"]
 

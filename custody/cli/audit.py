@@ -146,3 +146,25 @@ def export(
     from custody.cli.commands.audit_export import run
 
     run(format_, since, until, output)
+
+
+@audit.command()
+@click.option(
+    "--state",
+    type=click.Path(dir_okay=False, path_type=Path),
+    metavar="FILE",
+    required=True,
+    help="Keep there how far it is; its folder must be on a disk that outlives a restart.",
+)
+def follow(state: Path) -> None:
+    """Send each row to a file, syslog or the journal, until it is ended.
+
+    Rows go to CUSTODY_AUDIT_EXPORT in the order of their numbers, with the checkpoints, each when
+    no other can come before it. While the target or the database is down it waits, and then goes on
+    where it was: no row is left out, and some may come again after a failure. Changes nothing in
+    the database. Uses the same URLs as verify, and no KEK. SIGTERM ends it with 0. Exit codes: 78
+    configuration.
+    """
+    from custody.cli.commands.audit_follow import run
+
+    run(state)

@@ -12,6 +12,7 @@ READER_GONE = 141
 CODES = {
     "custody.cli.output.OutputLost": OUTPUT_LOST,
     "custody.settings.reading.ConfigurationError": CONFIGURATION,
+    "custody.audit.targets.target.TargetUnfit": CONFIGURATION,
     "custody.db.errors.Refused": CONFIGURATION,
     "custody.db.errors.RetiredKek": CONFIGURATION,
     "custody.db.errors.DataKeyGone": FINDING,

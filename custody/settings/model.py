@@ -9,6 +9,7 @@ from custody.db.dsn import Dsn
 from custody.settings.types import (
     AcrValues,
     AdminToken,
+    AuditTarget,
     CanaryAnswer,
     DatabaseUrl,
     Environment,
@@ -129,10 +130,13 @@ class Settings(BaseModel):
         le=3600,
         description="seconds from one checkpoint of the audit to the next; 0 is no sealer",
     )
+    audit_export: AuditTarget | None = Field(
+        None, description="where custody audit follow sends the audit: a file, syslog, the journal"
+    )
     tls_cert: Path | None = Field(None, description="PEM file: certificate and its chain")
     tls_key: Path | None = Field(None, description="PEM file: the certificate's private key")
     allow_plain: Plains = Field(
-        (), description="what may cross a network in clear: listen, database, jwks, kms"
+        (), description="what may cross a network in clear: listen, database, jwks, kms, syslog"
     )
     admin_token: AdminToken | None = Field(
         None, description="bearer token of the admin listener; must be set where it is not loopback"

@@ -9,6 +9,7 @@ from urllib.parse import urlsplit
 from pydantic import AfterValidator, BeforeValidator, SecretStr
 
 from custody.db.dsn import parse
+from custody.settings.export_target import ExportTarget
 
 UNIX: Final = "unix:"
 _MAX_PORT = 65535
@@ -60,6 +61,7 @@ class Plain(StrEnum):
     DATABASE = "database"
     JWKS = "jwks"
     KMS = "kms"
+    SYSLOG = "syslog"
 
 
 def _split(value: object) -> object:
@@ -129,6 +131,11 @@ def _check_jwks_url(value: str) -> str:
     return value
 
 
+def _check_export_target(value: str) -> str:
+    ExportTarget.parse(value)
+    return value
+
+
 def _check_admin_token(value: SecretStr) -> SecretStr:
     token = value.get_secret_value()
     if not re.fullmatch(r"[A-Za-z0-9._~+/=-]{32,512}", token):
@@ -150,4 +157,5 @@ Origins = Annotated[Words, AfterValidator(_check_origins)]
 Proxies = Annotated[Words, AfterValidator(_check_proxies)]
 JwksUrl = Annotated[str, AfterValidator(_check_jwks_url)]
 Plains = Annotated[tuple[Plain, ...], BeforeValidator(_split)]
+AuditTarget = Annotated[str, AfterValidator(_check_export_target)]
 AdminToken = Annotated[SecretStr, AfterValidator(_check_admin_token)]

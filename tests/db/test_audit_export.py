@@ -16,10 +16,9 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
 
 from custody.audit import reading
 from custody.audit.events import Action
-from custody.audit.export import FORMATS, Export, Place, Span
+from custody.audit.export import FORMATS, Export, Place, Span, text_of
+from custody.audit.export_file import FileLost, export_file
 from custody.audit.reading import Reader
-from custody.cli.commands.export_file import export_file
-from custody.cli.output import OutputLost
 from tests.audit_log import AuditLog
 from tests.client import Client, client_session
 from tests.db.command import Done, custody
@@ -196,8 +195,8 @@ async def _go_on(reader: Reader, path: Path, format_: str) -> None:
     with export_file(path, chosen) as file:
         settled = await reader.settled()
         assert settled is not None
-        async for text, _ in Export(reader, chosen, file.place or Place(), Span()).lines(settled):
-            file.write(text)
+        async for lines, _ in Export(reader, chosen, file.place or Place(), Span()).lines(settled):
+            file.write(text_of(lines))
         file.sync()
 
 
@@ -236,7 +235,7 @@ def test_a_full_disk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
     with export_file(tmp_path / "file", FORMATS["jsonl"]) as file:
         monkeypatch.setattr(os, "write", write)
-        with pytest.raises(OutputLost, match="could not be written: No space left on device"):
+        with pytest.raises(FileLost, match="could not be written: No space left on device"):
             file.write("{}\n")
 
 
@@ -268,7 +267,7 @@ async def test_each_row_once_whoever_writes(database: Database, small_pages: Non
                 settled = await reader.settled()
                 assert settled is not None
                 one = Export(reader, FORMATS["jsonl"], place, Span())
-                exported.extend([text async for text, _ in one.lines(settled)])
+                exported.extend([text_of(lines) async for lines, _ in one.lines(settled)])
 
     exporting = asyncio.create_task(keep_exporting())
     async with database.connect("custody_owner") as slow:

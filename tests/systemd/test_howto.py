@@ -20,6 +20,7 @@ from tests.tokens import Issuer
 pytestmark = pytest.mark.timeout(600)
 
 INSTALL, ROTATE, APPROLE = "install-on-debian", "rotate-a-systemd-kek", "vault-on-systemd"
+AUDIT = "follow-the-audit"
 INSTALLED = {"custody"}  # by the fixture, with the same commands
 ONE_OF_THESE = ("Another address",)  # what not every host has
 VAULT = "http://127.0.0.1:3001/api/v1/me/encryption-vault"
@@ -77,6 +78,10 @@ def test_the_commands_of_the_how_tos_lead_from_nothing_to_a_rotated_kek(
     follow(fresh, INSTALL, titles)
     made = ask(fresh, theirs, "POST", "/init")
     assert made["kekId"] == "systemd-kek_2026"
+
+    follow(fresh, AUDIT, ["On a host with our units", "The journal"])
+    row = json.loads(fresh.run("journalctl", "CUSTODY_AUDIT_USER=alice", "--output=json").stdout)
+    assert json.loads(row["MESSAGE"])["action"] == "init"
 
     follow(fresh, ROTATE, sections(ROTATE))
     assert ask(fresh, theirs, "GET", "/key") == made | {"kekId": "systemd-kek_2027"}

@@ -18,6 +18,7 @@ from tests.unit.commands import commands
 
 # What each command needs to come as far as its work.
 WORDS = {
+    "audit follow": ("--state", "state"),
     "completion": ("bash",),
     "kek forget": ("kek-id", "--yes"),
     "kek retire": ("kek-id",),

@@ -25,7 +25,11 @@ PAGES = sorted([*DOCS.rglob("*.md"), *map(ROOT.joinpath, _TOP)])
 TEXTS = [*PAGES, ROOT / ".env.example"]
 
 # Names that say no thing of ours: the prefix itself, and "each setting" in general.
-_PLACEHOLDERS = {"CUSTODY_NAME_FILE"}
+# Those of an entry of the journal are no settings either.
+_PLACEHOLDERS = {
+    "CUSTODY_NAME_FILE",
+    *(f"CUSTODY_AUDIT_{name}" for name in ("NUMBER", "ID", "USER", "ACTION", "CHECKPOINT")),
+}
 _CODE_ROW = r"(?m)^\| \d{3} \| `([A-Z_]+)` \|"
 _AUDIT_ROW = r"(?m)^\| (.+?) \| (.+?) \| (\d{3}) \|"
 _EVENT_ROW = r"(?m)^\| (`[a-z_`, ]+`) \| ([a-z, ]+) \|"

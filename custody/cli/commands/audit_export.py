@@ -9,15 +9,16 @@ from pathlib import Path
 import click
 from rich.console import Console
 
-from custody.audit.export import FORMATS, Export, Format, Place, Span
+from custody.audit.export import FORMATS, Export, Format, Place, Span, text_of
+from custody.audit.export_file import ExportFile, FileLost, UnfitFile, export_file
 from custody.audit.reading import LOWEST
 from custody.audit.settled import STUCK
 from custody.cli.commands import event_loop
 from custody.cli.commands.audit_role import rows_reader
-from custody.cli.commands.export_file import ExportFile, export_file
 from custody.cli.commands.rewrap_progress import new_bar
 from custody.cli.commands.shown import note
 from custody.cli.commands.startup import prepare
+from custody.cli.output import OutputLost
 from custody.db.errors import Busy, DatabaseError
 from custody.settings import Settings
 
@@ -29,8 +30,13 @@ def run(
     settings, chosen = prepare(), FORMATS[format_]
     begin = Place(since, None) if isinstance(since, int) else Place()
     span = Span(since if isinstance(since, datetime) else None, until)
-    with nullcontext() if output is None else export_file(output, chosen) as file:
-        event_loop.run(_export(settings, chosen, begin, span, file))
+    try:
+        with nullcontext() if output is None else export_file(output, chosen) as file:
+            event_loop.run(_export(settings, chosen, begin, span, file))
+    except UnfitFile as error:
+        raise click.UsageError(str(error)) from None
+    except FileLost as error:
+        raise OutputLost(f"{error}; run it again to go on") from None
 
 
 async def _export(
@@ -48,11 +54,11 @@ async def _export(
         export = Export(reader, format_, place, span)
         try:
             with _progress(place.row, settled, to_file=file is not None) as show:
-                async for text, number in export.lines(settled):
+                async for lines, number in export.lines(settled):
                     if file is None:
-                        click.echo(text, nl=False)
+                        click.echo(text_of(lines), nl=False)
                     else:
-                        file.write(text)
+                        file.write(text_of(lines))
                     show(number)
             if file is not None:
                 file.sync()

@@ -36,6 +36,17 @@ async def audit_reader(settings: Settings) -> AsyncIterator[tuple[Reader, Ring]]
 
 
 @asynccontextmanager
+async def unseen_reader(settings: Settings) -> AsyncIterator[tuple[Reader, str]]:
+    """Make what would connect, for who waits until it can; with the name of the URL's setting.
+
+    Raises:
+        ConfigurationError: there is no URL.
+    """
+    async with _engine(settings) as (engine, variable):
+        yield Reader(engine), variable
+
+
+@asynccontextmanager
 async def rows_reader(settings: Settings) -> AsyncIterator[Reader]:
     """Connect, for who judges nothing and needs no key.
 
@@ -49,11 +60,17 @@ async def rows_reader(settings: Settings) -> AsyncIterator[Reader]:
 
 @asynccontextmanager
 async def _reading(settings: Settings) -> AsyncIterator[tuple[Reader, AsyncEngine]]:
-    variable, url = _url_of(settings)
-    async with open_engine(settings.dsn(url), pool_size=1, variable=variable) as engine:
+    async with _engine(settings) as (engine, variable):
         reader = Reader(engine)
         await reader.check(variable)
         yield reader, engine
+
+
+@asynccontextmanager
+async def _engine(settings: Settings) -> AsyncIterator[tuple[AsyncEngine, str]]:
+    variable, url = _url_of(settings)
+    async with open_engine(settings.dsn(url), pool_size=1, variable=variable) as engine:
+        yield engine, variable
 
 
 def _url_of(settings: Settings) -> tuple[str, SecretStr]:

@@ -1,0 +1,1 @@
+"""Where a follower sends the audit: a file, the journal, syslog."""
