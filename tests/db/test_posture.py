@@ -782,7 +782,9 @@ _OF_OTHERS = tuple(
 )
 
 
-@pytest.mark.parametrize("name", some([*CURABLE], *(CURABLE.keys() - {*_OF_OTHERS})))
+@pytest.mark.parametrize(
+    "name", some([*CURABLE], *[name for name in CURABLE if name not in _OF_OTHERS][::3])
+)
 async def test_problem_and_its_cure(module_database: Database, name: str) -> None:
     sql, part, message = CURABLE[name]
     async with trial(module_database) as made:

@@ -96,6 +96,7 @@ async def test_workers_are_killed(database: Database, kills: int, rows: int, age
     await assert_whole(database, ledger, seed)
 
 
+@pytest.mark.prove
 @pytest.mark.parametrize(
     ("kills", "rows", "age"), [(2, 400, LEASE), pytest.param(20, 3000, 0, marks=pytest.mark.prove)]
 )

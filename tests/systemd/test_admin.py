@@ -57,6 +57,7 @@ def test_the_audit_has_a_login_of_its_own(debian: Host) -> None:
     assert (verified.returncode, "no finding" in verified.stdout) == (0, True), verified.stderr
 
 
+@pytest.mark.prove
 async def test_who_erases_keeps_a_record_that_the_daemon_reads(debian: Host) -> None:
     record = "/var/lib/custody/erasures.jsonl"
     debian.configure(erasure_record=record)

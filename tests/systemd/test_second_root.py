@@ -76,6 +76,7 @@ async def test_the_commands_of_the_how_to(debian: Host) -> None:
     assert "kek-" not in debian.run("ls", "/run").stdout
 
 
+@pytest.mark.prove
 def test_a_drill_that_fails_calls_somebody_and_says_so_in_the_metrics(debian: Host) -> None:
     debian.start()
     assert debian.systemctl("start", JOB).returncode == 1
