@@ -52,7 +52,7 @@ GOOD: dict[str, tuple[str, str, Any]] = {
     "audit_seal_interval": ("60", "60", 60),
     "erasure_record": ("/var/erased", '"/var/erased"', Path("/var/erased")),
     "audit_export": ("syslog://[::1]:514", '"syslog://[::1]:514"', "syslog://[::1]:514"),
-    "kek_max_age": ("90", "0", 0),
+    "kek_max_age": ("90", "90", 90),
     "data_key_ttl": ("60", "60", 60),
     "data_key_max_age": ("604800", "604800", 604_800),
     "legacy_rows": ("accept", '"accept"', "accept"),
