@@ -5,7 +5,8 @@ import subprocess
 from dataclasses import dataclass
 from pathlib import Path
 
-from tests.prometheus import binary
+from custody.ops.metrics import Metrics
+from tests.prometheus import binary, lint
 from tests.unit.test_monitoring import MONITORING, RULES
 
 RULES_FILE = MONITORING / "prometheus-rules.yml"
@@ -127,31 +128,16 @@ CASES = [
             "CustodyKekDue",
             severity,
             {
-                at("custody_kek_activated_timestamp_seconds"): f"1x1000 {999 * 3600}x200",
-                at("custody_kek_max_age_seconds"): f"{60 * DAY}x1200",
+                at("custody_kek_activated_timestamp_seconds"): f"1x180 {180 * DAY // 4}x40",
+                at("custody_kek_max_age_seconds"): f"{40 * DAY}x230",
             },
-            step=60,
-            quiet_at=(60 - days) * 24 - 2 if days > 20 else 700,
-            fires_at=(60 - days) * 24 + 3 if days > 20 else 0,
-            clear_at=1010,
+            step=360,
+            quiet_at=(40 - days) * 4 - 1,
+            fires_at=(40 - days) * 4 + 2,
+            # Due again in forty days.
+            clear_at=182,
         )
-        for days, severity in ((30, "info"),)
-    ),
-    *(
-        Case(
-            "CustodyKekDue",
-            severity,
-            {
-                at("custody_kek_activated_timestamp_seconds"): f"1x700 {700 * 3600}x200",
-                at("custody_kek_max_age_seconds"): f"{20 * DAY}x900",
-            },
-            step=60,
-            quiet_at=(20 - days) * 24 - 2,
-            fires_at=(20 - days) * 24 + 3,
-            # Due again in twenty days.
-            clear_at=702,
-        )
-        for days, severity in ((7, "warning"), (1, "critical"))
+        for days, severity in ((30, "info"), (7, "warning"), (1, "critical"))
     ),
     Case(
         "CustodyRewrapOverdue",
@@ -173,11 +159,11 @@ CASES = [
     Case(
         "CustodyUnsealedRows",
         "warning",
-        {at("custody_unsealed_rows", 'kind="wrap"'): "5x199 0x50"},
-        step=60,
-        quiet_at=160,
-        fires_at=175,
-        clear_at=205,
+        {at("custody_unsealed_rows", 'kind="wrap"'): "5x49 0x20"},
+        step=360,
+        quiet_at=26,
+        fires_at=30,
+        clear_at=52,
     ),
     Case("CustodyDrillFailed", "critical", {"custody_drill_success": "1 0x49 1x80"}),
     Case(
@@ -258,6 +244,10 @@ def test_each_alert_fires_and_clears(tmp_path: Path) -> None:
         check=False,
     )
     assert done.returncode == 0, done.stdout + done.stderr
+
+
+def test_promtool_takes_the_metrics() -> None:
+    assert not lint(Metrics().render({"database": None}).decode())
 
 
 def test_promtool_takes_the_rules() -> None:

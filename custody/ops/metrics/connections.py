@@ -32,6 +32,10 @@ class Connections:
             registry=registry,
         )
 
+        # Shown from the beginning: else a query for an increase misses the first one.
+        for reason in ("room", "unread"):
+            self._closed.labels(reason)
+
     def closed(self, reason: str) -> None:
         """Count a connection that the daemon closed on its client.
 
