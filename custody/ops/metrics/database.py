@@ -6,6 +6,7 @@ from prometheus_client import CollectorRegistry, Gauge, Histogram
 
 _WAITS = (0.001, 0.01, 0.1, 0.5, 1, 2, 3)
 _SIZES = (1, 2, 4, 8, 16, 32, 64)
+_SAMPLED = 8
 _LEFT = (0.5, 1, 2, 4, 6, 8, 9, 9.5, 10)
 
 
@@ -60,6 +61,9 @@ class Database:
     def served(self, statement: str) -> Callable[[int, float], None]:
         """Return what takes, for each batch, its size and the seconds that were left after it.
 
+        One in eight is shown: where few requests share a batch, all would cost each of them more
+        than it costs to count the request itself.
+
         Args:
             statement: ``read`` or ``record``; the time left is that of the second one, which
                 commits.
@@ -67,7 +71,13 @@ class Database:
         size = self._sizes.labels(statement).observe
         left = self._left.observe if statement == "record" else None
 
+        batches = 0
+
         def take(requests: int, seconds_left: float) -> None:
+            nonlocal batches
+            batches += 1
+            if batches % _SAMPLED != 1:
+                return
             size(requests)
             if left is not None:
                 left(seconds_left)
