@@ -23,7 +23,7 @@ from custody.auth.tokens import TokenVerifier
 from custody.datakeys.envelope import UserKeyring
 from custody.datakeys.ring import Ring
 from custody.datakeys.sealer import Sealer
-from custody.db.engine import RESERVED_CONNECTIONS, open_engine
+from custody.db.engine import RESERVED_CONNECTIONS, Dsn, open_engine
 from custody.db.erasure_record import RecordError
 from custody.db.erasures import Erasures
 from custody.db.errors import DatabaseError, Refused
@@ -38,8 +38,10 @@ from custody.keks.keks import Keks, loaded_keks
 from custody.keks.legacy import Door
 from custody.keks.second import second_root
 from custody.ops import preflight
+from custody.ops.ages import Ages
 from custody.ops.alarms import Alarms
 from custody.ops.garbage import look_seldom
+from custody.ops.gauges import Gauges
 from custody.ops.health import Health
 from custody.ops.heartbeat import Heartbeat
 from custody.ops.metrics import Metrics
@@ -48,7 +50,7 @@ from custody.ops.refused_tokens import RefusedTokens
 from custody.ops.report import Report, describe
 from custody.ops.stray_errors import log_stray_error
 from custody.reload import Reload, Reloadable
-from custody.rewrap.background import BackgroundRewrap
+from custody.rewrap.background import BackgroundRewrap, RewrapMetrics
 from custody.settings import ConfigurationError, Settings
 from custody.sockets.listeners import Listeners, open_listeners, tls_context
 from custody.vault.brake import Brake
@@ -164,23 +166,43 @@ async def running(
         session = await enter(aiohttp.ClientSession())
         source = partial(_jwks_source, session)
         jwks = await enter(_open_jwks(settings, source))
-        engine = await enter(open_engine(dsn))
-        reserve = await enter(open_engine(dsn, pool_size=RESERVED_CONNECTIONS))
+        engine, reserve = await enter(_open_pools(dsn, metrics))
         fresh = await enter(open_engine(dsn, pool_size=1))
         ring = Ring(engine, configured, settings.data_key_ttl, settings.data_key_max_age)
         keyring = UserKeyring(configured, ring)
         legacy = settings.accepts_legacy_rows
-        keks = Keks(keyring, engine, event_id(), Sealer(ring), legacy=legacy)
+        keks = Keks(
+            keyring,
+            engine,
+            event_id(),
+            Sealer(ring),
+            legacy=legacy,
+            observe=lambda kek: kek.observe(metrics.keks.called(kek.uri.key_text)),
+        )
         await keks.prove()
         erasures = await _read_erasures(settings)
-        health = Health(engine, keks, ring, Door(engine, is_open=legacy), jwks, erasures=erasures)
+        door = Door(engine, is_open=legacy)
+        ages = Ages(engine, keks, metrics, settings.kek_max_age)
+        health = Health(engine, keks, ring, door, jwks, erasures=erasures, ages=ages)
+        gauges = Gauges(
+            metrics,
+            keyring.keks,
+            ring,
+            door,
+            jwks,
+            pools={"requests": engine, "refusals": reserve},
+        )
         await health.check()
         rewrap = (
-            await enter(_open_rewrap(settings, environ, engine, keyring, ring, metrics=metrics))
+            await enter(
+                _open_rewrap(settings, environ, engine, keyring, ring, metrics=metrics.rewrap)
+            )
             if rewraps
             else None
         )
-        rows = await enter(_closing(VaultRows(engine, reserve, RowSeals(ring), erasures)))
+        rows = await enter(
+            _closing(VaultRows(engine, reserve, RowSeals(ring), erasures, metrics.database.served))
+        )
         alarms = Alarms(metrics)
         seals = Seals(ring, legacy=legacy, alarms=alarms)
         brake = Brake(
@@ -205,16 +227,23 @@ async def running(
         stack.callback(listeners.close)
         preflight.check_listeners(settings, listeners)
         # The vault drains while the admin listener still says why it is not ready.
-        admin = await enter(admin_server(health, metrics, listeners.admin, settings.admin_token))
-        development = settings.development
-        vault = await enter(
-            vault_server(frontend, cors, metrics, listeners.vault, tls, development=development)
+        admin = await enter(
+            admin_server(health, metrics, gauges, listeners.admin, settings.admin_token)
         )
+        vault = await enter(
+            vault_server(
+                frontend, cors, metrics, listeners.vault, tls, development=settings.development
+            )
+        )
+        await enter(gauges.shown(vault=vault.connections, admin=admin.connections))
         await enter(keks.watched())
         await enter(ring.kept())
         if settings.audit_seal_interval:
-            await enter(AuditSealer(engine, ring, settings.audit_seal_interval, alarms).sealing())
-        await enter(erasures.followed())
+            await enter(
+                AuditSealer(
+                    engine, ring, settings.audit_seal_interval, alarms, metrics.audit
+                ).sealing()
+            )
         health_watch = await enter(health.watched())
         if rewrap is not None:
             await enter(rewrap.working())
@@ -224,6 +253,17 @@ async def running(
         report = Report(health, Heartbeat(engine, fresh), reload.run, status)
         await enter(_drained(health, vault))
         yield Running(Addresses(vault=vault.address, admin=admin.address), health_watch, report)
+
+
+@asynccontextmanager
+async def _open_pools(dsn: Dsn, metrics: Metrics) -> AsyncIterator[tuple[AsyncEngine, AsyncEngine]]:
+    """Return the connections for requests, and those kept for the audit rows of refusals."""
+    waited = metrics.database.waited
+    async with (
+        open_engine(dsn, waited=waited("requests")) as engine,
+        open_engine(dsn, pool_size=RESERVED_CONNECTIONS, waited=waited("refusals")) as reserve,
+    ):
+        yield engine, reserve
 
 
 class _Closable(Protocol):
@@ -259,7 +299,7 @@ async def _open_rewrap(
     keyring: Keyring,
     ring: Ring,
     *,
-    metrics: Metrics,
+    metrics: RewrapMetrics,
 ) -> AsyncIterator[BackgroundRewrap | None]:
     """Return the re-wrap worker, where it has a database role and an interval.
 

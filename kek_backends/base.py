@@ -1,7 +1,7 @@
 """The contract of a KEK backend: what every implementation promises, enforced here once."""
 
 from abc import ABC, abstractmethod
-from collections.abc import Awaitable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from typing import Self, TypeVar
 
 from kek_backends.binding import Binding, Purpose
@@ -97,6 +97,19 @@ class KekBackend(ABC):
         A KMS is not asked for it.
         """
         return None
+
+    @property
+    def is_not_asked(self) -> bool:
+        """Whether its KMS failed so often that it is only tried now and then."""
+        return False
+
+    def observe(self, called: Callable[[str, float], None]) -> None:  # noqa: B027 - as trust
+        """Report each call of its KMS from now on; a KEK in this process makes none.
+
+        Args:
+            called: takes how it ended (``ok``, ``unavailable``, ``refused``, ``not-asked``,
+                ``cancelled``), and the seconds that it took, retries included; must not raise.
+        """
 
     @property
     def plain_address(self) -> str | None:

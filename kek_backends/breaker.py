@@ -15,13 +15,18 @@ class Breaker:
 
     def admits(self) -> bool:
         """Say whether a call may be made now; while half-open, the one call of this second."""
-        if self._failures < FAILURES:
+        if not self.is_open:
             return True
         now = time.monotonic()
         if now < self._opens_again:
             return False
         self._opens_again = now + OPEN_SECONDS
         return True
+
+    @property
+    def is_open(self) -> bool:
+        """Whether the last calls failed: only now and then one is made."""
+        return self._failures >= FAILURES
 
     def succeeded(self) -> None:
         """Close: the KMS answered."""
@@ -30,5 +35,5 @@ class Breaker:
     def failed(self) -> None:
         """Count a failure; at the last one, open."""
         self._failures += 1
-        if self._failures >= FAILURES:
+        if self.is_open:
             self._opens_again = time.monotonic() + OPEN_SECONDS

@@ -49,12 +49,19 @@ class KmsCalls:
         self._breaker = Breaker()
         # Of the last call that was made: the reason for one that the breaker refuses.
         self._last_failure = ""
+        # Takes how each call ended, and its seconds; see KekBackend.observe.
+        self.called: Callable[[str, float], None] = _unheard
 
     def close(self) -> None:
         """Give the threads back; one that still waits ends within seconds by its own deadline."""
         # What waits for a thread still runs: cancelled here, it would look to its caller as if
         # the caller itself had been cancelled.
         self._threads.shutdown(wait=False)
+
+    @property
+    def is_suspended(self) -> bool:
+        """Whether the breaker is open."""
+        return self._breaker.is_open
 
     def close_breaker(self) -> None:
         """Admit calls again: the KMS is back."""
@@ -80,19 +87,26 @@ class KmsCalls:
             raise AssertionError
 
         if not trial and not self._breaker.admits():
+            self.called("not-asked", 0.0)
             raise Transient(
                 f"{self._uri.text}: not asked: its last calls failed; it is tried every second "
                 f"({self._last_failure})"
             )
+        began, outcome = time.monotonic(), "cancelled"
         try:
             result = await self.within_deadline(retried)
+            outcome = "ok"
         except Transient as error:
+            outcome = "unavailable"
             self._last_failure = str(error)
             self._breaker.failed()
             raise
         except KekError:
+            outcome = "refused"
             self._breaker.succeeded()  # it answered
             raise
+        finally:
+            self.called(outcome, time.monotonic() - began)
         self._breaker.succeeded()
         return result
 
@@ -154,3 +168,7 @@ class KmsCalls:
         # Raised here, it has no context: that would hold the SDK's exception and its frames.
         ours.__cause__ = ours.__context__ = None
         raise ours
+
+
+def _unheard(_outcome: str, _seconds: float) -> None:
+    """Nobody asked to be told of calls."""

@@ -79,6 +79,15 @@ class RemoteKek(KekBackend):
         return self._status_problem or unwraps or self._wrap_problem
 
     @property
+    def is_not_asked(self) -> bool:
+        """Whether the breaker is open."""
+        return self._calls.is_suspended
+
+    def observe(self, called: Callable[[str, float], None]) -> None:
+        """Report each call from now on; see :meth:`KekBackend.observe`."""
+        self._calls.called = called
+
+    @property
     def concurrency(self) -> int:
         """A quarter of the turns: a re-wrap has two batches at once, users keep the other half."""
         return CONCURRENT_CALLS // 4

@@ -7,6 +7,7 @@ settled (:mod:`custody.audit.settled`): no row can come before it any more.
 import asyncio
 import hashlib
 import secrets
+import time
 from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import asynccontextmanager
 from typing import Any, Protocol
@@ -47,6 +48,19 @@ class Alarms(Protocol):
         """Ring since a checkpoint is not what was signed, or the log has become shorter."""
 
 
+class Metrics(Protocol):
+    """Metrics of the audit; see :class:`custody.ops.metrics.audit.Audit`."""
+
+    def waiting(self, rows: int) -> None:
+        """Show how many rows, at most, are not under a checkpoint."""
+
+    def sealed(self, rows: int) -> None:
+        """Count rows that were brought under a checkpoint."""
+
+    def sealed_until(self, moment: float) -> None:
+        """Show the moment up to which every row is under a checkpoint."""
+
+
 class AuditSealer:
     """Makes the checkpoints of the audit.
 
@@ -55,9 +69,18 @@ class AuditSealer:
         ring: the data keys; the current one signs.
         interval: seconds from one checkpoint to the next, while rows come.
         alarms: what rings.
+        metrics: show how far it is.
     """
 
-    def __init__(self, engine: AsyncEngine, ring: Ring, interval: float, alarms: Alarms) -> None:
+    def __init__(
+        self,
+        engine: AsyncEngine,
+        ring: Ring,
+        interval: float,
+        alarms: Alarms,
+        metrics: Metrics | None = None,
+    ) -> None:
+        self._metrics = metrics
         self._engine = engine
         self._ring = ring
         self._interval = interval
@@ -66,6 +89,8 @@ class AuditSealer:
         self._seen: Head | None = None
         self._looked_at = 0
         self._failure: str | None = None
+        # How many rows the last look left behind the log; None: another process looked.
+        self._behind: int | None = None
 
     @asynccontextmanager
     async def sealing(self) -> AsyncIterator[None]:
@@ -88,12 +113,23 @@ class AuditSealer:
         """
         if self._ring.current is None:
             return 0  # the readiness says so
+        began = time.time()
         if (horizon := await settled(self._engine)) is None:
             return None
-        sealed = 0
+        sealed, self._behind = 0, None
         while (count := await self._seal_page(horizon, at_once=sealed > 0)) is not None:
             sealed += count
+        self._show(sealed, began)
         return sealed
+
+    def _show(self, sealed: int, began: float) -> None:
+        """Show how far the log goes, if this process has looked at it to its end."""
+        if self._metrics is None or self._behind is None:
+            return
+        self._metrics.sealed(sealed)
+        self._metrics.waiting(self._behind)
+        if not self._behind:
+            self._metrics.sealed_until(began)
 
     async def _keep_sealing(self) -> None:
         while True:
@@ -131,7 +167,10 @@ class AuditSealer:
             await self._look_back(connection, keys, head)
             if rows and head is None:
                 return None  # there is nothing to go on from, and that is for people to mend
+            self._behind = horizon if head is None else max(0, horizon - head.checkpoint.last_row)
             last_row, count, leaves = await _next_page(connection, head, horizon)
+            if not count:
+                self._behind = 0  # numbers that no row has
             if not count and (head is None or _is_word_of(key, head)):
                 return None
             tree = await _extended(Tree() if head is None else head.tree, leaves)

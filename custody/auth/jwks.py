@@ -158,6 +158,12 @@ class JwksCache:
         return self._keys
 
     @property
+    def age(self) -> float | None:
+        """How many seconds ago the JWKS in use was fetched; None where none was ever had."""
+        age = self._clock() - self._fetched_at
+        return age if math.isfinite(age) else None
+
+    @property
     def problem(self) -> str | None:
         """Why no token can be verified now, or None; read on the event loop.
 
@@ -180,8 +186,7 @@ class JwksCache:
 
     def is_current(self) -> bool:
         """Say whether a JWKS was had, and is not too old; it may be one without a key."""
-        age = self._clock() - self._fetched_at
-        return math.isfinite(age) and age <= self._max_age
+        return (age := self.age) is not None and age <= self._max_age
 
     def _busy(self) -> bool:
         return self._task is not None and not self._task.done()

@@ -294,10 +294,18 @@ class Ring:
     @property
     def seconds_left(self) -> float:
         """How long the data key of new seals is kept without being opened again; 0 without one."""
+        return 0.0 if (age := self.age) is None else max(0.0, self._max_age - age)
+
+    @property
+    def age(self) -> float | None:
+        """How many seconds ago the data key of new seals was opened; None where it is not."""
         held = None if self._current is None else self._held.get(self._current)
-        if held is None:
-            return 0.0
-        return max(0.0, held.opened_at + self._max_age - self._clock())
+        return None if held is None else self._clock() - held.opened_at
+
+    @property
+    def is_coasting(self) -> bool:
+        """Whether a data key is open that could not be opened again."""
+        return any(held.failure is not None for held in self._held.values())
 
     @property
     def bad(self) -> tuple[Record, ...]:

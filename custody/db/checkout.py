@@ -14,7 +14,7 @@ from sqlalchemy import exc
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 
 from custody.db.commit import CONNECTION_ERRORS, LOSSES, give_up
-from custody.db.engine import Connection
+from custody.db.engine import Connection, waited_by
 from custody.db.errors import (
     Busy,
     ConnectionLost,
@@ -129,6 +129,8 @@ async def on_a_living_connection(work: Callable[[], Awaitable[T]]) -> T:
 
 
 async def _checkout(engine: AsyncEngine, until: float | None) -> AsyncConnection:
+    loop = asyncio.get_running_loop()
+    began = loop.time()
     try:
         async with asyncio.timeout_at(until):
             return await engine.connect()
@@ -142,6 +144,8 @@ async def _checkout(engine: AsyncEngine, until: float | None) -> AsyncConnection
     ) as error:
         # Only the type: the text may quote the URL.
         raise DatabaseError(f"no connection to the database: {type(error).__name__}") from None
+    finally:
+        waited_by(engine)(loop.time() - began)
 
 
 async def _roll_back(connection: Connection) -> None:

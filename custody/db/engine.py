@@ -2,9 +2,9 @@
 
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
-from typing import Any
+from typing import Any, NamedTuple, TypeAlias, cast
 
-from sqlalchemy import event
+from sqlalchemy import QueuePool, event
 from sqlalchemy.exc import DisconnectionError
 from sqlalchemy.ext.asyncio import AsyncEngine, create_async_engine
 
@@ -23,8 +23,17 @@ STATEMENT_TIMEOUT_SECONDS = 10.0
 CONNECT_WITHIN_SECONDS = 4.0
 
 
+# Takes the seconds that a connection was waited for.
+Waited: TypeAlias = Callable[[float], None]
+_WAITED = "waited"
+
+
 def create_engine(
-    dsn: Dsn, *, pool_size: int = POOL_SIZE, variable: str = "CUSTODY_DATABASE_URL"
+    dsn: Dsn,
+    *,
+    pool_size: int = POOL_SIZE,
+    variable: str = "CUSTODY_DATABASE_URL",
+    waited: Waited = lambda _seconds: None,
 ) -> AsyncEngine:
     """Return an engine whose pool holds at most ``pool_size`` connections.
 
@@ -32,6 +41,7 @@ def create_engine(
         dsn: ``postgresql://user:password@host:port/database``.
         pool_size: connections; a request beyond them waits three seconds at most.
         variable: which setting the URL is, for messages.
+        waited: called for each connection that is borrowed; must not raise.
     """
 
     async def open_connection(cached_statements: int) -> Connection:
@@ -49,6 +59,7 @@ def create_engine(
         pool_timeout=CHECKOUT_TIMEOUT_SECONDS,
         pool_use_lifo=True,
         hide_parameters=True,
+        execution_options={_WAITED: waited},
     )
     event.listen(engine.sync_engine, "checkout", _refuse_ended)
     return engine
@@ -56,14 +67,48 @@ def create_engine(
 
 @asynccontextmanager
 async def open_engine(
-    dsn: Dsn, *, pool_size: int = POOL_SIZE, variable: str = "CUSTODY_DATABASE_URL"
+    dsn: Dsn,
+    *,
+    pool_size: int = POOL_SIZE,
+    variable: str = "CUSTODY_DATABASE_URL",
+    waited: Waited = lambda _seconds: None,
 ) -> AsyncIterator[AsyncEngine]:
     """Return an engine as :func:`create_engine` for the length of the block, then end it."""
-    engine = create_engine(dsn, pool_size=pool_size, variable=variable)
+    engine = create_engine(dsn, pool_size=pool_size, variable=variable, waited=waited)
     try:
         yield engine
     finally:
         await engine.dispose()
+
+
+def waited_by(engine: AsyncEngine) -> Waited:
+    """Return what takes how long a connection was waited for; see :func:`create_engine`."""
+    waited: Waited = engine.get_execution_options()[_WAITED]
+    return waited
+
+
+class PoolUse(NamedTuple):
+    """What a pool has.
+
+    Args:
+        in_use: connections that somebody has borrowed.
+        idle: those that nobody has.
+        limit: how many there may be.
+    """
+
+    in_use: int
+    idle: int
+    limit: int
+
+
+def pool_use(engine: AsyncEngine) -> PoolUse:
+    """Return what a pool has now; asks nobody.
+
+    Args:
+        engine: made here.
+    """
+    pool = cast("QueuePool", engine.pool)
+    return PoolUse(pool.checkedout(), pool.checkedin(), pool.size())
 
 
 def on_return(engine: AsyncEngine, call: Callable[[], None]) -> None:

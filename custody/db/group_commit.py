@@ -56,14 +56,18 @@ class GroupCommit(Generic[Item, Result]):
         engine: connections of a runtime role.
         run: runs the statement, as a transaction of its own, for some items and the earliest of
             their deadlines; returns a result for each, in order.
+        served: called for each batch that was run, with its size and the seconds that the earliest
+            of its deadlines is ahead then; must not raise.
     """
 
     def __init__(
         self,
         engine: AsyncEngine,
         run: Callable[[Connection, Sequence[Item], Deadline], Awaitable[Sequence[Result]]],
+        served: Callable[[int, float], None] = lambda _size, _seconds_left: None,
     ) -> None:
         self._engine = engine
+        self._served = served
         self._run = run
         self._queue: deque[_Request[Item, Result]] = deque()
         self._working = 0
@@ -198,6 +202,7 @@ class GroupCommit(Generic[Item, Result]):
                 raise  # the next batch needs another connection
             return
         answers = list(zip(batch, results, strict=True))  # all of them, or none has any
+        self._served(len(batch), earliest - asyncio.get_running_loop().time())
         for request, result in answers:
             if not request.answer.done():
                 request.answer.set_result(result)

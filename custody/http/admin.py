@@ -19,6 +19,7 @@ from custody.http.middleware import TopHandler
 from custody.http.response import Response
 from custody.http.router import Endpoint, Router, Table, readable
 from custody.http.server import HttpServer, http_server
+from custody.ops.gauges import Gauges
 from custody.ops.health import Health
 from custody.ops.metrics import Metrics
 from custody.sockets.addresses import Listener
@@ -33,12 +34,16 @@ class Admin:
     Args:
         health: asked by /readyz.
         metrics: shown by /metrics.
+        gauges: brought up to date for that.
         token: asked for; None: none is.
     """
 
-    def __init__(self, health: Health, metrics: Metrics, token: SecretStr | None = None) -> None:
+    def __init__(
+        self, health: Health, metrics: Metrics, gauges: Gauges, token: SecretStr | None = None
+    ) -> None:
         self._health = health
         self._metrics = metrics
+        self._gauges = gauges
         self._token = token
 
     def table(self) -> Table:
@@ -70,9 +75,7 @@ class Admin:
 
     async def show_metrics(self, _request: web.BaseRequest) -> Response:
         """GET /metrics."""
-        self._metrics.show_data_key(self._health.data_key_seconds_left)
-        if (unsealed := self._health.unsealed) is not None:
-            self._metrics.show_unsealed(unsealed)
+        self._gauges.show()
         body = self._metrics.render(self._health.parts())
         return Response(body, media_type=self._metrics.content_type)
 
@@ -106,6 +109,7 @@ class Admin:
 def admin_server(
     health: Health,
     metrics: Metrics,
+    gauges: Gauges,
     listeners: Sequence[Listener],
     token: SecretStr | None = None,
 ) -> AbstractAsyncContextManager[HttpServer]:
@@ -114,11 +118,12 @@ def admin_server(
     Args:
         health: asked by /readyz.
         metrics: shown by /metrics.
+        gauges: brought up to date for that.
         listeners: at least one.
         token: what all but the probes ask for; None: nothing is asked for.
     """
-    router = Router(Admin(health, metrics, token).table())
-    connections = connections_of_admin(metrics.connection_closed)
+    router = Router(Admin(health, metrics, gauges, token).table())
+    connections = connections_of_admin(metrics.connections.closed)
     return http_server(TopHandler(router), listeners, connections)
 
 

@@ -183,7 +183,7 @@ def vault_server(
         development: whether it serves the OpenAPI document, too.
     """
     router = Router(_table(frontend, development=development))
-    connections = connections_of_vault(frontend.is_proxy, metrics.connection_closed)
+    connections = connections_of_vault(frontend.is_proxy, metrics.connections.closed)
     return http_server(TopHandler(router, cors, AccessLog(metrics)), listeners, connections, tls)
 
 

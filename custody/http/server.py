@@ -38,14 +38,16 @@ class HttpServer:
     Args:
         site: takes its connections.
         top_handler: responds to its requests.
+        connections: those that it has.
 
     Attributes:
         address: the first listener's, as clients write it.
     """
 
-    def __init__(self, site: Site, top_handler: TopHandler) -> None:
+    def __init__(self, site: Site, top_handler: TopHandler, connections: Connections) -> None:
         self._site = site
         self._top_handler = top_handler
+        self.connections = connections
         self.address = site.address
 
     async def drain(self) -> None:
@@ -76,7 +78,7 @@ async def http_server(
     connect = partial(Connection, server, connections)
     try:
         async with open_site(connect, listeners, connections, tls) as site:
-            yield HttpServer(site, top_handler)
+            yield HttpServer(site, top_handler, connections)
     finally:
         await runner.cleanup()
 

@@ -4,7 +4,7 @@ import asyncio
 import contextlib
 import os
 import socket
-from collections.abc import AsyncIterator, Iterable, Mapping
+from collections.abc import AsyncIterator, Callable, Iterable, Mapping
 from contextlib import asynccontextmanager
 
 import structlog
@@ -77,6 +77,7 @@ class Keks:
         instance_id: of this life of the daemon.
         sealer: makes and judges the seals of their records.
         legacy: as for :class:`KekRegistry`.
+        observe: called for each KEK that is used, before its KMS is asked anything.
     """
 
     def __init__(
@@ -87,8 +88,12 @@ class Keks:
         sealer: RecordSealer,
         *,
         legacy: bool = False,
+        observe: Callable[[KekBackend], None] = lambda _kek: None,
     ) -> None:
         self.keyring = keyring
+        self._observe = observe
+        for kek in keyring.keks:
+            observe(kek)
         self._engine = engine
         self._sealer = sealer
         self._legacy = legacy
@@ -114,6 +119,11 @@ class Keks:
     def has_wrong_rows(self) -> bool:
         """Whether the last look at the registry found rows or KEKs that are not right."""
         return bool(self._registry.problems)
+
+    @property
+    def in_rows(self) -> tuple[str, ...]:
+        """The kek_ids that rows carried at the last look."""
+        return self._registry.in_rows
 
     async def prove(self) -> None:
         """Ask every KMS for its key, and prove that the active KEK binds; as :func:`probe_keks`."""
@@ -209,6 +219,7 @@ class Keks:
                     continue  # until a restart
                 if uri not in present:
                     fresh.append(load(uri, environ=environ, development=settings.development))
+                    self._observe(fresh[-1])
                 old.append(present.get(uri) or fresh[-1])
             keyring = Keyring(active, old)
             refuse_plain(keyring, settings)

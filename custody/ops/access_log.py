@@ -57,8 +57,9 @@ class AccessLog:
     def flush(self) -> None:
         """Count and log what was added, now."""
         completed, self._completed = self._completed, []
+        count_request = self._metrics.requests.count_request
         for one in completed:
-            self._metrics.count_request(one.route, one.status, one.code, one.seconds)
+            count_request(one.route, one.status, one.code, one.seconds)
         log_requests(completed)
 
 

@@ -25,7 +25,7 @@ class Alarms:
 
     def newcomer(self) -> None:
         """Count a user who passed the brake and had not been seen lately; no alarm."""
-        self._metrics.newcomer()
+        self._metrics.alarms.newcomer()
 
     def unwrap_refused(self, limit: int) -> None:
         """Ring since the brake refused a user: in the log once a minute, with their number.
@@ -33,7 +33,7 @@ class Alarms:
         Args:
             limit: newcomers a minute.
         """
-        self._metrics.unwrap_refused()
+        self._metrics.alarms.unwrap_refused()
         if number := self._lines.count("refused"):
             log.error("unwrap_limit_reached", limit=limit, refused=number)
 
@@ -44,7 +44,7 @@ class Alarms:
             user_id: whose row.
             reason: what of it does not hold.
         """
-        self._metrics.row_tampered(reason)
+        self._metrics.alarms.row_tampered(reason)
         log.error("row_tampered", user_id=user_id, reason=reason)
 
     def audit_tampered(self, reason: str) -> None:
@@ -53,12 +53,12 @@ class Alarms:
         Args:
             reason: a ``checkpoint`` is not what was signed, or the log is ``shorter``.
         """
-        self._metrics.audit_tampered(reason)
+        self._metrics.alarms.audit_tampered(reason)
         log.error("audit_tampered", reason=reason, cure="custody audit verify")
 
     def legacy_row_refused(self) -> None:
         """Ring since a row was never sealed: in the log once a minute, with their number."""
-        self._metrics.legacy_row_refused()
+        self._metrics.alarms.legacy_row_refused()
         if number := self._lines.count("legacy"):
             log.warning("legacy_row_refused", refused=number)
 
@@ -70,5 +70,5 @@ class Alarms:
             user_id: which canary: made up by the operator, so nobody's.
             address: of the client.
         """
-        self._metrics.canary_requested()
+        self._metrics.alarms.canary_requested()
         log.error("canary_touched", route=route, user_id=user_id, address=address)

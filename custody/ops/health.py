@@ -18,7 +18,8 @@ from custody.db.erasures import Erasures
 from custody.db.errors import NO_ANSWER, DatabaseError, Refused
 from custody.db.posture import Kind, PostureProblem, find_problems
 from custody.keks.keks import Keks
-from custody.keks.legacy import Door, Unsealed
+from custody.keks.legacy import Door
+from custody.ops.ages import Ages
 from custody.settings import ConfigurationError
 from custody.vault.errors import Unavailable
 from kek_backends.errors import Misconfigured
@@ -52,6 +53,7 @@ class Health:
         door: for rows that are not sealed.
         jwks: the issuer's keys.
         erasures: which the database must have.
+        ages: read at each look.
     """
 
     def __init__(
@@ -63,6 +65,7 @@ class Health:
         jwks: JwksCache,
         *,
         erasures: Erasures,
+        ages: Ages,
     ) -> None:
         self._engine = engine
         self._keks = keks
@@ -71,6 +74,7 @@ class Health:
         self._door = door
         self._jwks = jwks
         self._erasures = erasures
+        self._ages = ages
         self._asked = False
         self._database: str | None = "not reached yet"
         self._problems: tuple[PostureProblem, ...] = ()
@@ -121,16 +125,6 @@ class Health:
             "audit": self._messages(Kind.TRAIL),
         }
         return {part: what for part, what in found.items() if what is not None}
-
-    @property
-    def data_key_seconds_left(self) -> float:
-        """How long the data key is kept without being opened again; 0 where none is open."""
-        return self._ring.seconds_left
-
-    @property
-    def unsealed(self) -> Unsealed | None:
-        """How many rows are not sealed; None before they were counted."""
-        return self._door.unsealed
 
     def met(self, failure: Unavailable) -> None:
         """Take note that a request failed for a part: not ready from now on, and checked at once.
@@ -254,6 +248,7 @@ class Health:
             current = self._ring.current
             seals_with = None if current is None else current.id
             await self._keks.record_instance(seals_with)
+            await self._ages.look()
             await self._log_advice()
 
     async def _log_advice(self) -> None:

@@ -26,6 +26,6 @@ class RefusedTokens:
 
     def count(self, reason: Reason) -> None:
         """Take note of a token that was refused."""
-        self._metrics.token_refused(reason.label)
+        self._metrics.tokens.refused(reason.label)
         if number := self._lines.count(reason):
             log.info("tokens_refused", reason=reason.label, why=reason.text, tokens=number)

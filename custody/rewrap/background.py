@@ -37,7 +37,7 @@ log = structlog.get_logger()
 
 
 class RewrapMetrics(Protocol):
-    """Metrics of what it does; see :class:`custody.ops.metrics.Metrics`."""
+    """Metrics of what it does; see :class:`custody.ops.metrics.rewrap.Rewrap`."""
 
     def rewrapped(self, counts: Counts) -> None:
         """Count the rows of one claim."""
@@ -47,6 +47,9 @@ class RewrapMetrics(Protocol):
 
     def show_run(self, run: Run) -> None:
         """Show how far the latest run is."""
+
+    def looked(self) -> None:
+        """Show that a look has left nothing undone."""
 
 
 class BackgroundRewrap:
@@ -105,6 +108,7 @@ class BackgroundRewrap:
             seconds = self._interval
             try:
                 await self._look()
+                self._metrics.looked()
             except Refused as error:
                 log.error("rewrap_refused", problem=str(error))  # noqa: TRY400
             except (Blocked, AnotherRun, NotFinished, KekError, DatabaseError) as error:

@@ -59,6 +59,12 @@ class Settings(BaseModel):
     second_kek: str | None = Field(
         None, min_length=1, description="URI of a KEK that data keys are wrapped under, too"
     )
+    kek_max_age: int = Field(
+        365,
+        ge=0,
+        le=36_500,
+        description="days after which an active KEK that was not rotated is a warning; 0 is never",
+    )
     data_key_ttl: int = Field(
         3600,
         ge=1,

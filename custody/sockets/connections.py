@@ -68,6 +68,9 @@ class Connections:
         on_closed: called for each connection that is closed here, with the reason: ``room``,
             ``unread``.
         clock: monotonic seconds.
+
+    Attributes:
+        bound: how many there may be.
     """
 
     def __init__(
@@ -78,7 +81,7 @@ class Connections:
         on_closed: Callable[[str], None],
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
-        self._bound = bound
+        self.bound = bound
         self._of_an_address = of_an_address
         self._is_proxy = is_proxy
         self._on_closed = on_closed
@@ -99,7 +102,7 @@ class Connections:
         if not is_proxy and self._number_of(address) >= self._of_an_address:
             has_room = self._make_room_of(address)
         else:
-            has_room = self._number < self._bound or self._make_room()
+            has_room = self.number < self.bound or self._make_room()
         if not has_room:
             return None
         group = self._proxies if is_proxy else self._strangers
@@ -138,7 +141,8 @@ class Connections:
                 self._close(place, "unread")
 
     @property
-    def _number(self) -> int:
+    def number(self) -> int:
+        """How many there are."""
         return len(self._proxies) + len(self._known) + len(self._strangers)
 
     def _number_of(self, address: str) -> int:
@@ -187,8 +191,8 @@ class Connections:
             log.warning(
                 "connections_full",
                 times=times,
-                connections=self._number,
-                bound=self._bound,
+                connections=self.number,
+                bound=self.bound,
                 of_an_address=self._of_an_address,
                 cure="see who they are (ss -tn); name a proxy in front in CUSTODY_TRUSTED_PROXIES; "
                 "raise the limit of open files (LimitNOFILE=)",

@@ -4,7 +4,8 @@ The database reads and writes each row in the scope of its own user, one after t
 (``sql/migrations``, 0008 to 0010); each row that comes back is checked against the user who asked.
 """
 
-from collections.abc import Awaitable, Sequence
+from collections.abc import Awaitable, Callable, Sequence
+from typing import TypeAlias
 
 from sqlalchemy.ext.asyncio import AsyncEngine
 
@@ -21,6 +22,8 @@ from custody.db.scope import COMMIT_MARGIN_SECONDS
 from custody.deadline import Deadline
 from custody.vault.model import Found
 
+Served: TypeAlias = Callable[[int, float], None]
+
 
 class WrongRow(DatabaseError):
     """The database answered with another user's row."""
@@ -32,13 +35,17 @@ class GroupedRows:
     Args:
         engine: connections of the role custody_app.
         seals: make the seals of audit rows.
+        served: returns, for ``read`` and ``record``, what is told of each batch; see
+            :class:`GroupCommit`.
     """
 
-    def __init__(self, engine: AsyncEngine, seals: RowSeals) -> None:
+    def __init__(
+        self, engine: AsyncEngine, seals: RowSeals, served: Callable[[str], Served]
+    ) -> None:
         self._seals = seals
         self._clock = DatabaseClock()
-        self._reads = GroupCommit(engine, self._read_all)
-        self._records = GroupCommit(engine, self._record_all)
+        self._reads = GroupCommit(engine, self._read_all, served("read"))
+        self._records = GroupCommit(engine, self._record_all, served("record"))
 
     def read(self, user_id: str, deadline: Deadline) -> Awaitable[Found]:
         """Read a user's row, as it is after this call began.

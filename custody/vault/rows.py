@@ -1,6 +1,6 @@
 """Rows of the vault: read in the user's scope, changed together with their audit row."""
 
-from collections.abc import AsyncIterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager
 from typing import Any
 
@@ -35,7 +35,7 @@ from custody.vault.errors import (
     UserUnknown,
     VaultError,
 )
-from custody.vault.grouped import GroupedRows
+from custody.vault.grouped import GroupedRows, Served
 from custody.vault.model import Caller, Found, Page, Vault, moment
 from custody.vault.seals import recovery_format
 from kek_backends.base import Wrap
@@ -56,16 +56,22 @@ class VaultRows:
             full pool must not get lost in it.
         seals: make the seals of audit rows.
         erasures: who was erased, and is held against each database that is asked.
+        served: as for :class:`GroupedRows`.
     """
 
     def __init__(
-        self, engine: AsyncEngine, reserve: AsyncEngine, seals: RowSeals, erasures: Erasures
+        self,
+        engine: AsyncEngine,
+        reserve: AsyncEngine,
+        seals: RowSeals,
+        erasures: Erasures,
+        served: Callable[[str], Served],
     ) -> None:
         self._engine = engine
         self._reserve = reserve
         self._seals = seals
         self._erasures = erasures
-        self._grouped = GroupedRows(engine, seals)
+        self._grouped = GroupedRows(engine, seals, served)
 
     async def close(self) -> None:
         """Give connections back; called when no request is under way."""

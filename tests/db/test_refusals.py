@@ -6,6 +6,7 @@ import json
 from collections.abc import Callable
 from contextlib import AsyncExitStack, ExitStack
 from pathlib import Path
+from unittest.mock import AsyncMock
 
 import pytest
 
@@ -207,7 +208,9 @@ async def test_refusal_is_seen_past_connections_that_have_ended(
     async with login(database, "custody_app") as (role, url), engine_of(url, 4) as engine:
         ring = Ring(engine, keyring, 3600, 86_400)
         keks, door = Keks(keyring, engine, "here", Sealer(ring)), Door(engine, is_open=False)
-        here = health.Health(engine, keks, ring, door, jwks, erasures=Erasures(None))
+        here = health.Health(
+            engine, keks, ring, door, jwks, erasures=Erasures(None), ages=AsyncMock()
+        )
         async with AsyncExitStack() as borrowed:
             for _ in range(4):
                 await borrowed.enter_async_context(acquire(engine))

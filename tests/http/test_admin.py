@@ -116,7 +116,7 @@ async def test_what_is_not_there(guarded: Daemon) -> None:
 async def test_all_but_the_probes_want_it(guarded: Daemon) -> None:
     """Whatever is added, too."""
     nobody: Any = None
-    table = Admin(nobody, nobody, SecretStr(TOKEN)).table()
+    table = Admin(nobody, nobody, nobody, SecretStr(TOKEN)).table()
     statuses = {path: (await ask(guarded, path)).status for _, path in table}
     assert {path for path, status in statuses.items() if status == 401} == statuses.keys() - {*OPEN}
     assert statuses.keys() >= {*OPEN, *GUARDED}

@@ -460,4 +460,4 @@ async def closed_as(daemon: Daemon, reason: str, number: int | None = None) -> b
     async with client_session() as session, session.get(f"{daemon.admin}/metrics") as response:
         shown = await response.text()
     found = re.findall(rf'custody_closed_connections_total{{reason="{reason}"}} (\d+)', shown)
-    return bool(found) if number is None else found == [str(number)]
+    return int(found[0]) > 0 if number is None else found == [str(number)]

@@ -129,7 +129,7 @@ async def watched(database: Database, monkeypatch: pytest.MonkeyPatch) -> AsyncI
     async with rewrap_engine(database) as engine:
         ring = Ring(engine, keks, ttl=3600, max_age=86_400)
         await ring.load()
-        worker = BackgroundRewrap(engine, engine, keks, ring, interval=1, metrics=metrics)
+        worker = BackgroundRewrap(engine, engine, keks, ring, interval=1, metrics=metrics.rewrap)
         yield Watched(worker, metrics, go_on)
 
 

@@ -572,6 +572,8 @@ class NoMetrics:
 
     def show_run(self, run: Any) -> None: ...
 
+    def looked(self) -> None: ...
+
 
 async def test_the_daemons_worker_goes_on_with_it(
     database: Database, monkeypatch: pytest.MonkeyPatch

@@ -344,7 +344,7 @@ async def test_the_daemon_begins_a_run_for_it_alone(database: Database) -> None:
         await ring.load()
         root = SecondRoot(second, engine, keks, Sealer(ring))
         worker = BackgroundRewrap(
-            engine, engine, keks, ring, interval=1, metrics=Metrics(), second=root
+            engine, engine, keks, ring, interval=1, metrics=Metrics().rewrap, second=root
         )
         second.failure = Transient("KMS away")
         with capture_logs() as logs:
