@@ -6,6 +6,7 @@ import secrets
 import signal
 import socket
 from collections import Counter
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -16,6 +17,7 @@ from custody.verify.report import NAMED
 from custody.verify.rows import PAGE, RowReader
 from custody.verify.verification import Verification
 from kek_backends.keyring import Keyring
+from tests.audit_log import AuditLog
 from tests.bindings import of
 from tests.db.command import Command, Done, custody
 from tests.db.connecting import engine_of
@@ -232,6 +234,62 @@ async def test_what_was_seen_is_kept_when_it_is_stopped(database: Database) -> N
         report = await verification.run(None, 0)
     assert (report.is_finished, report.looked_at, report.good) == (False, PAGE, PAGE - 2)
     assert [one.users for one in report.findings] == [["user-000017", "user-000117"]]
+
+
+LAST = "SELECT max(number) FROM auth.encryption_vault_audit"
+NOTE = "SELECT note FROM auth.encryption_audit_checkpoints ORDER BY number DESC LIMIT 1"
+
+
+@pytest.fixture
+async def log(database: Database) -> AuditLog:
+    """Rows, and an audit with six checkpoints."""
+    await fill(database, 3)
+    made = AuditLog(database)
+    await made.grow(6, 4)
+    return made
+
+
+async def test_an_audit_that_was_cut_off(log: AuditLog, tmp_path: Path) -> None:
+    """With its checkpoints: one that was kept beside the backup shows it."""
+    database, kept = log.database, tmp_path / "checkpoint"
+    kept.write_text(await database.value(NOTE))
+    words = "--checkpoint", str(kept)
+    assert (await found(database, *words))["good"]
+    await database.execute("DELETE FROM auth.encryption_audit_checkpoints WHERE number > 5")
+    await database.execute("DELETE FROM auth.encryption_vault_audit WHERE number > 20")
+    assert (await found(database))["good"]
+    done = await verify(database, "--json", *words)
+    said = json.loads(done.out)
+    assert (done.code, said["findings"], said["good"]) == (1, [], False)
+    assert said["audit"]["counts"] == {"history": 1}
+    assert (await verify(database, "--no-audit")).code == 0
+
+
+async def test_audit_rows_that_were_deleted(log: AuditLog) -> None:
+    await log.database.execute("DELETE FROM auth.encryption_vault_audit WHERE number = 6")
+    done = await verify(log.database)
+    assert done.code == 1
+    lines = done.out.splitlines()
+    assert "  rows 5 to 8, checkpoint 2: 1 rows are missing" in lines
+    assert lines[-1].endswith("all of them open; but the audit is not as it was written")
+
+
+@pytest.mark.parametrize(("spread", "code"), [(0, 0), (1, 1)])
+async def test_the_last_rows_of_a_copy(log: AuditLog, spread: int, code: int) -> None:
+    """A copy has a tail that nobody seals: that is as it must be, unless it was one before."""
+    await log.grow(4, checkpoint=False)
+    await log.database.execute(
+        "UPDATE auth.encryption_vault_audit SET created_at = created_at - interval '1 day'"
+        f" - interval '1 minute' * {spread} WHERE number > 24"
+    )
+    done = await verify(log.database, "--json")
+    said = json.loads(done.out)
+    assert (done.code, set(said["audit"]["counts"])) == (code, {"tail"} if code else set())
+    if not code:
+        assert (
+            "4 rows are not under a checkpoint yet: the last before this copy, or new"
+            in (said["audit"]["notices"])
+        )
 
 
 async def test_a_sample(database: Database) -> None:

@@ -78,7 +78,8 @@ def read_checkpoint(path: Path) -> Known:
     """Read a checkpoint that was kept in a file."""
     try:
         with path.open(encoding="utf-8", newline="") as file:
-            said = _parse(file.read(MOST + 1))
+            # psql ends what it prints by a line feed of its own.
+            said = _parse(file.read(MOST + 1).rstrip("\n") + "\n")
     except (OSError, UnicodeError) as error:
         raise click.UsageError(f"{path} can't be read: {type(error).__name__}") from None
     if said is None:

@@ -156,7 +156,10 @@ def _lines(rows: Report, audited: AuditReport | None) -> list[str]:
     if audited is not None:
         lines += ["audit:", *(f"  {line}" for line in audit_verify.lines_of(audited))]
     chosen = "" if rows.seed is None else f", chosen by --seed {rows.seed}"
-    return [*lines, f"{rows.looked_at} of {rows.rows} rows looked at{chosen}: {_verdict(rows)}"]
+    return [
+        *lines,
+        f"{rows.looked_at} of {rows.rows} rows looked at{chosen}: {_verdict(rows, audited)}",
+    ]
 
 
 def _finding(finding: Finding) -> Iterator[str]:
@@ -174,13 +177,17 @@ def _unseen(rows: Report) -> list[str]:
     return waiting if rows.failure is None else [*waiting, rows.failure]
 
 
-def _verdict(rows: Report) -> str:
-    bad = sum(one.count for one in rows.findings)
+def _verdict(rows: Report, audited: AuditReport | None) -> str:
     if rows.findings:
-        return f"{bad} do not open"
-    if _unseen(rows) or not rows.is_finished:
-        return f"{rows.good} open, but not all could be seen"
-    return "all of them open"
+        verdict = f"{sum(one.count for one in rows.findings)} do not open"
+    elif _unseen(rows) or not rows.is_finished:
+        verdict = f"{rows.good} open, but not all could be seen"
+    else:
+        verdict = "all of them open"
+    if audited is None or audited.is_good:
+        return verdict
+    audit = "is not as it was written" if audited.counts else "could not all be seen"
+    return f"{verdict}; but the audit {audit}"
 
 
 def _as_object(rows: Report, audited: AuditReport | None, *, finished: bool) -> dict[str, object]:
