@@ -277,10 +277,11 @@ async def test_audit_rows_that_were_deleted(log: AuditLog) -> None:
 @pytest.mark.parametrize(("spread", "code"), [(0, 0), (1, 1)])
 async def test_the_last_rows_of_a_copy(log: AuditLog, spread: int, code: int) -> None:
     """A copy has a tail that nobody seals: that is as it must be, unless it was one before."""
-    await log.grow(4, checkpoint=False)
+    await log.write(*(log.event() for _ in range(4)))
     await log.database.execute(
         "UPDATE auth.encryption_vault_audit SET created_at = created_at - interval '1 day'"
-        f" - interval '1 minute' * {spread} WHERE number > 24"
+        " - make_interval(mins => number::integer * $1) WHERE number > 24",
+        spread,
     )
     done = await verify(log.database, "--json")
     said = json.loads(done.out)
