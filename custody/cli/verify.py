@@ -20,7 +20,7 @@ _SAMPLE = 100
 @click.option(
     "--seed",
     metavar="SEED",
-    type=click.IntRange(-(2**63), 2**63 - 1),
+    type=click.IntRange(0, 2**32 - 1),
     help="Choose the rows that another run with this seed has chosen.",
 )
 @click.option(

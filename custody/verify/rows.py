@@ -10,6 +10,8 @@ from custody.db.queries import query
 from custody.db.scope import transaction
 
 PAGE = 500
+# How many ids are in memory at once: some 80 MB.
+_MOST_USERS = 500_000
 # All rows are counted in one statement: some millions a second.
 _COUNT_SECONDS = 600.0
 
@@ -65,7 +67,7 @@ class RowReader:
 
         Args:
             most: how many of each.
-            seed: the same one chooses the same of the same rows; 64 bits, signed.
+            seed: the same one chooses the same of the same rows; at most 63 bits.
 
         Raises:
             DatabaseError: the database can't be asked now.
@@ -75,16 +77,21 @@ class RowReader:
             rows = await connection.fetch(query("choose_rows"), most, seed)
         return tuple(Group(row["kek_id"], row["count"], tuple(row["users"])) for row in rows)
 
-    async def pages(self) -> AsyncIterator[Sequence[Any]]:
-        """Return all rows, in the order of users.
+    async def users(self, count: int) -> AsyncIterator[Sequence[str]]:
+        """Return whose rows there are: so many at once as may be in memory.
+
+        Args:
+            count: about how many there are.
 
         Raises:
             DatabaseError: the database can't be asked now.
         """
-        above = ""
-        while page := await self._ask(above, None):
-            yield page
-            above = page[-1]["user_id"]
+        parts = 1 + count // _MOST_USERS
+        for part in range(parts):
+            async with transaction(self._engine, _COUNT_SECONDS) as connection:
+                await connection.execute(query("open_audit"))
+                rows = await connection.fetch(query("list_every_row"), part, parts)
+            yield [row["user_id"] for row in rows]
 
     async def read(self, users: Sequence[str]) -> Sequence[Any]:
         """Return the rows of some users, as far as there are any.
@@ -95,9 +102,6 @@ class RowReader:
         Raises:
             DatabaseError: the database can't be asked now.
         """
-        return await self._ask("", list(users))
-
-    async def _ask(self, above: str, users: list[str] | None) -> Sequence[Any]:
         async with transaction(self._engine) as connection:
             await connection.execute(query("open_audit"))
-            return list(await connection.fetch(query("read_every_row"), above, PAGE, users))
+            return list(await connection.fetch(query("read_every_row"), list(users)))

@@ -2,7 +2,7 @@
 
 import asyncio
 import contextlib
-from collections.abc import AsyncIterator, Callable, Collection, Sequence
+from collections.abc import AsyncIterator, Callable, Collection, Iterator, Sequence
 from typing import Any
 
 from sqlalchemy.ext.asyncio import AsyncEngine
@@ -77,8 +77,9 @@ class Verification:
             report.note(Fault(Kind.KEK_OTHER, kek_id, why))
         judge = Judge(self._keyring, self._ring, self._turn, others, legacy=self._legacy)
         try:
-            async for page in self._rows.pages() if sample is None else self._chosen(groups):
-                await self._take(judge, page, report)
+            async for users in self._users(groups, report.rows, everything=sample is None):
+                await self._take(judge, await self._rows.read(users), report)
+                self._advance(len(users))
                 if self._stop.is_set():
                     break
             report.is_finished = not self._stop.is_set()
@@ -91,10 +92,17 @@ class Verification:
             )
         return report
 
-    async def _chosen(self, groups: Sequence[Group]) -> AsyncIterator[Sequence[Any]]:
-        users = [user for group in groups for user in group.users]
-        for at in range(0, len(users), PAGE):
-            yield await self._rows.read(users[at : at + PAGE])
+    async def _users(
+        self, groups: Sequence[Group], count: int, *, everything: bool
+    ) -> AsyncIterator[Sequence[str]]:
+        """Return those whose rows are to be looked at, in pages."""
+        if not everything:
+            for page in _pages([user for group in groups for user in group.users]):
+                yield page
+            return
+        async for users in self._rows.users(count):
+            for page in _pages(users):
+                yield page
 
     async def _others(self, in_rows: Collection[str]) -> dict[str, str]:
         """Return the kek_ids that stand for other key material than is configured, and why."""
@@ -138,7 +146,6 @@ class Verification:
                 break
         for user, (row, fault) in judged.items():
             self._record(report, user, row, fault)
-        self._advance(len(page))
 
     def _record(self, report: Report, user: str, row: Any, fault: Fault | None) -> None:
         kek_id = None if row["wrapped_mk"] is None else row["kek_id"]
@@ -193,3 +200,7 @@ class Verification:
         self._next_at = turn + 1 / self._rate
         with contextlib.suppress(TimeoutError):
             await asyncio.wait_for(self._stop.wait(), turn - now)
+
+
+def _pages(users: Sequence[str]) -> Iterator[Sequence[str]]:
+    return (users[at : at + PAGE] for at in range(0, len(users), PAGE))

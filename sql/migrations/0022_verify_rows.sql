@@ -57,10 +57,22 @@ BEGIN
 END
 $$;
 
--- Rows with all that a seal is made of, and the wrap, in the order of users: those of some users, or, where
--- these are NULL, the next ones above a user. Of a recovery wrap a digest, as in custody_read_states, and
--- whether it can be one at all: 48 bytes and 12, in base64.
-CREATE OR REPLACE FUNCTION auth.custody_read_rows(above TEXT, most INTEGER, users TEXT[])
+-- Whose rows there are: of so many parts of about the same size one. A page above a user would be read from
+-- the beginning each time: where a policy is in force, only an equality goes by the index.
+CREATE OR REPLACE FUNCTION auth.custody_list_rows(part INTEGER, parts INTEGER) RETURNS SETOF TEXT
+    LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
+BEGIN
+    PERFORM set_config('custody.scans_kek_ids', 'on', true);
+    RETURN QUERY
+        SELECT vault.user_id FROM auth.encryption_vaults AS vault
+        WHERE (hashtextextended(vault.user_id, 0) & 9223372036854775807) % parts = part;
+    PERFORM set_config('custody.scans_kek_ids', '', true);
+END
+$$;
+
+-- The rows of some users, with all that a seal is made of, and the wrap. Of a recovery wrap a digest, as in
+-- custody_read_states, and whether it can be one at all: 48 bytes and 12, in base64.
+CREATE OR REPLACE FUNCTION auth.custody_read_rows(users TEXT[])
     RETURNS TABLE (user_id TEXT, wrapped_mk TEXT, wrap_iv TEXT, format_version SMALLINT, kek_id TEXT,
                    generation BIGINT, zero_knowledge BOOLEAN, key_check TEXT, recovery_digest TEXT,
                    recovery_is_formed BOOLEAN, recovery_format_version SMALLINT,
@@ -83,24 +95,23 @@ BEGIN
                         AND vault.recovery_iv ~ '^[A-Za-z0-9+/]{16}$', false),
                vault.recovery_format_version, vault.recovery_set_at, vault.seal, vault.seal_serial
         FROM auth.encryption_vaults AS vault
-        WHERE vault.user_id = ANY (coalesce(users, ARRAY(
-            SELECT page.user_id FROM auth.encryption_vaults AS page
-            WHERE page.user_id > above ORDER BY page.user_id LIMIT most)))
-        ORDER BY vault.user_id;
+        WHERE vault.user_id = ANY (users);
     PERFORM set_config('custody.scans_kek_ids', '', true);
 END
 $$;
 
 REVOKE ALL ON FUNCTION
         auth.custody_choose_rows(INTEGER, BIGINT),
-        auth.custody_read_rows(TEXT, INTEGER, TEXT[])
+        auth.custody_list_rows(INTEGER, INTEGER),
+        auth.custody_read_rows(TEXT[])
     FROM PUBLIC;
 DO $$
 BEGIN
     IF to_regrole('custody_verify') IS NOT NULL THEN
         GRANT EXECUTE ON FUNCTION
                 auth.custody_choose_rows(INTEGER, BIGINT),
-                auth.custody_read_rows(TEXT, INTEGER, TEXT[])
+                auth.custody_list_rows(INTEGER, INTEGER),
+                auth.custody_read_rows(TEXT[])
             TO custody_verify;
     END IF;
 END

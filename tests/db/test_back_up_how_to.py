@@ -78,6 +78,10 @@ class Shell:
         assert done.returncode == 0, script + done.stdout + done.stderr
         return done.stdout
 
+    async def section(self, title: str) -> str:
+        """Run the commands of a section; return what they print."""
+        return await asyncio.to_thread(self.run, "\n".join(COMMANDS[title]))
+
     def administer(self, server: EmbeddedPostgres, block: str) -> None:
         """Run statements as a superuser."""
         url = server.url("postgres", "postgres")
@@ -123,19 +127,16 @@ async def test_every_command_of_the_page(
             "MANA_AUTH_KEK": "TUlEREFZUyBIRUFSVEJFQVQgT0YgQSBURVNUIEtFSyE=",
         }
         shell = Shell(database, server, tmp_path, environ)
-        run = lambda section: asyncio.to_thread(  # noqa: E731
-            shell.run, "\n".join(COMMANDS[section])
-        )
         (role,) = STATEMENTS["A role that may dump"]
         shell.administer(database.server, role)
         try:
-            await run("Back up")
+            await shell.section("Back up")
         finally:
             await database.execute("DROP ROLE custody_backup")
         (roles,) = STATEMENTS["Restore into an empty server"]
         shell.administer(server, roles)
-        assert "the database is up to date" in await run("Restore into an empty server")
-        said = await run("Verify")
+        assert "the database is up to date" in await shell.section("Restore into an empty server")
+        said = await shell.section("Verify")
         assert shape(said) == shape(SHOWN["Verify"][0]), said
         (verifier,) = STATEMENTS["Every week, on a standby"]
         shell.administer(server, verifier)
@@ -155,7 +156,7 @@ async def test_every_command_of_the_page(
                 assert (await Client(again, session, user).key()).json == key
             assert (await Client(again, session, "dave").init()).status == 200
             environ |= again.settings
-            said = await run("Erase again, and serve")
+            said = await shell.section("Erase again, and serve")
         assert "ok      database: schema and role keep their promises" in said
 
 

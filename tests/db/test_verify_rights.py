@@ -15,7 +15,8 @@ from tests.rewrap.kit import fill
 from tests.servers import Daemon, Database
 
 CHOOSE = "SELECT count(*) FROM auth.custody_choose_rows(1, 1)"
-READ = "SELECT count(*) FROM auth.custody_read_rows('', 10, NULL)"
+LIST = "SELECT count(*) FROM auth.custody_list_rows(0, 1)"
+READ = "SELECT count(*) FROM auth.custody_read_rows(ARRAY['user-000000'])"
 VAULTS = "SELECT count(*) FROM auth.encryption_vaults"
 
 
@@ -57,7 +58,7 @@ async def test_who_reads_the_audit_reads_no_wrap(
 
 
 @pytest.mark.parametrize("role", ["custody_app", "custody_rewrap", "custody_audit"])
-@pytest.mark.parametrize("sql", [CHOOSE, READ])
+@pytest.mark.parametrize("sql", [CHOOSE, LIST, READ])
 async def test_no_other_role_runs_the_functions(database: Database, role: str, sql: str) -> None:
     await fill(database, 1)
     acting = f"SET ROLE {role}; {sql}" if role == "custody_audit" else sql
@@ -68,7 +69,7 @@ async def test_no_other_role_runs_the_functions(database: Database, role: str, s
 async def test_nothing_is_left_open(database: Database) -> None:
     """After the functions a session sees as little as before: the owner, too."""
     await fill(database, 3)
-    for sql in (CHOOSE, READ):
+    for sql in (CHOOSE, LIST, READ):
         assert psql(database, "custody_owner", f"BEGIN; {sql}; {VAULTS}; COMMIT").split()[-1] == "0"
 
 

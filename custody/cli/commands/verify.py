@@ -52,7 +52,7 @@ def run(
     known = None if kept is None else [audit_verify.read_checkpoint(path) for path in kept]
     settings = prepare()
     if seed is None:
-        seed = secrets.randbits(64) - 2**63
+        seed = secrets.randbits(32)
     rows, audited = event_loop.run(_verify(settings, sample, seed, rate=rate, known=known))
     stopped = rows.failure is None and (
         not rows.is_finished or (known is not None and audited is None)
