@@ -58,13 +58,14 @@ class Shell:
         text = text.replace(
             "127.0.0.1:5432/custody", f"127.0.0.1:{self.old.server.port}/{self.old.name}"
         )
+        text = text.replace("/var/lib/custody", str(self.folder))
         return text.replace("127.0.0.1:5433/", f"127.0.0.1:{self.new.port}/")
 
     def run(self, block: str) -> str:
         """Run commands; return what they print."""
         custody = f"'{sys.executable}' -m custody"
         script = "set -euo pipefail\n" + re.sub(
-            r"(?m)^custody |(?<= )custody (?=migrate)", f"{custody} ", self.here(block)
+            r"(?m)^custody |(?<= )custody (?=migrate|users)", f"{custody} ", self.here(block)
         )
         done = subprocess.run(
             ["bash", "-c", script],
@@ -78,9 +79,9 @@ class Shell:
         assert done.returncode == 0, script + done.stdout + done.stderr
         return done.stdout
 
-    async def section(self, title: str) -> str:
-        """Run the commands of a section; return what they print."""
-        return await asyncio.to_thread(self.run, "\n".join(COMMANDS[title]))
+    async def commands(self, *blocks: str) -> str:
+        """Run blocks in one shell; return what they print."""
+        return await asyncio.to_thread(self.run, "\n".join(blocks))
 
     def administer(self, server: EmbeddedPostgres, block: str) -> None:
         """Run statements as a superuser."""
@@ -95,7 +96,7 @@ async def make_users(database: Database, issuer: Issuer, folder: Path) -> dict[s
         daemon_here(database, issuer, folder, AUDIT_SEAL_INTERVAL="1") as daemon,
         client_session() as session,
     ):
-        for user in ("alice", "bob", "carol"):
+        for user in ("alice", "bob", "carol", "erin"):
             assert (await Client(daemon, session, user).init()).status == 200
         carol, recovery = Client(daemon, session, "carol"), (encode(bytes(48)), encode(bytes(12)))
         assert (await carol.set_recovery(*recovery)).status == 200
@@ -130,13 +131,18 @@ async def test_every_command_of_the_page(
         (role,) = STATEMENTS["A role that may dump"]
         shell.administer(database.server, role)
         try:
-            await shell.section("Back up")
+            await shell.commands(*COMMANDS["Back up"])
         finally:
             await database.execute("DROP ROLE custody_backup")
+        record = tmp_path / "erasures.jsonl"
+        record.touch(0o600)
+        await shell.commands(f"CUSTODY_ERASURE_RECORD={record} custody users erase erin --yes")
         (roles,) = STATEMENTS["Restore into an empty server"]
         shell.administer(server, roles)
-        assert "the database is up to date" in await shell.section("Restore into an empty server")
-        said = await shell.section("Verify")
+        assert "the database is up to date" in await shell.commands(
+            *COMMANDS["Restore into an empty server"]
+        )
+        said = await shell.commands(*COMMANDS["Verify"])
         assert shape(said) == shape(SHOWN["Verify"][0]), said
         (verifier,) = STATEMENTS["Every week, on a standby"]
         shell.administer(server, verifier)
@@ -148,15 +154,24 @@ async def test_every_command_of_the_page(
         assert "all of them open" in verified
         url = f"postgresql://custody_daemon:change-me-daemon@{place}"
         restored = Database(server, "custody")
+        replay, serve = COMMANDS["Erase again, and serve"]
+        restored_owner = COMMANDS["Verify"][0].splitlines()[0]
+        said = await shell.commands(restored_owner, replay)
+        assert (
+            said == "1 of 1 erasures on record were made again: 1 vaults and 1 users were removed\n"
+        )
         async with (
-            daemon_here(restored, issuer, tmp_path, DATABASE_URL=url) as again,
+            daemon_here(
+                restored, issuer, tmp_path, DATABASE_URL=url, ERASURE_RECORD=str(record)
+            ) as again,
             client_session() as session,
         ):
+            assert (await Client(again, session, "erin").key()).code == "VAULT_NOT_INITIALISED"
             for user, key in got.items():
                 assert (await Client(again, session, user).key()).json == key
             assert (await Client(again, session, "dave").init()).status == 200
             environ |= again.settings
-            said = await shell.section("Erase again, and serve")
+            said = await shell.commands(serve)
         assert "ok      database: schema and role keep their promises" in said
 
 
