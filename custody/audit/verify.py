@@ -31,6 +31,8 @@ class Verification:
         advance: told how many rows were read, each time.
         wait: told that rows are waited for, once.
         patience: seconds that rows which look old have until they are under a checkpoint.
+        at_rest: the database may be a copy that nobody seals: how old rows without a checkpoint are
+            is counted from the newest of them, and nothing is waited for.
     """
 
     def __init__(
@@ -42,9 +44,11 @@ class Verification:
         advance: Callable[[int], None] = lambda _count: None,
         wait: Callable[[], None] = lambda: None,
         patience: float = PATIENCE_SECONDS,
+        at_rest: bool = False,
     ) -> None:
         self._reader, self._ring, self._compare = reader, ring, compare
         self._advance, self._wait, self._patience = advance, wait, patience
+        self._at_rest = at_rest
         self.report = Report()
 
     async def run(self, since: Any = None, known: Sequence[Known] = ()) -> Report:
@@ -67,7 +71,7 @@ class Verification:
         until = asyncio.get_running_loop().time() + self._patience
         await self._follow(walk, rows)
         tail = await self._reader.tail(walk.last_row)
-        while tail["is_old"] and await self._sealed_before(until, walk):
+        while tail["is_old"] and not self._at_rest and await self._sealed_before(until, walk):
             await self._follow(walk, rows)
             tail = await self._reader.tail(walk.last_row)
         # Of that moment: what has come since had no time to come under a checkpoint.
@@ -118,7 +122,7 @@ class Verification:
             async for piece in rows.take(tail["last"], tail["last"]):
                 walk.add(piece)
                 self._advance(len(piece))
-            if tail["is_old"]:
+            if tail["spans_long" if self._at_rest else "is_old"]:
                 message = (
                     f"{tail['count']} rows are under no checkpoint, and some have been there for "
                     "more than two minutes, or are of the future: no daemon makes checkpoints, and "
@@ -126,8 +130,9 @@ class Verification:
                 )
                 self.report.add(Finding(Kind.TAIL, message, numbers))
             else:
+                new = "the last before this copy, or new" if self._at_rest else "they are new"
                 self.report.notices.append(
-                    f"{tail['count']} rows are not under a checkpoint yet: they are new"
+                    f"{tail['count']} rows are not under a checkpoint yet: {new}"
                 )
         walk.end()
         if walk.without_seal:

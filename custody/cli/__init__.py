@@ -26,6 +26,7 @@ from custody.cli.rewrap import rewrap
 from custody.cli.serve import serve, serve_process
 from custody.cli.token import token
 from custody.cli.users import users
+from custody.cli.verify import verify
 
 __all__ = ["main"]
 
@@ -42,7 +43,7 @@ def cli() -> None:
 
 
 _COMMANDS = (
-    *(serve, serve_process, dev, token, migrate, kek, rewrap, audit, users),
+    *(serve, serve_process, dev, token, migrate, kek, rewrap, verify, audit, users),
     *(doctor, config, openapi, completion),
 )
 for command in _COMMANDS:

@@ -39,6 +39,20 @@ async def advise(engine: AsyncEngine) -> tuple[Advice, ...]:
         return await advise_over(connection)
 
 
+async def dumpers(engine: AsyncEngine) -> tuple[str, ...]:
+    """Return the roles that may dump the database, superusers not counted.
+
+    Args:
+        engine: connections of a runtime role.
+
+    Raises:
+        DatabaseError: the database can't be asked now.
+    """
+    async with transaction(engine, _SECONDS) as connection:
+        rows = await connection.fetch(query("list_dumpers"))
+    return tuple(row["name"] for row in rows)
+
+
 async def advise_over(connection: Connection) -> tuple[Advice, ...]:
     """Ask the database over a connection.
 

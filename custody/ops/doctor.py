@@ -13,7 +13,7 @@ from custody.datakeys.diagnostics import examine_data_keys
 from custody.datakeys.envelope import UserKeyring
 from custody.datakeys.ring import Ring
 from custody.datakeys.sealer import Sealer
-from custody.db.advice import advise
+from custody.db.advice import advise, dumpers
 from custody.db.engine import open_engine
 from custody.db.erasure_record import RecordError, read_record
 from custody.db.erasures import describe, find_due
@@ -150,6 +150,7 @@ async def _examine_database(
             findings = [Finding(Verdict.OK, "schema and role keep their promises", "database")]
             findings += await _examine_advice(engine)
             findings += await _examine_erasures(settings, engine)
+            findings.append(_examine_dumpers(await dumpers(engine)))
             findings += await _examine_rewrap(settings, engine)
             accepted = settings.accepts_legacy_rows
             findings += await examine_rows(engine, accepted=accepted)
@@ -198,6 +199,18 @@ async def _examine_erasures(settings: Settings, engine: AsyncEngine) -> list[Fin
         return [Finding(Verdict.FINDING, describe(len(due)), "erasures")]
     message = f"{len(erasures)} on record, each of them made in this database"
     return [Finding(Verdict.OK, message, "erasures")]
+
+
+def _examine_dumpers(names: tuple[str, ...]) -> Finding:
+    """Say who can dump the database; whether anybody does can't be seen from here."""
+    if names:
+        return Finding(Verdict.OK, f"pg_dump can read all rows as {', '.join(names)}", "backup")
+    message = (
+        "no role but superusers can dump this database: row-level security is forced, so pg_dump "
+        "as its owner fails; run: CREATE ROLE custody_backup LOGIN NOSUPERUSER BYPASSRLS; GRANT "
+        "pg_read_all_data TO custody_backup (a physical backup can't be seen from here)"
+    )
+    return Finding(Verdict.UNSEEN, message, "backup")
 
 
 async def _examine_rewrap(settings: Settings, app: AsyncEngine) -> list[Finding]:

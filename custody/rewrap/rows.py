@@ -199,30 +199,17 @@ def _row(row: Mapping[str, Any]) -> Row:
 
 
 def _unsealed_row(row: Mapping[str, Any]) -> UnsealedRow:
-    return UnsealedRow(row["user_id"], _state(row), _wrap(row), row["row_version"])
+    return UnsealedRow(row["user_id"], SealedState.of(row), _wrap(row), row["row_version"])
 
 
 def _sealed_row(row: Mapping[str, Any]) -> SealedRow:
     return SealedRow(
         row["user_id"],
         row["seal"],
-        _state(row),
+        SealedState.of(row),
         _wrap(row),
         row["row_version"],
         row["is_set_aside"],
-    )
-
-
-def _state(row: Mapping[str, Any]) -> SealedState:
-    return SealedState(
-        row["generation"],
-        row["seal_serial"],
-        row["zero_knowledge"],
-        row["key_check"],
-        row["recovery_digest"],
-        row["recovery_format_version"],
-        row["recovery_set_at"],
-        row["wrapped_mk"] is not None,
     )
 
 

@@ -4,8 +4,9 @@ Not the wrap: format 3 binds it to user, generation, purpose and KEK, and the ke
 it must fit the key check value, which is sealed. So a re-wrap needs no new seal.
 """
 
+from collections.abc import Mapping
 from hashlib import sha256
-from typing import NamedTuple
+from typing import Any, NamedTuple, Self
 
 from custody.datakeys.data_key import DataKey
 from custody.datakeys.encoding import field, fields
@@ -40,6 +41,24 @@ class SealedState(NamedTuple):
     recovery_format_version: int
     recovery_set_at: str | None
     has_wrap: bool
+
+    @classmethod
+    def of(cls, row: Mapping[str, Any]) -> Self:
+        """Return what is sealed of a row that was read with a digest of its recovery wrap.
+
+        Args:
+            row: columns as the database has them, the time as text.
+        """
+        return cls(
+            row["generation"],
+            row["seal_serial"],
+            row["zero_knowledge"],
+            row["key_check"],
+            row["recovery_digest"],
+            row["recovery_format_version"],
+            row["recovery_set_at"],
+            row["wrapped_mk"] is not None,
+        )
 
     def seal(self, key: DataKey, user_id: str) -> str:
         """Return the seal of a row in this state, of 102 characters.

@@ -205,7 +205,10 @@ FROM plain, (
     ('custody_rewrap', 'custody_reseal_rows'),
     ('custody_rewrap', 'custody_retire_kek'),
     ('custody_rewrap', 'custody_seal_rows'),
+    ('the owner', 'custody_choose_rows'),
     ('the owner', 'custody_forget_kek'),
+    ('the owner', 'custody_list_rows'),
+    ('the owner', 'custody_read_rows'),
     ('the owner', 'custody_read_states'),
     ('the owner', 'custody_refuse_retired_keks')
     UNION ALL

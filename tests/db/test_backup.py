@@ -11,7 +11,7 @@ from tests.client import Client, client_session
 from tests.db.posture import problems_of
 from tests.servers import ROOT, Daemon, Database, daemon_here
 
-GUIDE = ROOT / "docs/self-hosting.md"
+GUIDE = ROOT / "docs/how-to/back-up-and-restore.md"
 
 
 @asynccontextmanager

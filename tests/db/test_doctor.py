@@ -15,6 +15,7 @@ from custody.development.issuer import DevelopmentIssuer
 from custody.ops.doctor import examine
 from kek_backends.findings import Verdict
 from tests.db.command import custody
+from tests.db.test_backup import backup_role
 from tests.leaks import remember
 from tests.ports import free_port
 from tests.servers import Database, daemon_here, settings_for
@@ -37,7 +38,12 @@ async def environ(database: Database, issuer: Issuer, tmp_path: Path) -> dict[st
         return dict(daemon.settings)
 
 
-async def test_healthy(environ: dict[str, str]) -> None:
+async def test_healthy(environ: dict[str, str], database: Database) -> None:
+    async with backup_role(database) as (role, _):
+        await look_at_health(environ, role)
+
+
+async def look_at_health(environ: dict[str, str], role: str) -> None:
     found = await findings(environ)
     assert {verdict for _, verdict, _ in found} == {Verdict.OK}
     assert [part for part, _, _ in found] == [
@@ -45,6 +51,7 @@ async def test_healthy(environ: dict[str, str]) -> None:
         "jwks",
         "kek env:MANA_AUTH_KEK",
         "database",
+        "backup",
         "rows",
         "data-key",
         "kek env:MANA_AUTH_KEK",
@@ -52,6 +59,29 @@ async def test_healthy(environ: dict[str, str]) -> None:
     done = await asyncio.to_thread(custody, environ, "doctor")
     assert (done.code, done.err) == (0, "")
     assert "ok      database: schema and role keep their promises" in done.out
+    assert f"ok      backup: pg_dump can read all rows as {role}" in done.out
+
+
+@pytest.mark.parametrize(
+    "lacking", ["BYPASSRLS", "LOGIN", "pg_read_all_data", "a sequence", "no superuser"]
+)
+async def test_no_role_may_dump(environ: dict[str, str], database: Database, lacking: str) -> None:
+    async with backup_role(database) as (role, _):
+        await database.execute(
+            {
+                "BYPASSRLS": f"ALTER ROLE {role} NOBYPASSRLS",
+                "LOGIN": f"ALTER ROLE {role} NOLOGIN",
+                "pg_read_all_data": f"REVOKE pg_read_all_data FROM {role}",
+                "a sequence": f"REVOKE pg_read_all_data FROM {role};"
+                f" GRANT USAGE ON SCHEMA auth TO {role};"
+                f" GRANT SELECT ON ALL TABLES IN SCHEMA auth TO {role}",
+                "no superuser": f"ALTER ROLE {role} SUPERUSER",
+            }[lacking]
+        )
+        (said,) = (one for one in await findings(environ) if one[0] == "backup")
+        await database.execute(f"DROP OWNED BY {role}")
+    assert said[1] is Verdict.UNSEEN
+    assert "GRANT pg_read_all_data TO custody_backup" in said[2]
 
 
 async def test_a_data_key_that_is_old_or_seals_too_much(
@@ -60,7 +90,11 @@ async def test_a_data_key_that_is_old_or_seals_too_much(
     """By the time in its id, not by the one in its record, which anybody may have written."""
     monkeypatch.setattr(diagnostics, "MAX_DAYS", -1)
     monkeypatch.setattr(diagnostics, "MAX_ROWS", -1)
-    found = [message for _, verdict, message in await findings(environ) if verdict != Verdict.OK]
+    found = [
+        message
+        for part, verdict, message in await findings(environ)
+        if verdict != Verdict.OK and part != "backup"
+    ]
     assert len(found) == 2
     assert " is 0 days old, more than -1; give it a successor: custody rewrap run" in found[0]
     assert found[1].startswith("about 0 rows are under the data key dk-")
@@ -157,7 +191,7 @@ async def test_kek_that_is_not_configured(environ: dict[str, str]) -> None:
     found = await findings(environ)
     assert [part for part, verdict, _ in found if verdict is Verdict.FINDING] == ["kek"]
     # What can be seen is still looked at.
-    assert [one[:2] for one in found[-2:]] == [("database", Verdict.OK), ("rows", Verdict.OK)]
+    assert [one[0] for one in found[-3:]] == ["database", "backup", "rows"]
 
 
 async def test_nothing_is_configured() -> None:

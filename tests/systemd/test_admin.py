@@ -55,6 +55,10 @@ def test_the_audit_has_a_login_of_its_own(debian: Host) -> None:
     debian.seal("custody_audit_database_url", debian.daemon.database.url("custody_owner"))
     verified = admin(debian, "audit", "verify")
     assert (verified.returncode, "no finding" in verified.stdout) == (0, True), verified.stderr
+    verified = admin(debian, "verify")
+    assert (verified.returncode, "all of them open" in verified.stdout) == (0, True)
+    debian.start("custody-verify.service")
+    assert any("all of them open" in line for line in debian.said("custody-verify.service"))
 
 
 @pytest.mark.prove

@@ -94,7 +94,9 @@ def test_its_environment_holds_no_secret(served: Host) -> None:
     }
 
 
-@pytest.mark.parametrize("user", ["custody-rewrap", "custody-migrate", "custody-drill", "nobody"])
+@pytest.mark.parametrize(
+    "user", ["custody-rewrap", "custody-migrate", "custody-drill", "custody-verify", "nobody"]
+)
 def test_others_can_read_neither_its_credentials_nor_its_memory(user: str, served: Host) -> None:
     folder = "/run/credentials/custody.service"
     process = served.property("MainPID")
@@ -146,8 +148,9 @@ def test_the_daemon_can_write_to_its_runtime_folder_alone(debian: Host) -> None:
     assert said["refused"] == dict.fromkeys(FORBIDDEN, True)
 
 
-def test_the_job_can_write_to_nothing(debian: Host) -> None:
-    said = probe(debian, "custody-rewrap.service", *FORBIDDEN[1:])
+@pytest.mark.parametrize("job", ["custody-rewrap.service", "custody-verify.service"])
+def test_the_job_can_write_to_nothing(job: str, debian: Host) -> None:
+    said = probe(debian, job, *FORBIDDEN[1:])
     assert said["folders"] == []
     assert said["files"] == []
     assert said["refused"] == dict.fromkeys(FORBIDDEN[1:], True)

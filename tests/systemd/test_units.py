@@ -66,7 +66,7 @@ def test_the_folders_of_credentials_are_roots_alone(system: System) -> None:
 
 @pytest.mark.timeout(600)
 def test_enabling_the_daemon_enables_its_socket(system: System) -> None:
-    timers = ("custody-rewrap.timer", "custody-drill.timer")
+    timers = ("custody-rewrap.timer", "custody-drill.timer", "custody-verify.timer")
     system.run("systemctl", "enable", "custody", *timers)
     for unit in ("custody.service", "custody.socket", *timers):
         assert system.run("systemctl", "is-enabled", unit).stdout == "enabled\n"

@@ -33,7 +33,7 @@ BACKENDS = {
     for one in entry_points(group=ENTRY_POINT_GROUP)
     if one.module.startswith("kek_backends.") and one.module.count(".") > 1
 }
-WITHOUT_THE_WEB = ("audit", "auth", "db", "keks", "rewrap", "vault", "kek_backends")
+WITHOUT_THE_WEB = ("audit", "auth", "db", "keks", "rewrap", "vault", "verify", "kek_backends")
 
 
 @cache

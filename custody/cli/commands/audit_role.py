@@ -3,15 +3,18 @@
 import os
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from typing import NamedTuple
 
 from pydantic import SecretStr
 from sqlalchemy.ext.asyncio import AsyncEngine
 
 from custody.audit.reading import Reader
+from custody.datakeys.envelope import UserKeyring
 from custody.datakeys.ring import Ring
 from custody.db.engine import open_engine
 from custody.keks.keks import loaded_keks
 from custody.settings import ConfigurationError, Settings
+from custody.verify.rows import RowReader
 
 _VARIABLE = "CUSTODY_AUDIT_DATABASE_URL"
 _OWNER = "CUSTODY_OWNER_DATABASE_URL"
@@ -33,6 +36,40 @@ async def audit_reader(settings: Settings) -> AsyncIterator[tuple[Reader, Ring]]
         ring = Ring(engine, keyring, settings.data_key_ttl, settings.data_key_max_age)
         await ring.load()
         yield reader, ring
+
+
+class AllReaders(NamedTuple):
+    """What a verification of rows and audit needs.
+
+    Args:
+        engine: connections of a role that reads both.
+        audit: reads the audit.
+        keyring: all that users' keys are wrapped under.
+        ring: the data keys, not loaded.
+    """
+
+    engine: AsyncEngine
+    audit: Reader
+    keyring: UserKeyring
+    ring: Ring
+
+
+@asynccontextmanager
+async def all_readers(settings: Settings) -> AsyncIterator[AllReaders]:
+    """Connect as a role that may verify rows; no KMS is asked yet, and no data key opened.
+
+    Raises:
+        ConfigurationError, Refused, DatabaseError: as :func:`audit_reader`; or the role may not
+            read the wraps of all rows.
+    """
+    variable, _ = _url_of(settings)
+    async with (
+        loaded_keks(settings, os.environ) as keks,
+        _reading(settings) as (reader, engine),
+    ):
+        await RowReader(engine).check(variable)
+        ring = Ring(engine, keks, settings.data_key_ttl, settings.data_key_max_age)
+        yield AllReaders(engine, reader, UserKeyring(keks, ring), ring)
 
 
 @asynccontextmanager

@@ -28,14 +28,14 @@ from custody.vault.audited import compare
 
 def run(since: str | None, kept: tuple[Path, ...], *, as_json: bool) -> int:
     """Verify the audit."""
-    known = [_read(path) for path in kept]
+    known = [read_checkpoint(path) for path in kept]
     number = None
     if since is not None and since.isascii() and since.isdigit():
         number = int(since)
     elif since is not None:
-        known.insert(0, _read(Path(since)))
+        known.insert(0, read_checkpoint(Path(since)))
     report = event_loop.run(_verify(prepare(), number, known, begins=since is not None))
-    click.echo(json.dumps(_as_object(report)) if as_json else "\n".join(_lines(report)))
+    click.echo(json.dumps(as_object(report)) if as_json else "\n".join(lines_of(report)))
     if report.counts:
         return FINDING
     return UNAVAILABLE if report.unseen else 0
@@ -74,11 +74,12 @@ async def _since(reader: Reader, number: int | None, known: list[Known]) -> Any:
     return found
 
 
-def _read(path: Path) -> Known:
+def read_checkpoint(path: Path) -> Known:
     """Read a checkpoint that was kept in a file."""
     try:
         with path.open(encoding="utf-8", newline="") as file:
-            said = _parse(file.read(MOST + 1))
+            # psql ends what it prints by a line feed of its own.
+            said = _parse(file.read(MOST + 1).rstrip("\n") + "\n")
     except (OSError, UnicodeError) as error:
         raise click.UsageError(f"{path} can't be read: {type(error).__name__}") from None
     if said is None:
@@ -109,7 +110,8 @@ def _tell_of_waiting() -> None:
     note("the last rows look old and are under no checkpoint: waiting up to two minutes for one")
 
 
-def _lines(report: Report) -> list[str]:
+def lines_of(report: Report) -> list[str]:
+    """Return what a verification has found, in lines."""
     lines = [printable(_line(finding)) for finding in report.findings]
     more = sum(report.counts.values()) - len(report.findings)
     if more:
@@ -139,7 +141,8 @@ def _line(finding: Finding) -> str:
     return f"{place}: {finding.message}" if place else finding.message
 
 
-def _as_object(report: Report) -> dict[str, object]:
+def as_object(report: Report) -> dict[str, object]:
+    """Return it for JSON."""
     return {
         "good": report.is_good,
         "rows": report.rows,

@@ -121,6 +121,22 @@ def new_bar(console: Console, get_time: Callable[[], float] = time.monotonic) ->
 
 
 @contextmanager
+def counted(task: str, total: int | None) -> Iterator[Callable[[int], None]]:
+    """Show how far a count is, for the length of the block, on a terminal alone.
+
+    Args:
+        task: what it is.
+        total: where it ends; None: not known.
+    """
+    if not sys.stderr.isatty():
+        yield lambda _count: None
+        return
+    with new_bar(Console(stderr=True)) as bar:
+        shown_task = bar.add_task(task, total=total)
+        yield lambda count: bar.advance(shown_task, count)
+
+
+@contextmanager
 def progress() -> Iterator[Progress]:
     """Show how far a run is for the length of the block."""
     if not sys.stderr.isatty():

@@ -1,0 +1,1 @@
+"""Verification: whether the rows of a database open with the configured KEKs; changes nothing."""

@@ -1,0 +1,6 @@
+-- Rows to be verified. $1 whose
+SELECT user_id, wrapped_mk, wrap_iv, format_version, kek_id, generation, zero_knowledge, key_check,
+       recovery_digest, recovery_is_formed, recovery_format_version,
+       -- As it is sealed; see read_vaults.
+       extract(epoch FROM recovery_set_at)::text AS recovery_set_at, seal, seal_serial
+FROM auth.custody_read_rows($1)
