@@ -111,10 +111,11 @@ class AuditLog:
         word = word_of_end(key, drawn, current)
         await self.database.execute(KEEP_WORD, current.id, current.own_seal, word)
 
-    async def grow(self, checkpoints: int = 5, rows: int = 8) -> None:
-        """Add so many checkpoints over so many rows each."""
+    async def grow(self, checkpoints: int = 5, rows: int = 8, **given: Any) -> None:
+        """Add so many checkpoints over so many rows each; every other row says what is given."""
         for _ in range(checkpoints):
-            await self.write(*(self.event() for _ in range(rows)))
+            events = (self.event(**(given if number % 2 else {})) for number in range(rows))
+            await self.write(*events)
             await self.seal()
 
     async def verify(

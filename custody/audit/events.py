@@ -23,6 +23,7 @@ class Action(StrEnum):
     REWRAP_RUN = "rewrap_run"
     REWRAP_FAILED = "rewrap_failed"
     ERASE = "erase"
+    PRUNE = "prune"
 
 
 class Event(NamedTuple):

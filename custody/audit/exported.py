@@ -6,6 +6,7 @@ from typing import Any
 
 # As timestamptz_send counts: microseconds, from here.
 _EPOCH = datetime(2000, 1, 1, tzinfo=UTC)
+_MICROSECOND = timedelta(microseconds=1)
 _UNIX_EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 _AHEAD = (_EPOCH - _UNIX_EPOCH) // timedelta(milliseconds=1)
 
@@ -50,6 +51,32 @@ def as_object(row: Mapping[str, Any]) -> dict[str, object]:
         "userAgent": row["user_agent"],
         "state": row["state"],
         "seal": None if seal is None else seal.hex(),
+    }
+
+
+def as_row(given: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the row that :func:`as_object` has shown, as ``read_audit_rows`` reads it.
+
+    Args:
+        given: an object; what it says is not believed.
+
+    Raises:
+        KeyError, TypeError, ValueError: no row is shown so.
+    """
+    at = (datetime.fromisoformat(given["at"]) - _EPOCH) // _MICROSECOND
+    seal = given["seal"]
+    return {
+        "number": given["number"],
+        "id": given["id"],
+        "user_id": given["user"],
+        "action": given["action"],
+        "context": given["context"],
+        "status": given["status"],
+        "created_at": at.to_bytes(8, "big", signed=True),
+        "state": given["state"],
+        "seal": None if seal is None else bytes.fromhex(seal),
+        "ip_address": given["ipAddress"],
+        "user_agent": given["userAgent"],
     }
 
 

@@ -23,6 +23,7 @@ class Kind(StrEnum):
     ORIGIN = "origin"
     TAIL = "tail"
     HISTORY = "history"
+    PRUNE = "prune"
     VAULT = "vault"
 
 

@@ -64,15 +64,27 @@ class Keys:
             said = Checkpoint.parse(parse(note).text)
         except (MalformedNote, MalformedCheckpoint):
             return None, Word.NOBODY
+        return said, self.word_of(note, said.origin)
+
+    def word_of(self, note: str, origin: str) -> Word:
+        """Return whose word a note is.
+
+        Args:
+            note: it, with its signatures.
+            origin: of the log that it is about.
+
+        Raises:
+            MalformedNote: it is none.
+        """
         for word, publics in self._publics:
             try:
-                open_note(note, [Verifier(said.origin, public) for public in publics])
+                open_note(note, [Verifier(origin, public) for public in publics])
             except UnknownKeys:
                 continue
             except WrongSignature:
-                return said, Word.NOBODY
-            return said, word
-        return said, Word.NOBODY if self.is_all else Word.UNKNOWN
+                return Word.NOBODY
+            return word
+        return Word.NOBODY if self.is_all else Word.UNKNOWN
 
     def was_sealed_before_an_end(self, row: Mapping[str, Any]) -> bool:
         """Say whether a row names a data key that was ended, and not before the row was written.

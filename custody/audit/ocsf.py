@@ -30,9 +30,10 @@ _ACTIVITIES = {
     Action.REWRAP_RUN: _UPDATE,
     Action.REWRAP_FAILED: _UPDATE,
     Action.ERASE: _DELETE,
+    Action.PRUNE: _DELETE,
 }
 # What custody does of itself, or an operator by it: no user has asked for it, by no request.
-_OWN = {Action.REWRAP_RUN, Action.REWRAP_FAILED, Action.ERASE}
+_OWN = {Action.REWRAP_RUN, Action.REWRAP_FAILED, Action.ERASE, Action.PRUNE}
 _INFORMATIONAL, _LOW, _MEDIUM, _HIGH = 1, 2, 3, 4
 _TAMPERED = "row-tampered"
 _SUCCESS, _FAILURE = 1, 2

@@ -2,12 +2,15 @@
 
 from bisect import bisect_right
 from collections.abc import AsyncIterator, Sequence
+from datetime import datetime
 from operator import itemgetter
 from typing import Any
 
 from sqlalchemy.ext.asyncio import AsyncEngine
 
+from custody.audit.keys import Keys
 from custody.audit.settled import settled
+from custody.datakeys.ring import Ring
 from custody.db.errors import Refused
 from custody.db.queries import query
 from custody.db.scope import transaction
@@ -17,6 +20,8 @@ PAGE = 20_000
 LOWEST, HIGHEST = -(2**63), 2**63 - 1
 _CHECKPOINTS = 1000
 _STATES = 2000
+# It may have to read all rows that are older, in the order of their numbers.
+_LOOK_SECONDS = 600.0
 
 _number = itemgetter("number")
 
@@ -106,6 +111,21 @@ class Reader:
             return []
         return await self._ask("read_audit_checkpoints", first, _CHECKPOINTS)
 
+    async def keys(self, ring: Ring) -> Keys:
+        """Return the data keys as they are now: whatever has been written by now is by one of them.
+
+        For a record is there before its data key is used, and the word of its end when it goes.
+
+        Args:
+            ring: of this database.
+
+        Raises:
+            DatabaseError: the database can't be asked now.
+        """
+        await ring.load(anew=True)
+        is_all = ring.problem is None and ring.degraded is None
+        return Keys(ring.open_keys, await self.ended_words(), is_all=is_all)
+
     async def ended_words(self) -> list[str]:
         """Return what data keys said of those that were ended, the oldest first.
 
@@ -147,6 +167,39 @@ class Reader:
         found = await self._ask("find_audit_checkpoint", number, size)
         return found[0] if found else None
 
+    async def checkpoints_before(self, number: int) -> list[Any]:
+        """Return the last checkpoints before one, the newest of them first.
+
+        Args:
+            number: of that one.
+
+        Raises:
+            DatabaseError: the database can't be asked now.
+        """
+        return await self._ask("list_audit_checkpoints", number, _CHECKPOINTS)
+
+    async def first_since(self, above: int, at: datetime) -> int | None:
+        """Return the number of the first row of a time or later; None: there is none.
+
+        Args:
+            above: only rows behind this number.
+            at: the time.
+
+        Raises:
+            DatabaseError: the database can't be asked now.
+        """
+        found = await self._ask("find_new_audit_row", above, at, seconds=_LOOK_SECONDS)
+        return int(found[0]["number"]) if found else None
+
+    async def prune(self) -> Any:
+        """Return what the last prune has left; None: there was none.
+
+        Raises:
+            DatabaseError: the database can't be asked now.
+        """
+        found = await self._ask("read_audit_prune")
+        return found[0] if found else None
+
     async def states(self) -> AsyncIterator[list[Any]]:
         """Return, in pages, what the last audited change left of each vault, and what it is now.
 
@@ -158,8 +211,8 @@ class Reader:
             yield page
             above = page[-1]["user_id"]
 
-    async def _ask(self, name: str, *parameters: Any) -> list[Any]:
-        async with transaction(self._engine) as connection:
+    async def _ask(self, name: str, *parameters: Any, seconds: float = 30.0) -> list[Any]:
+        async with transaction(self._engine, seconds) as connection:
             await connection.execute(query("open_audit"))
             return list(await connection.fetch(query(name), *parameters))
 

@@ -20,6 +20,7 @@ from custody.audit.head import Head, head_of, latest
 from custody.audit.keys import Keys, Word
 from custody.audit.merkle import HASH_SIZE, Tree
 from custody.audit.note import Signer, sign
+from custody.audit.pruned import left_of
 from custody.audit.settled import STUCK, settled
 from custody.datakeys.data_key import DataKey
 from custody.datakeys.ring import Ring
@@ -224,9 +225,23 @@ class AuditSealer:
         if self._seen is not None:
             found = await connection.fetch(query("find_audit_checkpoint"), self._seen.number, None)
             there = head_of(found[0], keys) if found else None
-            if there is None or there.checkpoint != self._seen.checkpoint:
+            is_it = there is not None and there.checkpoint == self._seen.checkpoint
+            if not is_it and (found or not await self._was_pruned(connection, keys)):
                 self._alarms.audit_tampered("shorter")
         self._seen = head
+
+    async def _was_pruned(self, connection: Connection, keys: Keys) -> bool:
+        """Say whether the owner has let go of the checkpoint that this process has seen last."""
+        found = await connection.fetch(query("read_audit_prune"))
+        left = left_of(found[0], keys) if found else None
+        seen = self._seen
+        return (
+            left is not None
+            and seen is not None
+            and left.word is Word.OURS
+            and left.said.origin == seen.checkpoint.origin
+            and left.said.checkpoint > seen.number
+        )
 
 
 def _is_due(rows: Sequence[Mapping[str, Any]], interval: float) -> bool:

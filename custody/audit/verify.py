@@ -5,12 +5,16 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 from custody.audit.findings import Finding, Kind, Report
+from custody.audit.head import head_of
 from custody.audit.history import Known
-from custody.audit.keys import Keys
+from custody.audit.kept import KeptRows
+from custody.audit.keys import Word
+from custody.audit.pruned import Left, left_of
 from custody.audit.reading import LOWEST, Reader, Rows
 from custody.audit.row_seal import RowSeals
 from custody.audit.walk import Walk
 from custody.datakeys.ring import Ring
+from custody.db.errors import Busy
 
 # Every row is under a checkpoint within this time; a clock that was stepped may say otherwise.
 PATIENCE_SECONDS = 120.0
@@ -19,6 +23,10 @@ _LOOK_SECONDS = 1.0
 
 class NoSuchCheckpoint(Exception):
     """There is no checkpoint to begin behind."""
+
+
+class PrunedMeanwhile(Busy):
+    """The audit was pruned while it was verified: what was found may be of both."""
 
 
 class Verification:
@@ -60,14 +68,19 @@ class Verification:
 
         Raises:
             NoSuchCheckpoint: the one to begin behind is not good.
+            PrunedMeanwhile: it is to be verified again.
             DatabaseError: the database can't be asked now.
         """
-        walk = Walk(RowSeals(self._ring), await self._keys(), self.report, known)
+        pruned = await self._reader.prune()
+        walk = Walk(RowSeals(self._ring), await self._reader.keys(self._ring), self.report, known)
         if since is not None and not walk.begin_behind(since):
             raise NoSuchCheckpoint
         if (problem := self._ring.problem or self._ring.degraded) is not None:
             self.report.unseen.append(f"seals and signatures, or some of them: {problem}")
         rows = Rows(self._reader, LOWEST if since is None else walk.last_row + 1)
+        left = None
+        if since is None and pruned is not None:
+            left = await self._begin_behind_prune(walk, rows, pruned)
         until = asyncio.get_running_loop().time() + self._patience
         await self._follow(walk, rows)
         tail = await self._reader.tail(walk.last_row)
@@ -76,22 +89,63 @@ class Verification:
             tail = await self._reader.tail(walk.last_row)
         # Of that moment: what has come since had no time to come under a checkpoint.
         await self._end(walk, rows, tail)
+        if left is not None:
+            self._judge_prune(left, walk)
         await self._vaults()
+        if await self._reader.prune() != pruned:
+            raise PrunedMeanwhile("the audit was pruned while it was verified; run it again")
         return self.report
 
-    async def _keys(self) -> Keys:
-        """Return the data keys as they are now: whatever has been written by now is by one of them.
+    async def _begin_behind_prune(self, walk: Walk, rows: Rows, stored: Any) -> Left | None:
+        """Hold what a prune has kept against its note, and begin behind its checkpoint."""
+        left = left_of(stored, walk.keys)
+        if left is None:
+            self._find_prune("what the last prune has left was edited, or is not ours")
+            return None
+        said = left.said
+        first = (await self._reader.checkpoints(LOWEST))[:1]
+        if first and first[0]["number"] < said.checkpoint:
+            self._find_prune("there are checkpoints from before the last prune: they were put in")
+        begin = await self._reader.find(number=said.checkpoint)
+        head = None if begin is None else head_of(begin, walk.keys)
+        if head is None or head.checkpoint != said.head or not walk.begin_behind(begin):
+            message = "the checkpoint of the last prune is gone, or is another one"
+            self._find_prune(message, said.checkpoint)
+            return None
+        kept = KeptRows(left)
+        async for page in rows.take(said.last_row, said.last_row):
+            walk.judge(page)
+            kept.add(page)
+            self._advance(len(page))
+        for finding in kept.findings():
+            self.report.add(finding)
+        self.report.notices.append(
+            f"rows up to {said.last_row}, checkpoint {said.checkpoint}, were pruned: of those that "
+            f"there were {said.left} were kept"
+        )
+        return left
 
-        For a record is there before its data key is used, and the word of its end when it goes.
+    def _judge_prune(self, left: Left, walk: Walk) -> None:
+        """Say what is open of the note of a prune that no data key has signed which is open here.
+
+        Of one by a data key that was ended the log itself tells: it has a row of that prune. For
+        who knows such a key signs what he likes, but adds no row from before its end.
         """
-        await self._ring.load(anew=True)
-        is_all = self._ring.problem is None and self._ring.degraded is None
-        return Keys(self._ring.open_keys, await self._reader.ended_words(), is_all=is_all)
+        if left.word is Word.UNKNOWN:
+            self.report.unseen.append("the last prune is signed by a key that is not open here")
+        elif left.word is Word.ENDED and left.digest not in walk.prunes:
+            self._find_prune(
+                "the last prune is signed by a data key that was ended, and there is no row of it: "
+                "somebody who has that key made it up"
+            )
+
+    def _find_prune(self, message: str, checkpoint: int | None = None) -> None:
+        self.report.add(Finding(Kind.PRUNE, message, checkpoint=checkpoint))
 
     async def _follow(self, walk: Walk, rows: Rows) -> None:
         """Go on to the last checkpoint that there is by now."""
         while page := await self._reader.checkpoints(walk.number + 1 if walk.number else LOWEST):
-            walk.keys = await self._keys()
+            walk.keys = await self._reader.keys(self._ring)
             limit = max(stored["last_row"] for stored in page)
             for stored in page:
                 async for piece in rows.take(stored["last_row"], limit):
@@ -118,7 +172,7 @@ class Verification:
         """Judge what is behind the last checkpoint, and say what is left open."""
         if tail["count"]:
             numbers = (tail["first"], tail["last"])
-            walk.keys = await self._keys()
+            walk.keys = await self._reader.keys(self._ring)
             async for piece in rows.take(tail["last"], tail["last"]):
                 walk.add(piece)
                 self._advance(len(piece))

@@ -59,6 +59,8 @@ class Walk:
         self._unjudged = 0
         self.without_seal = 0
         self.judged_by_tree = 0
+        # The digests of what prunes have left, as rows by data keys say that were ended since.
+        self.prunes: set[str] = set()
 
     def begin_behind(self, stored: Any) -> bool:
         """Begin behind a checkpoint, whose word is taken for what is before; False: it can't be.
@@ -89,9 +91,16 @@ class Walk:
         Args:
             rows: in the order of their numbers, as ``read_audit_rows`` reads them.
         """
-        leaves = []
+        self.judge(rows)
+        self._tree = self._history.extended(self._tree, b"".join([leaf_of(row) for row in rows]))
+
+    def judge(self, rows: Sequence[Any]) -> None:
+        """Judge rows by their own seals.
+
+        Args:
+            rows: as :meth:`add` takes them.
+        """
         for row in rows:
-            leaves.append(leaf_of(row))
             if row["seal"] is None:
                 self._without_seal(row)
             elif (holds := self._judge.judge(row)) is None:
@@ -99,7 +108,6 @@ class Walk:
             elif not holds:
                 self._find_row(Kind.ROW, "was edited or forged: its own seal does not hold", row)
         self._report.rows += len(rows)
-        self._tree = self._history.extended(self._tree, b"".join(leaves))
 
     def close(self, stored: Any) -> None:
         """Hold all rows up to here against the next checkpoint.
@@ -195,6 +203,8 @@ class Walk:
     def _by_another_key(self, row: Any) -> None:
         if self.keys.was_sealed_before_an_end(row):
             self.judged_by_tree += 1
+            if row["action"] == Action.PRUNE:
+                self.prunes.add(row["context"])
         elif self.keys.is_all:
             self._find_row(Kind.UNKNOWN_KEY, "has a seal by no data key that there was then", row)
         else:

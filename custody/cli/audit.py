@@ -168,3 +168,71 @@ def follow(state: Path) -> None:
     from custody.cli.commands.audit_follow import run
 
     run(state)
+
+
+def _past(_context: click.Context, _option: click.Parameter, at: datetime) -> datetime:
+    if at > datetime.now(UTC):
+        raise click.BadParameter("this time is still to come")
+    return at
+
+
+_before = click.option(
+    "--before",
+    type=_time,
+    callback=_past,
+    required=True,
+    metavar="DATE",
+    help="Only rows from before this time.",
+)
+
+
+@audit.command()
+@_before
+@click.option(
+    "--export",
+    "exports",
+    required=True,
+    multiple=True,
+    type=click.Path(exists=True, dir_okay=False, allow_dash=True, path_type=Path),
+    help="An export in JSON Lines that holds these rows; - is standard input. More than once.",
+)
+@click.option("--dry-run", is_flag=True, help="Prove it, say what would go, and delete nothing.")
+@click.option("--yes", is_flag=True, help="Needed to delete.")
+@as_json
+def prune(
+    before: datetime, exports: tuple[Path, ...], *, dry_run: bool, yes: bool, as_json: bool
+) -> None:
+    """Let go of old rows that exports hold.
+
+    Up to the last checkpoint all of whose rows are from before that time, and only once the exports
+    are proved to hold each of them. Of each user the last change stays, and every erasure, so that
+    verify still holds vaults against them. What is left is signed. Broken off, run it again. Uses
+    CUSTODY_OWNER_DATABASE_URL and the KEKs. Exit codes: 0 done, 1 an export lacks a row or has
+    another one, or the log is damaged, 69 the database is down, or a KMS, 75 run it again, 78
+    configuration.
+    """
+    if not (dry_run or yes):
+        raise click.UsageError("this deletes rows for good; if you mean it, add --yes")
+    from custody.cli.commands.audit_prune import run
+
+    run(before, exports, dry_run=dry_run, as_json=as_json)
+
+
+@audit.command()
+@_before
+@click.option("--yes", is_flag=True, help="Needed: they are gone for good.")
+@as_json
+def redact(before: datetime, *, yes: bool, as_json: bool) -> None:
+    """Take address and user agent out of old rows.
+
+    They are personal data. The seals of the rows hold without them; rows without a seal keep
+    theirs, and the number of these is said. Broken off, run it again. Uses
+    CUSTODY_OWNER_DATABASE_URL, and no KEK.
+    """
+    if not yes:
+        raise click.UsageError(
+            "this takes addresses and user agents out for good; if you mean it, add --yes"
+        )
+    from custody.cli.commands.audit_redact import run
+
+    run(before, as_json=as_json)

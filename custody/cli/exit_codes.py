@@ -20,6 +20,8 @@ CODES = {
     "custody.db.errors.DatabaseError": UNAVAILABLE,
     "custody.db.erasure_record.RecordBusy": UNFINISHED,
     "custody.db.erasure_record.RecordError": CONFIGURATION,
+    "custody.audit.holding.CantSign": UNAVAILABLE,
+    "custody.audit.holding.NotHeld": FINDING,
     "custody.db.owner.OwnerRefused": CONFIGURATION,
     "custody.db.owner.OwnerUnreachable": UNAVAILABLE,
     "custody.db.owner.OwnerUncertain": UNFINISHED,

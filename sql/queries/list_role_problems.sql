@@ -82,7 +82,7 @@ FROM plain, relations, unnest(ARRAY['INSERT', 'UPDATE', 'DELETE', 'TRUNCATE', 'T
 WHERE (relations.name LIKE 'encryption\_%' OR relations.name IN ('users', 'custody_marks'))
     AND NOT (relations.name = 'encryption_vaults' AND forbidden.privilege = 'UPDATE')
     -- KEKs and data keys are written by functions alone, and the owner alone marks.
-    AND NOT (relations.name NOT IN ('encryption_keks', 'encryption_data_keys', 'encryption_data_key_wraps', 'encryption_audit_checkpoints', 'custody_marks')
+    AND NOT (relations.name NOT IN ('encryption_keks', 'encryption_data_keys', 'encryption_data_key_wraps', 'encryption_audit_checkpoints', 'encryption_audit_prunes', 'custody_marks')
              AND forbidden.privilege = 'INSERT')
     AND EXISTS (
         SELECT 1 FROM mine
@@ -155,6 +155,7 @@ FROM plain, (VALUES
     ('custody_app', 'encryption_vault_audit', 'INSERT'),
     ('custody_app', 'encryption_vault_audit', 'SELECT'),
     ('custody_app', 'encryption_audit_checkpoints', 'SELECT'),
+    ('custody_app', 'encryption_audit_prunes', 'SELECT'),
     ('custody_app', 'encryption_keks', 'SELECT'),
     ('custody_app', 'encryption_data_keys', 'SELECT'),
     ('custody_app', 'encryption_data_key_wraps', 'SELECT'),

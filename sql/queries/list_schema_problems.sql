@@ -24,6 +24,7 @@ checks (tablename, name, definition) AS (
     ('encryption_vaults', 'encryption_vaults_wrap_iv_pair', 'CHECK ((((wrapped_mk IS NULL) = (wrap_iv IS NULL)) AND ((recovery_wrapped_mk IS NULL) = (recovery_iv IS NULL))))'),
     ('encryption_vaults', 'encryption_vaults_zk_consistency', 'CHECK (((NOT zero_knowledge) OR ((wrapped_mk IS NULL) AND (recovery_wrapped_mk IS NOT NULL))))'),
     ('encryption_keks', 'encryption_keks_state', 'CHECK ((state = ANY (ARRAY[''active''::text, ''decrypt-only''::text, ''retired''::text])))'),
+    ('encryption_audit_prunes', 'encryption_audit_prunes_is_last', 'CHECK (is_last)'),
     ('encryption_data_keys', 'encryption_data_keys_id', 'CHECK ((id ~ ''^dk-[0-9a-f]{32}$''::text))'),
     ('encryption_data_key_wraps', 'encryption_data_key_wraps_format', 'CHECK ((format_version >= 3))'),
     ('encryption_keks', 'encryption_keks_retired_at', 'CHECK (((state = ''retired''::text) = (retired_at IS NOT NULL)))')
@@ -102,7 +103,14 @@ policies (tablename, policyname, cmd, qual, with_check, permissive) AS (
     ('encryption_vault_audit', 'encryption_vault_audit_rewrap', 'INSERT', NULL,
      '(action = ANY (ARRAY[''rewrap_run''::text, ''rewrap_failed''::text]))', 'PERMISSIVE'),
     ('encryption_vault_audit', 'encryption_vault_audit_all', 'SELECT',
-     '(( SELECT current_setting(''custody.reads_audit''::text, true) AS current_setting) = ''on''::text)', NULL, 'PERMISSIVE')
+     '(( SELECT current_setting(''custody.reads_audit''::text, true) AS current_setting) = ''on''::text)', NULL, 'PERMISSIVE'),
+    ('encryption_vault_audit', 'encryption_vault_audit_prune', 'DELETE',
+     '(( SELECT current_setting(''custody.prunes_audit''::text, true) AS current_setting) = ''on''::text)', NULL, 'PERMISSIVE'),
+    ('encryption_vault_audit', 'encryption_vault_audit_prune_row', 'INSERT', NULL,
+     '((( SELECT current_setting(''custody.prunes_audit''::text, true) AS current_setting) = ''on''::text) AND (action = ''prune''::text) AND (user_id = ''''::text))', 'PERMISSIVE'),
+    ('encryption_vault_audit', 'encryption_vault_audit_redact', 'UPDATE',
+     '((( SELECT current_setting(''custody.redacts_audit''::text, true) AS current_setting) = ''on''::text) AND (seal IS NOT NULL))',
+     '((( SELECT current_setting(''custody.redacts_audit''::text, true) AS current_setting) = ''on''::text) AND (ip_address IS NULL) AND (user_agent IS NULL))', 'PERMISSIVE')
 ),
 found AS (
     SELECT tablename::text, policyname::text, cmd, qual, with_check, roles, permissive
@@ -113,7 +121,7 @@ SELECT format('the encoding of the database is %s, and user ids and user agents 
 FROM pg_database WHERE datname = current_database() AND pg_encoding_to_char(encoding) <> 'UTF8'
 UNION ALL
 SELECT format('auth.%s is missing; run: custody migrate, or sql/migrations again by psql', name)
-FROM unnest(ARRAY['users', 'encryption_vaults', 'encryption_vault_audit', 'encryption_audit_checkpoints', 'encryption_keks', 'encryption_data_keys', 'encryption_data_key_wraps', 'rewrap_runs', 'rewrap_claims', 'custody_instances', 'custody_marks']) AS wanted (name)
+FROM unnest(ARRAY['users', 'encryption_vaults', 'encryption_vault_audit', 'encryption_audit_checkpoints', 'encryption_audit_prunes', 'encryption_keks', 'encryption_data_keys', 'encryption_data_key_wraps', 'rewrap_runs', 'rewrap_claims', 'custody_instances', 'custody_marks']) AS wanted (name)
 WHERE wanted.name NOT IN (SELECT relations.name FROM relations)
 UNION ALL
 SELECT format('the function auth.%s is missing or was changed; run: custody migrate, or sql/migrations again by psql', bodies.name)
@@ -131,6 +139,7 @@ FROM (VALUES
     ('encryption_vault_audit', ARRAY['id', 'user_id', 'action', 'ip_address', 'user_agent',
      'context', 'status', 'created_at', 'number', 'state', 'seal']),
     ('encryption_audit_checkpoints', ARRAY['number', 'size', 'last_row', 'hashes', 'note', 'made_at']),
+    ('encryption_audit_prunes', ARRAY['is_last', 'checkpoint', 'hashes', 'note', 'made_at']),
     ('encryption_keks', ARRAY['kek_id', 'fingerprint', 'recorded_at', 'backend', 'locator', 'state',
      'activated_at', 'retired_at', 'retirement', 'seal']),
     ('encryption_data_keys', ARRAY['id', 'seal', 'created_at', 'lost_at', 'ended', 'ended_words']),
@@ -194,7 +203,9 @@ WHERE CASE
     -- by, to keep it from being retired, or to seal.
     WHEN policyname = 'encryption_vault_audit_all'
         THEN EXISTS (SELECT 1 FROM functions JOIN bodies USING (name) WHERE definer AND array_remove(roles, 'custody_audit'::name) <> ARRAY[owner])
-    WHEN policyname IN ('encryption_vaults_kek_sample', 'encryption_vaults_bring_over')
+    WHEN policyname IN ('encryption_vaults_kek_sample', 'encryption_vaults_bring_over',
+                        'encryption_vault_audit_prune', 'encryption_vault_audit_prune_row',
+                        'encryption_vault_audit_redact')
         THEN EXISTS (SELECT 1 FROM functions JOIN bodies USING (name) WHERE definer AND roles <> ARRAY[owner])
     ELSE false
 END

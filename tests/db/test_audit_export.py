@@ -369,7 +369,7 @@ async def test_every_action_is_an_activity(database: Database) -> None:
     for action, event in zip(Action, found[: len(Action)], strict=True):
         assert event["activity_id"] in {1, 2, 3, 4}
         assert event["type_uid"] == 600300 + event["activity_id"]
-        own = action in {Action.REWRAP_RUN, Action.REWRAP_FAILED, Action.ERASE}
+        own = action in {Action.REWRAP_RUN, Action.REWRAP_FAILED, Action.ERASE, Action.PRUNE}
         assert set(event["actor"]) == {"app_name" if own else "user"}
         assert event["src_endpoint"] == {"name": "custody" if own else "unknown"}
     assert found[-2]["resources"] == []

@@ -6,13 +6,14 @@ import json
 import secrets
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from random import Random
 
 import aiohttp
 import pytest
 
-from custody.audit import verify
+from custody.audit import holding, verify
 from custody.audit.row_seal import RowSeals
 from custody.audit.sealer import AuditSealer
 from custody.datakeys.data_key import DataKey
@@ -21,6 +22,7 @@ from tests.client import Client, client_session
 from tests.datakeys import FixedRing
 from tests.db.command import custody
 from tests.db.connecting import engine_of
+from tests.pruning import prune, without_accounts
 from tests.servers import Database, daemon_beside, daemon_here
 from tests.tokens import Issuer
 
@@ -41,7 +43,10 @@ async def write(log: AuditLog, dice: Random) -> None:
         for _ in range(dice.randint(1, 4)):
             rows = [
                 {**event._asdict(), "action": str(event.action), "seal": seals.of(event)}
-                for event in (log.event() for _ in range(dice.randint(1, 4)))
+                for event in (
+                    log.event(state=dice.choice((None, "0" * 64)))
+                    for _ in range(dice.randint(1, 4))
+                )
             ]
             writing = connection.transaction()
             await writing.start()
@@ -96,9 +101,11 @@ async def clone(database: Database, name: str) -> Database:
     "runs", [4, *(pytest.param(runs, marks=pytest.mark.prove) for runs in (99, 101))]
 )
 async def test_no_false_alarm(
-    database: Database, runs: int, monkeypatch: pytest.MonkeyPatch
+    database: Database, runs: int, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     monkeypatch.setattr(verify, "_LOOK_SECONDS", 0.01)
+    monkeypatch.setattr(holding, "_STEP", 8)
+    await without_accounts(database)
     dice = Random(runs)  # noqa: S311 - can be repeated
     log, made = AuditLog(database), [database]
     # A backup has the records of the data keys of its time.
@@ -110,6 +117,13 @@ async def test_no_false_alarm(
                 await asyncio.sleep(dice.uniform(0, 0.02))
                 await rotate(log, number + 2)
                 assert not (await log.verify(patience=60)).counts, number
+                if number % 3 == 1:
+                    # Whole, or broken off: behind one of its transactions, or anywhere.
+                    later = datetime.now(UTC) + timedelta(hours=2)
+                    steps = dice.choice((None, None, 1, 2))
+                    with contextlib.suppress(TimeoutError):
+                        async with asyncio.timeout(dice.choice((None, dice.uniform(0, 0.2)))):
+                            await prune(log, tmp_path / "audit", later, steps=steps)
                 await asyncio.gather(*writers)
             # A clock that was set forward makes the newest rows look old: all are sealed by now.
             report = await log.verify()

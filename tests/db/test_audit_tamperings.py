@@ -1,5 +1,7 @@
 """A thousand random tamperings: each is found, and where it is is said."""
 
+from collections.abc import Sequence
+from pathlib import Path
 from random import Random
 
 import pytest
@@ -9,6 +11,7 @@ from custody.audit.findings import Kind, Report
 from custody.audit.history import Known
 from custody.audit.note import parse
 from tests.audit_log import AuditLog
+from tests.pruning import prune, without_accounts
 from tests.servers import Database
 
 ROWS, CHECKPOINTS, BATCH = 240, 20, 12
@@ -16,12 +19,15 @@ ROWS, CHECKPOINTS, BATCH = 240, 20, 12
 KEEP = """
 CREATE SCHEMA kept;
 CREATE TABLE kept.audit AS TABLE auth.encryption_vault_audit;
-CREATE TABLE kept.points AS TABLE auth.encryption_audit_checkpoints
+CREATE TABLE kept.points AS TABLE auth.encryption_audit_checkpoints;
+CREATE TABLE kept.prunes AS TABLE auth.encryption_audit_prunes
 """
 PUT_BACK = """
-TRUNCATE auth.encryption_vault_audit, auth.encryption_audit_checkpoints;
+TRUNCATE auth.encryption_vault_audit, auth.encryption_audit_checkpoints,
+    auth.encryption_audit_prunes;
 INSERT INTO auth.encryption_vault_audit OVERRIDING SYSTEM VALUE SELECT * FROM kept.audit;
-INSERT INTO auth.encryption_audit_checkpoints SELECT * FROM kept.points
+INSERT INTO auth.encryption_audit_checkpoints SELECT * FROM kept.points;
+INSERT INTO auth.encryption_audit_prunes SELECT * FROM kept.prunes
 """
 EDITS = {
     "id": "'edited'",
@@ -55,6 +61,11 @@ SET (size, last_row, hashes, note) = (old.size, old.last_row, old.hashes, old.no
 FROM auth.encryption_audit_checkpoints AS old WHERE new.number = $1 AND old.number = $2
 """
 
+PUT_BACK_PRUNE = """
+DELETE FROM auth.encryption_audit_prunes;
+INSERT INTO auth.encryption_audit_prunes SELECT * FROM kept.older_prunes
+"""
+
 
 class Tamperer:
     """Somebody who writes every table as he likes, and has no data key.
@@ -62,14 +73,16 @@ class Tamperer:
     Args:
         log: the audit; its rows have the numbers 10, 20 and so on.
         dice: what he rolls.
+        rows: the numbers of those that are there.
+        points: the numbers of the checkpoints that are there.
     """
 
-    def __init__(self, log: AuditLog, dice: Random) -> None:
-        self.log, self.dice = log, dice
+    def __init__(self, log: AuditLog, dice: Random, rows: list[int], points: list[int]) -> None:
+        self.log, self.dice, self.rows, self.points = log, dice, rows, points
         self.run = log.database.execute
 
     def row(self) -> int:
-        return 10 * self.dice.randint(1, ROWS)
+        return self.dice.choice(self.rows)
 
     async def edit(self) -> set[int]:
         row, column = self.row(), self.dice.choice(sorted(EDITS))
@@ -86,8 +99,8 @@ class Tamperer:
         return {first}
 
     async def insert(self) -> set[int]:
-        place, like = self.dice.randint(1, ROWS - 1), self.dice.randint(1, ROWS)
-        await self.run(INSERT.replace("$1", str(place)).replace("$2", str(like)))
+        place, like = self.dice.randint(1, ROWS - 1), self.row()
+        await self.run(INSERT.replace("$1", str(place)).replace("$2", str(like // 10)))
         return {place * 10 + 5}
 
     async def swap(self) -> set[int]:
@@ -99,7 +112,7 @@ class Tamperer:
 
     async def truncate(self) -> set[int]:
         await self.run("TRUNCATE auth.encryption_vault_audit")
-        return {10, 10 * ROWS}
+        return {self.rows[0], self.rows[-1]}
 
     async def delete_a_trail(self) -> set[int]:
         user = f"user-{self.dice.randrange(10)}"
@@ -117,13 +130,13 @@ class Tamperer:
         return {row}
 
     async def old_table(self) -> set[int]:
-        row = 10 * self.dice.randint(1, ROWS - 1)
+        row = self.dice.choice(self.rows[:-1])
         await self.run("DELETE FROM auth.encryption_vault_audit WHERE number > $1", row)
-        return {10 * ROWS}
+        return {self.rows[-1]}
 
     async def old_database(self) -> set[int]:
         """Rows and checkpoints, as they were together: what was kept elsewhere shows it."""
-        number = self.dice.randint(1, CHECKPOINTS - 1)
+        number = self.dice.choice(self.points[:-1])
         await self.run("DELETE FROM auth.encryption_audit_checkpoints WHERE number > $1", number)
         await self.run(
             "DELETE FROM auth.encryption_vault_audit WHERE number > $1", 10 * BATCH * number
@@ -132,7 +145,7 @@ class Tamperer:
 
     async def replace_a_checkpoint(self) -> set[int]:
         # Behind the last one there is no row that could come under it.
-        number = self.dice.randint(1, CHECKPOINTS - 1)
+        number = self.dice.choice(self.points[:-1])
         column, value = self.dice.choice(
             (
                 ("note", "'junk'"),
@@ -149,16 +162,33 @@ class Tamperer:
         return set()
 
     async def replay(self) -> set[int]:
-        number = self.dice.randint(2, CHECKPOINTS)
-        older = self.dice.randint(1, number - 1)
+        older, number = sorted(self.dice.sample(self.points, 2))
         await self.run(REPLAY, number, older)
         return set()
 
     async def delete_a_checkpoint(self) -> set[int]:
         await self.run(
             "DELETE FROM auth.encryption_audit_checkpoints WHERE number = $1",
-            self.dice.randint(1, CHECKPOINTS - 1),
+            self.dice.choice(self.points[:-1]),
         )
+        return set()
+
+    async def fake_a_prune(self) -> set[int]:
+        """He edits what the last one has left, puts an older one back, or makes one up."""
+        fakes = (
+            "UPDATE auth.encryption_audit_prunes SET note = 'junk'",
+            "UPDATE auth.encryption_audit_prunes SET note = replace(note, '0', '1')",
+            "UPDATE auth.encryption_audit_prunes SET checkpoint = checkpoint + 1",
+            "UPDATE auth.encryption_audit_prunes SET hashes = sha256('')",
+            "DELETE FROM auth.encryption_audit_prunes",
+            PUT_BACK_PRUNE,
+        )
+        made_up = (
+            "INSERT INTO auth.encryption_audit_prunes (checkpoint, hashes, note)"
+            " SELECT number, '', note FROM auth.encryption_audit_checkpoints WHERE number = 3;"
+            "DELETE FROM auth.encryption_vault_audit WHERE number <= 360"
+        )
+        await self.run(self.dice.choice(fakes) if self.points[0] > 1 else made_up)
         return set()
 
 
@@ -166,35 +196,74 @@ def is_named(report: Report, row: int) -> bool:
     return any(one.rows and one.rows[0] <= row <= one.rows[1] for one in report.findings)
 
 
-# A thousand in all, in parts that go beside each other.
-@pytest.mark.timeout(900)
-@pytest.mark.parametrize(
-    ("times", "seed"),
-    [(12, 0), *(pytest.param(250, seed, marks=pytest.mark.prove) for seed in range(1, 5))],
-)
-async def test_each_is_found_and_named(database: Database, times: int, seed: int) -> None:
+async def grown(database: Database, tmp_path: Path, prunes: Sequence[int]) -> AuditLog:
+    """Return an audit that was pruned to some checkpoints."""
     log = AuditLog(database)
     await database.execute(
         "ALTER TABLE auth.encryption_vault_audit ALTER COLUMN number"
         " SET INCREMENT BY 10 RESTART WITH 10"
     )
-    await log.grow(CHECKPOINTS, BATCH)
+    await without_accounts(database)
+    await log.grow(CHECKPOINTS, BATCH, state="0" * 64)
     await database.execute(KEEP)
+    await database.execute("CREATE TABLE kept.older_prunes AS TABLE auth.encryption_audit_prunes")
+    for number in prunes:
+        await database.execute(
+            "INSERT INTO kept.older_prunes SELECT * FROM auth.encryption_audit_prunes"
+        )
+        behind = 10 * BATCH * number + 10
+        before = await database.value(
+            "SELECT created_at FROM auth.encryption_vault_audit WHERE number = $1", behind
+        )
+        await prune(log, tmp_path / "audit", before)
+    if prunes:
+        await log.seal()
+    await database.execute("DROP TABLE kept.audit, kept.points, kept.prunes")
+    await database.execute(KEEP.partition(";")[2])
+    return log
+
+
+async def numbers(database: Database, table: str) -> list[int]:
+    sql = f"SELECT number FROM auth.{table} ORDER BY number"  # noqa: S608
+    return [row["number"] for row in await database.fetch(sql)]
+
+
+# A thousand in all, in parts that go beside each other, and as many behind two prunes.
+@pytest.mark.timeout(900)
+@pytest.mark.parametrize(
+    ("times", "seed", "prunes"),
+    [
+        (13, 0, ()),
+        (13, 0, (4, 8)),
+        *(pytest.param(250, seed, (), marks=pytest.mark.prove) for seed in range(1, 5)),
+        *(pytest.param(250, seed, (4, 8), marks=pytest.mark.prove) for seed in range(1, 5)),
+    ],
+)
+async def test_each_is_found_and_named(
+    database: Database, tmp_path: Path, times: int, seed: int, prunes: Sequence[int]
+) -> None:
+    log = await grown(database, tmp_path, prunes)
     kept = Checkpoint.parse(parse(log.notes[-1]).text)
     dice = Random(seed)  # noqa: S311 - can be repeated
+    rows, points = [
+        await numbers(database, table)
+        for table in ("encryption_vault_audit", "encryption_audit_checkpoints")
+    ]
+    assert points[0] == max(prunes, default=1)
+    assert (await log.verify([Known(kept.size, kept.root)])).is_good
     for number in range(times):
-        he = Tamperer(log, dice)
+        he = Tamperer(log, dice, rows, points)
         kinds = [
             *(he.edit, he.delete, he.insert, he.swap, he.truncate, he.delete_a_trail),
             *(he.back_date, he.old_table, he.old_database, he.replace_a_checkpoint, he.replay),
-            he.delete_a_checkpoint,
+            *(he.delete_a_checkpoint, he.fake_a_prune),
         ]
         kind = kinds[number % len(kinds)]
-        rows = await kind()
+        damaged = await kind()
         report = await log.verify([Known(kept.size, kept.root)])
-        said = (number, kind.__name__, rows, report.findings)
+        said = (number, kind.__name__, damaged, report.findings)
         assert report.counts, said
-        assert all(is_named(report, row) for row in rows), said
+        assert all(is_named(report, row) for row in damaged), said
         if kind == he.old_database:
             assert Kind.HISTORY in report.counts, said
         await database.execute(PUT_BACK)

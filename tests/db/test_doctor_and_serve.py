@@ -168,6 +168,11 @@ async def test_functions_of_a_superuser(place: Place, issuer: Issuer) -> None:
         await place.database.execute(
             f"ALTER POLICY encryption_vaults_{policy} ON auth.encryption_vaults TO postgres"
         )
+    for policy in ("prune", "prune_row", "redact"):
+        await place.database.execute(
+            f"ALTER POLICY encryption_vault_audit_{policy} ON auth.encryption_vault_audit"
+            " TO postgres"
+        )
     await place.database.execute(
         "ALTER POLICY encryption_vault_audit_all ON auth.encryption_vault_audit"
         " TO custody_audit, postgres"

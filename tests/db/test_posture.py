@@ -29,7 +29,12 @@ POLICIES = {
         "encryption_vaults_app_inserts",
         "encryption_vaults_app_updates",
     ),
-    "encryption_vault_audit": ("encryption_vault_audit_own_row", "encryption_vault_audit_rewrap"),
+    "encryption_vault_audit": (
+        "encryption_vault_audit_own_row",
+        "encryption_vault_audit_rewrap",
+        "encryption_vault_audit_prune",
+        "encryption_vault_audit_redact",
+    ),
     "users": ("users_own_row",),
 }
 SCOPED = tuple(POLICIES)
@@ -152,6 +157,22 @@ CURABLE: dict[str, tuple[str, str, str]] = {
         (
             "the role {role} may UPDATE auth.custody_marks; run: REVOKE UPDATE ON "
             "auth.custody_marks FROM custody_app, custody_rewrap, PUBLIC, {role}"
+        ),
+    ),
+    "right to prune": (
+        "GRANT DELETE ON auth.encryption_vault_audit TO custody_app",
+        "roles",
+        (
+            "the role {role} may DELETE auth.encryption_vault_audit; run: REVOKE DELETE ON "
+            "auth.encryption_vault_audit FROM custody_app, custody_rewrap, PUBLIC, {role}"
+        ),
+    ),
+    "right to say what a prune has left": (
+        "GRANT INSERT ON auth.encryption_audit_prunes TO custody_app",
+        "roles",
+        (
+            "the role {role} may INSERT auth.encryption_audit_prunes; run: REVOKE INSERT ON "
+            "auth.encryption_audit_prunes FROM custody_app, custody_rewrap, PUBLIC, {role}"
         ),
     ),
     "no right to read": (

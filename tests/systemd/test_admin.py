@@ -59,6 +59,13 @@ def test_the_audit_has_a_login_of_its_own(debian: Host) -> None:
     assert (verified.returncode, "all of them open" in verified.stdout) == (0, True)
     debian.start("custody-verify.service")
     assert any("all of them open" in line for line in debian.said("custody-verify.service"))
+    # What changes it is the owner's.
+    debian.seal("custody_owner_database_url", debian.daemon.database.url("custody_owner"))
+    redacted = admin(debian, "audit", "redact", "--before", "2026-01-01", "--yes")
+    assert (redacted.returncode, "out of 0 rows" in redacted.stdout) == (0, True), redacted.stderr
+    words = ("audit", "prune", "--before", "2026-01-01", "--export", "-", "--yes")
+    pruned = admin(debian, *words)
+    assert (pruned.returncode, "nothing to prune" in pruned.stdout) == (0, True), pruned.stderr
 
 
 @pytest.mark.prove

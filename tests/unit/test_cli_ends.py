@@ -19,6 +19,8 @@ from tests.unit.commands import commands
 # What each command needs to come as far as its work.
 WORDS = {
     "audit follow": ("--state", "state"),
+    "audit prune": ("--before", "2026-01-01", "--export", "-", "--yes"),
+    "audit redact": ("--before", "2026-01-01", "--yes"),
     "completion": ("bash",),
     "kek forget": ("kek-id", "--yes"),
     "kek retire": ("kek-id",),

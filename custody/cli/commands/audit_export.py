@@ -51,6 +51,12 @@ async def _export(
                 f"the last row is {settled}, and not {place.row} or later: a backup was restored, "
                 "or a failover lost rows; see: custody audit verify"
             )
+        first = next(iter(await reader.checkpoints(LOWEST)), None)
+        if first is not None and first["number"] > 1 and place.row < first["last_row"]:
+            note(
+                f"rows up to {first['last_row']} were pruned: of those behind {max(0, place.row)} "
+                "only what was kept is here; the rest is in the exports that the prune was given"
+            )
         export = Export(reader, format_, place, span)
         try:
             with _progress(place.row, settled, to_file=file is not None) as show:

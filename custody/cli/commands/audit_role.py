@@ -15,6 +15,7 @@ from custody.db.engine import open_engine
 from custody.keks.keks import loaded_keks
 from custody.settings import ConfigurationError, Settings
 from custody.verify.rows import RowReader
+from kek_backends.keyring import Keyring
 
 _VARIABLE = "CUSTODY_AUDIT_DATABASE_URL"
 _OWNER = "CUSTODY_OWNER_DATABASE_URL"
@@ -31,11 +32,9 @@ async def audit_reader(settings: Settings) -> AsyncIterator[tuple[Reader, Ring]]
     _url_of(settings)
     async with (
         loaded_keks(settings, os.environ) as keyring,
-        _reading(settings) as (reader, engine),
+        _connected(settings, *_url_of(settings)) as (reader, engine),
     ):
-        ring = Ring(engine, keyring, settings.data_key_ttl, settings.data_key_max_age)
-        await ring.load()
-        yield reader, ring
+        yield reader, await _loaded(settings, engine, keyring)
 
 
 class AllReaders(NamedTuple):
@@ -65,7 +64,7 @@ async def all_readers(settings: Settings) -> AsyncIterator[AllReaders]:
     variable, _ = _url_of(settings)
     async with (
         loaded_keks(settings, os.environ) as keks,
-        _reading(settings) as (reader, engine),
+        _connected(settings, *_url_of(settings)) as (reader, engine),
     ):
         await RowReader(engine).check(variable)
         ring = Ring(engine, keks, settings.data_key_ttl, settings.data_key_max_age)
@@ -79,7 +78,8 @@ async def unseen_reader(settings: Settings) -> AsyncIterator[tuple[Reader, str]]
     Raises:
         ConfigurationError: there is no URL.
     """
-    async with _engine(settings) as (engine, variable):
+    variable, url = _url_of(settings)
+    async with open_engine(settings.dsn(url), pool_size=1, variable=variable) as engine:
         yield Reader(engine), variable
 
 
@@ -91,23 +91,60 @@ async def rows_reader(settings: Settings) -> AsyncIterator[Reader]:
         ConfigurationError: there is no URL.
         Refused, DatabaseError: as :meth:`custody.audit.reading.Reader.check`.
     """
-    async with _reading(settings) as (reader, _):
+    async with _connected(settings, *_url_of(settings)) as (reader, _):
         yield reader
 
 
 @asynccontextmanager
-async def _reading(settings: Settings) -> AsyncIterator[tuple[Reader, AsyncEngine]]:
-    async with _engine(settings) as (engine, variable):
+async def audit_owner(settings: Settings) -> AsyncIterator[tuple[Reader, AsyncEngine, Ring]]:
+    """Connect as the owner of the schema, and open the data keys that can be opened.
+
+    Raises:
+        ConfigurationError: there is no URL, or a KEK is not configured as it must be.
+        Refused, DatabaseError: as :meth:`custody.audit.reading.Reader.check`.
+    """
+    _owner_of(settings)
+    async with (
+        loaded_keks(settings, os.environ) as keyring,
+        rows_owner(settings) as (reader, engine),
+    ):
+        yield reader, engine, await _loaded(settings, engine, keyring)
+
+
+@asynccontextmanager
+async def rows_owner(settings: Settings) -> AsyncIterator[tuple[Reader, AsyncEngine]]:
+    """Connect as the owner of the schema, for who needs no key.
+
+    Raises:
+        ConfigurationError: there is no URL.
+        Refused, DatabaseError: as :meth:`custody.audit.reading.Reader.check`.
+    """
+    async with _connected(settings, *_owner_of(settings)) as connected:
+        yield connected
+
+
+@asynccontextmanager
+async def _connected(
+    settings: Settings, variable: str, url: SecretStr
+) -> AsyncIterator[tuple[Reader, AsyncEngine]]:
+    async with open_engine(settings.dsn(url), pool_size=1, variable=variable) as engine:
         reader = Reader(engine)
         await reader.check(variable)
         yield reader, engine
 
 
-@asynccontextmanager
-async def _engine(settings: Settings) -> AsyncIterator[tuple[AsyncEngine, str]]:
-    variable, url = _url_of(settings)
-    async with open_engine(settings.dsn(url), pool_size=1, variable=variable) as engine:
-        yield engine, variable
+async def _loaded(settings: Settings, engine: AsyncEngine, keyring: Keyring) -> Ring:
+    ring = Ring(engine, keyring, settings.data_key_ttl, settings.data_key_max_age)
+    await ring.load()
+    return ring
+
+
+def _owner_of(settings: Settings) -> tuple[str, SecretStr]:
+    if settings.owner_database_url is None:
+        raise ConfigurationError(
+            f"{_OWNER} must be set: PostgreSQL, as the owner of the schema auth"
+        )
+    return _OWNER, settings.owner_database_url
 
 
 def _url_of(settings: Settings) -> tuple[str, SecretStr]:

@@ -1,24 +1,20 @@
 """custody audit verify."""
 
 import json
-import sys
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import click
-from rich.console import Console
 
 from custody.audit.checkpoint import Checkpoint, MalformedCheckpoint
 from custody.audit.findings import Finding, Report
 from custody.audit.history import Known
 from custody.audit.note import MOST, MalformedNote, parse
-from custody.audit.reading import Reader
+from custody.audit.reading import LOWEST, Reader
 from custody.audit.verify import NoSuchCheckpoint, Verification
 from custody.cli.commands import event_loop
 from custody.cli.commands.audit_role import audit_reader
-from custody.cli.commands.rewrap_progress import new_bar
+from custody.cli.commands.rewrap_progress import counted
 from custody.cli.commands.shown import note, printable
 from custody.cli.commands.startup import prepare
 from custody.cli.exit_codes import FINDING, UNAVAILABLE
@@ -47,8 +43,11 @@ async def _verify(
     async with audit_reader(settings) as (reader, ring):
         last = await reader.find()
         since = await _since(reader, number, known) if begins else None
-        total = 0 if last is None else last["size"] - (0 if since is None else since["size"])
-        with _progress(max(0, total)) as advance:
+        first = since or next(iter(await reader.checkpoints(LOWEST)), None)
+        # What is before the first one was pruned; of its own rows some may have been.
+        gone = 0 if first is None or (since is None and first["number"] == 1) else first["size"]
+        total = 0 if last is None else last["size"] - gone
+        with counted("verified", max(0, total)) as advance:
             verification = Verification(
                 reader, ring, compare, advance=advance, wait=_tell_of_waiting
             )
@@ -65,7 +64,7 @@ async def _since(reader: Reader, number: int | None, known: list[Known]) -> Any:
     if number is not None:
         found = await reader.find(number=number)
         if found is None:
-            raise click.UsageError(f"there is no checkpoint {number}")
+            raise click.UsageError(f"there is no checkpoint {number}, or no more after a prune")
         return found
     found = await reader.find(size=known[0].size)
     if found is None or _parse(found["note"]) != (known[0].size, known[0].root):
@@ -93,17 +92,6 @@ def _parse(text: str) -> tuple[int, bytes] | None:
     except (MalformedNote, MalformedCheckpoint):
         return None
     return said.size, said.root
-
-
-@contextmanager
-def _progress(total: int) -> Iterator[Callable[[int], None]]:
-    """Show how far it is, on a terminal."""
-    if not sys.stderr.isatty():
-        yield lambda _count: None
-        return
-    with new_bar(Console(stderr=True)) as bar:
-        task = bar.add_task("verified", total=total)
-        yield lambda count: bar.advance(task, count)
 
 
 def _tell_of_waiting() -> None:
