@@ -59,7 +59,11 @@ def test_the_audit_has_a_login_of_its_own(debian: Host) -> None:
     assert (verified.returncode, "all of them open" in verified.stdout) == (0, True)
     debian.start("custody-verify.service")
     assert any("all of them open" in line for line in debian.said("custody-verify.service"))
-    # What changes it is the owner's.
+
+
+@pytest.mark.prove
+def test_what_changes_the_audit_is_the_owners(debian: Host) -> None:
+    debian.start()
     debian.seal("custody_owner_database_url", debian.daemon.database.url("custody_owner"))
     redacted = admin(debian, "audit", "redact", "--before", "2026-01-01", "--yes")
     assert (redacted.returncode, "out of 0 rows" in redacted.stdout) == (0, True), redacted.stderr
