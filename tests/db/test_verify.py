@@ -23,7 +23,7 @@ from tests.db.command import Command, Done, custody
 from tests.db.connecting import engine_of
 from tests.db.kek_registry import register
 from tests.ports import free_port
-from tests.rewrap.kit import KEKS, NEW, OLD, fill, make_format_1, new_kek, old_kek
+from tests.rewrap.kit import KEKS, NEW, OLD, CountingKek, fill, make_format_1, new_kek, old_kek
 from tests.sealed_rows import data_key_of, past_triggers, reseal
 from tests.servers import Database
 
@@ -217,17 +217,44 @@ async def test_what_was_seen_is_kept_when_it_is_stopped(database: Database) -> N
     await fill(database, PAGE + 10)
     async with past_triggers(database) as superuser:
         await superuser.execute("UPDATE auth.encryption_vaults SET generation = generation + 1")
-    stop = asyncio.Event()
+    stop, advanced = asyncio.Event(), []
+
+    def advance(count: int) -> None:
+        advanced.append(count)
+        stop.set()
+
     async with engine_of(database.url("custody_owner")) as engine:
         ring = Ring(engine, Keyring(old_kek()), 3600, 86400)
         await ring.load()
         keyring = UserKeyring(Keyring(old_kek()), ring)
-        verification = Verification(
-            engine, keyring, ring, stop, legacy=False, advance=lambda _count: stop.set()
-        )
+        verification = Verification(engine, keyring, ring, stop, legacy=False, advance=advance)
         report = await verification.run(None, 0)
     assert (report.is_finished, report.looked_at, report.good) == (False, PAGE, 0)
     assert [(one.count, len(one.users)) for one in report.findings] == [(PAGE, NAMED)]
+    assert advanced == [PAGE]
+
+
+class RemoteKek(CountingKek):
+    """One that is asked as a KMS is."""
+
+    @property
+    def in_process(self) -> bool:
+        return False
+
+
+async def test_a_kms_is_asked_at_the_rate(database: Database) -> None:
+    """One row a second: the last one waits for its turn until it is stopped."""
+    await fill(database, 3)
+    kek, stop = RemoteKek("env-v1", KEKS["OLD"]), asyncio.Event()
+    async with engine_of(database.url("custody_owner")) as engine:
+        ring = Ring(engine, Keyring(kek), 3600, 86400)
+        await ring.load()
+        keyring = UserKeyring(Keyring(kek), ring)
+        verification = Verification(engine, keyring, ring, stop, legacy=False, rate=1)
+        asyncio.get_running_loop().call_later(0.3, stop.set)
+        report = await verification.run(None, 0)
+    assert not report.is_finished
+    assert report.looked_at < 3
 
 
 LAST = "SELECT max(number) FROM auth.encryption_vault_audit"
