@@ -180,7 +180,7 @@ async def running(
             observe=lambda kek: kek.observe(metrics.keks.called(kek.uri.key_text)),
         )
         await keks.prove()
-        erasures = await _read_erasures(settings)
+        erasures = await enter(_open_erasures(settings))
         door = Door(engine, is_open=legacy)
         ages = Ages(engine, keks, metrics, settings.kek_max_age)
         health = Health(engine, keks, ring, door, jwks, erasures=erasures, ages=ages)
@@ -334,8 +334,9 @@ async def _open_rewrap(
         yield rewrap
 
 
-async def _read_erasures(settings: Settings) -> Erasures:
-    """Read who was erased.
+@asynccontextmanager
+async def _open_erasures(settings: Settings) -> AsyncIterator[Erasures]:
+    """Read who was erased, and follow the record.
 
     Raises:
         ConfigurationError: the record is not there, or not to be relied on.
@@ -345,7 +346,8 @@ async def _read_erasures(settings: Settings) -> Erasures:
         await erasures.read()
     except RecordError as error:
         raise ConfigurationError(str(error)) from None
-    return erasures
+    async with erasures.followed():
+        yield erasures
 
 
 @asynccontextmanager

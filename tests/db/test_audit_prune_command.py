@@ -42,6 +42,7 @@ def numbers_in(file: str) -> list[int]:
     return [line["number"] for line in lines if "number" in line]
 
 
+@pytest.mark.prove
 async def test_a_life_of_an_audit(sealing: Daemon, tmp_path: Path) -> None:
     file, kept = str(tmp_path / "audit.jsonl"), tmp_path / "checkpoint"
     async with client_session() as session:

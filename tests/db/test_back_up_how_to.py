@@ -10,6 +10,8 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
+import pytest
+
 from custody.development.postgres import EmbeddedPostgres
 from tests.client import Client, client_session
 from tests.db.embedded_server import open_folder, query
@@ -110,6 +112,7 @@ async def make_users(database: Database, issuer: Issuer, folder: Path) -> dict[s
         return got
 
 
+@pytest.mark.prove
 async def test_every_command_of_the_page(
     database: Database, issuer: Issuer, tmp_path: Path
 ) -> None:

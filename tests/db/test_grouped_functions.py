@@ -179,6 +179,7 @@ async def test_deadline_that_passes_while_it_waits_for_a_lock(filled: Database) 
     assert await trail(filled) == []
 
 
+@pytest.mark.prove
 async def test_a_lock_is_not_waited_for_for_ever(filled: Database) -> None:
     async with filled.connect("custody_app") as app, filled.connect() as other, other.transaction():
         await other.execute("LOCK TABLE auth.encryption_vault_audit, auth.encryption_vaults")

@@ -196,6 +196,7 @@ async def test_sessions_that_end_under_load(device: Device, database: Database) 
     assert {answer.status for answer in answers} == {200}
 
 
+@pytest.mark.prove
 async def test_rows_that_arrive_at_a_frozen_server_are_never_committed(
     database: Database, device: Device, monkeypatch: pytest.MonkeyPatch
 ) -> None:

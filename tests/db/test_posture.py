@@ -907,6 +907,7 @@ async def test_problem_of_the_rewrap_role_and_its_cure(
 OLDER = tuple(f"{one:04}" for one in (*range(2, 10), 11, 13, 14, 15))
 
 
+@pytest.mark.prove
 async def test_one_file_run_again_alone_is_named_with_its_cure(database: Database) -> None:
     """An older file run again undoes a newer one: never unseen, and all of them put it right."""
     url = database.url("custody_app")

@@ -105,6 +105,7 @@ async def none_waits(database: Database, seconds: float = 2) -> None:
     await eventually(lambda: database.value(f"SELECT ({WAITING}) = 0"), seconds)
 
 
+@pytest.mark.prove
 @pytest.mark.parametrize(
     "action",
     [one if one == "rotate" else pytest.param(one, marks=pytest.mark.prove) for one in CHANGES],

@@ -143,6 +143,7 @@ some_attacks = pytest.mark.parametrize(
 )
 
 
+@pytest.mark.prove
 @pytest.mark.usefixtures("pace")
 @some_attacks
 async def test_a_daemon_that_runs_goes_on(

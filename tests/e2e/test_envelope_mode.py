@@ -547,6 +547,7 @@ def order(chance: random.Random, moves: int) -> list[tuple[str, bool]]:
             return found
 
 
+@pytest.mark.prove
 @pytest.mark.timeout(1200)
 @pytest.mark.parametrize(
     "scale",

@@ -56,6 +56,7 @@ def fleet(database: Database, issuer: Issuer, tmp_path: Path) -> Fleet:
     return Fleet(database, issuer, tmp_path)
 
 
+@pytest.mark.prove
 @pytest.mark.parametrize("kms", [False, pytest.param(True, marks=pytest.mark.prove)])
 async def test_the_first_kms_is_gone(
     database: Database, fleet: Fleet, kms: bool, request: pytest.FixtureRequest

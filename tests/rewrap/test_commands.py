@@ -185,6 +185,7 @@ async def test_all(database: Database) -> None:
     assert await opened(database, keyring()) == ledger
 
 
+@pytest.mark.prove
 async def test_sigterm_and_on(database: Database) -> None:
     ledger = await fill(database, 200)
     running = Command(environ_of(database), "rewrap", "run", "--rate", "40")

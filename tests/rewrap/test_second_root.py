@@ -285,6 +285,7 @@ async def test_a_wrap_of_another_key_is_not_stored(database: Database) -> None:
     assert await under(database) == [(KEY_ID, "env-v1")]
 
 
+@pytest.mark.prove
 @pytest.mark.timeout(120)
 async def test_a_new_version_of_its_key(database: Database, bao: Bao) -> None:
     """Of a transit key that was rotated: the newer wrap first, then the older one goes."""

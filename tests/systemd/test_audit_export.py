@@ -52,6 +52,7 @@ def lines(host: Host) -> list[int]:
     return numbers(host.run("cat", FILE, check=False).stdout.splitlines())
 
 
+@pytest.mark.prove
 async def test_to_the_journal(debian: Host) -> None:
     """Fields to look for, a row of any size, and the journal itself killed."""
     async with exporting(debian, "journal:") as log:
