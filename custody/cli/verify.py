@@ -54,10 +54,11 @@ def verify(
     """Open rows with the configured KEKs: the proof of a restore.
 
     Judges the seal of each row, opens its wrap, compares the key with the key check value, and
-    drops it. Says what does not open and why; then the same as custody audit verify. Changes
-    nothing, so a standby will do. Uses CUSTODY_AUDIT_DATABASE_URL as a member of custody_verify,
-    or else CUSTODY_OWNER_DATABASE_URL, and the KEKs. Exit codes: 0 all is well, 1 a finding, 69
-    the database is down, or a KMS, so that not all could be seen, 75 Ctrl-C, 78 configuration.
+    drops it. Says what does not open and why, and which erasures on CUSTODY_ERASURE_RECORD are
+    due; then the same as custody audit verify. Changes nothing, so a standby will do. Uses
+    CUSTODY_AUDIT_DATABASE_URL as a member of custody_verify, or else CUSTODY_OWNER_DATABASE_URL,
+    and the KEKs. Exit codes: 0 all is well, 1 a finding, 69 the database is down, or a KMS, so
+    that not all could be seen, 75 Ctrl-C, 78 configuration.
     """
     if everything and (sample is not None or seed is not None):
         raise click.UsageError("--all opens every row: no --sample or --seed goes with it")

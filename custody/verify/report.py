@@ -26,6 +26,7 @@ class Kind(StrEnum):
     KEK_OTHER = "kek_other"
     KEK_REFUSES = "kek_refuses"
     KEK_AWAY = "kek_away"
+    ERASURE = "erasure"
 
     @property
     def is_of_row(self) -> bool:
@@ -38,7 +39,7 @@ class Kind(StrEnum):
         return self in {Kind.DATA_KEY_AWAY, Kind.KEK_AWAY}
 
 
-_OF_ROWS = {Kind.SEAL, Kind.FORMAT, Kind.WRAP, Kind.KEY_CHECK, Kind.RECOVERY}
+_OF_ROWS = {Kind.SEAL, Kind.FORMAT, Kind.WRAP, Kind.KEY_CHECK, Kind.RECOVERY, Kind.ERASURE}
 
 
 class Fault(NamedTuple):

@@ -21,3 +21,11 @@ $$;
 
 REVOKE ALL ON FUNCTION auth.custody_find_due_erasures(TEXT[], TEXT[]) FROM PUBLIC;
 GRANT EXECUTE ON FUNCTION auth.custody_find_due_erasures(TEXT[], TEXT[]) TO custody_app;
+-- It reads the whole audit anyway.
+DO $$
+BEGIN
+    IF to_regrole('custody_audit') IS NOT NULL THEN
+        GRANT EXECUTE ON FUNCTION auth.custody_find_due_erasures(TEXT[], TEXT[]) TO custody_audit;
+    END IF;
+END
+$$;

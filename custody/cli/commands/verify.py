@@ -21,15 +21,21 @@ from custody.cli.commands.rewrap_progress import counted
 from custody.cli.commands.shown import note, printable
 from custody.cli.commands.startup import prepare
 from custody.cli.exit_codes import FINDING, UNAVAILABLE, UNFINISHED
+from custody.db.erasure_record import read_record
+from custody.db.erasures import CURE, find_due
+from custody.db.scope import transaction
 from custody.settings import Settings
 from custody.vault.audited import compare
-from custody.verify.report import Finding, Report
+from custody.verify.report import Fault, Finding, Kind, Report
 from custody.verify.verification import Verification
 from kek_backends.errors import KekError
 
 T = TypeVar("T")
 
 _WITHOUT_WRAP = "without a wrap by the server"
+# To ask for 400,000 erasures takes two seconds.
+_DUE_SECONDS = 60.0
+_DUE = "was erased, and this database is from before that"
 
 
 def run(
@@ -88,9 +94,20 @@ async def _verify(
                 advance=shown.advance,
             )
             rows = await verification.run(sample, seed)
+        if settings.erasure_record is not None and rows.failure is None:
+            await _find_due(readers, settings.erasure_record, rows)
         if known is None or rows.failure is not None:
             return rows, None
         return rows, await _unless(stop, _verify_audit(readers, known))
+
+
+async def _find_due(readers: AllReaders, path: Path, report: Report) -> None:
+    """Hold the database against the erasure record."""
+    record = await asyncio.to_thread(read_record, path, waits=False)
+    async with transaction(readers.engine, _DUE_SECONDS) as connection:
+        due = await find_due(connection, record.erasures)
+    for one in due:
+        report.add(Fault(Kind.ERASURE, "", f"{_DUE}; {CURE}"), one.user_id)
 
 
 async def _open_data_keys(readers: AllReaders) -> None:
@@ -179,7 +196,11 @@ def _unseen(rows: Report) -> list[str]:
 
 def _verdict(rows: Report, audited: AuditReport | None) -> str:
     if rows.findings:
-        verdict = f"{sum(one.count for one in rows.findings)} do not open"
+        due = rows.counts.get(Kind.ERASURE, 0)
+        shut = sum(rows.counts.values()) - due
+        verdicts = [f"{shut} do not open"] if shut else []
+        verdicts += [f"{due} erasures are due"] if due else []
+        verdict = " and ".join(verdicts)
     elif _unseen(rows) or not rows.is_finished:
         verdict = f"{rows.good} open, but not all could be seen"
     else:
