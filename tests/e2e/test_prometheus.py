@@ -68,6 +68,8 @@ async def ask(session: ClientSession, prometheus: str, query: str) -> list[dict[
     url, parameters = f"{prometheus}/api/v1/query", {"query": query}
     try:
         async with session.get(url, params=parameters) as answer:
+            if answer.status == 503:  # it is starting
+                return []
             found = await answer.json()
     except OSError:
         return []
