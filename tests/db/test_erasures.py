@@ -209,6 +209,27 @@ async def test_restored_from_before(
             assert await empty.value(ERASURES) == 1
 
 
+async def test_an_erasure_that_a_thief_made_up_is_found(
+    daemon: Daemon, empty: Database, tmp_path: Path, record: Path
+) -> None:
+    """Who has custody_app's password can say that an erasure was made; the vault is still there."""
+    async with client_session() as session:
+        await Client(daemon, session, "alice").init()
+    backup(daemon.database, empty, tmp_path)
+    await erase(daemon, "alice")
+    (line,) = lines_of(record)
+    async with empty.connect("custody_app") as thief, thief.transaction():
+        await thief.execute("SELECT set_config('app.current_user_id', 'alice', true)")
+        await thief.execute(
+            "INSERT INTO auth.encryption_vault_audit (id, user_id, action, status, state)"
+            " VALUES ($1, 'alice', 'erase', 200, 'erased')",
+            line["id"],
+        )
+    assert "0 of 1" in await replay(daemon, "--dry-run", database=empty)
+    done = await command(daemon, "audit", "verify", database=empty)
+    assert (done.code, "there is a vault that was erased" in done.out) == (1, True)
+
+
 async def test_who_came_back_is_not_erased_again(
     daemon: Daemon, empty: Database, tmp_path: Path, record: Path
 ) -> None:
@@ -323,8 +344,9 @@ async def test_erasure_under_way_shuts_nobody_out_and_a_killed_one_does(
             assert (await readiness(daemon))[0] == 200
         assert [one["event"] for one in logged if "erasure" in one["event"]] == []
 
-        done = await command(daemon, "users", "replay-erasures", "--dry-run")
-        assert (done.code, "is being made at this moment" in done.complaint) == (75, True)
+        for words in (("users", "replay-erasures", "--dry-run"), ("verify",)):
+            done = await command(daemon, *words)
+            assert (done.code, "is being made at this moment" in done.complaint) == (75, True)
 
         killed.process.send_signal(signal.SIGKILL)
         await asyncio.to_thread(killed.end)
@@ -487,8 +509,9 @@ async def test_record_that_is_not_to_be_relied_on(
         with pytest.raises(ConfigurationError, match=why):
             async with serving(daemon.database, daemon.issuer, tmp_path, record):
                 pass
-        done = await command(daemon, "users", "replay-erasures", "--yes")
-        assert (done.code, why in done.complaint) == (78, True)
+        for words in (("verify",), ("users", "replay-erasures", "--yes")):
+            done = await command(daemon, *words)
+            assert (done.code, why in done.complaint) == (78, True)
         assert f"FINDING erasures: {done.complaint}" in (await command(daemon, "doctor")).out
         begin_anew(record)
         await becomes(daemon, 200)

@@ -21,7 +21,7 @@ from custody.cli.commands.rewrap_progress import counted
 from custody.cli.commands.shown import note, printable
 from custody.cli.commands.startup import prepare
 from custody.cli.exit_codes import FINDING, UNAVAILABLE, UNFINISHED
-from custody.db.erasure_record import read_record
+from custody.db.erasure_record import Record, read_record
 from custody.db.erasures import CURE, find_due
 from custody.db.scope import transaction
 from custody.settings import Settings
@@ -79,6 +79,8 @@ async def _verify(
     stop = asyncio.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
         asyncio.get_running_loop().add_signal_handler(number, stop.set)
+    # First: hours later nobody wants to hear that the file is missing, or in use at this moment.
+    erasures = None if settings.erasure_record is None else read_record(settings.erasure_record)
     async with all_readers(settings) as readers:
         await _unless(stop, _open_data_keys(readers))
         with ExitStack() as stack:
@@ -94,16 +96,15 @@ async def _verify(
                 advance=shown.advance,
             )
             rows = await verification.run(sample, seed)
-        if settings.erasure_record is not None and rows.failure is None:
-            await _find_due(readers, settings.erasure_record, rows)
+        if erasures is not None and rows.failure is None:
+            await _find_due(readers, erasures, rows)
         if known is None or rows.failure is not None:
             return rows, None
         return rows, await _unless(stop, _verify_audit(readers, known))
 
 
-async def _find_due(readers: AllReaders, path: Path, report: Report) -> None:
+async def _find_due(readers: AllReaders, record: Record, report: Report) -> None:
     """Hold the database against the erasure record."""
-    record = await asyncio.to_thread(read_record, path, waits=False)
     async with transaction(readers.engine, _DUE_SECONDS) as connection:
         due = await find_due(connection, record.erasures)
     for one in due:
