@@ -1,7 +1,7 @@
 """``make test``: the tests, the fast ones first. ``make prove``: the long proofs too, measured.
 
-A proof is a test with the mark ``prove``: many repetitions, long waits, a host of its own. What it
-proves stands in ``make test`` in a small form.
+A proof is a test with the mark ``prove``: many repetitions, long waits, faults of what it
+stands on. What it proves stands in ``make test`` in a small form, or rests on what is tested there.
 """
 
 import contextlib
@@ -85,11 +85,11 @@ def environ_of_all(logs: str) -> dict[str, str]:
 def workers(*, proves: bool) -> int:
     """Return how many processes share the tests: tests wait half of their time, mostly.
 
-    Each has a PostgreSQL of its own, so many cores get no more than one process each. Proofs under
-    load want a core for themselves.
+    Each has a PostgreSQL of its own, so many cores get no more than one process each. Proofs wait
+    as much, but some are under load, and those want a core for themselves.
     """
     cores = len(os.sched_getaffinity(0)) if sys.platform == "linux" else os.cpu_count() or 1
-    return cores if proves else max(cores, min(2 * cores, 8))
+    return cores + 1 if proves else max(cores, min(2 * cores, 8))
 
 
 def run(command: list[str], environ: dict[str, str], seconds: float) -> int:

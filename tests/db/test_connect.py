@@ -28,6 +28,7 @@ def silent() -> Iterator[int]:
         yield listener.getsockname()[1]
 
 
+@pytest.mark.prove
 async def test_a_host_that_never_answers_keeps_no_other_from_being_tried(
     database: Database, silent: int
 ) -> None:
@@ -41,6 +42,7 @@ async def test_a_host_that_never_answers_keeps_no_other_from_being_tried(
     )
 
 
+@pytest.mark.prove
 async def test_a_daemon_boots_past_a_host_that_never_answers(
     database: Database, silent: int, issuer: Issuer, tmp_path: Path
 ) -> None:

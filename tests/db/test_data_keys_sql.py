@@ -448,6 +448,7 @@ async def test_a_data_key_that_a_daemon_uses_is_not_forgotten(
     assert await ask(database, "custody_owner", FORGET, key) == "forgotten"
 
 
+@pytest.mark.prove
 async def test_who_forgets_a_data_key_waits_for_who_writes_under_it(database: Database) -> None:
     key = await add(database)
     async with database.connect("custody_owner") as owner:

@@ -153,6 +153,7 @@ async def test_advice_that_the_role_may_not_ask_for_keeps_nobody_from_serving(
     assert "what would be wiser was not seen" in str(said(found, Verdict.UNSEEN))
 
 
+@pytest.mark.prove
 async def test_functions_of_a_superuser(place: Place, issuer: Issuer) -> None:
     environ = wrong(place, issuer, setting())
     async with daemon_here(place.database, issuer, place.folder):

@@ -155,6 +155,7 @@ async def test_it_starts_and_stops_beside_a_running_loop(folder: Path) -> None:
         await asyncio.to_thread(server.stop)
 
 
+@pytest.mark.prove
 def test_a_server_that_does_not_stop_is_killed(
     folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

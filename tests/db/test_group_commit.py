@@ -166,6 +166,7 @@ async def test_a_lane_that_hangs_stops_nobody_else(engine: AsyncEngine) -> None:
     await asyncio.gather(hanging, return_exceptions=True)
 
 
+@pytest.mark.prove
 async def test_lanes_are_bounded(engine: AsyncEngine) -> None:
     run = Batches(1.5)
     gatherer = GroupCommit(engine, run)
@@ -196,6 +197,7 @@ async def test_ended_session_fails_its_batch_and_no_other(
     assert await all_given_back(engine)
 
 
+@pytest.mark.prove
 async def test_no_connection_is_free(engine: AsyncEngine) -> None:
     held = [await engine.connect() for _ in range(4)]
     gatherer = GroupCommit(engine, Batches())
@@ -241,6 +243,7 @@ async def test_close_gives_connections_back_at_once(engine: AsyncEngine) -> None
     assert await ask_all(gatherer, [2]) == [20]
 
 
+@pytest.mark.prove
 async def test_frozen_server_each_answer_by_its_own_deadline(
     engine: AsyncEngine, own_server: EmbeddedPostgres
 ) -> None:

@@ -82,6 +82,7 @@ async def test_busy_connections_that_come_and_go(heart: Heartbeat, engine: Async
         assert not await heart.beat()
 
 
+@pytest.mark.prove
 async def test_connection_that_nobody_answers_on(heart: Heartbeat, engine: AsyncEngine) -> None:
     """As one that a firewall has forgotten, while new ones are answered."""
     assert await heart.beat()

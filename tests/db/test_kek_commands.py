@@ -182,6 +182,7 @@ async def test_list_comes_while_a_kms_is_down(environ: dict[str, str]) -> None:
     assert [line[-1] for line in lines_of(done)[1:]] == ["yes", "no", "yes", "no"]
 
 
+@pytest.mark.prove
 async def test_list_of_a_kms_that_hangs(environ: dict[str, str]) -> None:
     with socket.create_server(("127.0.0.1", 0)) as hanging:
         kms = {
@@ -430,6 +431,7 @@ async def test_forget_in_a_database_that_is_not_migrated(
     assert "custody migrate" in done.complaint
 
 
+@pytest.mark.prove
 async def test_forget_while_something_is_being_written(
     owned: dict[str, str], database: Database
 ) -> None:

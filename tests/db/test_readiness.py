@@ -141,6 +141,7 @@ async def test_row_of_a_kek_that_is_not_configured(
     await becomes(daemon, 200)
 
 
+@pytest.mark.prove
 async def test_trouble_of_one_user_leaves_it_ready(
     database: Database, daemon: Daemon, alice: Client, monkeypatch: pytest.MonkeyPatch
 ) -> None:

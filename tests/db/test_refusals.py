@@ -249,6 +249,7 @@ async def test_database_that_is_down_at_boot(
         assert (await alice.init()).status == 200
 
 
+@pytest.mark.prove
 async def test_database_that_comes_up_unsafe(
     own_database: Database, issuer: Issuer, tmp_path: Path
 ) -> None:

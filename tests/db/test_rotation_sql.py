@@ -136,6 +136,7 @@ async def test_it_is_ended_only_when_nothing_carries_it(promoted: Database) -> N
     assert left.split() == ["unknown", "0"]
 
 
+@pytest.mark.prove
 async def test_whoever_ends_it_waits_for_who_seals_with_it(promoted: Database) -> None:
     async with promoted.connect() as writer, writer.transaction():
         await writer.execute("INSERT INTO auth.users (id) VALUES ('alice')")

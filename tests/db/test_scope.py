@@ -139,6 +139,7 @@ async def test_own_error_rolls_back_and_passes(engine: AsyncEngine, database: Da
     await clean(database, engine)
 
 
+@pytest.mark.prove
 async def test_no_connection_is_free(engine: AsyncEngine, monkeypatch: pytest.MonkeyPatch) -> None:
     async def hold() -> None:
         async with user_transaction(engine, "alice", Deadline.after(6)) as held:
@@ -333,6 +334,7 @@ async def test_a_slow_start_does_not_move_the_deadline_of_the_commit(
         assert left < deadline.remaining()
 
 
+@pytest.mark.prove
 async def test_a_failure_that_came_of_a_full_pool_is_recorded_all_the_same(
     database: Database, engines: list[AsyncEngine], device: Device
 ) -> None:

@@ -99,6 +99,7 @@ async def boot(
     return refused, [one["problem"] for one in logs if one["event"] == "unsafe_setting"]
 
 
+@pytest.mark.prove
 async def test_loopback_is_no_network(plain: Plain) -> None:
     assert await boot(plain.environ) == (None, [])
     findings = await examine(plain.environ)

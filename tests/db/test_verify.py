@@ -192,6 +192,7 @@ async def test_a_kms_is_away(database: Database) -> None:
     assert said["open"] == 90
 
 
+@pytest.mark.prove
 async def test_ctrl_c(database: Database) -> None:
     """75; a KMS that does not answer holds up nothing."""
     await fill(database, 3)

@@ -105,6 +105,7 @@ async def test_users_change_their_rows_meanwhile(
         assert (await rewrap).code == 0
 
 
+@pytest.mark.prove
 async def test_on_a_standby(own_database: Database, issuer: Issuer, tmp_path: Path) -> None:
     """It writes nothing and locks nothing: a standby that follows its primary will do."""
     async with daemon_here(own_database, issuer, tmp_path, AUDIT_SEAL_INTERVAL="1") as daemon:

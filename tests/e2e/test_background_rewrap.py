@@ -90,6 +90,7 @@ async def test_rows_follow_the_active_kek_through_all_backends(
         assert await read_keys(daemon, keys) == keys
 
 
+@pytest.mark.prove
 async def test_nothing_is_rewrapped_past_a_daemon_that_could_not_read_it(
     pace: str, database: Database, issuer: Issuer, tmp_path: Path
 ) -> None:
@@ -115,6 +116,7 @@ async def test_nothing_is_rewrapped_past_a_daemon_that_could_not_read_it(
         await moved(database, second)
 
 
+@pytest.mark.prove
 @pytest.mark.usefixtures("pace")
 async def test_rows_that_nobody_here_can_read_start_no_run(
     database: Database, issuer: Issuer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch

@@ -332,6 +332,7 @@ async def test_all_keks_are_lost(database: Database, issuer: Issuer, tmp_path: P
         assert (await database.audit("zoe"))[-1] == ("failed_fetch", "legacy-row", 500)
 
 
+@pytest.mark.prove
 async def test_a_key_of_ones_own_that_an_alias_might_have_meant(
     database: Database, issuer: Issuer, tmp_path: Path, moto: Moto
 ) -> None:

@@ -191,6 +191,7 @@ async def becomes_ready(daemon: Daemon) -> bool:
     return (await said(daemon))[0] == 200
 
 
+@pytest.mark.prove
 @pytest.mark.usefixtures("pace")
 async def test_kms_that_is_down_at_boot(
     database: Database, issuer: Issuer, tmp_path: Path, stub: KmsStub

@@ -6,6 +6,8 @@ import socket
 from pathlib import Path
 from urllib.parse import urlsplit
 
+import pytest
+
 from custody.http.routes import BASE_PATH
 from tests.client import Client, client_session
 from tests.e2e import few_descriptors
@@ -17,6 +19,7 @@ MANY = 300
 ELSEWHERE = "127.0.0.2"
 
 
+@pytest.mark.prove
 async def test_who_never_reads_takes_no_descriptors_that_others_need(
     database: Database, issuer: Issuer, tmp_path: Path
 ) -> None:

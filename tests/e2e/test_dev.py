@@ -136,6 +136,7 @@ def test_a_unix_socket(folder: Path) -> None:
         assert dev.stop() == 0
 
 
+@pytest.mark.prove
 def test_kill_9_leaves_no_postgres_and_no_damage(folder: Path) -> None:
     with running(folder / "data") as dev:
         first = paste(dev.curl)

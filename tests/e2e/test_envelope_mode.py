@@ -119,6 +119,7 @@ async def test_no_request_asks_the_kms(
         assert len(stub.requests) == before
 
 
+@pytest.mark.prove
 async def test_only_openings_and_rotations_are_calls_of_the_kms(
     database: Database,
     issuer: Issuer,

@@ -7,6 +7,7 @@ import sys
 from pathlib import Path
 
 import aiohttp
+import pytest
 
 from tests.servers import Database, log_file, settings_for, started
 from tests.tokens import Issuer
@@ -21,6 +22,7 @@ os.execve(sys.executable, [sys.executable, "-m", "custody", "serve"], environ)
 PATH = "/api/v1/me/encryption-vault/status"
 
 
+@pytest.mark.prove
 async def test_restart_on_a_handed_over_socket_loses_no_connection(
     database: Database, issuer: Issuer, tmp_path: Path
 ) -> None:

@@ -164,6 +164,7 @@ async def read_all(daemon: Daemon, keys: dict[str, str], written: dict[str, str]
             assert (answer.json["masterKey"], answer.json["kekId"]) == (key, written[user])
 
 
+@pytest.mark.prove
 async def test_a_key_that_moves_is_followed_without_a_restart(
     database: Database, issuer: Issuer, tmp_path: Path, bao: Bao, moto: Moto
 ) -> None:

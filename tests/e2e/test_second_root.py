@@ -210,6 +210,7 @@ async def test_daemons_never_ask_it(
             assert stub.requests == []
 
 
+@pytest.mark.prove
 async def test_an_outage_of_the_first_kms_says_nothing_of_the_second(
     database: Database, issuer: Issuer, tmp_path: Path, fleet: Fleet
 ) -> None:

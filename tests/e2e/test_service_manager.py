@@ -171,6 +171,7 @@ async def test_signs_of_life_whatever_the_database_does(
             proxy.fault = Fault.NONE
 
 
+@pytest.mark.prove
 @some_seconds
 async def test_no_sign_of_life_while_it_is_frozen(
     database: Database, issuer: Issuer, tmp_path: Path, seconds: float

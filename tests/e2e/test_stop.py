@@ -83,6 +83,7 @@ async def test_while_it_drains_it_says_so_and_finishes(served: Daemon) -> None:
     assert trail == [("init", "created", 200), ("rotate", None, 200)]
 
 
+@pytest.mark.prove
 async def test_a_body_that_still_arrives_at_the_stop_is_read(served: Daemon) -> None:
     async with client_session() as session:
         await Client(served, session, "alice").init()

@@ -114,6 +114,7 @@ async def test_connection_made_just_before_the_stop_is_answered(listener: Reluct
     assert site.address.startswith("http://127.0.0.1:")  # the status may still be told
 
 
+@pytest.mark.prove
 async def test_handshake_that_is_under_way_at_the_stop_is_finished(
     listener: Reluctant, tmp_path: Path
 ) -> None:

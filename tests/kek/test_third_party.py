@@ -56,6 +56,7 @@ def test_it_installs_and_passes(package: tuple[Path, Path]) -> None:
     assert re.search(rf"(?m)^{len(CHECKS)} passed", done.stdout)
 
 
+@pytest.mark.prove
 def test_its_test_notices_a_mistake(package: tuple[Path, Path], tmp_path: Path) -> None:
     """The binding forgotten, in the one line that binds the wrap."""
     source, target = package

@@ -87,6 +87,7 @@ async def back(backend: TransitKek, wrap: Wrap) -> None:
     assert backend.problem is None
 
 
+@pytest.mark.prove
 async def test_killed_and_started_again(own_bao: Bao, sdk_log: pytest.LogCaptureFixture) -> None:
     async with prepared(own_bao) as (backend, wrap):
         own_bao.kill()

@@ -209,6 +209,7 @@ async def test_a_dead_workers_run_is_finished(work: Work) -> None:
     assert await opened(work.database, keyring()) == work.ledger
 
 
+@pytest.mark.prove
 async def test_a_frozen_worker_holds_up_nobody_for_long(work: Work) -> None:
     """One that stops inside its transaction: its locks end within seconds."""
     async with transaction(work.engine) as held:
@@ -279,6 +280,7 @@ async def test_a_run_that_set_rows_aside_is_not_done(work: Work) -> None:
     assert await work.database.audit("") == [("rewrap_run", "run-failed", 500)]
 
 
+@pytest.mark.prove
 async def test_another_process_stops_the_run(work: Work) -> None:
     """Because the target has moved, or it was told to end: this one looks anew, and goes on."""
     stopped = asyncio.Event()

@@ -93,6 +93,7 @@ async def test_run(database: Database) -> None:
     assert said["legacy_rows"] == {"wraps": 0, "zero_knowledge": 0}
 
 
+@pytest.mark.prove
 async def test_rows_that_are_set_aside(database: Database) -> None:
     await fill(database, 10)
     await database.execute(DAMAGE, ["user-000003"])

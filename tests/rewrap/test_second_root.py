@@ -232,6 +232,7 @@ async def test_nothing_goes_while_it_is_away(database: Database) -> None:
     assert await opens(database, second)
 
 
+@pytest.mark.prove
 async def test_its_wraps_go_when_it_is_taken_away(database: Database) -> None:
     await fill(database, 1)
     environ = with_second(database)

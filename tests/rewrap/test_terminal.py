@@ -3,11 +3,14 @@
 import asyncio
 import os
 
+import pytest
+
 from tests.rewrap.kit import environ_of, fill
 from tests.servers import Database
 from tests.terminal import on_a_terminal
 
 
+@pytest.mark.prove
 async def test_a_bar_with_rate_and_time_left(database: Database) -> None:
     await fill(database, 400)
     environ = {

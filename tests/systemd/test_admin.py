@@ -50,6 +50,7 @@ def test_one_drop_in_is_the_login_of_daemon_job_and_custody_admin(debian: Host, 
     assert (counted.returncode, counted.stdout[:2]) == (0, "0 "), counted.stderr
 
 
+@pytest.mark.prove
 def test_the_audit_has_a_login_of_its_own(debian: Host) -> None:
     debian.start()
     debian.seal("custody_audit_database_url", debian.daemon.database.url("custody_owner"))
@@ -90,6 +91,7 @@ async def test_who_erases_keeps_a_record_that_the_daemon_reads(debian: Host) -> 
     assert (await readiness(debian.daemon))[1]["erasures"] == "ok"
 
 
+@pytest.mark.prove
 def test_a_drop_in_of_the_daemon_alone_is_read_too(debian: Host, bao: Bao) -> None:
     login = use_vault(debian, bao)
     # As many ways as there are: a file of variables, a plain credential, one in the unit itself.

@@ -162,6 +162,7 @@ def test_a_job_that_is_configured_wrongly_fails_once(wrong: str, debian: Host) -
     soon(lambda: line in alarms(debian))
 
 
+@pytest.mark.prove
 def test_a_failure_calls_somebody_by_the_drop_in_of_the_how_to(debian: Host) -> None:
     port, caught = free_port(), "/run/caught"
     (lines,) = sections("install-on-debian", "ini")["When it fails"]

@@ -20,6 +20,7 @@ def processes(host: Host) -> set[str]:
     return set(host.read(group).split())
 
 
+@pytest.mark.prove
 async def test_it_starts_with_encrypted_credentials_and_serves(debian: Host) -> None:
     debian.start()
     # On the disk there is no secret that can be read.
@@ -44,6 +45,7 @@ def test_systemctl_status_says_where_it_listens_and_under_which_kek(debian: Host
     assert "TriggeredBy: ● custody.socket" in status
 
 
+@pytest.mark.prove
 async def test_a_first_connection_starts_it(debian: Host) -> None:
     debian.start("custody.socket")
     assert debian.property("ActiveState") == "inactive"
@@ -91,6 +93,7 @@ async def test_several_processes_are_one_service(debian: Host) -> None:
     assert debian.show("Result", "ActiveState") == ["success", "inactive"]
 
 
+@pytest.mark.prove
 def test_stopping_the_socket_stops_the_daemon_and_nothing_starts_it_again(debian: Host) -> None:
     debian.start()
     debian.systemctl("stop", "custody.socket")

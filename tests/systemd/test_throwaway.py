@@ -95,6 +95,7 @@ def test_several_run_at_once_and_know_nothing_of_each_other() -> None:
             assert system.run("systemctl", "is-system-running").stdout == "running\n"
 
 
+@pytest.mark.prove
 def test_nothing_is_left_after_it() -> None:
     with throwaway() as system:
         started = system.spawn("sleep", "600")

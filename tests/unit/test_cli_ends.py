@@ -148,6 +148,7 @@ def test_unbuffered(full: int) -> None:
     assert (done.returncode, done.stderr) == (74, LOST)
 
 
+@pytest.mark.prove
 def test_a_standard_error_that_is_full(full: int) -> None:
     """Then the exit code alone can tell."""
     for words, code in ((("serve",), 78), (("no-such-command",), 2), (("kek", "list"), 78)):

@@ -18,6 +18,7 @@ def test_its_exit_code_is_that_of_the_tests() -> None:
     assert python("raise SystemExit(3)", 30) == 3
 
 
+@pytest.mark.prove
 def test_what_hangs_says_where_and_is_given_up(capfd: pytest.CaptureFixture[str]) -> None:
     assert python("import time\ndef stuck(): time.sleep(60)\nstuck()", 2) == -signal.SIGABRT
     said = capfd.readouterr().err
@@ -25,6 +26,7 @@ def test_what_hangs_says_where_and_is_given_up(capfd: pytest.CaptureFixture[str]
     assert "in stuck" in said
 
 
+@pytest.mark.prove
 def test_what_can_say_nothing_is_ended_all_the_same(
     capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -93,6 +93,7 @@ def test_the_wheel_says_that_a_package_is_typed(environment: Path, package: str)
     assert list(environment.glob(f"lib/*/site-packages/{package}/py.typed"))
 
 
+@pytest.mark.prove
 def test_a_strangers_backend_type_checks_in_strict_mode(environment: Path, tmp_path: Path) -> None:
     assert checked(environment, tmp_path, BACKEND) == (
         "Success: no issues found in 1 source file\n",
