@@ -155,6 +155,8 @@ def start_on(server: EmbeddedPostgres, port: int) -> None:
     """Start a server on a port that is chosen here, where clients look for it."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(embedded, "_free_port", lambda: port)
+        if binaries := os.environ.get("CUSTODY_TEST_POSTGRES"):  # tests.postgres_majors
+            patch.setattr(embedded, "find_binaries", lambda _folder, _user: Path(binaries))
         server.start()
 
 
@@ -164,6 +166,9 @@ async def shorten_logins(server: EmbeddedPostgres) -> None:
     The 4096 rounds of PostgreSQL slow down whoever guesses; these passwords are random.
     """
     admin = await asyncpg.connect(server.url("postgres", "postgres"))
+    if admin.get_server_version().major < 16:
+        await admin.close()
+        return
     await admin.execute("SET scram_iterations = 1")
     for role in cluster.ROLES:
         password = urlsplit(server.url(role)).password
@@ -186,8 +191,9 @@ async def new_database(
     """Clone a database for the length of the block."""
     name = f"test_{secrets.token_hex(6)}"
     admin = await asyncpg.connect(server.url("postgres", "postgres"))
-    # Copied as files: by way of the log, as is the default, it would be written twice.
-    how = f"TEMPLATE {template} STRATEGY file_copy OWNER custody_owner"
+    # Copied as files: by way of the log, as is the default since 15, it would be written twice.
+    as_files = "STRATEGY file_copy" if admin.get_server_version().major > 14 else ""
+    how = f"TEMPLATE {template} {as_files} OWNER custody_owner"
     await admin.execute(f"CREATE DATABASE {name} {how}")
     try:
         yield Database(server, name)

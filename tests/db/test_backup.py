@@ -9,6 +9,7 @@ import pytest
 
 from tests.client import Client, client_session
 from tests.db.posture import problems_of
+from tests.majors import NEW_CLIENTS
 from tests.servers import ROOT, Daemon, Database, daemon_here
 
 GUIDE = ROOT / "docs/how-to/back-up-and-restore.md"
@@ -28,6 +29,7 @@ async def backup_role(database: Database) -> AsyncIterator[tuple[str, str]]:
         await database.execute(f"DROP ROLE {name}")
 
 
+@NEW_CLIENTS
 @pytest.mark.parametrize("restorer", ["postgres", "custody_owner"])
 @pytest.mark.parametrize(
     "options",

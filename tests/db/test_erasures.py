@@ -23,6 +23,7 @@ from custody.settings import ConfigurationError
 from tests.client import Answer, Client, becomes, client_session, readiness
 from tests.db.command import Command, Done, custody
 from tests.eventually import eventually
+from tests.majors import NEW_CLIENTS
 from tests.sealed_rows import past_triggers
 from tests.servers import Daemon, Database, daemon_here
 from tests.tokens import Issuer
@@ -152,6 +153,7 @@ def refused(answer: Answer) -> bool:
     return True
 
 
+@NEW_CLIENTS
 async def test_restored_from_before(
     daemon: Daemon, empty: Database, tmp_path: Path, record: Path
 ) -> None:
@@ -209,6 +211,7 @@ async def test_restored_from_before(
             assert await empty.value(ERASURES) == 1
 
 
+@NEW_CLIENTS
 async def test_an_erasure_that_a_thief_made_up_is_found(
     daemon: Daemon, empty: Database, tmp_path: Path, record: Path
 ) -> None:
@@ -230,6 +233,7 @@ async def test_an_erasure_that_a_thief_made_up_is_found(
     assert (done.code, "there is a vault that was erased" in done.out) == (1, True)
 
 
+@NEW_CLIENTS
 async def test_who_came_back_is_not_erased_again(
     daemon: Daemon, empty: Database, tmp_path: Path, record: Path
 ) -> None:
@@ -262,6 +266,7 @@ async def swap(one: Database, other: Database) -> None:
     await admin.execute(f"ALTER DATABASE {other.name} ALLOW_CONNECTIONS true")
 
 
+@NEW_CLIENTS
 async def test_database_is_swapped_under_a_daemon(
     daemon: Daemon, empty: Database, tmp_path: Path, held: list[Erasures]
 ) -> None:
@@ -365,6 +370,7 @@ async def test_erasure_under_way_shuts_nobody_out_and_a_killed_one_does(
         assert (await bob.key()).json == key
 
 
+@NEW_CLIENTS
 async def test_replay_is_killed_and_run_again(
     daemon: Daemon, empty: Database, tmp_path: Path
 ) -> None:

@@ -17,9 +17,12 @@ from tests.client import Client, client_session
 from tests.db.command import custody
 from tests.db.connecting import engine_of
 from tests.eventually import eventually
+from tests.majors import NEW_CLIENTS
 from tests.servers import Database, daemon_here
 from tests.standby import standby_of
 from tests.tokens import Issuer
+
+pytestmark = NEW_CLIENTS
 
 USERS = 8
 

@@ -11,6 +11,7 @@ from custody.db.migrate import MigrationError, migrate, migrations
 from custody.db.owner import OwnerError, OwnerRefused
 from custody.development.postgres import EmbeddedPostgres
 from tests.db.posture import login, problems_of
+from tests.majors import MAJOR
 from tests.proofs import some
 from tests.servers import Database
 
@@ -127,7 +128,8 @@ async def test_encoding(postgres: EmbeddedPostgres, encoding: str) -> None:
     name = f"test_{secrets.token_hex(6)}"
     database = Database(postgres, name)
     async with Database(postgres, "postgres").connect() as admin:
-        how = f"ENCODING '{encoding}' TEMPLATE template0 LOCALE_PROVIDER libc LOCALE 'C'"
+        provider = "LOCALE_PROVIDER libc" if MAJOR > 14 else ""
+        how = f"ENCODING '{encoding}' TEMPLATE template0 {provider} LOCALE 'C'"
         await admin.execute(f"CREATE DATABASE {name} {how} OWNER custody_owner")
         try:
             message = f"the encoding of the database is {encoding}, and user ids and user agents"

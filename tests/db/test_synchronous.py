@@ -28,6 +28,7 @@ from tests.db.connecting import engine_of
 from tests.db.kek_registry import register
 from tests.db.mistakes import OTHER_KEK
 from tests.eventually import eventually
+from tests.majors import NEW_CLIENTS
 from tests.servers import Database, daemon_here
 from tests.standby import standby_of
 from tests.tokens import Issuer
@@ -260,6 +261,7 @@ async def test_kek_that_no_standby_has_seen_retired_or_registered(
 
 
 @pytest.mark.prove
+@NEW_CLIENTS
 async def test_with_a_standby_that_goes_and_comes_back(database: Database, device: Device) -> None:
     alice = device("alice")
     keys = {(await alice.init()).json["masterKey"]}

