@@ -1,0 +1,108 @@
+"""Whether keys can get out of memory: by core dumps, by other processes, by swap."""
+
+import resource
+import socket
+from collections.abc import Iterable
+from pathlib import Path
+
+from custody.keks.instances import Instance
+from custody.ops.process import is_dumpable, may_lock_memory
+from kek_backends.findings import Finding, Verdict
+
+_PART = "memory"
+_PROC, _CGROUPS = Path("/proc"), Path("/sys/fs/cgroup")
+_FOLDER = "/etc/systemd/system/custody.service.d"
+_CURE = (
+    f"mkdir -p {_FOLDER} && printf '[Service]\\nLimitMEMLOCK=infinity\\nMemorySwapMax=0\\n"
+    f"LimitCORE=0\\n' > {_FOLDER}/memory.conf && systemctl daemon-reload && "
+    "systemctl restart custody"
+)
+
+
+def examine_this_process() -> list[Finding]:
+    """Say whether the memory of this process is shut, as a daemon here would shut its own."""
+    if is_dumpable() or resource.getrlimit(resource.RLIMIT_CORE)[0]:
+        message = "this process may be dumped, and read by others of its user: keys with it"
+        return [Finding(Verdict.WARNING, message, _PART, _CURE), examine_swap()]
+    message = "no core dumps, and no other process of this user may read it"
+    return [Finding(Verdict.OK, message, _PART), examine_swap()]
+
+
+def examine_swap(proc: Path = _PROC, cgroups: Path = _CGROUPS) -> Finding:
+    """Say whether memory that is locked in no way could be swapped.
+
+    Args:
+        proc: where the kernel shows it.
+        cgroups: where it shows control groups.
+    """
+    if may_lock_memory():
+        return Finding(Verdict.OK, "it is locked: it never gets into swap", _PART)
+    if _swaps_nothing(proc, cgroups):
+        return Finding(Verdict.OK, "this control group may not swap (MemorySwapMax=0)", _PART)
+    try:
+        swaps = [line.split()[0] for line in (proc / "swaps").read_text().splitlines()[1:]]
+    except OSError:
+        message = f"swap was not seen: {proc}/swaps is hidden from here, and memory is not locked"
+        return Finding(Verdict.UNSEEN, message, _PART, "swapon --show")
+    if not swaps:
+        return Finding(Verdict.OK, "there is no swap", _PART)
+    message = (
+        f"there is swap ({', '.join(swaps)}), and memory may not be locked here (LimitMEMLOCK): "
+        "keys may get to disk"
+    )
+    return Finding(Verdict.WARNING, message, _PART, _CURE)
+
+
+def examine_daemons(instances: Iterable[Instance], proc: Path = _PROC) -> list[Finding]:
+    """Look at the memory of the live daemons of this host, as far as it is shown.
+
+    Args:
+        instances: the live ones, of all hosts.
+        proc: where the kernel shows processes.
+    """
+    here = sorted({one.process for one in instances if one.host == socket.gethostname()})
+    return [_of_daemon(process, proc / str(process)) for process in here]
+
+
+def _of_daemon(process: int, folder: Path) -> Finding:
+    try:
+        said = dict(
+            line.split(":", 1)
+            for line in (folder / "status").read_text().splitlines()
+            if ":" in line
+        )
+        # Of one that can't be dumped, the kernel gives the files to root: proc(5).
+        owner, user = folder.stat().st_uid, int(said["Uid"].split()[1])
+        swapped = int(said.get("VmSwap", "0").split()[0])
+    except (OSError, KeyError, ValueError, IndexError):
+        message = f"of the daemon {process} nothing was seen: its process is hidden from here"
+        return Finding(Verdict.UNSEEN, message, _PART)
+    if can_be_dumped(owner, user):
+        message = f"the daemon {process} may be dumped, and read by other processes of its user"
+        return Finding(Verdict.WARNING, message, _PART, _CURE)
+    if swapped:
+        message = f"{swapped} kB of the daemon {process} are in swap: keys may be on disk"
+        return Finding(Verdict.WARNING, message, _PART, _CURE)
+    return Finding(Verdict.OK, f"nothing of the daemon {process} is in swap", _PART)
+
+
+def can_be_dumped(owner: int, user: int) -> bool:
+    """Say whether a process can be dumped for sure; of root's own it is not shown.
+
+    Args:
+        owner: of its files in /proc.
+        user: that it runs as.
+    """
+    return owner == user != 0
+
+
+def _swaps_nothing(proc: Path, cgroups: Path) -> bool:
+    try:
+        (own,) = (
+            line.removeprefix("0::/")
+            for line in (proc / "self/cgroup").read_text().splitlines()
+            if line.startswith("0::/")
+        )
+        return (cgroups / own / "memory.swap.max").read_text().strip() == "0"
+    except (OSError, ValueError):
+        return False
