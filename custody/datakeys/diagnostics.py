@@ -117,8 +117,9 @@ def _without_second(record: Record, second: KekBackend) -> list[Finding]:
     if second.kek_id is None or any(wrap.kek_id == second.kek_id for wrap in record.wraps):
         return []
     uri = second.uri.text
-    message = f"the data key {record.id} has no wrap under {VARIABLE}, {uri}: custody rewrap run"
-    return [Finding(Verdict.FINDING, message, _PART)]
+    cure = "custody rewrap run"
+    message = f"the data key {record.id} has no wrap under {VARIABLE}, {uri}: {cure}"
+    return [Finding(Verdict.FINDING, message, _PART, cure)]
 
 
 def _finding(record: Record, keyring: Keyring, ring: Ring, second: KekBackend | None) -> Finding:

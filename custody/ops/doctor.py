@@ -129,8 +129,8 @@ def _examine_settings(settings: Settings, environ: Mapping[str, str]) -> list[Fi
     findings = findings or [Finding(Verdict.OK, f"{settings.env} mode", "settings")]
     findings += _examine_files(settings, environ)
     findings += examine_this_process()
-    if settings.tls_cert is not None:
-        findings += examine_certificate(settings.tls_cert)
+    if settings.tls_cert is not None and settings.tls_key is not None:
+        findings += examine_certificate(settings.tls_cert, settings.tls_key)
     return findings
 
 

@@ -81,7 +81,10 @@ def _rank(finding: Finding) -> int:
 def _lines(finding: Finding, width: int | None) -> Iterator[str]:
     sign, colour = _SIGNS[finding.verdict]
     # The command has a line of its own.
-    message = finding.message.removesuffix(f"; run: {finding.cure}")
+    message = finding.message
+    if finding.cure:
+        message = message.removesuffix(f"run: {finding.cure}").removesuffix(finding.cure)
+        message = message.rstrip(":; ")
     said = printable(f"{finding.part}: {message}")
     first, *rest = (
         textwrap.wrap(said, width - len(_INDENT), break_long_words=False, break_on_hyphens=False)

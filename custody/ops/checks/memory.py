@@ -37,34 +37,43 @@ def examine_swap(proc: Path = _PROC, cgroups: Path = _CGROUPS) -> Finding:
     """
     if may_lock_memory():
         return Finding(Verdict.OK, "it is locked: it never gets into swap", _PART)
-    if _swaps_nothing(proc, cgroups):
-        return Finding(Verdict.OK, "this control group may not swap (MemorySwapMax=0)", _PART)
+    return _of_swap("this process", proc, proc / "self", cgroups)
+
+
+def _of_swap(whose: str, proc: Path, process: Path, cgroups: Path) -> Finding:
+    """Say whether what is not locked could be swapped."""
+    if _swaps_nothing(process, cgroups):
+        return Finding(Verdict.OK, f"the control group of {whose} may not swap", _PART)
     try:
         swaps = [line.split()[0] for line in (proc / "swaps").read_text().splitlines()[1:]]
     except OSError:
-        message = f"swap was not seen: {proc}/swaps is hidden from here, and memory is not locked"
+        message = f"whether {whose} can be swapped was not seen: {proc}/swaps is hidden from here"
         return Finding(Verdict.UNSEEN, message, _PART, "swapon --show")
     if not swaps:
-        return Finding(Verdict.OK, "there is no swap", _PART)
+        return Finding(Verdict.OK, f"{whose}: there is no swap", _PART)
     message = (
-        f"there is swap ({', '.join(swaps)}), and memory may not be locked here (LimitMEMLOCK): "
-        "keys may get to disk"
+        f"there is swap ({', '.join(swaps)}), and the memory of {whose} is not locked "
+        "(LimitMEMLOCK): keys may get to disk"
     )
     return Finding(Verdict.WARNING, message, _PART, _CURE)
 
 
-def examine_daemons(instances: Iterable[Instance], proc: Path = _PROC) -> list[Finding]:
+def examine_daemons(
+    instances: Iterable[Instance], proc: Path = _PROC, cgroups: Path = _CGROUPS
+) -> list[Finding]:
     """Look at the memory of the live daemons of this host, as far as it is shown.
 
     Args:
         instances: the live ones, of all hosts.
         proc: where the kernel shows processes.
+        cgroups: where it shows control groups.
     """
     here = sorted({one.process for one in instances if one.host == socket.gethostname()})
-    return [_of_daemon(process, proc / str(process)) for process in here]
+    return [_of_daemon(process, proc, cgroups) for process in here]
 
 
-def _of_daemon(process: int, folder: Path) -> Finding:
+def _of_daemon(process: int, proc: Path, cgroups: Path) -> Finding:
+    folder = proc / str(process)
     try:
         said = dict(
             line.split(":", 1)
@@ -73,7 +82,7 @@ def _of_daemon(process: int, folder: Path) -> Finding:
         )
         # Of one that can't be dumped, the kernel gives the files to root: proc(5).
         owner, user = folder.stat().st_uid, int(said["Uid"].split()[1])
-        swapped = int(said.get("VmSwap", "0").split()[0])
+        swapped, locked = (int(said.get(name, "0").split()[0]) for name in ("VmSwap", "VmLck"))
     except (OSError, KeyError, ValueError, IndexError):
         message = f"of the daemon {process} nothing was seen: its process is hidden from here"
         return Finding(Verdict.UNSEEN, message, _PART)
@@ -83,7 +92,9 @@ def _of_daemon(process: int, folder: Path) -> Finding:
     if swapped:
         message = f"{swapped} kB of the daemon {process} are in swap: keys may be on disk"
         return Finding(Verdict.WARNING, message, _PART, _CURE)
-    return Finding(Verdict.OK, f"nothing of the daemon {process} is in swap", _PART)
+    if locked:
+        return Finding(Verdict.OK, f"the memory of the daemon {process} is locked", _PART)
+    return _of_swap(f"the daemon {process}", proc, folder, cgroups)
 
 
 def can_be_dumped(owner: int, user: int) -> bool:
@@ -96,11 +107,11 @@ def can_be_dumped(owner: int, user: int) -> bool:
     return owner == user != 0
 
 
-def _swaps_nothing(proc: Path, cgroups: Path) -> bool:
+def _swaps_nothing(process: Path, cgroups: Path) -> bool:
     try:
         (own,) = (
             line.removeprefix("0::/")
-            for line in (proc / "self/cgroup").read_text().splitlines()
+            for line in (process / "cgroup").read_text().splitlines()
             if line.startswith("0::/")
         )
         return (cgroups / own / "memory.swap.max").read_text().strip() == "0"
