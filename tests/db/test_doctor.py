@@ -51,7 +51,7 @@ async def look_at_health(environ: dict[str, str], role: str) -> None:
         ("jwks", Verdict.OK),
         ("kek env:MANA_AUTH_KEK", Verdict.OK),
         ("database", Verdict.OK),
-        ("database", Verdict.OK),
+        ("database tls", Verdict.OK),
         ("clock", Verdict.OK),
         ("backup", Verdict.OK),
         ("rows", Verdict.OK),
@@ -116,7 +116,8 @@ async def test_findings_come_first(database: Database, issuer: Issuer, tmp_path:
     done = await asyncio.to_thread(custody, environ, "doctor")
     order = ["ERROR", "DOWN", "note", "unseen", "ok"]
     *lines, summary = done.out.splitlines()
-    subjects, first = [], {}
+    subjects: list[str] = []
+    first: dict[str, list[int]] = {}
     for line in lines:
         if not line.startswith(" "):
             subjects.append(line)

@@ -58,7 +58,9 @@ def _finding(whose: str, ahead: float, unsure: float) -> Finding:
     """Judge how far another clock is ahead of ours."""
     off = max(0.0, abs(ahead) - unsure)
     if off < _WARNING_SECONDS:
-        return Finding(Verdict.OK, f"it agrees with {whose}, to {off + unsure:.1f} s", _PART)
+        return Finding(
+            Verdict.OK, f"it agrees with {whose}, to {max(0.1, off + unsure):.1f} s", _PART
+        )
     side = "behind" if ahead > 0 else "ahead of"
     verdict = Verdict.FINDING if off >= _ERROR_SECONDS else Verdict.WARNING
     message = (

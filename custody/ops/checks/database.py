@@ -53,7 +53,7 @@ def examine_way(settings: Settings, environ: Mapping[str, str]) -> list[Finding]
         if is_local(target)
         else "encrypted, and the server's name is verified (sslmode=verify-full)"
     )
-    return [Finding(Verdict.OK, how, "database")]
+    return [Finding(Verdict.OK, how, "database tls")]
 
 
 async def examine_advice(engine: AsyncEngine) -> list[Finding]:

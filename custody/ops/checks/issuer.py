@@ -49,7 +49,7 @@ def _of_keys(
             "and their tokens are refused; have the issuer give each key a kid of its own"
         )
         return Finding(Verdict.FINDING, message, "jwks")
-    return Finding(Verdict.OK, f"{len(keys)} usable keys", "jwks")
+    return Finding(Verdict.OK, f"{len(keys)} usable key{'s' * (len(keys) != 1)}", "jwks")
 
 
 def _issuer_keys(settings: Settings, headers: dict[str, str]) -> Source:

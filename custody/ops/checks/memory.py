@@ -24,7 +24,7 @@ def examine_this_process() -> list[Finding]:
     if is_dumpable() or resource.getrlimit(resource.RLIMIT_CORE)[0]:
         message = "this process may be dumped, and read by others of its user: keys with it"
         return [Finding(Verdict.WARNING, message, _PART, _CURE), examine_swap()]
-    message = "no core dumps, and no other process of this user may read it"
+    message = "no core dumps of this process, and no other one of its user may read it"
     return [Finding(Verdict.OK, message, _PART), examine_swap()]
 
 
@@ -43,14 +43,14 @@ def examine_swap(proc: Path = _PROC, cgroups: Path = _CGROUPS) -> Finding:
 def _of_swap(whose: str, proc: Path, process: Path, cgroups: Path) -> Finding:
     """Say whether what is not locked could be swapped."""
     if _swaps_nothing(process, cgroups):
-        return Finding(Verdict.OK, f"the control group of {whose} may not swap", _PART)
+        return Finding(Verdict.OK, f"{whose} can't be swapped: its control group may not", _PART)
     try:
         swaps = [line.split()[0] for line in (proc / "swaps").read_text().splitlines()[1:]]
     except OSError:
         message = f"whether {whose} can be swapped was not seen: {proc}/swaps is hidden from here"
         return Finding(Verdict.UNSEEN, message, _PART, "swapon --show")
     if not swaps:
-        return Finding(Verdict.OK, f"{whose}: there is no swap", _PART)
+        return Finding(Verdict.OK, f"{whose} can't be swapped: there is no swap", _PART)
     message = (
         f"there is swap ({', '.join(swaps)}), and the memory of {whose} is not locked "
         "(LimitMEMLOCK): keys may get to disk"
