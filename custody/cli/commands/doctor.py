@@ -45,7 +45,7 @@ def doctor(as_json: bool) -> int:
 def show(examination: Coroutine[Any, Any, list[Finding]], *, as_json: bool) -> int:
     """Run an examination, and show what it finds; return the exit code."""
     configure(LogLevel.WARNING, LogFormat.TEXT)  # beside the findings, not among them
-    findings = event_loop.run(examination)
+    findings = event_loop.run(examination, "examining")
     if as_json:
         click.echo(json.dumps([as_object(finding) for finding in findings], indent=2))
     else:
