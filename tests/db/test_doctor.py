@@ -4,16 +4,23 @@ import asyncio
 import base64
 import json
 import os
+import time
+from email.utils import formatdate
 from pathlib import Path
 from typing import Any
 
 import pytest
+from aiohttp import web
+from aiohttp.test_utils import TestServer
 
 from custody.cli.commands.config import redact
 from custody.datakeys import diagnostics
+from custody.db.engine import Dsn, open_engine
 from custody.development.issuer import DevelopmentIssuer
+from custody.ops.checks.clock import examine_database_clock
 from custody.ops.doctor import examine
 from kek_backends.findings import Verdict
+from tests.clock import Clock
 from tests.db.command import custody
 from tests.db.test_backup import backup_role
 from tests.leaks import remember
@@ -103,6 +110,27 @@ async def test_a_data_key_that_is_old_or_seals_too_much(
     assert len(found) == 2
     assert " is 0 days old, more than -1; give it a successor: custody rewrap run" in found[0]
     assert found[1].startswith("about 0 rows are under the data key dk-")
+
+
+async def test_each_wrap_of_a_data_key_is_tried(
+    environ: dict[str, str], database: Database
+) -> None:
+    """A copy under another KEK's name, and one under a KEK that nobody has here."""
+    for kek_id in ("old", "gone"):
+        await database.execute(
+            "INSERT INTO auth.encryption_data_key_wraps (data_key_id, kek_id, wrapped_key, wrap_iv,"
+            " format_version) SELECT data_key_id, $1, wrapped_key, wrap_iv, format_version"
+            " FROM auth.encryption_data_key_wraps WHERE kek_id = 'env-v1'",
+            kek_id,
+        )
+    environ |= {"CUSTODY_OLD_KEKS": "env:OLD?id=old", "OLD": OTHER}
+    opened, shut = (one for one in await examine(environ) if one.part == "data-key")
+    assert opened.verdict is Verdict.OK
+    assert opened.message.endswith(
+        "wrapped under env-v1 (opens it), gone (not configured here), old (does not open it)"
+    )
+    assert (shut.verdict, shut.cure) == (Verdict.WARNING, "custody rewrap run")
+    assert " under old does not open" in shut.message
 
 
 async def test_findings_come_first(database: Database, issuer: Issuer, tmp_path: Path) -> None:
@@ -261,6 +289,31 @@ async def test_issuer(environ: dict[str, str], tmp_path: Path) -> None:
     empty.write_text('{"keys": []}')
     found = await findings(environ | {"CUSTODY_JWKS_FILE": str(empty)})
     assert [verdict for part, verdict, _ in found if part == "jwks"] == [Verdict.FINDING]
+
+
+@pytest.mark.parametrize(("ahead", "verdict"), [(0, Verdict.OK), (3600, Verdict.FINDING)])
+async def test_the_clock_of_an_issuer(
+    environ: dict[str, str], issuer: Issuer, ahead: int, verdict: Verdict
+) -> None:
+    async def answer(_request: web.Request) -> web.Response:
+        date = formatdate(time.time() + ahead, usegmt=True)
+        return web.Response(body=issuer.jwks(), headers={"Date": date})
+
+    app = web.Application()
+    app.router.add_get("/jwks", answer)
+    del environ["CUSTODY_JWKS_FILE"]
+    async with TestServer(app) as server:
+        found = await findings(environ | {"CUSTODY_JWKS_URL": str(server.make_url("/jwks"))})
+    assert ("jwks", Verdict.OK, "2 usable keys") in found
+    assert {one[1] for one in found if one[0] == "clock" and "issuer" in one[2]} == {verdict}
+
+
+async def test_the_clock_of_the_database(database: Database) -> None:
+    async with open_engine(Dsn(database.url("custody_app")), pool_size=1) as engine:
+        for behind, verdict in ((0, Verdict.OK), (10, Verdict.WARNING), (60, Verdict.FINDING)):
+            found = await examine_database_clock(engine, Clock(time.time() - behind))
+            assert found.verdict is verdict
+            assert f"{behind} s behind the database's" in found.message or not behind
 
 
 async def test_two_keys_under_one_kid_beside_a_good_one(
