@@ -53,8 +53,8 @@ async def test_what_is_waited_for_is_said_and_may_change(
         await asyncio.sleep(0.05)
     out, err = capsys.readouterr()
     assert out == ""
-    assert "custody: applying 0001, 1 of 2, for 0 s so far\n" in err
-    assert "custody: applying 0002, 2 of 2, for 0 s so far\n" in err
+    assert "custody: applying 0001, 1 of 2: 0 s so far\n" in err
+    assert "custody: applying 0002, 2 of 2: 0 s so far\n" in err
 
 
 def test_what_fails_while_it_is_waited_for_fails() -> None:

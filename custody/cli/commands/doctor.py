@@ -64,7 +64,9 @@ def lines_of(findings: Sequence[Finding], width: int | None) -> Iterator[str]:
         findings: of an examination.
         width: of the terminal; None: of what is piped.
     """
-    ordered = sorted(findings, key=_rank)
+    # Of equal weight, what is of one part stands together.
+    parts = list(dict.fromkeys(finding.part for finding in findings))
+    ordered = sorted(findings, key=lambda one: (_rank(one), parts.index(one.part)))
     subjects = dict.fromkeys(map(subject_of, ordered))
     for subject in subjects:
         yield click.style(subject, bold=True)

@@ -167,10 +167,10 @@ async def _keep_saying(what: Waiting) -> None:
     if not sys.stderr.isatty():
         while True:
             await asyncio.sleep(LINE_SECONDS)
-            note(f"{what.text}, for {time.monotonic() - began:.0f} s so far")
+            note(f"{what.text}: {time.monotonic() - began:.0f} s so far")
     await asyncio.sleep(_PATIENCE_SECONDS)
     # What was drawn goes when it ends.
     with Console(stderr=True).status(what.text) as drawn:
         while True:
-            drawn.update(f"{what.text}, for {time.monotonic() - began:.0f} s so far")
+            drawn.update(f"{what.text}: {time.monotonic() - began:.0f} s so far")
             await asyncio.sleep(_LOOK_SECONDS)
