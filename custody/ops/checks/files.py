@@ -10,8 +10,9 @@ from pathlib import Path
 from custody.ops.remark import Remark
 from custody.settings import CREDENTIALS_DIRECTORY, PREFIX, Settings
 
-_GROUP, _OTHERS, _WRITERS = 0o070, 0o007, 0o022
-_READERS = 0o044
+_GROUP, _OTHERS = 0o070, 0o007
+# Of what the daemon's group may read, or change, its host has so decided.
+_WRITERS, _READERS = 0o002, 0o004
 # Those of KEKs are the loader's, too: it refuses one that all may use.
 _SECRET_FILES = ("VAULT_SECRET_ID_FILE", "VAULT_TOKEN_FILE", "BAO_TOKEN_FILE")
 # A password in a TOML file: in the URL of a database, or the token itself.
@@ -32,11 +33,11 @@ def of_files(settings: Settings, environ: Mapping[str, str]) -> Iterator[Remark]
         yield from _of_secret(name, path, settings)
     for name, path in _believed_files(settings, environ):
         if _mode(path) & _WRITERS:
-            yield _remark(f"{name} names {path}, which others may change", f"chmod go-w {path}")
+            yield _remark(f"{name} names {path}, which others may change", f"chmod o-w {path}")
     config = environ.get(f"{PREFIX}CONFIG")
     if config and _mode(Path(config)) & _READERS and _has_secret(Path(config)):
         problem = f"{PREFIX}CONFIG names {config}, which has a password, and which others may read"
-        yield _remark(problem, f"chmod go= {config}")
+        yield _remark(problem, f"chmod o= {config}")
 
 
 def secret_files(settings: Settings, environ: Mapping[str, str]) -> Iterator[tuple[str, Path]]:
