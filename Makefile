@@ -4,7 +4,7 @@ BIN    := $(VENV)/bin
 # The Python that the environment has; for a new one, or another: make PYTHON=python3.12 run
 PYTHON ?= $(or $(wildcard $(BIN)/python),python3)
 
-.PHONY: run test prove lint format audit lock clean
+.PHONY: run test prove lint format man audit lock clean
 .PHONY: install install-dev
 .PHONY: chaos-callers chaos-kms-away prove-postgres prove-scope
 .PHONY: bench bench-audit bench-commands bench-envelope bench-growth bench-kek-faults bench-remote-kek bench-rewrap bench-rotation bench-sealer bench-start bench-verify
@@ -42,6 +42,10 @@ lint: install-dev
 format: install-dev
 	"$(BIN)/ruff" check --fix-only .
 	"$(BIN)/ruff" format .
+
+# The manual pages in docs/man, of what --help says.
+man: install-dev
+	@"$(BIN)/python" -m custody.cli.man docs/man
 
 # Known vulnerabilities in what the locks have.
 audit:

@@ -16,6 +16,7 @@ from custody.auth.jwk import JwksError
 from custody.auth.sources import SIZE_LIMIT
 
 _CA = "have the issuer use one of a CA that this system knows"
+_OF_TIME = {"Date", "Age"}
 _FETCH_TIMEOUT = 5.0  # seconds for one document, all of it
 
 
@@ -62,10 +63,25 @@ def name_of(url: str) -> str:
     return str(URL(url).with_user(None).with_query(None))
 
 
-async def fetch_once(url: str) -> bytes:
-    """Get the JWKS over HTTP, on a connection of its own; see :func:`http_source`."""
-    async with aiohttp.ClientSession() as session:
+async def fetch_once(url: str, headers: dict[str, str]) -> bytes:
+    """Get the JWKS over HTTP, on a connection of its own; see :func:`http_source`.
+
+    Args:
+        url: as there.
+        headers: gets ``Date`` and ``Age`` of the answer, whatever its status.
+    """
+
+    async def note(_session: object, _context: object, seen: aiohttp.TraceRequestEndParams) -> None:
+        headers.update({name: seen.response.headers[name] for name in _OF_TIME & _names(seen)})
+
+    trace = aiohttp.TraceConfig()
+    trace.on_request_end.append(note)
+    async with aiohttp.ClientSession(trace_configs=[trace]) as session:
         return await http_source(session, url)()
+
+
+def _names(seen: aiohttp.TraceRequestEndParams) -> set[str]:
+    return {name.title() for name in seen.response.headers}
 
 
 def _cause(error: aiohttp.ClientConnectorError) -> str:

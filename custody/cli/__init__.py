@@ -22,6 +22,7 @@ from custody.cli.exit_codes import READER_GONE, exit_code_of
 from custody.cli.kek import kek
 from custody.cli.migrate import migrate
 from custody.cli.openapi import openapi
+from custody.cli.options import examples
 from custody.cli.rewrap import rewrap
 from custody.cli.serve import serve, serve_process
 from custody.cli.token import token
@@ -31,7 +32,10 @@ from custody.cli.verify import verify
 __all__ = ["main"]
 
 
-@click.group(context_settings={"help_option_names": ["-h", "--help"]})
+@click.group(
+    context_settings={"help_option_names": ["-h", "--help"]},
+    epilog=examples("doctor", "kek list", "rewrap run --dry-run", "verify --help"),
+)
 @click.version_option(package_name=DISTRIBUTION)
 def cli() -> None:
     """Keep users' master keys, wrapped.

@@ -7,7 +7,7 @@ from pathlib import Path
 import click
 
 from custody.audit.events import Action
-from custody.cli.options import as_json
+from custody.cli.options import as_json, examples
 
 
 @click.group()
@@ -15,7 +15,7 @@ def audit() -> None:
     """Work on the audit."""
 
 
-@audit.command()
+@audit.command(epilog=examples("audit verify", "audit verify --checkpoint custody.checkpoint"))
 @click.option(
     "--since",
     metavar="FILE|NUMBER",
@@ -45,7 +45,7 @@ def verify(
     context.exit(run(since, kept, as_json=as_json))
 
 
-@audit.command()
+@audit.command(epilog=examples("audit key"))
 @as_json
 @click.pass_context
 def key(context: click.Context, as_json: bool) -> None:
@@ -58,7 +58,7 @@ def key(context: click.Context, as_json: bool) -> None:
     context.exit(run(as_json=as_json))
 
 
-@audit.command()
+@audit.command(epilog=examples("audit tail --lines 50", "audit tail --user alice --follow"))
 @click.option("--user", metavar="ID", help="Only this user's rows.")
 @click.option(
     "--action",
@@ -107,7 +107,11 @@ def _number_or_time(text: str) -> int | datetime:
     return int(text) if re.fullmatch("[0-9]{1,18}", text) else _time(text)
 
 
-@audit.command()
+@audit.command(
+    epilog=examples(
+        "audit export --output audit.jsonl", "audit export --format ocsf --since 2026-11-01"
+    )
+)
 @click.option(
     "--format",
     "format_",
@@ -148,7 +152,7 @@ def export(
     run(format_, since, until, output)
 
 
-@audit.command()
+@audit.command(epilog=examples("audit follow --state /var/lib/custody-audit/place"))
 @click.option(
     "--state",
     type=click.Path(dir_okay=False, path_type=Path),
@@ -186,7 +190,12 @@ _before = click.option(
 )
 
 
-@audit.command()
+@audit.command(
+    epilog=examples(
+        "audit prune --before 2026-09-01 --export audit.jsonl --dry-run",
+        "audit prune --before 2026-09-01 --export audit.jsonl --yes",
+    )
+)
 @_before
 @click.option(
     "--export",
@@ -218,7 +227,7 @@ def prune(
     run(before, exports, dry_run=dry_run, as_json=as_json)
 
 
-@audit.command()
+@audit.command(epilog=examples("audit redact --before 2026-11-01 --yes"))
 @_before
 @click.option("--yes", is_flag=True, help="Needed: they are gone for good.")
 @as_json

@@ -3,6 +3,8 @@
 import click
 from click.shell_completion import BashComplete, FishComplete, ShellComplete, ZshComplete
 
+from custody.cli.options import examples
+
 _VARIABLE = "_CUSTODY_COMPLETE"
 _CLASSES: dict[str, type[ShellComplete]] = {
     "bash": BashComplete,
@@ -11,7 +13,9 @@ _CLASSES: dict[str, type[ShellComplete]] = {
 }
 
 
-@click.command()
+@click.command(
+    epilog=examples("completion bash > ~/.local/share/bash-completion/completions/custody")
+)
 @click.argument("shell", type=click.Choice(list(_CLASSES)))
 @click.pass_context
 def completion(context: click.Context, shell: str) -> None:

@@ -2,10 +2,10 @@
 
 import click
 
-from custody.cli.options import as_json
+from custody.cli.options import as_json, examples
 
 
-@click.command()
+@click.command(epilog=examples("config", "config --json"))
 @as_json
 def config(as_json: bool) -> None:
     """Show the settings in force, without passwords."""

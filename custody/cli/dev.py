@@ -4,10 +4,10 @@ from pathlib import Path
 
 import click
 
-from custody.cli.options import data_folder
+from custody.cli.options import data_folder, examples
 
 
-@click.command()
+@click.command(epilog=examples("dev", "dev --data /tmp/another --free-ports"))
 @data_folder("Folder that keeps the database and the issuer's key between runs.")
 @click.option(
     "--free-ports",

@@ -4,7 +4,23 @@ from pathlib import Path
 
 import click
 
-from custody.cli.options import as_json
+from custody.cli.options import as_json, examples
+
+
+def complete_kek_ids(_context: click.Context, _argument: click.Parameter, begun: str) -> list[str]:
+    """Return the kek_ids that the database knows and that begin so, for a shell."""
+    from custody.cli.commands.kek_ids import known
+
+    return [one for one in known(data_keys=False) if one.startswith(begun)]
+
+
+def complete_record_ids(
+    _context: click.Context, _argument: click.Parameter, begun: str
+) -> list[str]:
+    """Return those, and the ids of data keys."""
+    from custody.cli.commands.kek_ids import known
+
+    return [one for one in known(data_keys=True) if one.startswith(begun)]
 
 
 @click.group()
@@ -12,7 +28,7 @@ def kek() -> None:
     """Work on KEKs."""
 
 
-@kek.command("list")
+@kek.command("list", epilog=examples("kek list", "kek list --json"))
 @as_json
 def list_(as_json: bool) -> None:
     """Show the KEKs that the database knows, and whether they are configured here.
@@ -25,8 +41,8 @@ def list_(as_json: bool) -> None:
     run(as_json)
 
 
-@kek.command()
-@click.argument("kek_id")
+@kek.command(epilog=examples("kek retire env-v1"))
+@click.argument("kek_id", shell_complete=complete_kek_ids)
 @as_json
 @click.pass_context
 def retire(context: click.Context, kek_id: str, as_json: bool) -> None:
@@ -40,7 +56,9 @@ def retire(context: click.Context, kek_id: str, as_json: bool) -> None:
     context.exit(run(kek_id, as_json=as_json))
 
 
-@kek.command()
+@kek.command(
+    epilog=examples("kek drill", "kek drill --textfile /var/lib/custody-drill/custody_drill.prom")
+)
 @click.option(
     "--textfile",
     type=click.Path(path_type=Path),
@@ -63,8 +81,8 @@ def drill(context: click.Context, textfile: Path | None, as_json: bool) -> None:
     context.exit(run(textfile, as_json=as_json))
 
 
-@kek.command()
-@click.argument("record_id", metavar="ID")
+@kek.command(epilog=examples("kek forget dk-019a9e5c3b7a7c4e8f1d2a3b4c5d6e7f --yes"))
+@click.argument("record_id", metavar="ID", shell_complete=complete_record_ids)
 @click.option("--yes", is_flag=True, help="Needed: it removes what keeps an id from other keys.")
 @as_json
 @click.pass_context
@@ -84,7 +102,7 @@ def forget(context: click.Context, record_id: str, yes: bool, as_json: bool) -> 
     context.exit(run(record_id, as_json=as_json))
 
 
-@kek.command()
+@kek.command(epilog=examples("kek generate --output kek", "kek generate --output kek --raw"))
 @click.option(
     "--output",
     type=click.Path(path_type=Path),

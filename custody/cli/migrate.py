@@ -2,10 +2,10 @@
 
 import click
 
-from custody.cli.options import as_json
+from custody.cli.options import as_json, examples
 
 
-@click.command()
+@click.command(epilog=examples("migrate"))
 @as_json
 @click.pass_context
 def migrate(context: click.Context, as_json: bool) -> None:

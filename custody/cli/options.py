@@ -13,6 +13,18 @@ Command = TypeVar("Command", bound=Callable[..., Any])
 as_json = click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 
 
+def examples(*commands: str) -> str:
+    """Return the end of a command's help: lines that can be pasted.
+
+    Args:
+        commands: each without ``custody`` in front.
+    """
+    lines = [f"  custody {command}" for command in commands]
+    title = "Example:" if len(lines) == 1 else "Examples:"
+    # click keeps the lines of such a paragraph apart.
+    return "\n".join(["\b", title, *lines])
+
+
 def data_folder(description: str) -> Callable[[Command], Command]:
     """Return the option that names the folder of ``custody dev``.
 

@@ -4,7 +4,7 @@ from typing import Any
 
 import click
 
-from custody.cli.options import as_json
+from custody.cli.options import as_json, examples
 from custody.rewrap.options import Options, Verify
 
 # The rows of a batch are locked together while they are stored.
@@ -16,7 +16,9 @@ def rewrap() -> None:
     """Bring rows to the active KEK."""
 
 
-@rewrap.command("run")
+@rewrap.command(
+    "run", epilog=examples("rewrap run --dry-run", "rewrap run --rate 500", "rewrap run --deep")
+)
 @click.option("--dry-run", is_flag=True, help="Count, prove the active KEK, and change nothing.")
 @click.option(
     "--all",
@@ -30,10 +32,15 @@ def rewrap() -> None:
     help="Make a new data key, and bring every row to it: after a KEK was compromised.",
 )
 @click.option(
-    "--rate", type=click.IntRange(min=0), default=0, help="Rows a second at most; 0 is no limit."
+    "--rate",
+    metavar="N",
+    type=click.IntRange(min=0),
+    default=0,
+    help="Rows a second at most; 0 is no limit.",
 )
 @click.option(
     "--batch",
+    metavar="N",
     type=click.IntRange(1, _MAX_BATCH),
     default=Options().batch,
     show_default=True,
@@ -67,7 +74,7 @@ def run(context: click.Context, /, *, as_json: bool, dry_run: bool, **chosen: An
     context.exit(run_(options, as_json=as_json, dry_run=dry_run))
 
 
-@rewrap.command()
+@rewrap.command(epilog=examples("rewrap status", "rewrap status --json"))
 @as_json
 def status(as_json: bool) -> None:
     """Show the latest runs, how fast they go, and how many rows each KEK has.

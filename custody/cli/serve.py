@@ -2,8 +2,10 @@
 
 import click
 
+from custody.cli.options import examples
 
-@click.command()
+
+@click.command(epilog=examples("serve"))
 def serve() -> None:
     """Run the daemon. SIGTERM ends it, SIGHUP makes it read its files again."""
     from custody.cli.commands.serve import serve as run

@@ -4,15 +4,16 @@ from pathlib import Path
 
 import click
 
-from custody.cli.options import as_json, data_folder
+from custody.cli.options import as_json, data_folder, examples
 
 
-@click.command()
+@click.command(epilog=examples("token --sub alice", "token --sub alice --lifetime 60 --json"))
 @click.option("--sub", required=True, help="The user.")
 @data_folder("The folder of custody dev.")
 @click.option("--audience", default="mana", show_default=True, help="The token's aud.")
 @click.option(
     "--lifetime",
+    metavar="SECONDS",
     type=click.IntRange(1, 366 * 24 * 60 * 60),
     default=60 * 60,
     show_default=True,

@@ -2,7 +2,7 @@
 
 import click
 
-from custody.cli.options import as_json
+from custody.cli.options import as_json, examples
 
 
 @click.group()
@@ -10,7 +10,7 @@ def users() -> None:
     """Work on users."""
 
 
-@users.command()
+@users.command(epilog=examples("users erase alice --yes"))
 @click.argument("user_id")
 @click.option("--yes", is_flag=True, help="Needed: the key is gone for good.")
 @as_json
@@ -29,7 +29,10 @@ def erase(context: click.Context, user_id: str, yes: bool, as_json: bool) -> Non
     context.exit(run(user_id, as_json=as_json))
 
 
-@users.command("replay-erasures")
+@users.command(
+    "replay-erasures",
+    epilog=examples("users replay-erasures --dry-run", "users replay-erasures --yes"),
+)
 @click.option("--dry-run", "dry", is_flag=True, help="Count what is due, and change nothing.")
 @click.option("--yes", is_flag=True, help="Needed: the keys are gone for good.")
 @as_json

@@ -4,12 +4,12 @@ from pathlib import Path
 
 import click
 
-from custody.cli.options import as_json
+from custody.cli.options import as_json, examples
 
 _SAMPLE = 100
 
 
-@click.command()
+@click.command(epilog=examples("verify", "verify --all --rate 200 --checkpoint custody.checkpoint"))
 @click.option(
     "--sample",
     metavar="N",

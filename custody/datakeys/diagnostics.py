@@ -1,16 +1,18 @@
 """What ``custody doctor`` says of the data keys; changes nothing."""
 
 import time
+from dataclasses import replace
 
 from sqlalchemy.ext.asyncio import AsyncEngine
 
 from custody.datakeys.data_key import made_at, prefix_of
-from custody.datakeys.records import Record, does_not_open, read_records
+from custody.datakeys.errors import DataKeyUnavailable, NoSuchDataKey
+from custody.datakeys.records import Record, does_not_open, open_record, read_records
 from custody.datakeys.ring import Ring
 from custody.db.queries import query
 from custody.db.scope import transaction
 from custody.keks.second import VARIABLE
-from kek_backends.base import KekBackend
+from kek_backends.base import KekBackend, Wrap
 from kek_backends.findings import Finding, Verdict
 from kek_backends.keyring import Keyring
 
@@ -20,6 +22,7 @@ _PART = "data-key"
 MAX_DAYS = 365
 MAX_ROWS = 2**32
 _DAY_MILLISECONDS = 86_400_000
+_SHUT = "does not open it"
 
 
 async def examine_data_keys(
@@ -42,7 +45,9 @@ async def examine_data_keys(
     findings = []
     for record in await read_records(engine):
         findings.append(_finding(record, keyring, ring, second))
-        if second is not None and findings[-1].verdict is Verdict.OK:
+        if findings[-1].verdict is Verdict.OK:
+            findings[-1:] = await _examine_wraps(record, findings[-1].message, keyring, second)
+        if second is not None and ring.find(prefix_of(record.id)) is not None:
             findings += _without_second(record, second)
     if not findings:
         message = "there is no data key; the next boot makes it, unless rows are sealed already"
@@ -55,16 +60,56 @@ async def _examine_age(engine: AsyncEngine, ring: Ring) -> list[Finding]:
     if (current := ring.current) is None:
         return []
     found = []
-    # The id is bound into its wraps; the time in the record is anybody's.
-    days = (time.time_ns() // 1_000_000 - made_at(current.id)) // _DAY_MILLISECONDS
-    if days > MAX_DAYS:
+    if (days := _days_old(current.id)) > MAX_DAYS:
         found.append(f"the data key {current.id} is {days} days old, more than {MAX_DAYS}")
     async with transaction(engine) as connection:
         rows = await connection.fetchval(query("estimate_rows"))
     if rows > MAX_ROWS:
         found.append(f"about {rows} rows are under the data key {current.id}, more than {MAX_ROWS}")
-    cure = "; give it a successor: custody rewrap run --deep"
-    return [Finding(Verdict.FINDING, one + cure, _PART) for one in found]
+    cure = "custody rewrap run --deep"
+    return [
+        Finding(Verdict.FINDING, f"{one}; give it a successor: {cure}", _PART, cure)
+        for one in found
+    ]
+
+
+def _days_old(key_id: str) -> int:
+    """Return the age of a data key: its id is bound into its wraps, the record's time is not."""
+    return (time.time_ns() // 1_000_000 - made_at(key_id)) // _DAY_MILLISECONDS
+
+
+async def _examine_wraps(
+    record: Record, said: str, keyring: Keyring, second: KekBackend | None
+) -> list[Finding]:
+    """Say which KEKs open a data key that is open, and which do not: each of its wraps is tried."""
+    states = {wrap.kek_id: await _state(record, wrap, keyring, second) for wrap in record.wraps}
+    days = _days_old(record.id)
+    under = ", ".join(f"{kek_id} ({state})" for kek_id, state in sorted(states.items()))
+    message = f"{said}; {days} day{'' if days == 1 else 's'} old; wrapped under {under}"
+    shut = sorted(kek_id for kek_id, state in states.items() if state == _SHUT)
+    return [Finding(Verdict.OK, message, _PART)] + [
+        Finding(
+            Verdict.WARNING,
+            f"the wrap of the data key {record.id} under {kek_id} does not open: make another",
+            _PART,
+            "custody rewrap run",
+        )
+        for kek_id in shut
+    ]
+
+
+async def _state(record: Record, wrap: Wrap, keyring: Keyring, second: KekBackend | None) -> str:
+    is_second = second is not None and second.holds(wrap.kek_id)
+    keks = Keyring(second) if second is not None and is_second else keyring
+    if keks.find(wrap.kek_id) is None:
+        return "not configured here"
+    try:
+        await open_record(keks, replace(record, wraps=(wrap,)))
+    except NoSuchDataKey:
+        return _SHUT
+    except DataKeyUnavailable:
+        return "no answer"
+    return "the second root opens it" if is_second else "opens it"
 
 
 def _without_second(record: Record, second: KekBackend) -> list[Finding]:
@@ -72,8 +117,9 @@ def _without_second(record: Record, second: KekBackend) -> list[Finding]:
     if second.kek_id is None or any(wrap.kek_id == second.kek_id for wrap in record.wraps):
         return []
     uri = second.uri.text
-    message = f"the data key {record.id} has no wrap under {VARIABLE}, {uri}: custody rewrap run"
-    return [Finding(Verdict.FINDING, message, _PART)]
+    cure = "custody rewrap run"
+    message = f"the data key {record.id} has no wrap under {VARIABLE}, {uri}: {cure}"
+    return [Finding(Verdict.FINDING, message, _PART, cure)]
 
 
 def _finding(record: Record, keyring: Keyring, ring: Ring, second: KekBackend | None) -> Finding:

@@ -1,6 +1,8 @@
 """The drill: whether the second root alone opens every data key; changes nothing."""
 
 import asyncio
+from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, replace
 
 from sqlalchemy.ext.asyncio import AsyncEngine
@@ -17,6 +19,10 @@ from kek_backends.keyring import Keyring
 
 # A KMS gives up by itself before; a backend of others may not.
 _REFRESH_SECONDS = 10.0
+
+
+def _uncounted(_total: int) -> AbstractContextManager[Callable[[int], None]]:
+    return nullcontext(lambda _count: None)
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,13 +70,19 @@ class Drilled:
         return not self.problems and all(key.waits for key in self.keys if key.problem)
 
 
-async def drill(engine: AsyncEngine, backend: KekBackend, ring: Ring) -> Drilled:
+async def drill(
+    engine: AsyncEngine,
+    backend: KekBackend,
+    ring: Ring,
+    counted: Callable[[int], AbstractContextManager[Callable[[int], None]]] = _uncounted,
+) -> Drilled:
     """Open every data key with one KEK alone, and compare that with the registry.
 
     Args:
         engine: connections of a runtime role.
         backend: the KEK of the second root.
         ring: data keys that it alone has to open: they judge its record.
+        counted: shows, of so many data keys, how many were tried.
 
     Raises:
         KekError: it can't be asked now, or not with this configuration.
@@ -82,9 +94,16 @@ async def drill(engine: AsyncEngine, backend: KekBackend, ring: Ring) -> Drilled
     except TimeoutError:
         raise Transient(f"{backend.uri.text}: no answer in time") from None
     records = await read_records(engine)
-    keys = tuple([await _drilled(backend, record) for record in records])
-    problems = () if keys else ("there is no data key; the first boot of a daemon makes it",)
-    return Drilled(backend.kek_id, keys, problems + await _registry(engine, backend, ring, records))
+    keys = []
+    with counted(len(records)) as advance:
+        for record in records:
+            keys.append(await _drilled(backend, record))
+            advance(1)
+    problems: tuple[str, ...] = (
+        () if keys else ("there is no data key; the first boot of a daemon makes it",)
+    )
+    problems += await _registry(engine, backend, ring, records)
+    return Drilled(backend.kek_id, tuple(keys), problems)
 
 
 async def _drilled(backend: KekBackend, record: Record) -> DrilledKey:

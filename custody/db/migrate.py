@@ -6,7 +6,7 @@ outlive the migration. So each file takes it anew, and looks whether somebody wa
 
 import asyncio
 import hashlib
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -68,12 +68,15 @@ def migrations(source: Path | None = None) -> tuple[Migration, ...]:
     return tuple(Migration(file.stem, file.read_text("utf-8")) for file in files)
 
 
-async def migrate(owner: Dsn, source: Path | None = None) -> tuple[str, ...]:
+async def migrate(
+    owner: Dsn, source: Path | None = None, begin: Callable[[str, int, int], None] | None = None
+) -> tuple[str, ...]:
     """Bring the database up to date; each file in a transaction of its own.
 
     Args:
         owner: URL of the role that owns the schema.
         source: a folder with migrations, or None for the project's own.
+        begin: is told of each that is begun: its name, the how manieth of how many.
 
     Returns:
         The names of the migrations that were applied now.
@@ -83,7 +86,7 @@ async def migrate(owner: Dsn, source: Path | None = None) -> tuple[str, ...]:
             has been running for a minute.
     """
     async with owner_connection(owner) as connection:
-        return await _apply_missing(connection, migrations(source))
+        return await _apply_missing(connection, migrations(source), begin)
 
 
 async def look_at(owner: Dsn) -> tuple[tuple[PostureProblem, ...], tuple[Advice, ...]]:
@@ -109,7 +112,11 @@ async def look_at(owner: Dsn) -> tuple[tuple[PostureProblem, ...], tuple[Advice,
             ) from None
 
 
-async def _apply_missing(connection: Connection, wanted: tuple[Migration, ...]) -> tuple[str, ...]:
+async def _apply_missing(
+    connection: Connection,
+    wanted: tuple[Migration, ...],
+    begin: Callable[[str, int, int], None] | None,
+) -> tuple[str, ...]:
     async with _transaction(connection, "the migration history"):
         if problems := await connection.fetch(query("list_owner_problems")):
             raise OwnerRefused("; ".join(row["problem"] for row in problems))
@@ -118,7 +125,13 @@ async def _apply_missing(connection: Connection, wanted: tuple[Migration, ...]) 
     for migration in wanted:
         _refuse_changed(migration, known)
     missing = [migration for migration in wanted if migration.name not in known]
-    return tuple([one.name for one in missing if await _apply(connection, one)])
+    applied = []
+    for number, one in enumerate(missing, 1):
+        if begin is not None:
+            begin(one.name, number, len(missing))
+        if await _apply(connection, one):
+            applied.append(one.name)
+    return tuple(applied)
 
 
 async def _apply(connection: Connection, migration: Migration) -> bool:

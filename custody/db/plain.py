@@ -41,6 +41,15 @@ def unverified(target: Target) -> str | None:
     )
 
 
+def is_local(target: Target) -> bool:
+    """Say whether all hosts of a URL are this one.
+
+    Args:
+        target: as for :func:`in_clear`.
+    """
+    return _on_a_network(target) is None
+
+
 def _on_a_network(target: Target) -> Host | None:
     return next((host for host in target.hosts if not _is_here(host)), None)
 

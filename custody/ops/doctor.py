@@ -1,25 +1,23 @@
-"""Examines what is configured, without changing anything."""
+"""Examines what is configured, without changing anything.
 
-from collections.abc import AsyncIterator, Mapping
+What is found is plain data, so the command line prints it, and whoever else likes may show it.
+"""
+
+import asyncio
+import os
+from collections.abc import AsyncIterator, Awaitable, Mapping
 from contextlib import asynccontextmanager
+from dataclasses import replace
 from functools import partial
 
 from sqlalchemy.ext.asyncio import AsyncEngine
 
-from custody.auth.jwk import NO_KEY, JwksError, VerificationKey, doubled_kids
-from custody.auth.jwks import document_from, keys_of
-from custody.auth.sources import Source, file_source
 from custody.datakeys.diagnostics import examine_data_keys
 from custody.datakeys.envelope import UserKeyring
 from custody.datakeys.ring import Ring
 from custody.datakeys.sealer import Sealer
-from custody.db.advice import advise, dumpers
 from custody.db.engine import open_engine
-from custody.db.erasure_record import RecordError, read_record
-from custody.db.erasures import describe, find_due
-from custody.db.errors import DatabaseError, Refused
-from custody.db.posture import find_problems, refuse_unfit_rewrap
-from custody.db.scope import transaction
+from custody.db.errors import DatabaseError
 from custody.keks.diagnostics import (
     examine_kek,
     examine_keks,
@@ -27,13 +25,34 @@ from custody.keks.diagnostics import (
     examine_rows,
     examine_second,
 )
+from custody.keks.instances import live
 from custody.keks.keks import load_keks
 from custody.keks.second import load_second
 from custody.ops import preflight
+from custody.ops.checks.certificate import examine_certificate
+from custody.ops.checks.clock import examine_database_clock
+from custody.ops.checks.database import (
+    examine_advice,
+    examine_dumpers,
+    examine_erasures,
+    examine_posture,
+    examine_rewrap_role,
+    examine_way,
+    failure,
+)
+from custody.ops.checks.files import secret_files
+from custody.ops.checks.issuer import examine_issuer
+from custody.ops.checks.memory import examine_daemons, examine_this_process
+from custody.ops.checks.routine import examine_drill, examine_routine, examine_seals
 from custody.settings import ConfigurationError, Settings, load
 from kek_backends.base import KekBackend
 from kek_backends.findings import Finding, Verdict
 from kek_backends.keyring import Keyring
+
+# What waits has limits of its own; this is for what hangs all the same.
+_CHECK_SECONDS = 30.0
+# How our messages say that a command follows.
+_RUN = "; run: "
 
 
 async def examine(environ: Mapping[str, str]) -> list[Finding]:
@@ -42,23 +61,45 @@ async def examine(environ: Mapping[str, str]) -> list[Finding]:
     Args:
         environ: the variables of the process.
     """
+    return [_with_cure(one) for one in await _examine(environ)]
+
+
+async def _examine(environ: Mapping[str, str]) -> list[Finding]:
     try:
         settings = load(environ)
     except ConfigurationError as error:
         return [Finding(Verdict.FINDING, str(error), "settings")]
     findings = _examine_settings(settings, environ)
-    findings += await _examine_issuer(settings)
+    findings += await _within("jwks", _examine_issuer(settings))
     try:
         keyring = load_keks(settings, environ)
     except ConfigurationError as error:
         findings.append(Finding(Verdict.FINDING, str(error), "kek"))
-        return findings + await _examine_database(settings, None)
+        return findings + await _examine_database(settings, environ, None)
     try:
-        findings += await examine_keks(keyring)
+        findings += await _within("kek", examine_keks(keyring))
         async with _second_root(settings, environ, keyring, findings) as second:
-            return findings + await _examine_database(settings, keyring, second)
+            return findings + await _examine_database(settings, environ, keyring, second)
     finally:
         await keyring.close()
+
+
+def _with_cure(finding: Finding) -> Finding:
+    """Give a finding whose message ends in a command that as its cure, too."""
+    cure = finding.message.partition(_RUN)[2]
+    return replace(finding, cure=cure) if cure and not finding.cure else finding
+
+
+async def _within(part: str, work: Awaitable[list[Finding]]) -> list[Finding]:
+    """Do one check; that nothing came of it in time, or by the database, is a finding."""
+    try:
+        async with asyncio.timeout(_CHECK_SECONDS):
+            return await work
+    except TimeoutError:
+        message = f"it was not seen: no answer within {_CHECK_SECONDS:.0f} seconds"
+        return [Finding(Verdict.DOWN, message, part)]
+    except DatabaseError as error:
+        return [failure(error, part)]
 
 
 @asynccontextmanager
@@ -75,7 +116,8 @@ async def _second_root(
         yield None
         return
     try:
-        findings += await examine_kek(second, active=True)
+        findings += await _within("kek", examine_kek(second, active=True))
+        findings.append(examine_drill())
         yield second
     finally:
         await second.close()
@@ -84,7 +126,25 @@ async def _second_root(
 def _examine_settings(settings: Settings, environ: Mapping[str, str]) -> list[Finding]:
     found = preflight.remarks(settings, environ)
     findings = [Finding(Verdict.FINDING, one.message, one.part) for one in found]
-    return findings or [Finding(Verdict.OK, f"{settings.env} mode", "settings")]
+    findings = findings or [Finding(Verdict.OK, f"{settings.env} mode", "settings")]
+    findings += _examine_files(settings, environ)
+    findings += examine_this_process()
+    if settings.tls_cert is not None and settings.tls_key is not None:
+        findings += examine_certificate(settings.tls_cert, settings.tls_key)
+    return findings
+
+
+def _examine_files(settings: Settings, environ: Mapping[str, str]) -> list[Finding]:
+    """Say how many files with secrets were looked at; of settings it is said what is wrong."""
+    if not (count := sum(1 for _ in secret_files(settings, environ))):
+        return []
+    if os.geteuid() == 0 and not settings.development:
+        message = (
+            f"the modes of {count} files with secrets were looked at; whether the daemon's user "
+            "can read them was not: root can read all; look as that user"
+        )
+        return [Finding(Verdict.UNSEEN, message, "files", "custody-admin doctor")]
+    return [Finding(Verdict.OK, f"{count} files with secrets were looked at", "files")]
 
 
 async def _examine_issuer(settings: Settings) -> list[Finding]:
@@ -92,52 +152,14 @@ async def _examine_issuer(settings: Settings) -> list[Finding]:
         preflight.require_jwks(settings)
     except ConfigurationError:
         return []  # it is said of the settings
-    return [(await examine_issuer(settings))[0]]
-
-
-async def examine_issuer(
-    settings: Settings,
-) -> tuple[Finding, tuple[VerificationKey, ...] | None]:
-    """Examine the issuer's keys; return what was found, and the keys where a JWKS was had.
-
-    Args:
-        settings: where they are: a file or a URL is set, and may be asked.
-    """
-    fetch, source = _issuer_keys(settings)
-    # A file's faults stop the daemon; an issuer may be down for a while.
-    prefix = "CUSTODY_JWKS_FILE: " if settings.jwks_file else ""
-    try:
-        document = await document_from(fetch, source)
-    except JwksError as error:
-        verdict = Verdict.FINDING if settings.jwks_file else Verdict.DOWN
-        return Finding(verdict, f"{prefix}{error}", "jwks"), None
-    try:
-        keys = keys_of(document, source)
-    except JwksError as error:
-        return Finding(Verdict.FINDING, f"{prefix}{error}", "jwks"), None
-    if not keys:
-        return Finding(Verdict.FINDING, f"{prefix}JWKS {source} {NO_KEY}", "jwks"), keys
-    if doubled := doubled_kids(document):
-        message = (
-            f"two different keys of {source} have one kid ({', '.join(doubled)}): neither is used, "
-            "and their tokens are refused; have the issuer give each key a kid of its own"
-        )
-        return Finding(Verdict.FINDING, message, "jwks"), keys
-    return Finding(Verdict.OK, f"{len(keys)} usable keys", "jwks"), keys
-
-
-def _issuer_keys(settings: Settings) -> Source:
-    if settings.jwks_file is not None:
-        return file_source(settings.jwks_file), str(settings.jwks_file)
-    # A JWKS in a file needs no HTTP client, and no command waits for the import of one.
-    from custody.auth.http_source import fetch_once, name_of  # noqa: PLC0415
-
-    url = preflight.jwks_url(settings)
-    return partial(fetch_once, url), name_of(url)
+    return (await examine_issuer(settings))[0]
 
 
 async def _examine_database(
-    settings: Settings, keyring: Keyring | None, second: KekBackend | None = None
+    settings: Settings,
+    environ: Mapping[str, str],
+    keyring: Keyring | None,
+    second: KekBackend | None = None,
 ) -> list[Finding]:
     if settings.database_url is None:
         message = "CUSTODY_DATABASE_URL is not set: database, roles and fingerprints were not seen"
@@ -145,20 +167,51 @@ async def _examine_database(
     dsn = settings.dsn(settings.database_url)
     try:
         async with open_engine(dsn, pool_size=1) as engine:
-            if problems := await find_problems(engine, "custody_app"):
-                return [Finding(Verdict.FINDING, one.message, one.part) for one in problems]
-            findings = [Finding(Verdict.OK, "schema and role keep their promises", "database")]
-            findings += await _examine_advice(engine)
-            findings += await _examine_erasures(settings, engine)
-            findings.append(_examine_dumpers(await dumpers(engine)))
-            findings += await _examine_rewrap(settings, engine)
-            accepted = settings.accepts_legacy_rows
-            findings += await examine_rows(engine, accepted=accepted)
-            if keyring is not None:
-                findings += await _examine_records(settings, engine, keyring, second)
-            return findings
+            findings = await _within("database", examine_posture(engine))
+            if any(one.verdict is not Verdict.OK for one in findings):
+                return findings
+            findings += examine_way(settings, environ)
+            return findings + await _examine_contents(settings, engine, keyring, second)
     except DatabaseError as error:
-        return [_failure(error, "database")]
+        return [failure(error, "database")]
+
+
+async def _examine_contents(
+    settings: Settings, engine: AsyncEngine, keyring: Keyring | None, second: KekBackend | None
+) -> list[Finding]:
+    """Examine a database whose posture is right."""
+    active = None if keyring is None else keyring.active
+    checks = {
+        "database": (partial(examine_advice, engine), partial(_examine_clock, engine)),
+        "erasures": (partial(examine_erasures, settings, engine),),
+        "backup": (partial(examine_dumpers, engine),),
+        "rewrap": (partial(examine_rewrap_role, settings, engine),),
+        "rows": (partial(examine_rows, engine, accepted=settings.accepts_legacy_rows),),
+        "audit": (partial(_examine_seals, engine, settings),),
+        "rewrap run": (partial(examine_routine, engine, settings, active),),
+        "memory": (partial(_examine_daemons, engine),),
+    }
+    findings = [
+        one
+        for part, some in checks.items()
+        for check in some
+        for one in await _within(part, check())
+    ]
+    if keyring is not None:
+        findings += await _within("data-key", _examine_records(settings, engine, keyring, second))
+    return findings
+
+
+async def _examine_clock(engine: AsyncEngine) -> list[Finding]:
+    return [await examine_database_clock(engine)]
+
+
+async def _examine_seals(engine: AsyncEngine, settings: Settings) -> list[Finding]:
+    return [await examine_seals(engine, settings)]
+
+
+async def _examine_daemons(engine: AsyncEngine) -> list[Finding]:
+    return examine_daemons(await live(engine))
 
 
 async def _examine_records(
@@ -173,58 +226,3 @@ async def _examine_records(
     if second is not None:
         findings += await examine_second(engine, keyring, second, Sealer(ring))
     return findings
-
-
-async def _examine_advice(engine: AsyncEngine) -> list[Finding]:
-    try:
-        advice = await advise(engine)
-    except DatabaseError as error:
-        return [Finding(Verdict.UNSEEN, f"what would be wiser was not seen: {error}", "database")]
-    return [
-        Finding(Verdict.FINDING if one.is_problem else Verdict.OK, one.message, one.part)
-        for one in advice
-    ]
-
-
-async def _examine_erasures(settings: Settings, engine: AsyncEngine) -> list[Finding]:
-    if settings.erasure_record is None:
-        return []
-    try:
-        erasures = read_record(settings.erasure_record).erasures
-    except RecordError as error:
-        return [Finding(Verdict.FINDING, str(error), "erasures")]
-    async with transaction(engine) as connection:
-        due = await find_due(connection, erasures)
-    if due:
-        return [Finding(Verdict.FINDING, describe(len(due)), "erasures")]
-    message = f"{len(erasures)} on record, each of them made in this database"
-    return [Finding(Verdict.OK, message, "erasures")]
-
-
-def _examine_dumpers(names: tuple[str, ...]) -> Finding:
-    """Say who can dump the database; whether anybody does can't be seen from here."""
-    if names:
-        return Finding(Verdict.OK, f"pg_dump can read all rows as {', '.join(names)}", "backup")
-    message = (
-        "no role but superusers can dump this database: row-level security is forced, so pg_dump "
-        "as its owner fails; run: CREATE ROLE custody_backup LOGIN NOSUPERUSER BYPASSRLS; GRANT "
-        "pg_read_all_data TO custody_backup (a physical backup can't be seen from here)"
-    )
-    return Finding(Verdict.UNSEEN, message, "backup")
-
-
-async def _examine_rewrap(settings: Settings, app: AsyncEngine) -> list[Finding]:
-    if settings.rewrap_database_url is None:
-        return []
-    dsn = settings.dsn(settings.rewrap_database_url)
-    try:
-        async with open_engine(dsn, pool_size=1, variable="CUSTODY_REWRAP_DATABASE_URL") as engine:
-            await refuse_unfit_rewrap(engine, app)
-    except DatabaseError as error:
-        return [_failure(error, "rewrap")]
-    return [Finding(Verdict.OK, "the role for re-wraps is of the same database", "rewrap")]
-
-
-def _failure(error: DatabaseError, part: str) -> Finding:
-    verdict = Verdict.FINDING if isinstance(error, Refused) else Verdict.DOWN
-    return Finding(verdict, str(error), part)

@@ -1,7 +1,6 @@
 """What can be checked of settings before anything is asked: one look for daemon and doctor."""
 
 from collections.abc import Iterable, Iterator, Mapping
-from pathlib import Path
 from typing import TypeVar
 
 import structlog
@@ -10,14 +9,11 @@ from custody.auth.rules import TokenRules
 from custody.auth.step_up import StepUp
 from custody.db.dsn import Dsn
 from custody.ops import transport
+from custody.ops.checks.files import of_files
 from custody.ops.remark import Remark
 from custody.settings import ConfigurationError, Settings, unknown_names
 from custody.sockets.addresses import refuse_impossible
 from custody.sockets.listeners import Listeners, tls_context
-
-_GROUP, _OTHERS = 0o070, 0o007
-# Those of KEKs are the loader's, too: it refuses one that all may use.
-_SECRET_FILES = ("VAULT_SECRET_ID_FILE", "VAULT_TOKEN_FILE", "BAO_TOKEN_FILE")
 
 T = TypeVar("T")
 
@@ -93,7 +89,7 @@ def _of_known(settings: Settings, environ: Mapping[str, str]) -> Iterator[Remark
             "CUSTODY_DATA_KEY_TTL is more than a quarter of CUSTODY_DATA_KEY_MAX_AGE: an outage of "
             "the KMS is survived for so much less; lower it",
         )
-    yield from _open_files(settings, environ)
+    yield from of_files(settings, environ)
     if _listen not in refused:
         yield from transport.of_listen(settings)
     if _admin_listen not in refused:
@@ -194,33 +190,6 @@ def _listen(settings: Settings) -> None:
 
 def _admin_listen(settings: Settings) -> None:
     refuse_impossible(settings.admin_listen, "CUSTODY_ADMIN_LISTEN")
-
-
-def _open_files(settings: Settings, environ: Mapping[str, str]) -> Iterator[Remark]:
-    """Say which files that hold secrets are open to others."""
-    keks = (uri.partition(":")[2].partition("?")[0] for uri in (settings.kek, *settings.old_keks))
-    of_keks = {f"{name}_FILE" for name in keks}
-    for name, value in sorted(environ.items()):
-        is_ours = name.startswith("CUSTODY_") and name.endswith("_FILE")
-        if not value or name == "CUSTODY_JWKS_FILE":
-            continue
-        if name in of_keks:
-            yield from _open_file(name, Path(value), _GROUP, unless=_OTHERS)
-        elif is_ours or name in _SECRET_FILES:
-            yield from _open_file(name, Path(value), _GROUP | _OTHERS)
-    if settings.tls_key is not None:
-        # Some hosts give such keys to a group of their own.
-        yield from _open_file("CUSTODY_TLS_KEY", settings.tls_key, _OTHERS)
-
-
-def _open_file(name: str, path: Path, who: int, *, unless: int = 0) -> Iterator[Remark]:
-    try:
-        mode = path.stat().st_mode
-    except OSError:
-        return  # whoever reads it says so
-    if mode & who and not mode & unless:
-        cure = f"run: chmod {'600' if who & _GROUP else 'o='} {path}"
-        yield Remark("settings", f"{name} names {path}, which others may use; {cure}")
 
 
 def _believed(settings: Settings) -> Iterator[Remark]:

@@ -7,7 +7,7 @@ import signal
 import sys
 
 _PR_SET_PDEATHSIG = 1
-_PR_SET_DUMPABLE = 4
+_PR_GET_DUMPABLE, _PR_SET_DUMPABLE = 3, 4
 # mlockall(2): pages that are there, pages to come, and each only once it is used.
 _MCL_CURRENT, _MCL_FUTURE, _MCL_ONFAULT = 1, 2, 4
 
@@ -26,9 +26,23 @@ def harden() -> None:
         libc = ctypes.CDLL(None, use_errno=True)
         if libc.prctl(_PR_SET_DUMPABLE, 0, 0, 0, 0) != 0:
             raise OSError(ctypes.get_errno(), "prctl(PR_SET_DUMPABLE) failed")
-        if resource.getrlimit(resource.RLIMIT_MEMLOCK)[0] == resource.RLIM_INFINITY:
+        if may_lock_memory():
             # A kernel that refuses leaves swapping as it was: the same as without the limit.
             libc.mlockall(_MCL_CURRENT | _MCL_FUTURE | _MCL_ONFAULT)
+
+
+def is_dumpable() -> bool:
+    """Say whether this process may be dumped, and read by others of its user (prctl(2))."""
+    if sys.platform != "linux":
+        return True
+    libc = ctypes.CDLL(None, use_errno=True)
+    # 2: its dumps are for root alone.
+    return bool(libc.prctl(_PR_GET_DUMPABLE, 0, 0, 0, 0) == 1)
+
+
+def may_lock_memory() -> bool:
+    """Say whether all memory may be locked, and is by :func:`harden`."""
+    return resource.getrlimit(resource.RLIMIT_MEMLOCK)[0] == resource.RLIM_INFINITY
 
 
 def end_with_parent(parent: int) -> None:

@@ -4,7 +4,7 @@ from collections.abc import Mapping
 
 from custody.auth.diagnostics import explain
 from custody.ops import preflight
-from custody.ops.doctor import examine_issuer
+from custody.ops.checks.issuer import examine_issuer
 from custody.settings import ConfigurationError, load
 from kek_backends.findings import Finding, Verdict
 
@@ -22,8 +22,7 @@ async def examine_token(environ: Mapping[str, str], text: bytes) -> list[Finding
         preflight.require_jwks(settings)
     except ConfigurationError as error:
         return [Finding(Verdict.FINDING, str(error), "settings")]
-    issuer, keys = await examine_issuer(settings)
-    findings = [issuer]
+    findings, keys = await examine_issuer(settings)
     if keys is None:
         message = "it was not checked: there are no keys to check it with"
         findings.append(Finding(Verdict.UNSEEN, message, "token signature"))

@@ -69,6 +69,7 @@ def of_databases(settings: Settings, environ: Mapping[str, str]) -> Iterator[Rem
     urls = {
         "CUSTODY_DATABASE_URL": settings.database_url,
         "CUSTODY_REWRAP_DATABASE_URL": settings.rewrap_database_url,
+        "CUSTODY_AUDIT_DATABASE_URL": settings.audit_database_url,
     }
     for name, url in urls.items():
         if url is None:

@@ -4,16 +4,23 @@ import asyncio
 import base64
 import json
 import os
+import time
+from email.utils import formatdate
 from pathlib import Path
 from typing import Any
 
 import pytest
+from aiohttp import web
+from aiohttp.test_utils import TestServer
 
 from custody.cli.commands.config import redact
 from custody.datakeys import diagnostics
+from custody.db.engine import Dsn, open_engine
 from custody.development.issuer import DevelopmentIssuer
+from custody.ops.checks.clock import examine_database_clock
 from custody.ops.doctor import examine
 from kek_backends.findings import Verdict
+from tests.clock import Clock
 from tests.db.command import custody
 from tests.db.test_backup import backup_role
 from tests.leaks import remember
@@ -44,18 +51,25 @@ async def test_healthy(environ: dict[str, str], database: Database) -> None:
 
 
 async def look_at_health(environ: dict[str, str], role: str) -> None:
-    found = await findings(environ)
-    assert {verdict for _, verdict, _ in found} == {Verdict.OK}
-    assert [part for part, _, _ in found] == [
-        "settings",
-        "jwks",
-        "kek env:MANA_AUTH_KEK",
-        "database",
-        "backup",
-        "rows",
-        "data-key",
-        "kek env:MANA_AUTH_KEK",
+    # Whether this process can be swapped or dumped is its host's affair, and no finding.
+    found = [one for one in await findings(environ) if one[0] != "memory"]
+    assert [(part, verdict) for part, verdict, _ in found] == [
+        ("settings", Verdict.OK),
+        ("jwks", Verdict.OK),
+        ("kek env:MANA_AUTH_KEK", Verdict.OK),
+        ("database", Verdict.OK),
+        ("database tls", Verdict.OK),
+        ("clock", Verdict.OK),
+        ("backup", Verdict.OK),
+        ("rows", Verdict.OK),
+        ("audit", Verdict.OK),
+        ("kek env:MANA_AUTH_KEK", Verdict.OK),
+        ("rewrap run", Verdict.NOTE),  # there is neither a worker nor a timer
+        ("data-key", Verdict.OK),
+        ("kek env:MANA_AUTH_KEK", Verdict.OK),
     ]
+    (of_data_key,) = (said for part, _, said in found if part == "data-key")
+    assert of_data_key.endswith(" opens; 0 days old; wrapped under env-v1 (opens it)")
     done = await asyncio.to_thread(custody, environ, "doctor")
     assert (done.code, done.err) == (0, "")
     assert "ok      database: schema and role keep their promises" in done.out
@@ -78,10 +92,10 @@ async def test_no_role_may_dump(environ: dict[str, str], database: Database, lac
                 "no superuser": f"ALTER ROLE {role} SUPERUSER",
             }[lacking]
         )
-        (said,) = (one for one in await findings(environ) if one[0] == "backup")
+        (said,) = (one for one in await examine(environ) if one.part == "backup")
         await database.execute(f"DROP OWNED BY {role}")
-    assert said[1] is Verdict.UNSEEN
-    assert "GRANT pg_read_all_data TO custody_backup" in said[2]
+    assert said.verdict is Verdict.UNSEEN
+    assert "GRANT pg_read_all_data TO custody_backup" in said.cure
 
 
 async def test_a_data_key_that_is_old_or_seals_too_much(
@@ -91,13 +105,32 @@ async def test_a_data_key_that_is_old_or_seals_too_much(
     monkeypatch.setattr(diagnostics, "MAX_DAYS", -1)
     monkeypatch.setattr(diagnostics, "MAX_ROWS", -1)
     found = [
-        message
-        for part, verdict, message in await findings(environ)
-        if verdict != Verdict.OK and part != "backup"
+        message for _, verdict, message in await findings(environ) if verdict is Verdict.FINDING
     ]
     assert len(found) == 2
     assert " is 0 days old, more than -1; give it a successor: custody rewrap run" in found[0]
     assert found[1].startswith("about 0 rows are under the data key dk-")
+
+
+async def test_each_wrap_of_a_data_key_is_tried(
+    environ: dict[str, str], database: Database
+) -> None:
+    """A copy under another KEK's name, and one under a KEK that nobody has here."""
+    for kek_id in ("old", "gone"):
+        await database.execute(
+            "INSERT INTO auth.encryption_data_key_wraps (data_key_id, kek_id, wrapped_key, wrap_iv,"
+            " format_version) SELECT data_key_id, $1, wrapped_key, wrap_iv, format_version"
+            " FROM auth.encryption_data_key_wraps WHERE kek_id = 'env-v1'",
+            kek_id,
+        )
+    environ |= {"CUSTODY_OLD_KEKS": "env:OLD?id=old", "OLD": OTHER}
+    opened, shut = (one for one in await examine(environ) if one.part == "data-key")
+    assert opened.verdict is Verdict.OK
+    assert opened.message.endswith(
+        "wrapped under env-v1 (opens it), gone (not configured here), old (does not open it)"
+    )
+    assert (shut.verdict, shut.cure) == (Verdict.WARNING, "custody rewrap run")
+    assert " under old does not open" in shut.message
 
 
 async def test_findings_come_first(database: Database, issuer: Issuer, tmp_path: Path) -> None:
@@ -109,10 +142,19 @@ async def test_findings_come_first(database: Database, issuer: Issuer, tmp_path:
         "VAULT_TOKEN": "t",
     }
     done = await asyncio.to_thread(custody, environ, "doctor")
-    signs = [line.split()[0] for line in done.out.splitlines()]
-    order = ["FINDING", "DOWN", "unseen", "ok"]
-    assert sorted(set(signs), key=order.index) == order
-    assert signs == sorted(signs, key=order.index)
+    order = ["ERROR", "DOWN", "note", "unseen", "ok"]
+    *lines, summary = done.out.splitlines()
+    subjects: list[str] = []
+    first: dict[str, list[int]] = {}
+    for line in lines:
+        if not line.startswith(" "):
+            subjects.append(line)
+            first[line] = []
+        elif line.split()[0] in order:
+            first[subjects[-1]].append(order.index(line.split()[0]))
+    assert all(signs == sorted(signs) for signs in first.values())
+    assert [min(first[one]) for one in subjects] == sorted(min(signs) for signs in first.values())
+    assert summary.startswith("1 error, 1 part down, ")
     done = await asyncio.to_thread(custody, environ, "doctor", "--json")
     parts = [one["part"] for one in json.loads(done.out)]
     assert parts == [part for part, _, _ in await findings(environ)]
@@ -126,9 +168,7 @@ async def test_colours(changes: dict[str, str], coloured: bool) -> None:
     environ = {"PATH": os.environ["PATH"], "TERM": "xterm-256color", **changes}
     code, drawn = await asyncio.to_thread(on_a_terminal, environ, "doctor")
     assert code == 1
-    assert drawn.startswith(
-        "\x1b[31mFINDING\x1b[0m settings: " if coloured else "FINDING settings: "
-    )
+    assert ("\x1b[31mERROR  \x1b[0m settings: " if coloured else "  ERROR   settings: ") in drawn
     assert ("\x1b" in drawn) is coloured
     # Where it is piped there are none.
     assert "\x1b" not in custody(environ, "doctor").out
@@ -153,10 +193,14 @@ async def test_finding_of_the_database(environ: dict[str, str], database: Databa
     assert done.code == 1
     assert [finding for finding in found if finding["verdict"] == "finding"] == [
         {
+            "subject": "database",
             "part": "schema",
+            "severity": "error",
             "verdict": "finding",
             "message": "row-level security is not enabled and forced on auth.encryption_vaults; "
             "run: ALTER TABLE auth.encryption_vaults ENABLE ROW LEVEL SECURITY, "
+            "FORCE ROW LEVEL SECURITY",
+            "cure": "ALTER TABLE auth.encryption_vaults ENABLE ROW LEVEL SECURITY, "
             "FORCE ROW LEVEL SECURITY",
         }
     ]
@@ -191,12 +235,13 @@ async def test_kek_that_is_not_configured(environ: dict[str, str]) -> None:
     found = await findings(environ)
     assert [part for part, verdict, _ in found if verdict is Verdict.FINDING] == ["kek"]
     # What can be seen is still looked at.
-    assert [one[0] for one in found[-3:]] == ["database", "backup", "rows"]
+    seen = [part for part, _, _ in found]
+    assert seen[-4:] == ["backup", "rows", "audit", "rewrap run"]
 
 
 async def test_nothing_is_configured() -> None:
     found = await findings({})
-    assert [(part, verdict) for part, verdict, _ in found] == [
+    assert [(part, verdict) for part, verdict, _ in found if part != "memory"] == [
         ("settings", Verdict.FINDING),  # the database's URL
         ("settings", Verdict.FINDING),  # the issuer
         ("settings", Verdict.FINDING),  # its keys
@@ -244,6 +289,31 @@ async def test_issuer(environ: dict[str, str], tmp_path: Path) -> None:
     empty.write_text('{"keys": []}')
     found = await findings(environ | {"CUSTODY_JWKS_FILE": str(empty)})
     assert [verdict for part, verdict, _ in found if part == "jwks"] == [Verdict.FINDING]
+
+
+@pytest.mark.parametrize(("ahead", "verdict"), [(0, Verdict.OK), (3600, Verdict.FINDING)])
+async def test_the_clock_of_an_issuer(
+    environ: dict[str, str], issuer: Issuer, ahead: int, verdict: Verdict
+) -> None:
+    async def answer(_request: web.Request) -> web.Response:
+        date = formatdate(time.time() + ahead, usegmt=True)
+        return web.Response(body=issuer.jwks(), headers={"Date": date})
+
+    app = web.Application()
+    app.router.add_get("/jwks", answer)
+    del environ["CUSTODY_JWKS_FILE"]
+    async with TestServer(app) as server:
+        found = await findings(environ | {"CUSTODY_JWKS_URL": str(server.make_url("/jwks"))})
+    assert ("jwks", Verdict.OK, "2 usable keys") in found
+    assert {one[1] for one in found if one[0] == "clock" and "issuer" in one[2]} == {verdict}
+
+
+async def test_the_clock_of_the_database(database: Database) -> None:
+    async with open_engine(Dsn(database.url("custody_app")), pool_size=1) as engine:
+        for behind, verdict in ((0, Verdict.OK), (10, Verdict.WARNING), (60, Verdict.FINDING)):
+            found = await examine_database_clock(engine, Clock(time.time() - behind))
+            assert found.verdict is verdict
+            assert f"{behind} s behind the database's" in found.message or not behind
 
 
 async def test_two_keys_under_one_kid_beside_a_good_one(

@@ -176,7 +176,9 @@ async def test_restored_from_before(
                 assert refused(await client.status())
             done = await command(again, "doctor")
             assert done.code == 1
-            assert f"FINDING erasures: {parts['erasures']}" in done.out
+            problem, _, cure = (parts["erasures"] or "").partition("; run: ")
+            assert f"ERROR   erasures: {problem}\n" in done.out
+            assert f" cure: {cure}\n" in done.out
 
             done = await command(again, "verify")
             assert done.code == 1
@@ -518,7 +520,7 @@ async def test_record_that_is_not_to_be_relied_on(
         for words in (("verify",), ("users", "replay-erasures", "--yes")):
             done = await command(daemon, *words)
             assert (done.code, why in done.complaint) == (78, True)
-        assert f"FINDING erasures: {done.complaint}" in (await command(daemon, "doctor")).out
+        assert f"ERROR   erasures: {done.complaint}" in (await command(daemon, "doctor")).out
         begin_anew(record)
         await becomes(daemon, 200)
         assert (await alice.key()).json == key

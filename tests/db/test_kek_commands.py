@@ -499,6 +499,23 @@ async def test_without_a_url(environ: dict[str, str], database: Database) -> Non
     )
 
 
+@pytest.mark.parametrize(
+    ("typed", "offered"),
+    [
+        ("custody kek retire ", {"now", "old", "gone", "stray"}),
+        ("custody kek retire o", {"old"}),
+        ("custody kek forget s", {"stray"}),
+    ],
+)
+async def test_a_shell_completes_the_ids(
+    environ: dict[str, str], typed: str, offered: set[str]
+) -> None:
+    prompt = {"_CUSTODY_COMPLETE": "bash_complete", "COMP_WORDS": typed, "COMP_CWORD": "3"}
+    done = await asyncio.to_thread(custody, environ | prompt)
+    assert {line.partition(",")[2] for line in done.out.splitlines()} == offered
+    assert done.err == ""
+
+
 # ── generate ──────────────────────────────────────────────────────────────────
 
 

@@ -229,7 +229,7 @@ async def test_an_outage_of_the_first_kms_says_nothing_of_the_second(
             assert "forget" not in parts["data-key"]
         done = await fleet.command(settings, "doctor")
         (line,) = [line for line in done.out.splitlines() if " data-key: " in line]
-        assert line.startswith("DOWN ")
+        assert line.startswith("  DOWN ")
         assert (await fleet.command(settings, "kek", "drill")).code == 0
 
 

@@ -255,7 +255,7 @@ async def test_its_wraps_go_when_it_is_taken_away(database: Database) -> None:
     assert done.complaint.startswith(PREFIX)
     assert await under(database) == [(KEY_ID, "env-v2")]
     doctor = await command(with_second(database, **app(database)), "doctor")
-    assert "FINDING kek env:SECOND?id=second: KEK env:SECOND?id=second: the kek_id" in doctor.out
+    assert "ERROR   kek env:SECOND?id=second: KEK env:SECOND?id=second: the kek_id" in doctor.out
 
 
 async def test_another_second_root_takes_its_place(database: Database) -> None:
@@ -374,8 +374,8 @@ async def test_the_doctor_finds_a_data_key_without_it(database: Database) -> Non
     environ = with_second(database, **app(database))
     before = (await command(environ, "doctor")).out
     assert (
-        f"FINDING data-key: the data key {KEY_ID} has no wrap under CUSTODY_SECOND_KEK, {SECOND}: "
-        "custody rewrap run\n" in before
+        f"ERROR   data-key: the data key {KEY_ID} has no wrap under CUSTODY_SECOND_KEK, {SECOND}\n"
+        "          cure: custody rewrap run\n" in before
     )
     assert f"unseen  kek {SECOND}: no fingerprint is recorded for second yet; the next custody" in (
         before
@@ -387,7 +387,7 @@ async def test_the_doctor_finds_a_data_key_without_it(database: Database) -> Non
     assert f"ok      kek {SECOND}: its fingerprint is the one recorded for second\n" in after
     del environ["SECOND"]
     assert (
-        "FINDING kek: CUSTODY_SECOND_KEK: KEK env:SECOND" in (await command(environ, "doctor")).out
+        "ERROR   kek: CUSTODY_SECOND_KEK: KEK env:SECOND" in (await command(environ, "doctor")).out
     )
 
 

@@ -77,6 +77,13 @@ def test_a_shell_is_answered_without_them(shell: str, typed: str, offered: set[s
     assert offered <= set(re.split(r"[\s,]+", out))
 
 
+def test_ids_that_cannot_be_had_are_no_error_at_the_prompt() -> None:
+    _, out = loaded(
+        _CUSTODY_COMPLETE="bash_complete", COMP_WORDS="custody kek retire ", COMP_CWORD="3"
+    )
+    assert out.strip() == ""
+
+
 def test_a_token_loads_what_signs_it_alone(tmp_path: Path) -> None:
     DevelopmentIssuer.create(tmp_path)
     heavy, out = loaded("token", "--sub", "alice", "--data", str(tmp_path))

@@ -194,6 +194,7 @@ def test_the_reference_shows_the_help_in_force(command: str) -> None:
     options = {option for parameter in found.params for option in parameter.opts if "-" in option}
     assert all(option in shown[1] for option in options)
     assert " ".join((found.help or "").split()) in " ".join(shown[1].split())
+    assert all(line in shown[1] for line in (found.epilog or "\b").splitlines()[1:])
 
 
 @pytest.mark.parametrize("migration", sorted((ROOT / "sql/migrations").glob("*.sql")))

@@ -4,7 +4,7 @@ import io
 
 from rich.console import Console
 
-from custody.cli.commands.rewrap_progress import new_bar
+from custody.cli.commands.progress import new_bar
 from tests.clock import Clock
 
 

@@ -7,7 +7,6 @@ from datetime import datetime
 from pathlib import Path
 
 import click
-from rich.console import Console
 
 from custody.audit.export import FORMATS, Export, Format, Place, Span, text_of
 from custody.audit.export_file import ExportFile, FileLost, UnfitFile, export_file
@@ -15,7 +14,7 @@ from custody.audit.reading import LOWEST
 from custody.audit.settled import STUCK
 from custody.cli.commands import event_loop
 from custody.cli.commands.audit_role import rows_reader
-from custody.cli.commands.rewrap_progress import new_bar
+from custody.cli.commands.progress import counted
 from custody.cli.commands.shown import note
 from custody.cli.commands.startup import prepare
 from custody.cli.output import OutputLost
@@ -83,11 +82,16 @@ def _say_where_it_is(place: Place) -> None:
 
 @contextmanager
 def _progress(begin: int, end: int, *, to_file: bool) -> Iterator[Callable[[int], None]]:
-    """Show how far it is, on a terminal to which no lines go."""
-    if not sys.stderr.isatty() or (sys.stdout.isatty() and not to_file):
+    """Show how far it is, unless the lines themselves go to a terminal."""
+    if sys.stdout.isatty() and not to_file:
         yield lambda _number: None
         return
-    begin = max(0, begin)
-    with new_bar(Console(stderr=True)) as bar:
-        task = bar.add_task("exported", total=max(0, end - begin))
-        yield lambda number: bar.update(task, completed=max(0, number - begin))
+    at = begin = max(0, begin)
+    with counted("exported", max(0, end - begin)) as advance:
+
+        def show(number: int) -> None:
+            nonlocal at
+            advance(number - at)
+            at = number
+
+        yield show

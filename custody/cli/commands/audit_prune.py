@@ -12,7 +12,7 @@ from custody.audit.prune import Prune
 from custody.audit.prune_plan import Plan, Planning
 from custody.cli.commands import event_loop
 from custody.cli.commands.audit_role import audit_owner
-from custody.cli.commands.rewrap_progress import counted
+from custody.cli.commands.progress import counted
 from custody.cli.commands.startup import prepare
 from custody.settings import Settings
 

@@ -8,7 +8,7 @@ import click
 from custody.audit.redact import count_without_seal, redact
 from custody.cli.commands import event_loop
 from custody.cli.commands.audit_role import rows_owner
-from custody.cli.commands.rewrap_progress import counted
+from custody.cli.commands.progress import counted
 from custody.cli.commands.shown import note
 from custody.cli.commands.startup import prepare
 from custody.settings import Settings

@@ -14,7 +14,7 @@ from custody.audit.reading import LOWEST, Reader
 from custody.audit.verify import NoSuchCheckpoint, Verification
 from custody.cli.commands import event_loop
 from custody.cli.commands.audit_role import audit_reader
-from custody.cli.commands.rewrap_progress import counted
+from custody.cli.commands.progress import counted
 from custody.cli.commands.shown import note, printable
 from custody.cli.commands.startup import prepare
 from custody.cli.exit_codes import FINDING, UNAVAILABLE

@@ -68,7 +68,7 @@ def list_(as_json: bool) -> None:
     Rows are counted by CUSTODY_REWRAP_DATABASE_URL; with CUSTODY_DATABASE_URL alone they can't be
     seen.
     """
-    listed, keys, counted, notes = event_loop.run(_list(prepare()))
+    listed, keys, counted, notes = event_loop.run(_list(prepare()), "counting rows")
     for one in notes:
         note(one)
     if as_json:
@@ -84,7 +84,7 @@ def retire(kek_id: str, *, as_json: bool) -> int:
     """Retire a KEK for good: nothing can be wrapped under it again."""
     settings = prepare()
     rewrap_dsn(settings)  # before a KMS is asked
-    outcome, rows, message, report = event_loop.run(_retire(settings, kek_id))
+    outcome, rows, message, report = event_loop.run(_retire(settings, kek_id), "counting rows")
     done = outcome in {Retirement.RETIRED, Retirement.ALREADY_RETIRED}
     if as_json:
         said = {"kek_id": kek_id, "outcome": outcome, "rows": rows, "retirement": report}

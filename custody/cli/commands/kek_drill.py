@@ -3,11 +3,13 @@
 import contextlib
 import json
 import os
+from functools import partial
 from pathlib import Path
 
 import click
 
 from custody.cli.commands import event_loop
+from custody.cli.commands.progress import counted
 from custody.cli.commands.rewrap_role import reading_engine
 from custody.cli.commands.shown import note, printable
 from custody.cli.commands.startup import prepare
@@ -50,7 +52,8 @@ async def _drill(settings: Settings) -> Drilled:
         async with reading_engine(settings) as engine:
             keyring = Keyring(backend)
             ring = Ring(engine, keyring, settings.data_key_ttl, settings.data_key_max_age)
-            return await drill(engine, backend, ring)
+            shown = partial(counted, "drilled", unit="data keys")
+            return await drill(engine, backend, ring, shown)
     finally:
         await backend.close()
 

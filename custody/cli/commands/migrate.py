@@ -6,6 +6,7 @@ import json
 import click
 
 from custody.cli.commands import event_loop
+from custody.cli.commands.progress import Waiting
 from custody.cli.exit_codes import CONFIGURATION
 from custody.db.migrate import look_at
 from custody.db.migrate import migrate as run
@@ -24,7 +25,12 @@ def migrate(as_json: bool) -> int:
             "CUSTODY_OWNER_DATABASE_URL must be set: PostgreSQL, as the owner of the schema auth"
         )
     owner = settings.dsn(settings.owner_database_url)
-    applied = event_loop.run(run(owner))
+    what = Waiting("waiting for the database")
+
+    def begin(name: str, number: int, many: int) -> None:
+        what.text = f"applying {name}, {number} of {many}"
+
+    applied = event_loop.run(run(owner, begin=begin), what)
     if not as_json:
         for name in applied:
             click.echo(f"applied {name}")

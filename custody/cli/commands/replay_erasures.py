@@ -1,15 +1,11 @@
 """custody users replay-erasures."""
 
 import json
-import sys
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 
 import click
-from rich.console import Console
 
 from custody.cli.commands import event_loop
-from custody.cli.commands.rewrap_progress import new_bar
+from custody.cli.commands.progress import counted
 from custody.cli.commands.shown import note
 from custody.cli.commands.users import owner_of
 from custody.cli.exit_codes import FINDING
@@ -35,13 +31,13 @@ async def _replay(owner: Dsn, erasures: tuple[Erasure, ...], *, dry: bool, as_js
     due = await due_erasures(owner, erasures)
     vaults = users = 0
     if due and not dry:
-        with _progress(len(due)) as advance:
+        with counted("erased again", len(due), "erasures") as advance:
             async with replaying(owner) as replay:
                 for erasure in due:
                     erased = await replay.erase(erasure)
                     vaults += erased.vault
                     users += erased.user
-                    advance()
+                    advance(1)
     left = await due_erasures(owner, due) if due and not dry else due
     if as_json:
         said = {"recorded": len(erasures), "due": len(due), "vaults": vaults, "users": users}
@@ -60,14 +56,3 @@ async def _replay(owner: Dsn, erasures: tuple[Erasure, ...], *, dry: bool, as_js
         "verify"
     )
     return FINDING
-
-
-@contextmanager
-def _progress(total: int) -> Iterator[Callable[[], None]]:
-    """Show how far it is, on a terminal."""
-    if not sys.stderr.isatty():
-        yield lambda: None
-        return
-    with new_bar(Console(stderr=True)) as bar:
-        task = bar.add_task("erased again", total=total)
-        yield lambda: bar.advance(task)

@@ -52,7 +52,7 @@ def run(options: Options, *, as_json: bool, dry_run: bool) -> int:
     settings = prepare()
     options = dataclasses.replace(options, legacy=settings.accepts_legacy_rows)
     if dry_run:
-        event_loop.run(_foresee(settings, options, as_json=as_json))
+        event_loop.run(_foresee(settings, options, as_json=as_json), "counting rows")
         return 0
     ended = event_loop.run(_run(settings, options))
     done = ended.run
@@ -87,7 +87,7 @@ def status(as_json: bool) -> None:
 
     Uses CUSTODY_REWRAP_DATABASE_URL.
     """
-    shown, counted, unsealed = event_loop.run(_status(prepare()))
+    shown, counted, unsealed = event_loop.run(_status(prepare()), "counting rows")
     if as_json:
         rows = {kek_id: dataclasses.asdict(count) for kek_id, count in counted.items()}
         said = {

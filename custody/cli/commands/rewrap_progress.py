@@ -2,31 +2,18 @@
 
 import asyncio
 import sys
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
 import structlog
 from rich.console import Console
-from rich.progress import (
-    BarColumn,
-    MofNCompleteColumn,
-    ProgressColumn,
-    Task,
-    TextColumn,
-    TimeRemainingColumn,
-)
 from rich.progress import Progress as Bar
-from rich.text import Text
 
 from custody.cli.commands import shown
+from custody.cli.commands.progress import LINE_SECONDS, new_bar
 from custody.rewrap.runs import Run, State
 from custody.rewrap.storing import Counts
-
-_LINE_SECONDS = 10.0
-# Of a shorter time no pace is known: two batches that are stored at once are no rate.
-_PACE_SECONDS = 1.0
 
 log = structlog.get_logger()
 
@@ -63,10 +50,10 @@ class Progress:
     async def keep_showing(self) -> None:
         """Log a line every ten seconds, where there is no bar."""
         while True:
-            await asyncio.sleep(_LINE_SECONDS)
+            await asyncio.sleep(LINE_SECONDS)
             if self._bar is None and self._run is not None:
                 now = self._done + self._failed
-                rate = (now - self._logged) / _LINE_SECONDS
+                rate = (now - self._logged) / LINE_SECONDS
                 left = max(0, self._run.total - now)
                 log.info(
                     "rewrap_progress",
@@ -79,61 +66,6 @@ class Progress:
                     seconds_left=round(left / rate) if rate else None,
                 )
                 self._logged = now
-
-
-class _Rate(ProgressColumn):
-    """Rows a second; nothing while they are not known yet."""
-
-    def render(self, task: Task) -> Text:
-        """Return what is drawn."""
-        if task.speed is None or not _has_a_pace(task):
-            return Text("")
-        return Text(f"{task.speed:.0f} rows/s")
-
-
-class _TimeLeft(TimeRemainingColumn):
-    """The time that is left; nothing while it is not known yet."""
-
-    def render(self, task: Task) -> Text:
-        """Return what is drawn."""
-        return super().render(task) if _has_a_pace(task) else Text("")
-
-
-def _has_a_pace(task: Task) -> bool:
-    return task.elapsed is not None and task.elapsed >= _PACE_SECONDS
-
-
-def new_bar(console: Console, get_time: Callable[[], float] = time.monotonic) -> Bar:
-    """Return what draws a run as a bar.
-
-    Args:
-        console: where it is drawn.
-        get_time: a clock, in seconds.
-    """
-    columns = (
-        TextColumn("{task.description}"),
-        BarColumn(),
-        MofNCompleteColumn(),
-        _Rate(),
-        _TimeLeft(),
-    )
-    return Bar(*columns, console=console, get_time=get_time, speed_estimate_period=10)
-
-
-@contextmanager
-def counted(task: str, total: int | None) -> Iterator[Callable[[int], None]]:
-    """Show how far a count is, for the length of the block, on a terminal alone.
-
-    Args:
-        task: what it is.
-        total: where it ends; None: not known.
-    """
-    if not sys.stderr.isatty():
-        yield lambda _count: None
-        return
-    with new_bar(Console(stderr=True)) as bar:
-        shown_task = bar.add_task(task, total=total)
-        yield lambda count: bar.advance(shown_task, count)
 
 
 @contextmanager

@@ -17,7 +17,7 @@ from custody.audit.history import Known
 from custody.audit.verify import Verification as AuditVerification
 from custody.cli.commands import audit_verify, event_loop
 from custody.cli.commands.audit_role import AllReaders, all_readers
-from custody.cli.commands.rewrap_progress import counted
+from custody.cli.commands.progress import counted
 from custody.cli.commands.shown import note, printable
 from custody.cli.commands.startup import prepare
 from custody.cli.exit_codes import FINDING, UNAVAILABLE, UNFINISHED

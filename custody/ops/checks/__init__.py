@@ -1,0 +1,1 @@
+"""What the doctor looks at beside KEKs, data keys and the database's posture, a file for each."""
