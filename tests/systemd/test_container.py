@@ -61,7 +61,10 @@ def test_it_is_nobody_in_the_end_and_stops_by_what_the_daemon_takes() -> None:
     assert user >= 1000
     assert group >= 1000
     assert said("STOPSIGNAL") == ["SIGTERM"]
-    assert [json.loads(rest) for rest in said("ENTRYPOINT") + said("CMD")] == [["custody"], ["serve"]]
+    assert [json.loads(rest) for rest in said("ENTRYPOINT") + said("CMD")] == [
+        ["custody"],
+        ["serve"],
+    ]
     assert not any("curl" in word or word.endswith("/sh") for word in health())
 
 
@@ -125,7 +128,9 @@ def _serve(system: System) -> None:
     vault = f"127.0.0.1:{free_port()}"
     admin = free_port()
     kek, path = "/run/kek", dict(re.findall(r"(\w+)=(\S+)", said("ENV")[0]))["PATH"]
-    system.run("sh", "-c", f"umask 377; head -c 32 /dev/urandom | base64 > {kek}; chown {user} {kek}")
+    system.run(
+        "sh", "-c", f"umask 377; head -c 32 /dev/urandom | base64 > {kek}; chown {user} {kek}"
+    )
     options = {
         "PATH": path,
         "MANA_AUTH_KEK_FILE": kek,

@@ -73,7 +73,9 @@ def test_a_wheel_carries_what_other_programs_read(
         if file.is_file()
     }
     expected |= {f"man/man1/{page.name}": page for page in ROOT.glob("docs/man/*.1")}
-    expected |= {COMPLETIONS[name]: ROOT / f"docs/completion/custody.{name}" for name in COMPLETIONS}
+    expected |= {
+        COMPLETIONS[name]: ROOT / f"docs/completion/custody.{name}" for name in COMPLETIONS
+    }
     expected["custody/env.example"] = ROOT / ".env.example"
     assert len(expected) > 15
     for name, file in expected.items():
