@@ -53,7 +53,7 @@ sbom:
 
 # These pages as a site, in dist/site; a warning is an error. To look at it, dist/site/index.html.
 docs: install-dev
-	@"$(BIN)/python" -m mkdocs build --quiet --strict --config-file docs/site/mkdocs.yml
+	@NO_MKDOCS_2_WARNING=1 "$(BIN)/python" -m mkdocs build --quiet --strict --config-file docs/site/mkdocs.yml
 
 # Options, for example: make bench ARGS="--only key --connections 64"
 bench: install-dev
