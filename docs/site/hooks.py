@@ -31,6 +31,8 @@ ASSETS = ("custody.css", "iframe-worker.js")
 _LINK = re.compile(r"(?ms)^ *(`{3,}).*?^ *\1|(\[[^\]]*\]\()([^)\s]+)\)")
 _FENCE = re.compile(r"\s*(`{3,})")
 _ITEM = re.compile(r"(\s*(?:[-*+]|\d+[.)])\s+)\S")
+# A number that no list begins with.
+_NUMBER = re.compile(r"\s*(?!1[.)])\d")
 
 
 def on_config(config: MkDocsConfig) -> MkDocsConfig:
@@ -85,6 +87,8 @@ def _lines(markdown: str) -> Iterator[str]:
             continue
         item = None if fence else _ITEM.match(line)
         indent = len(line) - len(line.lstrip())
+        if item and in_text and indent >= (columns[-1] if columns else 0) and _NUMBER.match(line):
+            item = None  # the end of a sentence: a paragraph is interrupted by a first item alone
         if not fence and not (in_text and item is None):
             while columns and indent < columns[-1]:
                 columns.pop()
