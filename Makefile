@@ -4,7 +4,7 @@ BIN    := $(VENV)/bin
 # The Python that the environment has; for a new one, or another: make PYTHON=python3.12 run
 PYTHON ?= $(or $(wildcard $(BIN)/python),python3)
 
-.PHONY: run test prove lint format man audit lock clean
+.PHONY: run test prove lint format man audit sbom docs lock clean
 .PHONY: install install-dev
 .PHONY: chaos-callers chaos-kms-away prove-postgres prove-scope
 .PHONY: bench bench-audit bench-commands bench-envelope bench-growth bench-kek-faults bench-remote-kek bench-rewrap bench-rotation bench-sealer bench-start bench-verify
@@ -50,6 +50,14 @@ man: install-dev
 # Known vulnerabilities in what the locks have.
 audit:
 	@PYTHON="$(PYTHON)" .ci/audit
+
+# What the production lock installs, as every wheel carries it. After `make lock`, and a new version.
+sbom:
+	@PYTHON="$(PYTHON)" .ci/sbom
+
+# These pages as a site, in dist/site; a warning is an error. To look at it, dist/site/index.html.
+docs: install-dev
+	@NO_MKDOCS_2_WARNING=1 "$(BIN)/python" -m mkdocs build --quiet --strict --config-file docs/site/mkdocs.yml
 
 # Options, for example: make bench ARGS="--only key --connections 64"
 bench: install-dev
