@@ -20,9 +20,7 @@ from custody.auth.jwk import NO_KEY, JwksError
 from custody.auth.jwks import JwksCache
 from custody.auth.sources import Source, file_source
 from custody.auth.tokens import TokenVerifier
-from custody.console.history import History
-from custody.console.reading import Reader, Sources
-from custody.console.routes import Console
+from custody.console.listener import open_admin
 from custody.datakeys.envelope import UserKeyring
 from custody.datakeys.ring import Ring
 from custody.datakeys.sealer import Sealer
@@ -30,8 +28,6 @@ from custody.db.engine import RESERVED_CONNECTIONS, Dsn, open_engine
 from custody.db.erasure_record import RecordError
 from custody.db.erasures import Erasures
 from custody.db.errors import DatabaseError, Refused
-from custody.http.access import Access
-from custody.http.admin import admin_server
 from custody.http.client_address import TrustedProxies
 from custody.http.cors import Cors
 from custody.http.frontend import Frontend, vault_server
@@ -44,7 +40,6 @@ from custody.keks.second import second_root
 from custody.ops import preflight
 from custody.ops.ages import Ages
 from custody.ops.alarms import Alarms
-from custody.ops.doctor import examine
 from custody.ops.garbage import look_seldom
 from custody.ops.gauges import Gauges
 from custody.ops.health import Health
@@ -231,13 +226,19 @@ async def running(
         listeners = listeners or open_listeners(settings, {})
         stack.callback(listeners.close)
         preflight.check_listeners(settings, listeners)
-        access = Access(settings.admin_token)
-        console = await enter(
-            _open_console(settings, environ, access, health, keyring, ring, engine, metrics)
-        )
         # The vault drains while the admin listener still says why it is not ready.
         admin = await enter(
-            admin_server(health, metrics, gauges, listeners.admin, access, console.table())
+            open_admin(
+                settings,
+                environ,
+                listeners.admin,
+                health=health,
+                metrics=metrics,
+                gauges=gauges,
+                keyring=keyring,
+                ring=ring,
+                engine=engine,
+            )
         )
         vault = await enter(
             vault_server(
@@ -260,7 +261,6 @@ async def running(
         reload = Reload(settings, environ, parts)
         status = partial(_status, vault.address, keks, health, rewrap, reload)
         report = Report(health, Heartbeat(engine, fresh), reload.run, status)
-        await enter(console.open())
         await enter(_drained(health, vault))
         yield Running(Addresses(vault=vault.address, admin=admin.address), health_watch, report)
 
@@ -342,44 +342,6 @@ async def _open_rewrap(
         except DatabaseError as error:
             log.warning("rewrap_waits", reason=str(error))
         yield rewrap
-
-
-@asynccontextmanager
-async def _open_console(
-    settings: Settings,
-    environ: Mapping[str, str],
-    access: Access,
-    health: Health,
-    keyring: Keyring,
-    ring: Ring,
-    engine: AsyncEngine,
-    metrics: Metrics,
-) -> AsyncIterator[Console]:
-    """Return the operators' page, with a connection of its own for rows and runs.
-
-    Requests have theirs to themselves then, also while all rows are counted.
-    """
-    async with AsyncExitStack() as stack:
-        rewrap: AsyncEngine | None = None
-        if settings.rewrap_database_url is not None:
-            dsn = settings.dsn(settings.rewrap_database_url)
-            variable = "CUSTODY_REWRAP_DATABASE_URL"
-            rewrap = await stack.enter_async_context(
-                open_engine(dsn, pool_size=1, variable=variable)
-            )
-        history = History(metrics.collect)
-        await stack.enter_async_context(history.kept())
-        sources = Sources(
-            health=health,
-            keyring=keyring,
-            ring=ring,
-            history=history,
-            engine=engine,
-            rewrap=rewrap,
-            examine=partial(examine, environ),
-            seals=settings.audit_seal_interval > 0,
-        )
-        yield Console(Reader(sources), access)
 
 
 @asynccontextmanager

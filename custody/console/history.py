@@ -111,7 +111,7 @@ class History:
         """Return what was counted in the last hour."""
         totals: Counter[Key] = Counter()
         for interval in self.intervals:
-            totals.update(interval.counts)  # type: ignore[arg-type]
+            totals.update(interval.counts)
         return totals
 
     @asynccontextmanager

@@ -8,6 +8,7 @@ from contextlib import asynccontextmanager
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from itertools import islice
+from typing import TypeVar
 
 from sqlalchemy.ext.asyncio import AsyncEngine
 
@@ -37,7 +38,7 @@ from kek_backends.findings import Finding
 from kek_backends.keyring import Keyring
 
 _SECONDS = 1.0
-_RECORDS_SECONDS, _COUNT_SECONDS, _DOCTOR_SECONDS = 5.0, 10.0, 900.0
+_RECORDS_SECONDS, _COUNT_SECONDS, _DOCTOR_SECONDS = 5.0, 2.0, 900.0
 _QUERY_SECONDS, _EXAMINATION_SECONDS = 2.0, 120.0
 _SHOWN_RUNS = 6
 _LATE_SECONDS = 300.0
@@ -45,7 +46,7 @@ _NO_ROLE = "rows and runs are read by the role custody_rewrap: set CUSTODY_REWRA
 _LEVELS = {
     "ok": Level.WELL,
     "warning": Level.WATCH,
-    "finding": Level.BAD,
+    "finding": Level.WATCH,
     "down": Level.BAD,
 }
 
@@ -77,6 +78,7 @@ class Sources:
     seals: bool
 
 
+T = TypeVar("T")
 Records = tuple[tuple[RegisteredKek, ...], tuple[RecordedDataKey, ...]]
 
 
@@ -94,9 +96,12 @@ class Reader:
         self._at = float("-inf")
         self._snapshot: Snapshot | None = None
         self._turn = asyncio.Lock()
-        quick = {"every": _RECORDS_SECONDS, "within": _QUERY_SECONDS}
-        self._records: Look[Records] = Look(self._read_records, **quick)
-        self._instances: Look[tuple[Instance, ...]] = Look(self._read_instances, **quick)
+        self._records: Look[Records] = Look(
+            self._read_records, every=_RECORDS_SECONDS, within=_QUERY_SECONDS
+        )
+        self._instances: Look[tuple[Instance, ...]] = Look(
+            self._read_instances, every=_RECORDS_SECONDS, within=_QUERY_SECONDS
+        )
         self._runs: Look[tuple[Run, ...]] = Look(
             self._read_runs, every=_SECONDS, within=_QUERY_SECONDS
         )
@@ -136,10 +141,10 @@ class Reader:
                 health.parts(),
                 health.degraded(),
                 {key[0]: int(number) for key, number in hour.items() if len(key) == 1},
-                tree,
-                kms,
-                audit,
-                found.value or (),
+                tree=tree,
+                kms=kms,
+                audit=audit,
+                found=found.value or (),
             ),
             tree=tree,
             rewrap=_without_time(self._runs.known),
@@ -161,7 +166,8 @@ class Reader:
             target=keyring.active.kek_id,
             current=None if current is None else current.id,
         )
-        return Known(grow(*records.value, counts.value, standing), counts.at, problem)
+        tree = grow(*records.value, counts.value, standing)
+        return _without_time(Known(tree, counts.at or records.at, problem))
 
     def _kms(self, hour: Counter[Key], now: float) -> Kms:
         keyring = self._sources.keyring.keks
@@ -250,7 +256,7 @@ class Reader:
         )
 
 
-def _without_time(known: Known[tuple[Run, ...]] | Known[tuple[Instance, ...]]) -> Known:  # type: ignore[type-arg]
+def _without_time(known: Known[T]) -> Known[T]:
     """Leave out when it was read, unless it is old: else each look would seem to be another."""
     return known if known.problem else replace(known, at=0.0)
 

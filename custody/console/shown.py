@@ -7,7 +7,11 @@ from typing import Any
 _LONGEST = 400
 _THIN = "\N{NARROW NO-BREAK SPACE}"
 _NOTHING = "\N{EN DASH}"
-_UNITS = ((86_400, "day"), (3600, "hour"), (60, "minute"))
+_MINUTE = 60
+_UNITS = ((86_400, "day"), (3600, "hour"), (_MINUTE, "minute"))
+# Below that, a value has a digit behind the point.
+_FEW = 10
+_NEARLY_ALL = 99
 WIDTH, HEIGHT = 300, 64
 
 
@@ -20,7 +24,7 @@ def rate(value: float | None) -> str:
     """Return a rate: small ones with a digit behind the point."""
     if value is None:
         return _NOTHING
-    return number(value) if value >= 10 or value == 0 else f"{value:.1f}"
+    return number(value) if value >= _FEW or value == 0 else f"{value:.1f}"
 
 
 def duration(seconds: float | None) -> str:
@@ -30,7 +34,7 @@ def duration(seconds: float | None) -> str:
     if seconds >= 1:
         return f"{seconds:.1f}{_THIN}s"
     milliseconds = seconds * 1000
-    return f"{milliseconds:.{0 if milliseconds >= 10 else 1}f}{_THIN}ms"
+    return f"{milliseconds:.{0 if milliseconds >= _FEW else 1}f}{_THIN}ms"
 
 
 def span(seconds: float) -> str:
@@ -39,7 +43,7 @@ def span(seconds: float) -> str:
         if seconds >= length:
             count, rest = divmod(int(seconds), length)
             text = _several(count, name)
-            if index + 1 < len(_UNITS) and count < 2:
+            if count == 1 and index + 1 < len(_UNITS):
                 smaller, its_name = _UNITS[index + 1]
                 if more := rest // smaller:
                     text += f" {_several(more, its_name)}"
@@ -51,19 +55,19 @@ def left(seconds: float | None) -> str:
     """Return how long something will take, to the second where that is soon."""
     if seconds is None:
         return "not known yet"
-    return f"{max(1, round(seconds))} s" if seconds < 120 else span(seconds)
+    return f"{max(1, round(seconds))} s" if seconds < 2 * _MINUTE else span(seconds)
 
 
 def ago(moment: datetime, now: datetime) -> str:
     """Return how long ago a moment was."""
     seconds = (now - moment).total_seconds()
-    return "just now" if seconds < 60 else f"{span(seconds)} ago"
+    return "just now" if seconds < _MINUTE else f"{span(seconds)} ago"
 
 
 def until(moment: datetime, now: datetime) -> str:
     """Return how far ahead a moment is."""
     seconds = (moment - now).total_seconds()
-    return "now" if seconds < 60 else f"in {span(seconds)}"
+    return "now" if seconds < _MINUTE else f"in {span(seconds)}"
 
 
 def utc(moment: datetime | float) -> str:
@@ -82,12 +86,10 @@ def percent(part: float, whole: float) -> str:
     """Return a share, in percent; never 0 of something, nor 100 of not all."""
     if not whole:
         return "0"
-    share = 100 * part / whole
-    if 0 < share < 1:
+    share = round(100 * part / whole)
+    if share == 0 and part:
         return "<1"
-    if 99 < share < 100:
-        return ">99"
-    return f"{share:.0f}"
+    return ">99" if part < whole and 100 * part / whole > _NEARLY_ALL else str(share)
 
 
 def width(part: float, whole: float) -> str:
@@ -125,7 +127,7 @@ def line(values: Sequence[float | None], most: float) -> str:
 def area(values: Sequence[float | None], most: float) -> str:
     """Return the path of what is below such a line."""
     known = [index for index, value in enumerate(values) if value is not None]
-    if len(known) < 2:
+    if len(known) <= 1:
         return ""
     step = WIDTH / max(1, len(values) - 1)
     inner = " ".join(f"L{step * index:.1f} {_y(values[index] or 0, most):.1f}" for index in known)

@@ -74,7 +74,7 @@ def traffic(intervals: Iterable[Interval], now: float) -> Traffic:
         if not 0 <= minute < MINUTES:
             continue
         seconds[minute] += interval.seconds
-        counts[minute].update(interval.counts)  # type: ignore[arg-type]
+        counts[minute].update(interval.counts)
         for (name, *labels), number in interval.counts.items():
             if name == _REQUESTS:
                 codes[labels[0]] += int(number)

@@ -19,21 +19,16 @@ _NAMES = {
     "erasures": "erasures that are due",
     "jwks": "the issuer's keys",
 }
+_TAMPERED = (
+    "requests met rows that are not what was sealed: run custody audit verify, restore them, and "
+    "find out who writes to the database"
+)
+_CANARY = "requests were made for a canary: somebody has tokens that nobody should have"
+_BRAKE = "requests were refused as CUSTODY_UNWRAP_LIMIT was reached: find out whose they were"
 _ALARMS = {
-    "custody_tampered_rows_total": (
-        "rows",
-        "requests met rows that are not what was sealed: run custody audit verify, restore them, "
-        "and find out who writes to the database",
-    ),
-    "custody_canary_requests_total": (
-        "canaries",
-        "requests were made for a canary: somebody has tokens that nobody should have",
-    ),
-    "custody_unwrap_refusals_total": (
-        "brake",
-        "requests were refused as CUSTODY_UNWRAP_LIMIT was reached: see whether a thief or a "
-        "morning is the cause",
-    ),
+    "custody_tampered_rows_total": ("rows", _TAMPERED),
+    "custody_canary_requests_total": ("canaries", _CANARY),
+    "custody_unwrap_refusals_total": ("brake", _BRAKE),
 }
 
 
@@ -41,6 +36,7 @@ def judge(
     parts: Mapping[str, str | None],
     degraded: Mapping[str, str],
     alarms: Mapping[str, int],
+    *,
     tree: Known[Tree],
     kms: Kms,
     audit: Seal,

@@ -92,6 +92,7 @@ def admin_server(
     metrics: Metrics,
     gauges: Gauges,
     listeners: Sequence[Listener],
+    *,
     access: Access,
     more: Table,
 ) -> AbstractAsyncContextManager[HttpServer]:

@@ -19,6 +19,9 @@
     // It is read out when it changes, so it must not seem to.
     const isSaid = section.hasAttribute("aria-live");
     if (isSaid && fresh.content.textContent.trim() === section.textContent.trim()) return;
+    // Nor is what somebody selects, to copy it, taken away: it changes soon again.
+    const selection = document.getSelection();
+    if (selection !== null && !selection.isCollapsed && section.contains(selection.anchorNode)) return;
     // Who is inside of a table that scrolls stays there.
     const inside = [...section.querySelectorAll(".scroll")];
     const index = inside.indexOf(document.activeElement);
