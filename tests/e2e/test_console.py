@@ -4,7 +4,7 @@ import re
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeAlias
 from urllib.parse import urlsplit
 
 import pytest
@@ -12,13 +12,16 @@ import pytest_asyncio
 from axe_playwright_python.async_playwright import Axe
 from playwright.async_api import Browser, Page, expect
 
+from custody.ops import health
 from tests.bao_server import Bao
-from tests.e2e.console import STATES, browser, fresh, rewrapping
+from tests.e2e.console import STATES, browser, fresh
 from tests.leaks import remember
 from tests.servers import Daemon, Database, daemon_here
 from tests.tokens import Issuer
 
 pytestmark = [pytest.mark.prove, pytest.mark.asyncio(loop_scope="module")]
+
+Place: TypeAlias = tuple[Database, Issuer, Path, Bao]
 
 WIDTHS = (390, 1280, 1920)
 SCHEMES: tuple[Any, ...] = ("light", "dark")
@@ -42,6 +45,11 @@ document.addEventListener("securitypolicyviolation", (one) =>
 async def chromium() -> AsyncIterator[Browser]:
     async with browser() as running:
         yield running
+
+
+@pytest.fixture
+def place(database: Database, issuer: Issuer, folder: Path, own_bao: Bao) -> Place:
+    return database, issuer, folder, own_bao
 
 
 @asynccontextmanager
@@ -81,21 +89,24 @@ async def fits(page: Page) -> None:
     assert wider == 0
 
 
+async def goes_on(page: Page) -> None:
+    """See that the run goes on, without a word to the daemon."""
+    done = page.locator("#rewrap dd").first
+    before = await done.inner_text()
+    await expect(done).not_to_have_text(before, timeout=30_000)
+    assert re.search(r"\d+ rows a second", await page.locator("#rewrap").inner_text())
+
+
 @pytest.mark.parametrize("state", STATES)
-async def test_a_state(
-    chromium: Browser,
-    database: Database,
-    issuer: Issuer,
-    folder: Path,
-    own_bao: Bao,
-    state: str,
-) -> None:
-    async with STATES[state](database, issuer, folder, own_bao) as daemon:
+async def test_a_state(chromium: Browser, place: Place, state: str) -> None:
+    async with STATES[state](*place) as daemon:
         for scheme in SCHEMES:
             async with opened(chromium, daemon, color_scheme=scheme) as page:
                 await expect(page.locator("#live")).to_be_visible()
                 await expect(page.locator("#doctor .found, #doctor .problem").first).to_be_visible()
                 await expect(page.locator("h1")).to_contain_text(SAID[state])
+                if state == "rewrapping":
+                    await goes_on(page)
                 for width in WIDTHS:
                     await page.set_viewport_size({"width": width, "height": 900})
                     await fits(page)
@@ -104,36 +115,24 @@ async def test_a_state(
                 await is_accessible(page)
 
 
-async def test_a_run_is_seen_to_go_on(
-    chromium: Browser, database: Database, issuer: Issuer, folder: Path, own_bao: Bao
-) -> None:
-    async with (
-        rewrapping(database, issuer, folder, own_bao) as daemon,
-        opened(chromium, daemon) as page,
-    ):
-        done = page.locator("#rewrap dd").first
-        before = await done.inner_text()
-        await expect(done).not_to_have_text(before)
-        assert re.search(r"\d+ rows a second", await page.locator("#rewrap").inner_text())
-
-
 async def test_what_goes_wrong_is_seen_at_once(
-    chromium: Browser, database: Database, issuer: Issuer, folder: Path, own_bao: Bao
+    chromium: Browser, place: Place, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """By whoever has had the page open all the time."""
-    async with fresh(database, issuer, folder, own_bao) as daemon, opened(chromium, daemon) as page:
+    monkeypatch.setattr(health, "_AGAIN_SECONDS", 1.0)
+    async with fresh(*place) as daemon, opened(chromium, daemon) as page:
         await expect(page.locator("#live")).to_be_visible()
-        await database.execute("ALTER TABLE auth.encryption_vaults NO FORCE ROW LEVEL SECURITY")
+        await daemon.database.execute(
+            "ALTER TABLE auth.encryption_vaults NO FORCE ROW LEVEL SECURITY"
+        )
         await expect(page.locator("h1")).to_contain_text("Not ready", timeout=20_000)
         assert await page.title() == "Act · custody"
         await expect(page.locator("#verdict")).to_have_attribute("data-level", "bad")
 
 
-async def test_without_javascript_it_says_the_same(
-    chromium: Browser, database: Database, issuer: Issuer, folder: Path, own_bao: Bao
-) -> None:
+async def test_without_javascript_it_says_the_same(chromium: Browser, place: Place) -> None:
     async with (
-        fresh(database, issuer, folder, own_bao) as daemon,
+        fresh(*place) as daemon,
         opened(chromium, daemon, java_script_enabled=False) as page,
     ):
         await page.get_by_role("link", name="Reload").click()

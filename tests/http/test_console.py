@@ -8,6 +8,7 @@ from pathlib import Path
 import aiohttp
 import pytest
 import pytest_asyncio
+from yarl import URL
 
 from custody.console import reading, streams
 from custody.console.page import PARTS, STATIC
@@ -180,7 +181,7 @@ async def test_its_files(guarded: Daemon, browser: aiohttp.ClientSession, name: 
     assert (answer.status, answer.headers["Content-Type"]) == (200, STATIC[name])
     assert await answer.read()
     for other in ("console.html", "../page.py", "%2e%2e/page.py", ""):
-        path = aiohttp.client.URL(f"{guarded.admin}/static/{other}", encoded=True)
+        path = URL(f"{guarded.admin}/static/{other}", encoded=True)
         assert (await browser.get(path)).status == 404
 
 

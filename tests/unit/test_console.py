@@ -10,6 +10,7 @@ from importlib.resources import files
 from typing import Any
 
 import pytest
+from jinja2 import Template
 
 from custody.console import page, shown
 from custody.console.history import History, Interval
@@ -246,7 +247,12 @@ def test_the_page_has_landmarks_and_captions() -> None:
 def test_only_what_changed_is_rendered_again(monkeypatch: pytest.MonkeyPatch) -> None:
     rendered: list[str] = []
     real = page._template
-    monkeypatch.setattr(page, "_template", lambda name: rendered.append(name) or real(name))
+
+    def get(name: str) -> Template:
+        rendered.append(name)
+        return real(name)
+
+    monkeypatch.setattr(page, "_template", get)
     made = Page(has_token=False)
     made.parts(snapshot(), NOW)
     assert len(rendered) == len(page.PARTS)
