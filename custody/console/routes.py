@@ -89,8 +89,8 @@ class Console:
 
     async def stream(self, request: web.BaseRequest) -> Stream:
         """GET /events."""
-        if refused := self._refuse_strange_host(request):
-            raise Problem(refused.status, "NOT_FOUND", "This host name is not ours.")
+        if self._refuse_strange_host(request):
+            raise problems.not_found()
         self._access.check(request)
         return self._streams.open(SAFE_HEADERS)
 
