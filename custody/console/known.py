@@ -11,8 +11,6 @@ from custody.db.errors import NO_ANSWER, DatabaseError
 
 T = TypeVar("T")
 
-# What takes long comes seldom: a hundredth of the time at most is spent on it.
-_SHARE = 100
 _PATIENCE_SECONDS = 0.5
 
 
@@ -38,6 +36,7 @@ class Look(Generic[T]):
         ask: returns what is to be known; raises DatabaseError.
         every: seconds from one look to the next, at least.
         within: seconds that one may take.
+        spare: how many times as long as the last one took is waited, at least.
         clock: monotonic seconds.
     """
 
@@ -47,11 +46,13 @@ class Look(Generic[T]):
         *,
         every: float,
         within: float,
+        spare: float = 10,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._ask = ask
         self._every = every
         self._within = within
+        self._spare = spare
         self._clock = clock
         self._due = 0.0
         self._task: asyncio.Task[None] | None = None
@@ -84,5 +85,5 @@ class Look(Generic[T]):
             self.known = Known(value, time.time())
         finally:
             ended = self._clock()
-            self._due = max(began + self._every, ended + _SHARE * (ended - began))
+            self._due = max(began + self._every, ended + self._spare * (ended - began))
             self._task = None

@@ -392,7 +392,7 @@ async def test_what_takes_long_is_waited_for_no_longer_than_that(
         return 5
 
     now = [0.0]
-    look = Look(ask, every=1, within=100, clock=lambda: now[0])
+    look = Look(ask, every=1, within=100, spare=100, clock=lambda: now[0])
     await look.look()
     await look.look()
     assert (asked, look.known.value) == (1, None)
