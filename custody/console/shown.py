@@ -1,10 +1,15 @@
 """How the page shows values: numbers, moments, ages, and the lines of charts."""
 
+import re
 from collections.abc import Callable, Mapping, Sequence
 from datetime import UTC, datetime
 from typing import Any
 
+from markupsafe import Markup, escape
+
 _LONGEST = 400
+# Letters alone: it can't be part of markup.
+_OPTION = re.compile(r"--[a-z][a-z-]*")
 _THIN = "\N{NARROW NO-BREAK SPACE}"
 _NOTHING = "\N{EN DASH}"
 _MINUTE = 60
@@ -105,6 +110,12 @@ def short(text: str) -> str:
     return clean if len(clean) <= _LONGEST else f"{clean[:_LONGEST]}…"
 
 
+def told(text: str) -> Markup:
+    """Return such a text with the options of its commands whole: no line breaks within one."""
+    escaped = str(escape(short(text)))
+    return Markup(_OPTION.sub(r'<span class="whole">\g<0></span>', escaped))  # noqa: S704 - it is
+
+
 def line(values: Sequence[float | None], most: float) -> str:
     """Return the path of a line through values; it has gaps where nothing is known.
 
@@ -146,6 +157,6 @@ FILTERS: Mapping[str, Callable[..., Any]] = {
     one.__name__: one
     for one in (
         *(number, rate, duration, span, left, ago, until, utc, iso),
-        *(percent, width, short, line, area),
+        *(percent, width, short, told, line, area),
     )
 }
