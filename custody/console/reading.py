@@ -12,10 +12,10 @@ from typing import TypeVar
 
 from sqlalchemy.ext.asyncio import AsyncEngine
 
-from custody.console.history import History, Key
+from custody.console.history import History, Interval, Key
 from custody.console.known import Known, Look
 from custody.console.snapshot import Ages, Found, Kek, Kms, Level, Seal, Snapshot
-from custody.console.traffic import traffic
+from custody.console.traffic import Traffic, traffic
 from custody.console.tree import MOST_SHOWN, Standing, Tree, grow
 from custody.console.verdict import judge
 from custody.datakeys.ring import Ring
@@ -97,6 +97,7 @@ class Reader:
         self._clock = clock
         self._at = float("-inf")
         self._snapshot: Snapshot | None = None
+        self._added_up: tuple[Interval | None, Counter[Key], Traffic] | None = None
         self._turn = asyncio.Lock()
         self._records: Look[Records] = Look(
             self._read_records, every=_RECORDS_SECONDS, within=_QUERY_SECONDS
@@ -137,8 +138,8 @@ class Reader:
                 await look.close()
 
     def _take(self, now: float) -> Snapshot:
-        health, history = self._sources.health, self._sources.history
-        hour = history.totals()
+        health = self._sources.health
+        hour, of_users = self._hour(now)
         tree, kms, audit = self._tree(), self._kms(hour, now), self._audit(hour, now)
         found = self._doctor.known
         return Snapshot(
@@ -153,12 +154,21 @@ class Reader:
             ),
             tree=tree,
             rewrap=_without_time(self._runs.known),
-            traffic=traffic(history.intervals, now),
+            traffic=of_users,
             kms=kms,
             audit=audit,
             instances=_without_time(self._instances.known),
             doctor=found,
         )
+
+    def _hour(self, now: float) -> tuple[Counter[Key], Traffic]:
+        """Return what the last hour says; it is added up once for each sample."""
+        history = self._sources.history
+        newest = history.intervals[-1] if history.intervals else None
+        if self._added_up is None or self._added_up[0] is not newest:
+            added_up = history.totals(), traffic(history.intervals, now)
+            self._added_up = newest, *added_up
+        return self._added_up[1:]
 
     def _tree(self) -> Known[Tree]:
         records, counts = self._records.known, self._counts.known
