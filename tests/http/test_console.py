@@ -28,6 +28,7 @@ PAUSES = (
     (reading, "_SECONDS"),
     (reading, "_RECORDS_SECONDS"),
     (reading, "_COUNT_SECONDS"),
+    (reading, "_COUNT_SPARE"),
 )
 POLICY = (
     "default-src 'none'; style-src 'self'; script-src 'self'; img-src 'self'; connect-src 'self'; "
