@@ -182,7 +182,9 @@ class Reader:
             current=None if current is None else current.id,
         )
         tree = grow(*records.value, counts.value, standing)
-        return _without_time(Known(tree, counts.at or records.at, problem))
+        known = Known(tree, counts.at or records.at, problem)
+        # While rows are stale a run may be faster than the counts.
+        return known if tree.stale else _without_time(known)
 
     def _kms(self, hour: Counter[Key], now: float) -> Kms:
         keyring = self._sources.keyring.keks

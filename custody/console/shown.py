@@ -82,6 +82,11 @@ def utc(moment: datetime | float) -> str:
     return f"{moment.astimezone(UTC):%Y-%m-%d %H:%M} UTC"
 
 
+def clock(seconds: float) -> str:
+    """Return the time of day of a moment, in UTC, to the second."""
+    return f"{datetime.fromtimestamp(seconds, UTC):%H:%M:%S}"
+
+
 def iso(moment: datetime) -> str:
     """Return a moment for programs."""
     return f"{moment.astimezone(UTC):%Y-%m-%dT%H:%M:%SZ}"
@@ -156,7 +161,7 @@ def _several(count: int, name: str) -> str:
 FILTERS: Mapping[str, Callable[..., Any]] = {
     one.__name__: one
     for one in (
-        *(number, rate, duration, span, left, ago, until, utc, iso),
+        *(number, rate, duration, span, left, ago, until, utc, clock, iso),
         *(percent, width, short, told, line, area),
     )
 }

@@ -141,9 +141,9 @@ def test_all_is_well() -> None:
 
 def test_the_middle_of_a_run() -> None:
     ended = replace(RUN, id=6, state=State.FAILED, ended_at=NOW - timedelta(hours=3))
-    tree = Known(grow(KEKS, (data_key("new"),), COUNTS, STANDING))
+    tree = Known(grow(KEKS, (data_key("new"),), COUNTS, STANDING), NOW.timestamp())
     said = text(snapshot(tree=tree, rewrap=Known((RUN, ended))))
-    assert "100 rows with a wrap 26 stale 4 set aside" in said
+    assert "100 rows with a wrap 26 stale 4 set aside counted at 03:00:30" in said
     assert "25 % of run 7, to new" in said
     assert "250 of 1 000" in said
     assert "10 rows a second" in said
