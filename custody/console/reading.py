@@ -34,7 +34,7 @@ from custody.ops.health import Health
 from custody.rewrap import runs
 from custody.rewrap.runs import Run
 from kek_backends.base import KekBackend
-from kek_backends.findings import Finding
+from kek_backends.findings import Finding, Severity
 from kek_backends.keyring import Keyring
 
 _SECONDS = 1.0
@@ -46,10 +46,9 @@ _SHOWN_RUNS = 6
 _LATE_SECONDS = 300.0
 _NO_ROLE = "rows and runs are read by the role custody_rewrap: set CUSTODY_REWRAP_DATABASE_URL"
 _LEVELS = {
-    "ok": Level.WELL,
-    "warning": Level.WATCH,
-    "finding": Level.WATCH,
-    "down": Level.BAD,
+    Severity.OK: Level.WELL,
+    Severity.WARNING: Level.WATCH,
+    Severity.ERROR: Level.BAD,
 }
 
 Examine = Callable[[], Awaitable[Sequence[Finding]]]
@@ -263,12 +262,7 @@ class Reader:
 
     async def _examine(self) -> tuple[Found, ...]:
         return tuple(
-            Found(
-                _LEVELS.get(one.verdict.value),
-                one.part,
-                one.message,
-                getattr(one, "cure", ""),
-            )
+            Found(_LEVELS.get(one.severity), one.part, one.message, one.cure)
             for one in await self._sources.examine()
         )
 
