@@ -27,11 +27,13 @@ class Todo:
         level: how bad it is.
         part: what it is about.
         what: in one line, with the cure.
+        cure: a command to be pasted, where there is one.
     """
 
     level: Level
     part: str
     what: str
+    cure: str = ""
 
 
 @dataclass(frozen=True, slots=True)

@@ -60,7 +60,7 @@ def judge(
     todo += _others(tree, kms, audit)
     said = {one.what for one in todo}
     todo += (
-        Todo(Level.WATCH, one.part, one.message)
+        Todo(Level.WATCH, one.part, one.message, one.cure)
         for one in found
         if one.level is not None and one.level is not Level.WELL and one.message not in said
     )

@@ -10,6 +10,7 @@ from typing import TypeAlias
 import pytest
 from playwright.async_api import Browser, async_playwright
 
+from custody.ops import doctor
 from tests.bao_server import Bao
 from tests.client import Client, client_session
 from tests.db.command import Command, custody
@@ -51,12 +52,23 @@ def counted(database: Database) -> dict[str, str]:
 
 
 @asynccontextmanager
+async def _serving(
+    database: Database, issuer: Issuer, folder: Path, **settings: str
+) -> AsyncIterator[Daemon]:
+    """Serve in this process; it is a test's, and no daemon's: the doctor looks away from it."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(doctor, "examine_this_process", list)
+        async with daemon_here(database, issuer, folder, **settings) as daemon:
+            yield daemon
+
+
+@asynccontextmanager
 async def fresh(
     database: Database, issuer: Issuer, folder: Path, bao: Bao
 ) -> AsyncIterator[Daemon]:
     """Some users, some refusals, and nothing wrong."""
     settings = counted(database) | {"AUDIT_SEAL_INTERVAL": "1"}
-    async with daemon_here(database, issuer, folder, **settings) as daemon:
+    async with _serving(database, issuer, folder, **settings) as daemon:
         await _use(daemon)
         yield daemon
 
@@ -74,7 +86,7 @@ async def rewrapping(
     """In the middle of a re-wrap, from one KEK to another."""
     await fill(database, rows)
     settings = counted(database) | {"KEK": NEW, "OLD_KEKS": OLD, **_KEKS}
-    async with daemon_here(database, issuer, folder, **settings) as daemon:
+    async with _serving(database, issuer, folder, **settings) as daemon:
         environ = settings_for(database, issuer, folder, **settings)
         run = Command(environ, "rewrap", "run", "--rate", str(rate), "--batch", "50")
         try:
@@ -97,7 +109,7 @@ async def kms_down(
     """The KMS of the active KEK has gone."""
     place = make_place("vault", folder, bao)
     settings = counted(database) | overrides(place)
-    async with daemon_here(database, issuer, folder, **settings) as daemon:
+    async with _serving(database, issuer, folder, **settings) as daemon:
         await _use(daemon)
         bao.kill()
         try:
@@ -118,7 +130,7 @@ async def findings(
     settings = counted(database) | {"KEK": NEW, "OLD_KEKS": OLD, **_KEKS}
     environ = settings_for(database, issuer, folder, **settings)
     custody(environ, "rewrap", "run")
-    async with daemon_here(database, issuer, folder, LEGACY_ROWS="accept", **settings) as daemon:
+    async with _serving(database, issuer, folder, LEGACY_ROWS="accept", **settings) as daemon:
         yield daemon
 
 
@@ -127,7 +139,7 @@ async def database_down(
     database: Database, issuer: Issuer, folder: Path, bao: Bao
 ) -> AsyncIterator[Daemon]:
     """The database takes no connections any more."""
-    async with daemon_here(database, issuer, folder, **counted(database)) as daemon:
+    async with _serving(database, issuer, folder, **counted(database)) as daemon:
         await _use(daemon)
         async with client_session() as session:
             await session.get(f"{daemon.admin}/")

@@ -504,6 +504,11 @@ def test_the_worst_comes_first() -> None:
     assert [one.level for one in verdict.todo] == [Level.BAD, Level.WATCH]
 
 
+def test_the_cure_of_a_finding_is_on_top() -> None:
+    verdict = judged(found=[Found(Level.WATCH, "kek", "is old", "custody kek list")])
+    assert "custody kek list" in text(snapshot(verdict=verdict))
+
+
 @pytest.mark.parametrize(
     ("value", "expected"),
     [
