@@ -20,6 +20,7 @@ from custody.auth.jwk import NO_KEY, JwksError
 from custody.auth.jwks import JwksCache
 from custody.auth.sources import Source, file_source
 from custody.auth.tokens import TokenVerifier
+from custody.console.listener import open_admin
 from custody.datakeys.envelope import UserKeyring
 from custody.datakeys.ring import Ring
 from custody.datakeys.sealer import Sealer
@@ -27,7 +28,6 @@ from custody.db.engine import RESERVED_CONNECTIONS, Dsn, open_engine
 from custody.db.erasure_record import RecordError
 from custody.db.erasures import Erasures
 from custody.db.errors import DatabaseError, Refused
-from custody.http.admin import admin_server
 from custody.http.client_address import TrustedProxies
 from custody.http.cors import Cors
 from custody.http.frontend import Frontend, vault_server
@@ -228,7 +228,17 @@ async def running(
         preflight.check_listeners(settings, listeners)
         # The vault drains while the admin listener still says why it is not ready.
         admin = await enter(
-            admin_server(health, metrics, gauges, listeners.admin, settings.admin_token)
+            open_admin(
+                settings,
+                environ,
+                listeners.admin,
+                health=health,
+                metrics=metrics,
+                gauges=gauges,
+                keyring=keyring,
+                ring=ring,
+                engine=engine,
+            )
         )
         vault = await enter(
             vault_server(

@@ -3,18 +3,16 @@
 With a token all but the two probes want it, and /readyz names failing parts without a reason.
 """
 
-import hmac
 import json
 from collections.abc import Sequence
 from contextlib import AbstractAsyncContextManager
 from http import HTTPStatus
 from importlib.metadata import version
 
-from aiohttp import hdrs, web
-from pydantic import SecretStr
+from aiohttp import web
 
 from custody import DISTRIBUTION
-from custody.http import problems
+from custody.http.access import Access
 from custody.http.middleware import TopHandler
 from custody.http.response import Response
 from custody.http.router import Endpoint, Router, Table, readable
@@ -35,16 +33,14 @@ class Admin:
         health: asked by /readyz.
         metrics: shown by /metrics.
         gauges: brought up to date for that.
-        token: asked for; None: none is.
+        access: lets requests in.
     """
 
-    def __init__(
-        self, health: Health, metrics: Metrics, gauges: Gauges, token: SecretStr | None = None
-    ) -> None:
+    def __init__(self, health: Health, metrics: Metrics, gauges: Gauges, access: Access) -> None:
         self._health = health
         self._metrics = metrics
         self._gauges = gauges
-        self._token = token
+        self._access = access
 
     def table(self) -> Table:
         """Return all endpoints: what is not named as open wants the token."""
@@ -64,7 +60,7 @@ class Admin:
         parts = self._health.parts()
         ready = not any(parts.values())
         # What is wrong may name hosts and roles.
-        told = self._is_let_in(request)
+        told = self._access.lets_in(request)
         shown = {
             name: (what if told else "failing") if what else "ok" for name, what in parts.items()
         }
@@ -85,25 +81,10 @@ class Admin:
 
     def _guard(self, endpoint: Endpoint) -> Endpoint:
         async def respond(request: web.BaseRequest) -> Response:
-            if not self._is_let_in(request):
-                had_token = hdrs.AUTHORIZATION in request.headers
-                raise problems.unauthorized("The admin token is needed.", had_token=had_token)
+            self._access.check(request)
             return await endpoint(request)
 
         return respond
-
-    def _is_let_in(self, request: web.BaseRequest) -> bool:
-        """Say whether a request has the token, where one is asked for."""
-        if self._token is None:
-            return True
-        given = request.headers.getall(hdrs.AUTHORIZATION, [])
-        if len(given) != 1:
-            return False
-        scheme, _, token = given[0].partition(" ")
-        # As bytes: of text that is not ASCII the comparison in constant time would make an error.
-        sent = token.strip(" ").encode(errors="surrogateescape")
-        right = hmac.compare_digest(sent, self._token.get_secret_value().encode())
-        return right and scheme.lower() == "bearer"
 
 
 def admin_server(
@@ -111,7 +92,9 @@ def admin_server(
     metrics: Metrics,
     gauges: Gauges,
     listeners: Sequence[Listener],
-    token: SecretStr | None = None,
+    *,
+    access: Access,
+    more: Table,
 ) -> AbstractAsyncContextManager[HttpServer]:
     """Return the admin server: it serves inside ``async with``. Its requests leave no log line.
 
@@ -120,9 +103,10 @@ def admin_server(
         metrics: shown by /metrics.
         gauges: brought up to date for that.
         listeners: at least one.
-        token: what all but the probes ask for; None: nothing is asked for.
+        access: lets requests in.
+        more: endpoints that look after that by themselves: the console's.
     """
-    router = Router(Admin(health, metrics, gauges, token).table())
+    router = Router(Admin(health, metrics, gauges, access).table() | more)
     connections = connections_of_admin(metrics.connections.closed)
     return http_server(TopHandler(router), listeners, connections)
 

@@ -1,7 +1,8 @@
-"""Reads a JSON body: bounded in size and time, and strict."""
+"""Reads a body, of JSON or a form: bounded in size and time, and strict."""
 
 import asyncio
 from typing import TypeVar
+from urllib.parse import parse_qsl
 
 from aiohttp import ClientPayloadError, web
 from aiohttp.http_exceptions import HttpProcessingError
@@ -35,6 +36,33 @@ async def read_json(
         return adapter.validate_python(_parse(text))
     except ValidationError as error:
         raise problems.bad_request(_explain(error)) from None
+
+
+async def read_field(request: web.BaseRequest, name: str, deadline: Deadline) -> str:
+    """Read the one field that a form has.
+
+    Args:
+        request: whose body.
+        name: of the field.
+        deadline: of the request.
+
+    Raises:
+        Problem: 400, 413 or 415.
+    """
+    if request.content_type != "application/x-www-form-urlencoded":
+        raise problems.Problem(
+            415, "UNSUPPORTED_MEDIA_TYPE", "The body must be application/x-www-form-urlencoded."
+        )
+    text = await _read(request, deadline)
+    try:
+        ((field, value),) = parse_qsl(
+            text.decode("ascii"), keep_blank_values=True, strict_parsing=True, max_num_fields=1
+        )
+    except ValueError:
+        raise problems.bad_request("The body is not a form with one field.") from None
+    if field != name:
+        raise problems.bad_request("The body is not a form with one field.")
+    return value
 
 
 def _check_media_type(request: web.BaseRequest) -> None:

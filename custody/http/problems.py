@@ -116,6 +116,16 @@ def rate_limited(seconds: int) -> Problem:
     )
 
 
+def too_many_attempts(seconds: int) -> Problem:
+    """Return a 429.
+
+    Args:
+        seconds: until the next token will be looked at.
+    """
+    detail = "Too many wrong tokens from this address."
+    return Problem(429, "RATE_LIMITED", detail, {"Retry-After": str(seconds)})
+
+
 def unavailable(code: str, detail: str) -> Problem:
     """Return a 503 that may be retried."""
     return Problem(503, code, detail, {"Retry-After": _RETRY_AFTER_SECONDS})

@@ -78,13 +78,20 @@ class Response(web.StreamResponse):
             about = f"Content-Type: {self.media_type}\r\nContent-Length: {len(body)}\r\n"
         if request.method == hdrs.METH_HEAD:
             body = b""
-        more = "".join([f"{name}: {value}\r\n" for name, value in fields.items()])
-        head = (
+        await request.writer.write(self.head(about) + body)
+        await request.writer.drain()
+
+    def head(self, about: str) -> bytes:
+        """Return all that comes before the body.
+
+        Args:
+            about: the lines that describe the body.
+        """
+        more = "".join([f"{name}: {value}\r\n" for name, value in self.fields.items()])
+        return (
             f"HTTP/1.1 {self.status} {self.reason}\r\n{about}"
             f"Date: {_date(int(time.time()))}\r\n{_SAFE_LINES}{more}\r\n"
-        )
-        await request.writer.write(head.encode() + body)
-        await request.writer.drain()
+        ).encode()
 
     async def write_eof(self, data: bytes = b"") -> None:
         """Do nothing: all is sent."""

@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from datetime import datetime
 
 from sqlalchemy.ext.asyncio import AsyncEngine
 
@@ -24,6 +25,7 @@ class Instance:
         active_kek_id: what new wraps of data keys carry; None likewise.
         reads: URIs and kek_ids of all its KEKs, and the ids of its data keys.
         seals_with: id of the data key that it takes for the current one; None while it has none.
+        started_at: since when it is on record; None: it is not yet.
     """
 
     id: str
@@ -34,6 +36,7 @@ class Instance:
     active_kek_id: str | None
     reads: tuple[str, ...]
     seals_with: str | None = None
+    started_at: datetime | None = None
 
     def can_read(self, uri: str, kek_id: str) -> bool:
         """Say whether it can unwrap what this KEK wraps."""
@@ -104,6 +107,7 @@ async def live(engine: AsyncEngine) -> Sequence[Instance]:
             active_kek_id=row["active_kek_id"],
             reads=tuple(row["reads"]),
             seals_with=row["seals_with"],
+            started_at=row["started_at"],
         )
         for row in rows
     ]

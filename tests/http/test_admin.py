@@ -8,6 +8,10 @@ import pytest
 import pytest_asyncio
 from pydantic import SecretStr
 
+from custody.console.page import STATIC
+from custody.console.routes import Console
+from custody.http import attempts
+from custody.http.access import Access
 from custody.http.admin import Admin
 from tests.client import Answer
 from tests.http.wire import SHARED, exchange, parse
@@ -18,6 +22,8 @@ from tests.tokens import Issuer
 
 TOKEN = remember("Zx0._~+/=-" + "0123456789abcdef" * 3)
 OPEN, GUARDED = ("/livez", "/readyz"), ("/metrics", "/version")
+# The form, and what a page needs that asks for the token.
+DOOR = ("/login", "/logout", *(f"/static/{name}" for name in STATIC))
 
 
 @pytest_asyncio.fixture(scope="module", loop_scope="module")
@@ -25,9 +31,12 @@ async def guarded(
     module_database: Database, issuer: Issuer, tmp_path_factory: pytest.TempPathFactory
 ) -> AsyncIterator[Daemon]:
     folder = tmp_path_factory.mktemp("guarded")
-    # On loopback too: it is asked for where it is set.
-    async with daemon_here(module_database, issuer, folder, ADMIN_TOKEN=TOKEN) as daemon:
-        yield daemon
+    with pytest.MonkeyPatch.context() as patch:
+        # More wrong tokens than anybody has: tests/http/test_console.py has the limit.
+        patch.setattr(attempts, "BURST", 100_000)
+        # On loopback too: it is asked for where it is set.
+        async with daemon_here(module_database, issuer, folder, ADMIN_TOKEN=TOKEN) as daemon:
+            yield daemon
 
 
 async def ask(
@@ -116,10 +125,12 @@ async def test_what_is_not_there(guarded: Daemon) -> None:
 async def test_all_but_the_probes_want_it(guarded: Daemon) -> None:
     """Whatever is added, too."""
     nobody: Any = None
-    table = Admin(nobody, nobody, nobody, SecretStr(TOKEN)).table()
-    statuses = {path: (await ask(guarded, path)).status for _, path in table}
-    assert {path for path, status in statuses.items() if status == 401} == statuses.keys() - {*OPEN}
-    assert statuses.keys() >= {*OPEN, *GUARDED}
+    access = Access(SecretStr(TOKEN))
+    table = Admin(nobody, nobody, nobody, access).table() | Console(nobody, access).table()
+    statuses = {path: (await ask(guarded, path, method=method)).status for method, path in table}
+    wants_it = statuses.keys() - {*OPEN, *DOOR}
+    assert {path for path, status in statuses.items() if status == 401} == wants_it
+    assert wants_it == {*GUARDED, "/", "/events"}
 
 
 async def test_reasons_are_for_who_has_the_token(

@@ -201,8 +201,14 @@ def test_a_wheel_has_all_that_custody_is_made_of(
         for package in ("custody", "kek_backends")
         for file in (ROOT / package).rglob("*.py")
     }
+    pages = {
+        str(file.relative_to(ROOT))
+        for folder in ("templates", "static")
+        for file in (ROOT / "custody/console" / folder).rglob("*.*")
+    }
+    assert len(pages) > 10
     migrations = {
         f"custody/sql/{file.relative_to(ROOT / 'sql')}" for file in ROOT.glob("sql/**/*.sql")
     }
-    assert sources | migrations <= there
+    assert sources | migrations | pages <= there
     assert b"custody = custody.__main__:main" in scripts

@@ -1,0 +1,1 @@
+"""The operators' page on the admin listener."""
