@@ -182,7 +182,7 @@ async def running(
         await keks.prove()
         erasures = await enter(_open_erasures(settings))
         door = Door(engine, is_open=legacy)
-        ages = Ages(engine, keks, metrics, settings.kek_max_age)
+        ages = Ages(engine, keks, metrics, settings)
         health = Health(engine, keks, ring, door, jwks, erasures=erasures, ages=ages)
         gauges = Gauges(
             metrics,
