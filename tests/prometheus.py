@@ -101,12 +101,16 @@ async def ask(session: ClientSession, prometheus: str, query: str) -> list[dict[
     return result
 
 
+def _read(path: Path) -> str:
+    return path.read_text() if path.exists() else ""
+
+
 @asynccontextmanager
 async def exporter(path: Path) -> AsyncIterator[str]:
     """Serve what a file of metrics has, as node_exporter does; nothing while it is not there."""
 
     async def show(_request: web.Request) -> web.Response:
-        return web.Response(text=path.read_text() if path.exists() else "")
+        return web.Response(text=_read(path))
 
     app = web.Application()
     app.router.add_get("/metrics", show)

@@ -1,4 +1,4 @@
-"""What grows old by itself: the active KEK, the oldest wrap, the last run; and what is to be young."""
+"""What grows old by itself: the active KEK, the oldest wrap, the last run."""
 
 import contextlib
 
