@@ -1,8 +1,8 @@
 """Each alert has its cause made on real daemons, fires in a real Prometheus, and clears.
 
 No cause is left out. What lies days back is made by a date: in the database, written by one who
-may, or in the file of the drill. All else happens. Rules and waits are shortened, and keep their shape:
-see :mod:`tests.e2e.alarm_rules`.
+may, or in the file of the drill. All else happens. Rules and waits are shortened, and keep their
+shape: see :mod:`tests.e2e.alarm_rules`.
 """
 
 import asyncio
