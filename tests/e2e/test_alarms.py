@@ -19,6 +19,7 @@ from kek_backends.breaker import FAILURES
 from tests.client import Client
 from tests.e2e.alarm_stage import ALL, Stage, again_and_again, stage
 from tests.faulty_proxy import Fault
+from tests.http_servers import Asked
 from tests.kek import kms_stub as stubs
 from tests.sealed_rows import past_triggers
 from tests.servers import Database
@@ -222,7 +223,7 @@ async def a_kms_that_is_down(on: Stage) -> None:
 
 
 async def a_slow_kms(on: Stage) -> None:
-    def slow(asked: stubs.Asked, name: str, request: stubs.Request) -> None:
+    def slow(asked: Asked, name: str, request: stubs.Request) -> None:
         time.sleep(1.2)
         stubs.say(asked, on.stub.answer(name, request))
 

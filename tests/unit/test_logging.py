@@ -23,9 +23,18 @@ log = structlog.get_logger()
 
 
 COMPLETED = [
-    AccessRecord("GET", "get_key", 200, "OK", 0.0012345, "a-b_c.1", quiet=False),
-    AccessRecord(None, "none", 404, "NOT_FOUND", 0.5, "d", quiet=True),
-    AccessRecord("POST", "init", 503, "OVERLOADED", 2.0, "e", quiet=False),
+    AccessRecord("GET", "get_key", 200, "OK", 0.0012345, "a-b_c.1", quiet=False, trace={}),
+    AccessRecord(None, "none", 404, "NOT_FOUND", 0.5, "d", quiet=True, trace={}),
+    AccessRecord(
+        "POST",
+        "init",
+        503,
+        "OVERLOADED",
+        2.0,
+        "e",
+        quiet=False,
+        trace={"trace_id": "0a", "span_id": "b1"},
+    ),
 ]
 
 
