@@ -181,6 +181,7 @@ async def test_requests_are_logged_alike_by_hand_and_as_any_event(
             "code": one.code,
             "milliseconds": round(one.seconds * 1000, 2),
             "request_id": one.request_id,
+            **one.trace,
         }
         for one in COMPLETED
         if level is LogLevel.DEBUG or not one.quiet
