@@ -182,6 +182,8 @@ async def test_who_is_not_sampled_by_a_proxy_is_not_traced(
     assert not [span for span in collector.spans if span.name.startswith("GET ")]
 
 
+# By itself the SDK would wait for half a minute.
+@pytest.mark.timeout(20)
 async def test_a_collector_that_hangs_delays_no_request_and_hardly_the_stop(
     database: Database,
     issuer: Issuer,
