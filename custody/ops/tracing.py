@@ -62,7 +62,8 @@ class OpenTelemetry:
     ) -> Iterator[None]:
         """Return a span that lasts for a block."""
         named = {key.replace("__", "."): value for key, value in attributes.items()}
-        linked = [self._api.Link(one) for one in links if isinstance(one, self._api.SpanContext)]
+        places = [one for one in links if isinstance(one, self._api.SpanContext)]
+        linked = [self._api.Link(place) for place in places if place.is_valid]
         with self._in_force(self._tracer.start_span(name, attributes=named, links=linked)):
             yield
 
