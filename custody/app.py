@@ -37,7 +37,7 @@ from custody.http.shares import Shares
 from custody.keks.keks import Keks, loaded_keks
 from custody.keks.legacy import Door
 from custody.keks.second import second_root
-from custody.ops import preflight
+from custody.ops import preflight, tracing
 from custody.ops.ages import Ages
 from custody.ops.alarms import Alarms
 from custody.ops.garbage import look_seldom
@@ -59,6 +59,7 @@ from custody.vault.keys import MasterKeys
 from custody.vault.rows import VaultRows
 from custody.vault.seals import Seals
 from custody.vault.service import VaultService
+from kek_backends.base import KekBackend
 from kek_backends.keyring import Keyring
 
 _REWRAP_CONNECTIONS = 4
@@ -157,11 +158,11 @@ async def running(
     """
     dsn, rules = preflight.database_dsn(settings), preflight.token_rules(settings)
     tls = tls_context(settings.tls_cert, settings.tls_key)
-    metrics = Metrics()
-    cors = Cors(settings.cors_origins)
+    metrics, cors = Metrics(), Cors(settings.cors_origins)
     async with AsyncExitStack() as stack:
         # What is opened last is closed first.
         enter = stack.enter_async_context
+        tracer = await enter(tracing.opened(settings))
         configured = await enter(loaded_keks(settings, environ))
         session = await enter(aiohttp.ClientSession())
         source = partial(_jwks_source, session)
@@ -177,12 +178,12 @@ async def running(
             event_id(),
             Sealer(ring),
             legacy=legacy,
-            observe=lambda kek: kek.observe(metrics.keks.called(kek.uri.key_text)),
+            observe=partial(_observe, metrics, tracer),
         )
         await keks.prove()
         erasures = await enter(_open_erasures(settings))
         door = Door(engine, is_open=legacy)
-        ages = Ages(engine, keks, metrics, settings.kek_max_age)
+        ages = Ages(engine, keks, metrics, settings)
         health = Health(engine, keks, ring, door, jwks, erasures=erasures, ages=ages)
         gauges = Gauges(
             metrics,
@@ -242,7 +243,13 @@ async def running(
         )
         vault = await enter(
             vault_server(
-                frontend, cors, metrics, listeners.vault, tls, development=settings.development
+                frontend,
+                cors,
+                metrics,
+                listeners.vault,
+                tls,
+                development=settings.development,
+                tracer=tracer,
             )
         )
         await enter(gauges.shown(vault=vault.connections, admin=admin.connections))
@@ -274,6 +281,13 @@ async def _open_pools(dsn: Dsn, metrics: Metrics) -> AsyncIterator[tuple[AsyncEn
         open_engine(dsn, pool_size=RESERVED_CONNECTIONS, waited=waited("refusals")) as reserve,
     ):
         yield engine, reserve
+
+
+def _observe(metrics: Metrics, tracer: tracing.OpenTelemetry | None, kek: KekBackend) -> None:
+    """Have each call of a KMS counted, and traced."""
+    name = kek.uri.key_text
+    called = metrics.keks.called(name)
+    kek.observe(called if tracer is None else tracer.called(name, called))
 
 
 class _Closable(Protocol):

@@ -13,6 +13,7 @@ import asyncpg
 from sqlalchemy import exc
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 
+from custody import tracing
 from custody.db.commit import CONNECTION_ERRORS, LOSSES, give_up
 from custody.db.engine import Connection, waited_by
 from custody.db.errors import (
@@ -132,8 +133,9 @@ async def _checkout(engine: AsyncEngine, until: float | None) -> AsyncConnection
     loop = asyncio.get_running_loop()
     began = loop.time()
     try:
-        async with asyncio.timeout_at(until):
-            return await engine.connect()
+        with tracing.span("database connection"):
+            async with asyncio.timeout_at(until):
+                return await engine.connect()
     except exc.TimeoutError:
         raise Busy("no database connection became free in time") from None
     except (

@@ -16,6 +16,7 @@ from typing import Generic, TypeVar
 import asyncpg
 from sqlalchemy.ext.asyncio import AsyncEngine
 
+from custody import tracing
 from custody.db.checkout import UNUSABLE, acquire
 from custody.db.commit import give_up
 from custody.db.engine import Connection
@@ -47,6 +48,8 @@ class _Request(Generic[Item, Result]):
     item: Item = field(repr=False)
     until: float
     answer: "asyncio.Future[Result]"
+    # In its trace; a batch is linked to it.
+    place: object
 
 
 class GroupCommit(Generic[Item, Result]):
@@ -94,7 +97,9 @@ class GroupCommit(Generic[Item, Result]):
         now = loop.time()
         if deadline.at - now < _ALONE_SECONDS:
             raise NotBatched
-        request: _Request[Item, Result] = _Request(item, deadline.at, loop.create_future())
+        request: _Request[Item, Result] = _Request(
+            item, deadline.at, loop.create_future(), tracing.here()
+        )
         self._queue.append(request)
         if self._parked is not None:
             self._taken_at = now
@@ -191,7 +196,9 @@ class GroupCommit(Generic[Item, Result]):
         try:
             async with asyncio.timeout_at(latest):
                 items = [request.item for request in batch]
-                results = await self._run(connection, items, Deadline(earliest))
+                places = [request.place for request in batch]
+                with tracing.span("database batch", places, custody__requests=len(batch)):
+                    results = await self._run(connection, items, Deadline(earliest))
         except TimeoutError:
             await give_up(connection)
             raise DatabaseError(NO_ANSWER) from None

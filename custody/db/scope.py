@@ -9,6 +9,7 @@ from contextlib import asynccontextmanager
 
 from sqlalchemy.ext.asyncio import AsyncEngine
 
+from custody import tracing
 from custody.db.checkout import acquire
 from custody.db.commit import GIVE_UP_SECONDS, commit, give_up
 from custody.db.engine import Connection
@@ -53,7 +54,8 @@ async def user_transaction(
             await connection.execute("BEGIN ISOLATION LEVEL READ COMMITTED")
             await _open_scope(connection, user_id, deadline)
             yield connection
-        await commit(connection, until)
+        with tracing.span("database commit"):
+            await commit(connection, until)
 
 
 @asynccontextmanager

@@ -8,6 +8,7 @@ from typing import Any
 
 from aiohttp import hdrs, web
 
+from custody import tracing
 from custody.audit.events import event_id
 from custody.auth.jwks import IssuerUnavailable
 from custody.auth.refusals import InvalidToken, Reason, StepUpRequired
@@ -28,11 +29,13 @@ from custody.http.router import Endpoint, Router, Table, readable
 from custody.http.routes import BASE_PATH, ROUTES, Route
 from custody.http.server import HttpServer, connection_of, http_server
 from custody.http.shares import Shares
+from custody.http.traced import TracedHandler
 from custody.ops.access_log import AccessLog
 from custody.ops.alarms import Alarms
 from custody.ops.health import Health
 from custody.ops.metrics import Metrics
 from custody.ops.refused_tokens import RefusedTokens
+from custody.ops.tracing import OpenTelemetry
 from custody.sockets.addresses import Listener
 from custody.sockets.connections import connections_of_vault
 from custody.vault.canaries import Canaries
@@ -126,7 +129,8 @@ class Frontend:
         try:
             if len(tokens) > 1:
                 raise InvalidToken(Reason.SEVERAL)
-            principal = await self._verifier.verify(tokens[0] if tokens else None)
+            with tracing.span("token check"):
+                principal = await self._verifier.verify(tokens[0] if tokens else None)
         except InvalidToken as error:
             self._refused_tokens.count(error.reason)
             raise problems.unauthorized(
@@ -171,6 +175,7 @@ def vault_server(
     tls: ssl.SSLContext | None = None,
     *,
     development: bool = False,
+    tracer: OpenTelemetry | None = None,
 ) -> AbstractAsyncContextManager[HttpServer]:
     """Return the vault's server: it serves inside ``async with``.
 
@@ -181,10 +186,16 @@ def vault_server(
         listeners: at least one.
         tls: context of the server's certificate, or None for plain HTTP.
         development: whether it serves the OpenAPI document, too.
+        tracer: makes a span of each request; None: nobody asked for traces.
     """
     router = Router(_table(frontend, development=development))
     connections = connections_of_vault(frontend.is_proxy, metrics.connections.closed)
-    return http_server(TopHandler(router, cors, AccessLog(metrics)), listeners, connections, tls)
+    options = router, cors, AccessLog(metrics)
+    handler = TopHandler(*options)
+    if tracer is not None:
+        paths = {route.name: (route.method, BASE_PATH + route.path) for route in ROUTES}
+        handler = TracedHandler(tracer, frontend.is_proxy, paths, *options)
+    return http_server(handler, listeners, connections, tls)
 
 
 def _table(frontend: Frontend, *, development: bool) -> Table:

@@ -10,6 +10,7 @@ from http import HTTPStatus
 import structlog
 from aiohttp import HttpVersion10, HttpVersion11, hdrs, web
 
+from custody import tracing
 from custody.http import problems
 from custody.http.cors import Cors
 from custody.http.problems import Problem
@@ -183,7 +184,7 @@ def _record(
     method = request.method if route != _NAMELESS else None
     # An unauthenticated caller chooses how many of these there are.
     quiet = status == _UNAUTHORIZED or method is None
-    return AccessRecord(method, route, status, code, seconds, request_id, quiet)
+    return AccessRecord(method, route, status, code, seconds, request_id, quiet, tracing.ids())
 
 
 def describe(error: BaseException) -> dict[str, object]:

@@ -1,7 +1,7 @@
 """The access log: a line and two metrics for each completed request."""
 
 import asyncio
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from typing import NamedTuple
 
 import structlog
@@ -23,6 +23,7 @@ class AccessRecord(NamedTuple):
         seconds: it took.
         request_id: letters, digits, dots, dashes and underscores.
         quiet: of interest at debug level only, as one that no route took.
+        trace: its place in a trace, where there is one; hexadecimal digits.
     """
 
     method: str | None
@@ -32,6 +33,7 @@ class AccessRecord(NamedTuple):
     seconds: float
     request_id: str
     quiet: bool
+    trace: Mapping[str, str]
 
 
 class AccessLog:
@@ -76,7 +78,9 @@ def log_requests(completed: Iterable[AccessRecord]) -> None:
             *(
                 f'{{"method": "{one.method}", "route": "{one.route}", '
                 f'"status": {one.status}, "code": "{one.code}", '
-                f'"milliseconds": {one.seconds * 1000:.2f}, "request_id": "{one.request_id}", {end}'
+                f'"milliseconds": {one.seconds * 1000:.2f}, "request_id": "{one.request_id}", '
+                + "".join(f'"{name}": "{value}", ' for name, value in one.trace.items())
+                + end
                 for one in completed
                 if not one.quiet
             )
@@ -92,4 +96,5 @@ def log_requests(completed: Iterable[AccessRecord]) -> None:
             code=one.code,
             milliseconds=round(one.seconds * 1000, 2),
             request_id=one.request_id,
+            **one.trace,
         )

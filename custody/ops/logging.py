@@ -17,6 +17,7 @@ from typing import Any, TextIO
 
 import structlog
 
+from custody import tracing
 from custody.settings import LogFormat, LogLevel
 
 # Of the request that a task works for; each line it logs has it.
@@ -140,6 +141,8 @@ def _complete(
 ) -> structlog.typing.EventDict:
     if "request_id" not in event and (given := request_id.get()) is not None:
         event["request_id"] = given
+    if "trace_id" not in event:
+        event.update(tracing.ids())
     event["level"] = level
     event["timestamp"] = timestamp()
     return event

@@ -96,6 +96,7 @@ def _of_known(settings: Settings, environ: Mapping[str, str]) -> Iterator[Remark
         yield from transport.of_admin_listen(settings)
     yield from _believed(settings)
     yield from transport.of_jwks(settings)
+    yield from transport.of_traces(settings, environ)
     yield from transport.of_databases(settings, environ)
 
 

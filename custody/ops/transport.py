@@ -10,11 +10,13 @@ from custody.db.dsn import BadUrl, parse
 from custody.db.plain import in_clear, unverified
 from custody.loopback import is_loopback
 from custody.ops.remark import Remark
-from custody.settings import UNIX, Plain, Settings
+from custody.settings import UNIX, Plain, Settings, Tracing
 from custody.sockets.listeners import Listeners, on_network
 from kek_backends.plain import plain_address
 
 _CURE = "set CUSTODY_TLS_CERT and CUSTODY_TLS_KEY, or listen on 127.0.0.1 behind a proxy with TLS"
+# The first that is set counts.
+_ENDPOINTS = ("OTEL_EXPORTER_OTLP_TRACES_ENDPOINT", "OTEL_EXPORTER_OTLP_ENDPOINT")
 _CURE_OF_ADMIN = "set CUSTODY_ADMIN_TOKEN (openssl rand -hex 32), or listen on 127.0.0.1"
 
 
@@ -57,6 +59,24 @@ def of_jwks(settings: Settings) -> Iterator[Remark]:
             "tokens; use https"
         )
         yield _remark(settings, Plain.JWKS, "jwks", problem)
+
+
+def of_traces(settings: Settings, environ: Mapping[str, str]) -> Iterator[Remark]:
+    """Say what is wrong with the way to the collector of traces.
+
+    Args:
+        settings: of the daemon.
+        environ: the variables of the process; OpenTelemetry reads them by itself.
+    """
+    name = next((name for name in _ENDPOINTS if environ.get(name, "").strip()), None)
+    if settings.tracing is Tracing.OFF or name is None:
+        return  # by default it is on loopback
+    if address := plain_address(environ[name].strip()):
+        problem = (
+            f"{name}: {address} gets traces in clear: whoever is on the way reads who asks when, "
+            "and the collector's password; use https"
+        )
+        yield _remark(settings, Plain.OTLP, "traces", problem)
 
 
 def of_databases(settings: Settings, environ: Mapping[str, str]) -> Iterator[Remark]:

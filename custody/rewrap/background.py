@@ -9,6 +9,7 @@ from typing import Protocol
 import structlog
 from sqlalchemy.ext.asyncio import AsyncEngine
 
+from custody import tracing
 from custody.datakeys.ring import Ring
 from custody.db.checkout import on_a_living_connection
 from custody.db.errors import DatabaseError, Refused
@@ -151,7 +152,8 @@ class BackgroundRewrap:
         data_keys = await moves.stale(kek_id)
         if data_keys or deep.is_announced or self._can_do(stale):
             log.info("rewrap_begins", rows=stale.total, data_keys=len(data_keys), target=target)
-            run = await self._run()
+            with tracing.span("rewrap run", custody__rows=stale.total):
+                run = await self._run()
             log.info("rewrap_ended", run=run.id, state=run.state, done=run.done, failed=run.failed)
         elif deep.before and (problem := await deep.finish()) is not None:
             # Rows that were set aside are no reason for a run again and again.

@@ -12,6 +12,7 @@ from typing import TypeVar
 import structlog
 from sqlalchemy.ext.asyncio import AsyncEngine
 
+from custody import tracing
 from custody.audit.row_seal import RowSeals
 from custody.datakeys.ring import Ring
 from custody.db.errors import DatabaseError, Refused, RetiredKek
@@ -305,11 +306,12 @@ class RewrapRun:
         touching = asyncio.create_task(self._keep_touching(claim, owner))
         try:
             await self._wait_for_turn(len(claim.rows))
-            done, reason = await self._rewrap(run, claim)
-            # The same results again, if the database fails: the guards make that harmless.
-            counts = await self._retried(
-                lambda: storing.store(self._engine, run, owner, claim, done, seals=self._seals)
-            )
+            with tracing.span("rewrap batch", custody__run=run.id, custody__rows=len(claim.rows)):
+                done, reason = await self._rewrap(run, claim)
+                # The same results again, if the database fails: the guards make that harmless.
+                counts = await self._retried(
+                    lambda: storing.store(self._engine, run, owner, claim, done, seals=self._seals)
+                )
         except LostClaim:
             # Stored already (the answer to the COMMIT was lost), or another process does it.
             return

@@ -16,6 +16,7 @@ from custody.settings.types import (
     LogFormat,
     LogLevel,
     Plain,
+    Tracing,
 )
 
 __all__ = [
@@ -30,6 +31,7 @@ __all__ = [
     "LogLevel",
     "Plain",
     "Settings",
+    "Tracing",
     "load",
     "unknown_names",
 ]

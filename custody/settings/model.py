@@ -22,6 +22,7 @@ from custody.settings.types import (
     Plain,
     Plains,
     Proxies,
+    Tracing,
     Words,
 )
 
@@ -142,13 +143,17 @@ class Settings(BaseModel):
     tls_cert: Path | None = Field(None, description="PEM file: certificate and its chain")
     tls_key: Path | None = Field(None, description="PEM file: the certificate's private key")
     allow_plain: Plains = Field(
-        (), description="what may cross a network in clear: listen, database, jwks, kms, syslog"
+        (),
+        description="what may cross in clear: listen, database, jwks, kms, syslog, otlp",
     )
     admin_token: AdminToken | None = Field(
         None, description="bearer token of the admin listener; must be set where it is not loopback"
     )
     log_level: LogLevel = Field(LogLevel.INFO, description="debug, info, warning or error")
     log_format: LogFormat = Field(LogFormat.JSON, description="json or text")
+    tracing: Tracing = Field(
+        Tracing.OFF, description="off, or otel: traces to where OTEL_EXPORTER_OTLP_ENDPOINT says"
+    )
     workers: int = Field(
         1, ge=1, le=64, description="processes that serve the vault on one listener"
     )

@@ -54,6 +54,13 @@ class LegacyRows(StrEnum):
     REFUSE = "refuse"
 
 
+class Tracing(StrEnum):
+    """Whether requests are traced."""
+
+    OFF = "off"
+    OTEL = "otel"
+
+
 class Plain(StrEnum):
     """What may cross a network in clear."""
 
@@ -62,6 +69,7 @@ class Plain(StrEnum):
     JWKS = "jwks"
     KMS = "kms"
     SYSLOG = "syslog"
+    OTLP = "otlp"
 
 
 def _split(value: object) -> object:

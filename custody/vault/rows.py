@@ -8,6 +8,7 @@ import asyncpg
 import structlog
 from sqlalchemy.ext.asyncio import AsyncEngine
 
+from custody import tracing
 from custody.audit.events import Action, Event
 from custody.audit.row_seal import RowSeals
 from custody.audit.writer import NotRecorded, write
@@ -88,7 +89,8 @@ class VaultRows:
             try:
                 if self._erasures.names(caller.user_id):
                     raise NotBatched
-                found = await self._grouped.read(caller.user_id, caller.deadline)
+                with tracing.span("database read"):
+                    found = await self._grouped.read(caller.user_id, caller.deadline)
             except NotBatched:
                 found = await self._read_alone(caller)
         except DatabaseError as error:
@@ -194,7 +196,8 @@ class VaultRows:
             AuditUnavailable: it could not be committed, so no key may leave.
         """
         try:
-            await self._grouped.record(event, caller.deadline)
+            with tracing.span("audit commit"):
+                await self._grouped.record(event, caller.deadline)
         except NotBatched:
             pass
         except DatabaseError as error:

@@ -5,6 +5,7 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from weakref import WeakValueDictionary
 
+from custody import tracing
 from custody.vault.errors import Overloaded
 from custody.vault.failures import AUDIT_RESERVE_SECONDS
 from custody.vault.model import Caller
@@ -28,8 +29,9 @@ class Turns:
         """
         lock = self._locks.setdefault(caller.user_id, asyncio.Lock())
         try:
-            async with asyncio.timeout_at(caller.deadline.at - AUDIT_RESERVE_SECONDS):
-                await lock.acquire()
+            with tracing.span("turn"):
+                async with asyncio.timeout_at(caller.deadline.at - AUDIT_RESERVE_SECONDS):
+                    await lock.acquire()
         except TimeoutError:
             raise Overloaded from None
         try:

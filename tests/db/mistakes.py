@@ -277,7 +277,7 @@ REFUSED: dict[str, Mistake] = {
         "jwt_audience, jwt_max_lifetime, step_up_max_age, step_up_acr, trusted_proxies, "
         "cors_origins, user_concurrency, rate_limit, unwrap_limit, canary_users, canary_answer, "
         "rewrap_interval, erasure_record, audit_seal_interval, audit_export, tls_cert, tls_key, "
-        "allow_plain, admin_token, log_level, log_format, workers",
+        "allow_plain, admin_token, log_level, log_format, tracing, workers",
     ),
     "a value and a file": Mistake(
         setting(JWT_ISSUER_FILE="/nowhere/issuer"),

@@ -1,15 +1,11 @@
 """A real Prometheus and a real daemon: what is scraped is clean, and every query has an answer."""
 
-import subprocess
 import time
-from collections.abc import AsyncIterator, Iterator
-from contextlib import asynccontextmanager
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
-from urllib.parse import urlsplit
 
 import pytest
-from aiohttp import ClientSession, web
 
 from custody.db.engine import POOL_SIZE
 from custody.ops.drill_metrics import write_drill
@@ -19,8 +15,7 @@ from tests.e2e.keks import Place, make_place, make_vaults, overrides
 from tests.eventually import eventually
 from tests.kek import kms_stub as stubs
 from tests.kek.kms_stub import KmsStub, kms_stub
-from tests.ports import free_port
-from tests.prometheus import binary, lint
+from tests.prometheus import ask, exporter, lint, prometheus
 from tests.servers import Daemon, Database, daemon_here
 from tests.tokens import Issuer
 from tests.unit.test_alerts import RULES_FILE
@@ -32,69 +27,6 @@ def stub() -> Iterator[KmsStub]:
     with kms_stub() as running:
         running.make_key("alias/custody")
         yield running
-
-
-@asynccontextmanager
-async def prometheus(folder: Path, **targets: str) -> AsyncIterator[str]:
-    """Run a Prometheus that scrapes these addresses, by job; return its own."""
-    jobs = "".join(
-        f"  - job_name: {job}\n    static_configs: [{{targets: ['{urlsplit(target).netloc}']}}]\n"
-        for job, target in targets.items()
-    )
-    config = folder / "prometheus.yml"
-    config.write_text(
-        "global: {scrape_interval: 500ms, scrape_timeout: 500ms, evaluation_interval: 500ms}\n"
-        f"rule_files: ['{RULES_FILE}']\nscrape_configs:\n{jobs}"
-    )
-    address = f"127.0.0.1:{free_port()}"
-    with subprocess.Popen(  # noqa: ASYNC220 - it begins at once
-        [
-            binary("prometheus"),
-            f"--config.file={config}",
-            f"--storage.tsdb.path={folder / 'tsdb'}",
-            f"--web.listen-address={address}",
-        ],
-        stdout=subprocess.DEVNULL,
-        stderr=subprocess.DEVNULL,
-    ) as process:
-        try:
-            yield f"http://{address}"
-        finally:
-            process.kill()
-
-
-async def ask(session: ClientSession, prometheus: str, query: str) -> list[dict[str, Any]]:
-    query = query.replace("$__rate_interval", "5s")
-    url, parameters = f"{prometheus}/api/v1/query", {"query": query}
-    try:
-        async with session.get(url, params=parameters) as answer:
-            if answer.status == 503:  # it is starting
-                return []
-            found = await answer.json()
-    except OSError:
-        return []
-    assert found["status"] == "success", found
-    result: list[dict[str, Any]] = found["data"]["result"]
-    return result
-
-
-@asynccontextmanager
-async def exporter(text: str) -> AsyncIterator[str]:
-    """Serve what a file of metrics has, as node_exporter does."""
-
-    async def show(_request: web.Request) -> web.Response:
-        return web.Response(text=text)
-
-    app = web.Application()
-    app.router.add_get("/metrics", show)
-    runner = web.AppRunner(app)
-    await runner.setup()
-    port = free_port()
-    await web.TCPSite(runner, "127.0.0.1", port).start()
-    try:
-        yield f"http://127.0.0.1:{port}"
-    finally:
-        await runner.cleanup()
 
 
 def firing(alerts: list[dict[str, Any]]) -> set[str]:
@@ -120,8 +52,8 @@ async def test_every_query_has_an_answer_and_alarms_fire(
     async with (
         daemon_here(database, issuer, tmp_path, **settings) as daemon,
         client_session() as session,
-        exporter(drill.read_text()) as node,
-        prometheus(tmp_path, custody=daemon.admin, node=node) as here,
+        exporter(drill) as node,
+        prometheus(tmp_path, RULES_FILE, custody=[daemon.admin], node=[node]) as here,
     ):
         await becomes(daemon, 200)
         refused = {"Authorization": "Bearer none"}

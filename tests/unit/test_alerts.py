@@ -122,6 +122,7 @@ CASES = [
             'custody_audit_sealed_timestamp_seconds{job="custody", instance="b"}': (
                 "30+60x19 1170x30 3000+60x80"
             ),
+            at("custody_audit_seal_interval_seconds"): "30x130",
         },
         quiet_at=19,
         clear_at=60,
@@ -178,6 +179,34 @@ CASES = [
         fires_at=200,
         clear_at=252,
     ),
+    # What never was has no series, or is 0.
+    Case(
+        "CustodyDrillOverdue",
+        "warning",
+        {at("custody_second_root"): "1x130", "custody_drill_timestamp_seconds": "_x89 5400x40"},
+        quiet_at=50,
+        fires_at=70,
+    ),
+    Case(
+        "CustodyAuditUnsealed",
+        "warning",
+        {
+            at("custody_audit_seal_interval_seconds"): "30x130",
+            at("custody_audit_sealed_timestamp_seconds"): "0x49 3000+60x80",
+        },
+        quiet_at=4,
+    ),
+    Case(
+        "CustodyAuditUnsealed",
+        "warning",
+        # A daemon that does not seal at all is not asked to.
+        {
+            at("custody_audit_seal_interval_seconds"): "0x49 30x48 0x30",
+            at("custody_audit_sealed_timestamp_seconds"): "0x130",
+        },
+        quiet_at=40,
+        fires_at=60,
+    ),
     Case(
         "CustodyPoolFull",
         "warning",
@@ -230,7 +259,7 @@ def group(case: Case) -> dict[str, object]:
 
 def test_each_alert_has_a_case() -> None:
     of_rules = [(rule["alert"], rule["labels"]["severity"]) for rule in RULES]
-    assert sorted((case.alert, case.severity) for case in CASES) == sorted(of_rules)
+    assert sorted({(case.alert, case.severity) for case in CASES}) == sorted(of_rules)
 
 
 # Those of days are seen at longer steps, which take less of the time that a test has.

@@ -24,7 +24,7 @@ FILES = {
 }
 # Single modules that all of custody may use, and that use nothing of it but a URL's form.
 EVERYBODYS = {
-    *("settings", "deadline", "strict_json", "nearest", "loopback", "bounded"),
+    *("settings", "deadline", "strict_json", "nearest", "loopback", "bounded", "tracing"),
     "DISTRIBUTION",
 }
 # Where a KEK's SDK lives: the folders of backends, and no list of them.

@@ -23,9 +23,18 @@ log = structlog.get_logger()
 
 
 COMPLETED = [
-    AccessRecord("GET", "get_key", 200, "OK", 0.0012345, "a-b_c.1", quiet=False),
-    AccessRecord(None, "none", 404, "NOT_FOUND", 0.5, "d", quiet=True),
-    AccessRecord("POST", "init", 503, "OVERLOADED", 2.0, "e", quiet=False),
+    AccessRecord("GET", "get_key", 200, "OK", 0.0012345, "a-b_c.1", quiet=False, trace={}),
+    AccessRecord(None, "none", 404, "NOT_FOUND", 0.5, "d", quiet=True, trace={}),
+    AccessRecord(
+        "POST",
+        "init",
+        503,
+        "OVERLOADED",
+        2.0,
+        "e",
+        quiet=False,
+        trace={"trace_id": "0a", "span_id": "b1"},
+    ),
 ]
 
 
@@ -172,6 +181,7 @@ async def test_requests_are_logged_alike_by_hand_and_as_any_event(
             "code": one.code,
             "milliseconds": round(one.seconds * 1000, 2),
             "request_id": one.request_id,
+            **one.trace,
         }
         for one in COMPLETED
         if level is LogLevel.DEBUG or not one.quiet

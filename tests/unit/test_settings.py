@@ -62,6 +62,7 @@ GOOD: dict[str, tuple[str, str, Any]] = {
     "admin_token": (ADMIN_TOKEN, f'"{ADMIN_TOKEN}"', SecretStr(ADMIN_TOKEN)),
     "log_level": ("warning", '"warning"', "warning"),
     "log_format": ("text", '"text"', "text"),
+    "tracing": ("otel", '"otel"', "otel"),
     "workers": ("4", "4", 4),
 }
 BAD: dict[str, tuple[str, ...]] = {
@@ -96,6 +97,7 @@ BAD: dict[str, tuple[str, ...]] = {
     "admin_token": (NEEDLE, f"{NEEDLE} {NEEDLE * 9}"),
     "log_level": ("trace", "INFO "),
     "log_format": ("xml",),
+    "tracing": ("on", "OTEL"),
     "workers": ("-1", "many"),
 }
 NAMES = sorted(Settings.model_fields)

@@ -18,6 +18,12 @@ class Audit:
             registry=registry,
             multiprocess_mode="livemax",
         )
+        self._interval = Gauge(
+            "custody_audit_seal_interval_seconds",
+            "CUSTODY_AUDIT_SEAL_INTERVAL; 0: this daemon does not seal",
+            registry=registry,
+            multiprocess_mode="livemax",
+        )
         self._waiting = Gauge(
             "custody_audit_unsealed_rows",
             "Audit rows that the last look found to be behind the last checkpoint",
@@ -29,6 +35,10 @@ class Audit:
             "Audit rows that this daemon has brought under a checkpoint",
             registry=registry,
         )
+
+    def show_interval(self, seconds: float) -> None:
+        """Show how often the audit is to be sealed; 0: never, by this daemon."""
+        self._interval.set(seconds)
 
     def waiting(self, rows: int) -> None:
         """Show how many rows, at most, are not under a checkpoint."""

@@ -41,6 +41,12 @@ class Keks:
             registry=registry,
             multiprocess_mode="livemostrecent",
         )
+        self._second_root = Gauge(
+            "custody_second_root",
+            "1 where CUSTODY_SECOND_KEK is set: then drills are due",
+            registry=registry,
+            multiprocess_mode="livemax",
+        )
         self._activated = Gauge(
             "custody_kek_activated_timestamp_seconds",
             "When the active KEK, in its present version, became the active one; 0: not known",
@@ -105,6 +111,10 @@ class Keks:
     def show_max_age(self, seconds: float) -> None:
         """Show how old the active KEK may become; 0: that is not watched."""
         self._max_age.set(seconds)
+
+    def show_second_root(self, *, is_set: bool) -> None:
+        """Show whether there is a second root, which drills are due of."""
+        self._second_root.set(is_set)
 
     def show_ages(self, activated_at: float, oldest_at: float) -> None:
         """Show since when the active KEK is the active one, and how old a wrap may be."""

@@ -96,6 +96,10 @@ class Rewrap:
         self._rate.set(run.rows_a_second)
         self._left.set(run.seconds_left or 0)
 
+    def show_set_aside(self, rows: int) -> None:
+        """Show how many rows the latest run has set aside, whoever ran it."""
+        self._run.labels("failed").set(rows)
+
     def looked(self) -> None:
         """Show that the worker has looked just now, and left nothing undone."""
         self._looked.set_to_current_time()
