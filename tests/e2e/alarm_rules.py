@@ -8,7 +8,8 @@ Each expression keeps its shape. What is shortened, and nothing else:
   without a JWKS become 5 seconds.
 
 Daemons look at the issuer and the database once a second then, where they do every few minutes and
-every ten seconds, and show each batch of audit rows, not one in eight; see :func:`hasty`. Rates, shares and all other limits are those of the file.
+every ten seconds, and show each batch of audit rows, not one in eight; see :func:`hasty`. Rates,
+shares and all other limits are those of the file.
 """
 
 import json
