@@ -76,7 +76,7 @@ class Database:
         def take(requests: int, seconds_left: float) -> None:
             nonlocal batches
             batches += 1
-            if batches % _SAMPLED != 1:
+            if (batches - 1) % _SAMPLED:
                 return
             size(requests)
             if left is not None:
