@@ -11,13 +11,14 @@ from custody.datakeys.errors import DataKeyLost, DataKeyUnavailable, NoSuchDataK
 from custody.datakeys.ring import Ring
 from custody.vault.errors import KekUnavailable, LegacyRow, RowTampered
 from custody.vault.kek_timeout import kek_timeout
-from custody.vault.model import Caller, RecoveryWrap, Trust, Vault, moment
+from custody.vault.model import Caller, PreviousKey, RecoveryWrap, Trust, Vault, moment
 from custody.vault.sealed_state import SealedState, digest_of, sealed_message
 from kek_backends.base import Wrap
 from kek_backends.wrap import FORMAT_CURRENT
 
 # Looked up once: as a member of its class it takes as long as a call.
 _SEALED = Trust.SEALED
+_NONE = (None, None, None)
 
 
 class Alarms(Protocol):
@@ -63,7 +64,7 @@ class Seals:
         if key is None and (key := await self._get(caller, seal)) is None:
             return self._take_unverified(user_id, row)
         vault = self._vault(user_id, row, _SEALED)
-        wrap = vault.wrap
+        wrap, previous = vault.wrap, vault.previous
         message = sealed_message(
             user_id,
             generation=vault.generation,
@@ -74,6 +75,8 @@ class Seals:
             recovery_format_version=row["recovery_format_version"],
             recovery_set_at=vault.recovery_set_at,
             has_wrap=wrap is not None,
+            previous_generation=None if previous is None else previous.generation,
+            previous_digest=_digest(previous),
         )
         if not key.row_seal.is_mac(seal[PREFIX_SIZE:], message):
             self.refuse(user_id, "seal")
@@ -108,7 +111,7 @@ class Seals:
         Args:
             user_id: whose.
             reason: what of it does not hold: ``seal``, ``data-key``, ``wrap``, ``format``,
-                ``key-check`` or ``columns``.
+                ``key-check``, ``previous`` or ``columns``.
 
         Raises:
             RowTampered: always.
@@ -156,6 +159,9 @@ class Seals:
                 moment(vault.recovery_set_at)
         except ValueError:
             self.refuse(user_id, "columns")
+        if vault.previous is not None:
+            # Whoever begins a rotation seals the row.
+            self.refuse(user_id, "columns")
         return vault
 
     def _vault(self, user_id: str, row: Mapping[str, Any], trust: Trust) -> Vault:
@@ -178,9 +184,18 @@ class Seals:
             row["zero_knowledge"],
             row["generation"],
             row["key_check"],
+            self._previous(user_id, row),
             row["seal_serial"],
             row["row_version"],
         )
+
+    def _previous(self, user_id: str, row: Mapping[str, Any]) -> PreviousKey | None:
+        parts = row["previous_generation"], row["previous_wrapped_mk"], row["previous_wrap_iv"]
+        if parts == _NONE:
+            return None
+        if None in parts:
+            self.refuse(user_id, "columns")
+        return PreviousKey(*parts)
 
 
 def state_of(vault: Vault) -> SealedState:
@@ -194,11 +209,13 @@ def state_of(vault: Vault) -> SealedState:
         recovery_format(vault),
         vault.recovery_set_at,
         vault.wrap is not None,
+        None if vault.previous is None else vault.previous.generation,
+        _digest(vault.previous),
     )
 
 
-def _digest(recovery: RecoveryWrap | None) -> str | None:
-    return None if recovery is None else digest_of(recovery.wrapped_mk, recovery.iv)
+def _digest(wrap: RecoveryWrap | PreviousKey | None) -> str | None:
+    return None if wrap is None else digest_of(wrap.wrapped_mk, wrap.iv)
 
 
 def recovery_format(vault: Vault) -> int:
