@@ -48,7 +48,7 @@ class SealedState(NamedTuple):
 
     @classmethod
     def of(cls, row: Mapping[str, Any]) -> Self:
-        """Return what is sealed of a row that was read with digests of what it keeps besides its wrap.
+        """Return what is sealed of a row that was read with digests of its two other wraps.
 
         Args:
             row: columns as the database has them, the time as text.

@@ -18,7 +18,6 @@ from kek_backends.wrap import FORMAT_CURRENT
 
 # Looked up once: as a member of its class it takes as long as a call.
 _SEALED = Trust.SEALED
-_NONE = (None, None, None)
 
 
 class Alarms(Protocol):
@@ -176,6 +175,12 @@ class Seals:
             if iv is None:
                 self.refuse(user_id, "columns")
             recovery = RecoveryWrap(text, iv, row["recovery_format_version"])
+        previous = None
+        if row["previous_generation"] is not None or row["previous_wrapped_mk"] is not None:
+            parts = row["previous_generation"], row["previous_wrapped_mk"], row["previous_wrap_iv"]
+            if None in parts:
+                self.refuse(user_id, "columns")
+            previous = PreviousKey(*parts)
         return Vault(
             trust,
             wrap,
@@ -184,18 +189,10 @@ class Seals:
             row["zero_knowledge"],
             row["generation"],
             row["key_check"],
-            self._previous(user_id, row),
+            previous,
             row["seal_serial"],
             row["row_version"],
         )
-
-    def _previous(self, user_id: str, row: Mapping[str, Any]) -> PreviousKey | None:
-        parts = row["previous_generation"], row["previous_wrapped_mk"], row["previous_wrap_iv"]
-        if parts == _NONE:
-            return None
-        if None in parts:
-            self.refuse(user_id, "columns")
-        return PreviousKey(*parts)
 
 
 def state_of(vault: Vault) -> SealedState:
