@@ -214,7 +214,7 @@ async def test_what_the_daemon_writes(owned: Database) -> None:
     rotated = row["rotated_at"]
     # A recovery wrap: neither a rotate, nor another server wrap.
     await owned.execute(f"{UPDATE} quarantined_at = now() WHERE user_id = 'new'")
-    state_2 = (*state[:7], "r", "ri", 1, None)
+    state_2 = (*state[:7], "r", "ri", 1, *state[10:])
     done = await as_app(owned, "new", change, "new", 4, *state_2, "s2", begin=DEADLINE)
     assert done == "UPDATE 1"
     row = dict((await owned.fetch(ROW, "new"))[0])
