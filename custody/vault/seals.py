@@ -177,10 +177,10 @@ class Seals:
             recovery = RecoveryWrap(text, iv, row["recovery_format_version"])
         previous = None
         if row["previous_generation"] is not None or row["previous_wrapped_mk"] is not None:
-            parts = row["previous_generation"], row["previous_wrapped_mk"], row["previous_wrap_iv"]
-            if None in parts:
+            kept = row["previous_generation"], row["previous_wrapped_mk"], row["previous_wrap_iv"]
+            if None in kept:
                 self.refuse(user_id, "columns")
-            previous = PreviousKey(*parts)
+            previous = PreviousKey(*kept)
         return Vault(
             trust,
             wrap,
