@@ -113,7 +113,7 @@ def issuer() -> Issuer:
 @pytest.fixture
 async def daemon(database: Database, issuer: Issuer, tmp_path: Path) -> AsyncIterator[Daemon]:
     """A daemon in this process on a fresh database."""
-    async with daemon_here(database, issuer, tmp_path) as running:
+    async with daemon_here(database, issuer, tmp_path, RESET="on") as running:
         yield running
 
 
