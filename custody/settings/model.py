@@ -22,8 +22,8 @@ from custody.settings.types import (
     Plain,
     Plains,
     Proxies,
-    Tracing,
     Reset,
+    Tracing,
     Words,
 )
 

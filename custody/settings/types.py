@@ -59,6 +59,8 @@ class Tracing(StrEnum):
 
     OFF = "off"
     OTEL = "otel"
+
+
 class Reset(StrEnum):
     """Whether users may give up all that they have encrypted, and begin again."""
 
