@@ -2,7 +2,7 @@
 
 Not under a KEK: a key that is derived from the live master key wraps it. So it opens where the live
 one does and nowhere else; it costs no call of a KMS; and whatever moves wraps, retires KEKs or ends
-data keys can't miss it (docs/adr, 24). The row's seal covers it as it is stored.
+data keys can't miss it (docs/adr, 26). The row's seal covers it as it is stored.
 """
 
 from custody.datakeys.mac import derive
