@@ -52,6 +52,7 @@ from custody.ops.stray_errors import log_stray_error
 from custody.reload import Reload, Reloadable
 from custody.rewrap.background import BackgroundRewrap, RewrapMetrics
 from custody.settings import ConfigurationError, Settings
+from custody.settings.types import Reset
 from custody.sockets.listeners import Listeners, open_listeners, tls_context
 from custody.vault.brake import Brake
 from custody.vault.canaries import Canaries
@@ -250,6 +251,7 @@ async def running(
                 tls,
                 development=settings.development,
                 tracer=tracer,
+                with_reset=settings.reset is Reset.ON,
             )
         )
         await enter(gauges.shown(vault=vault.connections, admin=admin.connections))

@@ -13,7 +13,7 @@ from tests.eventually import eventually
 from tests.leaks import remember
 from tests.servers import Daemon
 
-_SECRET_FIELDS = ("masterKey", "recoveryWrappedMk")
+_SECRET_FIELDS = ("masterKey", "previousMasterKey", "recoveryWrappedMk")
 _Route: TypeAlias = "partialmethod[Coroutine[Any, Any, Answer]]"
 
 
@@ -105,6 +105,9 @@ class Client:
     key: _Route = partialmethod(_act, "GET", "/key")
     init: _Route = partialmethod(_act, "POST", "/init")
     rotate: _Route = partialmethod(_act, "POST", "/rotate")
+    begin_rotation: _Route = partialmethod(_act, "POST", "/rotation")
+    end_rotation: _Route = partialmethod(_act, "DELETE", "/rotation")
+    reset: _Route = partialmethod(_act, "POST", "/reset", body={"confirm": "destroy"})
     clear_recovery: _Route = partialmethod(_act, "DELETE", "/recovery-wrap")
     enable_zk: _Route = partialmethod(_act, "POST", "/zero-knowledge", body={"enable": True})
 

@@ -113,7 +113,7 @@ def issuer() -> Issuer:
 @pytest.fixture
 async def daemon(database: Database, issuer: Issuer, tmp_path: Path) -> AsyncIterator[Daemon]:
     """A daemon in this process on a fresh database."""
-    async with daemon_here(database, issuer, tmp_path) as running:
+    async with daemon_here(database, issuer, tmp_path, RESET="on") as running:
         yield running
 
 
@@ -122,7 +122,9 @@ def of_the_module(
     module_database: Database, issuer: Issuer, tmp_path_factory: pytest.TempPathFactory
 ) -> Iterator[Daemon]:
     """``custody serve`` in production mode on the database of the module."""
-    with daemon_beside(module_database, issuer, tmp_path_factory.mktemp("served")) as running:
+    with daemon_beside(
+        module_database, issuer, tmp_path_factory.mktemp("served"), RESET="on"
+    ) as running:
         yield running
 
 

@@ -30,6 +30,10 @@ def row_message(key_id: str, row: Mapping[str, Any]) -> bytes:
     if row["recovery_wrapped_mk"] is not None:
         wrap = _field(row["recovery_wrapped_mk"]) + _field(row["recovery_iv"])
         recovery = hashlib.sha256(wrap).hexdigest()
+    previous = None
+    if row["previous_wrapped_mk"] is not None:
+        wrap = _field(row["previous_wrapped_mk"]) + _field(row["previous_wrap_iv"])
+        previous = hashlib.sha256(wrap).hexdigest()
     values = [
         LABEL.decode(),
         key_id,
@@ -41,8 +45,8 @@ def row_message(key_id: str, row: Mapping[str, Any]) -> bytes:
         recovery,
         str(row["recovery_format_version"]),
         row["set_at"],
-        None,
-        None,
+        None if row["previous_generation"] is None else str(row["previous_generation"]),
+        previous,
         "0" if row["wrapped_mk"] is None else "1",
     ]
     return b"".join(_field(value) for value in values)

@@ -91,6 +91,7 @@ def state_of(row: Mapping[str, Any]) -> SealedState:
         row: as for :func:`seal_of`.
     """
     wrapped, iv = row["recovery_wrapped_mk"], row["recovery_iv"]
+    previous = row["previous_wrapped_mk"]
     return SealedState(
         generation=row["generation"],
         serial=row["seal_serial"],
@@ -100,6 +101,8 @@ def state_of(row: Mapping[str, Any]) -> SealedState:
         recovery_format_version=row["recovery_format_version"],
         recovery_set_at=row["set_at"],
         has_wrap=row["wrapped_mk"] is not None,
+        previous_generation=row["previous_generation"],
+        previous_digest=None if previous is None else digest_of(previous, row["previous_wrap_iv"]),
     )
 
 

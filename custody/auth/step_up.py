@@ -2,9 +2,13 @@
 
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from typing import Self
 
 from custody.auth.refusals import Reason, StepUpRequired
+
+# As old a login may be, unless it is set, for what needs a fresh one in any case.
+_FRESH_SECONDS = 300
 
 
 @dataclass(frozen=True, slots=True)
@@ -24,6 +28,11 @@ class StepUp:
     acr_values: tuple[str, ...] = ()
     leeway: float = 30
     now: Callable[[], float] = time.time
+
+    @property
+    def with_fresh_login(self) -> Self:
+        """The same, with a bound on the login's age also where none is set."""
+        return self if self.max_age is not None else replace(self, max_age=_FRESH_SECONDS)
 
     def check(self, auth_time: float | None, acr: str | None) -> None:
         """Check a login, at this moment.

@@ -9,14 +9,14 @@ from cryptography.hazmat.primitives.kdf.hkdf import HKDF
 KEY_SIZE = 32
 
 
-def derive(data_key: bytes, use: str) -> bytes:
+def derive(key: bytes, use: str) -> bytes:
     """Return a key of 32 bytes for one use alone: HKDF-SHA-256 (RFC 5869, no salt).
 
     Args:
-        data_key: 32 bytes.
+        key: 32 bytes, of a data key or of a user's master key.
         use: the label of the use, which no other use has.
     """
-    return HKDF(SHA256(), KEY_SIZE, salt=None, info=use.encode()).derive(data_key)
+    return HKDF(SHA256(), KEY_SIZE, salt=None, info=use.encode()).derive(key)
 
 
 class Mac:

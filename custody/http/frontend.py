@@ -148,7 +148,7 @@ class Frontend:
             # Whatever becomes of the request: the token is good.
             self._alarms.canary_touched(route.name, principal.user_id, address)
         if route.needs_step_up:
-            self._require_step_up(principal)
+            self._require_step_up(principal, route)
         return Caller(
             user_id=principal.user_id,
             event_id=event_id(),
@@ -158,8 +158,10 @@ class Frontend:
             if_match=parse_if_match(request) if route.takes_if_match else None,
         )
 
-    def _require_step_up(self, principal: Principal) -> None:
+    def _require_step_up(self, principal: Principal, route: Route) -> None:
         step_up = self._step_up
+        if route.needs_fresh_login:
+            step_up = step_up.with_fresh_login
         try:
             step_up.check(principal.auth_time, principal.acr)
         except StepUpRequired as error:
@@ -176,6 +178,7 @@ def vault_server(
     *,
     development: bool = False,
     tracer: OpenTelemetry | None = None,
+    with_reset: bool = False,
 ) -> AbstractAsyncContextManager[HttpServer]:
     """Return the vault's server: it serves inside ``async with``.
 
@@ -187,8 +190,9 @@ def vault_server(
         tls: context of the server's certificate, or None for plain HTTP.
         development: whether it serves the OpenAPI document, too.
         tracer: makes a span of each request; None: nobody asked for traces.
+        with_reset: whether users may begin again.
     """
-    router = Router(_table(frontend, development=development))
+    router = Router(_table(frontend, development=development, with_reset=with_reset))
     connections = connections_of_vault(frontend.is_proxy, metrics.connections.closed)
     options = router, cors, AccessLog(metrics)
     handler = TopHandler(*options)
@@ -198,9 +202,13 @@ def vault_server(
     return http_server(handler, listeners, connections, tls)
 
 
-def _table(frontend: Frontend, *, development: bool) -> Table:
+def _table(frontend: Frontend, *, development: bool, with_reset: bool) -> Table:
     # A route takes its own method only: HEAD must not read a key.
-    routes = {(route.method, BASE_PATH + route.path): frontend.endpoint(route) for route in ROUTES}
+    routes = {
+        (route.method, BASE_PATH + route.path): frontend.endpoint(route)
+        for route in ROUTES
+        if with_reset or not route.is_opt_in
+    }
     return routes | readable("/openapi.json", _show_document) if development else routes
 
 

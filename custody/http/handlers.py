@@ -9,6 +9,7 @@ from custody.http.payloads import (
     EnableZeroKnowledge,
     OkAnswer,
     RecoveryWrapBody,
+    ResetBody,
     ZeroKnowledgeAnswer,
     key_response,
     status_response,
@@ -44,6 +45,22 @@ async def get_key(vault: VaultService, caller: Caller, _body: None) -> Response:
 async def rotate(vault: VaultService, caller: Caller, _body: None) -> Response:
     """POST /rotate."""
     return _key(await vault.rotate(caller))
+
+
+async def begin_rotation(vault: VaultService, caller: Caller, _body: None) -> Response:
+    """POST /rotation."""
+    return _key(await vault.begin_rotation(caller))
+
+
+async def end_rotation(vault: VaultService, caller: Caller, _body: None) -> Response:
+    """DELETE /rotation."""
+    await vault.end_rotation(caller)
+    return _ok({"ok": True})
+
+
+async def reset(vault: VaultService, caller: Caller, _body: ResetBody) -> Response:
+    """POST /reset."""
+    return _key(await vault.reset(caller))
 
 
 async def set_recovery_wrap(

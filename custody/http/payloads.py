@@ -3,7 +3,7 @@
 import base64
 from collections.abc import Mapping
 from datetime import datetime
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, NotRequired
 
 from pydantic import (
     AfterValidator,
@@ -86,6 +86,12 @@ class DisableZeroKnowledge(_Body):
     master_key: MasterKeyBytes = Field(description="32 bytes in base64", repr=False)
 
 
+class ResetBody(_Body):
+    """Says that every key there was goes for good."""
+
+    confirm: Literal["destroy"]
+
+
 def _mode(value: Any) -> str | None:
     enable = value.get("enable") if isinstance(value, dict) else None
     return str(enable).lower() if isinstance(enable, bool) else None
@@ -105,6 +111,7 @@ ZeroKnowledgeBody = Annotated[
 _NOTHING_ELSE = ConfigDict(extra="forbid")
 
 RECOVERY_WRAP_BODY: TypeAdapter[RecoveryWrapBody] = TypeAdapter(RecoveryWrapBody)
+RESET_BODY: TypeAdapter[ResetBody] = TypeAdapter(ResetBody)
 ZERO_KNOWLEDGE_BODY: TypeAdapter[EnableZeroKnowledge | DisableZeroKnowledge] = TypeAdapter(
     ZeroKnowledgeBody
 )
@@ -144,11 +151,12 @@ class AuditAnswer(TypedDict):
 
 @with_config(_NOTHING_ELSE)
 class MasterKeyAnswer(TypedDict):
-    """The master key."""
+    """The master key; while a rotation is pending, the one before, too."""
 
     masterKey: _Base64MasterKey
     formatVersion: int
     kekId: str
+    previousMasterKey: NotRequired[_Base64MasterKey]
 
 
 @with_config(_NOTHING_ELSE)
@@ -211,13 +219,16 @@ def _event(row: Mapping[str, Any]) -> AuditEvent:
 
 
 def key_response(key: MasterKey | RecoveryBlob) -> MasterKeyAnswer | RecoveryBlobAnswer:
-    """Build the response of ``/init``, ``/key`` and ``/rotate``."""
+    """Build the response of all that hands out a key."""
     if isinstance(key, MasterKey):
-        return {
+        answer: MasterKeyAnswer = {
             "masterKey": base64.b64encode(key.key).decode(),
             "formatVersion": key.format_version,
             "kekId": key.kek_id,
         }
+        if key.previous is not None:
+            answer["previousMasterKey"] = base64.b64encode(key.previous).decode()
+        return answer
     return {
         "requiresRecoveryCode": True,
         "recoveryWrappedMk": key.recovery.wrapped_mk,

@@ -9,6 +9,7 @@ from custody.http import handlers
 from custody.http.handlers import Handler
 from custody.http.payloads import (
     RECOVERY_WRAP_BODY,
+    RESET_BODY,
     ZERO_KNOWLEDGE_BODY,
     AuditAnswer,
     MasterKeyAnswer,
@@ -38,6 +39,8 @@ class Route:
         has_etag: whether the response carries the generation.
         is_paged: whether it answers a page at a time, and reads the query that says which.
         needs_step_up: whether it can lose or unlock a key for good.
+        needs_fresh_login: whether it needs a fresh login, also where no step-up is set.
+        is_opt_in: whether it is there only where the operator has said so.
         refusals: codes of the state table, with their status.
     """
 
@@ -51,6 +54,8 @@ class Route:
     has_etag: bool = False
     is_paged: bool = False
     needs_step_up: bool = False
+    needs_fresh_login: bool = False
+    is_opt_in: bool = False
     refusals: tuple[tuple[int, str], ...] = ()
 
     @property
@@ -61,6 +66,8 @@ class Route:
 
 _UNKNOWN = (404, "USER_UNKNOWN")
 _NO_VAULT = (404, "VAULT_NOT_INITIALISED")
+_ZK_ROTATE = (409, "ZK_ROTATE_FORBIDDEN")
+_PENDING = (409, "ROTATION_PENDING")
 _STALE = (412, "STALE_GENERATION")
 _UNWRAP = (500, "UNWRAP_FAILED")
 _TAMPERED = (500, "ROW_TAMPERED")
@@ -115,13 +122,51 @@ ROUTES = (
         needs_step_up=True,
         refusals=(
             _UNKNOWN,
-            (409, "ZK_ROTATE_FORBIDDEN"),
+            _ZK_ROTATE,
+            _PENDING,
             _STALE,
             _TAMPERED,
             _KEK,
             _AUDIT,
             _OUTCOME,
         ),
+    ),
+    Route(
+        method="POST",
+        path="/rotation",
+        handler=handlers.begin_rotation,
+        summary="A fresh master key, and the one before beside it until DELETE /rotation. "
+        "Removes the recovery wrap. Idempotent while it is pending",
+        response=TypeAdapter(MasterKeyAnswer),
+        takes_if_match=True,
+        has_etag=True,
+        needs_step_up=True,
+        refusals=(_UNKNOWN, _ZK_ROTATE, _STALE, _TAMPERED, _UNWRAP, _KEK, _AUDIT, _OUTCOME),
+    ),
+    Route(
+        method="DELETE",
+        path="/rotation",
+        handler=handlers.end_rotation,
+        summary="All is re-encrypted: the master key before goes for good",
+        response=TypeAdapter(OkAnswer),
+        takes_if_match=True,
+        needs_step_up=True,
+        refusals=(_UNKNOWN, _NO_VAULT, _STALE, _TAMPERED, _KEK, _AUDIT, _OUTCOME),
+    ),
+    Route(
+        method="POST",
+        path="/reset",
+        handler=handlers.reset,
+        summary="Begin again with a fresh master key: all that was encrypted is lost. "
+        "Only where CUSTODY_RESET=on, else 404",
+        response=TypeAdapter(MasterKeyAnswer),
+        body=RESET_BODY,
+        takes_if_match=True,
+        has_etag=True,
+        needs_step_up=True,
+        needs_fresh_login=True,
+        is_opt_in=True,
+        refusals=(_UNKNOWN, _STALE, _TAMPERED, _KEK, _AUDIT, _OUTCOME),
     ),
     Route(
         method="POST",
@@ -168,6 +213,7 @@ ROUTES = (
             _UNKNOWN,
             _NO_VAULT,
             (409, "MASTER_KEY_MISMATCH"),
+            _PENDING,
             _STALE,
             _TAMPERED,
             _UNWRAP,

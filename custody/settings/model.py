@@ -22,6 +22,7 @@ from custody.settings.types import (
     Plain,
     Plains,
     Proxies,
+    Reset,
     Tracing,
     Words,
 )
@@ -101,6 +102,9 @@ class Settings(BaseModel):
     )
     step_up_acr: AcrValues = Field(
         (), description="values of acr, one of which such a login must have"
+    )
+    reset: Reset = Field(
+        Reset.OFF, description="on or off: whether users may give up all they have and begin again"
     )
     trusted_proxies: Proxies = Field(
         (), description="addresses or CIDR networks whose X-Forwarded-For or Forwarded is believed"

@@ -61,6 +61,13 @@ class Tracing(StrEnum):
     OTEL = "otel"
 
 
+class Reset(StrEnum):
+    """Whether users may give up all that they have encrypted, and begin again."""
+
+    ON = "on"
+    OFF = "off"
+
+
 class Plain(StrEnum):
     """What may cross a network in clear."""
 

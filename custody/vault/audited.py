@@ -41,6 +41,8 @@ def _problem(row: Any) -> str | None:
         recovery_format_version=row["recovery_format_version"],
         recovery_set_at=row["recovery_set_at"],
         has_wrap=row["has_wrap"],
+        previous_generation=row["previous_generation"],
+        previous_digest=row["previous_digest"],
     )
     if state_digest(row["user_id"], state) == row["state"]:
         return None

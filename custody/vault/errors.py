@@ -53,6 +53,14 @@ class ZkRotateForbidden(VaultError):
     context = "zk-rotate-forbidden"
 
 
+class RotationPending(VaultError):
+    """A rotation is pending: re-encrypt, then end it by DELETE /rotation."""
+
+    status = 409
+    code = "ROTATION_PENDING"
+    context = "rotation-pending"
+
+
 class ZkActive(VaultError):
     """In zero-knowledge mode the recovery wrap is the only one: turn the mode off first."""
 

@@ -16,7 +16,8 @@ from custody.vault.errors import (
 )
 from custody.vault.kek_timeout import kek_timeout
 from custody.vault.key_check import is_master_key, key_check_value
-from custody.vault.model import Caller, MasterKey, Trust, Vault
+from custody.vault.model import Caller, MasterKey, PreviousKey, Trust, Vault
+from custody.vault.previous import open_previous
 from custody.vault.seals import Seals
 from kek_backends.base import MASTER_KEY_SIZE, Wrap
 from kek_backends.binding import Binding
@@ -55,6 +56,7 @@ class WrappedKey:
             zero_knowledge=False,
             generation=self.generation,
             key_check=self.key_check,
+            previous=None,
             seal_serial=0,
             row_version=0,
         )
@@ -116,7 +118,7 @@ class MasterKeys:
         return WrappedKey(generation, key, wrap, key_check_value(caller.user_id, key))
 
     async def open(self, caller: Caller, vault: Vault) -> MasterKey:
-        """Unwrap the caller's master key.
+        """Unwrap the caller's master key; while a rotation is pending, the one before, too.
 
         Args:
             caller: whose key, by the verified token.
@@ -149,7 +151,16 @@ class MasterKeys:
             if vault.trust is Trust.SEALED:
                 self._seals.refuse(caller.user_id, "key-check")
             raise _ours(Tampered(_ANOTHER_KEY), caller, wrap.kek_id)
-        return MasterKey(key, vault.generation, wrap.format_version, wrap.kek_id)
+        previous = None if vault.previous is None else self._previous(caller, vault.previous, key)
+        return MasterKey(key, vault.generation, wrap.format_version, wrap.kek_id, previous)
+
+    def _previous(self, caller: Caller, previous: PreviousKey, live: bytes) -> bytes:
+        # All or nothing: a client that got the live key alone would take the rotation for done,
+        # and lose what is still encrypted under the one before.
+        try:
+            return open_previous(caller.user_id, live, previous)
+        except Tampered:
+            self._seals.refuse(caller.user_id, "previous")
 
     async def bring_over(self, caller: Caller, vault: Vault) -> Vault:
         """Return a vault that was never sealed with its master key as it is wrapped today.

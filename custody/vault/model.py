@@ -79,6 +79,24 @@ class RecoveryWrap:
         return sizes == [self.WRAPPED_SIZE, self.IV_SIZE]
 
 
+class PreviousKey(NamedTuple):
+    """The master key before the live one, while a rotation is pending: wrapped under the live one.
+
+    Args:
+        generation: that it was the master key of.
+        wrapped_mk: see :mod:`custody.vault.previous`, in base64.
+        iv: its nonce, in base64.
+    """
+
+    generation: int
+    wrapped_mk: str
+    iv: str
+
+    def __repr__(self) -> str:
+        """Show nothing that is stored of a key."""
+        return f"PreviousKey(generation={self.generation})"
+
+
 class Trust(Enum):
     """Why a row is believed."""
 
@@ -113,6 +131,7 @@ class Vault(NamedTuple):
         zero_knowledge: whether the server has given up its wrap.
         generation: grows with every new master key.
         key_check: the key check value; None in a row of before that the server has not opened.
+        previous: the master key before, while a rotation is pending.
         seal_serial: how often what is sealed was changed.
         row_version: grows with every change of the row.
     """
@@ -124,6 +143,7 @@ class Vault(NamedTuple):
     zero_knowledge: bool
     generation: int
     key_check: str | None
+    previous: PreviousKey | None
     seal_serial: int
     row_version: int
 
@@ -166,12 +186,14 @@ class MasterKey:
         generation: of the vault.
         format_version: of the wrap it came from.
         kek_id: which KEK wraps it.
+        previous: while a rotation is pending, the key before: 32 bytes.
     """
 
     key: bytes = field(repr=False)
     generation: int
     format_version: int
     kek_id: str
+    previous: bytes | None = field(default=None, repr=False)
 
 
 @dataclass(frozen=True, slots=True)

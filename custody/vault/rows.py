@@ -167,7 +167,7 @@ class VaultRows:
             Whether it was; when someone else changed the row meanwhile, nothing was written, and
             the caller reads the row again.
         """
-        blob, set_at = vault.recovery, vault.recovery_set_at
+        blob, set_at, previous = vault.recovery, vault.recovery_set_at, vault.previous
         async with self._change(caller) as connection:
             return await self._change_row(
                 connection,
@@ -182,6 +182,7 @@ class VaultRows:
                 *((None, None) if blob is None else (blob.wrapped_mk, blob.iv)),
                 recovery_format(vault),
                 None if set_at is None else moment(set_at),
+                *(previous or (None, None, None)),
                 seal,
             )
 

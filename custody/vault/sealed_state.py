@@ -11,7 +11,7 @@ from typing import Any, NamedTuple, Self
 from custody.datakeys.data_key import DataKey
 from custody.datakeys.encoding import field, fields
 
-# There may be a key of the generation before one day; until then both of its fields are empty.
+# While no rotation is pending, both fields of the key before are empty.
 _NULL = field(None)
 _NO_PREVIOUS = _NULL + _NULL
 _YES, _NO = field("1"), field("0")
@@ -31,6 +31,8 @@ class SealedState(NamedTuple):
         recovery_set_at: when it was set, in seconds since 1970 with six decimals, as PostgreSQL
             writes them.
         has_wrap: whether a server wrap belongs here.
+        previous_generation: of the master key before, while a rotation is pending.
+        previous_digest: of its wrap, see :func:`digest_of`.
     """
 
     generation: int
@@ -41,10 +43,12 @@ class SealedState(NamedTuple):
     recovery_format_version: int
     recovery_set_at: str | None
     has_wrap: bool
+    previous_generation: int | None = None
+    previous_digest: str | None = None
 
     @classmethod
     def of(cls, row: Mapping[str, Any]) -> Self:
-        """Return what is sealed of a row that was read with a digest of its recovery wrap.
+        """Return what is sealed of a row that was read with digests of its two other wraps.
 
         Args:
             row: columns as the database has them, the time as text.
@@ -58,6 +62,8 @@ class SealedState(NamedTuple):
             row["recovery_format_version"],
             row["recovery_set_at"],
             row["wrapped_mk"] is not None,
+            row["previous_generation"],
+            row["previous_digest"],
         )
 
     def seal(self, key: DataKey, user_id: str) -> str:
@@ -97,6 +103,8 @@ class SealedState(NamedTuple):
             recovery_format_version=self.recovery_format_version,
             recovery_set_at=self.recovery_set_at,
             has_wrap=self.has_wrap,
+            previous_generation=self.previous_generation,
+            previous_digest=self.previous_digest,
         )
 
 
@@ -124,6 +132,8 @@ def sealed_message(
     recovery_format_version: int,
     recovery_set_at: str | None,
     has_wrap: bool,
+    previous_generation: int | None,
+    previous_digest: str | None,
 ) -> bytes:
     """Return what is sealed of a row, in one encoding for one state (docs/adr, 17).
 
@@ -132,22 +142,27 @@ def sealed_message(
     Args:
         user_id: whose row it is: by the verified token, or the primary key.
         generation, serial, zero_knowledge, key_check, recovery_digest, recovery_format_version,
-            recovery_set_at, has_wrap: as in :class:`SealedState`.
+            recovery_set_at, has_wrap, previous_generation, previous_digest: as in
+            :class:`SealedState`.
     """
     # On the way of each request for a key: one f-string, and nothing called for what is not there.
     number, count, version = str(generation), str(serial), str(recovery_format_version)
+    previous = _NO_PREVIOUS
+    if previous_generation is not None or previous_digest is not None:
+        before = None if previous_generation is None else str(previous_generation)
+        previous = field(before) + field(previous_digest)
     return (
         f"{field(user_id)}{len(number)}:{number}{len(count)}:{count}"
         f"{_YES if zero_knowledge else _NO}{_NULL if key_check is None else field(key_check)}"
         f"{_NULL if recovery_digest is None else field(recovery_digest)}{len(version)}:{version}"
         f"{_NULL if recovery_set_at is None else field(recovery_set_at)}"
-        f"{_NO_PREVIOUS}{_YES if has_wrap else _NO}"
+        f"{previous}{_YES if has_wrap else _NO}"
     ).encode()
 
 
 def digest_of(wrapped_mk: str, iv: str) -> str:
-    """Return the SHA-256 of a recovery wrap and its nonce, as they are stored, in hexadecimal.
+    """Return the SHA-256 of a wrap and its nonce, as they are stored, in hexadecimal.
 
-    ``auth.custody_read_unsealed`` computes the same.
+    ``auth.custody_load_sealed_before`` computes the same.
     """
     return sha256(fields(wrapped_mk, iv)).hexdigest()

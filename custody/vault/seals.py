@@ -11,7 +11,7 @@ from custody.datakeys.errors import DataKeyLost, DataKeyUnavailable, NoSuchDataK
 from custody.datakeys.ring import Ring
 from custody.vault.errors import KekUnavailable, LegacyRow, RowTampered
 from custody.vault.kek_timeout import kek_timeout
-from custody.vault.model import Caller, RecoveryWrap, Trust, Vault, moment
+from custody.vault.model import Caller, PreviousKey, RecoveryWrap, Trust, Vault, moment
 from custody.vault.sealed_state import SealedState, digest_of, sealed_message
 from kek_backends.base import Wrap
 from kek_backends.wrap import FORMAT_CURRENT
@@ -63,7 +63,7 @@ class Seals:
         if key is None and (key := await self._get(caller, seal)) is None:
             return self._take_unverified(user_id, row)
         vault = self._vault(user_id, row, _SEALED)
-        wrap = vault.wrap
+        wrap, previous = vault.wrap, vault.previous
         message = sealed_message(
             user_id,
             generation=vault.generation,
@@ -74,6 +74,8 @@ class Seals:
             recovery_format_version=row["recovery_format_version"],
             recovery_set_at=vault.recovery_set_at,
             has_wrap=wrap is not None,
+            previous_generation=None if previous is None else previous.generation,
+            previous_digest=_digest(previous),
         )
         if not key.row_seal.is_mac(seal[PREFIX_SIZE:], message):
             self.refuse(user_id, "seal")
@@ -108,7 +110,7 @@ class Seals:
         Args:
             user_id: whose.
             reason: what of it does not hold: ``seal``, ``data-key``, ``wrap``, ``format``,
-                ``key-check`` or ``columns``.
+                ``key-check``, ``previous`` or ``columns``.
 
         Raises:
             RowTampered: always.
@@ -156,6 +158,9 @@ class Seals:
                 moment(vault.recovery_set_at)
         except ValueError:
             self.refuse(user_id, "columns")
+        if vault.previous is not None:
+            # Whoever begins a rotation seals the row.
+            self.refuse(user_id, "columns")
         return vault
 
     def _vault(self, user_id: str, row: Mapping[str, Any], trust: Trust) -> Vault:
@@ -170,6 +175,12 @@ class Seals:
             if iv is None:
                 self.refuse(user_id, "columns")
             recovery = RecoveryWrap(text, iv, row["recovery_format_version"])
+        previous = None
+        if row["previous_generation"] is not None or row["previous_wrapped_mk"] is not None:
+            kept = row["previous_generation"], row["previous_wrapped_mk"], row["previous_wrap_iv"]
+            if None in kept:
+                self.refuse(user_id, "columns")
+            previous = PreviousKey(*kept)
         return Vault(
             trust,
             wrap,
@@ -178,6 +189,7 @@ class Seals:
             row["zero_knowledge"],
             row["generation"],
             row["key_check"],
+            previous,
             row["seal_serial"],
             row["row_version"],
         )
@@ -194,11 +206,13 @@ def state_of(vault: Vault) -> SealedState:
         recovery_format(vault),
         vault.recovery_set_at,
         vault.wrap is not None,
+        None if vault.previous is None else vault.previous.generation,
+        _digest(vault.previous),
     )
 
 
-def _digest(recovery: RecoveryWrap | None) -> str | None:
-    return None if recovery is None else digest_of(recovery.wrapped_mk, recovery.iv)
+def _digest(wrap: RecoveryWrap | PreviousKey | None) -> str | None:
+    return None if wrap is None else digest_of(wrap.wrapped_mk, wrap.iv)
 
 
 def recovery_format(vault: Vault) -> int:

@@ -13,6 +13,8 @@ from custody.datakeys.errors import DataKeyUnavailable, NoSuchDataKey
 from custody.datakeys.records import does_not_open
 from custody.datakeys.ring import RESTORE, Ring
 from custody.vault.key_check import is_master_key
+from custody.vault.model import PreviousKey
+from custody.vault.previous import open_previous
 from custody.vault.sealed_state import SealedState
 from custody.verify.report import Fault, Kind
 from kek_backends.base import FORMAT_CURRENT, Wrap
@@ -30,6 +32,7 @@ _FORMAT = "a sealed row has a wrap of an old format, or no key check value: it w
 _WRAP = "the wrap does not open for this user and generation"
 _NO_WRAP = "there is no whole wrap, and zero-knowledge mode is off"
 _KEY_CHECK = "the wrap opens to another key than this user's"
+_PREVIOUS = "a rotation is pending, and the key before does not open under the live one"
 _RECOVERY = "zero-knowledge mode is on, and there is no recovery wrap that a client can open"
 _LEGACY = (
     "the rows were never sealed, and are refused: set CUSTODY_LEGACY_ROWS=accept and run: "
@@ -154,7 +157,7 @@ class Judge:
         check = row["key_check"]
         if check is not None and not is_master_key(row["user_id"], key, check):
             return Fault(Kind.KEY_CHECK, "", _KEY_CHECK)
-        return None
+        return _previous(row, key)
 
     def _failure(self, kek_id: str, error: KekError | TimeoutError) -> Fault:
         if isinstance(error, Tampered):
@@ -175,3 +178,17 @@ class Judge:
         if id_of(f"1.{kek_id}.") is not None and self._ring.record(kek_id) is not None:
             return self._closed(kek_id, message)
         return Fault(Kind.KEK_AWAY, kek_id, message)
+
+
+def _previous(row: Mapping[str, Any], live: bytes) -> Fault | None:
+    """Say why the key before does not open, where a rotation is pending."""
+    parts = row["previous_generation"], row["previous_wrapped_mk"], row["previous_wrap_iv"]
+    if parts == (None, None, None):
+        return None
+    try:
+        if row["seal"] is None or None in parts:
+            raise Tampered("whoever begins a rotation seals the row, and stores all of it")
+        open_previous(row["user_id"], live, PreviousKey(*parts))
+    except Tampered:
+        return Fault(Kind.WRAP, "", _PREVIOUS)
+    return None

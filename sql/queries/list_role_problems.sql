@@ -95,13 +95,13 @@ SELECT 'roles', format('the role %s may UPDATE %s of auth.encryption_vaults; run
 FROM plain, relations JOIN pg_attribute ON attrelid = relations.oid
 WHERE relations.name = 'encryption_vaults' AND attnum > 0 AND NOT attisdropped
     AND (attname IN ('user_id', 'created_at', 'row_version', 'seal_serial')
-         OR ($1 = 'custody_rewrap' AND attname LIKE ANY (ARRAY['recovery\_%', 'zero\_knowledge', 'generation', 'key\_check', 'seal'])))
+         OR ($1 = 'custody_rewrap' AND attname LIKE ANY (ARRAY['recovery\_%', 'previous\_%', 'zero\_knowledge', 'generation', 'key\_check', 'seal'])))
     AND EXISTS (SELECT 1 FROM mine WHERE has_column_privilege(mine.oid, relations.oid, attnum, 'UPDATE'))
 UNION ALL
 SELECT 'roles', format('the role %s may SELECT %s of auth.encryption_vaults; run: REVOKE SELECT ON auth.encryption_vaults FROM custody_rewrap, PUBLIC, %I, then sql/migrations again by psql', plain.rolname, min(attname::text), plain.rolname)
 FROM plain, relations JOIN pg_attribute ON attrelid = relations.oid
 WHERE relations.name = 'encryption_vaults' AND $1 = 'custody_rewrap'
-    AND attname LIKE 'recovery\_%' AND NOT attisdropped
+    AND attname LIKE ANY (ARRAY['recovery\_%', 'previous\_%']) AND NOT attisdropped
     AND (SELECT count(*) FROM mine WHERE mine.rolname IN ('custody_app', 'custody_rewrap')) < 2
     AND EXISTS (SELECT 1 FROM mine WHERE has_column_privilege(mine.oid, relations.oid, attnum, 'SELECT'))
 GROUP BY plain.rolname
@@ -193,14 +193,14 @@ FROM plain, (
     ('custody_app', 'custody_add_user'),
     ('custody_app', 'custody_audit_leaves'),
     ('custody_app', 'custody_find_due_erasures'),
-    ('custody_app', 'custody_find_vaults'),
+    ('custody_app', 'custody_load_vaults'),
     ('custody_app', 'custody_record_events'),
     ('custody_rewrap', 'custody_announce_data_key'),
     ('custody_rewrap', 'custody_drop_data_key_wrap'),
     ('custody_rewrap', 'custody_end_data_key'),
+    ('custody_rewrap', 'custody_load_sealed_before'),
     ('custody_rewrap', 'custody_promote_data_key'),
     ('custody_rewrap', 'custody_put_data_key_wrap'),
-    ('custody_rewrap', 'custody_read_sealed_before'),
     ('custody_rewrap', 'custody_read_unsealed'),
     ('custody_rewrap', 'custody_reseal_kek'),
     ('custody_rewrap', 'custody_reseal_rows'),
@@ -209,8 +209,8 @@ FROM plain, (
     ('the owner', 'custody_choose_rows'),
     ('the owner', 'custody_forget_kek'),
     ('the owner', 'custody_list_rows'),
-    ('the owner', 'custody_read_rows'),
-    ('the owner', 'custody_read_states'),
+    ('the owner', 'custody_load_rows'),
+    ('the owner', 'custody_load_states'),
     ('the owner', 'custody_refuse_retired_keks')
     UNION ALL
     SELECT duty, name FROM unnest(ARRAY['custody_app', 'custody_rewrap']) AS duty, shared

@@ -3,5 +3,6 @@
 SELECT user_id, state, number, has_vault, generation, zero_knowledge, key_check, recovery_digest,
        recovery_format_version,
        -- As it is sealed; see read_vaults.
-       extract(epoch FROM recovery_set_at)::text AS recovery_set_at, has_wrap, went_with_account
-FROM auth.custody_read_states($1, $2)
+       extract(epoch FROM recovery_set_at)::text AS recovery_set_at, previous_digest, previous_generation,
+       has_wrap, went_with_account
+FROM auth.custody_load_states($1, $2)

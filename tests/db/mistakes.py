@@ -274,7 +274,7 @@ REFUSED: dict[str, Mistake] = {
         "known: env, listen, admin_listen, database_url, rewrap_database_url, "
         "owner_database_url, audit_database_url, kek, old_keks, second_kek, kek_max_age, "
         "data_key_ttl, data_key_max_age, legacy_rows, jwks_url, jwks_file, jwt_issuer, "
-        "jwt_audience, jwt_max_lifetime, step_up_max_age, step_up_acr, trusted_proxies, "
+        "jwt_audience, jwt_max_lifetime, step_up_max_age, step_up_acr, reset, trusted_proxies, "
         "cors_origins, user_concurrency, rate_limit, unwrap_limit, canary_users, canary_answer, "
         "rewrap_interval, erasure_record, audit_seal_interval, audit_export, tls_cert, tls_key, "
         "allow_plain, admin_token, log_level, log_format, tracing, workers",

@@ -14,7 +14,7 @@ from tests.db.psql import DENIED, POLICY, psql
 from tests.servers import Database
 
 USERS = ("alice", "bob", "carol")
-READ = "SELECT place, known, user_id FROM auth.custody_find_vaults($1) ORDER BY place"
+READ = "SELECT place, known, user_id FROM auth.custody_load_vaults($1) ORDER BY place"
 RECORD = "SELECT auth.custody_record_events($1, $2)"
 TRAIL = "SELECT id, user_id FROM auth.encryption_vault_audit ORDER BY id"
 NOW = "SELECT extract(epoch FROM clock_timestamp())::float8"
@@ -50,7 +50,7 @@ async def test_each_place_has_its_own_users_row(filled: Database) -> None:
 
 async def test_the_policy_judges_and_not_the_condition(filled: Database) -> None:
     """Without its WHERE the function reads the table: still each place sees its own user alone."""
-    source = await filled.value("SELECT pg_get_functiondef('auth.custody_find_vaults'::regproc)")
+    source = await filled.value("SELECT pg_get_functiondef('auth.custody_load_vaults'::regproc)")
     bare = source.replace(" WHERE own.user_id = scope.user_id", " WHERE scope.user_id IS NOT NULL")
     assert bare != source
     await filled.execute(bare)
@@ -83,7 +83,7 @@ async def test_scope_ends_with_the_call(filled: Database) -> None:
             assert await app.fetchval(scope) == ""
 
 
-@pytest.mark.parametrize("function", ["custody_find_vaults", "custody_record_events"])
+@pytest.mark.parametrize("function", ["custody_load_vaults", "custody_record_events"])
 async def test_nobody_else_may_run_them(filled: Database, function: str) -> None:
     await filled.execute("CREATE ROLE bystander LOGIN PASSWORD 'x'")
     try:
@@ -99,11 +99,11 @@ async def test_nobody_else_may_run_them(filled: Database, function: str) -> None
 
 
 async def test_rewrap_role_reads_and_writes_in_nobodys_name(filled: Database) -> None:
-    read = "SELECT * FROM auth.custody_find_vaults(ARRAY['alice'])"
+    read = "SELECT * FROM auth.custody_load_vaults(ARRAY['alice'])"
     assert DENIED in psql(filled, "custody_rewrap", read)
     await filled.execute(
         "GRANT EXECUTE ON FUNCTION auth.custody_record_events TO custody_rewrap;"
-        "GRANT EXECUTE ON FUNCTION auth.custody_find_vaults TO custody_rewrap"
+        "GRANT EXECUTE ON FUNCTION auth.custody_load_vaults TO custody_rewrap"
     )
     # Even then they lend it no rights: they run with those of the caller.
     assert DENIED in psql(filled, "custody_rewrap", read)

@@ -139,7 +139,7 @@ async def test_another_users_row_is_nobodys(
     """A database that answers with the wrong rows gets nobody another user's key."""
     users = [f"user-{number}" for number in range(20)]
     keys = await init(device, users)
-    source = await database.value("SELECT pg_get_functiondef('auth.custody_find_vaults'::regproc)")
+    source = await database.value("SELECT pg_get_functiondef('auth.custody_load_vaults'::regproc)")
     assert genuine in source
     await database.execute(source.replace(genuine, doctored))
     answers = await asyncio.gather(*(device(user).key() for user in users))

@@ -214,9 +214,9 @@ CURABLE: dict[str, tuple[str, str, str]] = {
         f"the role {{role}} may not run auth.custody_sample_rows; run {AGAIN}",
     ),
     "no right to read together": (
-        "REVOKE EXECUTE ON FUNCTION auth.custody_find_vaults FROM custody_app",
+        "REVOKE EXECUTE ON FUNCTION auth.custody_load_vaults FROM custody_app",
         "roles",
-        f"the role {{role}} may not run auth.custody_find_vaults; run {AGAIN}",
+        f"the role {{role}} may not run auth.custody_load_vaults; run {AGAIN}",
     ),
     "no right to record together": (
         "REVOKE EXECUTE ON FUNCTION auth.custody_record_events FROM custody_app",
@@ -428,7 +428,7 @@ FUNCTIONS = (
     "custody_forget_kek",
     "custody_promote_data_key",
     "custody_put_data_key_wrap",
-    "custody_read_sealed_before",
+    "custody_load_sealed_before",
     "custody_read_unsealed",
     "custody_refuse_ended_data_key",
     "custody_reseal_kek",
@@ -438,7 +438,7 @@ FUNCTIONS = (
     "custody_seal_rows",
     "custody_keep_kek",
     "custody_find_keks_in_use",
-    "custody_find_vaults",
+    "custody_load_vaults",
     "custody_record_events",
     "custody_refuse_retired_kek",
     "custody_refuse_retired_keks",
@@ -466,7 +466,7 @@ for _name, _change in (
     ("custody_forget_kek", "SECURITY DEFINER"),
     ("custody_add_data_key", "RESET lock_timeout"),
     ("custody_refuse_retired_data_key_wrap", "RESET row_security"),
-    ("custody_find_vaults", "SECURITY DEFINER"),
+    ("custody_load_vaults", "SECURITY DEFINER"),
     ("custody_record_events", "SECURITY DEFINER"),
     ("custody_record_events", "RESET search_path"),
     ("custody_register_kek", "SECURITY INVOKER"),
@@ -477,7 +477,7 @@ for _name, _change in (
     ("custody_refuse_retired_kek", "SECURITY DEFINER"),
     ("custody_refuse_retired_kek", "RESET row_security"),
     ("custody_refuse_retired_keks", "RESET row_security"),
-    ("custody_read_sealed_before", "RESET enable_sort"),
+    ("custody_load_sealed_before", "RESET enable_sort"),
 ):
     CURABLE[f"{_name} {_change}"] = (
         f"ALTER FUNCTION auth.{_name} {_change}",
@@ -762,7 +762,7 @@ for _name in (
     "custody_forget_kek",
     "custody_promote_data_key",
     "custody_put_data_key_wrap",
-    "custody_read_sealed_before",
+    "custody_load_sealed_before",
     "custody_read_unsealed",
     "custody_refuse_retired_keks",
     "custody_reseal_kek",
@@ -849,7 +849,7 @@ REWRAP: dict[str, tuple[str, str]] = {
 }
 for _name in (
     "custody_add_user",
-    "custody_find_vaults",
+    "custody_load_vaults",
     "custody_forget_kek",
     "custody_record_events",
 ):
@@ -918,7 +918,7 @@ async def test_problem_of_the_rewrap_role_and_its_cure(
 
 
 # Files that put back what a later one has replaced.
-OLDER = tuple(f"{one:04}" for one in (*range(2, 10), 11, 13, 14, 15))
+OLDER = tuple(f"{one:04}" for one in (*range(2, 10), 11, 12, 13, 14, 15))
 
 
 @pytest.mark.prove

@@ -180,7 +180,7 @@ async def test_in_an_older_snapshot_nothing_is_done(first: Database, call: str) 
 async def test_rows_are_shown_and_sealed_for_a_predecessor_alone(first: Database) -> None:
     """And the worker's role touches no other by these functions."""
     await add_sealed_row(first, "alice", f"1.{FIRST}.00")
-    read = "SELECT user_id FROM auth.custody_read_sealed_before($1, '', NULL, now(), 9)"
+    read = "SELECT user_id FROM auth.custody_load_sealed_before($1, '', NULL, now(), 9)"
     seal = (
         "SELECT stored FROM auth.custody_reseal_rows($1, ARRAY['alice', 'bob'], ARRAY[$2, 1],"
         " '{NULL,NULL}', '{NULL,NULL}', '{NULL,NULL}', ARRAY['x', 'x'], '{NULL,NULL}', now())"
@@ -261,7 +261,7 @@ async def test_who_may_not(promoted: Database, role: str) -> None:
         f"SELECT auth.custody_announce_data_key('{NEXT}', '', '', '', '', '', '', '{{}}')",
         f"SELECT auth.custody_promote_data_key('{NEXT}', '', '', '', '')",
         "SELECT auth.custody_end_data_key('', '', '', '', E'custody-audit-ended-key\\n\\n')",
-        "SELECT auth.custody_read_sealed_before('', '', NULL, now(), 1)",
+        "SELECT auth.custody_load_sealed_before('', '', NULL, now(), 1)",
         "SELECT auth.custody_reseal_rows('', '{}', '{}', '{}', '{}', '{}', '{}', '{}', now())",
         "SELECT auth.custody_reseal_kek('', '', '')",
     ):

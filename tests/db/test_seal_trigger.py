@@ -197,7 +197,7 @@ async def test_what_the_daemon_writes(owned: Database) -> None:
     insert, change = query("add_vault"), query("change_vault")
     made = "new", 5, "w", "", 3, "k", "check", "s0"
     assert await as_app(owned, "new", insert, *made, begin=DEADLINE) == "INSERT 0 1"
-    state = (6, False, "w2", "i2", 3, "k2", "check2", None, None, 1, None)
+    state = (6, False, "w2", "i2", 3, "k2", "check2", None, None, 1, None, None, None, None)
     await owned.execute(f"{UPDATE} quarantined_at = now() WHERE user_id = 'new'")
     for version, expected in ((1, "UPDATE 0"), (2, "UPDATE 1")):
         done = await as_app(owned, "new", change, "new", version, *state, "s1", begin=DEADLINE)
@@ -214,7 +214,7 @@ async def test_what_the_daemon_writes(owned: Database) -> None:
     rotated = row["rotated_at"]
     # A recovery wrap: neither a rotate, nor another server wrap.
     await owned.execute(f"{UPDATE} quarantined_at = now() WHERE user_id = 'new'")
-    state_2 = (*state[:7], "r", "ri", 1, None)
+    state_2 = (*state[:7], "r", "ri", 1, *state[10:])
     done = await as_app(owned, "new", change, "new", 4, *state_2, "s2", begin=DEADLINE)
     assert done == "UPDATE 1"
     row = dict((await owned.fetch(ROW, "new"))[0])

@@ -16,7 +16,7 @@ from tests.servers import Daemon, Database
 
 CHOOSE = "SELECT count(*) FROM auth.custody_choose_rows(1, 1)"
 LIST = "SELECT count(*) FROM auth.custody_list_rows(0, 1)"
-READ = "SELECT count(*) FROM auth.custody_read_rows(ARRAY['user-000000'])"
+READ = "SELECT count(*) FROM auth.custody_load_rows(ARRAY['user-000000'])"
 VAULTS = "SELECT count(*) FROM auth.encryption_vaults"
 
 
@@ -82,7 +82,7 @@ async def test_custody_verify_sees_no_recovery_wrap_and_no_table(
     for table in ("encryption_vaults", "users", "rewrap_runs"):
         assert DENIED in psql(database, "postgres", f"SET ROLE custody_verify; TABLE auth.{table}")
     columns = await database.value(
-        "SELECT proargnames::text FROM pg_proc WHERE proname = 'custody_read_rows'"
+        "SELECT proargnames::text FROM pg_proc WHERE proname = 'custody_load_rows'"
     )
     assert "recovery_wrapped_mk" not in columns
     assert "recovery_iv" not in columns

@@ -3,6 +3,7 @@
 They are marked with ``SHARED``: a daemon lives on the loop that it was started on.
 """
 
+import time
 from collections.abc import AsyncIterator, Callable
 from typing import Any
 
@@ -21,7 +22,9 @@ async def shared(
     module_database: Database, issuer: Issuer, tmp_path_factory: pytest.TempPathFactory
 ) -> AsyncIterator[Daemon]:
     """A daemon in this process on the database of the module."""
-    async with daemon_here(module_database, issuer, tmp_path_factory.mktemp("shared")) as running:
+    async with daemon_here(
+        module_database, issuer, tmp_path_factory.mktemp("shared"), RESET="on"
+    ) as running:
         yield running
 
 
@@ -29,7 +32,7 @@ async def shared(
 async def visitor(shared: Daemon) -> AsyncIterator[Callable[[str], Client]]:
     """Makes devices of the shared daemon: ``visitor("alice")`` is a client with alice's token."""
     async with client_session() as session:
-        yield lambda user: Client(shared, session, user)
+        yield lambda user: Client(shared, session, user, auth_time=time.time())
 
 
 @pytest.fixture

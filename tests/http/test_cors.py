@@ -37,7 +37,9 @@ async def cors_daemon(
 ) -> AsyncIterator[Daemon]:
     """A daemon that two origins may call."""
     origins, folder = f"{ORIGIN}, {SECOND}", tmp_path_factory.mktemp("cors")
-    async with daemon_here(module_database, issuer, folder, CORS_ORIGINS=origins) as running:
+    async with daemon_here(
+        module_database, issuer, folder, CORS_ORIGINS=origins, RESET="on"
+    ) as running:
         yield running
 
 

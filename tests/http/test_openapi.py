@@ -3,6 +3,7 @@
 import base64
 import re
 import secrets
+import time
 from collections import Counter
 from typing import Any
 
@@ -26,9 +27,10 @@ from tests.servers import Daemon
 
 WRAPPED = base64.b64encode(secrets.token_bytes(48)).decode()
 IV = base64.b64encode(secrets.token_bytes(12)).decode()
-STATES = ("nothing", "vault", "recovery", "zero knowledge")
+STATES = ("nothing", "vault", "pending", "recovery", "zero knowledge")
 STEPS: tuple[tuple[str, dict[str, Any] | None], ...] = (
     ("/init", None),
+    ("/rotation", None),
     ("/recovery-wrap", {"recoveryWrappedMk": WRAPPED, "recoveryIv": IV}),
     ("/zero-knowledge", {"enable": True}),
 )
@@ -115,9 +117,14 @@ def test_generated_cases(
     def run(case: Any, state: str) -> None:
         # A new user each time: a case may change its state.
         user = f"user-{secrets.token_hex(8)}"
-        base, headers = daemon.base, {"Authorization": daemon.issuer.bearer(user)}
+        base, headers = (
+            daemon.base,
+            {"Authorization": daemon.issuer.bearer(user, auth_time=time.time())},
+        )
         for path, body in STEPS[: STATES.index(state)]:
             assert session.post(base + path, json=body, headers=headers, timeout=30).ok
+            if path == "/rotation" and state != "pending":
+                assert session.delete(base + path, headers=headers, timeout=30).ok
         base = base.removesuffix(BASE_PATH)
         response = case.call(base_url=base, headers=headers, session=session, timeout=30)
         seen["OK" if response.status_code == 200 else response.json()["code"]] += 1

@@ -12,7 +12,7 @@ from tests.states import STATES, TABLE, act, bring
 
 @SHARED
 @pytest.mark.parametrize("route", TABLE)
-@pytest.mark.parametrize("at", range(4), ids=STATES)
+@pytest.mark.parametrize("at", range(len(STATES)), ids=STATES)
 async def test_cell(shared: Daemon, visitor: Callable[[str], Client], route: str, at: int) -> None:
     user = f"{route}-{at}"
     client = visitor(user)

@@ -16,10 +16,22 @@ from tests.states import TABLE, act, bring
 from tests.tokens import ABSENT, Issuer
 
 # By the client's method.
-DESTRUCTIVE = ("rotate", "set_recovery", "clear_recovery", "enable_zk", "disable_zk")
+DESTRUCTIVE = (
+    "rotate",
+    "set_recovery",
+    "clear_recovery",
+    "enable_zk",
+    "disable_zk",
+    "begin_rotation",
+    "end_rotation",
+    "reset",
+)
 HARMLESS = ("status", "key", "init")
 PATHS = {
     ("POST", "/rotate"),
+    ("POST", "/rotation"),
+    ("DELETE", "/rotation"),
+    ("POST", "/reset"),
     ("POST", "/recovery-wrap"),
     ("DELETE", "/recovery-wrap"),
     ("POST", "/zero-knowledge"),
@@ -73,7 +85,7 @@ async def strict(
 ) -> AsyncIterator[Daemon]:
     """A daemon that wants both."""
     folder = tmp_path_factory.mktemp("strict")
-    async with daemon_here(module_database, issuer, folder, **ASKED) as running:
+    async with daemon_here(module_database, issuer, folder, **ASKED, RESET="on") as running:
         yield running
 
 
@@ -171,7 +183,7 @@ async def test_each_setting_alone(
 
 
 @SHARED
-@pytest.mark.parametrize("route", DESTRUCTIVE)
+@pytest.mark.parametrize("route", [route for route in DESTRUCTIVE if route != "reset"])
 async def test_off_by_default(shared: Daemon, route: str) -> None:
     for login in LOGINS:
         async with logged_in(shared, f"off, {route}, {login}", login) as client:

@@ -84,7 +84,7 @@ async def test_never_any_jwks(
 ) -> None:
     url = f"http://127.0.0.1:{free_port()}/api/auth/jwks"
     async with (
-        daemon_here(database, issuer, tmp_path, JWKS_FILE="", JWKS_URL=url) as daemon,
+        daemon_here(database, issuer, tmp_path, JWKS_FILE="", JWKS_URL=url, RESET="on") as daemon,
         client_session() as session,
     ):
         client = Client(daemon, session, "alice")

@@ -82,7 +82,7 @@ def test_pgbench_gets_the_daemons_statements_for_a_user_at_random() -> None:
     assert lines[0] == f"\\set user random({FIRST}, {FIRST + 999})"
     assert all(line.endswith(";") for line in lines[1:])
     assert "$" not in "".join(lines)
-    assert any("custody_find_vaults(ARRAY[:user]::text[]);" in line for line in lines)
+    assert any("custody_load_vaults(ARRAY[:user]::text[]);" in line for line in lines)
     assert any("custody_record_events(" in line and ":user::text" in line for line in lines)
 
 

@@ -84,6 +84,8 @@ def _contexts() -> set[str]:
     return (
         {error.context for error in _vault_errors()}
         | set(_strings("custody/vault/service.py", phrases))
+        | set(_strings("custody/vault/use_cases.py", phrases))
+        | set(_strings("custody/vault/rotations.py", phrases))
         | set(_strings("custody/vault/failures.py", phrases))
         | set(_strings("custody/rewrap", phrases, inside="Event"))
         | set(_strings("custody/db/erase.py", "replayed"))

@@ -29,6 +29,8 @@ STATES = itertools.product(
     (-1, 0, 1, 10),  # its format
     (None, "0.000000", "Infinity", "-1:1"),  # its time
     (False, True),  # whether a wrap belongs here
+    (None, 0, 1),  # generation of the previous key
+    (None, "", "1:0"),  # digest of its wrap
 )
 REST: dict[str, Any] = {
     "recovery_digest": None,
@@ -36,6 +38,7 @@ REST: dict[str, Any] = {
     "recovery_set_at": None,
     "has_wrap": True,
 }
+PENDING = {"previous_generation", "previous_wrapped_mk", "previous_wrap_iv"}
 OTHER_ID = "dk-" + "0" * 32
 
 
@@ -52,7 +55,7 @@ def test_vectors_are_of_all_kinds() -> None:
     rows = [vector["row"] for vector in VECTORS]
     assert {vector["key_id"] for vector in VECTORS} > {KEY_ID}
     assert any(not row["user_id"].isascii() for row in rows)
-    for column in ("key_check", "recovery_wrapped_mk", "wrapped_mk", "set_at"):
+    for column in ("key_check", "recovery_wrapped_mk", "wrapped_mk", "set_at", *PENDING):
         assert {row[column] is None for row in rows} == {True, False}
 
 
@@ -100,6 +103,12 @@ def test_each_column_is_sealed(vector: dict[str, Any]) -> None:
         seals.add(seal_of(key, row | {"recovery_iv": "another"}))
         seals.add(seal_of(key, row | {"recovery_wrapped_mk": None, "recovery_iv": None}))
     expected = 1 + len(others) + (2 if row["recovery_iv"] is not None else 0)
+    if row["previous_generation"] is not None:
+        seals.add(seal_of(key, row | {"previous_generation": row["previous_generation"] + 1}))
+        seals.add(seal_of(key, row | {"previous_wrapped_mk": "another"}))
+        seals.add(seal_of(key, row | {"previous_wrap_iv": "another"}))
+        seals.add(seal_of(key, row | dict.fromkeys(PENDING)))
+        expected += 4
     assert len(seals) == expected
     # Which wrap there is: it is bound to the row by itself.
     if row["wrapped_mk"] is not None:
