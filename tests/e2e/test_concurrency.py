@@ -75,8 +75,14 @@ ALLOWED: dict[str, frozenset[tuple[int, str | None]]] = {
 }
 # How often each is done, beside the others; the latter hand back a key.
 ACTS = {
-    **{"key": 5, "init": 1, "rotate": 2, "clear_recovery": 1, "enable_zk": 3},
-    **{"begin_rotation": 2, "end_rotation": 3, "reset": 1},
+    "key": 5,
+    "init": 1,
+    "rotate": 2,
+    "clear_recovery": 1,
+    "enable_zk": 3,
+    "begin_rotation": 2,
+    "end_rotation": 3,
+    "reset": 1,
 }
 # What makes a new key, and so answers with one.
 RENEWALS = {"rotate": "rotate", "begin_rotation": "rotation_begin", "reset": "reset"}
