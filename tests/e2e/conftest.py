@@ -65,7 +65,7 @@ def behind(
 ) -> Iterator[Daemon]:
     """``custody serve`` with the settings that stand in the page on proxies."""
     folder = tmp_path_factory.mktemp("behind")
-    with daemon_beside(module_database, issuer, folder, **SETTINGS) as running:
+    with daemon_beside(module_database, issuer, folder, **SETTINGS, RESET="on") as running:
         yield running
 
 
