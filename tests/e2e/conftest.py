@@ -18,7 +18,7 @@ _EMPTY = "TRUNCATE auth.encryption_vaults, auth.encryption_vault_audit, auth.use
 @pytest.fixture
 async def served(database: Database, issuer: Issuer, tmp_path: Path) -> AsyncIterator[Daemon]:
     """``custody serve`` in production mode on a fresh database: a test may end or break it."""
-    with daemon_beside(database, issuer, tmp_path) as running:
+    with daemon_beside(database, issuer, tmp_path, RESET="on") as running:
         yield running
 
 
@@ -42,7 +42,7 @@ def second_of_the_module(
 ) -> Iterator[Daemon]:
     """Another one on the same database."""
     folder = tmp_path_factory.mktemp("second")
-    with daemon_beside(of_the_module.database, issuer, folder) as running:
+    with daemon_beside(of_the_module.database, issuer, folder, RESET="on") as running:
         yield running
 
 
@@ -65,7 +65,7 @@ def behind(
 ) -> Iterator[Daemon]:
     """``custody serve`` with the settings that stand in the page on proxies."""
     folder = tmp_path_factory.mktemp("behind")
-    with daemon_beside(module_database, issuer, folder, **SETTINGS) as running:
+    with daemon_beside(module_database, issuer, folder, **SETTINGS, RESET="on") as running:
         yield running
 
 

@@ -2,6 +2,7 @@
 
 import base64
 import secrets
+import time
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -31,7 +32,8 @@ FAIL = (
 async def in_each_state(daemon: Daemon) -> AsyncIterator[dict[str, tuple[Client, str | None]]]:
     """Make a user in each state of the contract's table, with the key where there is one."""
     async with client_session() as session:
-        clients = [Client(daemon, session, state) for state in STATES]
+        login = time.time()
+        clients = [Client(daemon, session, state, auth_time=login) for state in STATES]
         yield {client.user: (client, await bring(client, client.user)) for client in clients}
 
 
@@ -152,7 +154,10 @@ async def test_no_key_leaves_when_the_commit_fails(
     # A trigger that is not ours shuts the routes at the next look. What is asked is what happens
     # until then.
     monkeypatch.setattr(health, "_RETRY_SECONDS", 3600)
-    async with daemon_here(database, issuer, tmp_path) as daemon, in_each_state(daemon) as users:
+    async with (
+        daemon_here(database, issuer, tmp_path, RESET="on") as daemon,
+        in_each_state(daemon) as users,
+    ):
         await database.execute(FAIL)
         before = await database.contents()
         for name, (client, key) in users.items():

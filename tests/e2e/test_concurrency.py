@@ -3,6 +3,7 @@
 import asyncio
 import base64
 import random
+import time
 from collections import Counter
 from dataclasses import dataclass, field
 
@@ -35,7 +36,21 @@ STORMS = (
 ALLOWED: dict[str, frozenset[tuple[int, str | None]]] = {
     "key": frozenset({(200, None), (404, "VAULT_NOT_INITIALISED")}),
     "init": frozenset({(200, None)}),
-    "rotate": frozenset({(200, None), (409, "ZK_ROTATE_FORBIDDEN"), (412, "STALE_GENERATION")}),
+    "rotate": frozenset(
+        {
+            (200, None),
+            (409, "ZK_ROTATE_FORBIDDEN"),
+            (409, "ROTATION_PENDING"),
+            (412, "STALE_GENERATION"),
+        }
+    ),
+    "begin_rotation": frozenset(
+        {(200, None), (409, "ZK_ROTATE_FORBIDDEN"), (412, "STALE_GENERATION")}
+    ),
+    "end_rotation": frozenset(
+        {(200, None), (404, "VAULT_NOT_INITIALISED"), (412, "STALE_GENERATION")}
+    ),
+    "reset": frozenset({(200, None), (412, "STALE_GENERATION")}),
     "set_recovery": frozenset({(200, None), (412, "STALE_GENERATION")}),
     "clear_recovery": frozenset(
         {
@@ -49,6 +64,7 @@ ALLOWED: dict[str, frozenset[tuple[int, str | None]]] = {
         {
             (200, None),
             (400, "RECOVERY_WRAP_MISSING"),
+            (409, "ROTATION_PENDING"),
             (404, "VAULT_NOT_INITIALISED"),
             (412, "STALE_GENERATION"),
         }
@@ -58,13 +74,28 @@ ALLOWED: dict[str, frozenset[tuple[int, str | None]]] = {
     ),
 }
 # How often each is done, beside the others; the latter hand back a key.
-ACTS = {"key": 5, "init": 1, "rotate": 2, "clear_recovery": 1, "enable_zk": 3}
+ACTS = {
+    "key": 5,
+    "init": 1,
+    "rotate": 2,
+    "clear_recovery": 1,
+    "enable_zk": 3,
+    "begin_rotation": 2,
+    "end_rotation": 3,
+    "reset": 1,
+}
+# What makes a new key, and so answers with one.
+RENEWALS = {"rotate": "rotate", "begin_rotation": "rotation_begin", "reset": "reset"}
 ACTS_WITH_A_KEY = {"set_recovery": 5, "disable_zk": 3}
 ACTIONS = {act: cells[1][2] for act, cells in states.TABLE.items()}
 BROKEN_ROWS = (
     "SELECT count(*) FROM auth.encryption_vaults WHERE NOT ("
     " (wrapped_mk IS NOT NULL OR recovery_wrapped_mk IS NOT NULL)"
     " AND (wrapped_mk IS NULL) = (wrap_iv IS NULL)"
+    " AND (previous_wrapped_mk IS NULL) = (previous_wrap_iv IS NULL)"
+    " AND (previous_wrapped_mk IS NULL) = (previous_generation IS NULL)"
+    " AND (previous_wrapped_mk IS NULL OR wrapped_mk IS NOT NULL)"
+    " AND coalesce(previous_generation < generation, true)"
     " AND (recovery_wrapped_mk IS NULL) = (recovery_iv IS NULL)"
     " AND zero_knowledge = (wrapped_mk IS NULL)"
     " AND (NOT zero_knowledge OR recovery_wrapped_mk IS NOT NULL))"
@@ -131,6 +162,10 @@ class Storm:
     sent: int = 0
     rows: Counter[tuple[str, int]] = field(default_factory=Counter)
     keys: dict[int, str] = field(default_factory=dict)
+    # How often a rotation was ended, one way or another, and how often it had been when one of
+    # this generation was begun.
+    ends: int = 0
+    begun: dict[int, int] = field(default_factory=dict)
     problems: list[str] = field(default_factory=list)
 
 
@@ -143,6 +178,8 @@ async def take_part(storm: Storm, client: Client) -> None:
         acts = ACTS if key is None else ACTS | ACTS_WITH_A_KEY
         act = storm.random.choices(list(acts), list(acts.values()))[0]
         if_match = tag if storm.random.random() < 0.5 else None
+        storm.ends += act in {"end_rotation", "reset"}
+        ends = storm.ends
         if act == "set_recovery":
             # Always sent with its tag: it is of that generation's key. With it no interleaving may
             # leave a recovery wrap of another key than the live one.
@@ -154,7 +191,7 @@ async def take_part(storm: Storm, client: Client) -> None:
             storm.problems.append(f"{act}: {answer.status} {answer.code}")
         failed = act == "key" and answer.status != 200
         storm.rows["failed_fetch" if failed else ACTIONS[act], answer.status] += 1
-        if answer.status == 200 and act in {"key", "init", "rotate"}:
+        if answer.status == 200 and act in {"key", "init", *RENEWALS}:
             blob = answer.json
             wrapped = blob.get("requiresRecoveryCode")
             key = encode(open_recovery(storm.code, blob)) if wrapped else blob["masterKey"]
@@ -162,6 +199,15 @@ async def take_part(storm: Storm, client: Client) -> None:
             # One generation is one key, whoever asks and whichever way the key came.
             if storm.keys.setdefault(generation, key) != key:
                 storm.problems.append(f"generation {generation} has two keys")
+            previous = blob.get("previousMasterKey")
+            if previous is None:
+                # Live until somebody has said that it may go.
+                if storm.begun.get(generation) == storm.ends:
+                    storm.problems.append(f"generation {generation} lost the key before")
+            elif storm.keys.setdefault(generation - 1, previous) != previous:
+                storm.problems.append(f"generation {generation} has a wrong key before")
+            else:
+                storm.begun.setdefault(generation, ends)
 
 
 @pytest.mark.parametrize(("seed", "requests"), STORMS)
@@ -171,12 +217,14 @@ async def test_storm(pair: tuple[Daemon, Daemon], seed: int, requests: int) -> N
     already = log.stat().st_size
     storm = Storm(random.Random(seed), requests)  # noqa: S311 - a test that can be repeated
     async with client_session() as session:
-        clients = [Client(pair[n % 2], session, "alice") for n in range(DEVICES)]
+        login = time.time()
+        clients = [Client(pair[n % 2], session, "alice", auth_time=login) for n in range(DEVICES)]
         async with asyncio.timeout(90):
             await asyncio.gather(*(take_part(storm, client) for client in clients))
         assert storm.problems == []
         assert storm.rows.total() == requests
-        rows = [(action, status) for action, _, status in await database.audit("alice")]
+        audit = await database.audit("alice")
+        rows = [(action, status) for action, _, status in audit]
         assert Counter(rows) == storm.rows
         # The storm was one: every act was both done and, where it can be, refused.
         assert {action for action, status in rows if status == 200} == set(ACTIONS.values())
@@ -190,10 +238,10 @@ async def test_storm(pair: tuple[Daemon, Daemon], seed: int, requests: int) -> N
         assert storm.keys[generation] == key
         # Each generation after the first is one rotation, and all of them were seen by somebody.
         assert generation == max(storm.keys)
-        # The first of init and rotate makes the vault; a rotate that does so is one of its own.
-        maker = next(action for action, _ in rows if action in {"init", "rotate"})
-        rotations = storm.rows["rotate", 200] - (maker == "rotate")
-        assert generation - min(storm.keys) == rotations
+        # But for the one that made the vault, and those that found a rotation pending.
+        renewals = [(action, None, 200) for action in RENEWALS.values()]
+        assert generation - min(storm.keys) == sum(one in renewals for one in audit)
+        assert storm.begun
         answer = await clients[0].key()
         if answer.json.get("requiresRecoveryCode"):
             assert (await clients[0].disable_zk(key)).status == 200

@@ -5,6 +5,7 @@ import re
 import secrets
 import socket
 import struct
+import time
 from contextlib import AsyncExitStack
 from functools import partial
 from pathlib import Path
@@ -67,7 +68,7 @@ async def test_every_cell_of_the_state_table(at: Front) -> None:
     for route, cells in TABLE.items():
         async with visiting(at.proxy, at.address()) as session:
             for state, (status, code, action, context) in zip(STATES, cells, strict=True):
-                client = Client(at.daemon, session, user := new_user())
+                client = Client(at.daemon, session, user := new_user(), auth_time=time.time())
                 key = await bring(client, state)
                 before = await database.audit(user)
                 answer = await act(client, route, key)
