@@ -391,7 +391,7 @@ def test_openapi() -> None:
     document = json.loads(done.out)
     assert (done.code, done.err) == (0, "")
     assert document["openapi"].startswith("3.1")
-    assert len(document["paths"]) == 7
+    assert len(document["paths"]) == 9
 
 
 def test_token(tmp_path: Path) -> None:
