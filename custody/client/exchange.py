@@ -9,7 +9,7 @@ from custody.client import errors
 
 TRIES: Final = 4
 LONGEST_WAIT: Final = 30.0
-_UNAUTHORIZED, _CONFLICT, _STALE = 401, 409, 412
+_OK, _UNAUTHORIZED, _CONFLICT, _STALE = 200, 401, 409, 412
 _LATER: Final = (429, 503)
 
 
@@ -74,7 +74,7 @@ def call(request: Callable[[str], Request], token: Callable[[], Any]) -> Steps[R
                 raise
             yield Wait(pause)
             continue
-        if response.status == 200:
+        if response.status == _OK:
             return response
         error = _error(response)
         if isinstance(error, errors.SignInAgain) and not renewed and left:
@@ -98,9 +98,7 @@ def _error(response: Response) -> errors.CustodyError:
     except (ValueError, KeyError, TypeError, RecursionError):
         code = ""
     kinds: dict[int, type[errors.CustodyError]] = {
-        _UNAUTHORIZED: errors.StepUpRequired
-        if code == "STEP_UP_REQUIRED"
-        else errors.SignInAgain,
+        _UNAUTHORIZED: errors.StepUpRequired if code == "STEP_UP_REQUIRED" else errors.SignInAgain,
         _CONFLICT: errors.Conflict,
         _STALE: errors.StaleGeneration,
         **dict.fromkeys(_LATER, errors.Unavailable),

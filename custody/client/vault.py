@@ -1,4 +1,4 @@
-"""A user's vault, for threads (``Vault``) and for asyncio (``AsyncVault``): one life, two drivers."""
+"""A user's vault, for threads and for asyncio: one life, two drivers."""
 
 import asyncio
 import inspect

@@ -1,5 +1,6 @@
 """The Python client against a real daemon: its whole life, each of the two opens the other's."""
 
+from asyncio import to_thread
 from pathlib import Path
 
 import pytest
@@ -14,3 +15,68 @@ from custody.client import (
     WrongRecoveryCode,
     make_code,
 )
+from custody.http.routes import BASE_PATH
+from tests.leaks import remember
+from tests.servers import Database, daemon_here
+from tests.tokens import Issuer
+
+
+class Remembered:
+    """A pin in memory."""
+
+    generation: int | None = None
+
+    def load(self) -> int | None:
+        return self.generation
+
+    def save(self, generation: int) -> None:
+        self.generation = generation
+
+
+def told(keys: Keys) -> Keys:
+    remember(keys.master_key.hex())
+    return keys
+
+
+async def test_each_client_opens_what_the_other_made(
+    database: Database, issuer: Issuer, tmp_path: Path
+) -> None:
+    async with daemon_here(database, issuer, tmp_path) as daemon:
+        transport = HttpTransport(daemon.base.removesuffix(BASE_PATH))
+
+        def token() -> str:
+            return remember(issuer.token("alice"))
+
+        pin = Remembered()
+        here = AsyncVault(transport, token, pin)
+        there = Vault(transport, token, Remembered())
+        first = told(await here.unlock())
+        assert (await to_thread(there.unlock)).master_key == first.master_key
+
+        with pytest.raises(RuntimeError, match="crash"):
+            await here.rotate(crash)
+        pending = told(await to_thread(there.unlock))
+        assert pending.previous_master_key == first.master_key
+        seen: list[Keys] = []
+        keys = await to_thread(there.rotate, seen.append)
+        assert seen == [pending]
+        assert keys == await here.unlock()
+        assert keys.previous_master_key is None
+
+        code = remember(make_code())
+        await to_thread(there.enable_zero_knowledge, keys, code)
+        with pytest.raises(RecoveryCodeNeeded):
+            await here.unlock()
+        with pytest.raises(WrongRecoveryCode):
+            await here.unlock(make_code())
+        assert (await here.unlock(code.lower().replace("-", " "))).master_key == keys.master_key
+        await here.disable_zero_knowledge(keys)
+        assert await to_thread(there.unlock) == keys
+
+        pin.generation = keys.generation + 1
+        with pytest.raises(RolledBack):
+            await here.unlock()
+
+
+def crash(_keys: Keys) -> None:
+    raise RuntimeError("crash")
