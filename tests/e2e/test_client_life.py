@@ -17,7 +17,7 @@ from custody.client import (
 )
 from custody.http.routes import BASE_PATH
 from tests.leaks import remember
-from tests.servers import Database, daemon_here
+from tests.servers import ROOT, Database, daemon_here
 from tests.tokens import Issuer
 
 
@@ -80,3 +80,18 @@ async def test_each_client_opens_what_the_other_made(
 
 def crash(_keys: Keys) -> None:
     raise RuntimeError("crash")
+
+
+async def test_the_page_shows_what_runs(database: Database, issuer: Issuer, tmp_path: Path) -> None:
+    page = (ROOT / "docs/how-to/python-client.md").read_text("utf-8")
+    shown = page.partition("```python\n")[2].partition("```")[0]
+    async with daemon_here(database, issuer, tmp_path) as daemon:
+        seen: list[Keys] = []
+        names = {
+            "address": daemon.base.removesuffix(BASE_PATH),
+            "token": lambda: remember(issuer.token("bob")),
+            "pin": Remembered(),
+            "reencrypt": seen.append,
+        }
+        await to_thread(exec, compile(shown, "python-client.md", "exec"), names)
+    assert len(seen) == 1
