@@ -65,6 +65,9 @@ class HttpTransport:
             body = _read(answer, end)
             names = {name.lower(): value for name, value in answer.getheaders()}
             return Response(answer.status, names, body)
+        except ValueError:
+            # http.client would quote the header.
+            raise ValueError("the token is no value of a header") from None
         except OSError:
             raise Unreachable from None
         except http.client.HTTPException:

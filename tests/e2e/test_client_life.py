@@ -19,6 +19,7 @@ from custody.client import (
     WrongRecoveryCode,
     make_code,
 )
+from custody.client.exchange import Request, Response
 from custody.http.routes import BASE_PATH
 from tests.e2e import rotating_client
 from tests.leaks import remember
@@ -100,6 +101,35 @@ async def test_the_page_shows_what_runs(database: Database, issuer: Issuer, tmp_
         }
         await to_thread(exec, compile(shown, "python-client.md", "exec"), names)
     assert len(seen) == 1
+
+
+class Overtaken(HttpTransport):
+    """Between the wrap and its use another device stores one of its own."""
+
+    other: Vault
+    keys: Keys
+
+    def send(self, request: Request) -> Response:
+        if request.path == "/zero-knowledge" and b"true" in (request.body or b""):
+            self.other.set_recovery_code(self.keys, remember(make_code()))
+        return super().send(request)
+
+
+async def test_zero_knowledge_is_undone_where_the_code_does_not_open_what_is_stored(
+    database: Database, issuer: Issuer, tmp_path: Path
+) -> None:
+    async with daemon_here(database, issuer, tmp_path) as daemon:
+        transport = Overtaken(daemon.base.removesuffix(BASE_PATH))
+
+        def token() -> str:
+            return remember(issuer.token("dora"))
+
+        transport.other = Vault(transport, token, Remembered())
+        transport.keys = told(await to_thread(transport.other.unlock))
+        vault = AsyncVault(transport, token, Remembered())
+        with pytest.raises(WrongRecoveryCode):
+            await vault.enable_zero_knowledge(transport.keys, remember(make_code()))
+        assert await vault.unlock() == transport.keys
 
 
 @pytest.mark.prove

@@ -175,3 +175,9 @@ def test_the_client_imports_nothing_of_the_server() -> None:
     ours = [name for name in modules if name.startswith("custody")]
     assert all(name == "custody" or name.startswith("custody.client") for name in ours), ours
     assert not {"aiohttp", "asyncpg", "pydantic", "sqlalchemy", "structlog", "jwt"} & set(modules)
+
+
+def test_a_token_that_is_no_header_is_not_quoted() -> None:
+    request = Request("GET", "/key", token="secret\r\nX: y")
+    with pytest.raises(ValueError, match=r"^the token is no value of a header$"):
+        HttpTransport("http://127.0.0.1:9").send(request)
