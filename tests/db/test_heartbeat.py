@@ -112,6 +112,7 @@ async def test_database_that_is_killed(
         assert not await heart.beat()
 
 
+@pytest.mark.prove
 @pytest.mark.parametrize("leaked", some([0, POOL], POOL))
 async def test_database_that_is_frozen(
     heart: Heartbeat, engine: AsyncEngine, own_server: EmbeddedPostgres, leaked: int

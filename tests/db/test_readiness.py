@@ -55,6 +55,7 @@ def kek(monkeypatch: pytest.MonkeyPatch) -> FailingKek:
     return made
 
 
+@pytest.mark.prove
 @pytest.mark.parametrize("broken", [killed, frozen], ids=["stopped", "frozen"])
 async def test_database_that_fails_a_request(
     own_server: EmbeddedPostgres,

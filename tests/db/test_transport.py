@@ -123,6 +123,7 @@ async def test_refused_in_production(plain: Plain, name: str) -> None:
     assert (done.code, done.complaint) == (78, refused)
 
 
+@pytest.mark.prove
 async def test_refused_by_several_processes(plain: Plain) -> None:
     environ = plain.elsewhere("database", CUSTODY_WORKERS="2")
     done = await asyncio.to_thread(custody, environ, "serve")
@@ -173,6 +174,7 @@ COMMANDS = {
 ROLES = {OWNER: "custody_owner", REWRAP: "custody_rewrap", APP: "custody_app"}
 
 
+@pytest.mark.prove
 @pytest.mark.parametrize("typed", [*COMMANDS, "kek list by the daemon's role"])
 async def test_commands_refuse_a_database_in_clear(
     database: Database, issuer: Issuer, tmp_path: Path, typed: str

@@ -49,6 +49,7 @@ async def moved(database: Database, place: Place) -> None:
     await eventually(all_rows, 30)
 
 
+@pytest.mark.prove
 @pytest.mark.parametrize(
     ("pace", "backends"),
     [

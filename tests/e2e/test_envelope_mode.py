@@ -163,7 +163,8 @@ async def test_only_openings_and_rotations_are_calls_of_the_kms(
     assert len(rewraps) == 1
 
 
-@pytest.mark.parametrize("logins", [100, pytest.param(3000, marks=pytest.mark.prove)])
+@pytest.mark.prove
+@pytest.mark.parametrize("logins", [3000])
 async def test_first_logins_at_once_are_one_call_of_the_kms(
     database: Database, issuer: Issuer, tmp_path: Path, stub: KmsStub, logins: int
 ) -> None:

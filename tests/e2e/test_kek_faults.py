@@ -86,6 +86,7 @@ def each(faults: Sequence[str], *some: str) -> list[Any]:
     ]
 
 
+@pytest.mark.prove
 @pytest.mark.parametrize(("name", "module"), each(OPENBAO_FAULTS, "token revoked", "key deleted"))
 async def test_openbao(
     name: str, database: Database, issuer: Issuer, tmp_path: Path, own_bao: Bao, *, module: str
@@ -95,6 +96,7 @@ async def test_openbao(
             await goes_through(case, *users, place)
 
 
+@pytest.mark.prove
 @pytest.mark.parametrize(("name", "module"), each(AWS_FAULTS, "denied", "throttling"))
 async def test_aws_kms(
     name: str, database: Database, issuer: Issuer, tmp_path: Path, *, module: str

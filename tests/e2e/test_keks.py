@@ -72,8 +72,9 @@ def any_place(request: pytest.FixtureRequest, tmp_path: Path, bao: Bao, moto: Mo
     return Place(f"vault:transit/{name}", f"vault:transit/{name}:v1", bao.environ(name))
 
 
+@pytest.mark.prove
 @pytest.mark.timeout(300)
-@pytest.mark.parametrize("count", [4, pytest.param(20, marks=pytest.mark.prove)])
+@pytest.mark.parametrize("count", [20])
 async def test_copied_wraps_never_open(
     any_place: Place, database: Database, issuer: Issuer, tmp_path: Path, count: int
 ) -> None:

@@ -145,6 +145,7 @@ def stub() -> Iterator[KmsStub]:
         yield running
 
 
+@pytest.mark.prove
 @pytest.mark.parametrize("seal", [None, "1.junk"])
 async def test_an_alias_opens_no_key_that_a_row_names(
     database: Database, issuer: Issuer, tmp_path: Path, stub: KmsStub, seal: str | None

@@ -9,6 +9,8 @@ from collections.abc import Awaitable, Callable, Mapping
 from contextlib import AsyncExitStack, suppress
 from typing import TypeAlias
 
+import pytest
+
 from custody.http.routes import BASE_PATH
 from tests.client import Client, generation_of
 from tests.e2e.front import Front
@@ -190,6 +192,7 @@ HTTP_2: Mapping[str, tuple[tuple[tuple[str, str], ...], str]] = {
 }
 
 
+@pytest.mark.prove
 async def test_http_1(at: Front) -> None:
     tried = {name: in_http_1(at, build) for name, build in attempts()}
     assert len(tried) >= 40

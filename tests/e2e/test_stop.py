@@ -30,6 +30,7 @@ CONNECTIONS = 64
 needs_proc = pytest.mark.skipif(not Path("/proc/self").exists(), reason="reads Linux's /proc")
 
 
+@pytest.mark.prove
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
 @pytest.mark.parametrize(
     "answers", [4 * CONNECTIONS, pytest.param(50 * CONNECTIONS, marks=pytest.mark.prove)]

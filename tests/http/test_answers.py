@@ -279,6 +279,7 @@ UNREADABLE: dict[str, bytes] = {
 }  # fmt: skip
 
 
+@pytest.mark.prove
 class TestHardlyHttp:
     async def test_unreadable(self, daemon: Daemon, device: Device) -> None:
         await device("alice").init()

@@ -30,6 +30,7 @@ def kept() -> Iterator[list[object]]:
         gc.enable()
 
 
+@pytest.mark.prove
 @SHARED
 @pytest.mark.parametrize(
     ("call", "user", "status"),

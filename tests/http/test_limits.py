@@ -111,6 +111,7 @@ def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(server, "KEEPALIVE_SECONDS", SHORT)
 
 
+@pytest.mark.prove
 @pytest.mark.parametrize(
     ("sent", "trickle"), [("", False), ("GET", False), (BEGUN, False), (BEGUN, True)]
 )
@@ -141,6 +142,7 @@ async def test_stalled_headers(daemon: Daemon, sent: str, trickle: bool, second:
     writer.close()
 
 
+@pytest.mark.prove
 @pytest.mark.parametrize("body", [b"", BODY[:-1]])
 async def test_stalled_body(
     daemon: Daemon, device: Device, monkeypatch: pytest.MonkeyPatch, body: bytes

@@ -83,6 +83,7 @@ def test_it_is_the_routes() -> None:
             assert set(described["content"]) == {media}
 
 
+@pytest.mark.prove
 @pytest.mark.parametrize(
     "positive",
     [

@@ -52,6 +52,7 @@ def named(moto: Moto) -> dict[str, str]:
     return {"alias": name, "arn": moto.make_key(name)}
 
 
+@pytest.mark.prove
 @pytest.mark.parametrize(
     ("by", "check"),
     [

@@ -206,6 +206,7 @@ def proxy(bao: Bao) -> Iterator[FaultyProxy]:
         yield running
 
 
+@pytest.mark.prove
 @pytest.mark.parametrize("fault", [fault for fault in Fault if fault is not Fault.NONE])
 async def test_broken_network(
     bao: Bao, proxy: FaultyProxy, fault: Fault, limits: Limits, sdk_log: pytest.LogCaptureFixture

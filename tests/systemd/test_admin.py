@@ -160,6 +160,7 @@ def test_each_way_in_which_it_cannot_start_is_one_line(debian: Host) -> None:
     assert line().startswith("custody.service is ")
 
 
+@pytest.mark.prove
 @pytest.mark.parametrize("ended_by", ["INT", "TERM"])
 def test_an_interrupted_command_does_not_go_on_unseen(ended_by: str, debian: Host) -> None:
     debian.run("mkdir", "--parents", "/var/lib/opt/bin")

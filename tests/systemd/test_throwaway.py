@@ -105,6 +105,7 @@ def test_nothing_is_left_after_it() -> None:
     assert not [path for path in our_cgroups() if path.endswith(system.cgroup.name)]
 
 
+@pytest.mark.prove
 @pytest.mark.parametrize("victim", ["caller", pytest.param("keeper", marks=pytest.mark.prove)])
 def test_nothing_is_left_when_somebody_is_killed(victim: str) -> None:
     environ = {name: os.environ[name] for name in ("PATH", "HOME") if name in os.environ}

@@ -51,6 +51,7 @@ def test_interrupted_before_the_command_is_known(module: str) -> None:
     assert (done.returncode, done.stderr.strip()) == (130, "")
 
 
+@pytest.mark.prove
 @pytest.mark.parametrize("command", sorted(set(commands()) - {"completion"}))
 def test_interrupted_while_the_command_is_loaded(command: str) -> None:
     words = (*command.split(), *WORDS.get(command, ()))

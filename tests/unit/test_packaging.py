@@ -36,6 +36,7 @@ def _releases(lock: str) -> set[tuple[str, str]]:
     return set(re.findall(r"(?m)^([\w.-]+)==([\w.]+)", (ROOT / lock).read_text("utf-8")))
 
 
+@pytest.mark.prove
 def test_builds_are_equal_to_the_byte(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Two of the checkout, a day apart, and one of what the source archive unpacks to."""
     monkeypatch.setenv("SOURCE_DATE_EPOCH", "1790000000")
