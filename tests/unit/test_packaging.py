@@ -116,5 +116,7 @@ def test_the_sbom_has_what_the_production_lock_has() -> None:
     assert subject["version"] == PROJECT["project"]["version"]
     found = {(one["name"], one["version"]) for one in sbom["components"]}
     assert found == _releases("requirements.lock")
+    # What it is, and not from where: that is its user's choice.
+    assert "externalReferences" not in SBOM.read_text("utf-8")
     for one in sbom["components"]:
         assert one["purl"].startswith(f"pkg:pypi/{one['name'].lower()}@{one['version']}")
