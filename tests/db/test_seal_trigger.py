@@ -257,3 +257,28 @@ async def test_the_functions_that_bring_over_pass(owned: Database) -> None:
         assert await rewrap.fetchval(query("seal_rows"), *columns, began) == 2
     for user in ("old", "zoe"):
         assert await owned.value(SERIAL, user) == 1
+
+
+PENDING = (
+    f"{UPDATE} previous_wrapped_mk = 'p', previous_wrap_iv = 'i', previous_generation ="
+    " generation - 1, seal = 's-pending' WHERE user_id = 'sealed'"
+)
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        "generation = generation + 1",
+        "previous_wrapped_mk = 'q'",
+        "previous_wrap_iv = 'j'",
+        "previous_generation = generation - 2",
+    ],
+)
+async def test_neither_key_of_a_pending_rotation_is_replaced(owned: Database, change: str) -> None:
+    assert await as_app(owned, "sealed", PENDING) == "UPDATE 1"
+    replaced = f"{UPDATE} {change}, seal = 's-next' WHERE user_id = 'sealed'"
+    with pytest.raises(asyncpg.RestrictViolationError, match="neither of its keys is replaced"):
+        await as_app(owned, "sealed", replaced)
+    gone = "previous_wrapped_mk = NULL, previous_wrap_iv = NULL, previous_generation = NULL"
+    ended = f"{UPDATE} {gone}, seal = 's-next' WHERE user_id = 'sealed'"
+    assert await as_app(owned, "sealed", ended) == "UPDATE 1"
