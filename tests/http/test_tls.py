@@ -33,7 +33,7 @@ def test_what_tls_is_spoken(tmp_path: Path) -> None:
     context = tls_context(*make_certificate(tmp_path))
     assert context is not None
     assert context.minimum_version is ssl.TLSVersion.TLSv1_2
-    # Ephemeral keys: who steals the certificate's later reads nothing of before. TLS 1.3 has no others.
+    # Ephemeral keys: whoever steals the certificate's reads nothing of before. TLS 1.3 has only such.
     kinds = {cipher["kea"] for cipher in context.get_ciphers() if cipher["protocol"] != "TLSv1.3"}
     assert kinds <= {"kx-ecdhe", "kx-dhe"}
 
