@@ -33,7 +33,7 @@ def test_what_tls_is_spoken(tmp_path: Path) -> None:
     context = tls_context(*make_certificate(tmp_path))
     assert context is not None
     assert context.minimum_version is ssl.TLSVersion.TLSv1_2
-    # Ephemeral keys: whoever steals the certificate's reads nothing of before. TLS 1.3 has only such.
+    # Ephemeral keys: whoever steals that of the certificate reads nothing of before.
     kinds = {cipher["kea"] for cipher in context.get_ciphers() if cipher["protocol"] != "TLSv1.3"}
     assert kinds <= {"kx-ecdhe", "kx-dhe"}
 
