@@ -23,10 +23,9 @@ async def partition_vaults(database: Database, parts: int) -> None:
         _partitioned(done.stdout),
     ]
     for part in range(parts):
-        name = f"auth.encryption_vaults_{part}"
+        name, which = f"auth.encryption_vaults_{part}", f"MODULUS {parts}, REMAINDER {part}"
         steps += [
-            f"CREATE TABLE {name} PARTITION OF {TABLE}"
-            f" FOR VALUES WITH (MODULUS {parts}, REMAINDER {part})",
+            f"CREATE TABLE {name} PARTITION OF {TABLE} FOR VALUES WITH ({which})",
             f"ALTER TABLE {name} OWNER TO custody_owner",
         ]
     steps += [f"INSERT INTO {TABLE} TABLE kept", "COMMIT"]

@@ -1,10 +1,10 @@
 """Vaults in partitions: docs/scale.md says how, and that nothing else changes."""
 
-from collections.abc import AsyncIterator
 from pathlib import Path
 
 import pytest
 
+from custody.db.posture import Duty
 from tests.client import Client, client_session
 from tests.db.posture import migrate_by_psql, problems_of
 from tests.majors import NEW_CLIENTS
@@ -16,10 +16,10 @@ pytestmark = NEW_CLIENTS
 
 
 @pytest.fixture
-async def parts(database: Database) -> AsyncIterator[Database]:
+async def parts(database: Database) -> Database:
     """A migrated database whose vaults are in four partitions."""
     await partition_vaults(database, 4)
-    yield database
+    return database
 
 
 async def test_life(daemon: Daemon, tmp_path: Path) -> None:
@@ -51,7 +51,7 @@ async def test_migrations_again(parts: Database) -> None:
 
 
 @pytest.mark.parametrize("duty", ["custody_app", "custody_rewrap"])
-async def test_partition_that_a_role_reads_by_itself(parts: Database, duty: str) -> None:
+async def test_partition_that_a_role_reads_by_itself(parts: Database, duty: Duty) -> None:
     """The row-level security of the table does not hold there."""
     await parts.execute(f"GRANT SELECT (user_id) ON auth.encryption_vaults_2 TO {duty}")
     (problem,) = await problems_of(parts.url(duty), duty)
