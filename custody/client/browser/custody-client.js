@@ -181,20 +181,14 @@ export class Vault {
    * Of several tabs one re-encrypts; the others wait for it, and have nothing left to do.
    */
   async rotate(reencrypt) {
+    const locks = globalThis.navigator?.locks;
+    if (!locks) return this.#rotate(reencrypt);
+    const name = `custody rotation ${this.#base}`;
+    const atOnce = { ifAvailable: true };
+    const first = await locks.request(name, atOnce, (lock) => lock && this.#rotate(reencrypt));
+    if (first) return first;
     const asked = await this.unlock();
-    return alone(`custody rotation ${this.#base}`, async () => {
-      let keys = await this.unlock();
-      if (keys.previousMasterKey === null) {
-        const done = keys.generation > asked.generation || asked.previousMasterKey !== null;
-        if (done) return keys;
-        keys = await this.#begin(keys);
-      }
-      if (keys.previousMasterKey !== null) {
-        await reencrypt(keys);
-        await this.#call("DELETE", "/rotation", { generation: keys.generation });
-      }
-      return keysOf(keys.masterKey, null, keys.generation);
-    });
+    return locks.request(name, () => this.#rotate(reencrypt, asked));
   }
 
   /** Give up every key there is, and all that is encrypted under them; return a fresh one. */
@@ -211,6 +205,21 @@ export class Vault {
     return imported(
       await this.#keyed("POST", "/reset", { body: { confirm: "destroy" }, generation }),
     );
+  }
+
+  /** `asked`: the keys when this tab began to wait for another one's rotation. */
+  async #rotate(reencrypt, asked = null) {
+    let keys = await this.unlock();
+    if (keys.previousMasterKey === null) {
+      const over = asked?.previousMasterKey || keys.generation > asked?.generation;
+      if (over) return keys;
+      keys = await this.#begin(keys);
+    }
+    if (keys.previousMasterKey !== null) {
+      await reencrypt(keys);
+      await this.#call("DELETE", "/rotation", { generation: keys.generation });
+    }
+    return keysOf(keys.masterKey, null, keys.generation);
   }
 
   async #begin({ generation }) {
@@ -508,9 +517,4 @@ async function mustOpen(wrap, code, key) {
   const same = found.every((byte, at) => byte === key[at]);
   found.fill(0);
   if (!same) throw new WrongRecoveryCode();
-}
-
-function alone(name, work) {
-  const locks = globalThis.navigator?.locks;
-  return locks ? locks.request(name, work) : work();
 }
