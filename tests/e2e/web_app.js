@@ -1,0 +1,77 @@
+// The app that the tests of the browser client drive: the module, and the programs of the pages.
+import * as custody from "/custody-client.js";
+import * as records from "/records.js";
+import { reencrypt } from "/reencrypt.js";
+import { openStore } from "/store.js";
+
+// Pauses between tries are shorter; the time of a request is not measured by this.
+const setTimer = globalThis.setTimeout;
+globalThis.setTimeout = (then, milliseconds) => setTimer(then, milliseconds / 20);
+
+const user = new URLSearchParams(location.search).get("user");
+const address = new URLSearchParams(location.search).get("vault");
+const store = await openStore(user);
+const token = async () => (await fetch(`/token?user=${user}`)).text();
+const open = (options = {}) => new custody.Vault({ address, token, pin: store.pin, ...options });
+
+export const base64 = (bytes) => btoa(String.fromCharCode(...bytes));
+export const bytes = (text) => Uint8Array.from(atob(text), (one) => one.charCodeAt(0));
+const kind = (error) => ({
+  error: error instanceof custody.CustodyError ? error.constructor.name : `${error}`,
+  code: error.code,
+  requestId: error.requestId,
+  retryAfter: error.retryAfter,
+});
+
+const app = {
+  custody,
+  records,
+  store,
+  user,
+  address,
+  open,
+  vault: open(),
+  keys: null,
+  base64,
+  bytes,
+
+  /** What a call came to: what it returned, or its error by name. */
+  async outcome(call) {
+    try {
+      return (await call()) ?? null;
+    } catch (error) {
+      return kind(error);
+    }
+  },
+  /** What may be told of keys. */
+  told: (keys) => ({ generation: keys.generation, pending: keys.previousMasterKey !== null }),
+  async unlock(code) {
+    app.keys = await app.vault.unlock(code);
+    return app.told(app.keys);
+  },
+  async rotate(each = async () => {}) {
+    app.keys = await app.vault.rotate(async (keys) => {
+      await each(keys);
+      await reencrypt(store, user)(keys);
+    });
+    return app.told(app.keys);
+  },
+  async write(id, text, version = 1) {
+    const content = new TextEncoder().encode(text);
+    return store.put(await records.seal(app.keys, user, { id, version, content }));
+  },
+  async fill(count) {
+    for (let at = 0; at < count; at += 1) await app.write(`note-${at}`, `text of ${at}`);
+  },
+  /** Open every record; return how many say what they should. */
+  async read() {
+    let good = 0;
+    for (const record of await store.all()) {
+      const text = new TextDecoder().decode(await records.open(app.keys, user, record));
+      if (text === `text of ${record.id.slice(5)}`) good += 1;
+    }
+    return good;
+  },
+};
+globalThis.app = app;
+document.title = "ready";
