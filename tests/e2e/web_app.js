@@ -14,8 +14,13 @@ const store = await openStore(user);
 const token = async () => (await fetch(`/token?user=${user}`)).text();
 const open = (options = {}) => new custody.Vault({ address, token, pin: store.pin, ...options });
 
-export const base64 = (bytes) => btoa(String.fromCharCode(...bytes));
-export const bytes = (text) => Uint8Array.from(atob(text), (one) => one.charCodeAt(0));
+const base64 = (bytes) => btoa(String.fromCharCode(...bytes));
+const bytes = (text) => Uint8Array.from(atob(text), (one) => one.charCodeAt(0));
+const BINARY = ["keyIv", "wrappedKey", "iv", "content"];
+const convert = (record, how) => ({
+  ...record,
+  ...Object.fromEntries(BINARY.map((name) => [name, how(record[name])])),
+});
 const kind = (error) => ({
   error: error instanceof custody.CustodyError ? error.constructor.name : `${error}`,
   code: error.code,
@@ -32,9 +37,10 @@ const app = {
   open,
   vault: open(),
   keys: null,
-  base64,
-  bytes,
 
+  /** A record as JSON has it, and back. */
+  sent: (record) => convert(record, base64),
+  taken: (record) => convert(record, bytes),
   /** What a call came to: what it returned, or its error by name. */
   async outcome(call) {
     try {
@@ -49,13 +55,17 @@ const app = {
     app.keys = await app.vault.unlock(code);
     return app.told(app.keys);
   },
-  async rotate(each = async () => {}) {
-    app.keys = await app.vault.rotate(async (keys) => {
-      await each(keys);
+  /** Rotate; with `held`, the tab waits in the middle until a test lets it go on. */
+  async rotate({ held = false, vault = app.vault } = {}) {
+    app.keys = await vault.rotate(async (keys) => {
+      app.reencrypts += 1;
+      if (held) await new Promise((resolve) => (app.goOn = resolve));
       await reencrypt(store, user)(keys);
     });
     return app.told(app.keys);
   },
+  reencrypts: 0,
+  goOn: null,
   async write(id, text, version = 1) {
     const content = new TextEncoder().encode(text);
     return store.put(await records.seal(app.keys, user, { id, version, content }));
@@ -74,4 +84,3 @@ const app = {
   },
 };
 globalThis.app = app;
-document.title = "ready";

@@ -17,6 +17,12 @@ MODULE = ROOT / "custody/client/browser/custody-client.js"
 _HTML = '<!doctype html><title>…</title><script type="module" src="/app.js"></script>'
 
 
+async def until(page: Page, holds: str) -> None:
+    """Wait until an expression holds in a page; not by eval, which its policy forbids."""
+    pause = "await new Promise((then) => setTimeout(then, 20))"
+    await page.evaluate(f"async () => {{ while (!({holds})) {pause}; }}")
+
+
 @dataclass
 class App:
     """Where the app is served, and who signs its users in.
@@ -39,11 +45,13 @@ class App:
         """Open a tab of a user."""
         page = await context.new_page()
         await page.goto(f"{self.origin}/?{urlencode({'user': user, 'vault': vault})}")
-        await page.wait_for_function("document.title === 'ready'")
+        await until(page, "globalThis.app")
         return page
 
     async def _page(self, request: web.Request) -> web.Response:
-        policy = f"default-src 'none'; script-src 'self'; connect-src 'self' {' '.join(self.vaults)}"
+        policy = (
+            f"default-src 'none'; script-src 'self'; connect-src 'self' {' '.join(self.vaults)}"
+        )
         headers = {"Content-Security-Policy": policy}
         return web.Response(text=_HTML, content_type="text/html", headers=headers)
 

@@ -126,9 +126,7 @@ def test_a_record_opens(vector: dict[str, Any]) -> None:
     assert how["open_record"](later, user, moved) == base64.b64decode(vector["plaintext"])
 
 
-@pytest.mark.parametrize(
-    "vector", VECTORS["records"]["doesNotOpen"], ids=lambda one: one["why"]
-)
+@pytest.mark.parametrize("vector", VECTORS["records"]["doesNotOpen"], ids=lambda one: one["why"])
 def test_a_record_that_was_changed_does_not_open(vector: dict[str, Any]) -> None:
     with pytest.raises(InvalidTag):
         shown.records()["open_record"](*case_of(vector))
