@@ -224,7 +224,8 @@ async def test_the_whole_life_and_each_client_opens_what_the_other_made(place: P
         # It has rotated past the records of this page, as a device that forgets them would.
         assert "Error" in await failure(page, "await app.unlock(); return app.read()")
 
-        assert await run(page, READS_ITS_LOG) == await place.daemon.database.audit("alice")
+        rows = await place.daemon.database.audit("alice")
+        assert [tuple(row) for row in await run(page, READS_ITS_LOG)] == rows
         last = await run(page, "app.keys = await app.vault.reset(); return app.told(app.keys)")
         keys = told(await to_thread(there.unlock))
         assert last == {"generation": keys.generation, "pending": False}
@@ -293,9 +294,11 @@ async def test_two_tabs_without_web_locks_lose_nothing_either(place: Place) -> N
         await run(tabs[0], "await app.unlock(); await app.fill(20)")
         for _ in range(3):
             ended = await gather(*(run(tab, "return app.rotate()") for tab in tabs))
-            assert not any(one["pending"] for one in ended)
+            # Where the other one has begun and ended in between, a tab is told so.
+            assert {one.get("error") for one in ended} <= {None, "StaleGeneration"}
+            assert not all("error" in one for one in ended)
             for tab in tabs:
-                await run(tab, "await app.unlock()")
+                assert not (await run(tab, "return app.unlock()"))["pending"]
                 assert await run(tab, "return app.read()") == 20
 
 
@@ -481,7 +484,10 @@ async def test_zero_knowledge_is_undone_where_another_device_was_faster(place: P
 
 
 async def test_a_tab_that_is_killed_in_a_rotation_loses_nothing(place: Place) -> None:
-    """Six kills; CUSTODY_TEST_KILLS says how many else (the proof was run with 200)."""
+    """Six kills, or as many as CUSTODY_TEST_KILLS says; 200 take some minutes, so with
+
+    CUSTODY_TEST_KILLS=200 pytest -s -o timeout=3000 -o faulthandler_timeout=0 -m prove -k killed …
+    """
     kills = int(os.environ.get("CUSTODY_TEST_KILLS", "6"))
     chance = Random(19)  # noqa: S311 - when to kill is no secret
     pending = crashed = 0
@@ -504,7 +510,8 @@ async def test_a_tab_that_is_killed_in_a_rotation_loses_nothing(place: Place) ->
         last = await run(page, "return app.rotate()")
         assert await run(page, "return app.read()") == 500
         assert last["generation"] > first["generation"]
-    print(f"{kills} kills, {crashed} of them crashes; {pending} left a rotation pending")  # noqa: T201
+    figures = f"{kills} kills, {crashed} of them crashes, in rotations of {took:.0f} ms"
+    print(f"{figures}: {pending} left one pending, all 500 records opened each time")  # noqa: T201
     assert pending
 
 
