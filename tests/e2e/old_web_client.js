@@ -61,7 +61,9 @@ class Device {
       if (!secret) return "needs-code";
       const by = { name: "AES-GCM", iv: bytes(answer.recoveryIv) };
       const wrapped = bytes(answer.recoveryWrappedMk);
-      this.key = new Uint8Array(await crypto.subtle.decrypt(by, await recoveryKey(secret), wrapped));
+      this.key = new Uint8Array(
+        await crypto.subtle.decrypt(by, await recoveryKey(secret), wrapped),
+      );
     } else {
       this.key = bytes(answer.masterKey);
     }

@@ -132,7 +132,10 @@ export async function check(vectors) {
     same([error, script.pin], ["BadAnswer", null], one.why);
   }
   for (const one of vectors.exchanges) {
-    const script = scripted(one.steps.map((step) => step.answer), one.pin);
+    const script = scripted(
+      one.steps.map((step) => step.answer),
+      one.pin,
+    );
     let reencrypts = 0;
     const calls = {
       unlock: () => script.vault.unlock(one.code),
@@ -140,8 +143,16 @@ export async function check(vectors) {
     };
     const { value, error } = await timed(script, calls[one.call]);
     same(error, one.error, one.name);
-    same(script.sent, one.steps.map((step) => step.request), one.name);
-    same([script.waits, script.pin, reencrypts], [one.waits, one.pinAfter, one.reencrypts], one.name);
+    same(
+      script.sent,
+      one.steps.map((step) => step.request),
+      one.name,
+    );
+    same(
+      [script.waits, script.pin, reencrypts],
+      [one.waits, one.pinAfter, one.reencrypts],
+      one.name,
+    );
     if (one.result) {
       same(value.generation, one.result.generation, one.name);
       must(await is(value.masterKey, one.result.masterKey), one.name, "masterKey");

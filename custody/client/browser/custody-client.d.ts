@@ -27,7 +27,7 @@ export function makeCode(): string;
 /** Write a secret of 32 bytes as a code. Throws MalformedRecoveryCode. */
 export function formatCode(secret: Uint8Array): string;
 /** Return the secret of a code; case, white space and dashes do not matter. Throws MalformedRecoveryCode. */
-export function parseCode(code: string): Uint8Array<ArrayBuffer>;
+export function parseCode(code: string): Uint8Array;
 
 /** Where a device keeps the highest generation that it has seen of this user's vault. */
 export interface Pin {

@@ -131,7 +131,7 @@ export class Vault {
       answer = await this.#keyed("GET", "/key");
     } catch (error) {
       // Who has seen a vault does not make another: it is gone, and so is its key.
-      if (error.code !== "VAULT_NOT_INITIALISED" || (await this.#seen()) !== null) throw error;
+      if (error?.code !== "VAULT_NOT_INITIALISED" || (await this.#seen()) !== null) throw error;
       answer = await this.#keyed("POST", "/init");
     }
     if (answer.key) return imported(answer);
@@ -200,7 +200,7 @@ export class Vault {
       wipe(before);
     } catch (error) {
       // Without a vault, or with a wrap that does not open, there is no generation to hold on to.
-      if (!["VAULT_NOT_INITIALISED", "UNWRAP_FAILED"].includes(error.code)) throw error;
+      if (!["VAULT_NOT_INITIALISED", "UNWRAP_FAILED"].includes(error?.code)) throw error;
     }
     return imported(
       await this.#keyed("POST", "/reset", { body: { confirm: "destroy" }, generation }),
@@ -304,7 +304,7 @@ export class Vault {
         continue;
       }
       const later = error instanceof Unavailable || error instanceof Unreachable;
-      const pause = error.retryAfter ?? 0.5 * 2 ** tried;
+      const pause = error?.retryAfter ?? 0.5 * 2 ** tried;
       if (!later || last || pause > LONGEST_WAIT) throw error;
       await new Promise((resolve) => setTimeout(resolve, pause * 1000));
     }
