@@ -1,35 +1,25 @@
 """The browser client in a real Chromium, against a real daemon over TLS, beside the Python one."""
 
-import asyncio
 import base64
 import json
-import os
-import ssl
-import time
-from asyncio import gather, to_thread
-from collections.abc import AsyncIterator, Callable
-from contextlib import asynccontextmanager
-from dataclasses import dataclass
-from random import Random
+from asyncio import to_thread
+from collections.abc import AsyncIterator
 from typing import Any
 
 import pytest
 import pytest_asyncio
-from playwright.async_api import Browser, BrowserContext, Page, Route
+from playwright.async_api import Page, Route
 
-from custody.client import HttpTransport, Keys, RecoveryCodeNeeded, Vault, make_code
-from custody.http.routes import BASE_PATH
+from custody.client import Keys, RecoveryCodeNeeded, make_code
 from tests import shown
-from tests.certificates import P256, make_certificate
-from tests.e2e.console import browser
-from tests.e2e.test_client_life import Remembered, crash, told
-from tests.e2e.web_app import App, served, until
-from tests.faulty_proxy import Fault, faulty_proxy
+from tests.e2e.test_client_life import crash, told
+from tests.e2e.web_app import until
+from tests.e2e.web_place import Place, failure, placed, run
 from tests.leaks import forms, remember
-from tests.ports import free_port
-from tests.servers import ROOT, Daemon, Database, daemon_here
+from tests.servers import ROOT, Database
 from tests.tokens import Issuer
 
+pytestmark = [pytest.mark.prove, pytest.mark.asyncio(loop_scope="module")]
 BINARY = ("keyIv", "wrappedKey", "iv", "content")
 RECORDS = shown.records()
 READS_ITS_LOG = """
@@ -46,94 +36,37 @@ EVERYTHING_OF_A_PAGE = """
     const stored = await app.store.all();
     const names = performance.getEntries().map((entry) => entry.name);
     const page = document.documentElement.outerHTML;
-    const all = [page, { ...localStorage }, { ...sessionStorage }, document.cookie, names, history.state];
-    return JSON.stringify([...all, stored.map(app.sent), stored, app.keys, app.pair]);
+    const kept = [{ ...localStorage }, { ...sessionStorage }, document.cookie, history.state];
+    const ours = [stored.map(app.sent), stored, app.keys, app.pair];
+    return JSON.stringify([page, names, kept, ours]);
 """
-ROTATES_AND_TELLS_HOW_LONG = """
-    const began = performance.now();
-    await app.rotate();
-    return performance.now() - began;
+# Bytes that were secrets: given to be imported or wrapped, or got by opening a wrap.
+KEEPS_WHAT_WEB_CRYPTO_GETS = """
+    const { subtle } = crypto;
+    const { importKey, encrypt, decrypt } = subtle;
+    app.seen = [];
+    subtle.importKey = (format, bytes, ...rest) => {
+      app.seen.push(bytes);
+      return importKey.call(subtle, format, bytes, ...rest);
+    };
+    subtle.encrypt = (by, key, bytes) => {
+      app.seen.push(bytes);
+      return encrypt.call(subtle, by, key, bytes);
+    };
+    subtle.decrypt = async (...given) => {
+      const opened = await decrypt.apply(subtle, given);
+      app.seen.push(new Uint8Array(opened));
+      return opened;
+    };
 """
-pytestmark = [pytest.mark.prove, pytest.mark.asyncio(loop_scope="module")]
-
-
-@dataclass(frozen=True)
-class Place:
-    """A daemon, an app that may ask it, and a browser."""
-
-    daemon: Daemon
-    app: App
-    chromium: Browser
-    trust: ssl.SSLContext
-
-    @property
-    def vault(self) -> str:
-        """The daemon's address."""
-        return self.daemon.base.removesuffix(BASE_PATH)
-
-    def python(self, user: str) -> Vault:
-        """Return the Python client of the same user, on a device of its own."""
-        transport = HttpTransport(self.vault, tls=self.trust)
-        return Vault(transport, lambda: remember(self.app.token(user)), Remembered())
-
-    @asynccontextmanager
-    async def device(self) -> AsyncIterator[BrowserContext]:
-        """A profile of its own; in the end no page has logged more than refused requests."""
-        context = await self.chromium.new_context(ignore_https_errors=True)
-        said: list[str] = []
-        context.on("console", lambda message: said.append(message.text))
-        context.on("weberror", lambda error: said.append(str(error.error)))
-        try:
-            yield context
-        finally:
-            await context.close()
-        assert [one for one in said if not one.startswith("Failed to load resource")] == []
-
-    @asynccontextmanager
-    async def tab(self, user: str) -> AsyncIterator[Page]:
-        """A tab on a device of its own."""
-        async with self.device() as context:
-            yield await self.app.open(context, user, self.vault)
 
 
 @pytest_asyncio.fixture(scope="module", loop_scope="module")
 async def place(
     module_database: Database, issuer: Issuer, tmp_path_factory: pytest.TempPathFactory
 ) -> AsyncIterator[Place]:
-    folder = tmp_path_factory.mktemp("browser-client")
-    cert, key = make_certificate(folder / "tls", kind=P256)
-    port = free_port()
-    settings = {
-        "TLS_CERT": str(cert),
-        "TLS_KEY": str(key),
-        "CORS_ORIGINS": f"http://127.0.0.1:{port}",
-        "STEP_UP_MAX_AGE": "300",
-        "RESET": "on",
-    }
-
-    def token(user: str) -> str:
-        return issuer.token(user, auth_time=int(time.time()))
-
-    async with (
-        daemon_here(module_database, issuer, folder, **settings) as daemon,
-        served(port, token, "https://127.0.0.1:*") as app,
-        browser() as chromium,
-    ):
-        trust = ssl.create_default_context(cafile=str(cert))
-        yield Place(daemon, app, chromium, trust)
-
-
-async def run(page: Page, program: str, *arguments: Any) -> Any:
-    """Run a program in a page: its arguments are `given`; what it throws is an outcome."""
-    return await page.evaluate(f"(given) => app.outcome(async () => {{ {program} }})", arguments)
-
-
-async def failure(page: Page, program: str, *arguments: Any) -> str:
-    """Run what must fail; return the name of its error."""
-    outcome = await run(page, program, *arguments)
-    assert isinstance(outcome, dict), outcome
-    assert "error" in outcome, outcome
-    return str(outcome["error"])
+    async with placed(module_database, issuer, tmp_path_factory.mktemp("app")) as running:
+        yield running
 
 
 def parsed(record: dict[str, Any]) -> dict[str, Any]:
@@ -255,142 +188,35 @@ async def test_no_key_is_where_a_script_could_find_it(place: Place) -> None:
             assert not await run(page, f"return {key}.extractable")
         there_is = await run(page, EVERYTHING_OF_A_PAGE)
         assert "note-1" in there_is
-        for key in (keys.master_key, pending.master_key):
-            for form in forms(base64.b64encode(key).decode()):
+        for secret in (keys.master_key, pending.master_key):
+            for form in forms(base64.b64encode(secret).decode()):
                 assert form not in there_is
         assert code not in there_is
 
 
-async def test_of_two_tabs_that_rotate_one_reencrypts(place: Place) -> None:
-    async with place.device() as context:
-        one, two = [await place.app.open(context, "bob", place.vault) for _ in range(2)]
-        first = await run(one, "await app.unlock(); await app.fill(20); return app.told(app.keys)")
-        await run(two, "await app.unlock()")
-        await run(one, "app.held = app.rotate({held: true})")
-        await until(one, "app.goOn")
-        # The other one holds the old key still: nothing is written under it any more.
-        assert await run(two, "return app.write('note-7', 'lost', 2)") is False
-        await run(two, "app.held = app.rotate()")
-        waits = "(await navigator.locks.query()).pending.length === 1"
-        await until(two, waits)
-        await run(one, "app.goOn()")
-        ended = [await run(page, "return app.held") for page in (one, two)]
-        assert ended[0] == ended[1]
-        assert ended[0]["generation"] > first["generation"]
-        assert [await run(page, "return app.reencrypts") for page in (one, two)] == [1, 0]
-        assert await run(two, "return app.write('note-7', 'text of 7', 2)") is True
-        assert [await run(page, "return app.read()") for page in (one, two)] == [20, 20]
-    rows = await place.daemon.database.audit("bob")
-    assert [row for row in rows if row[0].startswith("rotation")] == [
-        ("rotation_begin", None, 200),
-        ("rotation_end", None, 200),
-    ]
-
-
-async def test_two_tabs_without_web_locks_lose_nothing_either(place: Place) -> None:
-    async with place.device() as context:
-        await context.add_init_script("Object.defineProperty(navigator, 'locks', {value: null})")
-        tabs = [await place.app.open(context, "beth", place.vault) for _ in range(2)]
-        await run(tabs[0], "await app.unlock(); await app.fill(20)")
-        for _ in range(3):
-            ended = await gather(*(run(tab, "return app.rotate()") for tab in tabs))
-            # Where the other one has begun and ended in between, a tab is told so.
-            assert {one.get("error") for one in ended} <= {None, "StaleGeneration"}
-            assert not all("error" in one for one in ended)
-            for tab in tabs:
-                assert not (await run(tab, "return app.unlock()"))["pending"]
-                assert await run(tab, "return app.read()") == 20
-
-
-async def test_a_network_that_is_cut_loses_nothing(place: Place) -> None:
-    async with place.device() as context:
-        page = await place.app.open(context, "carol", place.vault)
-        await run(page, "await app.unlock(); await app.fill(20)")
-        token = remember(place.app.token("carol"))
-        await run(page, "app.offline = app.open({token: () => given[0]})", token)
-        await context.set_offline(offline=True)
-        assert await failure(page, "await app.offline.unlock()") == "Unreachable"
-        # The keys that a page has go on working.
-        assert await run(page, "return app.read()") == 20
-        await context.set_offline(offline=False)
-
-        await run(
-            page, "app.held = app.outcome(() => app.rotate({held: true, vault: app.offline}))"
-        )
-        await until(page, "app.goOn")
-        await context.set_offline(offline=True)
-        assert (await run(page, "app.goOn(); return app.held"))["error"] == "Unreachable"
-        await context.set_offline(offline=False)
-        assert (await run(page, "return app.unlock()"))["pending"]
-        assert await run(page, "return app.read()") == 20
-        assert not (await run(page, "return app.rotate()"))["pending"]
-        assert await run(page, "return app.read()") == 20
-
-
-async def test_each_answer_may_be_lost_once(place: Place) -> None:
-    """The daemon has acted; its answer never comes. Each call is sent again, and holds."""
+async def test_bytes_are_overwritten_before_a_call_returns(place: Place) -> None:
     code = remember(make_code())
-    lost: list[str] = []
-
-    async def lose(route: Route) -> None:
-        one = f"{route.request.method} {route.request.url.rpartition('/')[2]}"
-        one += " off" if "masterKey" in (route.request.post_data or "") else ""
-        if one in lost:
-            await route.continue_()
-            return
-        lost.append(one)
-        await route.fetch()
-        await route.abort()
-
-    async with place.device() as context:
-        page = await place.app.open(context, "dora", place.vault)
-        await context.route(f"{place.vault}/**", lose)
-        await run(page, "await app.unlock(); await app.fill(5)")
-        assert await run(page, "await app.vault.enableZeroKnowledge(given[0])", code) is None
-        assert await run(page, "await app.vault.disableZeroKnowledge(given[0])", code) is None
-        ended = await run(page, "return app.rotate()")
-        assert not ended["pending"]
-        assert await run(page, "return app.read()") == 5
-        # Done, and not known to be: the next look shows it.
-        assert await failure(page, "await app.vault.reset()") == "StaleGeneration"
-        assert (await run(page, "return app.unlock()"))["generation"] > ended["generation"]
-    assert lost == [
-        *("GET key", "POST init", "POST recovery-wrap", "POST zero-knowledge"),
-        *("POST zero-knowledge off", "POST rotation", "DELETE rotation", "POST reset"),
-    ]
+    async with place.tab("otto") as page:
+        await run(page, KEEPS_WHAT_WEB_CRYPTO_GETS)
+        await run(page, "await app.unlock()")
+        await run(page, "await app.vault.enableZeroKnowledge(given[0])", code)
+        await run(page, "await app.vault.setRecoveryCode(given[0], given[0])", code)
+        await run(page, "await app.vault.disableZeroKnowledge(given[0])", code)
+        await run(page, "await app.rotate(); await app.vault.reset()")
+        seen = await run(page, "return app.seen.map((bytes) => [bytes.length, Math.max(...bytes)])")
+    assert len(seen) > 15
+    # What is wrapped is as long as a wrap; all else was a secret of 32 bytes.
+    assert {length for length, _ in seen} == {32}
+    assert {largest for _, largest in seen} == {0}
 
 
-async def test_networks_that_are_slow_broken_or_full_of_lies(place: Place) -> None:
-    port = int(place.vault.rpartition(":")[2])
-    with faulty_proxy(port) as proxy:
-
-        async def drip(route: Route) -> None:
-            proxy.fault = Fault.DRIP
-            await route.continue_()
-
-        address = f"https://127.0.0.1:{proxy.port}"
-        async with place.device() as context:
-            page = await place.app.open(context, "emil", address)
-            await run(
-                page, "app.vault = app.open({timeout: 2000}); app.hasty = app.open({timeout: 200})"
-            )
-            await run(page, "await app.unlock(); await app.fill(20)")
-            for fault in (Fault.RESET, Fault.BLACK_HOLE, Fault.GARBAGE, Fault.ENDLESS):
-                proxy.fault = fault
-                assert await failure(page, "await app.hasty.unlock()") == "Unreachable", fault
-                proxy.fault = Fault.NONE
-                # The connections that the browser keeps are dead: it may need a try to see it.
-                assert not (await run(page, "return app.unlock()"))["pending"]
-            # The answer drips until the daemon has long acted; then the network is well again.
-            await context.route(f"{address}/**/rotation", drip, times=1)
-            before = await place.daemon.database.vault("emil")
-            await run(page, "app.held = app.outcome(() => app.rotate())")
-            async with asyncio.timeout(30):
-                while (await place.daemon.database.vault("emil"))["generation"] == before["generation"]:
-                    await asyncio.sleep(0.05)
-            proxy.fault = Fault.NONE
-            assert not (await run(page, "return app.held"))["pending"]
-            assert await run(page, "return app.read()") == 20
+async def test_what_the_page_shows_runs(place: Place) -> None:
+    async with place.tab("paul") as page:
+        given = "Object.assign(globalThis, {address: app.address, pin: app.store.pin"
+        given += ", token: async () => (await fetch('/token?user=paul')).text()"
+        given += ", reencrypt: () => { app.reencrypts += 1; }})"
+        assert await run(page, f"{given}; await import('/usage.js')") is None
+        assert await run(page, "return app.reencrypts") == 1
 
 
 async def test_a_server_that_the_browser_does_not_trust_gets_no_token(place: Place) -> None:
@@ -401,50 +227,6 @@ async def test_a_server_that_the_browser_does_not_trust_gets_no_token(place: Pla
     finally:
         await context.close()
     assert await place.daemon.database.audit("tess") == []
-
-
-async def test_tokens_that_expire_in_the_middle_of_a_rotation(place: Place) -> None:
-    def expired(user: str) -> str:
-        return place.daemon.issuer.token(user, exp=int(time.time()) - 60)
-
-    async with place.tab("fred") as page, signing_in(place.app) as tokens:
-        await run(page, "await app.unlock(); await app.fill(5)")
-        await run(page, "app.held = app.rotate({held: true})")
-        await until(page, "app.goOn")
-        tokens.append(expired)
-        assert not (await run(page, "app.goOn(); return app.held"))["pending"]
-        assert tokens == []
-
-        await run(page, "app.held = app.outcome(() => app.rotate({held: true})); app.goOn = null")
-        await until(page, "app.goOn")
-        tokens += [expired, expired]
-        outcome = await run(page, "app.goOn(); return app.held")
-        assert (outcome["error"], outcome["code"]) == ("SignInAgain", "UNAUTHORIZED")
-        assert (await run(page, "return app.unlock()"))["pending"]
-        assert not (await run(page, "return app.rotate()"))["pending"]
-        assert await run(page, "return app.read()") == 5
-
-
-async def test_step_up_is_asked_for_and_nothing_is_lost_by_it(place: Place) -> None:
-    def stale(user: str) -> str:
-        return place.daemon.issuer.token(user, auth_time=int(time.time()) - 3600)
-
-    async with place.tab("gina") as page, signing_in(place.app) as tokens:
-        await run(page, "await app.unlock(); await app.fill(5)")
-        for call in ("setRecoveryCode(given[0])", "enableZeroKnowledge(given[0])", "reset()"):
-            tokens += [stale, stale]
-            outcome = await run(page, f"await app.vault.{call}", make_code())
-            assert outcome["error"] == "StepUpRequired", call
-            assert outcome["code"] == "STEP_UP_REQUIRED"
-            assert outcome["requestId"]
-            assert tokens == []
-        await run(page, "app.held = app.outcome(() => app.rotate({held: true}))")
-        await until(page, "app.goOn")
-        tokens.append(stale)
-        assert (await run(page, "app.goOn(); return app.held"))["error"] == "StepUpRequired"
-        assert (await run(page, "return app.unlock()"))["pending"]
-        assert not (await run(page, "return app.rotate()"))["pending"]
-        assert await run(page, "return app.read()") == 5
 
 
 async def test_a_vault_that_goes_back_or_away_is_seen(place: Place) -> None:
@@ -481,61 +263,6 @@ async def test_zero_knowledge_is_undone_where_another_device_was_faster(place: P
         assert await failure(page, enable, make_code()) == "WrongRecoveryCode"
         assert await run(page, "return app.unlock()") == first
         assert not (await run(page, "return app.vault.status()"))["zeroKnowledge"]
-
-
-async def test_a_tab_that_is_killed_in_a_rotation_loses_nothing(place: Place) -> None:
-    """Six kills, or as many as CUSTODY_TEST_KILLS says; 200 take some minutes, so with
-
-    CUSTODY_TEST_KILLS=200 pytest -s -o timeout=3000 -o faulthandler_timeout=0 -m prove -k killed …
-    """
-    kills = int(os.environ.get("CUSTODY_TEST_KILLS", "6"))
-    chance = Random(19)  # noqa: S311 - when to kill is no secret
-    pending = crashed = 0
-    async with place.device() as context:
-        page = await place.app.open(context, "kim", place.vault)
-        first = await run(
-            page, "await app.unlock(); await app.fill(500); return app.told(app.keys)"
-        )
-        took = await run(page, ROTATES_AND_TELLS_HOW_LONG)
-        for number in range(kills):
-            await run(page, "app.held = app.outcome(() => app.rotate())")
-            await asyncio.sleep(chance.random() * took / 1000)
-            if chance.random() < 0.5:
-                crashed += 1
-                await crash_tab(page)
-            await page.close()
-            page = await place.app.open(context, "kim", place.vault)
-            pending += (await run(page, "return app.unlock()"))["pending"]
-            assert await run(page, "return app.read()") == 500, number
-        last = await run(page, "return app.rotate()")
-        assert await run(page, "return app.read()") == 500
-        assert last["generation"] > first["generation"]
-    figures = f"{kills} kills, {crashed} of them crashes, in rotations of {took:.0f} ms"
-    print(f"{figures}: {pending} left one pending, all 500 records opened each time")  # noqa: T201
-    assert pending
-
-
-async def crash_tab(page: Page) -> None:
-    """Crash the process behind a tab."""
-    session = await page.context.new_cdp_session(page)
-    gone = asyncio.Event()
-    page.once("crash", lambda _: gone.set())
-    command = asyncio.ensure_future(session.send("Page.crash"))
-    await asyncio.wait_for(gone.wait(), 20)
-    command.cancel()
-    await asyncio.gather(command, return_exceptions=True)
-
-
-@asynccontextmanager
-async def signing_in(app: App) -> AsyncIterator[list[Callable[[str], str]]]:
-    """Hand out these tokens first, and good ones when none is left."""
-    good = app.token
-    tokens: list[Callable[[str], str]] = []
-    app.token = lambda user: (tokens.pop(0) if tokens else good)(user)
-    try:
-        yield tokens
-    finally:
-        app.token = good
 
 
 async def test_the_vectors_hold_in_a_browser(place: Place) -> None:

@@ -2,7 +2,8 @@
 
 import base64
 import json
-from collections.abc import Iterator, Mapping
+import time
+from collections.abc import Mapping
 from typing import Any
 
 import pytest
@@ -10,7 +11,6 @@ from cryptography.exceptions import InvalidTag
 
 from custody import client
 from custody.client import BadAnswer, CustodyError, Keys, Unreachable, Vault
-from custody.client import vault as driver
 from custody.client.exchange import Request, Response
 from tests import shown
 from tests.servers import ROOT
@@ -50,11 +50,11 @@ class Script:
 
 
 @pytest.fixture(autouse=True)
-def waits(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[float]]:
+def waits(monkeypatch: pytest.MonkeyPatch) -> list[float]:
     """What was waited for, and was not."""
     seconds: list[float] = []
-    monkeypatch.setattr(driver.time, "sleep", seconds.append)
-    yield seconds
+    monkeypatch.setattr(time, "sleep", seconds.append)
+    return seconds
 
 
 def told(keys: Keys) -> dict[str, Any]:

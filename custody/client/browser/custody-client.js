@@ -360,6 +360,7 @@ async function bodyOf(response) {
       throw new BadAnswer();
     }
     body.set(value, size);
+    value.fill(0);
     size += value.length;
   }
 }
