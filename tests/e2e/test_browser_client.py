@@ -40,6 +40,18 @@ EVERYTHING_OF_A_PAGE = """
     const ours = [stored.map(app.sent), stored, app.keys, app.pair];
     return JSON.stringify([page, names, kept, ours]);
 """
+SENDS = """
+    const { status, body, ...headers } = given[0];
+    const sent = [];
+    const fetch = async (address, { headers: named, signal, body: none, ...options }) => {
+      sent.push({ address, headers: named, options });
+      return new Response(body, { status, headers });
+    };
+    const address = "https://vault.example/under/";
+    const vault = app.open({ address, token: () => "a.b", fetch });
+    const { error } = await app.outcome(() => vault.unlock());
+    return sent.map((one) => ({ ...one, error }));
+"""
 # Bytes that were secrets: given to be imported or wrapped, or got by opening a wrap.
 KEEPS_WHAT_WEB_CRYPTO_GETS = """
     const { subtle } = crypto;
@@ -227,6 +239,28 @@ async def test_a_server_that_the_browser_does_not_trust_gets_no_token(place: Pla
     finally:
         await context.close()
     assert await place.daemon.database.audit("tess") == []
+
+
+async def test_it_sends_what_it_must_and_nothing_else(place: Place) -> None:
+    """No cookies, no cache, no referrer, no redirects; a bound on what comes back."""
+    async with place.tab("rosa") as page:
+        (sent,) = await run(page, SENDS, {"status": 200, "body": " " * 65537, "ETag": '"1"'})
+        assert sent["error"] == "BadAnswer"
+        assert sent["address"] == "https://vault.example/under/api/v1/me/encryption-vault/key"
+        assert sent["headers"] == {"Accept": "application/json", "Authorization": "Bearer a.b"}
+        assert sent["options"] == {
+            "method": "GET",
+            "credentials": "omit",
+            "cache": "no-store",
+            "redirect": "error",
+            "referrerPolicy": "no-referrer",
+        }
+        for token in ("a\r\nX: y", "", "a b", "ä", None, 5):
+            program = "await app.open({token: () => given[0]}).unlock()"
+            assert (await failure(page, program, token)).startswith("TypeError: the token"), token
+        for address in ("http://vault.example", "ftp://h", "https://u:p@h", "https://h/?q", "h:1"):
+            program = "app.open({address: given[0]})"
+            assert (await failure(page, program, address)).startswith("TypeError"), address
 
 
 async def test_a_vault_that_goes_back_or_away_is_seen(place: Place) -> None:

@@ -10,7 +10,15 @@ globalThis.setTimeout = (then, milliseconds) => setTimer(then, milliseconds / 20
 
 const user = new URLSearchParams(location.search).get("user");
 const address = new URLSearchParams(location.search).get("vault");
-const store = await openStore(user);
+const opened = await openStore(user);
+const store = {
+  ...opened,
+  async put(record) {
+    const done = await opened.put(record);
+    app.puts += 1;
+    return done;
+  },
+};
 const token = async () => (await fetch(`/token?user=${user}`)).text();
 const open = (options = {}) => new custody.Vault({ address, token, pin: store.pin, ...options });
 
@@ -65,6 +73,7 @@ const app = {
     return app.told(app.keys);
   },
   reencrypts: 0,
+  puts: 0,
   goOn: null,
   async write(id, text, version = 1) {
     const content = new TextEncoder().encode(text);
