@@ -40,6 +40,8 @@ EVERYTHING_OF_A_PAGE = """
     const ours = [stored.map(app.sent), stored, app.keys, app.pair];
     return JSON.stringify([page, names, kept, ours]);
 """
+OK = '{"ok": true}'
+PAIR = json.dumps(dict.fromkeys(("masterKey", "previousMasterKey"), "A" * 43 + "="))
 SENDS = """
     const { status, body, ...headers } = given[0];
     const sent = [];
@@ -244,7 +246,9 @@ async def test_a_server_that_the_browser_does_not_trust_gets_no_token(place: Pla
 async def test_it_sends_what_it_must_and_nothing_else(place: Place) -> None:
     """No cookies, no cache, no referrer, no redirects; a bound on what comes back."""
     async with place.tab("rosa") as page:
-        (sent,) = await run(page, SENDS, {"status": 200, "body": " " * 65537, "ETag": '"1"'})
+        (sent,) = await run(
+            page, SENDS, {"status": 200, "body": " " * (1 << 20) + "x", "ETag": '"1"'}
+        )
         assert sent["error"] == "BadAnswer"
         assert sent["address"] == "https://vault.example/under/api/v1/me/encryption-vault/key"
         assert sent["headers"] == {"Accept": "application/json", "Authorization": "Bearer a.b"}
@@ -263,14 +267,41 @@ async def test_it_sends_what_it_must_and_nothing_else(place: Place) -> None:
             assert (await failure(page, program, address)).startswith("TypeError"), address
 
 
+@pytest.mark.parametrize(
+    ("call", "answers"),
+    [
+        ("rotate(() => {})", [PAIR, "{}"]),
+        ("setRecoveryCode(given[1])", [PAIR, '{"ok": 1}']),
+        ("enableZeroKnowledge(given[1])", [PAIR, OK, OK]),
+        ("enableZeroKnowledge(given[1])", [PAIR, OK, '{"ok": true, "zeroKnowledge": false}']),
+        ("disableZeroKnowledge(given[1])", [PAIR, '{"ok": true, "zeroKnowledge": true}']),
+        ("reset()", [OK]),
+        ("status()", ['{"vaultExists": 1}']),
+        ("audit()", ['{"events": [1], "next": null}']),
+        ("audit()", ['{"events": [], "next": 1}']),
+    ],
+)
+async def test_a_200_of_somebody_in_between_is_no_ok(
+    place: Place, call: str, answers: list[str]
+) -> None:
+    program = f"""
+        const fetch = async () => new Response(given[0].shift(), {{headers: {{ETag: '"1"'}}}});
+        await app.open({{fetch, token: () => "t"}}).{call};
+    """
+    async with place.tab("sven") as page:
+        assert await failure(page, program, answers, make_code()) == "BadAnswer"
+
+
 async def test_a_vault_that_goes_back_or_away_is_seen(place: Place) -> None:
     database = place.daemon.database
     async with place.tab("hugo") as page:
         generation = (await run(page, "return app.unlock()"))["generation"]
         await run(page, "await app.store.pin.save(given[0])", generation + 1)
         await run(page, "await app.store.pin.save(given[0])", generation)
-        for call in ("unlock()", "rotate(() => {})", "setRecoveryCode(given[0])", "reset()"):
+        for call in ("unlock()", "rotate(() => {})", "setRecoveryCode(given[0])"):
             assert await failure(page, f"await app.vault.{call}", make_code()) == "RolledBack", call
+        # Nothing is destroyed but what this device has seen.
+        assert await failure(page, "await app.vault.reset()") == "StaleGeneration"
         await database.execute("DELETE FROM auth.encryption_vaults WHERE user_id = 'hugo'")
         outcome = await run(page, "await app.vault.unlock()")
         assert (outcome["error"], outcome["code"]) == ("Failed", "VAULT_NOT_INITIALISED")

@@ -10,7 +10,7 @@ from hatchling.build import build_wheel
 from custody import client
 from custody.client import CustodyError
 from custody.client.exchange import LONGEST_WAIT, TRIES
-from custody.client.transport import LARGEST_ANSWER, PATH
+from custody.client.transport import PATH
 from tests import shown
 from tests.servers import ROOT
 
@@ -47,7 +47,8 @@ def test_its_errors_are_pythons() -> None:
         if isinstance(value, type) and issubclass(value, CustodyError)
     }
     theirs = set(re.findall(r"(?m)^export class (\w+) extends (?:Custody)?Error", MODULE))
-    assert theirs == pythons
+    # A browser does not say why there was no answer.
+    assert theirs == pythons - {"NotTrusted"}
 
 
 def test_its_bounds_are_pythons() -> None:
@@ -58,7 +59,6 @@ def test_its_bounds_are_pythons() -> None:
 
     assert number("TRIES") == TRIES
     assert number("LONGEST_WAIT") == LONGEST_WAIT
-    assert number("LARGEST_ANSWER") == LARGEST_ANSWER
     assert f'const PATH = "{PATH}";' in MODULE
 
 

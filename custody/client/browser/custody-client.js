@@ -8,7 +8,7 @@
 const PATH = "/api/v1/me/encryption-vault";
 const TRIES = 4;
 const LONGEST_WAIT = 30; // seconds
-const LARGEST_ANSWER = 64 * 1024;
+const LARGEST_ANSWER = 1024 * 1024; // 200 audit rows with user agents as long as they may be
 const KEY_BYTES = 32;
 const WRAP_BYTES = 48;
 const IV_BYTES = 12;
@@ -106,7 +106,7 @@ export class Vault {
     const answer = parsed(await this.#call("GET", "/status"));
     const { vaultExists, hasRecoveryWrap, zeroKnowledge, recoverySetAt } = answer;
     const flags = [vaultExists, hasRecoveryWrap, zeroKnowledge];
-    if (!flags.every((flag) => typeof flag === "boolean") || !isTextOrNull(recoverySetAt)) {
+    if (!flags.every((flag) => typeof flag === "boolean") || !isMomentOrNull(recoverySetAt)) {
       throw new BadAnswer();
     }
     return { vaultExists, hasRecoveryWrap, zeroKnowledge, recoverySetAt };
@@ -154,7 +154,7 @@ export class Vault {
     parseCode(code);
     await this.#withBytes(code, async (key, generation) => {
       await this.#store(key, generation, code);
-      await this.#call("POST", "/zero-knowledge", { body: { enable: true }, generation });
+      await this.#switch({ enable: true }, generation);
       // Another device may have put its wrap between the two calls.
       const answer = await this.#keyed("GET", "/key");
       try {
@@ -191,20 +191,11 @@ export class Vault {
     return locks.request(name, () => this.#rotate(reencrypt, asked));
   }
 
-  /** Give up every key there is, and all that is encrypted under them; return a fresh one. */
+  /** Give up every key and begin again; sent once, and not to a vault that has moved on. */
   async reset() {
-    let generation;
-    try {
-      const before = await this.#keyed("GET", "/key");
-      generation = before.generation;
-      wipe(before);
-    } catch (error) {
-      // Without a vault, or with a wrap that does not open, there is no generation to hold on to.
-      if (!["VAULT_NOT_INITIALISED", "UNWRAP_FAILED"].includes(error?.code)) throw error;
-    }
-    return imported(
-      await this.#keyed("POST", "/reset", { body: { confirm: "destroy" }, generation }),
-    );
+    const generation = (await this.#seen()) ?? undefined;
+    const options = { body: { confirm: "destroy" }, generation, repeatable: false };
+    return imported(await this.#keyed("POST", "/reset", options));
   }
 
   /** `asked`: the keys when this tab began to wait for another one's rotation. */
@@ -217,7 +208,8 @@ export class Vault {
     }
     if (keys.previousMasterKey !== null) {
       await reencrypt(keys);
-      await this.#call("DELETE", "/rotation", { generation: keys.generation });
+      const { generation } = keys;
+      mustSay(await this.#call("DELETE", "/rotation", { generation }), { ok: true });
     }
     return keysOf(keys.masterKey, null, keys.generation);
   }
@@ -242,12 +234,16 @@ export class Vault {
     );
     await mustOpen({ wrapped, iv }, code, key);
     const body = { recoveryWrappedMk: encoded(wrapped), recoveryIv: encoded(iv) };
-    await this.#call("POST", "/recovery-wrap", { body, generation });
+    mustSay(await this.#call("POST", "/recovery-wrap", { body, generation }), { ok: true });
   }
 
   async #giveBack(key, generation) {
-    const body = { enable: false, masterKey: encoded(key) };
-    await this.#call("POST", "/zero-knowledge", { body, generation });
+    await this.#switch({ enable: false, masterKey: encoded(key) }, generation);
+  }
+
+  async #switch(body, generation) {
+    const answer = await this.#call("POST", "/zero-knowledge", { body, generation });
+    mustSay(answer, { ok: true, zeroKnowledge: body.enable });
   }
 
   /** Fetch the live key for what needs its bytes; they are overwritten afterwards. */
@@ -284,8 +280,8 @@ export class Vault {
     return seen;
   }
 
-  /** Send until there is an answer that counts; all our calls are safe to send again. */
-  async #call(method, path, options = {}) {
+  /** Send until there is an answer that counts; `repeatable`: to do it twice is to do it once. */
+  async #call(method, path, { repeatable = true, ...options } = {}) {
     let token = await this.#token();
     let renewed = false;
     for (let tried = 0; ; tried += 1) {
@@ -305,7 +301,7 @@ export class Vault {
       }
       const later = error instanceof Unavailable || error instanceof Unreachable;
       const pause = error?.retryAfter ?? 0.5 * 2 ** tried;
-      if (!later || last || pause > LONGEST_WAIT) throw error;
+      if (!later || !repeatable || last || pause > LONGEST_WAIT) throw error;
       await new Promise((resolve) => setTimeout(resolve, pause * 1000));
     }
   }
@@ -349,20 +345,27 @@ function baseOf(address) {
 }
 
 async function bodyOf(response) {
-  const body = new Uint8Array(LARGEST_ANSWER);
+  const pieces = [];
   let size = 0;
   const reader = response.body?.getReader();
   for (;;) {
     const { done, value } = reader ? await reader.read() : { done: true };
-    if (done) return body.subarray(0, size);
-    if (size + value.length > LARGEST_ANSWER) {
+    if (done) break;
+    size += value.length;
+    if (size > LARGEST_ANSWER) {
       await reader.cancel();
       throw new BadAnswer();
     }
-    body.set(value, size);
-    value.fill(0);
-    size += value.length;
+    pieces.push(value);
   }
+  const body = new Uint8Array(size);
+  let at = 0;
+  for (const piece of pieces) {
+    body.set(piece, at);
+    at += piece.length;
+    piece.fill(0);
+  }
+  return body;
 }
 
 /** Raises what JSON.parse and TextDecoder raise. */
@@ -421,6 +424,18 @@ function keyAnswer(response) {
   return { key, previous: before === null ? null : decoded(before, KEY_BYTES), generation };
 }
 
+/** Somebody in between, say, answers 200 to all. */
+function mustSay(response, members) {
+  const said = parsed(response);
+  for (const [name, value] of Object.entries(members)) {
+    if (said[name] !== value) throw new BadAnswer();
+  }
+}
+
+function isMomentOrNull(value) {
+  return value === null || (isText(value) && /^\d{4}-\d\d-\d\dT[\d:.]+Z$/.test(value));
+}
+
 function isText(value) {
   return typeof value === "string";
 }
@@ -434,7 +449,7 @@ function isEvent(event) {
     typeof event === "object" &&
     event !== null &&
     isText(event.id) &&
-    isTextOrNull(event.at) &&
+    isMomentOrNull(event.at) &&
     isText(event.action) &&
     isTextOrNull(event.context) &&
     Number.isInteger(event.status) &&
