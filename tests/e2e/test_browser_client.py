@@ -22,24 +22,6 @@ from tests.tokens import Issuer
 pytestmark = [pytest.mark.prove, pytest.mark.asyncio(loop_scope="module")]
 BINARY = ("keyIv", "wrappedKey", "iv", "content")
 RECORDS = shown.records()
-READS_ITS_LOG = """
-    const rows = [];
-    let before = null;
-    do {
-      const { events, next } = await app.vault.audit({ limit: 7, before });
-      rows.unshift(...events.reverse());
-      before = next;
-    } while (before !== null);
-    return rows.map(({ action, context, status }) => [action, context, status]);
-"""
-EVERYTHING_OF_A_PAGE = """
-    const stored = await app.store.all();
-    const names = performance.getEntries().map((entry) => entry.name);
-    const page = document.documentElement.outerHTML;
-    const kept = [{ ...localStorage }, { ...sessionStorage }, document.cookie, history.state];
-    const ours = [stored.map(app.sent), stored, app.keys, app.pair];
-    return JSON.stringify([page, names, kept, ours]);
-"""
 OK = '{"ok": true}'
 PAIR = json.dumps(dict.fromkeys(("masterKey", "previousMasterKey"), "A" * 43 + "="))
 SAID_BY_ANYBODY = (
@@ -53,37 +35,6 @@ SAID_BY_ANYBODY = (
     ("audit()", '{"events": [1], "next": null}'),
     ("audit()", '{"events": [], "next": 1}'),
 )
-SENDS = """
-    const { status, body, ...headers } = given[0];
-    const sent = [];
-    const fetch = async (address, { headers: named, signal, body: none, ...options }) => {
-      sent.push({ address, headers: named, options });
-      return new Response(body, { status, headers });
-    };
-    const address = "https://vault.example/under/";
-    const vault = app.open({ address, token: () => "a.b", fetch });
-    const { error } = await app.outcome(() => vault.unlock());
-    return sent.map((one) => ({ ...one, error }));
-"""
-# Bytes that were secrets: given to be imported or wrapped, or got by opening a wrap.
-KEEPS_WHAT_WEB_CRYPTO_GETS = """
-    const { subtle } = crypto;
-    const { importKey, encrypt, decrypt } = subtle;
-    app.seen = [];
-    subtle.importKey = (format, bytes, ...rest) => {
-      app.seen.push(bytes);
-      return importKey.call(subtle, format, bytes, ...rest);
-    };
-    subtle.encrypt = (by, key, bytes) => {
-      app.seen.push(bytes);
-      return encrypt.call(subtle, by, key, bytes);
-    };
-    subtle.decrypt = async (...given) => {
-      const opened = await decrypt.apply(subtle, given);
-      app.seen.push(new Uint8Array(opened));
-      return opened;
-    };
-"""
 
 
 @pytest_asyncio.fixture(scope="module", loop_scope="module")
@@ -183,7 +134,7 @@ async def test_the_whole_life_and_each_client_opens_what_the_other_made(place: P
         assert "Error" in await failure(page, "await app.unlock(); return app.read()")
 
         rows = await place.daemon.database.audit("alice")
-        assert [tuple(row) for row in await run(page, READS_ITS_LOG)] == rows
+        assert [tuple(row) for row in await run(page, "return app.log()")] == rows
         last = await run(page, "app.keys = await app.vault.reset(); return app.told(app.keys)")
         keys = told(await to_thread(there.unlock))
         assert last == {"generation": keys.generation, "pending": False}
@@ -211,7 +162,7 @@ async def test_no_key_is_where_a_script_could_find_it(place: Place) -> None:
             by = {"name": "AES-GCM"}
             assert "Error" in await failure(page, wrap, by)
             assert not await run(page, f"return {key}.extractable")
-        there_is = await run(page, EVERYTHING_OF_A_PAGE)
+        there_is = await run(page, "return app.everything()")
         assert "note-1" in there_is
         for secret in (keys.master_key, pending.master_key):
             for form in forms(base64.b64encode(secret).decode()):
@@ -222,7 +173,7 @@ async def test_no_key_is_where_a_script_could_find_it(place: Place) -> None:
 async def test_bytes_are_overwritten_before_a_call_returns(place: Place) -> None:
     code = remember(make_code())
     async with place.tab("otto") as page:
-        await run(page, KEEPS_WHAT_WEB_CRYPTO_GETS)
+        await run(page, "app.keepSecrets()")
         await run(page, "await app.unlock()")
         await run(page, "await app.vault.enableZeroKnowledge(given[0])", code)
         await run(page, "await app.vault.setRecoveryCode(given[0], given[0])", code)
@@ -258,7 +209,9 @@ async def test_it_sends_what_it_must_and_nothing_else(place: Place) -> None:
     """No cookies, no cache, no referrer, no redirects; a bound on what comes back."""
     async with place.tab("rosa") as page:
         (sent,) = await run(
-            page, SENDS, {"status": 200, "body": " " * (1 << 20) + "x", "ETag": '"1"'}
+            page,
+            "return app.asks(given[0])",
+            {"status": 200, "body": " " * (1 << 20) + "x", "ETag": '"1"'},
         )
         assert sent["error"] == "BadAnswer"
         assert sent["address"] == "https://vault.example/under/api/v1/me/encryption-vault/key"

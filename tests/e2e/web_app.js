@@ -91,5 +91,60 @@ const app = {
     }
     return good;
   },
+  /** Rotate; return the milliseconds. */
+  async timed() {
+    const began = performance.now();
+    await app.rotate();
+    return performance.now() - began;
+  },
+  /** All rows of the user's own log, the oldest first. */
+  async log() {
+    const rows = [];
+    let before = null;
+    do {
+      const { events, next } = await app.vault.audit({ limit: 7, before });
+      rows.unshift(...events.reverse());
+      before = next;
+    } while (before !== null);
+    return rows.map(({ action, context, status }) => [action, context, status]);
+  },
+  /** What a script finds in the page and beside it. */
+  async everything() {
+    const stored = await store.all();
+    const names = performance.getEntries().map((entry) => entry.name);
+    const page = document.documentElement.outerHTML;
+    const kept = [{ ...localStorage }, { ...sessionStorage }, document.cookie, history.state];
+    return JSON.stringify([page, names, kept, stored.map(app.sent), stored, app.keys, app.pair]);
+  },
+  /** From now on keep, in `seen`, bytes that are secrets: imported, wrapped, or got from a wrap. */
+  keepSecrets() {
+    const { subtle } = crypto;
+    const { importKey, encrypt, decrypt } = subtle;
+    app.seen = [];
+    subtle.importKey = (format, secret, ...rest) => {
+      app.seen.push(secret);
+      return importKey.call(subtle, format, secret, ...rest);
+    };
+    subtle.encrypt = (by, key, secret) => {
+      app.seen.push(secret);
+      return encrypt.call(subtle, by, key, secret);
+    };
+    subtle.decrypt = async (...given) => {
+      const secret = await decrypt.apply(subtle, given);
+      app.seen.push(new Uint8Array(secret));
+      return secret;
+    };
+  },
+  /** What `unlock` asks for where it gets this answer, and what comes of it. */
+  async asks({ status, body, ...headers }) {
+    const asked = [];
+    const fetch = async (url, { headers: named, signal, body: none, ...options }) => {
+      asked.push({ address: url, headers: named, options });
+      return new Response(body, { status, headers });
+    };
+    const vault = open({ address: "https://vault.example/under/", token: () => "a.b", fetch });
+    const { error } = await app.outcome(() => vault.unlock());
+    return asked.map((one) => ({ ...one, error }));
+  },
 };
 globalThis.app = app;
