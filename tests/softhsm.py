@@ -1,4 +1,4 @@
-"""Tokens of SoftHSM 2, made by the commands of the how-to; and a module before it that misbehaves."""
+"""Tokens of SoftHSM 2, made as the how-to makes them; and a module before it that misbehaves."""
 
 import os
 import secrets
@@ -75,7 +75,9 @@ class SoftToken:
         """The serial of the token."""
         lines = self.hsm.run("softhsm2-util", "--show-slots").splitlines()
         words = [line.split(":", 1) for line in lines if ":" in line]
-        found = [value.strip() for name, value in words if name.strip() in ("Serial number", "Label")]
+        found = [
+            value.strip() for name, value in words if name.strip() in ("Serial number", "Label")
+        ]
         return dict(zip(found[1::2], found[::2], strict=False))[self.label]
 
 

@@ -10,7 +10,7 @@ from typing import Self, TypeVar
 from kek_backends.base import MASTER_KEY_SIZE, KekBackend, Wrap
 from kek_backends.binding import Binding
 from kek_backends.errors import KekError
-from kek_backends.loader import load
+from kek_backends.loader import load_here
 
 T = TypeVar("T")
 
@@ -41,6 +41,8 @@ class Subject:
     ) -> Self:
         """Return the subject that a KEK URI names, found by its entry point as the daemon does.
 
+        The daemon keeps a backend that is not its own in a thread; here it is as it is.
+
         Args:
             uri: for example ``env:MANA_AUTH_KEK``.
             environ: the variables that the backend may read.
@@ -49,7 +51,7 @@ class Subject:
         """
 
         async def open_() -> KekBackend:
-            return load(uri, environ=environ, development=development)
+            return load_here(uri, environ=environ, development=development)
 
         return cls(open_, secrets)
 

@@ -16,13 +16,17 @@ _MEANINGS: dict[str, tuple[type[KekError], str]] = {
     "Tampered": (Tampered, "the wrap does not open for this binding under this key"),
     "PinIncorrect": (
         WrongPin,
-        "the token refuses the PIN; it is not tried again, which would lock the token: correct the "
-        "file that pin-source names",
+        (
+            "the token refuses the PIN; it is not tried again, which would lock the token: correct "
+            "the file that pin-source names"
+        ),
     ),
     "FinalTry": (
         Misconfigured,
-        "one more wrong PIN would lock the token, so none is tried; log in once by hand with the "
-        "right one",
+        (
+            "one more wrong PIN would lock the token, so none is tried; log in once by hand with "
+            "the right one"
+        ),
     ),
     "PinLocked": (
         Misconfigured,
@@ -45,8 +49,10 @@ _MEANINGS: dict[str, tuple[type[KekError], str]] = {
     ),
     "NotSensitive": (
         Misconfigured,
-        "whoever has the PIN can read the key out (CKA_SENSITIVE is false): make one that is "
-        "sensitive",
+        (
+            "whoever has the PIN can read the key out (CKA_SENSITIVE is false): make one that is "
+            "sensitive"
+        ),
     ),
     "NoId": (Misconfigured, "the key has no id (CKA_ID), by which rows could name it: set one"),
     "NoGcm": (
@@ -56,8 +62,10 @@ _MEANINGS: dict[str, tuple[type[KekError], str]] = {
     "MechanismInvalid": (Misconfigured, "the token does not do AES-GCM with this key"),
     "MechanismParamInvalid": (
         Misconfigured,
-        "the token refuses the parameters of AES-GCM: an IV of 12 bytes, associated data, a tag of "
-        "128 bits",
+        (
+            "the token refuses the parameters of AES-GCM: an IV of 12 bytes, associated data, a tag "
+            "of 128 bits"
+        ),
     ),
     "FunctionNotPermitted": (Misconfigured, "the token does not permit this use of the key"),
 }

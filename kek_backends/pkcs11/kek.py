@@ -161,7 +161,9 @@ class Pkcs11Kek(RemoteKek):
         return Finding(Verdict.OK, f"{use}; kek_id {self.kek_id}")
 
     def _translate(self, error: Exception) -> KekError:
-        return Transient(f"{self._uri.text}: an answer that makes no sense ({type(error).__name__})")
+        return Transient(
+            f"{self._uri.text}: an answer that makes no sense ({type(error).__name__})"
+        )
 
 
 def _parse(uri: KekUri, wrap: Wrap) -> tuple[bytes, bytes]:

@@ -9,7 +9,6 @@ import os
 import subprocess
 import sys
 import threading
-import time
 from collections.abc import Mapping
 from concurrent.futures import Future
 from itertools import count
@@ -22,7 +21,11 @@ from kek_backends.uri import KekUri, looks_like_a_key
 
 _CHILD = "kek_backends.pkcs11.child"
 # Secrets of the daemon's that no module has a use for; those of the env backend are known by form.
-_SECRETS = ("CUSTODY_", "MANA_AUTH_", "VAULT_", "BAO_", "AWS_", "AZURE_", "GOOGLE_")
+_SECRETS = (
+    *("CUSTODY_", "MANA_AUTH_", "VAULT_", "BAO_", "AWS_", "AZURE_", "GOOGLE_", "CREDENTIALS_"),
+    # Of the service manager, for the daemon alone.
+    *("NOTIFY_SOCKET", "LISTEN_", "WATCHDOG_"),
+)
 _END_SECONDS = 1.0
 
 Answer = dict[str, Any]
@@ -119,7 +122,9 @@ class ModuleProcess:
         self._process.poll()
 
     def _gone(self) -> KekError:
-        return Transient(f"{self._uri.text}: the process of the module has ended; it is started again")
+        return Transient(
+            f"{self._uri.text}: the process of the module has ended; it is started again"
+        )
 
 
 def environ_of_module(environ: Mapping[str, str]) -> dict[str, str]:
@@ -135,5 +140,3 @@ def environ_of_module(environ: Mapping[str, str]) -> dict[str, str]:
     }
     # What this process could import, the other one can.
     return {**kept, "PYTHONPATH": os.pathsep.join(filter(None, sys.path))}
-
-

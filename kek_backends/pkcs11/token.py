@@ -1,5 +1,6 @@
 """A token, in the process of its module: logged in, its key found, calls on sessions of a pool."""
 
+import contextlib
 import fcntl
 import hashlib
 import os
@@ -21,7 +22,7 @@ _FINGERPRINT_IV = hashlib.sha256(b"custody pkcs11 fingerprint v1").digest()[:IV_
 _FINGERPRINT_TEXT = b"custody pkcs11 fingerprint v1   "
 
 
-class Refused(Exception):  # noqa: N818 - see errors
+class Refused(Exception):
     """What was found to be wrong here, by a name of ours; see :mod:`kek_backends.pkcs11.errors`."""
 
 
@@ -112,9 +113,7 @@ class Token:
     def _decrypt(self, iv: bytes, made: bytes, aad: bytes) -> bytes:
         parameters = GCMParams(nonce=iv, aad=aad, tag_bits=TAG_BITS)
         with self._session() as (_, key):
-            return bytes(
-                key.decrypt(made, mechanism=Mechanism.AES_GCM, mechanism_param=parameters)
-            )
+            return bytes(key.decrypt(made, mechanism=Mechanism.AES_GCM, mechanism_param=parameters))
 
     @contextmanager
     def _session(self) -> Iterator[Any]:
@@ -182,8 +181,8 @@ def _opened(module: str, slot: Any, token: Any, pin: str) -> list[Any]:
         if TokenFlag.USER_PIN_FINAL_TRY in flags:
             raise Refused("FinalTry")
         sessions = [token.open(user_pin=pin)]
-    try:
-        sessions += [token.open() for _ in range(SESSIONS - 1)]
-    except pkcs11.SessionCount:
-        pass  # the token has no more: calls wait for those there are
+    # A token that has no more: calls wait for those there are.
+    with contextlib.suppress(pkcs11.SessionCount):
+        for _ in range(SESSIONS - 1):
+            sessions.append(token.open())  # noqa: PERF401 - those before one that fails count
     return sessions

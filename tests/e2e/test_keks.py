@@ -132,7 +132,7 @@ async def refusals(daemon: Daemon) -> dict[str, float]:
 async def test_chain_from_one_backend_to_the_next(
     database: Database, issuer: Issuer, tmp_path: Path, bao: Bao, moto: Moto
 ) -> None:
-    """env → vault → aws-kms → pkcs11 → systemd, by settings and restarts: every key stays readable."""
+    """env → vault → aws-kms → pkcs11 → systemd by settings and restarts: all stay readable."""
     names = ("env", "vault", "aws-kms", "pkcs11", "systemd")
     chain = [make_place(name, tmp_path, bao, moto) for name in names]
     keys: dict[str, str] = {}

@@ -36,7 +36,15 @@ def known_backends() -> Iterator[None]:
 def patient_calls() -> Iterator[None]:
     """A call may take long, on a busy machine: for tests that are not about time."""
     with pytest.MonkeyPatch.context() as patch:
-        remote = (calls, aws_kms, aws_sdk, transit_http, transit_tokens, transit_state, pkcs11_opened)
+        remote = (
+            calls,
+            aws_kms,
+            aws_sdk,
+            transit_http,
+            transit_tokens,
+            transit_state,
+            pkcs11_opened,
+        )
         for module in remote:
             patch.setattr(module, "ATTEMPT_SECONDS", 20.0)
         patch.setattr(aws_sdk, "_CONNECT_SECONDS", 20.0)

@@ -12,6 +12,7 @@ import pytest
 from kek_backends import loader
 from kek_backends.env import EnvKek
 from kek_backends.errors import Misconfigured
+from kek_backends.foreign import ForeignKek
 from kek_backends.loader import ENTRY_POINT_GROUP, load, load_keyring
 from tests.kek.fakes import FakeKms
 from tests.kek.kit import refusal
@@ -62,7 +63,9 @@ def test_an_id_does_not_pass_for_one_of_another_backend(install: Install) -> Non
 async def test_anyone_can_add_one(install: Install) -> None:
     install("fake", "tests.kek.fakes:FakeKms")
     backend = load("fake:one?id=f-1", environ={}, development=False)
-    assert isinstance(backend, FakeKms)
+    # Ours are used as they are.
+    assert isinstance(backend, ForeignKek)
+    assert isinstance(backend._kek, FakeKms)
     assert (backend.kek_id, backend.uri.text) == ("f-1", "fake:one?id=f-1")
 
 

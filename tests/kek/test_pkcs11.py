@@ -44,7 +44,7 @@ async def opened(
     token: SoftToken, label: str = "custody", odd: OddModule | None = None, more: str = ""
 ) -> AsyncIterator[Pkcs11Kek]:
     environ = token.hsm.environ | ({} if odd is None else odd.environ)
-    uri = token.uri(label, odd and odd.path) + more
+    uri = token.uri(label, None if odd is None else odd.path) + more
     kek = load(uri, environ=environ, development=False)
     assert isinstance(kek, Pkcs11Kek)
     try:

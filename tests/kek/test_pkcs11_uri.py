@@ -123,9 +123,7 @@ def test_a_pin_in_the_uri_is_refused_and_not_shown(text: str) -> None:
         (None, 0o400, "does not exist"),
     ],
 )
-def test_the_file_of_the_pin(
-    tmp_path: Path, content: bytes | None, mode: int, says: str
-) -> None:
+def test_the_file_of_the_pin(tmp_path: Path, content: bytes | None, mode: int, says: str) -> None:
     file = tmp_path / "pin"
     if content is not None:
         file.write_bytes(content)
