@@ -79,7 +79,7 @@ async def good(sentence: str, work: Awaitable[T]) -> T:
     """Return what a call returns that must succeed."""
     try:
         return await work
-    except Exception as error:
+    except (Exception, SystemExit, GeneratorExit) as error:
         raise AssertionError(f"{sentence}, but: {type(error).__name__}: {error}") from error
 
 
@@ -91,7 +91,7 @@ async def refused(
         await work
     except kinds as error:
         return error
-    except Exception as error:
+    except (Exception, SystemExit, GeneratorExit) as error:
         named = kinds if isinstance(kinds, tuple) else (kinds,)
         wanted = " or ".join(kind.__name__ for kind in named)
         raise AssertionError(

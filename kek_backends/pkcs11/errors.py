@@ -63,8 +63,8 @@ _MEANINGS: dict[str, tuple[type[KekError], str]] = {
     "MechanismParamInvalid": (
         Misconfigured,
         (
-            "the token refuses the parameters of AES-GCM: an IV of 12 bytes, associated data, a tag "
-            "of 128 bits"
+            "the token refuses the parameters of AES-GCM: an IV of 12 bytes, associated data, a "
+            "tag of 128 bits"
         ),
     ),
     "FunctionNotPermitted": (Misconfigured, "the token does not permit this use of the key"),

@@ -25,7 +25,7 @@ class Polite(Good):
     @classmethod
     def from_uri(cls, uri: KekUri, *, environ: Mapping[str, str], development: bool) -> Self:
         _meet("from_uri")
-        return cls(uri=uri, kek_id=cls.stamp, key=cls.key(), development=False)
+        return cls(uri=uri, kek_id=uri.kek_id or cls.stamp, key=cls.key(), development=False)
 
     def holds(self, kek_id: str) -> bool:
         _meet("holds")
