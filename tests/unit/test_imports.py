@@ -191,7 +191,8 @@ def test_every_folder_of_a_kms_has_an_entry_point() -> None:
 
 def test_a_host_without_the_sdks_boots() -> None:
     code = (
-        "import sys; sys.modules.update(dict.fromkeys(('hvac', 'requests', 'boto3', 'botocore', 'pkcs11')))\n"
+        "import sys; sdks = 'hvac', 'requests', 'boto3', 'botocore', 'pkcs11'\n"
+        "sys.modules.update(dict.fromkeys(sdks))\n"
         "import custody.cli, custody.app\n"
         "from kek_backends.loader import load\n"
         "load('env:KEY', environ={}, development=True)\n"
