@@ -169,7 +169,7 @@ class OwnLoop:
             except BaseException as error:  # noqa: BLE001 - of a task that is the backend's own
                 kind = type(error).__name__
                 log.error("stray_error", what=self._name, error=kind)  # noqa: TRY400 - no text
-        with contextlib.suppress(Exception):
+        with contextlib.suppress(Exception, SystemExit, KeyboardInterrupt):
             for task in asyncio.all_tasks(self._loop):
                 task.cancel()
             self._loop.run_until_complete(asyncio.sleep(0))

@@ -12,6 +12,7 @@ import select
 import signal
 import sys
 import threading
+import time
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any, BinaryIO
 
@@ -23,7 +24,7 @@ from kek_backends.pkcs11.token import SESSIONS, Refused, Token
 _PR_SET_DUMPABLE = 4
 _MCL_CURRENT, _MCL_FUTURE, _MCL_ONFAULT = 1, 2, 4
 # A module that never gives the interpreter back could not even be told that its daemon is gone.
-_HUNG_SECONDS = 20
+_HUNG_SECONDS = 20.0
 
 
 class Server:
@@ -44,9 +45,13 @@ class Server:
     def serve(self) -> None:
         """Answer until nobody asks any more."""
         threads = ThreadPoolExecutor(SESSIONS)
+        armed = -_HUNG_SECONDS
         while True:
-            # By a timer of C's, which needs no interpreter.
-            faulthandler.dump_traceback_later(_HUNG_SECONDS, exit=True)
+            now = time.monotonic()
+            if now - armed >= _HUNG_SECONDS / 4:
+                # By a timer of C's, which needs no interpreter.
+                faulthandler.dump_traceback_later(_HUNG_SECONDS, exit=True)
+                armed = now
             if not select.select([self._requests], [], [], _HUNG_SECONDS / 4)[0]:
                 continue
             request = frames.read(self._requests)

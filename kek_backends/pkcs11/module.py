@@ -12,6 +12,7 @@ import threading
 from collections.abc import Mapping
 from concurrent.futures import Future
 from itertools import count
+from pathlib import Path
 from typing import Any, cast
 
 from kek_backends.errors import KekError, Transient
@@ -119,12 +120,18 @@ class ModuleProcess:
         for waiting in list(self._waiting.values()):
             with contextlib.suppress(Exception):  # it has its answer already
                 waiting.set_exception(self._gone())
-        self._process.poll()
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            self._process.wait(_END_SECONDS)
 
     def _gone(self) -> KekError:
         return Transient(
             f"{self._uri.text}: the process of the module has ended; it is started again"
         )
+
+
+def _is_secret(value: str) -> bool:
+    # A path may look like base64, too.
+    return looks_like_a_key(value) and not (value.startswith("/") and Path(value).exists())
 
 
 def environ_of_module(environ: Mapping[str, str]) -> dict[str, str]:
@@ -136,7 +143,7 @@ def environ_of_module(environ: Mapping[str, str]) -> dict[str, str]:
     kept = {
         name: value
         for name, value in environ.items()
-        if not name.startswith(_SECRETS) and not looks_like_a_key(value)
+        if not name.startswith(_SECRETS) and not _is_secret(value)
     }
     # What this process could import, the other one can.
     return {**kept, "PYTHONPATH": os.pathsep.join(filter(None, sys.path))}

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from kek_backends.base import Wrap
-from kek_backends.errors import KekError, KeyMissing, Misconfigured, Tampered
+from kek_backends.errors import KeyMissing, Misconfigured, Tampered
 from kek_backends.findings import Verdict
 from kek_backends.loader import load
 from kek_backends.pkcs11.kek import Pkcs11Kek
@@ -99,6 +99,27 @@ async def test_before_the_key_was_seen_records_say_what_is_held(token: SoftToken
         assert not kek.holds("pkcs11:other/02")
 
 
+def end_process(kek: Pkcs11Kek) -> None:
+    assert kek._token._process is not None
+    kek._token._process.end()
+
+
+@pytest.mark.prove
+async def test_a_label_that_moves_to_another_key(token: SoftToken) -> None:
+    """What is asked of one life of the process is never answered by the key of another."""
+    token.make_key("moves", "11")
+    async with opened(token, "moves") as kek:
+        before = await kek.wrap(of("alice"), KEY)
+        token.tool("--delete-object", "--type", "secrkey", "--id", "11")
+        token.make_key("moves", "12")
+        end_process(kek)
+        wrap = await kek.wrap(of("alice"), KEY)
+        assert wrap.kek_id == kek.kek_id == f"pkcs11:{token.serial}/12"
+        assert await kek.unwrap(of("alice"), wrap) == KEY
+        assert not kek.holds(before.kek_id)
+        assert isinstance(await failure(kek.unwrap(of("alice"), before)), KeyMissing)
+
+
 @pytest.mark.prove
 async def test_a_key_made_again_has_another_fingerprint(token: SoftToken) -> None:
     token.make_key("again", "0c")
@@ -108,9 +129,7 @@ async def test_a_key_made_again_has_another_fingerprint(token: SoftToken) -> Non
         token.delete_key("0c")
         token.make_key("again", "0c")
         # In the process of before the old handle may still do; in a new one nothing does.
-        kek._token._process.end()  # type: ignore[union-attr]
-        error = await failure(kek.unwrap(of("alice"), wrap))
-        assert isinstance(error, KekError)
+        end_process(kek)
         await kek.refresh()
         assert kek.kek_id == wrap.kek_id
         assert kek.fingerprint(wrap.kek_id) not in (first, None)

@@ -7,7 +7,7 @@ import pytest
 from kek_backends.errors import Misconfigured
 from kek_backends.pkcs11.address import Address
 from kek_backends.pkcs11.module import environ_of_module
-from kek_backends.uri import KekUri, Mode
+from kek_backends.uri import KekUri, Mode, looks_like_a_key
 from tests.kek.kit import refusal
 
 PLACE = "module-path=/lib/m.so&pin-source=file:/etc/pin"
@@ -141,6 +141,9 @@ def test_a_module_that_is_not_there(tmp_path: Path) -> None:
 
 
 def test_the_module_sees_none_of_the_daemons_secrets() -> None:
+    # It looks like base64 of 32 bytes.
+    store = "/proc/self/" + "/" * 28 + "task"
+    assert looks_like_a_key(store)
     environ = {
         "SOFTHSM2_CONF": "/etc/softhsm2.conf",
         "CUSTODY_DATABASE_URL": "postgresql://u:p@h/d",
@@ -148,6 +151,8 @@ def test_the_module_sees_none_of_the_daemons_secrets() -> None:
         "VAULT_TOKEN": "x",
         "ANY_KEK": "A" * 43 + "=",
         "HOME": "/root",
+        "NOTIFY_SOCKET": "@x",
+        "STORE": str(store),
     }
     kept = environ_of_module(environ)
-    assert kept.keys() == {"SOFTHSM2_CONF", "HOME", "PYTHONPATH"}
+    assert kept.keys() == {"SOFTHSM2_CONF", "HOME", "PYTHONPATH", "STORE"}
