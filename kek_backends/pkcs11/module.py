@@ -65,7 +65,7 @@ class ModuleProcess:
         return not self._ended
 
     def ask(self, doing: str, seconds: float, **fields: object) -> Answer:
-        """Ask for one thing; whatever but a tampered wrap goes wrong ends the process.
+        """Ask for one thing.
 
         Args:
             doing: what is asked, as the process knows it.
@@ -73,7 +73,8 @@ class ModuleProcess:
             fields: what it needs.
 
         Raises:
-            KekError: of the type that says whether and when to try again.
+            KekError: of the type that says whether and when to try again. After all but Tampered the
+                process is to be ended: what it holds may be no more.
         """
         number, answered = next(self._numbers), Future[Answer]()
         self._waiting[number] = answered
@@ -82,13 +83,11 @@ class ModuleProcess:
                 frames.write(self._pipe_in, {"do": doing, "number": number, **fields})
             answer = answered.result(seconds)
         except TimeoutError:
-            self.end()
             raise Transient(
                 f"{self._uri.text}: {doing}: no answer of the module in {seconds:g} s; its process "
                 "is started again"
             ) from None
         except (OSError, ValueError):  # ValueError: the pipe is closed
-            self.end()
             raise self._gone() from None
         finally:
             self._waiting.pop(number, None)

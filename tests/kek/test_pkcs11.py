@@ -64,6 +64,7 @@ async def test_conformance(name: str, token: SoftToken) -> None:
     await check(Subject.named(uri, environ=token.hsm.environ, secrets=[remember(token.pin)]))
 
 
+@pytest.mark.prove
 async def test_rows_name_the_serial_and_the_id(token: SoftToken) -> None:
     token.make_key("named", "0a0b")
     async with opened(token, "named") as kek:

@@ -134,6 +134,7 @@ async def test_a_module_that_hangs_at_login_is_given_up(
     await eventually(back, 5.0)
 
 
+@pytest.mark.prove
 async def test_a_module_that_crashes_takes_its_process_alone(
     kek: Pkcs11Kek, odd: OddModule
 ) -> None:
