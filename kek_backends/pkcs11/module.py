@@ -73,8 +73,8 @@ class ModuleProcess:
             fields: what it needs.
 
         Raises:
-            KekError: of the type that says whether and when to try again. After all but Tampered the
-                process is to be ended: what it holds may be no more.
+            KekError: of the type that says whether and when to try again. After all but Tampered
+                the process is to be ended: what it holds may be no more.
         """
         number, answered = next(self._numbers), Future[Answer]()
         self._waiting[number] = answered
