@@ -117,7 +117,11 @@ async def test_kms_that_is_down_at_boot_comes_up_later(
         ("vault:transit/key", {"VAULT_TOKEN": "t"}, "VAULT_ADDR must be set"),
         ("aws-kms:not a key", {}, "alias (alias/NAME)"),
         ("aws-kms:alias/key", {}, "AWS_REGION"),
-        ("gcp-kms:key", {}, "no backend is named 'gcp-kms'; known: aws-kms, env, pkcs11, systemd, vault"),
+        (
+            "gcp-kms:key",
+            {},
+            "no backend is named 'gcp-kms'; known: aws-kms, env, pkcs11, systemd, vault",
+        ),
     ],
 )
 async def test_bad_configuration_stops_the_boot_with_one_line(

@@ -3,6 +3,8 @@
 import asyncio
 import os
 import signal
+import sys
+from asyncio.subprocess import DEVNULL, PIPE
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -236,3 +238,24 @@ async def test_signals_of_the_group_are_for_the_daemon(kek: Pkcs11Kek) -> None:
     await kek.close()
     await kek.close()
     assert "closed" in str(await failure(kek.unwrap(of("alice"), wrap)))
+
+
+@pytest.mark.prove
+async def test_a_process_that_cannot_be_told_ends_by_itself(tmp_path: Path) -> None:
+    """Code that never gives the interpreter back does not see the end of the pipe."""
+    code = (
+        "import os, sys\n"
+        "from kek_backends.pkcs11 import child\n"
+        "child._HUNG_SECONDS = 1.0\n"
+        "def spin(*_):\n"
+        "    import ctypes\n"
+        "    ctypes.PyDLL(None).pause()\n"
+        "child.frames.read = spin\n"
+        "child.main()\n"
+    )
+    process = await asyncio.create_subprocess_exec(
+        sys.executable, "-c", code, stdin=PIPE, stdout=PIPE, stderr=DEVNULL
+    )
+    assert process.stdin is not None
+    process.stdin.write(b"x")
+    assert await asyncio.wait_for(process.wait(), 30.0) == 1
