@@ -21,9 +21,8 @@ _MEANINGS: dict[int, tuple[type[KekError], str]] = {
     403: (
         Denied,
         (
-            "refused: grant the role Key Vault Crypto Service Encryption User (of a Managed HSM: "
-            "Managed HSM Crypto Service Encryption User and Managed HSM Crypto User) on the key, "
-            "and see that the firewall lets this host in"
+            "refused: grant the role Key Vault Crypto Service Encryption User (on a Managed HSM: "
+            "Managed HSM Crypto User) on the key, and see that the firewall lets this host in"
         ),
     ),
     404: (KeyMissing, "there is no such key, or it was deleted: recover it"),

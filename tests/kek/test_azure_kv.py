@@ -2,12 +2,15 @@
 
 import base64
 import time
-from collections.abc import AsyncIterator, Callable, Iterator
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from contextlib import AsyncExitStack
+from functools import partial
 from pathlib import Path
 
 import pytest
 
+from kek_backends import calls, rest
+from kek_backends.azure import credentials
 from kek_backends.azure.kek import AzureKek
 from kek_backends.binding import Binding
 from kek_backends.checks import wraps
@@ -23,6 +26,7 @@ from kek_backends.errors import (
 )
 from kek_backends.testing import CHECKS, Check, Subject
 from kek_backends.uri import KekUri
+from tests.http_servers import Asked
 from tests.kek.azure_stub import AzureStub, Fault, Key, azure_stub, refuse
 from tests.leaks import remember
 from tests.proofs import some
@@ -199,6 +203,35 @@ async def test_a_server_that_is_not_trusted(stub: AzureStub, tmp_path: Path) -> 
             await kek.refresh()
     finally:
         await kek.close()
+
+
+def hang(asked: Asked) -> None:
+    asked.server.closing.wait(5)
+
+
+@pytest.mark.parametrize("operation", ["get", "token", "wrapkey", "unwrapkey"])
+async def test_a_server_that_says_nothing(
+    tmp_path: Path, operation: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for module in (calls, rest, credentials):
+        monkeypatch.setattr(module, "ATTEMPT_SECONDS", 0.3)
+    monkeypatch.setattr(calls, "CALL_SECONDS", 0.8)
+    with azure_stub(tmp_path) as stub:
+        uri = KekUri.parse(f"{stub.make_key().uri}?mode=envelope")
+        kek = AzureKek.from_uri(uri, environ=stub.environ, development=False)
+        try:
+            asks: Callable[[], Awaitable[object]] = kek.refresh
+            if operation.endswith("key"):
+                wrap = await kek.wrap(DATA_KEY, KEY)
+                unwraps = operation == "unwrapkey"
+                asks = partial(kek.unwrap, DATA_KEY, wrap)
+                asks = asks if unwraps else partial(kek.wrap, DATA_KEY, KEY)
+            stub.faults[operation] = hang
+            with pytest.raises(Transient):
+                await asks()
+        finally:
+            stub.closing.set()
+            await kek.close()
 
 
 async def test_a_secret_that_is_refused(stub: AzureStub, open_kek: Open) -> None:
