@@ -1,4 +1,4 @@
-"""The four places where a KEK can live, each with a real server where it has one."""
+"""The places where a KEK can live, each with a real server where it has one."""
 
 import base64
 import secrets
@@ -14,9 +14,11 @@ from tests.leaks import remember
 from tests.moto_server import Moto
 from tests.sealed_rows import share_data_key, take_data_key
 from tests.servers import Daemon, Database, daemon_here
+from tests.softhsm import soft_hsm
 from tests.tokens import Issuer
 
 BACKENDS = ("env", "systemd", "vault", "aws-kms")
+PLACES = (*BACKENDS, "pkcs11")
 
 
 @dataclass(frozen=True)
@@ -40,8 +42,8 @@ def make_place(
     """Make a fresh KEK.
 
     Args:
-        backend: one of BACKENDS.
-        folder: for a credential.
+        backend: one of PLACES.
+        folder: for a credential, or a token of SoftHSM.
         bao: keeps transit keys.
         moto: keeps keys of AWS KMS.
     """
@@ -54,6 +56,11 @@ def make_place(
         (folder / name).write_bytes(base64.b64decode(key))
         (folder / name).chmod(0o400)
         return Place(f"systemd:{name}", f"systemd-{name}", {"CREDENTIALS_DIRECTORY": str(folder)})
+    if backend == "pkcs11":
+        (folder / name).mkdir()
+        token = soft_hsm(folder / name).make_token()
+        token.make_key(name, "0a")
+        return Place(token.uri(name), f"pkcs11:{token.serial}/0a", token.hsm.environ)
     if backend == "vault" and bao:
         bao.make_key(name)
         return Place(f"vault:transit/{name}", f"vault:transit/{name}:v1", bao.environ(name))

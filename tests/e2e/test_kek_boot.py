@@ -17,6 +17,7 @@ from tests.kek.kms_stub import kms_stub
 from tests.leaks import remember
 from tests.moto_server import Moto
 from tests.servers import Database, daemon_beside, daemon_here, settings_for
+from tests.softhsm import odd_module, soft_hsm
 from tests.tokens import Issuer
 
 RETIRE = "SELECT auth.custody_retire_kek($1)"
@@ -347,3 +348,18 @@ async def test_two_keys_under_one_kek_id_refuse_the_boot(
         uri = f"{other.uri.partition('?')[0]}?id=aws-kms:{key.arn}"
         line = await refusal(database, issuer, tmp_path, kms, Place(uri, "", other.environ))
         assert "an id may not begin with aws-kms:" in line
+
+
+@pytest.mark.prove
+async def test_a_wrong_pin_ends_the_boot_after_one_try(
+    database: Database, issuer: Issuer, tmp_path: Path
+) -> None:
+    (tmp_path / "hsm").mkdir()
+    token = soft_hsm(tmp_path / "hsm").make_token()
+    token.make_key("custody")
+    token.write_pin(remember("a-pin-that-is-wrong"))
+    with odd_module(tmp_path) as odd:
+        place = Place(token.uri(module_path=odd.path), "", token.hsm.environ | odd.environ)
+        line = await refusal(database, issuer, tmp_path, place)
+        assert f"KEK {place.uri}: open: the token refuses the PIN" in line
+        assert odd.logins == 1

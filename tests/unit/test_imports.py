@@ -191,11 +191,12 @@ def test_every_folder_of_a_kms_has_an_entry_point() -> None:
 
 def test_a_host_without_the_sdks_boots() -> None:
     code = (
-        "import sys; sys.modules.update(dict.fromkeys(('hvac', 'requests', 'boto3', 'botocore')))\n"
+        "import sys; sdks = 'hvac', 'requests', 'boto3', 'botocore', 'pkcs11'\n"
+        "sys.modules.update(dict.fromkeys(sdks))\n"
         "import custody.cli, custody.app\n"
         "from kek_backends.loader import load\n"
         "load('env:KEY', environ={}, development=True)\n"
-        "for name in ('vault:transit/key', 'aws-kms:alias/key'):\n"
+        "for name in ('vault:transit/key', 'aws-kms:alias/key', 'pkcs11:token=a;object=b'):\n"
         "    try: load(name, environ={}, development=False)\n"
         "    except Exception as error: print(error)\n"
     )
@@ -211,6 +212,7 @@ def test_a_host_without_the_sdks_boots() -> None:
     cure = f"in the sources of {DISTRIBUTION} run: pip install"
     assert f"hvac can't be imported; {cure} '.[vault]'" in run.stdout
     assert f"botocore.session can't be imported; {cure} '.[aws]'" in run.stdout
+    assert f"the module pkcs11 can't be imported; {cure} '.[pkcs11]'" in run.stdout
 
 
 def test_the_table_of_rooms_is_the_tree() -> None:
