@@ -13,6 +13,7 @@ from tests.bao_server import Bao, least_policy
 from tests.client import Client, client_session
 from tests.e2e.keks import BACKENDS, PLACES, Place, make_place, overrides
 from tests.e2e.life import live
+from tests.kek.clouds import Clouds
 from tests.keks import kek_of
 from tests.moto_server import Moto
 from tests.proofs import some
@@ -33,8 +34,10 @@ REGISTRY = "SELECT kek_id, backend, locator, state FROM auth.encryption_keks ORD
 
 
 @pytest.fixture(params=PLACES)
-def place(request: pytest.FixtureRequest, tmp_path: Path, bao: Bao, moto: Moto) -> Place:
-    return make_place(request.param, tmp_path, bao, moto)
+def place(
+    request: pytest.FixtureRequest, tmp_path: Path, bao: Bao, moto: Moto, clouds: Clouds
+) -> Place:
+    return make_place(request.param, tmp_path, bao, moto, clouds)
 
 
 # With a key in a variable it is lived in test_life.
@@ -130,11 +133,11 @@ async def refusals(daemon: Daemon) -> dict[str, float]:
 
 @pytest.mark.prove
 async def test_chain_from_one_backend_to_the_next(
-    database: Database, issuer: Issuer, tmp_path: Path, bao: Bao, moto: Moto
+    database: Database, issuer: Issuer, tmp_path: Path, bao: Bao, moto: Moto, clouds: Clouds
 ) -> None:
-    """env → vault → aws-kms → pkcs11 → systemd by settings and restarts: all stay readable."""
-    names = ("env", "vault", "aws-kms", "pkcs11", "systemd")
-    chain = [make_place(name, tmp_path, bao, moto) for name in names]
+    """From each to the next by settings and restarts: all stay readable."""
+    names = ("env", "vault", "aws-kms", "pkcs11", "gcp-kms", "azure-kv", "systemd")
+    chain = [make_place(name, tmp_path, bao, moto, clouds) for name in names]
     keys: dict[str, str] = {}
     written: dict[str, str] = {}
     async with client_session() as session:
@@ -156,7 +159,7 @@ async def test_chain_from_one_backend_to_the_next(
             assert await stamps(database) == written
     registered = await database.fetch(REGISTRY)
     assert [row["kek_id"] for row in registered] == [place.stamp for place in chain]
-    assert [row["state"] for row in registered] == ["decrypt-only"] * 4 + ["active"]
+    assert [row["state"] for row in registered] == ["decrypt-only"] * 6 + ["active"]
 
 
 async def read_all(daemon: Daemon, keys: dict[str, str], written: dict[str, str]) -> None:

@@ -196,7 +196,8 @@ def test_a_host_without_the_sdks_boots() -> None:
         "import custody.cli, custody.app\n"
         "from kek_backends.loader import load\n"
         "load('env:KEY', environ={}, development=True)\n"
-        "for name in ('vault:transit/key', 'aws-kms:alias/key', 'pkcs11:token=a;object=b'):\n"
+        "for name in ('vault:transit/key', 'aws-kms:alias/key', 'pkcs11:token=a;object=b',\n"
+        "             'gcp-kms:projects/p', 'azure-kv:https://v/keys/k'):\n"
         "    try: load(name, environ={}, development=False)\n"
         "    except Exception as error: print(error)\n"
     )
@@ -213,6 +214,8 @@ def test_a_host_without_the_sdks_boots() -> None:
     assert f"hvac can't be imported; {cure} '.[vault]'" in run.stdout
     assert f"botocore.session can't be imported; {cure} '.[aws]'" in run.stdout
     assert f"the module pkcs11 can't be imported; {cure} '.[pkcs11]'" in run.stdout
+    assert f"requests can't be imported; {cure} '.[gcp]'" in run.stdout
+    assert f"requests can't be imported; {cure} '.[azure]'" in run.stdout
 
 
 def test_the_table_of_rooms_is_the_tree() -> None:
