@@ -19,6 +19,8 @@ from tests.softhsm import soft_hsm
 from tests.tokens import Issuer
 
 BACKENDS = ("env", "systemd", "vault", "aws-kms")
+# An RSA key, which wraps data keys alone.
+RSA = "azure-kv, RSA"
 PLACES = (*BACKENDS, "pkcs11", "gcp-kms", "azure-kv")
 
 
@@ -47,7 +49,7 @@ def make_place(
     """Make a fresh KEK.
 
     Args:
-        backend: one of PLACES.
+        backend: one of PLACES, or RSA.
         folder: for credentials, or a token of SoftHSM.
         bao: keeps transit keys.
         moto: keeps keys of AWS KMS.
@@ -67,21 +69,23 @@ def make_place(
         token = soft_hsm(folder / name).make_token()
         token.make_key(name, "0a")
         return Place(token.uri(name), f"pkcs11:{token.serial}/0a", token.hsm.environ)
-    if backend == "gcp-kms":
-        assert clouds is not None
-        key = clouds.gcp.make_key(name)
-        stamp = f"gcp-kms:{key.version(1)}"
-        return Place(f"gcp-kms:{key.name}", stamp, clouds.gcp.environ(folder))
-    if backend == "azure-kv":
-        assert clouds is not None
-        held = clouds.azure.make_key(name, "oct-HSM")
-        return Place(held.uri, f"{held.uri}/{held.current}", clouds.azure.environ)
+    if clouds and backend in {"gcp-kms", "azure-kv", RSA}:
+        return _place_in(clouds, backend, name, folder)
     if backend == "vault" and bao:
         bao.make_key(name)
         return Place(f"vault:transit/{name}", f"vault:transit/{name}:v1", bao.environ(name))
     assert moto is not None
     arn = moto.make_key(f"alias/{name}")
     return Place(f"aws-kms:alias/{name}", f"aws-kms:{arn}", moto.environ)
+
+
+def _place_in(clouds: Clouds, backend: str, name: str, folder: Path) -> Place:
+    if backend == "gcp-kms":
+        key = clouds.gcp.make_key(name)
+        environ = clouds.gcp.environ(folder)
+        return Place(f"gcp-kms:{key.name}", f"gcp-kms:{key.version(1)}", environ)
+    held = clouds.azure.make_key(name, "RSA-HSM" if backend == RSA else "oct-HSM")
+    return Place(held.uri, f"{held.uri}/{held.current}", clouds.azure.environ)
 
 
 def enveloped(place: Place) -> Place:

@@ -21,7 +21,7 @@ from tests.client import Client, becomes, client_session
 from tests.db.command import Command, custody
 from tests.db.connecting import engine_of
 from tests.e2e.hangup import configured
-from tests.e2e.keks import PLACES, Place, enveloped, make_place, overrides, read_keys
+from tests.e2e.keks import PLACES, RSA, Place, enveloped, make_place, overrides, read_keys
 from tests.e2e.life import live
 from tests.eventually import eventually
 from tests.http.wire import assert_problem
@@ -81,7 +81,7 @@ async def run(
     "backend",
     [
         "vault",
-        *(pytest.param(one, marks=pytest.mark.prove) for one in PLACES if one != "vault"),
+        *(pytest.param(one, marks=pytest.mark.prove) for one in (*PLACES, RSA) if one != "vault"),
     ],
 )
 async def test_the_whole_life_of_a_vault(

@@ -2,9 +2,10 @@
 
 import base64
 import re
+from collections.abc import Callable
 from itertools import product
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeAlias
 
 import pytest
 
@@ -30,14 +31,19 @@ COPY = (
     " WHERE user_id = $1"
 )
 REFUSED = re.compile(r'custody_tampered_rows_total\{reason="([^"]*)"\} (.*)')
+Make: TypeAlias = Callable[[str], Place]
+
 REGISTRY = "SELECT kek_id, backend, locator, state FROM auth.encryption_keks ORDER BY recorded_at"
 
 
+@pytest.fixture
+def make(tmp_path: Path, bao: Bao, moto: Moto, clouds: Clouds) -> Make:
+    return lambda backend: make_place(backend, tmp_path, bao, moto, clouds)
+
+
 @pytest.fixture(params=PLACES)
-def place(
-    request: pytest.FixtureRequest, tmp_path: Path, bao: Bao, moto: Moto, clouds: Clouds
-) -> Place:
-    return make_place(request.param, tmp_path, bao, moto, clouds)
+def place(request: pytest.FixtureRequest, make: Make) -> Place:
+    return make(request.param)
 
 
 # With a key in a variable it is lived in test_life.
@@ -133,11 +139,11 @@ async def refusals(daemon: Daemon) -> dict[str, float]:
 
 @pytest.mark.prove
 async def test_chain_from_one_backend_to_the_next(
-    database: Database, issuer: Issuer, tmp_path: Path, bao: Bao, moto: Moto, clouds: Clouds
+    database: Database, issuer: Issuer, tmp_path: Path, make: Make
 ) -> None:
     """From each to the next by settings and restarts: all stay readable."""
     names = ("env", "vault", "aws-kms", "pkcs11", "gcp-kms", "azure-kv", "systemd")
-    chain = [make_place(name, tmp_path, bao, moto, clouds) for name in names]
+    chain = [make(name) for name in names]
     keys: dict[str, str] = {}
     written: dict[str, str] = {}
     async with client_session() as session:
