@@ -2,9 +2,10 @@
 
 import base64
 import re
+from collections.abc import Callable
 from itertools import product
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeAlias
 
 import pytest
 
@@ -13,6 +14,7 @@ from tests.bao_server import Bao, least_policy
 from tests.client import Client, client_session
 from tests.e2e.keks import BACKENDS, PLACES, Place, make_place, overrides
 from tests.e2e.life import live
+from tests.kek.clouds import Clouds
 from tests.keks import kek_of
 from tests.moto_server import Moto
 from tests.proofs import some
@@ -29,12 +31,19 @@ COPY = (
     " WHERE user_id = $1"
 )
 REFUSED = re.compile(r'custody_tampered_rows_total\{reason="([^"]*)"\} (.*)')
+Make: TypeAlias = Callable[[str], Place]
+
 REGISTRY = "SELECT kek_id, backend, locator, state FROM auth.encryption_keks ORDER BY recorded_at"
 
 
+@pytest.fixture
+def make(tmp_path: Path, bao: Bao, moto: Moto, clouds: Clouds) -> Make:
+    return lambda backend: make_place(backend, tmp_path, bao, moto, clouds)
+
+
 @pytest.fixture(params=PLACES)
-def place(request: pytest.FixtureRequest, tmp_path: Path, bao: Bao, moto: Moto) -> Place:
-    return make_place(request.param, tmp_path, bao, moto)
+def place(request: pytest.FixtureRequest, make: Make) -> Place:
+    return make(request.param)
 
 
 # With a key in a variable it is lived in test_life.
@@ -130,11 +139,11 @@ async def refusals(daemon: Daemon) -> dict[str, float]:
 
 @pytest.mark.prove
 async def test_chain_from_one_backend_to_the_next(
-    database: Database, issuer: Issuer, tmp_path: Path, bao: Bao, moto: Moto
+    database: Database, issuer: Issuer, tmp_path: Path, make: Make
 ) -> None:
-    """env → vault → aws-kms → pkcs11 → systemd by settings and restarts: all stay readable."""
-    names = ("env", "vault", "aws-kms", "pkcs11", "systemd")
-    chain = [make_place(name, tmp_path, bao, moto) for name in names]
+    """From each to the next by settings and restarts: all stay readable."""
+    names = ("env", "vault", "aws-kms", "pkcs11", "gcp-kms", "azure-kv", "systemd")
+    chain = [make(name) for name in names]
     keys: dict[str, str] = {}
     written: dict[str, str] = {}
     async with client_session() as session:
@@ -156,7 +165,7 @@ async def test_chain_from_one_backend_to_the_next(
             assert await stamps(database) == written
     registered = await database.fetch(REGISTRY)
     assert [row["kek_id"] for row in registered] == [place.stamp for place in chain]
-    assert [row["state"] for row in registered] == ["decrypt-only"] * 4 + ["active"]
+    assert [row["state"] for row in registered] == ["decrypt-only"] * 6 + ["active"]
 
 
 async def read_all(daemon: Daemon, keys: dict[str, str], written: dict[str, str]) -> None:

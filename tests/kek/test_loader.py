@@ -136,7 +136,13 @@ def test_sdk_that_is_missing_names_the_sources_and_their_extra(
 def test_ours_with_an_sdk_name_their_extra() -> None:
     found = importlib.metadata.entry_points(group=ENTRY_POINT_GROUP)
     extras = {point.name: point.extras for point in found if point.dist and point.extras}
-    assert extras == {"vault": ["vault"], "aws-kms": ["aws"], "pkcs11": ["pkcs11"]}
+    assert extras == {
+        "vault": ["vault"],
+        "aws-kms": ["aws"],
+        "azure-kv": ["azure"],
+        "gcp-kms": ["gcp"],
+        "pkcs11": ["pkcs11"],
+    }
 
 
 def test_keyring_in_order() -> None:
