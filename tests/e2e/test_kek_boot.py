@@ -117,10 +117,12 @@ async def test_kms_that_is_down_at_boot_comes_up_later(
         ("vault:transit/key", {"VAULT_TOKEN": "t"}, "VAULT_ADDR must be set"),
         ("aws-kms:not a key", {}, "alias (alias/NAME)"),
         ("aws-kms:alias/key", {}, "AWS_REGION"),
+        ("gcp-kms:key", {}, "is not the name of a key"),
+        ("azure-kv:key", {}, "is not the identifier of a key"),
         (
-            "gcp-kms:key",
+            "kms:key",
             {},
-            "no backend is named 'gcp-kms'; known: aws-kms, env, pkcs11, systemd, vault",
+            "no backend is named 'kms'; known: aws-kms, azure-kv, env, gcp-kms, pkcs11, systemd,",
         ),
     ],
 )
