@@ -17,6 +17,7 @@ from tests.tokens import Issuer
 AGE = "UPDATE auth.encryption_vaults SET rotated_at = now() - interval '40 days' WHERE user_id = $1"
 
 
+@pytest.mark.prove
 async def test_the_operator_sees_them(database: Database, issuer: Issuer, tmp_path: Path) -> None:
     async with client_session() as session:
         async with daemon_here(database, issuer, tmp_path) as daemon:
@@ -33,9 +34,11 @@ async def test_the_operator_sees_them(database: Database, issuer: Issuer, tmp_pa
             await Client(daemon, session, "dora").init()
             await database.execute(AGE, "dora")
             await database.execute(AGE, "bob")
-        async with daemon_here(database, issuer, tmp_path) as daemon:
-            async with session.get(f"{daemon.admin}/metrics") as answer:
-                shown = await answer.text()
+        async with (
+            daemon_here(database, issuer, tmp_path) as daemon,
+            session.get(f"{daemon.admin}/metrics") as answer,
+        ):
+            shown = await answer.text()
         assert "custody_pending_rotations 2.0" in shown
         name = "custody_oldest_pending_rotation_timestamp_seconds "
         since = float(shown.partition(f"\n{name}")[2].split()[0])
@@ -56,8 +59,7 @@ async def test_the_operator_sees_them(database: Database, issuer: Issuer, tmp_pa
 
 @pytest.mark.parametrize("role", ["custody_rewrap", "custody_verify"])
 async def test_no_other_role_counts_them(database: Database, role: str) -> None:
-    async with database.connect() as superuser:
-        async with superuser.transaction():
-            await superuser.execute(f"SET LOCAL ROLE {role}")
-            with pytest.raises(asyncpg.InsufficientPrivilegeError):
-                await superuser.fetch("SELECT auth.custody_count_pending()")
+    async with database.connect() as superuser, superuser.transaction():
+        await superuser.execute(f"SET LOCAL ROLE {role}")
+        with pytest.raises(asyncpg.InsufficientPrivilegeError):
+            await superuser.fetch("SELECT auth.custody_count_pending()")
