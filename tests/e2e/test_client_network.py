@@ -5,7 +5,7 @@ import os
 import ssl
 import time
 from asyncio import to_thread
-from collections.abc import Iterator
+from collections.abc import AsyncIterator, Iterator
 from itertools import chain, repeat
 from pathlib import Path
 from random import Random
@@ -47,6 +47,13 @@ def _no_rest(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def origin(daemon: Daemon) -> str:
     return daemon.base.removesuffix(BASE_PATH)
+
+
+@pytest.fixture
+async def daemon(database: Database, issuer: Issuer, tmp_path: Path) -> AsyncIterator[Daemon]:
+    """A daemon in this process: one beside it takes longer to start."""
+    async with daemon_here(database, issuer, tmp_path, RESET="on") as running:
+        yield running
 
 
 @pytest.fixture
@@ -199,6 +206,7 @@ FAULTS = {
 }
 
 
+@pytest.mark.prove
 async def test_a_network_that_fails_in_mid_rotation(
     daemon: Daemon, proxy: FaultyProxy, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -227,6 +235,7 @@ async def test_a_network_that_fails_in_mid_rotation(
         assert keys.generation >= first.generation + number
 
 
+@pytest.mark.prove
 async def test_a_network_that_is_slow_is_waited_for(daemon: Daemon, proxy: FaultyProxy) -> None:
     def token() -> str:
         return remember(daemon.issuer.token("cleo"))
@@ -336,6 +345,7 @@ def text(key: bytes, name: str, sealed: bytes) -> bytes:
     return AESGCM(key).decrypt(sealed[:12], sealed[12:], name.encode())
 
 
+@pytest.mark.prove
 async def test_devices_that_rotate_at_once_lose_nothing(daemon: Daemon) -> None:
     store, chance = Store(), Random(19)  # noqa: S311 - who is first is no secret
 
