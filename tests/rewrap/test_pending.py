@@ -143,10 +143,10 @@ async def test_runs_over_pending_rows_are_killed(database: Database, deep: bool)
     words = ("rewrap", "run", *(["--deep"] if deep else []), "--batch", "5", "--rate", "80")
     ended = 0
     for number in range(4):
-        done = (await stamps(database))[NEW_STAMP]
+        stored = (await stamps(database))[NEW_STAMP]
         worker = Command(environ_of(database), *words)
         if number != 2:  # at work; this one may still begin
-            await has_stored(database, done)
+            await has_stored(database, stored)
         await asyncio.sleep(dice.uniform(0, 0.3))
         if number % 2:
             ended += await database.value(END_BACKENDS)

@@ -17,7 +17,7 @@ _DAY_SECONDS = 86_400
 # As the alerts CustodyRewrapOverdue, CustodyDrillOverdue and CustodyAuditUnsealed have them.
 _RUN_DAYS, _DRILL_DAYS, _SEAL_SECONDS = 2, 8, 300
 # How long a user's client may reasonably be away, and to what the database counts.
-_PENDING_DAYS, _PENDING_COUNTED = 30, 10_000
+_PENDING_DAYS, _PENDING_COUNTED = 30, 1_000
 # As the owner, whom row-level security shows it while it asks for it.
 WHO_ROTATES = (
     """psql "$CUSTODY_OWNER_DATABASE_URL" -c "SET custody.scans_kek_ids = 'on'" """

@@ -13,7 +13,7 @@ class Rotations:
     def __init__(self, registry: CollectorRegistry) -> None:
         self._pending = Gauge(
             "custody_pending_rotations",
-            "Rotations of users' master keys that are pending, counted to 10,001",
+            "Rotations of users' master keys that are pending, counted to 1,001",
             registry=registry,
             multiprocess_mode="livemostrecent",
         )
