@@ -168,9 +168,10 @@ class Storm:
     sent: int = 0
     rows: Counter[tuple[str, int]] = field(default_factory=Counter)
     keys: dict[int, str] = field(default_factory=dict)
-    # How often a rotation was ended, one way or another, and how often it had been when one of
-    # this generation was begun.
+    # How often an end of a rotation was asked for, how many of these have no answer yet, and how
+    # often it had been when one of this generation was last seen pending with none on its way.
     ends: int = 0
+    ending: int = 0
     begun: dict[int, int] = field(default_factory=dict)
     problems: list[str] = field(default_factory=list)
 
@@ -184,8 +185,10 @@ async def take_part(storm: Storm, client: Client) -> None:
         acts = ACTS if key is None else ACTS | ACTS_WITH_A_KEY
         act = storm.random.choices(list(acts), list(acts.values()))[0]
         if_match = tag if storm.random.random() < 0.5 else None
-        storm.ends += act in {"end_rotation", "reset"}
-        ends = storm.ends
+        ends = None if storm.ending else storm.ends
+        is_end = act in {"end_rotation", "reset"}
+        storm.ends += is_end
+        storm.ending += is_end
         if act == "set_recovery":
             # Always sent with its tag: it is of that generation's key. With it no interleaving may
             # leave a recovery wrap of another key than the live one.
@@ -193,6 +196,7 @@ async def take_part(storm: Storm, client: Client) -> None:
             answer = await client.set_recovery(*sealed, tag)
         else:
             answer = await states.act(client, act, key, if_match)
+        storm.ending -= is_end
         if (answer.status, answer.code) not in ALLOWED[act]:
             storm.problems.append(f"{act}: {answer.status} {answer.code}")
         failed = act == "key" and answer.status != 200
@@ -205,6 +209,9 @@ async def take_part(storm: Storm, client: Client) -> None:
             # One generation is one key, whoever asks and whichever way the key came.
             if storm.keys.setdefault(generation, key) != key:
                 storm.problems.append(f"generation {generation} has two keys")
+            # A rotation that is pending gives way to no other.
+            if storm.begun.get(generation - 1) == storm.ends:
+                storm.problems.append(f"generation {generation} took the place of a pending one")
             previous = blob.get("previousMasterKey")
             if previous is None:
                 # Live until somebody has said that it may go.
@@ -212,8 +219,8 @@ async def take_part(storm: Storm, client: Client) -> None:
                     storm.problems.append(f"generation {generation} lost the key before")
             elif storm.keys.setdefault(generation - 1, previous) != previous:
                 storm.problems.append(f"generation {generation} has a wrong key before")
-            else:
-                storm.begun.setdefault(generation, ends)
+            elif ends is not None:
+                storm.begun[generation] = max(ends, storm.begun.get(generation, 0))
 
 
 async def test_storm(pair: tuple[Daemon, Daemon]) -> None:

@@ -77,8 +77,9 @@ async def test_a_client_that_is_killed_loses_nothing(
                 stdout=PIPE,
             )
             assert child.stdout is not None
-            await child.stdout.readline()
-            await sleep(chance.random() * 0.2)
+            # At some record of this rotation or of the one after it, or between the two.
+            await child.stdout.readexactly(chance.randint(1, 2 * rotating_client.RECORDS))
+            await sleep(chance.random() * 0.01)
             child.kill()
             await child.wait()
             keys = await to_thread(device.unlock)
