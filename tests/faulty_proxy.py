@@ -25,6 +25,7 @@ class Fault(Enum):
     REFUSE = auto()  # nobody listens, and what was open is closed
     RESET = auto()  # each connection is reset when it sends something
     BLACK_HOLE = auto()  # half-open: connections are taken and kept, nothing comes through
+    SWALLOW = auto()  # what is asked comes through, and of the answer nothing
     DRIP = auto()  # answers come a byte at a time, and never end in time
     ENDLESS = auto()  # the answer's body never ends, as fast as it can
     GARBAGE = auto()  # an answer that is no JSON, with status 200
@@ -106,6 +107,8 @@ class FaultyProxy:
             await self._passes.wait()
             if asker is not None and self._fault in _INSTEAD:
                 await self._answer(asker, *_INSTEAD[self._fault])
+            if asker is None and self._fault is Fault.SWALLOW:
+                break
             drips = asker is None and self._fault is Fault.DRIP
             for piece in (bytes([byte]) for byte in said) if drips else [said]:
                 writer.write(piece)

@@ -3,12 +3,14 @@
 docs/how-to/python-client.md shows its use.
 """
 
+from custody.client.answers import AuditEvent, AuditPage, Status
 from custody.client.errors import (
     BadAnswer,
     Conflict,
     CustodyError,
     Failed,
     MalformedRecoveryCode,
+    NotTrusted,
     RecoveryCodeNeeded,
     RolledBack,
     SignInAgain,
@@ -24,6 +26,8 @@ from custody.client.vault import AsyncVault, Keys, Pin, Vault
 
 __all__ = [
     "AsyncVault",
+    "AuditEvent",
+    "AuditPage",
     "BadAnswer",
     "Conflict",
     "CustodyError",
@@ -31,11 +35,13 @@ __all__ = [
     "HttpTransport",
     "Keys",
     "MalformedRecoveryCode",
+    "NotTrusted",
     "Pin",
     "RecoveryCodeNeeded",
     "RolledBack",
     "SignInAgain",
     "StaleGeneration",
+    "Status",
     "StepUpRequired",
     "Transport",
     "Unavailable",

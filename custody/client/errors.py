@@ -35,6 +35,10 @@ class Unreachable(CustodyError):
     """No answer came. Whether the daemon did it is not known."""
 
 
+class NotTrusted(CustodyError):
+    """The server's certificate does not verify; nothing was sent. Is ``tls=`` to be given?"""
+
+
 class Conflict(CustodyError):
     """The vault's state does not allow it; ``code`` says which state."""
 

@@ -8,6 +8,7 @@ from typing import Any, Final, TypeAlias, TypeVar
 from custody.client import errors
 
 TRIES: Final = 4
+FIRST_PAUSE: Final = 0.5
 LONGEST_WAIT: Final = 30.0
 _OK, _UNAUTHORIZED, _CONFLICT, _STALE = 200, 401, 409, 412
 _LATER: Final = (429, 503)
@@ -66,7 +67,7 @@ def call(request: Callable[[str], Request], token: Callable[[], Any]) -> Steps[R
     sent = request((yield Ask(token)))
     renewed = False
     for left in reversed(range(TRIES)):
-        pause = 0.5 * 2 ** (TRIES - 1 - left)
+        pause = FIRST_PAUSE * 2 ** (TRIES - 1 - left)
         try:
             response: Response = yield sent
         except errors.Unreachable:

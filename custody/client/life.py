@@ -7,8 +7,10 @@ import re
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any, Final, Protocol
+from urllib.parse import urlencode
 
 from custody.client import recovery
+from custody.client.answers import AuditPage, Status, page_of, require_ok, status_of
 from custody.client.errors import (
     BadAnswer,
     Failed,
@@ -60,6 +62,15 @@ class Life:
         self._token = token
         self._pin = pin
 
+    def status(self) -> Steps[Status]:
+        """Return what there is, without a key."""
+        return status_of((yield from self._call("GET", "/status")))
+
+    def audit(self, limit: int, before: str | None) -> Steps[AuditPage]:
+        """Return a page of what was done with the vault."""
+        query = {"limit": limit} | ({} if before is None else {"before": before})
+        return page_of((yield from self._call("GET", f"/audit?{urlencode(query)}")))
+
     def unlock(self, code: str | None = None) -> Steps[Keys]:
         """Return the keys; a user without a vault gets one."""
         try:
@@ -80,13 +91,14 @@ class Life:
         """Store a wrap of the key that the code was seen to open."""
         wrapped, iv = recovery.wrap(keys.master_key, code)
         body = {"recoveryWrappedMk": _text(wrapped), "recoveryIv": _text(iv)}
-        yield from self._call("POST", "/recovery-wrap", body, tag=_tag(keys.generation))
+        require_ok(
+            (yield from self._call("POST", "/recovery-wrap", body, tag=_tag(keys.generation)))
+        )
 
     def enable_zero_knowledge(self, keys: Keys, code: str) -> Steps[None]:
         """Turn it on with the code that the user typed; undone if the daemon's wrap is another."""
         yield from self.set_recovery_code(keys, code)
-        tag = _tag(keys.generation)
-        yield from self._call("POST", "/zero-knowledge", {"enable": True}, tag=tag)
+        yield from self._switch(keys, {"enable": True})
         # Another device may have put its wrap between the two calls.
         answer = yield from self._keyed("GET", "/key")
         try:
@@ -100,8 +112,11 @@ class Life:
 
     def disable_zero_knowledge(self, keys: Keys) -> Steps[None]:
         """Give the key back to the daemon."""
-        body = {"enable": False, "masterKey": _text(keys.master_key)}
-        yield from self._call("POST", "/zero-knowledge", body, tag=_tag(keys.generation))
+        yield from self._switch(keys, {"enable": False, "masterKey": _text(keys.master_key)})
+
+    def _switch(self, keys: Keys, body: dict[str, Any]) -> Steps[None]:
+        answer = yield from self._call("POST", "/zero-knowledge", body, tag=_tag(keys.generation))
+        require_ok(answer, zeroKnowledge=body["enable"])
 
     def rotate(self, reencrypt: Callable[[Keys], Any]) -> Steps[Keys]:
         """Rotate, or go on with a rotation that is pending; the old key goes last."""
@@ -110,8 +125,22 @@ class Life:
             keys = yield from self._begin(keys)
         if keys.previous_master_key is not None:
             yield Ask(reencrypt, (keys,))
-            yield from self._call("DELETE", "/rotation", tag=_tag(keys.generation))
+            require_ok((yield from self._call("DELETE", "/rotation", tag=_tag(keys.generation))))
         return Keys(keys.master_key, None, keys.generation)
+
+    def reset(self) -> Steps[Keys]:
+        """Give up every key and begin again; sent once, and not to a vault that has moved on."""
+        seen = yield Ask(self._pin.load)
+        answer = yield from self._keyed(
+            "POST",
+            "/reset",
+            {"confirm": "destroy"},
+            tag=None if seen is None else _tag(seen),
+            repeatable=False,
+        )
+        if isinstance(answer, Keys):
+            return answer
+        raise BadAnswer
 
     def _begin(self, before: Keys) -> Steps[Keys]:
         try:
@@ -126,8 +155,16 @@ class Life:
             return answer
         raise BadAnswer
 
-    def _keyed(self, method: str, path: str, *, tag: str | None = None) -> Steps[Keys | _Blob]:
-        response = yield from self._call(method, path, tag=tag)
+    def _keyed(
+        self,
+        method: str,
+        path: str,
+        body: Any = None,
+        *,
+        tag: str | None = None,
+        repeatable: bool = True,
+    ) -> Steps[Keys | _Blob]:
+        response = yield from self._call(method, path, body, tag=tag, repeatable=repeatable)
         answer = _keys(response)
         seen = yield Ask(self._pin.load)
         if seen is not None and answer.generation < seen:
@@ -137,14 +174,20 @@ class Life:
         return answer
 
     def _call(
-        self, method: str, path: str, body: Any = None, *, tag: str | None = None
+        self,
+        method: str,
+        path: str,
+        body: Any = None,
+        *,
+        tag: str | None = None,
+        repeatable: bool = True,
     ) -> Steps[Response]:
         data = None if body is None else json.dumps(body).encode()
-        return (
-            yield from call(
-                lambda token: Request(method, path, data, if_match=tag, token=token), self._token
-            )
-        )
+
+        def request(token: str) -> Request:
+            return Request(method, path, data, if_match=tag, token=token, repeatable=repeatable)
+
+        return (yield from call(request, self._token))
 
 
 def _keys(response: Response) -> Keys | _Blob:

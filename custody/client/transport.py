@@ -2,16 +2,20 @@
 
 import http.client
 import ipaddress
+import socket
 import ssl
-import time
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from typing import Final, Protocol
 from urllib.parse import urlsplit
 
-from custody.client.errors import BadAnswer, Unreachable
+from custody.client.errors import BadAnswer, NotTrusted, Unreachable
 from custody.client.exchange import Request, Response
 
 PATH: Final = "/api/v1/me/encryption-vault"
-LARGEST_ANSWER: Final = 64 * 1024
+# 200 audit rows with user agents as long as they may be.
+LARGEST_ANSWER: Final = 1024 * 1024
 
 
 class Transport(Protocol):
@@ -22,6 +26,7 @@ class Transport(Protocol):
 
         Raises:
             Unreachable: none came in time.
+            NotTrusted: it is not the daemon that answers, or its authority is not trusted.
             BadAnswer: it is too large, or no HTTP.
         """
 
@@ -58,18 +63,22 @@ class HttpTransport:
             headers["Content-Type"] = "application/json"
         if request.if_match is not None:
             headers["If-Match"] = request.if_match
-        end = time.monotonic() + self._timeout
+        path = self._prefix + request.path
         try:
-            connection.request(request.method, self._prefix + request.path, request.body, headers)
-            answer = connection.getresponse()
-            body = _read(answer, end)
+            with _cut_after(self._timeout, connection):
+                connection.request(request.method, path, request.body, headers)
+                # Closed by itself: until then it holds the connection's socket open.
+                with connection.getresponse() as answer:
+                    body = _read(answer)
             names = {name.lower(): value for name, value in answer.getheaders()}
             return Response(answer.status, names, body)
+        except ssl.SSLCertVerificationError:
+            raise NotTrusted from None
+        except OSError:
+            raise Unreachable from None
         except ValueError:
             # http.client would quote the header.
             raise ValueError("the token is no value of a header") from None
-        except OSError:
-            raise Unreachable from None
         except http.client.HTTPException:
             raise Unreachable from None
         finally:
@@ -77,20 +86,51 @@ class HttpTransport:
 
     def _connection(self) -> http.client.HTTPConnection:
         if self._secure:
-            return http.client.HTTPSConnection(
-                self._host, self._port, timeout=self._timeout, context=self._tls
-            )
+            return _TlsConnection(self._host, self._port, self._timeout, self._tls)
         return http.client.HTTPConnection(self._host, self._port, timeout=self._timeout)
 
 
-def _read(answer: http.client.HTTPResponse, end: float) -> bytes:
+class _TlsConnection(http.client.HTTPSConnection):
+    """Its socket can be reached while the handshake goes on, to be cut."""
+
+    def __init__(self, host: str, port: int | None, seconds: float, tls: ssl.SSLContext) -> None:
+        super().__init__(host, port, timeout=seconds, context=tls)
+        self._tls = tls
+
+    def connect(self) -> None:
+        """Connect, then shake hands."""
+        http.client.HTTPConnection.connect(self)
+        tls = self._tls.wrap_socket(
+            self.sock, server_hostname=self.host, do_handshake_on_connect=False
+        )
+        self.sock = tls
+        tls.do_handshake()
+
+
+@contextmanager
+def _cut_after(seconds: float, connection: http.client.HTTPConnection) -> Iterator[None]:
+    """End a connection that is still in use then: its own timeout begins anew with each byte."""
+
+    def cut() -> None:
+        with suppress(OSError, AttributeError):  # there is none, or none any more
+            # Not TLS's own: that would wait for the other side.
+            socket.socket.shutdown(connection.sock, socket.SHUT_RDWR)
+
+    timer = threading.Timer(seconds, cut)
+    timer.daemon = True
+    timer.start()
+    try:
+        yield
+    finally:
+        timer.cancel()
+
+
+def _read(answer: http.client.HTTPResponse) -> bytes:
     body = b""
     while piece := answer.read1(LARGEST_ANSWER):
         body += piece
         if len(body) > LARGEST_ANSWER:
             raise BadAnswer
-        if time.monotonic() > end:
-            raise Unreachable
     if answer.length:
         raise Unreachable
     return body

@@ -6,12 +6,13 @@ import time
 from collections.abc import Callable
 from typing import Any, TypeVar
 
+from custody.client.answers import AuditEvent, AuditPage, Status
 from custody.client.errors import CustodyError
 from custody.client.exchange import Request, Steps, Wait
 from custody.client.life import Keys, Life, Pin
 from custody.client.transport import Transport
 
-__all__ = ["AsyncVault", "Keys", "Pin", "Vault"]
+__all__ = ["AsyncVault", "AuditEvent", "AuditPage", "Keys", "Pin", "Status", "Vault"]
 T = TypeVar("T")
 
 
@@ -27,6 +28,14 @@ class Vault:
     def __init__(self, transport: Transport, token: Callable[[], str], pin: Pin) -> None:
         self._transport = transport
         self._life = Life(token, pin)
+
+    def status(self) -> Status:
+        """Return what there is; it needs no key, and leaves no audit row."""
+        return self._run(self._life.status())
+
+    def audit(self, limit: int = 50, before: str | None = None) -> AuditPage:
+        """Return what was done with the vault, newest first; ``before``: a page's ``next``."""
+        return self._run(self._life.audit(limit, before))
 
     def unlock(self, code: str | None = None) -> Keys:
         """Return the keys; in zero-knowledge mode the user's code opens them."""
@@ -47,6 +56,10 @@ class Vault:
     def rotate(self, reencrypt: Callable[[Keys], None]) -> Keys:
         """Rotate, or finish a rotation; returns once ``reencrypt`` did and the old key is gone."""
         return self._run(self._life.rotate(reencrypt))
+
+    def reset(self) -> Keys:
+        """Give up every key there was, and begin again: all that is encrypted is lost."""
+        return self._run(self._life.reset())
 
     def _run(self, steps: Steps[T]) -> T:
         step: Any = None
@@ -75,6 +88,14 @@ class AsyncVault:
         self._transport = transport
         self._life = Life(token, pin)
 
+    async def status(self) -> Status:
+        """Return what there is; it needs no key, and leaves no audit row."""
+        return await self._run(self._life.status())
+
+    async def audit(self, limit: int = 50, before: str | None = None) -> AuditPage:
+        """Return what was done with the vault, newest first; ``before``: a page's ``next``."""
+        return await self._run(self._life.audit(limit, before))
+
     async def unlock(self, code: str | None = None) -> Keys:
         """Return the keys; in zero-knowledge mode the user's code opens them."""
         return await self._run(self._life.unlock(code))
@@ -94,6 +115,10 @@ class AsyncVault:
     async def rotate(self, reencrypt: Callable[[Keys], Any]) -> Keys:
         """Rotate, or finish a rotation; returns once ``reencrypt`` did and the old key is gone."""
         return await self._run(self._life.rotate(reencrypt))
+
+    async def reset(self) -> Keys:
+        """Give up every key there was, and begin again: all that is encrypted is lost."""
+        return await self._run(self._life.reset())
 
     async def _run(self, steps: Steps[T]) -> T:
         step: Any = None

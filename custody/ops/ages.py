@@ -1,4 +1,4 @@
-"""What grows old by itself: the active KEK, the oldest wrap, the last run."""
+"""What grows old by itself: the active KEK, the oldest wrap, the last run, pending rotations."""
 
 import contextlib
 
@@ -42,7 +42,9 @@ class Ages:
         with contextlib.suppress(DatabaseError):
             async with acquire(self._engine) as connection:
                 (row,) = await connection.fetch(query("read_ages"), active, in_rows)
+                (pending,) = await connection.fetch(query("count_pending"))
             self._metrics.keks.show_ages(row["kek_activated"] or 0.0, row["oldest_used"] or 0.0)
             self._metrics.rewrap.show_success(row["run_done"] or 0.0)
             # Of runs by a timer, too: the worker shows the rest where there is one.
             self._metrics.rewrap.show_set_aside(row["run_failed"] or 0)
+            self._metrics.rotations.show(pending["rotations"], pending["oldest"] or 0.0)

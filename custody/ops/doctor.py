@@ -43,7 +43,12 @@ from custody.ops.checks.database import (
 from custody.ops.checks.files import secret_files
 from custody.ops.checks.issuer import examine_issuer
 from custody.ops.checks.memory import examine_daemons, examine_this_process
-from custody.ops.checks.routine import examine_drill, examine_routine, examine_seals
+from custody.ops.checks.routine import (
+    examine_drill,
+    examine_rotations,
+    examine_routine,
+    examine_seals,
+)
 from custody.settings import ConfigurationError, Settings, load
 from kek_backends.base import KekBackend
 from kek_backends.findings import Finding, Verdict
@@ -189,6 +194,7 @@ async def _examine_contents(
         "rows": (partial(examine_rows, engine, accepted=settings.accepts_legacy_rows),),
         "audit": (partial(_examine_seals, engine, settings),),
         "rewrap run": (partial(examine_routine, engine, settings, active),),
+        "rotations": (partial(examine_rotations, engine),),
         "memory": (partial(_examine_daemons, engine),),
     }
     findings = [

@@ -17,6 +17,7 @@ _SUBJECTS = {
     "drill": "keys",
     "rows": "rows and audit",
     "rewrap": "rows and audit",
+    "rotations": "rows and audit",
     "audit": "rows and audit",
     "erasures": "rows and audit",
 }

@@ -198,6 +198,7 @@ FROM plain, (
     ('custody_app', 'custody_add_audit_checkpoint'),
     ('custody_app', 'custody_add_user'),
     ('custody_app', 'custody_audit_leaves'),
+    ('custody_app', 'custody_count_pending'),
     ('custody_app', 'custody_find_due_erasures'),
     ('custody_app', 'custody_load_vaults'),
     ('custody_app', 'custody_record_events'),

@@ -51,6 +51,7 @@ bodies (name, body, definer, config) AS (  -- md5 of the text between the dollar
     ('custody_audit_horizon', 'e428eceaa2384c9769542546af278cc3', true, NULL),
     ('custody_audit_leaves', 'a9547567498ccc0b991e828d9a3d6c04', true, NULL),
     ('custody_choose_rows', '30c80b37de160fb4c8c32dbf65ff11a7', true, NULL),
+    ('custody_count_pending', '9773107a2bb135f97d0b6629e4dedfae', true, 'enable_sort=off'),
     ('custody_count_row_version', 'd2b05dec190ccf4edc579aea6053ce46', false, NULL),
     ('custody_count_unsealed', '7785748eaaae1fc7f679a8dd4f9642a4', true, NULL),
     ('custody_doubt_kek', '77cdf08a4e310cf91ccc6f38e35643ef', true, 'lock_timeout=2s'),

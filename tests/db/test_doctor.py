@@ -65,6 +65,7 @@ async def look_at_health(environ: dict[str, str], role: str) -> None:
         ("audit", Verdict.OK),
         ("kek env:MANA_AUTH_KEK", Verdict.OK),
         ("rewrap run", Verdict.NOTE),  # there is neither a worker nor a timer
+        ("rotations", Verdict.OK),
         ("data-key", Verdict.OK),
         ("kek env:MANA_AUTH_KEK", Verdict.OK),
     ]
@@ -236,7 +237,7 @@ async def test_kek_that_is_not_configured(environ: dict[str, str]) -> None:
     assert [part for part, verdict, _ in found if verdict is Verdict.FINDING] == ["kek"]
     # What can be seen is still looked at.
     seen = [part for part, _, _ in found]
-    assert seen[-4:] == ["backup", "rows", "audit", "rewrap run"]
+    assert seen[-5:] == ["backup", "rows", "audit", "rewrap run", "rotations"]
 
 
 async def test_nothing_is_configured() -> None:

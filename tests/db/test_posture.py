@@ -421,6 +421,7 @@ FUNCTIONS = (
     "custody_add_data_key",
     "custody_announce_data_key",
     "custody_audit_leaves",
+    "custody_count_pending",
     "custody_count_unsealed",
     "custody_doubt_kek",
     "custody_drop_data_key_wrap",
@@ -849,6 +850,7 @@ REWRAP: dict[str, tuple[str, str]] = {
 }
 for _name in (
     "custody_add_user",
+    "custody_count_pending",
     "custody_load_vaults",
     "custody_forget_kek",
     "custody_record_events",

@@ -1,7 +1,11 @@
-"""A program that rotates over records in files, to be killed: ADDRESS TOKEN FOLDER."""
+"""A program that rotates over records in files, to be killed: ADDRESS TOKEN FOLDER.
+
+It says a byte for each record that it has looked at.
+"""
 
 import os
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 from cryptography.exceptions import InvalidTag
@@ -44,13 +48,14 @@ def write(key: bytes, path: Path, text: bytes) -> None:
     fresh.replace(path)
 
 
-def reencrypt(folder: Path, keys: Keys) -> None:
+def reencrypt(folder: Path, keys: Keys, tell: Callable[[], object] = lambda: None) -> None:
     assert keys.previous_master_key is not None
     for path in sorted(folder.glob("*.record")):
         try:
             opened(keys.master_key, path)
         except InvalidTag:
             write(keys.master_key, path, opened(keys.previous_master_key, path))
+        tell()
 
 
 def vault(address: str, token: str, folder: Path) -> Vault:
@@ -59,7 +64,7 @@ def vault(address: str, token: str, folder: Path) -> Vault:
 
 if __name__ == "__main__":
     here = Path(sys.argv[3])
-    sys.stdout.write("begins\n")
-    sys.stdout.flush()
     while True:
-        vault(sys.argv[1], sys.argv[2], here).rotate(lambda keys: reencrypt(here, keys))
+        vault(sys.argv[1], sys.argv[2], here).rotate(
+            lambda keys: reencrypt(here, keys, lambda: os.write(1, b"."))
+        )

@@ -1,13 +1,9 @@
 """The Python client against a real daemon: its whole life, each of the two opens the other's."""
 
-import sys
-from asyncio import create_subprocess_exec, sleep, to_thread
-from asyncio.subprocess import PIPE
+from asyncio import to_thread
 from pathlib import Path
-from random import Random
 
 import pytest
-from cryptography.exceptions import InvalidTag
 
 from custody.client import (
     AsyncVault,
@@ -21,7 +17,6 @@ from custody.client import (
 )
 from custody.client.exchange import Request, Response
 from custody.http.routes import BASE_PATH
-from tests.e2e import rotating_client
 from tests.leaks import remember
 from tests.servers import ROOT, Database, daemon_here
 from tests.tokens import Issuer
@@ -130,49 +125,3 @@ async def test_zero_knowledge_is_undone_where_the_code_does_not_open_what_is_sto
         with pytest.raises(WrongRecoveryCode):
             await vault.enable_zero_knowledge(transport.keys, remember(make_code()))
         assert await vault.unlock() == transport.keys
-
-
-@pytest.mark.prove
-async def test_a_client_that_is_killed_in_a_rotation_loses_nothing(
-    database: Database, issuer: Issuer, tmp_path: Path
-) -> None:
-    chance = Random(19)  # noqa: S311 - when to kill is no secret
-    async with daemon_here(database, issuer, tmp_path) as daemon:
-        address = daemon.base.removesuffix(BASE_PATH)
-        token = remember(issuer.token("carol"))
-        device = rotating_client.vault(address, token, tmp_path)
-        first = await to_thread(device.unlock)
-        records = [tmp_path / f"{number}.record" for number in range(rotating_client.RECORDS)]
-        for path in records:
-            rotating_client.write(first.master_key, path, b"note " + path.stem.encode())
-        pending = 0
-        for _ in range(20):
-            child = await create_subprocess_exec(
-                *(sys.executable, "-m", rotating_client.__name__, address, token, tmp_path),
-                cwd=ROOT,
-                stdout=PIPE,
-            )
-            assert child.stdout is not None
-            await child.stdout.readline()
-            await sleep(chance.random() * 0.2)
-            child.kill()
-            await child.wait()
-            keys = await to_thread(device.unlock)
-            pending += keys.previous_master_key is not None
-            for path in records:
-                assert _opens(keys, path) == b"note " + path.stem.encode()
-        assert pending
-        assert keys.generation > first.generation
-        await to_thread(device.rotate, lambda keys: rotating_client.reencrypt(tmp_path, keys))
-        last = await to_thread(device.unlock)
-        assert last.previous_master_key is None
-        for path in records:
-            rotating_client.opened(last.master_key, path)
-
-
-def _opens(keys: Keys, path: Path) -> bytes:
-    try:
-        return rotating_client.opened(keys.master_key, path)
-    except InvalidTag:
-        assert keys.previous_master_key is not None
-        return rotating_client.opened(keys.previous_master_key, path)

@@ -5,33 +5,38 @@ import base64
 import random
 import time
 from collections import Counter
+from collections.abc import AsyncIterator
 from dataclasses import dataclass, field
+from itertools import cycle
+from pathlib import Path
 
 import pytest
 
+from custody.rewrap.target import Target
 from custody.vault.key_check import is_master_key
 from kek_backends.base import Wrap
 from kek_backends.binding import Binding
+from kek_backends.keyring import Keyring
 from kek_backends.loader import load_keyring
 from tests import states
 from tests.client import Client, client_session, generation_of, tag_of
+from tests.db.command import custody
+from tests.e2e import quick
 from tests.e2e.browser import (
     encode,
     new_recovery_code,
     open_recovery,
     seal_recovery,
 )
-from tests.servers import Daemon
+from tests.rewrap.kit import KEKS, NEW, OLD, keyring, new_kek, old_kek, rewrap
+from tests.servers import Daemon, Database, daemon_beside
+from tests.tokens import Issuer
 
 DEVICES = 8
 SEED = 20261121
 LONG = 2000
-# Each a storm that can be repeated: its seed, and how many requests it has.
-STORMS = (
-    pytest.param(SEED, 500, id="short"),
-    pytest.param(SEED, LONG, id=f"{SEED}", marks=pytest.mark.prove),
-    pytest.param(7, LONG, id="7", marks=pytest.mark.prove),
-)
+# What a storm that can be repeated is made of.
+SEEDS = (SEED, 7)
 
 # What the contract's state table allows for each act: status and code.
 ALLOWED: dict[str, frozenset[tuple[int, str | None]]] = {
@@ -163,9 +168,10 @@ class Storm:
     sent: int = 0
     rows: Counter[tuple[str, int]] = field(default_factory=Counter)
     keys: dict[int, str] = field(default_factory=dict)
-    # How often a rotation was ended, one way or another, and how often it had been when one of
-    # this generation was begun.
+    # How often an end of a rotation was asked for, how many of these have no answer yet, and how
+    # often it had been when one of this generation was last seen pending with none on its way.
     ends: int = 0
+    ending: int = 0
     begun: dict[int, int] = field(default_factory=dict)
     problems: list[str] = field(default_factory=list)
 
@@ -179,8 +185,10 @@ async def take_part(storm: Storm, client: Client) -> None:
         acts = ACTS if key is None else ACTS | ACTS_WITH_A_KEY
         act = storm.random.choices(list(acts), list(acts.values()))[0]
         if_match = tag if storm.random.random() < 0.5 else None
-        storm.ends += act in {"end_rotation", "reset"}
-        ends = storm.ends
+        ends = None if storm.ending else storm.ends
+        is_end = act in {"end_rotation", "reset"}
+        storm.ends += is_end
+        storm.ending += is_end
         if act == "set_recovery":
             # Always sent with its tag: it is of that generation's key. With it no interleaving may
             # leave a recovery wrap of another key than the live one.
@@ -188,6 +196,7 @@ async def take_part(storm: Storm, client: Client) -> None:
             answer = await client.set_recovery(*sealed, tag)
         else:
             answer = await states.act(client, act, key, if_match)
+        storm.ending -= is_end
         if (answer.status, answer.code) not in ALLOWED[act]:
             storm.problems.append(f"{act}: {answer.status} {answer.code}")
         failed = act == "key" and answer.status != 200
@@ -200,6 +209,9 @@ async def take_part(storm: Storm, client: Client) -> None:
             # One generation is one key, whoever asks and whichever way the key came.
             if storm.keys.setdefault(generation, key) != key:
                 storm.problems.append(f"generation {generation} has two keys")
+            # A rotation that is pending gives way to no other.
+            if storm.begun.get(generation - 1) == storm.ends:
+                storm.problems.append(f"generation {generation} took the place of a pending one")
             previous = blob.get("previousMasterKey")
             if previous is None:
                 # Live until somebody has said that it may go.
@@ -207,12 +219,84 @@ async def take_part(storm: Storm, client: Client) -> None:
                     storm.problems.append(f"generation {generation} lost the key before")
             elif storm.keys.setdefault(generation - 1, previous) != previous:
                 storm.problems.append(f"generation {generation} has a wrong key before")
-            else:
-                storm.begun.setdefault(generation, ends)
+            elif ends is not None:
+                storm.begun[generation] = max(ends, storm.begun.get(generation, 0))
 
 
-@pytest.mark.parametrize(("seed", "requests"), STORMS)
-async def test_storm(pair: tuple[Daemon, Daemon], seed: int, requests: int) -> None:
+async def test_storm(pair: tuple[Daemon, Daemon]) -> None:
+    before = load_keyring("env:MANA_AUTH_KEK", (), environ=pair[0].settings, development=False)
+    await weather(pair, SEED, 500, before)
+
+
+@pytest.fixture
+async def movers(
+    database: Database, issuer: Issuer, tmp_path: Path, deep: bool
+) -> AsyncIterator[tuple[Daemon, Daemon]]:
+    """Two daemons in the middle of a move: one writes under the old KEK, one under the new one.
+
+    Where the data key goes, both write under the new one: else no data key may go.
+    """
+    keks = {f"raw_{name}": value for name, value in KEKS.items()}
+    common = {"module": quick.__name__, "RESET": "on", **keks}
+    first = {"KEK": NEW, "OLD_KEKS": OLD} if deep else {"KEK": OLD, "OLD_KEKS": NEW}
+    with (
+        daemon_beside(database, issuer, tmp_path, **first, **common) as here,
+        daemon_beside(database, issuer, tmp_path, KEK=NEW, OLD_KEKS=OLD, **common) as there,
+    ):
+        yield here, there
+
+
+@pytest.mark.prove
+@pytest.mark.timeout(180)
+@pytest.mark.parametrize(
+    ("seed", "deep"), [(SEED, False), (7, False), (7, True)], ids=["there", "and back", "deep"]
+)
+async def test_storm_beside_rewraps(
+    movers: tuple[Daemon, Daemon], seed: int, deep: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """All the while the row goes from one KEK to the other and back, or to new data keys."""
+    database = movers[0].database
+    calm = asyncio.Event()
+
+    async def move() -> int:
+        runs = 0
+        back = new_kek() if deep else old_kek()
+        for keks in cycle([keyring(), Keyring(back, [old_kek() if deep else new_kek()])]):
+            if calm.is_set():
+                break
+            run = await rewrap(database, keks, deep=deep, everything=True)
+            assert (run.state, run.failed) == ("done", 0)
+            runs += 1
+        return runs
+
+    async def is_blind(_target: Target) -> None:
+        """Else no run goes to a KEK under which not all daemons write."""
+
+    monkeypatch.setattr("custody.rewrap.worker._IDLE_SECONDS", 0.02)
+    if not deep:
+        monkeypatch.setattr(Target, "check_instances", is_blind)
+    moving = asyncio.create_task(move())
+    try:
+        await weather(movers, seed, LONG, keyring())
+    finally:
+        calm.set()
+        runs = await asyncio.wait_for(moving, 60)
+    # The row was moved in the storm, or taken from under a run's hands.
+    met = await database.fetch("SELECT state, done, moved FROM auth.rewrap_runs")
+    print(f"runs: {runs}; rows: {[tuple(row) for row in met]}")  # noqa: T201
+    assert runs >= 1
+    assert sum(row["done"] + row["moved"] for row in met) >= 1
+    environ = {
+        **movers[1].settings,
+        "CUSTODY_OWNER_DATABASE_URL": database.url("custody_owner"),
+    }
+    for words in (("audit", "verify"), ("verify", "--all")):
+        done = await asyncio.to_thread(custody, environ, *words)
+        assert done.code == 0, (words, done.out, done.err)
+
+
+async def weather(pair: tuple[Daemon, Daemon], seed: int, requests: int, keks: Keyring) -> None:
+    """Let the storm blow, and look at what it leaves."""
     database = pair[0].database
     log = database.server.folder / "postgres.log"
     already = log.stat().st_size
@@ -241,7 +325,7 @@ async def test_storm(pair: tuple[Daemon, Daemon], seed: int, requests: int) -> N
         # Asked without the CHECKs; and they are there.
         assert await database.value(BROKEN_ROWS) == 0
         assert await database.value(CHECKS) >= 3
-        generation, key = await _live_key(pair[0], storm.code)
+        generation, key = await _live_key(database, storm.code, keks)
         # Never handed out only if a device of its rotation never saw the answer: all saw theirs.
         assert storm.keys[generation] == key
         # Each generation after the first is one rotation, and all of them were seen by somebody.
@@ -257,15 +341,14 @@ async def test_storm(pair: tuple[Daemon, Daemon], seed: int, requests: int) -> N
         assert (answer.json["masterKey"], generation_of(answer)) == (key, generation)
 
 
-async def _live_key(daemon: Daemon, code: bytes) -> tuple[int, str]:
+async def _live_key(database: Database, code: bytes, keks: Keyring) -> tuple[int, str]:
     """Unwrap the user's key from the row itself, with no daemon in between."""
-    row = await daemon.database.vault("alice")
+    row = await database.vault("alice")
     if row["zero_knowledge"]:
         blob = {"recoveryWrappedMk": row["recovery_wrapped_mk"], "recoveryIv": row["recovery_iv"]}
         key = open_recovery(code, blob)
     else:
-        keyring = load_keyring("env:MANA_AUTH_KEK", (), environ=daemon.settings, development=False)
         wrap = Wrap(row["wrapped_mk"], row["wrap_iv"], row["format_version"], row["kek_id"])
-        key = await keyring.unwrap(Binding("alice", row["generation"]), wrap)
+        key = await keks.unwrap(Binding("alice", row["generation"]), wrap)
     assert is_master_key("alice", key, row["key_check"])
     return int(row["generation"]), encode(key)

@@ -4,13 +4,14 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
+import asyncpg
 import pytest
 
 from tests.client import Client, client_session, generation_of, tag_of
 from tests.http.wire import SHARED
 from tests.sealed_rows import past_triggers
 from tests.servers import Daemon, Database, daemon_here
-from tests.states import IV, WRAPPED
+from tests.states import IV, OTHER_KEY, WRAPPED
 from tests.tokens import Issuer
 
 ROW = "SELECT * FROM auth.encryption_vaults WHERE user_id = $1"
@@ -141,3 +142,52 @@ async def test_what_does_not_open_is_not_kept(shared: Daemon, visitor: Visitor) 
     assert (await alice.begin_rotation()).code == "ROW_TAMPERED"
     healed = await alice.rotate()
     assert (await alice.key()).json == healed.json
+
+
+@SHARED
+async def test_an_end_that_comes_late(visitor: Visitor) -> None:
+    """Of a rotation that was ended: with its tag it is refused, without one it ends the next."""
+    alice = visitor("late")
+    await alice.init()
+    first = await alice.begin_rotation()
+    assert (await alice.end_rotation(tag_of(first))).status == 200
+    # Its answer was lost, and another device has begun the next one: sent again.
+    second = await alice.begin_rotation(tag_of(first))
+    assert (await alice.end_rotation(tag_of(first))).code == "STALE_GENERATION"
+    assert (await alice.key()).json == second.json
+    # What docs/how-to/rotate-a-master-key.md warns of.
+    assert (await alice.end_rotation()).status == 200
+    assert "previousMasterKey" not in (await alice.key()).json
+
+
+@SHARED
+async def test_zero_knowledge_mode_and_rotations_keep_apart(
+    shared: Daemon, visitor: Visitor
+) -> None:
+    alice = visitor("apart")
+    await alice.init()
+    begun = await alice.begin_rotation()
+    await alice.set_recovery(WRAPPED, IV)
+    assert (await alice.enable_zk(tag_of(begun))).code == "ROTATION_PENDING"
+    # Off it is already; no key is taken from anybody.
+    assert (await alice.disable_zk(OTHER_KEY)).status == 200
+    assert (await alice.key()).json == begun.json
+    assert (await alice.clear_recovery()).status == 200
+    assert (await alice.end_rotation()).status == 200
+    assert (await alice.enable_zk()).code == "RECOVERY_WRAP_MISSING"
+    await alice.set_recovery(WRAPPED, IV)
+    assert (await alice.enable_zk()).status == 200
+    for _ in range(2):
+        assert (await alice.begin_rotation()).code == "ZK_ROTATE_FORBIDDEN"
+        assert (await alice.end_rotation()).json == {"ok": True}
+    assert (await alice.disable_zk(begun.json["masterKey"])).status == 200
+    again = await alice.begin_rotation(tag_of(begun))
+    assert again.json["previousMasterKey"] == begun.json["masterKey"]
+    # Whoever writes the table brings them together in vain.
+    async with past_triggers(shared.database) as thief:
+        with pytest.raises(asyncpg.CheckViolationError):
+            await thief.execute(
+                "UPDATE auth.encryption_vaults SET zero_knowledge = true, wrapped_mk = NULL,"
+                " wrap_iv = NULL, recovery_wrapped_mk = 'r', recovery_iv = 'i'"
+                " WHERE user_id = 'apart'"
+            )

@@ -22,6 +22,7 @@ from custody.client import (
     format_code,
     parse_code,
 )
+from custody.client.answers import page_of, require_ok, status_of
 from custody.client.exchange import Ask, Request, Response, Steps, Wait, call
 from custody.client.life import _keys
 from custody.client.recovery import _wrapping_key, unwrap, wrap
@@ -181,3 +182,48 @@ def test_a_token_that_is_no_header_is_not_quoted() -> None:
     request = Request("GET", "/key", token="secret\r\nX: y")
     with pytest.raises(ValueError, match=r"^the token is no value of a header$"):
         HttpTransport("http://127.0.0.1:9").send(request)
+
+
+@pytest.mark.parametrize("body", [b"", b"<html>", b"[]", b"{}", b'{"ok": 1}', b'{"ok": false}'])
+def test_an_answer_that_does_not_say_ok_is_no_ok(body: bytes) -> None:
+    """Of somebody in between, say, who answers 200 to all."""
+    with pytest.raises(BadAnswer):
+        require_ok(Response(200, {}, body))
+
+
+def test_what_the_daemon_did_not_switch_is_not_switched() -> None:
+    said = Response(200, {}, b'{"ok": true, "zeroKnowledge": false}')
+    require_ok(said, zeroKnowledge=False)
+    with pytest.raises(BadAnswer):
+        require_ok(said, zeroKnowledge=True)
+
+
+EVENT = (
+    '{"id": "1", "at": "2026-11-29T01:02:03.5Z", "action": "fetch", "context": null,'
+    ' "status": 200, "ipAddress": null, "userAgent": "x"}'
+)
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        "null",
+        '{"events": null, "next": null}',
+        '{"events": [1], "next": null}',
+        '{"events": [], "next": 1}',
+        f'{{"events": [{EVENT.replace("200", "true")}], "next": null}}',
+        f'{{"events": [{EVENT.replace("Z", "")}], "next": null}}',
+        f'{{"events": [{EVENT.replace("2026", "x")}], "next": null}}',
+    ],
+)
+def test_a_page_that_is_none_is_refused(body: str) -> None:
+    good = page_of(Response(200, {}, f'{{"events": [{EVENT}], "next": "n"}}'.encode()))
+    assert (good.next, good.events[0].action, good.events[0].status) == ("n", "fetch", 200)
+    with pytest.raises(BadAnswer):
+        page_of(Response(200, {}, body.encode()))
+
+
+@pytest.mark.parametrize("body", ["[]", "{}", '{"vaultExists": 1}', "[" * 10_000])
+def test_a_status_that_is_none_is_refused(body: str) -> None:
+    with pytest.raises(BadAnswer):
+        status_of(Response(200, {}, body.encode()))

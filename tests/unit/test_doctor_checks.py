@@ -19,7 +19,7 @@ from custody.ops.checks.clock import examine_issuer_clock
 from custody.ops.checks.due import verdict_of
 from custody.ops.checks.files import of_files
 from custody.ops.checks.memory import can_be_dumped, examine_daemons, examine_swap
-from custody.ops.checks.routine import examine_drill, of_kek, of_run, of_seals
+from custody.ops.checks.routine import examine_drill, of_kek, of_rotations, of_run, of_seals
 from custody.ops.findings import as_object
 from custody.settings import Settings
 from kek_backends.findings import Finding, Severity, Verdict
@@ -70,6 +70,26 @@ def test_a_run_is_overdue(done: float | None, worker: bool, verdict: Verdict) ->
     found = of_run(done, settings, 0.0)
     assert found.verdict is verdict
     assert ("custody-rewrap.timer" in found.cure) is (verdict is not Verdict.OK)
+
+
+@pytest.mark.parametrize(
+    ("pending", "days", "verdict", "many"),
+    [
+        (0, None, Verdict.OK, "none"),
+        (3, 29, Verdict.OK, "pending: 3, the oldest begun 29 days ago"),
+        (3, 31, Verdict.NOTE, "pending: 3, the oldest begun 31 days ago"),
+        (1_000, 31, Verdict.NOTE, "pending: 1000, "),
+        (1_001, 31, Verdict.NOTE, "pending: more than 1000, "),
+    ],
+)
+def test_a_rotation_stays_pending(
+    pending: int, days: int | None, verdict: Verdict, many: str
+) -> None:
+    found = of_rotations(pending, None if days is None else 0.0, (days or 0) * DAY)
+    assert found.verdict is verdict
+    assert found.message.startswith(many)
+    assert as_object(found)["subject"] == "rows and audit"
+    assert found.cure.startswith("psql") is (verdict is Verdict.NOTE)
 
 
 @pytest.mark.parametrize(

@@ -16,6 +16,14 @@ from kek_backends.findings import Finding, Verdict
 _DAY_SECONDS = 86_400
 # As the alerts CustodyRewrapOverdue, CustodyDrillOverdue and CustodyAuditUnsealed have them.
 _RUN_DAYS, _DRILL_DAYS, _SEAL_SECONDS = 2, 8, 300
+# How long a user's client may reasonably be away, and to what the database counts.
+_PENDING_DAYS, _PENDING_COUNTED = 30, 1_000
+# As the owner, whom row-level security shows it while it asks for it.
+WHO_ROTATES = (
+    """psql "$CUSTODY_OWNER_DATABASE_URL" -c "SET custody.scans_kek_ids = 'on'" """
+    '-c "SELECT user_id, rotated_at FROM auth.encryption_vaults '
+    'WHERE previous_wrapped_mk IS NOT NULL ORDER BY rotated_at"'
+)
 # Where custody-drill.service puts the result.
 DRILL_FILE = Path("/var/lib/custody-drill/custody_drill.prom")
 _IN_MEMORY = {"env", "systemd"}
@@ -103,6 +111,45 @@ def of_run(done: float | None, settings: Settings, now: float) -> Finding:
             Verdict.WARNING, message, "rewrap run", "systemctl enable --now custody-rewrap.timer"
         )
     return Finding(Verdict.OK, last, "rewrap run")
+
+
+async def examine_rotations(
+    engine: AsyncEngine, now: Callable[[], float] = time.time
+) -> list[Finding]:
+    """Say whether rotations of users' keys have been pending for long.
+
+    Args:
+        engine: connections of the role custody_app.
+        now: a clock, in seconds since 1970.
+
+    Raises:
+        DatabaseError: the database can't be asked now.
+    """
+    async with transaction(engine) as connection:
+        (row,) = await connection.fetch(query("count_pending"))
+    return [of_rotations(row["rotations"], row["oldest"], now())]
+
+
+def of_rotations(pending: int, oldest: float | None, now: float) -> Finding:
+    """Say whether rotations of users' keys have been pending for long.
+
+    Args:
+        pending: how many there are, counted to one more than are named.
+        oldest: when the oldest began, in seconds since 1970.
+        now: the time, in seconds since 1970.
+    """
+    if not pending or oldest is None:
+        return Finding(Verdict.OK, "none is pending", "rotations")
+    many = f"more than {_PENDING_COUNTED}" if pending > _PENDING_COUNTED else str(pending)
+    message = f"pending: {many}, the oldest begun {_ago(now - oldest)}"
+    if now - oldest <= _PENDING_DAYS * _DAY_SECONDS:
+        return Finding(Verdict.OK, message, "rotations")
+    # Nothing that an operator may end: some data may still need the key before.
+    message += (
+        "; nothing is lost by it, and each goes on when its user's client does: "
+        "docs/how-to/rotate-a-master-key.md"
+    )
+    return Finding(Verdict.NOTE, message, "rotations", WHO_ROTATES)
 
 
 def examine_drill(file: Path = DRILL_FILE, now: Callable[[], float] = time.time) -> Finding:

@@ -3,7 +3,7 @@
 from prometheus_client import CollectorRegistry, Counter
 
 # Shown from the beginning: else a query for an increase misses the first one.
-_OF_ROWS = ("seal", "data-key", "format", "key-check", "wrap", "columns")
+_OF_ROWS = ("seal", "data-key", "format", "key-check", "wrap", "previous", "columns")
 _OF_AUDIT = ("checkpoint", "shorter")
 
 

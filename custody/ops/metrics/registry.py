@@ -16,6 +16,7 @@ from custody.ops.metrics.keks import Keks
 from custody.ops.metrics.readiness import Readiness
 from custody.ops.metrics.requests import Requests
 from custody.ops.metrics.rewrap import Rewrap
+from custody.ops.metrics.rotations import Rotations
 from custody.ops.metrics.tokens import Tokens
 
 # The variable by which prometheus_client learns of the folder, when it is imported.
@@ -42,6 +43,7 @@ class Metrics:
         self.keks = Keks(registry)
         self.audit = Audit(registry)
         self.rewrap = Rewrap(registry)
+        self.rotations = Rotations(registry)
         self.readiness = Readiness(registry)
 
     def collect(self) -> Iterator[Metric]:
