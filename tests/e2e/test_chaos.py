@@ -11,7 +11,7 @@ from tests.chaos.fault import Result
 from tests.chaos.table import show
 from tests.servers import ROOT
 
-SECONDS = 280
+SECONDS = 400
 
 
 @pytest.mark.prove
