@@ -123,6 +123,12 @@ class Member:
             with suppress(ProcessLookupError):
                 os.kill(pid, number)
 
+    def freeze(self) -> None:
+        """Stop both; SIGCONT has them go on."""
+        self.signal(signal.SIGSTOP)
+        # Sessions that began meanwhile.
+        self.signal(signal.SIGSTOP)
+
     def kill(self) -> None:
         """End both, as a machine that is switched off."""
         self.signal(signal.SIGKILL)
@@ -250,7 +256,9 @@ class Cluster:
 
     def start(self, member: Member) -> None:
         """Start a member's Patroni, which starts its PostgreSQL."""
-        command = [program("patroni", "patroni"), str(member.folder / "patroni.yml")]
+        # Another one than Debian's, where that is chosen.
+        chosen = os.environ.get("CUSTODY_TEST_PATRONI")
+        command = [chosen or program("patroni", "patroni"), str(member.folder / "patroni.yml")]
         member.patroni = self._start(f"patroni-{member.name}", command)
 
     def _start(self, name: str, command: list[str]) -> "Popen[bytes]":
