@@ -11,6 +11,7 @@ from sqlalchemy.ext.asyncio import AsyncEngine, create_async_engine
 from custody.db.connect import Connection, Manner, Session, connect
 from custody.db.dsn import Dsn
 from custody.db.pooler import Statements
+from custody.db.timelines import Timelines
 
 __all__ = ["Connection", "Dsn", "create_engine"]
 
@@ -44,11 +45,14 @@ def create_engine(
         waited: called for each connection that is borrowed; must not raise.
     """
 
+    timelines = Timelines()
+
     async def open_connection(cached_statements: int) -> Connection:
         return await connect(
             dsn,
             Manner(STATEMENT_TIMEOUT_SECONDS, cached_statements, CONNECT_WITHIN_SECONDS),
             variable=variable,
+            timelines=timelines,
         )
 
     engine = create_async_engine(

@@ -36,7 +36,7 @@ class OutcomeUnknown(DatabaseError):
 
 
 class Demoted(ConnectionLost):
-    """The server takes no writes any more, and what is read from it may be out of date."""
+    """The server is the primary no more, and what is read from it may be out of date."""
 
 
 class Refused(DatabaseError):

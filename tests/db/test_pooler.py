@@ -2,6 +2,7 @@
 
 import asyncio
 import json
+import os
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -17,10 +18,12 @@ from custody.db.erasure_record import Erasure
 from custody.db.errors import DatabaseError
 from custody.db.migrate import migrate
 from custody.development.postgres import EmbeddedPostgres
+from tests.checker import check
 from tests.client import Client, client_session
 from tests.db.command import custody
 from tests.db.connecting import engine_of
 from tests.db.posture import problems_of
+from tests.ledger import ROUTES, going_on, ledger_of
 from tests.pgbouncer import UrlOf, keeps_statements, pgbouncer
 from tests.servers import Database, daemon_here, new_database, settings_for
 from tests.tokens import Issuer
@@ -31,6 +34,43 @@ def pooler(postgres: EmbeddedPostgres) -> Iterator[UrlOf]:
     """A PgBouncer in transaction mode that knows nothing of prepared statements."""
     with pgbouncer(postgres) as running:
         yield running
+
+
+@pytest.mark.prove
+@pytest.mark.timeout(900)
+@pytest.mark.parametrize("mode", ["transaction", "session"])
+async def test_mixed_requests_and_a_rewrap_beside_them(
+    database: Database, postgres: EmbeddedPostgres, issuer: Issuer, tmp_path: Path, mode: str
+) -> None:
+    """All routes, and all rows wrapped anew all the while; CUSTODY_TEST_POOLER_REQUESTS of them."""
+    count = int(os.environ.get("CUSTODY_TEST_POOLER_REQUESTS", "800"))
+    # In session mode each connection of a daemon has one of the server to itself.
+    with pgbouncer(postgres, pool_mode=mode, default_pool_size="40") as pooler:
+        urls = {
+            "DATABASE_URL": pooler(database, "custody_app"),
+            "REWRAP_DATABASE_URL": pooler(database, "custody_rewrap"),
+        }
+        async with (
+            daemon_here(database, issuer, tmp_path, **urls) as daemon,
+            ledger_of([daemon.base], issuer) as ledger,
+        ):
+            async with going_on(ledger, [f"user-{n}" for n in range(16)], pause=0.001):
+                rewrapped = 0
+                while len(ledger.entries) < count or not rewrapped:
+                    run = ("rewrap", "run", "--all", "--rate", "8", "--json")
+                    done = await asyncio.to_thread(custody, daemon.settings, *run)
+                    assert done.code == 0, done.err
+                    rewrapped += json.loads(done.out)["done"]
+            assert ledger.errors() == {}
+            found = await check(
+                ledger,
+                database=database.url("postgres"),
+                environ=daemon.settings
+                | {"CUSTODY_OWNER_DATABASE_URL": pooler(database, "custody_owner")},
+                admins=[daemon.admin],
+            )
+    assert found == []
+    assert {entry.act for entry in ledger.entries} == set(ROUTES)
 
 
 async def prepared(url: str) -> int:
