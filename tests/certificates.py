@@ -4,7 +4,6 @@ import ipaddress
 import subprocess
 from pathlib import Path
 
-
 ED25519 = ("ed25519",)
 # What libpq of PostgreSQL 15 can bind a login to; to Ed25519 it can't.
 P256 = ("ec", "-pkeyopt", "ec_paramgen_curve:P-256")

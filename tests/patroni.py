@@ -15,8 +15,8 @@ import socket
 import urllib.error
 import urllib.request
 from collections import defaultdict
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import ExitStack, contextmanager, suppress
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from subprocess import DEVNULL, Popen
@@ -37,7 +37,11 @@ from tests.systemd.howto import sections
 PAGE = "high-availability"
 NAMES = ("db1", "db2", "db3")
 # Those that the tests have, so that a failover takes seconds; the page's are for networks.
-QUICK = {"ttl: 20": "ttl: 7", "loop_wait: 5": "loop_wait: 1", "retry_timeout: 5": "retry_timeout: 3"}
+QUICK = {
+    "ttl: 20": "ttl: 7",
+    "loop_wait: 5": "loop_wait: 1",
+    "retry_timeout: 5": "retry_timeout: 3",
+}
 
 _DEBIAN = Path("/usr/lib/postgresql/15/bin")
 _PLACE = re.compile(r"\b(10\.0\.0\.[123]|127\.0\.0\.1):([0-9]+)")
@@ -71,9 +75,7 @@ def replaced(text: str, changes: Mapping[str, str]) -> str:
 class Ports:
     """Ports here in place of addresses of the page."""
 
-    given: dict[tuple[str, int], int] = field(
-        default_factory=lambda: defaultdict(free_port)  # type: ignore[arg-type]
-    )
+    given: dict[tuple[str, int], int] = field(default_factory=lambda: defaultdict(free_port))
 
     def of(self, number: int, port: int) -> int:
         """Return the port that stands for one of the host ``10.0.0.NUMBER``."""
@@ -81,9 +83,7 @@ class Ports:
 
     def here(self, text: str) -> str:
         """Move a block of the page here."""
-        text = _CHECKED.sub(
-            lambda at: f"{at[1]}{at[2]} {self.given[at[1], int(at[3])]}", text
-        )
+        text = _CHECKED.sub(lambda at: f"{at[1]}{at[2]} {self.given[at[1], int(at[3])]}", text)
         return _PLACE.sub(lambda at: f"127.0.0.1:{self.given[at[1], int(at[2])]}", text)
 
 
@@ -200,12 +200,12 @@ class Cluster:
     def ask(self, member: Member, path: str, body: object = None) -> tuple[int, Any]:
         """Ask the API of a member; a body changes something."""
         data = None if body is None else json.dumps(body).encode()
-        request = urllib.request.Request(f"http://127.0.0.1:{member.api}{path}", data)  # noqa: S310
+        request = urllib.request.Request(f"http://127.0.0.1:{member.api}{path}", data)
         word = base64.b64encode(f"patroni:{self.api}".encode()).decode()
         request.add_header("Authorization", f"Basic {word}")
         try:
             # Patroni answers when a switchover is done.
-            with urllib.request.urlopen(request, timeout=2 if data is None else 60) as answer:  # noqa: S310
+            with urllib.request.urlopen(request, timeout=2 if data is None else 60) as answer:
                 return answer.status, answer.read().decode()
         except urllib.error.HTTPError as error:
             return error.code, error.read().decode()
@@ -219,14 +219,15 @@ class Cluster:
                 return {
                     one["name"]: one["role"]
                     for one in said
-                    if one["state"] in {"running", "streaming"}
-                    and one.get("timeline") in timelines
+                    if one["state"] in {"running", "streaming"} and one.get("timeline") in timelines
                 }
         return {}
 
     def leader(self) -> Member:
         """Return the primary; waits for one."""
-        return soon(lambda: next((one for one in self.members if self.leads(one)), None), 90)
+        leaders: list[Member] = []
+        soon(lambda: leaders.extend(filter(self.leads, self.members)) or leaders, 90)
+        return leaders[0]
 
     def leads(self, member: Member) -> bool:
         """Say whether a member's Patroni says that it is the primary."""
@@ -286,7 +287,9 @@ class Cluster:
             cluster.write_private(folder / path, content.read_text(), self.user)
         text = self.ports.here(replaced(text, given | dict(self.changes)))
         cluster.write_private(folder / "patroni.yml", text, self.user)
-        made = Member(number, name, folder, self.ports.of(number, 5432), self.ports.of(number, 8008))
+        made = Member(
+            number, name, folder, self.ports.of(number, 5432), self.ports.of(number, 8008)
+        )
         self.members.append(made)
         return made
 
@@ -303,12 +306,10 @@ class Cluster:
 def _of_host(text: str, number: int) -> str:
     """Make of a block of the first host that of another: what has one address alone is its own."""
     name = NAMES[number]
-    lines = []
-    for line in text.splitlines():
-        if line.count("10.0.0.") == 1 and "10.0.0.0/" not in line:
-            line = line.replace("10.0.0.1", f"10.0.0.{number + 1}")
-        lines.append(re.sub(r"^(ETCD_NAME=|name: )db1$", rf"\g<1>{name}", line))
-    return "\n".join(lines) + "\n"
+    text = re.sub(r"(?m)^(ETCD_NAME=|name: )db1$", rf"\g<1>{name}", text)
+    return re.sub(
+        r"(?m)^([^\n,]*)\b10\.0\.0\.1:([0-9]+)$", rf"\g<1>10.0.0.{number + 1}:\g<2>", text
+    )
 
 
 def _owned(folder: Path, user: ServerUser) -> Path:

@@ -7,7 +7,7 @@ import ssl
 
 import asyncpg
 
-from custody.db.timelines import OldPrimary
+from custody.db.timelines import NotTaken
 
 _ERRNO = re.compile(r"\[Errno (\d+)\]")
 # The servers that are there answer so when they take no such login; waiting would not help.
@@ -34,7 +34,7 @@ KNOWN = (
     asyncpg.InterfaceError,
     asyncpg.InternalClientError,
     NoTls,
-    OldPrimary,
+    NotTaken,
 )
 
 
@@ -76,11 +76,8 @@ def reason(error: Exception) -> str:
             return "no answer in time"
         case asyncpg.TargetServerAttributeNotMatched():
             return "it is not what target_session_attrs wants"
-        case OldPrimary():
-            return (
-                "it is an old primary: another server was promoted after it (if a backup was "
-                "restored, restart custody)"
-            )
+        case NotTaken():
+            return str(error)
         case asyncpg.PostgresError():
             return _message(error)
         case OSError():

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 import asyncpg
 import structlog
 
+from custody.db.errors import SILENT
 from custody.db.queries import query
 
 if TYPE_CHECKING:
@@ -20,8 +21,14 @@ if TYPE_CHECKING:
 log = structlog.get_logger()
 
 
-class OldPrimary(Exception):
-    """Another server was promoted after this one."""
+_OLD = (
+    "it is an old primary: another server was promoted after it (if a backup was restored, restart "
+    "custody)"
+)
+
+
+class NotTaken(Exception):
+    """A server has taken our login, and will not do; the message says why."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,8 +62,8 @@ class Timelines:
             until: when to give up, as ``loop.time()`` counts.
 
         Raises:
-            OldPrimary: another server was promoted after it.
-            TimeoutError, OSError, asyncpg.PostgresError: it did not answer.
+            NotTaken: another server was promoted after it, or there was no answer.
+            OSError, asyncpg.PostgresError: the connection has ended.
         """
         try:
             async with asyncio.timeout_at(until):
@@ -64,7 +71,10 @@ class Timelines:
             if seen is not None and self.is_past(seen):
                 latest = self._latest[seen.system]
                 log.warning("old_primary_refused", timeline=seen.number, latest=latest)
-                raise OldPrimary
+                raise NotTaken(_OLD)
+        except TimeoutError:
+            connection.terminate()
+            raise NotTaken(SILENT) from None
         except BaseException:
             connection.terminate()
             raise

@@ -28,7 +28,6 @@ from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from contextlib import ExitStack, asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from subprocess import Popen
 
 import asyncpg
 
@@ -101,7 +100,12 @@ def etcd_away(made: Cluster) -> Callable[[], None]:
     _end(made, 0)
     _end(made, 1)
     time.sleep(25)
-    return lambda: (made.start_etcd(0), made.start_etcd(1)) and None
+
+    def cure() -> None:
+        made.start_etcd(0)
+        made.start_etcd(1)
+
+    return cure
 
 
 def _nothing() -> None:
@@ -110,13 +114,13 @@ def _nothing() -> None:
 
 def _leads(made: Cluster, number: int) -> bool:
     url = f"http://127.0.0.1:{made.ports.of(number + 1, 2379)}/v3/maintenance/status"
-    with urllib.request.urlopen(urllib.request.Request(url, b"{}"), timeout=2) as answer:  # noqa: S310
+    with urllib.request.urlopen(urllib.request.Request(url, b"{}"), timeout=2) as answer:
         said = json.load(answer)
     return bool(said["leader"] == said["header"]["member_id"])
 
 
 def _end(made: Cluster, number: int) -> None:
-    process: Popen[bytes] | None = made.etcd[number]
+    process = made.etcd[number]
     assert process is not None
     process.kill()
     process.wait()
@@ -297,7 +301,9 @@ def _line(one: Seen) -> str:
 
 def summary(seen: Sequence[Seen], ways: Sequence[str]) -> str:
     """Return the table: median and worst seconds without service, by fault and way."""
-    lines = [f"{'':<12}{'count':>6}" + "".join(f"{way + ' median':>16}{'worst':>8}" for way in ways)]
+    lines = [
+        f"{'':<12}{'count':>6}" + "".join(f"{way + ' median':>16}{'worst':>8}" for way in ways)
+    ]
     for fault in dict.fromkeys(one.fault for one in seen):
         rows = [one for one in seen if one.fault == fault]
         line = f"{fault:<12}{len(rows):>6}"

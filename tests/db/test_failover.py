@@ -3,6 +3,7 @@
 import asyncio
 import time
 from collections.abc import AsyncIterator
+from contextlib import AsyncExitStack
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -257,29 +258,31 @@ async def test_status_alone_finds_the_new_primary(
 @pytest.mark.prove
 async def test_of_two_primaries_the_older_one_is_refused(pair: Pair) -> None:
     """Nobody has told the old one: only that the other was promoted after it says so."""
-    timelines = Timelines()
+    async with AsyncExitStack() as stack:
+        timelines = Timelines()
 
-    async def opened(url: str) -> Session:
-        made = await connect(Dsn(url), MANNER, variable="URL", timelines=timelines)
-        assert isinstance(made, Session)
-        return made
+        async def opened(url: str) -> Session:
+            made = await connect(Dsn(url), MANNER, variable="URL", timelines=timelines)
+            assert isinstance(made, Session)
+            stack.push_async_callback(made.close)
+            return made
 
-    alone = f"{pair.primary.url('custody_app')}?target_session_attrs=read-write"
-    other = f"{pair.standby.url('custody_app')}?target_session_attrs=read-write"
-    old = await opened(pair.url())
-    await old.execute("BEGIN")
-    assert await pair.standby.value("SELECT pg_promote()")
-    assert await (await opened(alone)).fetchval("SHOW transaction_read_only") == "off"
-    assert not old.is_demoted
-    new = await opened(other)
-    assert old.is_demoted
-    with pytest.raises(Demoted):
-        await commit(old, asyncio.get_running_loop().time() + 5)
-    with pytest.raises(Unreachable, match="it is an old primary"):
-        await opened(alone)
-    port = "SELECT inet_server_port()"
-    assert await (await opened(pair.url())).fetchval(port) == await new.fetchval(port)
-    assert not new.is_demoted
+        alone = f"{pair.primary.url('custody_app')}?target_session_attrs=read-write"
+        other = f"{pair.standby.url('custody_app')}?target_session_attrs=read-write"
+        old = await opened(pair.url())
+        await old.execute("BEGIN")
+        assert await pair.standby.value("SELECT pg_promote()")
+        assert await (await opened(alone)).fetchval("SHOW transaction_read_only") == "off"
+        assert not old.is_demoted
+        new = await opened(other)
+        assert old.is_demoted
+        with pytest.raises(Demoted):
+            await commit(old, asyncio.get_running_loop().time() + 5)
+        with pytest.raises(Unreachable, match="it is an old primary"):
+            await opened(alone)
+        port = "SELECT inet_server_port()"
+        assert await (await opened(pair.url())).fetchval(port) == await new.fetchval(port)
+        assert not new.is_demoted
 
 
 @pytest.mark.prove

@@ -11,6 +11,7 @@ from structlog.testing import capture_logs
 
 from custody.audit.events import event_id
 from custody.db import migrate as migrations
+from custody.db import pooler as pooler_module
 from custody.db.checkout import acquire
 from custody.db.engine import Dsn
 from custody.db.erase import erase_user
@@ -130,6 +131,22 @@ async def test_statement_mode_is_named(database: Database, postgres: EmbeddedPos
         pytest.raises(DatabaseError, match=said),
     ):
         await prepared(pooler(database, "custody_app"))
+
+
+async def test_pooler_with_too_few_connections_is_named(
+    database: Database, postgres: EmbeddedPostgres, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """In session mode: each connection to it keeps one of its own to the server."""
+    monkeypatch.setattr(pooler_module, "_PROBE_SECONDS", 0.2)
+    with pgbouncer(postgres, pool_mode="session", default_pool_size="1") as pooler:
+        url = pooler(database, "custody_app")
+        async with engine_of(url, 2) as engine, acquire(engine):
+            with pytest.raises(DatabaseError, match="default_pool_size"):
+                await prepared(url)
+            # And one that has seen before what stands in between.
+            with pytest.raises(DatabaseError, match="default_pool_size"):
+                async with acquire(engine):
+                    pass
 
 
 async def test_session_that_forgot_its_statements_is_thrown_away(database: Database) -> None:
