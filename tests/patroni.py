@@ -225,9 +225,7 @@ class Cluster:
 
     def leader(self) -> Member:
         """Return the primary; waits for one."""
-        leaders: list[Member] = []
-        soon(lambda: leaders.extend(filter(self.leads, self.members)) or leaders, 90)
-        return leaders[0]
+        return soon(lambda: [one for one in self.members if self.leads(one)], 90)[0]
 
     def leads(self, member: Member) -> bool:
         """Say whether a member's Patroni says that it is the primary."""
@@ -277,6 +275,7 @@ class Cluster:
             "PASSWORD-OF-REPLICATOR": self.passwords["replicator"],
             "/var/lib/postgresql/15/custody": str(folder / "data"),
             "/run/postgresql": str(folder),
+            "/var/lib/postgresql/custody.pgpass": str(folder / "pgpass"),
             "/etc/ssl/custody/db.pem": str(folder / "db.pem"),
             "/etc/ssl/custody/db.key": str(folder / "db.key"),
             # All of them are here, and the superuser of the tests is not the operating system's.

@@ -55,7 +55,7 @@ async def test_mixed_requests_and_a_rewrap_beside_them(
             daemon_here(database, issuer, tmp_path, **urls) as daemon,
             ledger_of([daemon.base], issuer) as ledger,
         ):
-            async with going_on(ledger, [f"user-{n}" for n in range(16)], pause=0.001):
+            async with going_on(ledger, [f"user-{n}" for n in range(16)], devices=1, pause=0.01):
                 rewrapped = 0
                 while len(ledger.entries) < count or not rewrapped:
                     run = ("rewrap", "run", "--all", "--rate", "8", "--json")
