@@ -27,6 +27,7 @@ CONNECT_WITHIN_SECONDS = 4.0
 # Takes the seconds that a connection was waited for.
 Waited: TypeAlias = Callable[[float], None]
 _WAITED = "waited"
+_TIMELINES = "timelines"
 
 
 def create_engine(
@@ -63,7 +64,7 @@ def create_engine(
         pool_timeout=CHECKOUT_TIMEOUT_SECONDS,
         pool_use_lifo=True,
         hide_parameters=True,
-        execution_options={_WAITED: waited},
+        execution_options={_WAITED: waited, _TIMELINES: timelines},
     )
     event.listen(engine.sync_engine, "checkout", _refuse_ended)
     return engine
@@ -89,6 +90,16 @@ def waited_by(engine: AsyncEngine) -> Waited:
     """Return what takes how long a connection was waited for; see :func:`create_engine`."""
     waited: Waited = engine.get_execution_options()[_WAITED]
     return waited
+
+
+def timelines_of(engine: AsyncEngine) -> Timelines:
+    """Return what the connections of an engine have seen of primaries; see :func:`create_engine`.
+
+    Args:
+        engine: made here.
+    """
+    timelines: Timelines = engine.get_execution_options()[_TIMELINES]
+    return timelines
 
 
 class PoolUse(NamedTuple):

@@ -6,6 +6,7 @@ read there is out of date, and what is written there is thrown away.
 """
 
 import asyncio
+import math
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -49,6 +50,12 @@ class Timelines:
 
     def __init__(self) -> None:
         self._latest: dict[int, int] = {}
+        # When it was learnt that there was another promotion, as ``loop.time()`` counts.
+        self._moved_at = -math.inf
+
+    def has_moved_since(self, moment: float) -> bool:
+        """Say whether what was read after a moment may have come from an old primary."""
+        return self._moved_at >= moment
 
     def is_past(self, seen: Timeline | None) -> bool:
         """Say whether a server was seen that was promoted after this one."""
@@ -78,8 +85,9 @@ class Timelines:
         except BaseException:
             connection.terminate()
             raise
-        if seen is not None:
+        if seen is not None and seen.number > self._latest.setdefault(seen.system, seen.number):
             self._latest[seen.system] = seen.number
+            self._moved_at = asyncio.get_running_loop().time()
         return seen
 
 
