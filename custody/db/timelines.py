@@ -8,7 +8,7 @@ read there is out of date, and what is written there is thrown away.
 import asyncio
 import math
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import Any, TypeAlias
 
 import asyncpg
 import structlog
@@ -16,8 +16,7 @@ import structlog
 from custody.db.errors import SILENT
 from custody.db.queries import query
 
-if TYPE_CHECKING:
-    from custody.db.connect import Connection
+Connection: TypeAlias = "asyncpg.Connection[Any]"
 
 log = structlog.get_logger()
 
@@ -61,7 +60,7 @@ class Timelines:
         """Say whether a server was seen that was promoted after this one."""
         return seen is not None and seen.number < self._latest.get(seen.system, 0)
 
-    async def admit(self, connection: "Connection", until: float) -> Timeline | None:
+    async def admit(self, connection: Connection, until: float) -> Timeline | None:
         """Take note of a server's timeline, and return it; None where it says none.
 
         Args:
@@ -91,7 +90,7 @@ class Timelines:
         return seen
 
 
-async def _read(connection: "Connection") -> Timeline | None:
+async def _read(connection: Connection) -> Timeline | None:
     """Ask a server for its timeline; None where it has none to say: a standby, or another make."""
     said = bytearray()
 
