@@ -7,7 +7,7 @@ PYTHON ?= $(or $(wildcard $(BIN)/python),python3)
 .PHONY: run test prove lint format man audit sbom docs lock clean
 .PHONY: install install-dev
 .PHONY: chaos-callers chaos-failover chaos-kms-away prove-postgres prove-scope
-.PHONY: bench bench-audit bench-commands bench-envelope bench-growth bench-kek-faults bench-remote-kek bench-rewrap bench-rotation bench-sealer bench-start bench-verify
+.PHONY: bench bench-audit bench-commands bench-envelope bench-growth bench-kek-faults bench-remote-kek bench-rewrap bench-rotation bench-scale bench-sealer bench-start bench-verify
 .DEFAULT_GOAL := run
 
 INSTALL = command -v "$(PYTHON)" >/dev/null || { echo "custody needs Python 3.11 or newer, and\
@@ -86,6 +86,9 @@ bench-rewrap: install-dev
 
 bench-rotation: install-dev
 	@exec "$(BIN)/python" -m tests.bench.rotation $(ARGS)
+
+bench-scale: install-dev
+	@exec "$(BIN)/python" -m tests.bench.scale $(ARGS)
 
 bench-sealer: install-dev
 	@exec "$(BIN)/python" -m tests.bench.sealer $(ARGS)

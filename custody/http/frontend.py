@@ -27,7 +27,7 @@ from custody.http.rate import RateLimit
 from custody.http.response import Response
 from custody.http.router import Endpoint, Router, Table, readable
 from custody.http.routes import BASE_PATH, ROUTES, Route
-from custody.http.server import HttpServer, connection_of, http_server
+from custody.http.server import Connection, HttpServer, connection_of, http_server
 from custody.http.shares import Shares
 from custody.http.traced import TracedHandler
 from custody.ops.access_log import AccessLog
@@ -94,8 +94,8 @@ class Frontend:
 
         async def respond(request: web.BaseRequest) -> Response:
             request[ROUTE] = route.name
-            caller = await self._caller(request, route)
             connection = connection_of(request)
+            caller = await self._caller(request, route, connection)
             self._shares.take(caller.user_id)
             connection.begin()
             try:
@@ -122,7 +122,9 @@ class Frontend:
         """Return whether a peer, an address or nothing for a unix socket, is a trusted proxy."""
         return self.proxies.trust(peer)
 
-    async def _caller(self, request: web.BaseRequest, route: Route) -> Caller:
+    async def _caller(
+        self, request: web.BaseRequest, route: Route, connection: Connection
+    ) -> Caller:
         """Identify the caller; a request that fails here never gets to the database."""
         deadline = Deadline.after(REQUEST_SECONDS)
         tokens = request.headers.getall(hdrs.AUTHORIZATION, [])
@@ -140,7 +142,7 @@ class Frontend:
             raise problems.unavailable(
                 "ISSUER_UNAVAILABLE", "Tokens can't be checked now: the issuer's keys are missing."
             ) from None
-        connection_of(request).know()
+        connection.know()
         if seconds := self.limit.seconds_to_wait(principal.user_id):
             raise problems.rate_limited(seconds)
         address = self.proxies.client_address(request)

@@ -155,6 +155,8 @@ def tls_context(cert: Path | None, key: Path | None) -> ssl.SSLContext | None:
     if cert is None or key is None:
         return None
     context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
+    # What the interpreter's default may be one day, and the host's configuration of OpenSSL.
+    context.minimum_version = ssl.TLSVersion.TLSv1_2
     try:
         # Without a password OpenSSL asks the terminal for that of an encrypted key, and waits.
         context.load_cert_chain(cert, key, password="")

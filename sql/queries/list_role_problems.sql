@@ -91,6 +91,12 @@ WHERE (relations.name LIKE 'encryption\_%' OR relations.name IN ('users', 'custo
                AND has_any_column_privilege(mine.oid, relations.oid, forbidden.privilege))
     )
 UNION ALL
+-- The row-level security of a table holds for who asks the table, not for who asks a partition of it.
+SELECT 'roles', format('the role %s may read %s past the row-level security of auth.%s; run: REVOKE ALL ON %s FROM custody_app, custody_rewrap, PUBLIC, %I', plain.rolname, partition.relid, relations.name, partition.relid, plain.rolname)
+FROM plain, relations, pg_partition_tree(relations.oid) AS partition
+WHERE relations.name IN ('encryption_vaults', 'encryption_vault_audit', 'users') AND partition.level > 0
+    AND EXISTS (SELECT 1 FROM mine WHERE has_any_column_privilege(mine.oid, partition.relid, 'SELECT'))
+UNION ALL
 SELECT 'roles', format('the role %s may UPDATE %s of auth.encryption_vaults; run: REVOKE UPDATE ON auth.encryption_vaults FROM custody_app, custody_rewrap, PUBLIC, %I, then sql/migrations again by psql', plain.rolname, attname, plain.rolname)
 FROM plain, relations JOIN pg_attribute ON attrelid = relations.oid
 WHERE relations.name = 'encryption_vaults' AND attnum > 0 AND NOT attisdropped

@@ -260,7 +260,8 @@ FROM relations WHERE name = 'encryption_vaults'
     AND NOT EXISTS (
         SELECT 1 FROM pg_index JOIN pg_class ON pg_class.oid = indexrelid
         WHERE indrelid = relations.oid AND relname = 'encryption_vaults_unsealed_idx' AND indisvalid
-            AND pg_get_indexdef(indexrelid) = 'CREATE INDEX encryption_vaults_unsealed_idx ON auth.encryption_vaults USING btree (user_id) WHERE (seal IS NULL)'
+            -- ONLY: of a table in partitions.
+            AND replace(pg_get_indexdef(indexrelid), ' ON ONLY ', ' ON ') = 'CREATE INDEX encryption_vaults_unsealed_idx ON auth.encryption_vaults USING btree (user_id) WHERE (seal IS NULL)'
     )
 UNION ALL
 SELECT format('the trigger %s is missing, disabled or was changed; run sql/migrations again by psql', triggers.name)

@@ -174,3 +174,13 @@ def test_the_sealer_is_measured_on_and_off(tmp_path: Path) -> None:
     text, found = bench("tests.bench.sealer", tmp_path, *SHORT, "--users", "5", "--rows", "50")
     assert [row["name"] for row in found["rows"]] == [BARE, "sealer off", "sealer on"]
     assert "sealing alone: 50 rows in" in text
+
+
+@pytest.mark.prove
+def test_what_a_user_takes_and_a_login_writes(tmp_path: Path) -> None:
+    options = ("--users", "200", "--seconds", "0.3")
+    text, found = bench("tests.bench.scale", tmp_path, *options)
+    assert all(what in text and value > 0 for what, value in found.items())
+    # In a batch logins share what a transaction writes.
+    shared, alone = (found[f"bytes of WAL a login, {n} at once, later"] for n in (64, 1))
+    assert shared < alone

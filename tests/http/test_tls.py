@@ -8,6 +8,7 @@ import pytest
 
 from custody.settings import ConfigurationError
 from custody.sockets.addresses import ListenError
+from custody.sockets.listeners import tls_context
 from tests.certificates import make_certificate
 from tests.ports import free_port
 from tests.servers import Database, daemon_here
@@ -26,6 +27,15 @@ async def test_vault_over_tls(database: Database, issuer: Issuer, tmp_path: Path
     ):
         assert daemon.base.startswith("https://127.0.0.1:")
         assert answer.status == 200
+
+
+def test_what_tls_is_spoken(tmp_path: Path) -> None:
+    context = tls_context(*make_certificate(tmp_path))
+    assert context is not None
+    assert context.minimum_version is ssl.TLSVersion.TLSv1_2
+    # Ephemeral keys: whoever steals that of the certificate reads nothing of before.
+    kinds = {cipher["kea"] for cipher in context.get_ciphers() if cipher["protocol"] != "TLSv1.3"}
+    assert kinds <= {"kx-ecdhe", "kx-dhe"}
 
 
 async def test_certificate_that_is_none(database: Database, issuer: Issuer, tmp_path: Path) -> None:

@@ -217,10 +217,14 @@ def test_links_lead_somewhere(page: Path) -> None:
 
 def test_what_the_security_page_claims_has_its_tests() -> None:
     page = _read("docs/security.md")
-    named = re.findall(r"`((?:db|e2e|http|kek|rewrap|unit)/test_\w+)`", page)
+    named = _tests_named_in(page)
     assert len(named) > len(page.split("## Threats")[1].split("## Limits")[0].splitlines()) / 2
-    for name in named:
+    for name in (*named, *_tests_named_in(_read("docs/asvs.md"))):
         assert (ROOT / "tests" / f"{name}.py").is_file(), name
+
+
+def _tests_named_in(page: str) -> list[str]:
+    return re.findall(r"`((?:db|e2e|http|kek|rewrap|unit)/test_\w+)`", page)
 
 
 def test_the_reference_has_every_log_event_with_its_levels() -> None:
