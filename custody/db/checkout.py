@@ -6,7 +6,7 @@ back to the pool (SQLAlchemy issues 12077 and 12099).
 
 import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from typing import TypeVar, cast
 
 import asyncpg
@@ -174,12 +174,15 @@ async def close_idle(engine: AsyncEngine) -> None:
 
 
 async def _give_back(borrowed: AsyncConnection, *, dropped: bool) -> None:
-    raw = await borrowed.get_raw_connection()
-    connection = cast("Connection", raw.driver_connection)
-    if dropped or connection.is_closed() or connection.is_in_transaction():
-        connection.terminate()
-        await borrowed.invalidate()
-    await borrowed.close()
+    # Without memory it is closed once nobody holds it, and the pool makes another. What was done on
+    # it is done, and its answer stays what it is.
+    with suppress(MemoryError):
+        raw = await borrowed.get_raw_connection()
+        connection = cast("Connection", raw.driver_connection)
+        if dropped or connection.is_closed() or connection.is_in_transaction():
+            connection.terminate()
+            await borrowed.invalidate()
+        await borrowed.close()
 
 
 def _translate(error: Exception) -> DatabaseError:

@@ -56,13 +56,13 @@ def _descriptors(pid: int) -> int:
 
 
 async def little_memory(on: Scene, seconds: float) -> int:
-    """Let it have little more memory than it has."""
+    """Let it have no more memory than it has."""
     return await _limited(on, seconds, resource.RLIMIT_AS, _memory)
 
 
 def _memory(pid: int) -> int:
-    pages = int(Path(f"/proc/{pid}/statm").read_text().split()[0])
-    return pages * resource.getpagesize() + 2 * _MIB
+    # Below what it has, no more is given, and none is taken.
+    return _MIB
 
 
 async def _limited(on: Scene, seconds: float, limit: int, most: Callable[[int], int]) -> int:
