@@ -36,14 +36,10 @@ from tests.chaos.play import play_all
 from tests.chaos.table import show
 
 
-def faults(count: int) -> list[Fault]:
-    """Return all there are; of the random ones so many."""
-    return [*server.FAULTS, *dba.FAULTS, *process.FAULTS, *clock.FAULTS, *kills.faults(count)]
-
-
-def pick(only: Sequence[str], count: int) -> list[Fault]:
+def pick(only: Sequence[str], count: int, seed: int) -> list[Fault]:
     """Return those whose name holds one of the texts; all of them where there is none."""
-    there = faults(count)
+    random = kills.faults(count, seed)
+    there = [*server.FAULTS, *dba.FAULTS, *process.FAULTS, *clock.FAULTS, *random]
     found = [one for one in there if not only or any(text in one.name for text in only)]
     if not found:
         raise SystemExit(f"--only: nothing of that name; there are: {[one.name for one in there]}")
@@ -60,11 +56,12 @@ def main() -> int:
     parser = argparse.ArgumentParser(prog="make chaos", description=text)
     parser.add_argument("--seconds", type=float, default=6.0, help="of each fault")
     parser.add_argument("--count", type=int, default=0, help="of the random kills")
+    parser.add_argument("--seed", type=int, default=1, help="of the random kills")
     parser.add_argument("--only", nargs="+", default=[], help="what has one of these in its name")
     parser.add_argument("--json", type=Path, help="also write all of it to this file")
     configure(LogLevel.WARNING, LogFormat.TEXT, sys.stderr)
     chosen = parser.parse_args()
-    results = asyncio.run(play_all(pick(chosen.only, chosen.count), chosen.seconds))
+    results = asyncio.run(play_all(pick(chosen.only, chosen.count, chosen.seed), chosen.seconds))
     sys.stdout.write(show(results))
     write_json(chosen.json, {"results": [dataclasses.asdict(one) for one in results]})
     return int(not all(one.is_good for one in results))

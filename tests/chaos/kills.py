@@ -7,17 +7,14 @@ import signal
 import sys
 from collections import Counter
 from collections.abc import Awaitable, Callable, Mapping
-from contextlib import suppress
 from functools import partial
 from typing import TypeAlias
-
-import asyncpg
 
 from tests.chaos.fault import Fault
 from tests.chaos.scene import Scene
 from tests.chaos.server import kill_backend
+from tests.eventually import eventually
 
-SEED = 20261129
 # Some come before the one before is mended.
 _HASTE = 0.2
 _SAID_EVERY = 50
@@ -32,9 +29,8 @@ async def _daemon(on: Scene, choice: random.Random) -> None:
 
 
 async def _session(on: Scene, _choice: random.Random) -> None:
-    # The server may recover from the one before.
-    with suppress(OSError, asyncpg.PostgresError):
-        await kill_backend(on)
+    # The server may recover from the one before, and have none yet.
+    await eventually(lambda: kill_backend(on))
 
 
 async def _postmaster(on: Scene, _choice: random.Random) -> None:
@@ -56,15 +52,16 @@ _KILLS: Mapping[str, _Kill] = {
 }
 
 
-async def kill(on: Scene, seconds: float, *, most: int) -> int:
+async def kill(on: Scene, seconds: float, *, most: int, seed: int) -> int:
     """Kill this or that, as often as is said, or for as long.
 
     Args:
         on: with a KMS.
         seconds: for which it goes on where there is no number.
         most: how often; 0: as often as there is time.
+        seed: of the moments, and of what is killed.
     """
-    choice = random.Random(SEED)  # noqa: S311 - to be repeated
+    choice = random.Random(seed)  # noqa: S311 - to be repeated
     loop, killed = asyncio.get_running_loop(), Counter[str]()
     end = loop.time() + seconds
     while killed.total() < most or (not most and loop.time() < end):
@@ -83,6 +80,6 @@ async def kill(on: Scene, seconds: float, *, most: int) -> int:
     return killed.total()
 
 
-def faults(count: int) -> tuple[Fault, ...]:
+def faults(count: int, seed: int) -> tuple[Fault, ...]:
     """Return it, with so many kills; 0: as many as there is time for."""
-    return (Fault("kills at random moments", partial(kill, most=count), "kms"),)
+    return (Fault("kills at random moments", partial(kill, most=count, seed=seed), "kms"),)

@@ -17,11 +17,18 @@ _BACKENDS = "SELECT pid FROM pg_stat_activity WHERE usename = 'custody_app' ORDE
 _BETWEEN_SECONDS = 0.3
 
 
-async def kill_backend(on: Scene) -> None:
-    """Kill one session's process: PostgreSQL ends all others, and recovers."""
-    pid = await on.database.value(_BACKENDS)
-    if pid is not None:
-        os.kill(pid, signal.SIGKILL)
+async def kill_backend(on: Scene) -> bool:
+    """Kill one session's process: PostgreSQL ends all others, and recovers.
+
+    Returns:
+        Whether there was one.
+    """
+    with suppress(OSError, asyncpg.PostgresError):
+        pid = await on.database.value(_BACKENDS)
+        if pid is not None:
+            os.kill(pid, signal.SIGKILL)
+            return True
+    return False
 
 
 async def kill_backends(on: Scene, seconds: float) -> int:
@@ -30,9 +37,7 @@ async def kill_backends(on: Scene, seconds: float) -> int:
     async with asyncio.timeout(seconds + 30):
         end = asyncio.get_running_loop().time() + seconds
         while asyncio.get_running_loop().time() < end:
-            with suppress(OSError, asyncpg.PostgresError):
-                await kill_backend(on)
-                count += 1
+            count += await kill_backend(on)
             await asyncio.sleep(_BETWEEN_SECONDS)
     return count
 

@@ -6,13 +6,15 @@ import json
 import os
 import re
 import secrets
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
 from typing import Any
+from unittest.mock import AsyncMock
 
 import pytest
 
+from custody.db.connect import Session
 from custody.http.routes import BASE_PATH, ROUTES
 from custody.vault.keys import MasterKeys
 from custody.vault.rows import VaultRows
