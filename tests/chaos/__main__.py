@@ -17,7 +17,7 @@ against what they were answered (``tests/checker.py``). How to read the table:
               back, and users who were not served where all should be: 0
 ``back s``    seconds from the cure to the end of the last request that failed; of several, the most
 
-The exit code is 1 where anything was lost or wrong.
+The exit code is 1 where anything was lost or wrong, or a secret stands in a log.
 """
 
 import argparse
@@ -29,6 +29,7 @@ from pathlib import Path
 
 from custody.ops.logging import configure
 from custody.settings import LogFormat, LogLevel
+from tests import leaks
 from tests.bench.table import write_json
 from tests.chaos import clock, dba, kills, process, server
 from tests.chaos.fault import Fault
@@ -62,9 +63,11 @@ def main() -> int:
     configure(LogLevel.WARNING, LogFormat.TEXT, sys.stderr)
     chosen = parser.parse_args()
     results = asyncio.run(play_all(pick(chosen.only, chosen.count, chosen.seed), chosen.seconds))
+    _, size, leaked = leaks.search()
     sys.stdout.write(show(results))
+    sys.stdout.write(f"secrets in {size} bytes of logs: {len(leaked)}\n")
     write_json(chosen.json, {"results": [dataclasses.asdict(one) for one in results]})
-    return int(not all(one.is_good for one in results))
+    return int(bool(leaked) or not all(one.is_good for one in results))
 
 
 if __name__ == "__main__":

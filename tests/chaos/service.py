@@ -16,6 +16,8 @@ from tests.servers import log_file, started, wait_for
 
 # Starts a daemon with these variables, that logs there.
 Launch: TypeAlias = Callable[[Mapping[str, str], Path], AnyProcess]
+# With room for a machine that has others to serve.
+_START_SECONDS = 120
 _STOP_SECONDS = 40
 
 
@@ -45,13 +47,14 @@ class Service:
         self.base = f"http://{listen}{BASE_PATH}"
         self.admin = f"http://{admin}"
         self.log = log_file("daemon")
+        self.log.touch()
         self._environ = {**environ, "CUSTODY_LISTEN": listen, "CUSTODY_ADMIN_LISTEN": admin}
         self._launch = launch
 
     def start(self) -> None:
         """Start it, and wait until it is ready. Blocks."""
         self.process = self._launch(self._environ, self.log)
-        wait_for(f"{self.admin}/readyz", self.process, self.log)
+        wait_for(f"{self.admin}/readyz", self.process, self.log, _START_SECONDS)
 
     def kill(self) -> None:
         """End it at once. Blocks."""
