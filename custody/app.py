@@ -185,7 +185,9 @@ async def running(
         erasures = await enter(_open_erasures(settings))
         door = Door(engine, is_open=legacy)
         ages = Ages(engine, keks, metrics, settings)
-        health = Health(engine, keks, ring, door, jwks, erasures=erasures, ages=ages)
+        health = Health(
+            engine, keks, ring, door, jwks, reserve=reserve, erasures=erasures, ages=ages
+        )
         gauges = Gauges(
             metrics,
             keyring.keks,

@@ -122,7 +122,7 @@ async def check(
     ledger: Ledger,
     *,
     database: str,
-    environ: Mapping[str, str],
+    environ: Mapping[str, str] | None,
     admins: Sequence[str] = (),
     refusals: frozenset[tuple[int, str]] = frozenset(),
 ) -> list[Finding]:
@@ -135,16 +135,18 @@ async def check(
         ledger: what was seen.
         database: URL of a role that sees all rows.
         environ: of ``custody verify``: the KEKs, and CUSTODY_OWNER_DATABASE_URL or
-            CUSTODY_AUDIT_DATABASE_URL.
+            CUSTODY_AUDIT_DATABASE_URL. None: seals are not looked at now.
         admins: bases of the daemons' admin listeners.
         refusals: status and code that are right here besides those of the state table.
     """
-    looks = [
-        await ledger.ask(user, act, base)
-        for user in ledger.users
-        for base in ledger.bases
-        for act in ("key", "status")
-    ]
+    looks = await asyncio.gather(
+        *(
+            ledger.ask(user, act, base)
+            for user in ledger.users
+            for base in ledger.bases
+            for act in ("key", "status")
+        )
+    )
     found = [
         Finding(Kind.LOST, f"{one.user}: {one.act} is answered {one.status} {one.code} afterwards")
         for one in looks
@@ -159,7 +161,7 @@ async def check(
         found += await _left(connection, admins)
     finally:
         await connection.close()
-    return found + await asyncio.to_thread(_verify, environ)
+    return found if environ is None else found + await asyncio.to_thread(verify, environ)
 
 
 async def _left(connection: "asyncpg.Connection[Any]", admins: Sequence[str]) -> list[Finding]:
@@ -188,7 +190,8 @@ async def _left(connection: "asyncpg.Connection[Any]", admins: Sequence[str]) ->
     return found
 
 
-def _verify(environ: Mapping[str, str]) -> list[Finding]:
+def verify(environ: Mapping[str, str]) -> list[Finding]:
+    """Look at all rows and the whole audit by ``custody verify --all``; see :func:`check`."""
     done = custody(environ, "verify", "--all", "--json", seconds=120)
     if done.code == 0:
         return []

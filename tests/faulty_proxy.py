@@ -15,6 +15,7 @@ from tests.ports import free_port
 
 _CHUNK = 64 * 1024
 _TICK = 0.05
+_SLOW_SECONDS = 0.1
 _HEAD = b"HTTP/1.1 200 OK\r\nContent-Type: application/json\r\nConnection: close\r\n"
 
 
@@ -25,6 +26,7 @@ class Fault(Enum):
     REFUSE = auto()  # nobody listens, and what was open is closed
     RESET = auto()  # each connection is reset when it sends something
     BLACK_HOLE = auto()  # half-open: connections are taken and kept, nothing comes through
+    SLOW = auto()  # what clients say comes a tenth of a second later
     DRIP = auto()  # answers come a byte at a time, and never end in time
     ENDLESS = auto()  # the answer's body never ends, as fast as it can
     GARBAGE = auto()  # an answer that is no JSON, with status 200
@@ -106,6 +108,8 @@ class FaultyProxy:
             await self._passes.wait()
             if asker is not None and self._fault in _INSTEAD:
                 await self._answer(asker, *_INSTEAD[self._fault])
+            if asker is not None and self._fault is Fault.SLOW:
+                await asyncio.sleep(_SLOW_SECONDS)
             drips = asker is None and self._fault is Fault.DRIP
             for piece in (bytes([byte]) for byte in said) if drips else [said]:
                 writer.write(piece)

@@ -8,7 +8,6 @@ nothing here tries again.
 import asyncio
 import base64
 import hashlib
-import itertools
 import json
 import random
 import secrets
@@ -115,17 +114,22 @@ class Ledger:
         bases: of the vault routes, one of each daemon or of what stands before them; used in turn.
         issuer: of tokens.
         session: without a connection that is kept: aiohttp sends again what is lost on one.
+        claims: of their tokens, where they are not the usual ones.
     """
 
     def __init__(
-        self, bases: Sequence[str], issuer: Issuer, session: aiohttp.ClientSession
+        self,
+        bases: Sequence[str],
+        issuer: Issuer,
+        session: aiohttp.ClientSession,
+        claims: Mapping[str, object],
     ) -> None:
         self.run = secrets.token_hex(4)
         self.bases = list(bases)
         self._issuer = issuer
         self._session = session
-        self._numbers = itertools.count(1)
-        self._entries: dict[int, Entry] = {}
+        self._claims = claims
+        self._entries: list[Entry] = []
         self._code = new_recovery_code()
         # Of each user the key and the tag that were seen last.
         self._held: dict[str, tuple[str, str]] = {}
@@ -133,7 +137,7 @@ class Ledger:
     @property
     def entries(self) -> list[Entry]:
         """All of them, in the order that they were sent in."""
-        return list(self._entries.values())
+        return list(self._entries)
 
     @property
     def agent(self) -> str:
@@ -143,7 +147,7 @@ class Ledger:
     @property
     def users(self) -> list[str]:
         """Who has asked for anything."""
-        return sorted({entry.user for entry in self._entries.values()})
+        return sorted({entry.user for entry in self._entries})
 
     async def ask(self, user: str, act: str, base: str | None = None) -> Entry:
         """Send one request, once, and keep it with its answer.
@@ -157,9 +161,10 @@ class Ledger:
         """
         if act in _WITH_A_KEY and user not in self._held:
             act = "key"
-        number = next(self._numbers)
+        number = len(self._entries) + 1
+        entry = Entry(number, user, act, time.monotonic())
         # Kept before it is sent: one that is cancelled is one of which nothing is known.
-        entry = self._entries[number] = Entry(number, user, act, time.monotonic())
+        self._entries.append(entry)
         base = base or self.bases[number % len(self.bases)]
         try:
             status, headers, answer = await self._send(entry, base)
@@ -168,14 +173,14 @@ class Ledger:
         else:
             entry = replace(entry, ended=time.monotonic(), status=status)
             entry = self._read(entry, headers, answer)
-        self._entries[number] = entry
+        self._entries[number - 1] = entry
         return entry
 
     async def _send(self, entry: Entry, base: str) -> tuple[int, Mapping[str, str], Any]:
         method, path = ROUTES[entry.act]
         body, tag = self._body(entry)
         headers = {
-            "Authorization": remember(self._issuer.bearer(entry.user)),
+            "Authorization": remember(self._issuer.bearer(entry.user, **self._claims)),
             "User-Agent": f"{self.agent}{entry.number}",
         }
         if tag:
@@ -223,20 +228,25 @@ class Ledger:
         except InvalidTag:
             return ""
 
+    def since(self, moment: float) -> Iterator[Entry]:
+        """Return those that have ended after a moment, the latest first."""
+        for entry in reversed(self._entries):
+            if entry.begun < moment - _PATIENCE_SECONDS:
+                return
+            if moment < entry.ended < float("inf"):
+                yield entry
+
     def errors(self, since: float = 0) -> Counter[str]:
         """Count who was not served since a moment, by code."""
-        return Counter(
-            entry.code or str(entry.status)
-            for entry in self._entries.values()
-            if entry.is_failure and entry.begun >= since and entry.ended < float("inf")
-        )
+        failed = (entry for entry in self.since(since) if entry.is_failure)
+        return Counter(entry.code or str(entry.status) for entry in failed)
 
     def back(self, cured: float) -> float:
         """Return the seconds from a cure until the last request of all that failed had ended.
 
         Infinite where none was served after it.
         """
-        ended = [one for one in self._entries.values() if cured < one.ended < float("inf")]
+        ended = list(self.since(cured))
         last = max((one.ended for one in ended if one.is_failure), default=cured)
         served = any(one.ended > last for one in ended if not one.is_failure)
         return last - cured if served else float("inf")
@@ -248,12 +258,14 @@ def digest(key: str | None) -> str:
 
 
 @asynccontextmanager
-async def ledger_of(bases: Sequence[str], issuer: Issuer) -> AsyncIterator[Ledger]:
-    """Open a ledger for the length of the block."""
+async def ledger_of(
+    bases: Sequence[str], issuer: Issuer, **claims: object
+) -> AsyncIterator[Ledger]:
+    """Open a ledger for the length of the block; see :class:`Ledger`."""
     connector = aiohttp.TCPConnector(limit=0, force_close=True)
     patience = aiohttp.ClientTimeout(total=_PATIENCE_SECONDS)
     async with aiohttp.ClientSession(connector=connector, timeout=patience) as session:
-        yield Ledger(bases, issuer, session)
+        yield Ledger(bases, issuer, session, claims)
 
 
 @asynccontextmanager

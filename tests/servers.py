@@ -332,7 +332,7 @@ def coverage_environ() -> dict[str, str]:
     return {name: value for name, value in os.environ.items() if name.startswith("COVERAGE_")}
 
 
-def wait_for(url: str, process: AnyProcess, log: Path) -> None:
+def wait_for(url: str, process: AnyProcess, log: Path, seconds: float = 30) -> None:
     """Wait until a URL answers 200."""
 
     def answers() -> bool:
@@ -343,6 +343,6 @@ def wait_for(url: str, process: AnyProcess, log: Path) -> None:
         return False
 
     try:
-        soon(answers, 30)
+        soon(answers, seconds)
     except AssertionError:
         raise AssertionError(f"{url} did not answer 200: {log.read_text()}") from None

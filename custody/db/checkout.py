@@ -6,7 +6,7 @@ back to the pool (SQLAlchemy issues 12077 and 12099).
 
 import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from typing import TypeVar, cast
 
 import asyncpg
@@ -55,10 +55,12 @@ _OF_A_STATEMENT = (
 
 # What says that another connection may do: a pooler that was set up anew gives us sessions that
 # know other statements than ours (custody/db/pooler.py), and a primary that was demoted lets its
-# sessions live on, read-only (25006), while its successor is at another host of the URL.
+# sessions live on, read-only (25006), while its successor is at another host of the URL. And a
+# session keeps the statement_timeout that its role had when it began, whatever became of that.
 UNUSABLE = (
     asyncpg.InvalidSQLStatementNameError,
     asyncpg.DuplicatePreparedStatementError,
+    asyncpg.QueryCanceledError,
     asyncpg.ReadOnlySQLTransactionError,
     Demoted,
 )
@@ -96,7 +98,7 @@ async def acquire(engine: AsyncEngine, until: float | None = None) -> AsyncItera
                 connection.terminate()
             if isinstance(error, _READ_ONLY) and engine.pool is pool:
                 # The idle ones are of the same server.
-                await _close_idle(engine)
+                await close_idle(engine)
             if isinstance(error, asyncpg.PostgresError):
                 # "from None": a PostgreSQL error may quote the failing row.
                 raise _translate(error) from None
@@ -159,7 +161,11 @@ async def _roll_back(connection: Connection) -> None:
         connection.terminate()
 
 
-async def _close_idle(engine: AsyncEngine) -> None:
+async def close_idle(engine: AsyncEngine) -> None:
+    """Close the connections that nobody has borrowed, and those that somebody has at their return.
+
+    Whoever asks next has a session of its own, with what its role has set by then.
+    """
     try:
         async with asyncio.timeout(_ROLLBACK_TIMEOUT_SECONDS):
             await engine.dispose()
@@ -168,12 +174,15 @@ async def _close_idle(engine: AsyncEngine) -> None:
 
 
 async def _give_back(borrowed: AsyncConnection, *, dropped: bool) -> None:
-    raw = await borrowed.get_raw_connection()
-    connection = cast("Connection", raw.driver_connection)
-    if dropped or connection.is_closed() or connection.is_in_transaction():
-        connection.terminate()
-        await borrowed.invalidate()
-    await borrowed.close()
+    # Without memory it is closed once nobody holds it, and the pool makes another. What was done on
+    # it is done, and its answer stays what it is.
+    with suppress(MemoryError):
+        raw = await borrowed.get_raw_connection()
+        connection = cast("Connection", raw.driver_connection)
+        if dropped or connection.is_closed() or connection.is_in_transaction():
+            connection.terminate()
+            await borrowed.invalidate()
+        await borrowed.close()
 
 
 def _translate(error: Exception) -> DatabaseError:

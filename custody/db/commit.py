@@ -15,8 +15,9 @@ from custody.db.engine import Connection
 from custody.db.errors import ConnectionLost, DatabaseError, Demoted, OutcomeUnknown
 
 # After one of these nobody knows what state the connection is in. The internal error is what
-# asyncpg raises when the server has ended the session while nobody was using it.
-CONNECTION_ERRORS = (asyncpg.InterfaceError, asyncpg.InternalClientError, OSError)
+# asyncpg raises when the server has ended the session while nobody was using it. Without memory
+# an answer may have come, and was not read.
+CONNECTION_ERRORS = (asyncpg.InterfaceError, asyncpg.InternalClientError, OSError, MemoryError)
 # With one of these the server itself ends the connection (classes 08 and 57P0x).
 LOSSES = (
     asyncpg.PostgresConnectionError,

@@ -13,6 +13,7 @@ from typing import Literal, TypeAlias, get_args
 
 from sqlalchemy.ext.asyncio import AsyncEngine
 
+from custody.db.checkout import close_idle
 from custody.db.engine import Connection, Dsn, open_engine
 from custody.db.errors import DatabaseError, Refused, Unreachable
 from custody.db.one_database import refuse_another
@@ -63,6 +64,9 @@ class PostureProblem:
 async def find_problems(engine: AsyncEngine, duty: Duty) -> tuple[PostureProblem, ...]:
     """Ask the database what is unsafe in its schema or in our role.
 
+    Where something is, no connection stays: a session keeps the settings that its role had when it
+    began, also once an administrator has taken them back.
+
     Args:
         engine: connections of the role to check.
         duty: the runtime role that it must be, or be a member of.
@@ -71,7 +75,10 @@ async def find_problems(engine: AsyncEngine, duty: Duty) -> tuple[PostureProblem
         DatabaseError: the database can't be asked now.
     """
     async with transaction(engine, CHECK_TIMEOUT_SECONDS) as connection:
-        return await look(connection, duty)
+        problems = await look(connection, duty)
+    if any(problem.is_unsafe for problem in problems):
+        await close_idle(engine)
+    return problems
 
 
 async def look(connection: Connection, duty: Duty) -> tuple[PostureProblem, ...]:

@@ -18,7 +18,7 @@ from custody.http.response import Response
 from custody.http.router import Router
 from custody.ops import logging
 from custody.ops.access_log import AccessLog, AccessRecord
-from custody.vault.errors import VaultError
+from custody.vault.errors import Overloaded, VaultError
 
 # Longer than any request may take, so a stop cuts none off.
 DRAIN_SECONDS = 20.0
@@ -154,6 +154,9 @@ def _response_to(error: Exception) -> tuple[Response, str]:
             problem = error
         case VaultError():
             problem = problems.of_vault(error)
+        case MemoryError():
+            log.error("out_of_memory")
+            problem = problems.of_vault(Overloaded())
         case _:
             log.error("internal_error", **describe(error))
             problem = problems.internal()

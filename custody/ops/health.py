@@ -13,7 +13,7 @@ from custody.auth.jwks import JwksCache
 from custody.datakeys.check import DataKeyCheck
 from custody.datakeys.ring import Ring
 from custody.db.advice import advise
-from custody.db.checkout import on_a_living_connection
+from custody.db.checkout import close_idle, on_a_living_connection
 from custody.db.erasures import Erasures
 from custody.db.errors import NO_ANSWER, DatabaseError, Refused
 from custody.db.posture import Kind, PostureProblem, find_problems
@@ -52,6 +52,7 @@ class Health:
         ring: the data keys.
         door: for rows that are not sealed.
         jwks: the issuer's keys.
+        reserve: other connections of the role.
         erasures: which the database must have.
         ages: read at each look.
     """
@@ -64,10 +65,12 @@ class Health:
         door: Door,
         jwks: JwksCache,
         *,
+        reserve: AsyncEngine,
         erasures: Erasures,
         ages: Ages,
     ) -> None:
         self._engine = engine
+        self._reserve = reserve
         self._keks = keks
         self._ring = ring
         self._data_keys = DataKeyCheck(engine, keks.keyring.keks, ring, keks)
@@ -241,7 +244,9 @@ class Health:
 
     async def _ask(self) -> None:
         self._problems = await find_problems(self._engine, "custody_app")
-        if not self._unsafe:
+        if self._unsafe:
+            await close_idle(self._reserve)  # as of the others: custody/db/posture.py
+        else:
             await self._erasures.look(self._engine)
             await self._check_keks()
             await self._door.look()

@@ -6,11 +6,14 @@ variables.
 """
 
 import asyncio
+import atexit
 import json
 import logging
 import sys
 import threading
+import time
 from collections import deque
+from contextlib import suppress
 from contextvars import ContextVar
 from datetime import UTC, datetime
 from typing import Any, TextIO
@@ -18,10 +21,18 @@ from typing import Any, TextIO
 import structlog
 
 from custody import tracing
+from custody.ops.unread import Unread
 from custody.settings import LogFormat, LogLevel
 
 # Of the request that a task works for; each line it logs has it.
 request_id: ContextVar[str | None] = ContextVar("request_id", default=None)
+
+log = structlog.get_logger()
+
+# Of lines that nobody reads so many characters are kept: some thousand requests.
+_MOST_UNREAD = 1 << 20
+_AGAIN_SECONDS = 0.1
+_FINISH_SECONDS = 1.0
 
 
 class Lines:
@@ -31,7 +42,8 @@ class Lines:
     line for each request, and a call for each would cost a tenth of what the request does.
 
     Nobody waits for a lock here: a finalizer may log, too, and the garbage collector runs it in
-    any thread at any moment, also in the middle of a write.
+    any thread at any moment, also in the middle of a write. Nor does anybody wait for who reads:
+    what a full pipe does not take is kept up to a bound, and what comes beyond is lost and counted.
 
     Args:
         stream: where the lines go.
@@ -40,10 +52,13 @@ class Lines:
 
     def __init__(self, stream: TextIO, *, default: bool) -> None:
         self.default = default
-        self._stream = stream
+        self._to = Unread(stream)
         self._writing = threading.Lock()
         self._waiting: deque[str] = deque()
+        self._unread = ""
+        self._lost = 0
         self._turn: asyncio.AbstractEventLoop | None = None
+        self._again: asyncio.TimerHandle | None = None
 
     def info(self, *lines: str) -> None:
         """Write lines at the end of this turn."""
@@ -68,20 +83,66 @@ class Lines:
     debug = info
     warning = critical = error
 
+    def finish(self) -> None:
+        """Write what is left, where somebody reads it within a moment."""
+        until = time.monotonic() + _FINISH_SECONDS
+        self._write()
+        while self._unread and (left := until - time.monotonic()) > 0:
+            self._to.wait(left)
+            self._write()
+
     def _write(self) -> None:
         self._turn = None
         # Who finds a writer at work leaves its lines to that one, which looks again after its
         # write: no line is lost.
-        while self._waiting and self._writing.acquire(blocking=False):
+        while (self._waiting or self._unread) and self._writing.acquire(blocking=False):
             try:
                 lines = [self._waiting.popleft() for _ in range(len(self._waiting))]
-                self._stream.write("".join(f"{line}\n" for line in lines))
-                self._stream.flush()
+                if len(self._unread) < _MOST_UNREAD:
+                    self._unread += "".join(f"{line}\n" for line in lines)
+                else:
+                    self._lost += len(lines)
+                self._unread = self._to.write(self._unread)
             except (OSError, ValueError):
                 # Nobody reads the log any more. Requests go on: their trail is the audit.
-                pass
+                self._unread = ""
             finally:
                 self._writing.release()
+            if self._unread:
+                self._try_again()
+                return
+            if self._lost:
+                lost, self._lost = self._lost, 0
+                log.warning("log_lines_lost", lines=lost)
+
+    def _try_again(self) -> None:
+        """Have it tried again in a moment; without a loop the next line does."""
+        if self._again is None:
+            with suppress(RuntimeError):
+                loop = asyncio.get_running_loop()
+                self._again = loop.call_later(_AGAIN_SECONDS, self._now)
+
+    def _now(self) -> None:
+        self._again = None
+        self._write()
+
+
+class _Handler(logging.Handler):
+    """Has lines of libraries written as ours are.
+
+    Args:
+        lines: write them.
+    """
+
+    def __init__(self, lines: Lines) -> None:
+        super().__init__()
+        self._lines = lines
+
+    def emit(self, record: logging.LogRecord) -> None:
+        try:
+            self._lines.error(self.format(record))
+        except Exception:  # noqa: BLE001 - as any handler
+            self.handleError(record)
 
 
 def configure(level: LogLevel, log_format: LogFormat, stream: TextIO | None = None) -> None:
@@ -110,7 +171,9 @@ def configure(level: LogLevel, log_format: LogFormat, stream: TextIO | None = No
         logger_factory=lambda *_: lines,
         cache_logger_on_first_use=False,
     )
-    handler = logging.StreamHandler(stream)
+    if stream is sys.stderr:
+        atexit.register(lines.finish)
+    handler = _Handler(lines)
     handler.setFormatter(
         structlog.stdlib.ProcessorFormatter(
             foreign_pre_chain=shared,

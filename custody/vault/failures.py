@@ -9,6 +9,7 @@ from custody.audit.events import Action
 from custody.vault.errors import (
     AuditUnavailable,
     OutcomeUnknown,
+    Overloaded,
     RowTampered,
     UnwrapLimitReached,
     UserUnknown,
@@ -54,6 +55,8 @@ class Failures:
             # No action of a known user; or there is nowhere to record anything.
             return
         context, status = "internal", _INTERNAL_STATUS
+        if isinstance(error, MemoryError):
+            error = Overloaded()  # as which it is answered
         if isinstance(error, VaultError):
             context, status = error.context, error.status
         row = event(caller, failure, context, status)

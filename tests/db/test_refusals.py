@@ -209,7 +209,14 @@ async def test_refusal_is_seen_past_connections_that_have_ended(
         ring = Ring(engine, keyring, 3600, 86_400)
         keks, door = Keks(keyring, engine, "here", Sealer(ring)), Door(engine, is_open=False)
         here = health.Health(
-            engine, keks, ring, door, jwks, erasures=Erasures(None), ages=AsyncMock()
+            engine,
+            keks,
+            ring,
+            door,
+            jwks,
+            reserve=engine,
+            erasures=Erasures(None),
+            ages=AsyncMock(),
         )
         async with AsyncExitStack() as borrowed:
             for _ in range(4):

@@ -1,11 +1,14 @@
 """Settings that a role, a database or a URL brings change nothing, or are named with a cure."""
 
 import asyncio
+from contextlib import AsyncExitStack, suppress
 from pathlib import Path
 
 import pytest
 
-from custody.db.posture import Duty
+from custody.db.checkout import acquire
+from custody.db.errors import DatabaseError
+from custody.db.posture import Duty, find_problems
 from custody.db.scope import transaction
 from custody.settings import ConfigurationError
 from tests.client import Client, client_session
@@ -135,3 +138,26 @@ async def test_what_is_stored_is_on_disk_whatever_the_role_says(database: Databa
     await database.execute(f"ALTER DATABASE {database.name} SET synchronous_commit = off")
     async with engine_of(database.url("custody_rewrap")) as engine, transaction(engine) as held:
         assert await held.fetchval("SHOW synchronous_commit") == "on"
+
+
+@pytest.mark.parametrize(
+    "setting", ["statement_timeout = 1", "statement_timeout = 90", "row_security = off"]
+)
+async def test_what_is_taken_back_does_not_live_on_in_a_pool(
+    database: Database, setting: str
+) -> None:
+    """A session keeps what its role had when it began: those that are no good are let go."""
+    async with login(database, "custody_app") as (role, url), engine_of(url, 4) as engine:
+        await database.execute(f"ALTER ROLE {role} SET {setting}")
+        async with AsyncExitStack() as borrowed:
+            for _ in range(4):
+                await borrowed.enter_async_context(acquire(engine))
+        await database.execute(f"ALTER ROLE {role} RESET ALL")
+        for _ in range(4):  # each may be the end of one
+            with suppress(DatabaseError):
+                await find_problems(engine, "custody_app")
+        async with AsyncExitStack() as borrowed:
+            for _ in range(4):
+                connection = await borrowed.enter_async_context(acquire(engine))
+                name, _, value = setting.partition(" = ")
+                assert await connection.fetchval(f"SHOW {name}") not in {value, f"{value}ms"}

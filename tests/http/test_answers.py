@@ -6,13 +6,15 @@ import json
 import os
 import re
 import secrets
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
 from typing import Any
+from unittest.mock import AsyncMock
 
 import pytest
 
+from custody.db.connect import Session
 from custody.http.routes import BASE_PATH, ROUTES
 from custody.vault.keys import MasterKeys
 from custody.vault.rows import VaultRows
@@ -428,6 +430,18 @@ class TestHardlyHttp:
         assert [answer.status for answer in answers] in ([200, 400], [400])
 
 
+def no_memory_for_commit(execute: Callable[..., Awaitable[str]]) -> Callable[..., Awaitable[str]]:
+    """Return what executes, and has no memory for the answer to a COMMIT."""
+
+    async def executed(session: Session, sql: str, *parameters: object) -> str:
+        done = await execute(session, sql, *parameters)
+        if sql == "COMMIT":
+            raise MemoryError
+        return done
+
+    return executed
+
+
 class TestInternalError:
     NEEDLE = "needle-of-the-exception"
 
@@ -459,6 +473,24 @@ class TestInternalError:
             ("failed_fetch", "internal", 500),
             ("init", "internal", 500),
             ("rotate", "internal", 500),
+        ]
+        assert (await alice.key()).status == 200
+
+    async def test_without_memory_it_is_to_be_tried_again(
+        self, daemon: Daemon, device: Device, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        alice = device("alice")
+        await alice.init()
+        with monkeypatch.context() as patch:
+            patch.setattr(MasterKeys, "open", AsyncMock(side_effect=MemoryError))
+            answer = await alice.key()
+            assert_problem(answer, 503, "OVERLOADED")
+            # Where it is of the database: an answer may have come, and was not read.
+            patch.setattr(Session, "execute", no_memory_for_commit(Session.execute))
+            assert_problem(await alice.rotate(), 503, "OUTCOME_UNKNOWN")
+        assert (await daemon.database.audit("alice"))[1:] == [
+            ("failed_fetch", "overloaded", 503),
+            ("rotate", None, 200),
         ]
         assert (await alice.key()).status == 200
 

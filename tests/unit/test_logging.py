@@ -4,20 +4,23 @@ import asyncio
 import io
 import json
 import logging
+import os
 import threading
 from collections.abc import Iterator
-from typing import Any
+from contextlib import contextmanager
+from typing import Any, BinaryIO, TextIO
 
 import pytest
 import structlog
 
 from custody.ops.access_log import AccessRecord, log_requests
-from custody.ops.logging import configure
+from custody.ops.logging import Lines, configure
 from custody.settings import LogFormat, LogLevel
 from custody.vault.keys import WrappedKey
 from custody.vault.model import MasterKey
 from kek_backends.base import Wrap
-from tests.logs import logging_to_memory
+from tests.eventually import eventually
+from tests.logs import logging_to, logging_to_memory
 
 log = structlog.get_logger()
 
@@ -202,3 +205,58 @@ async def test_requests_of_no_interest_are_no_line(stream: io.StringIO) -> None:
     log_requests([one for one in COMPLETED if one.quiet])
     await asyncio.sleep(0)
     assert stream.getvalue() == ""
+
+
+def test_who_does_not_read_keeps_nobody_waiting(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A pipe that is full: all goes on, and what was lost is said once somebody reads."""
+    monkeypatch.setattr("custody.ops.logging._MOST_UNREAD", 100_000)
+    with full_pipe() as (reader, writer), logging_to(writer, LogLevel.INFO, LogFormat.JSON):
+        for number in range(2000):
+            log.info("said", number=number, text="x" * number)
+        logging.getLogger("asyncio").warning("slow")
+        told, sent = b"", 2001
+        while b"log_lines_lost" not in told:
+            log.info("goes on")
+            sent += 1
+            told += reader.read(1 << 16) or b""
+    shown = [json.loads(line) for line in told.splitlines()]
+    numbers = [line["number"] for line in shown if line["event"] == "said"]
+    assert numbers == [*range(len(numbers))], "whole lines, the first of them"
+    (lost,) = (line for line in shown if line["event"] == "log_lines_lost")
+    assert lost["level"] == "warning"
+    assert len(shown) - 1 + lost["lines"] == sent
+
+
+async def test_what_waits_for_a_reader_needs_no_further_line() -> None:
+    with full_pipe() as (reader, writer), logging_to(writer, LogLevel.INFO, LogFormat.TEXT):
+        text = "\N{SNOWMAN}" * 50_000
+        log.info(text)
+        told = b""
+
+        def read() -> bool:
+            nonlocal told
+            told += reader.read(1 << 16) or b""
+            return text.encode() in told
+
+        await eventually(read)
+
+
+def test_what_waits_at_the_end_is_written_if_somebody_reads() -> None:
+    with full_pipe() as (reader, writer):
+        lines = Lines(writer, default=True)
+        lines.info("x" * 200_000)
+        reading = threading.Thread(target=reader.read, args=(200_001,))
+        os.set_blocking(reader.fileno(), True)
+        reading.start()
+        lines.finish()
+        reading.join(20)
+        assert not reading.is_alive()
+
+
+@contextmanager
+def full_pipe() -> Iterator[tuple[BinaryIO, TextIO]]:
+    """Return the ends of a pipe: who writes there would wait, who reads does not."""
+    reads, writes = os.pipe()
+    os.set_blocking(reads, False)
+    with os.fdopen(reads, "rb") as reader, os.fdopen(writes, "w", encoding="utf-8") as writer:
+        yield reader, writer
