@@ -108,6 +108,7 @@ chaos-callers: install-dev
 # Needs patroni, etcd-server and haproxy of Debian. For example: make chaos-failover ARGS="--count 50"
 chaos-failover: install-dev
 	@exec "$(BIN)/python" -m tests.bench.failover $(ARGS)
+
 # Faults under load, for example: make chaos ARGS="--only kills --count 500"
 chaos: install-dev
 	@exec "$(BIN)/python" -m tests.chaos $(ARGS)
