@@ -256,7 +256,7 @@ class Cluster:
     def start(self, member: Member) -> None:
         """Start a member's Patroni, which starts its PostgreSQL."""
         # Another one than Debian's, where that is chosen.
-        chosen = os.environ.get("CUSTODY_TEST_PATRONI")
+        chosen = os.environ.get("PATRONI")
         command = [chosen or program("patroni", "patroni"), str(member.folder / "patroni.yml")]
         member.patroni = self._start(f"patroni-{member.name}", command)
 

@@ -1,7 +1,7 @@
 """``make chaos-failover``: what users notice while the primary of a Patroni goes, and what is lost.
 
     make chaos-failover ARGS="--count 50"
-    make chaos-failover ARGS="--count 3 --only isolate --ways hosts"
+    PATRONI=/opt/patroni/bin/patroni make chaos-failover ARGS="--count 3 --only isolate"
 
 Three PostgreSQL under Patroni, three etcd and HAProxy, with the configuration of
 docs/how-to/high-availability.md, its times too. Two daemons serve the same users: one has the URL
@@ -11,6 +11,9 @@ primary goes, one way or the other (the table at :data:`FAULTS`).
 ``s`` is the longest time in which nobody was served by way of a daemon, from the fault on;
 ``503``s are the requests that failed in it. At the end the checker (tests/checker.py) holds every
 answer against the database. The exit code is 1 where it finds anything.
+
+PATRONI names another Patroni than Debian's. That one, 3.0.2, may not come to rest after ``isolate``:
+docs/how-to/high-availability.md says why.
 """
 
 import argparse
