@@ -12,8 +12,8 @@ primary goes, one way or the other (the table at :data:`FAULTS`).
 ``503``s are the requests that failed in it. At the end the checker (tests/checker.py) holds every
 answer against the database. The exit code is 1 where it finds anything.
 
-PATRONI names another Patroni than Debian's. That one, 3.0.2, may not come to rest after ``isolate``:
-docs/how-to/high-availability.md says why.
+PATRONI names another Patroni than Debian's. That one, 3.0.2, may not come to rest after
+``isolate``: docs/how-to/high-availability.md says why.
 """
 
 import argparse
