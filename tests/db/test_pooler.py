@@ -44,7 +44,7 @@ async def test_mixed_requests_and_a_rewrap_beside_them(
     database: Database, postgres: EmbeddedPostgres, issuer: Issuer, tmp_path: Path, mode: str
 ) -> None:
     """All routes, and all rows wrapped anew all the while; POOLER_REQUESTS of them."""
-    count = int(os.environ.get("POOLER_REQUESTS", "800"))
+    count = int(os.environ.get("POOLER_REQUESTS", "400"))
     # In session mode each connection of a daemon has one of the server to itself.
     with pgbouncer(postgres, pool_mode=mode, default_pool_size="40") as pooler:
         urls = {
