@@ -125,9 +125,9 @@ prove-scope: install-dev
 COMPILE = "$(BIN)/uv" pip compile --universal --python-version 3.11 \
 	--generate-hashes --no-emit-index-url --no-annotate --no-header --quiet
 lock: install-dev
-	$(COMPILE) pyproject.toml --upgrade --extra vault --extra aws --extra otel --extra dev \
+	$(COMPILE) pyproject.toml --upgrade --extra vault --extra aws --extra azure --extra gcp --extra pkcs11 --extra otel --extra dev \
 	  --group test --group lint --group docs --group build --group lock --output-file requirements-dev.lock
-	$(COMPILE) pyproject.toml --constraint requirements-dev.lock --extra vault --extra aws --extra otel \
+	$(COMPILE) pyproject.toml --constraint requirements-dev.lock --extra vault --extra aws --extra azure --extra gcp --extra pkcs11 --extra otel \
 	  --output-file requirements.lock
 	$(COMPILE) pyproject.toml --constraint requirements-dev.lock --extra dev --group build \
 	  --output-file requirements-run.lock

@@ -1,10 +1,11 @@
 """From a KEK URI to its backend, by entry point."""
 
 from collections.abc import Mapping, Sequence
-from importlib.metadata import EntryPoint, entry_points
+from importlib.metadata import EntryPoint, EntryPoints, entry_points
 
 from kek_backends.base import KekBackend
 from kek_backends.errors import Misconfigured
+from kek_backends.foreign import ForeignKek
 from kek_backends.keyring import Keyring
 from kek_backends.uri import KekUri
 
@@ -13,7 +14,7 @@ _OURS = __name__.partition(".")[0]
 
 
 def load(text: str, *, environ: Mapping[str, str], development: bool) -> KekBackend:
-    """Build the backend that a KEK URI names.
+    """Build the backend that a KEK URI names; one of a third party is kept at arm's length.
 
     Args:
         text: the URI, for example ``env:MANA_AUTH_KEK``.
@@ -23,6 +24,15 @@ def load(text: str, *, environ: Mapping[str, str], development: bool) -> KekBack
     Raises:
         Misconfigured: naming the URI and the cure.
     """
+    return _load(text, environ=environ, development=development, apart=True)
+
+
+def load_here(text: str, *, environ: Mapping[str, str], development: bool) -> KekBackend:
+    """Build a backend as it is, whoever wrote it; see :func:`load`. For tests of it."""
+    return _load(text, environ=environ, development=development, apart=False)
+
+
+def _load(text: str, *, environ: Mapping[str, str], development: bool, apart: bool) -> KekBackend:
     uri = KekUri.parse(text)
     found = entry_points(group=ENTRY_POINT_GROUP)
     if uri.scheme not in found.names:
@@ -34,12 +44,18 @@ def load(text: str, *, environ: Mapping[str, str], development: bool) -> KekBack
         raise Misconfigured(
             f"KEK {uri.text}: an id may not begin with {prefix}: as those of another backend do"
         )
-    entry_point = found[uri.scheme]
-    try:
+    entry_point = _the_one(found.select(name=uri.scheme), uri)
+
+    def make() -> KekBackend:
         # The module of a backend, and so its SDK, is loaded only when it is used: a host without
         # the SDK boots.
         backend = _class_at(entry_point, uri)
         return backend.from_uri(uri, environ=environ, development=development)
+
+    try:
+        if apart and _package(entry_point.module) != _OURS:
+            return ForeignKek.built(uri, make)
+        return make()
     except ImportError as error:
         if _package(error.name) == _OURS != _package(entry_point.module):
             raise Misconfigured(
@@ -49,6 +65,17 @@ def load(text: str, *, environ: Mapping[str, str], development: bool) -> KekBack
         raise Misconfigured(
             f"KEK {uri.text}: the module {error.name} can't be imported; {_cure(entry_point)}"
         ) from None
+
+
+def _the_one(found: EntryPoints, uri: KekUri) -> EntryPoint:
+    """Return the entry point of a scheme: ours, whatever else has its name."""
+    ours = [one for one in found if _package(one.module) == _OURS]
+    others = sorted({one.value for one in found} - {one.value for one in ours})
+    if not ours and len(others) > 1:
+        raise Misconfigured(
+            f"KEK {uri.text}: {' and '.join(others)} share the name {uri.scheme!r}: remove one"
+        )
+    return (ours or list(found))[0]
 
 
 def _package(module: str | None) -> str:

@@ -42,6 +42,8 @@ CHECKS: tuple[Check, ...] = (
     life.check_cancelled_calls_do_no_harm,
     life.check_nothing_secret_is_shown,
     life.check_closing,
+    life.check_the_loop_is_not_blocked,
+    life.check_nothing_is_left_behind,
     rewraps.check_rewrap_keeps_key_and_user,
     rewraps.check_rewrap_tells_bad_items_from_good,
 )

@@ -4,12 +4,14 @@ import re
 from dataclasses import dataclass, replace
 from enum import StrEnum
 from typing import Self
-from urllib.parse import parse_qsl, urlencode
+from urllib.parse import parse_qsl, quote, unquote, urlencode
 
 from kek_backends.errors import Misconfigured
 
 _SCHEME = re.compile(r"[a-z][a-z0-9-]*")
 _KEK_ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9._:/-]{0,254}")
+# What a scheme takes beside ?id= and ?mode=: where its KMS is, on this host.
+_OPTIONS = {"pkcs11": ("module-path", "pin-source")}
 # What the ids of data keys begin with, and of no KEK.
 DATA_KEY_PREFIX = "dk-"
 
@@ -32,6 +34,7 @@ class KekUri:
         kek_id: the value of ``?id=``, or None for the backend's own default.
         mode: the value of ``?mode=``. It says nothing of the KEK, only of its use while it is the
             active one.
+        options: names and values of what its scheme alone takes.
     """
 
     text: str
@@ -39,11 +42,13 @@ class KekUri:
     path: str
     kek_id: str | None = None
     mode: Mode = Mode.DIRECT
+    options: tuple[tuple[str, str], ...] = ()
 
     @property
     def key_text(self) -> str:
         """The URI of the key alone, without a mode: the same for all who use it."""
-        query = f"?{urlencode({'id': self.kek_id}, safe='/:')}" if self.kek_id else ""
+        named = [*self.options, *([("id", self.kek_id)] if self.kek_id else [])]
+        query = f"?{urlencode(named, safe='/:', quote_via=quote)}" if named else ""
         return f"{self.scheme}:{self.path}{query}"
 
     def in_mode(self, mode: Mode) -> Self:
@@ -60,11 +65,17 @@ class KekUri:
         Raises:
             Misconfigured: it has no scheme or path, an unknown parameter, or a bad value of one.
         """
-        if any(_is_key(part) for part in re.split("[:?=]", text, maxsplit=2)):
+        if any(looks_like_a_key(part) for part in re.split("[:?=]", text, maxsplit=2)):
             # Not even quoted: the line goes to logs.
             raise Misconfigured(
                 "CUSTODY_KEK, CUSTODY_OLD_KEKS or CUSTODY_SECOND_KEK holds what looks like a key, "
                 "and not the name of one: put the key into a variable, and name that: env:VARIABLE"
+            )
+        if "pin-value" in unquote(text):
+            # Not quoted either.
+            raise Misconfigured(
+                "CUSTODY_KEK, CUSTODY_OLD_KEKS or CUSTODY_SECOND_KEK holds a PIN (pin-value): put "
+                "the PIN into a file that nobody else may read, and name that: pin-source=file:PATH"
             )
         scheme, colon, rest = text.partition(":")
         path, _, query = rest.partition("?")
@@ -72,12 +83,12 @@ class KekUri:
             raise Misconfigured(
                 f"KEK {text!r} is not a KEK URI: write scheme:name, for example env:MANA_AUTH_KEK"
             )
+        own = _OPTIONS.get(scheme, ())
         parameters: dict[str, str] = {}
-        for name, value in parse_qsl(query, keep_blank_values=True):
-            if name not in {"id", "mode"} or name in parameters:
-                raise Misconfigured(
-                    f"KEK {text!r}: two parameters are known, each once: ?id=KEK_ID&mode=envelope"
-                )
+        # A plus sign is one: the path of a file may have it.
+        for name, value in parse_qsl(query.replace("+", "%2B"), keep_blank_values=True):
+            if name not in {"id", "mode", *own} or name in parameters:
+                raise Misconfigured(_unknown(text, f"{scheme}:{path}", name, own))
             parameters[name] = value
         kek_id, mode = parameters.get("id"), parameters.get("mode", Mode.DIRECT)
         if kek_id is not None and not _KEK_ID.fullmatch(kek_id):
@@ -89,10 +100,20 @@ class KekUri:
             raise Misconfigured(f"KEK {text!r}: an id may not begin with {DATA_KEY_PREFIX}")
         if mode not in set(Mode):
             raise Misconfigured(f"KEK {text!r}: mode is {' or '.join(Mode)}")
-        return cls(text=text, scheme=scheme, path=path, kek_id=kek_id, mode=Mode(mode))
+        options = tuple((name, parameters[name]) for name in own if name in parameters)
+        return cls(text, scheme, path, kek_id, Mode(mode), options)
 
 
-def _is_key(text: str) -> bool:
+def _unknown(text: str, key: str, name: str, own: tuple[str, ...]) -> str:
+    """Return what is said of a parameter that is not known, or is there twice."""
+    if own:
+        # What is misspelt may be a PIN: its name is shown, and no value.
+        known = ", ".join((*own, "id", "mode"))
+        return f"KEK {key!r}: no parameter {name!r}, or it is there twice; known: {known}"
+    return f"KEK {text!r}: two parameters are known, each once: ?id=KEK_ID&mode=envelope"
+
+
+def looks_like_a_key(text: str) -> bool:
     """Say whether a text is 32 bytes in base64, of either alphabet, or in hex."""
     text = text.strip().rstrip("=")
     if re.fullmatch(r"[0-9A-Fa-f]{64}", text):

@@ -16,6 +16,7 @@ from tests import leaks
 from tests.bao_server import Bao, bao_server
 from tests.client import Client, client_session
 from tests.db.embedded_server import open_folder
+from tests.kek.clouds import Clouds, cloud_stubs
 from tests.moto_server import Moto, moto_server
 from tests.servers import (
     Daemon,
@@ -74,6 +75,13 @@ def moto() -> Iterator[Moto]:
     """A KMS for this test process; each test makes keys of its own."""
     with moto_server() as server:
         yield server
+
+
+@pytest.fixture(scope="session")
+def clouds(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Clouds]:
+    """Stubs of other KMS for this test process; each test makes keys of its own."""
+    with cloud_stubs(tmp_path_factory.mktemp("clouds")) as stubs:
+        yield stubs
 
 
 @pytest.fixture

@@ -330,7 +330,7 @@ def patroni_cluster(changes: Mapping[str, str]) -> Iterator[Cluster]:
     assert _DEBIAN.exists(), "apt-get install postgresql"
     with open_folder() as folder:
         made = Cluster(folder, choose_user(), changes)
-        tls = make_certificate(folder / "tls", key_of=P256)
+        tls = make_certificate(folder / "tls", kind=P256)
         try:
             for number in range(len(NAMES)):
                 _owned(folder / f"etcd{number}", made.user)

@@ -7,7 +7,7 @@ from aiohttp import hdrs, web
 from custody.http.response import Response
 
 _ALLOW_HEADERS = "Authorization, Content-Type, If-Match"
-_EXPOSE_HEADERS = "ETag, Retry-After, WWW-Authenticate"
+_EXPOSE_HEADERS = "ETag, Retry-After, WWW-Authenticate, X-Request-Id"
 _MAX_AGE_SECONDS = "600"
 
 

@@ -6,6 +6,7 @@ import os
 import socket
 from collections.abc import AsyncIterator, Callable, Iterable, Mapping
 from contextlib import asynccontextmanager
+from functools import partial
 
 import structlog
 from sqlalchemy.ext.asyncio import AsyncEngine
@@ -47,6 +48,13 @@ def load_keks(settings: Settings, environ: Mapping[str, str]) -> Keyring:
         raise ConfigurationError(str(error)) from None
     refuse_plain(keyring, settings)
     return keyring
+
+
+async def _loaded(uri: str, settings: Settings, environ: Mapping[str, str]) -> KekBackend:
+    """Build one in a thread: one of a third party may take its time to be imported."""
+    return await asyncio.to_thread(
+        partial(load, uri, environ=environ, development=settings.development)
+    )
 
 
 @asynccontextmanager
@@ -218,7 +226,7 @@ class Keks:
                 if uri == active.uri.key_text:
                     continue  # until a restart
                 if uri not in present:
-                    fresh.append(load(uri, environ=environ, development=settings.development))
+                    fresh.append(await _loaded(uri, settings, environ))
                     self._observe(fresh[-1])
                 old.append(present.get(uri) or fresh[-1])
             keyring = Keyring(active, old)

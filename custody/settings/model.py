@@ -2,6 +2,7 @@
 
 from pathlib import Path
 from typing import Self
+from urllib.parse import unquote
 
 from pydantic import BaseModel, ConfigDict, Field, SecretStr, model_validator
 
@@ -168,6 +169,13 @@ class Settings(BaseModel):
             raise ValueError("CUSTODY_JWKS_URL and CUSTODY_JWKS_FILE are both set; unset one")
         if (self.tls_cert is None) != (self.tls_key is None):
             raise ValueError("CUSTODY_TLS_CERT and CUSTODY_TLS_KEY go together; set both")
+        keks = self.kek, *self.old_keks, self.second_kek or ""
+        if any("pin-value" in unquote(uri) for uri in keks):
+            # These are shown, by `custody config` and in logs.
+            raise ValueError(
+                "CUSTODY_KEK, CUSTODY_OLD_KEKS or CUSTODY_SECOND_KEK holds a PIN (pin-value): put "
+                "the PIN into a file that nobody else may read, and name that: pin-source=file:PATH"
+            )
         # A name of its own (?id=) makes it no other key.
         others = {uri.partition("?")[0] for uri in (self.kek, *self.old_keks)}
         if self.second_kek is not None and self.second_kek.partition("?")[0] in others:

@@ -1,7 +1,13 @@
-"""A backend as the daemon uses it: refreshed, examined, cancelled, shown in a log, closed."""
+"""A backend as the daemon uses it: refreshed, examined, cancelled, shown in a log, closed.
+
+And as a guest in its process: it blocks no event loop, and leaves nothing behind.
+"""
 
 import asyncio
-from collections.abc import Iterator
+import threading
+import time
+from collections.abc import Awaitable, Callable, Iterator
+from pathlib import Path
 
 from kek_backends.base import KekBackend
 from kek_backends.checks.subject import (
@@ -17,6 +23,12 @@ from kek_backends.checks.subject import (
 from kek_backends.findings import Finding, Verdict
 
 _CANCELLED = 20
+_INSTANCES = 8
+# A call as long as this leaves the loop to others now and then.
+_LONG_SECONDS = 0.5
+_TRIES = 3
+_GONE_SECONDS = 10.0
+_DESCRIPTORS = Path("/proc/self/fd")
 _SECRET_SIZE = 16
 
 
@@ -100,6 +112,81 @@ async def check_closing(subject: Subject) -> None:
         await good("an instance must close", used.close())
         await good("an instance must close again", used.close())
         await expect_opens(other, "alice", wrap, key, "after another instance was closed, a wrap")
+
+
+async def check_the_loop_is_not_blocked(subject: Subject) -> None:
+    """A call that takes its time gives the loop back meanwhile: others are served in it."""
+    async with subject.backend() as kek:
+        key = new_key()
+        wrap = await wrapped(kek, "alice", key)
+        calls: dict[str, Callable[[], Awaitable[object]]] = {
+            "wrap": lambda: kek.wrap(of("alice"), key),
+            "unwrap": lambda: kek.unwrap(of("alice"), wrap),
+            "refresh": kek.refresh,
+        }
+        for name, call in calls.items():
+            # A busy machine may stop this thread once for as long; not each time.
+            blocked = [await _blocks(call) for _ in range(_TRIES)]
+            expect(not all(blocked), f"{name} blocks the event loop while it waits")
+
+
+async def check_nothing_is_left_behind(subject: Subject) -> None:
+    """Instances that were used and closed leave no threads and no descriptors open."""
+
+    async def use() -> None:
+        async with subject.backend() as kek:
+            key = new_key()
+            wrap = await wrapped(kek, "alice", key)
+            await expect_opens(kek, "alice", wrap, key, "a wrap")
+
+    await use()  # what is made once, and shared by all, counts for none
+    before = _threads(), _descriptors()
+    for _ in range(_INSTANCES):
+        await use()
+    until = time.monotonic() + _GONE_SECONDS
+    # Some of either may come and go with what else runs; one for each instance does not.
+    while _grown(before) and time.monotonic() < until:  # noqa: ASYNC110 - no thread tells its end
+        await asyncio.sleep(0.05)
+    grown = _grown(before)
+    expect(not grown, f"{_INSTANCES} instances that were closed left behind: {grown}")
+
+
+async def _blocks(call: Callable[[], Awaitable[object]]) -> bool:
+    turns = 0
+
+    async def count() -> None:
+        nonlocal turns
+        while True:
+            await asyncio.sleep(0.01)
+            turns += 1
+
+    counting = asyncio.create_task(count())
+    began = time.monotonic()
+    try:
+        await good("a call must succeed", call())
+    finally:
+        took = time.monotonic() - began
+        counting.cancel()
+    return took >= _LONG_SECONDS and turns <= 1
+
+
+def _threads() -> int:
+    return threading.active_count()
+
+
+def _descriptors() -> int:
+    return len(list(_DESCRIPTORS.iterdir())) if _DESCRIPTORS.exists() else 0
+
+
+def _grown(before: tuple[int, int]) -> str:
+    now = _threads(), _descriptors()
+    names = ("threads", "descriptors")
+    found = [
+        f"{name}: {count - was}"
+        for name, count, was in zip(names, now, before, strict=True)
+        if count - was >= _INSTANCES
+    ]
+    return ", ".join(found)
 
 
 def _held(kek: KekBackend) -> Iterator[str]:

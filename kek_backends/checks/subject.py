@@ -10,7 +10,7 @@ from typing import Self, TypeVar
 from kek_backends.base import MASTER_KEY_SIZE, KekBackend, Wrap
 from kek_backends.binding import Binding
 from kek_backends.errors import KekError
-from kek_backends.loader import load
+from kek_backends.loader import load_here
 
 T = TypeVar("T")
 
@@ -41,6 +41,8 @@ class Subject:
     ) -> Self:
         """Return the subject that a KEK URI names, found by its entry point as the daemon does.
 
+        The daemon keeps a backend that is not its own in a thread; here it is as it is.
+
         Args:
             uri: for example ``env:MANA_AUTH_KEK``.
             environ: the variables that the backend may read.
@@ -49,7 +51,7 @@ class Subject:
         """
 
         async def open_() -> KekBackend:
-            return load(uri, environ=environ, development=development)
+            return load_here(uri, environ=environ, development=development)
 
         return cls(open_, secrets)
 
@@ -77,7 +79,7 @@ async def good(sentence: str, work: Awaitable[T]) -> T:
     """Return what a call returns that must succeed."""
     try:
         return await work
-    except Exception as error:
+    except (Exception, SystemExit, GeneratorExit) as error:
         raise AssertionError(f"{sentence}, but: {type(error).__name__}: {error}") from error
 
 
@@ -89,7 +91,7 @@ async def refused(
         await work
     except kinds as error:
         return error
-    except Exception as error:
+    except (Exception, SystemExit, GeneratorExit) as error:
         named = kinds if isinstance(kinds, tuple) else (kinds,)
         wanted = " or ".join(kind.__name__ for kind in named)
         raise AssertionError(

@@ -439,7 +439,8 @@ REFUSED: dict[str, Mistake] = {
     ),
     "a KEK of an unknown kind": Mistake(
         setting(KEK="kms:key"),
-        "KEK kms:key: no backend is named 'kms'; known: aws-kms, env, systemd, vault",
+        "KEK kms:key: no backend is named 'kms'; known: aws-kms, azure-kv, env, gcp-kms, pkcs11, "
+        "systemd, vault",
     ),
     "one KEK twice": Mistake(
         setting(OLD_KEKS="env:MANA_AUTH_KEK"),

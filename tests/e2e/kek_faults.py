@@ -15,6 +15,7 @@ from tests.faulty_proxy import Fault, FaultyProxy, faulty_proxy
 from tests.kek import kms_stub as stubs
 from tests.kek.kms_stub import KmsStub, kms_stub
 from tests.servers import Daemon, Database, daemon_beside
+from tests.softhsm import OddModule, SoftToken, odd_module, soft_hsm
 from tests.tokens import Issuer
 
 VICTIMS = 6
@@ -105,7 +106,15 @@ _AWS: dict[str, Callable[[KmsStub, Key], object]] = {
     "body that never ends": lambda s, _: s.faults.update({"*": stubs.flood}),
     "body that drips": lambda s, _: s.faults.update({"*": stubs.drip_body}),
 }
-OPENBAO_FAULTS, AWS_FAULTS = tuple(_OPENBAO), tuple(_AWS)
+_TOKEN: dict[str, tuple[Callable[[SoftToken, OddModule], object], Callable[..., object]]] = {
+    "taken out": (
+        lambda token, _: token.hsm.tokens.rename(token.hsm.folder / "away"),
+        lambda token, _: (token.hsm.folder / "away").rename(token.hsm.tokens),
+    ),
+    "module hangs": (lambda _, odd: odd.do("hang"), lambda _, odd: odd.do("well")),
+    "module crashes": (lambda _, odd: odd.do("crash"), lambda _, odd: odd.do("well")),
+}
+OPENBAO_FAULTS, AWS_FAULTS, TOKEN_FAULTS = tuple(_OPENBAO), tuple(_AWS), tuple(_TOKEN)
 
 
 @contextmanager
@@ -136,6 +145,19 @@ def sick_aws_kms(name: str) -> Iterator[tuple[Case, Place]]:
 
         case = Case(partial(_AWS[name], stub, key), cure, "aws-kms:")
         yield case, Place("aws-kms:alias/custody", f"aws-kms:{key.arn}", stub.environ)
+
+
+@contextmanager
+def sick_token(name: str, folder: Path) -> Iterator[tuple[Case, Place]]:
+    """Prepare a fault of a token of SoftHSM, or of the module before it."""
+    (folder / "hsm").mkdir()
+    token = soft_hsm(folder / "hsm").make_token()
+    token.make_key("custody")
+    begin, cure = _TOKEN[name]
+    with odd_module(folder) as odd:
+        case = Case(partial(begin, token, odd), partial(cure, token, odd), "pkcs11:")
+        stamp = f"pkcs11:{token.serial}/01"
+        yield case, Place(token.uri(module_path=odd.path), stamp, token.hsm.environ | odd.environ)
 
 
 @asynccontextmanager

@@ -1,4 +1,4 @@
-"""The four places where a KEK can live, each with a real server where it has one."""
+"""The places where a KEK can live, each with a real server where one can be had."""
 
 import base64
 import secrets
@@ -10,13 +10,18 @@ from kek_backends.base import KekBackend
 from kek_backends.loader import load
 from tests.bao_server import Bao
 from tests.client import Client, client_session
+from tests.kek.clouds import Clouds
 from tests.leaks import remember
 from tests.moto_server import Moto
 from tests.sealed_rows import share_data_key, take_data_key
 from tests.servers import Daemon, Database, daemon_here
+from tests.softhsm import soft_hsm
 from tests.tokens import Issuer
 
 BACKENDS = ("env", "systemd", "vault", "aws-kms")
+# An RSA key, which wraps data keys alone.
+RSA = "azure-kv, RSA"
+PLACES = (*BACKENDS, "pkcs11", "gcp-kms", "azure-kv")
 
 
 @dataclass(frozen=True)
@@ -35,15 +40,20 @@ class Place:
 
 
 def make_place(
-    backend: str, folder: Path, bao: Bao | None = None, moto: Moto | None = None
+    backend: str,
+    folder: Path,
+    bao: Bao | None = None,
+    moto: Moto | None = None,
+    clouds: Clouds | None = None,
 ) -> Place:
     """Make a fresh KEK.
 
     Args:
-        backend: one of BACKENDS.
-        folder: for a credential.
+        backend: one of PLACES, or RSA.
+        folder: for credentials, or a token of SoftHSM.
         bao: keeps transit keys.
         moto: keeps keys of AWS KMS.
+        clouds: stubs that keep the keys of others.
     """
     name = f"key-{secrets.token_hex(4)}"
     key = remember(base64.b64encode(secrets.token_bytes(32)).decode())
@@ -54,12 +64,28 @@ def make_place(
         (folder / name).write_bytes(base64.b64decode(key))
         (folder / name).chmod(0o400)
         return Place(f"systemd:{name}", f"systemd-{name}", {"CREDENTIALS_DIRECTORY": str(folder)})
+    if backend == "pkcs11":
+        (folder / name).mkdir()
+        token = soft_hsm(folder / name).make_token()
+        token.make_key(name, "0a")
+        return Place(token.uri(name), f"pkcs11:{token.serial}/0a", token.hsm.environ)
+    if clouds and backend in {"gcp-kms", "azure-kv", RSA}:
+        return _place_in(clouds, backend, name, folder)
     if backend == "vault" and bao:
         bao.make_key(name)
         return Place(f"vault:transit/{name}", f"vault:transit/{name}:v1", bao.environ(name))
     assert moto is not None
     arn = moto.make_key(f"alias/{name}")
     return Place(f"aws-kms:alias/{name}", f"aws-kms:{arn}", moto.environ)
+
+
+def _place_in(clouds: Clouds, backend: str, name: str, folder: Path) -> Place:
+    if backend == "gcp-kms":
+        key = clouds.gcp.make_key(name)
+        environ = clouds.gcp.environ(folder)
+        return Place(f"gcp-kms:{key.name}", f"gcp-kms:{key.version(1)}", environ)
+    held = clouds.azure.make_key(name, "RSA-HSM" if backend == RSA else "oct-HSM")
+    return Place(held.uri, f"{held.uri}/{held.current}", clouds.azure.environ)
 
 
 def enveloped(place: Place) -> Place:

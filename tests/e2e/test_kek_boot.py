@@ -17,6 +17,7 @@ from tests.kek.kms_stub import kms_stub
 from tests.leaks import remember
 from tests.moto_server import Moto
 from tests.servers import Database, daemon_beside, daemon_here, settings_for
+from tests.softhsm import odd_module, soft_hsm
 from tests.tokens import Issuer
 
 RETIRE = "SELECT auth.custody_retire_kek($1)"
@@ -116,7 +117,13 @@ async def test_kms_that_is_down_at_boot_comes_up_later(
         ("vault:transit/key", {"VAULT_TOKEN": "t"}, "VAULT_ADDR must be set"),
         ("aws-kms:not a key", {}, "alias (alias/NAME)"),
         ("aws-kms:alias/key", {}, "AWS_REGION"),
-        ("gcp-kms:key", {}, "no backend is named 'gcp-kms'; known: aws-kms, env, systemd, vault"),
+        ("gcp-kms:key", {}, "is not the name of a key"),
+        ("azure-kv:key", {}, "is not the identifier of a key"),
+        (
+            "kms:key",
+            {},
+            "no backend is named 'kms'; known: aws-kms, azure-kv, env, gcp-kms, pkcs11, systemd,",
+        ),
     ],
 )
 async def test_bad_configuration_stops_the_boot_with_one_line(
@@ -347,3 +354,18 @@ async def test_two_keys_under_one_kek_id_refuse_the_boot(
         uri = f"{other.uri.partition('?')[0]}?id=aws-kms:{key.arn}"
         line = await refusal(database, issuer, tmp_path, kms, Place(uri, "", other.environ))
         assert "an id may not begin with aws-kms:" in line
+
+
+@pytest.mark.prove
+async def test_a_wrong_pin_ends_the_boot_after_one_try(
+    database: Database, issuer: Issuer, tmp_path: Path
+) -> None:
+    (tmp_path / "hsm").mkdir()
+    token = soft_hsm(tmp_path / "hsm").make_token()
+    token.make_key("custody")
+    token.write_pin(remember("a-pin-that-is-wrong"))
+    with odd_module(tmp_path) as odd:
+        place = Place(token.uri(module_path=odd.path), "", token.hsm.environ | odd.environ)
+        line = await refusal(database, issuer, tmp_path, place)
+        assert f"KEK {place.uri}: open: the token refuses the PIN" in line
+        assert odd.logins == 1

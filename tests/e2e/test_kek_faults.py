@@ -16,9 +16,11 @@ from tests.e2e import quick
 from tests.e2e.kek_faults import (
     AWS_FAULTS,
     OPENBAO_FAULTS,
+    TOKEN_FAULTS,
     Case,
     sick_aws_kms,
     sick_openbao,
+    sick_token,
     two_kinds_of_users,
 )
 from tests.e2e.keks import Place
@@ -103,4 +105,12 @@ async def test_aws_kms(
 ) -> None:
     with sick_aws_kms(name) as (case, place):
         async with two_kinds_of_users(database, issuer, tmp_path, place, module=module) as users:
+            await goes_through(case, *users, place)
+
+
+@pytest.mark.prove
+@pytest.mark.parametrize("name", TOKEN_FAULTS)
+async def test_pkcs11(name: str, database: Database, issuer: Issuer, tmp_path: Path) -> None:
+    with sick_token(name, tmp_path) as (case, place):
+        async with two_kinds_of_users(database, issuer, tmp_path, place) as users:
             await goes_through(case, *users, place)

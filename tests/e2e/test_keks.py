@@ -1,20 +1,23 @@
-"""The daemon on each of the four KEK backends, and moving from one to the next."""
+"""The daemon on each of the KEK backends, and moving from one to the next."""
 
 import base64
 import re
+from collections.abc import Callable
 from itertools import product
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeAlias
 
 import pytest
 
 from custody.vault.key_check import key_check_value
 from tests.bao_server import Bao, least_policy
 from tests.client import Client, client_session
-from tests.e2e.keks import BACKENDS, Place, make_place, overrides
+from tests.e2e.keks import BACKENDS, PLACES, Place, make_place, overrides
 from tests.e2e.life import live
+from tests.kek.clouds import Clouds
 from tests.keks import kek_of
 from tests.moto_server import Moto
+from tests.proofs import some
 from tests.sealed_rows import READ, data_key_of, past_triggers, seal_of
 from tests.servers import Daemon, Database, daemon_beside, daemon_here
 from tests.tokens import Issuer
@@ -28,18 +31,25 @@ COPY = (
     " WHERE user_id = $1"
 )
 REFUSED = re.compile(r'custody_tampered_rows_total\{reason="([^"]*)"\} (.*)')
+Make: TypeAlias = Callable[[str], Place]
+
 REGISTRY = "SELECT kek_id, backend, locator, state FROM auth.encryption_keks ORDER BY recorded_at"
 
 
-@pytest.fixture(params=BACKENDS)
-def place(request: pytest.FixtureRequest, tmp_path: Path, bao: Bao, moto: Moto) -> Place:
-    return make_place(request.param, tmp_path, bao, moto)
+@pytest.fixture
+def make(tmp_path: Path, bao: Bao, moto: Moto, clouds: Clouds) -> Make:
+    return lambda backend: make_place(backend, tmp_path, bao, moto, clouds)
+
+
+@pytest.fixture(params=PLACES)
+def place(request: pytest.FixtureRequest, make: Make) -> Place:
+    return make(request.param)
 
 
 # With a key in a variable it is lived in test_life.
 whole_life_of = pytest.mark.parametrize(
     "place",
-    [pytest.param("env", marks=pytest.mark.prove), *(name for name in BACKENDS if name != "env")],
+    some(PLACES, "systemd", "vault", "aws-kms"),
     indirect=True,
 )
 
@@ -64,6 +74,7 @@ async def test_the_whole_life_of_a_vault(
     assert tuple(registered) == (place.stamp, backend, place.uri, "active")
 
 
+# The conformance suite has all pairs, too; it is all that a token needs.
 @pytest.fixture(params=[*BACKENDS, "vault, not derived"])
 def any_place(request: pytest.FixtureRequest, tmp_path: Path, bao: Bao, moto: Moto) -> Place:
     if request.param in BACKENDS:
@@ -128,11 +139,11 @@ async def refusals(daemon: Daemon) -> dict[str, float]:
 
 @pytest.mark.prove
 async def test_chain_from_one_backend_to_the_next(
-    database: Database, issuer: Issuer, tmp_path: Path, bao: Bao, moto: Moto
+    database: Database, issuer: Issuer, tmp_path: Path, make: Make
 ) -> None:
-    """env → vault → aws-kms → systemd by settings and restarts: every key stays readable."""
-    chain = [make_place(name, tmp_path, bao, moto) for name in ("env", "vault", "aws-kms")]
-    chain.append(make_place("systemd", tmp_path, bao, moto))
+    """From each to the next by settings and restarts: all stay readable."""
+    names = ("env", "vault", "aws-kms", "pkcs11", "gcp-kms", "azure-kv", "systemd")
+    chain = [make(name) for name in names]
     keys: dict[str, str] = {}
     written: dict[str, str] = {}
     async with client_session() as session:
@@ -154,7 +165,7 @@ async def test_chain_from_one_backend_to_the_next(
             assert await stamps(database) == written
     registered = await database.fetch(REGISTRY)
     assert [row["kek_id"] for row in registered] == [place.stamp for place in chain]
-    assert [row["state"] for row in registered] == ["decrypt-only"] * 3 + ["active"]
+    assert [row["state"] for row in registered] == ["decrypt-only"] * 6 + ["active"]
 
 
 async def read_all(daemon: Daemon, keys: dict[str, str], written: dict[str, str]) -> None:

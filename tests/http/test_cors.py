@@ -27,7 +27,7 @@ FOREIGN = (
     f"{ORIGIN}, {SECOND}",
     "\u00e9",
 )
-EXPOSED = {"etag", "retry-after", "www-authenticate"}
+EXPOSED = {"etag", "retry-after", "www-authenticate", "x-request-id"}
 PATHS = sorted({route.path for route in ROUTES})
 
 

@@ -2,6 +2,9 @@
 
 import asyncio
 import base64
+import os
+import threading
+import time
 from collections.abc import Callable, Sequence
 from typing import Any
 from unittest.mock import AsyncMock
@@ -292,3 +295,36 @@ class RewrapsToAnotherKey(BackgroundRewrap):
     async def _one(self, item: OwnedWrap) -> Rewrapped:
         new = await super()._one(item)
         return await self.wrap(item.binding, bytes(32)) if isinstance(new, Wrap) else new
+
+
+class ExitsOnDamage(Good):
+    def refused(self, wrap: Wrap, error: Tampered) -> bytes:
+        raise SystemExit(1)
+
+
+class Blocks(Good):
+    """Waits as a library does that knows no event loop."""
+
+    def opened(self, key: bytes) -> bytes:
+        time.sleep(0.2)
+        return key
+
+
+class LeavesThreads(Good):
+    """Starts a thread that nobody ends; ``gate`` lets them go when the test is over."""
+
+    gate = threading.Event()
+
+    def opened(self, key: bytes) -> bytes:
+        threading.Thread(target=self.gate.wait, daemon=True).start()
+        return key
+
+
+class LeavesDescriptors(Good):
+    """Opens what it does not close; the test does, from ``left``."""
+
+    left: list[int] = []  # noqa: RUF012
+
+    def opened(self, key: bytes) -> bytes:
+        self.left.append(os.open(os.devnull, os.O_RDONLY))
+        return key

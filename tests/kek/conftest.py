@@ -16,6 +16,7 @@ from kek_backends import calls, loader
 from kek_backends.aws import kek as aws_kms
 from kek_backends.aws import sdk as aws_sdk
 from kek_backends.aws.kek import AwsKmsKek
+from kek_backends.pkcs11 import opened as pkcs11_opened
 from kek_backends.transit import http as transit_http
 from kek_backends.transit import state as transit_state
 from kek_backends.transit import tokens as transit_tokens
@@ -35,7 +36,16 @@ def known_backends() -> Iterator[None]:
 def patient_calls() -> Iterator[None]:
     """A call may take long, on a busy machine: for tests that are not about time."""
     with pytest.MonkeyPatch.context() as patch:
-        for module in (calls, aws_kms, aws_sdk, transit_http, transit_tokens, transit_state):
+        remote = (
+            calls,
+            aws_kms,
+            aws_sdk,
+            transit_http,
+            transit_tokens,
+            transit_state,
+            pkcs11_opened,
+        )
+        for module in remote:
             patch.setattr(module, "ATTEMPT_SECONDS", 20.0)
         patch.setattr(aws_sdk, "_CONNECT_SECONDS", 20.0)
         patch.setattr(calls, "CALL_SECONDS", 60.0)

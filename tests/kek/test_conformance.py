@@ -1,5 +1,7 @@
 """The conformance suite: ``env`` and ``systemd`` pass it, and broken backends do not."""
 
+import os
+import threading
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -7,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from kek_backends.base import KekBackend
+from kek_backends.checks import life
 from kek_backends.testing import CHECKS, Check, Subject
 from tests.kek import broken
 from tests.kek.broken import KEY, TEXT
@@ -125,6 +128,10 @@ TEETH = [
     Tooth(broken.SaysNothing, "check_diagnostics", "help nobody"),
     Tooth(broken.ShowsItself, "check_nothing_secret_is_shown", "shows a secret"),
     Tooth(broken.CannotCloseTwice, "check_closing", "must close again"),
+    Tooth(broken.ExitsOnDamage, "check_damaged_ciphertext_is_tampering", "raised SystemExit"),
+    Tooth(broken.Blocks, "check_the_loop_is_not_blocked", "unwrap blocks the event loop"),
+    Tooth(broken.LeavesThreads, "check_nothing_is_left_behind", "left behind: threads: 8"),
+    Tooth(broken.LeavesDescriptors, "check_nothing_is_left_behind", "left behind: descriptors"),
     Tooth(
         broken.DropsBadItems,
         "check_rewrap_tells_bad_items_from_good",
@@ -158,12 +165,18 @@ TEETH = [
 @pytest.mark.parametrize(
     "tooth", TEETH, ids=lambda tooth: f"{tooth.backend.__name__}-{tooth.check}"
 )
-async def test_broken_backend_is_found(tooth: Tooth) -> None:
+async def test_broken_backend_is_found(tooth: Tooth, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(life, "_LONG_SECONDS", 0.1)
+    monkeypatch.setattr(life, "_GONE_SECONDS", 0.1)
+    monkeypatch.setattr(broken.LeavesThreads, "gate", gate := threading.Event())
     secrets = [TEXT]
     with pytest.raises(AssertionError) as caught:
         await NAMED[tooth.check](subject(tooth.backend.made, secrets))
     assert tooth.says in str(caught.value)
     assert KEY.hex() not in str(caught.value)
+    gate.set()
+    while broken.LeavesDescriptors.left:
+        os.close(broken.LeavesDescriptors.left.pop())
 
 
 @every_check

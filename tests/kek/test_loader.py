@@ -12,6 +12,7 @@ import pytest
 from kek_backends import loader
 from kek_backends.env import EnvKek
 from kek_backends.errors import Misconfigured
+from kek_backends.foreign import ForeignKek
 from kek_backends.loader import ENTRY_POINT_GROUP, load, load_keyring
 from tests.kek.fakes import FakeKms
 from tests.kek.kit import refusal
@@ -62,7 +63,9 @@ def test_an_id_does_not_pass_for_one_of_another_backend(install: Install) -> Non
 async def test_anyone_can_add_one(install: Install) -> None:
     install("fake", "tests.kek.fakes:FakeKms")
     backend = load("fake:one?id=f-1", environ={}, development=False)
-    assert isinstance(backend, FakeKms)
+    # Ours are used as they are.
+    assert isinstance(backend, ForeignKek)
+    assert isinstance(backend._kek, FakeKms)
     assert (backend.kek_id, backend.uri.text) == ("f-1", "fake:one?id=f-1")
 
 
@@ -133,7 +136,13 @@ def test_sdk_that_is_missing_names_the_sources_and_their_extra(
 def test_ours_with_an_sdk_name_their_extra() -> None:
     found = importlib.metadata.entry_points(group=ENTRY_POINT_GROUP)
     extras = {point.name: point.extras for point in found if point.dist and point.extras}
-    assert extras == {"vault": ["vault"], "aws-kms": ["aws"]}
+    assert extras == {
+        "vault": ["vault"],
+        "aws-kms": ["aws"],
+        "azure-kv": ["azure"],
+        "gcp-kms": ["gcp"],
+        "pkcs11": ["pkcs11"],
+    }
 
 
 def test_keyring_in_order() -> None:

@@ -33,6 +33,7 @@ BACKENDS = {
     for one in entry_points(group=ENTRY_POINT_GROUP)
     if one.module.startswith("kek_backends.") and one.module.count(".") > 1
 }
+REST = "kek_backends.rest"
 WITHOUT_THE_WEB = ("audit", "auth", "db", "keks", "rewrap", "vault", "verify", "kek_backends")
 
 
@@ -180,7 +181,17 @@ def test_a_backend_is_loaded_by_name(module: str) -> None:
     assert offenders((folder,), but=(folder,)) == []
     sdk = sdk_of(folder)
     assert sdk
-    assert offenders(tuple(sdk), but=(folder,)) == []
+    others = {one.rpartition(".")[0] for one in BACKENDS}
+    # What KMS without an SDK share; of requests several make use.
+    assert [
+        one
+        for one in offenders(tuple(sdk), but=(folder, REST))
+        if not (" imports requests" in one and within(one.partition(" ")[0], *others))
+    ] == []
+
+
+def test_what_kms_share_is_loaded_by_them_alone() -> None:
+    assert offenders((REST,), but=tuple(one.rpartition(".")[0] for one in BACKENDS)) == []
 
 
 def test_every_folder_of_a_kms_has_an_entry_point() -> None:
@@ -191,11 +202,13 @@ def test_every_folder_of_a_kms_has_an_entry_point() -> None:
 
 def test_a_host_without_the_sdks_boots() -> None:
     code = (
-        "import sys; sys.modules.update(dict.fromkeys(('hvac', 'requests', 'boto3', 'botocore')))\n"
+        "import sys; sdks = 'hvac', 'requests', 'boto3', 'botocore', 'pkcs11'\n"
+        "sys.modules.update(dict.fromkeys(sdks))\n"
         "import custody.cli, custody.app\n"
         "from kek_backends.loader import load\n"
         "load('env:KEY', environ={}, development=True)\n"
-        "for name in ('vault:transit/key', 'aws-kms:alias/key'):\n"
+        "for name in ('vault:transit/key', 'aws-kms:alias/key', 'pkcs11:token=a;object=b',\n"
+        "             'gcp-kms:projects/p', 'azure-kv:https://v/keys/k'):\n"
         "    try: load(name, environ={}, development=False)\n"
         "    except Exception as error: print(error)\n"
     )
@@ -211,6 +224,9 @@ def test_a_host_without_the_sdks_boots() -> None:
     cure = f"in the sources of {DISTRIBUTION} run: pip install"
     assert f"hvac can't be imported; {cure} '.[vault]'" in run.stdout
     assert f"botocore.session can't be imported; {cure} '.[aws]'" in run.stdout
+    assert f"the module pkcs11 can't be imported; {cure} '.[pkcs11]'" in run.stdout
+    assert f"requests can't be imported; {cure} '.[gcp]'" in run.stdout
+    assert f"requests can't be imported; {cure} '.[azure]'" in run.stdout
 
 
 def test_the_table_of_rooms_is_the_tree() -> None:

@@ -281,6 +281,14 @@ def test_pairs() -> None:
     assert "both set" in refusal(both)
 
 
+@pytest.mark.parametrize("name", ["KEK", "OLD_KEKS", "SECOND_KEK"])
+@pytest.mark.parametrize("attribute", ["?pin-value", ";pin%2dvalue"])
+def test_a_pin_is_no_setting(name: str, attribute: str) -> None:
+    """Nor shown by ``custody config``, which ends here."""
+    uri = f"pkcs11:token=t;object=o{attribute}={NEEDLE}"
+    assert "holds a PIN (pin-value)" in refusal({f"CUSTODY_{name}": uri})
+
+
 def test_all_faults_at_once() -> None:
     message = refusal({"CUSTODY_LISTEN": "x", "CUSTODY_RATE_LIMIT": "y", "CUSTODY_ENV": "z"})
     for name in ("CUSTODY_LISTEN", "CUSTODY_RATE_LIMIT", "CUSTODY_ENV"):
