@@ -6,7 +6,7 @@ PYTHON ?= $(or $(wildcard $(BIN)/python),python3)
 
 .PHONY: run test prove lint format man audit sbom docs lock clean
 .PHONY: install install-dev
-.PHONY: chaos chaos-callers chaos-kms-away prove-postgres prove-scope
+.PHONY: chaos chaos-callers chaos-failover chaos-kms-away prove-postgres prove-scope
 .PHONY: bench bench-audit bench-commands bench-envelope bench-growth bench-kek-faults bench-remote-kek bench-rewrap bench-rotation bench-scale bench-sealer bench-start bench-verify
 .DEFAULT_GOAL := run
 
@@ -104,6 +104,10 @@ chaos-kms-away: install-dev
 
 chaos-callers: install-dev
 	@exec "$(BIN)/python" -m tests.bench.chaos $(ARGS)
+
+# Needs patroni, etcd-server and haproxy of Debian. For example: make chaos-failover ARGS="--count 50"
+chaos-failover: install-dev
+	@exec "$(BIN)/python" -m tests.bench.failover $(ARGS)
 
 # Faults under load, for example: make chaos ARGS="--only kills --count 500"
 chaos: install-dev

@@ -5,7 +5,7 @@ import subprocess
 from collections.abc import Sequence
 from pathlib import Path
 
-# Browsers take no Ed25519.
+# Browsers take no Ed25519, and libpq of PostgreSQL 15 can't bind a login to it.
 P256 = ("ec", "-pkeyopt", "ec_paramgen_curve:P-256")
 
 

@@ -85,10 +85,10 @@ def refuse_demoted(connection: Connection) -> None:
     Before a commit nothing is lost by it; after one, what was changed stays so.
 
     Raises:
-        Demoted: it has said so.
+        Demoted: it has said so, or has a successor.
     """
     if isinstance(connection, Session) and connection.is_demoted:
-        raise Demoted("the server takes no writes any more")
+        raise Demoted("the server is the primary no more")
 
 
 async def give_up(connection: Connection) -> None:

@@ -19,6 +19,7 @@ from custody.db.dsn import BadUrl, Dsn, Host, Target, parse
 from custody.db.errors import Refused, Unreachable
 from custody.db.passfile import find_password
 from custody.db.plain import in_clear
+from custody.db.timelines import Timeline, Timelines
 from custody.db.tls import contexts
 
 Connection: TypeAlias = "asyncpg.Connection[Any]"
@@ -36,18 +37,23 @@ else:
 class Session(_Base):
     """A connection that knows what its URL wants of the server."""
 
-    wants_writes = False
+    # Of its URL, which wants a primary; else None.
+    timelines: Timelines | None = None
+    timeline: Timeline | None = None
     # Of a transaction on it the server has said that no synchronous standby has confirmed it.
     is_unreplicated = False
 
     @property
     def is_demoted(self) -> bool:
-        """Whether the server has said that it takes no writes, though the URL wants one that does.
+        """Whether the server is the primary no more, though the URL wants one.
 
-        PostgreSQL says so, from 14 on, with the answer to the first statement after it came to be.
+        PostgreSQL says that it takes no writes, from 14 on, with the answer to the first statement
+        after it came to be. To one that does not know itself we have seen a successor.
         """
-        if not self.wants_writes or self.is_closed():
+        if self.timelines is None or self.is_closed():
             return False
+        if self.timelines.is_past(self.timeline):
+            return True
         said = self.get_settings()
         names = ("default_transaction_read_only", "in_hot_standby")
         return any(getattr(said, name, "off") == "on" for name in names)
@@ -87,9 +93,12 @@ class _Login:
     manner: Manner
     user: str
     database: str
+    timelines: Timelines
 
 
-async def connect(dsn: Dsn, manner: Manner, *, variable: str) -> Connection:
+async def connect(
+    dsn: Dsn, manner: Manner, *, variable: str, timelines: Timelines | None = None
+) -> Connection:
     """Connect to the first host that takes us and is what the URL wants.
 
     Each address of each host has a time of its own, so that one which never answers keeps no other
@@ -99,6 +108,7 @@ async def connect(dsn: Dsn, manner: Manner, *, variable: str) -> Connection:
         dsn: of a role.
         manner: how the connection is used.
         variable: which setting the URL is, for messages.
+        timelines: of its servers, as far as they were seen.
 
     Raises:
         Refused: it can't work as it is: the URL, the role, the password, a certificate; or it
@@ -110,7 +120,7 @@ async def connect(dsn: Dsn, manner: Manner, *, variable: str) -> Connection:
         if not dsn.plain and (problem := in_clear(target)):
             raise BadUrl(f"{problem}, or allow it: CUSTODY_ALLOW_PLAIN=database")
         user = target.user or _user_of_process()
-        login = _Login(target, manner, user, target.database or user)
+        login = _Login(target, manner, user, target.database or user, timelines or Timelines())
         return await _first_that_takes_us(login)
     except BadUrl as error:
         raise Refused(f"{variable}: {error}") from None
@@ -223,7 +233,9 @@ async def _connect_to(
             if context is ways[-1]:
                 raise NoTls from None
         else:
-            made.wants_writes = target.wants_writes
             made.add_log_listener(_note)
+            if target.wants_writes:
+                made.timelines = login.timelines
+                made.timeline = await login.timelines.admit(made, until)
             return made
     raise AssertionError("there is at least one way")

@@ -7,6 +7,8 @@ import ssl
 
 import asyncpg
 
+from custody.db.timelines import NotTaken
+
 _ERRNO = re.compile(r"\[Errno (\d+)\]")
 # The servers that are there answer so when they take no such login; waiting would not help.
 _REFUSALS = (
@@ -32,6 +34,7 @@ KNOWN = (
     asyncpg.InterfaceError,
     asyncpg.InternalClientError,
     NoTls,
+    NotTaken,
 )
 
 
@@ -73,6 +76,8 @@ def reason(error: Exception) -> str:
             return "no answer in time"
         case asyncpg.TargetServerAttributeNotMatched():
             return "it is not what target_session_attrs wants"
+        case NotTaken():
+            return str(error)
         case asyncpg.PostgresError():
             return _message(error)
         case OSError():

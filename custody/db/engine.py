@@ -11,6 +11,7 @@ from sqlalchemy.ext.asyncio import AsyncEngine, create_async_engine
 from custody.db.connect import Connection, Manner, Session, connect
 from custody.db.dsn import Dsn
 from custody.db.pooler import Statements
+from custody.db.timelines import Timelines
 
 __all__ = ["Connection", "Dsn", "create_engine"]
 
@@ -26,6 +27,7 @@ CONNECT_WITHIN_SECONDS = 4.0
 # Takes the seconds that a connection was waited for.
 Waited: TypeAlias = Callable[[float], None]
 _WAITED = "waited"
+_TIMELINES = "timelines"
 
 
 def create_engine(
@@ -44,11 +46,14 @@ def create_engine(
         waited: called for each connection that is borrowed; must not raise.
     """
 
+    timelines = Timelines()
+
     async def open_connection(cached_statements: int) -> Connection:
         return await connect(
             dsn,
             Manner(STATEMENT_TIMEOUT_SECONDS, cached_statements, CONNECT_WITHIN_SECONDS),
             variable=variable,
+            timelines=timelines,
         )
 
     engine = create_async_engine(
@@ -59,7 +64,7 @@ def create_engine(
         pool_timeout=CHECKOUT_TIMEOUT_SECONDS,
         pool_use_lifo=True,
         hide_parameters=True,
-        execution_options={_WAITED: waited},
+        execution_options={_WAITED: waited, _TIMELINES: timelines},
     )
     event.listen(engine.sync_engine, "checkout", _refuse_ended)
     return engine
@@ -85,6 +90,16 @@ def waited_by(engine: AsyncEngine) -> Waited:
     """Return what takes how long a connection was waited for; see :func:`create_engine`."""
     waited: Waited = engine.get_execution_options()[_WAITED]
     return waited
+
+
+def timelines_of(engine: AsyncEngine) -> Timelines:
+    """Return what the connections of an engine have seen of primaries; see :func:`create_engine`.
+
+    Args:
+        engine: made here.
+    """
+    timelines: Timelines = engine.get_execution_options()[_TIMELINES]
+    return timelines
 
 
 class PoolUse(NamedTuple):

@@ -1,6 +1,12 @@
 """What the database can do to a request."""
 
 NO_ANSWER = "the database did not answer in time"
+# A server that stands still takes no login: it is a pooler, as a rule, whose connections are all
+# in use.
+SILENT = (
+    "the login was taken, and the first statement not answered in time: behind a pooler, give it "
+    "more connections (default_pool_size of PgBouncer: in session mode as many as all daemons have)"
+)
 
 
 class DatabaseError(Exception):
@@ -36,7 +42,7 @@ class OutcomeUnknown(DatabaseError):
 
 
 class Demoted(ConnectionLost):
-    """The server takes no writes any more, and what is read from it may be out of date."""
+    """The server is the primary no more, and what is read from it may be out of date."""
 
 
 class Refused(DatabaseError):

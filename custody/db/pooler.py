@@ -7,12 +7,12 @@ missing in the next, or is another client's of the same name. There each is sent
 
 import asyncio
 from collections.abc import Awaitable, Callable
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeVar
 
 import asyncpg
 import structlog
 
-from custody.db.errors import DatabaseError
+from custody.db.errors import SILENT, DatabaseError, Unreachable
 from custody.db.queries import query
 
 if TYPE_CHECKING:
@@ -23,6 +23,8 @@ _PROBE = "custody_probe"
 _PROBE_SECONDS = 3.0
 
 log = structlog.get_logger()
+
+T = TypeVar("T")
 
 
 class Statements:
@@ -42,18 +44,13 @@ class Statements:
         """Open a connection.
 
         Raises:
-            DatabaseError: the pooler ends connections that begin a transaction.
-            TimeoutError: it does not answer. And whatever ``connect`` raises.
+            DatabaseError: the pooler ends connections that begin a transaction, or does not
+                answer. And whatever ``connect`` raises.
         """
         if self._kept:
             connection = await self._connect(_CACHED_STATEMENTS)
-            try:
-                async with asyncio.timeout(_PROBE_SECONDS):
-                    if await _keeps_statements(connection):
-                        return connection
-            except BaseException:
-                connection.terminate()
-                raise
+            if await self._asked(connection, _keeps_statements):
+                return connection
             connection.terminate()
             self._kept = False
             log.warning(
@@ -61,7 +58,35 @@ class Statements:
                 setting=self._variable,
                 cure="faster with PgBouncer 1.21 or newer and max_prepared_statements above 0",
             )
-        return await self._connect(0)
+        connection = await self._connect(0)
+        await self._asked(connection, _read_process_id)
+        return connection
+
+    async def _asked(
+        self, connection: "Connection", ask: Callable[["Connection"], Awaitable[T]]
+    ) -> T:
+        """Ask the first question over a connection; without an answer it is closed."""
+        try:
+            async with asyncio.timeout(_PROBE_SECONDS):
+                return await ask(connection)
+        except TimeoutError:
+            connection.terminate()
+            raise Unreachable(f"{self._variable}: {SILENT}") from None
+        except BaseException:
+            connection.terminate()
+            raise
+
+
+async def _read_process_id(connection: "Connection") -> int:
+    """Return the server's process behind the session."""
+    process = bytearray()
+
+    async def keep(data: bytes) -> None:
+        process.extend(data)
+
+    # By COPY, which prepares nothing: one round trip for each new connection.
+    await connection.copy_from_query(query("read_process_id"), output=keep)
+    return int(process)
 
 
 async def _keeps_statements(connection: "Connection") -> bool:
@@ -71,14 +96,7 @@ async def _keeps_statements(connection: "Connection") -> bool:
     track of statements gives them other names on its servers; where ours is seen there, it does
     not, or need not because each client has a server of its own.
     """
-    process = bytearray()
-
-    async def keep(data: bytes) -> None:
-        process.extend(data)
-
-    # By COPY, which prepares nothing: one round trip for each new connection.
-    await connection.copy_from_query(query("read_process_id"), output=keep)
-    if int(process) == connection.get_server_pid():
+    if await _read_process_id(connection) == connection.get_server_pid():
         return True
     try:
         async with connection.transaction():

@@ -13,13 +13,14 @@ from custody.audit.events import Action, Event
 from custody.audit.row_seal import RowSeals
 from custody.audit.writer import NotRecorded, write
 from custody.db import errors as database
-from custody.db.engine import Connection
+from custody.db.engine import Connection, timelines_of
 from custody.db.erasures import Erasures
 from custody.db.errors import (
     Busy,
     DatabaseError,
     DataKeyEnded,
     DataKeyGone,
+    Demoted,
     Refused,
     RetiredKek,
     reason_of,
@@ -200,13 +201,14 @@ class VaultRows:
             with tracing.span("audit commit"):
                 await self._grouped.record(event, caller.deadline)
         except NotBatched:
-            pass
+            async with _audit_transaction(self._engine, caller) as connection:
+                await write(connection, event, self._seals)
         except DatabaseError as error:
             raise _not_audited(error) from error
-        else:
-            return
-        async with _audit_transaction(self._engine, caller) as connection:
-            await write(connection, event, self._seals)
+        # What it was decided on was read over another connection, maybe from an old primary, which
+        # nobody had known for one then.
+        if timelines_of(self._engine).has_moved_since(caller.deadline.begun):
+            raise _not_audited(Demoted("the server that was read from was the primary no more"))
 
     async def record_failure(self, caller: Caller, event: Event) -> None:
         """Write the audit row of a refusal or failure, over a connection kept for that.

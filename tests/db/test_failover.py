@@ -3,19 +3,27 @@
 import asyncio
 import time
 from collections.abc import AsyncIterator
+from contextlib import AsyncExitStack
 from dataclasses import dataclass, field
 from pathlib import Path
 
 import pytest
 from sqlalchemy.ext.asyncio import AsyncEngine
 
+from custody.audit.events import Event
 from custody.audit.settled import settled
-from custody.db.errors import DatabaseError, Demoted, Refused
+from custody.db.commit import commit
+from custody.db.connect import Session, connect
+from custody.db.dsn import Dsn
+from custody.db.engine import timelines_of
+from custody.db.errors import DatabaseError, Demoted, Refused, Unreachable
 from custody.db.scope import transaction, user_transaction
+from custody.db.timelines import Timelines
 from custody.deadline import Deadline
+from custody.vault.grouped import GroupedRows
 from tests.client import Client, client_session
 from tests.db.command import custody
-from tests.db.connecting import engine_of
+from tests.db.connecting import MANNER, engine_of
 from tests.eventually import eventually
 from tests.majors import NEW_CLIENTS
 from tests.servers import Database, daemon_here
@@ -248,6 +256,62 @@ async def test_status_alone_finds_the_new_primary(
         async with daemon_here(pair.primary, issuer, tmp_path, DATABASE_URL=url) as other:
             assert (await Client(other, session, "alice").init()).status == 200
         assert (await alice.status()).json["vaultExists"]
+
+
+@pytest.mark.prove
+async def test_of_two_primaries_the_older_one_is_refused(pair: Pair) -> None:
+    """Nobody has told the old one: only that the other was promoted after it says so."""
+    async with AsyncExitStack() as stack:
+        timelines = Timelines()
+
+        async def opened(url: str) -> Session:
+            made = await connect(Dsn(url), MANNER, variable="URL", timelines=timelines)
+            assert isinstance(made, Session)
+            stack.push_async_callback(made.close)
+            return made
+
+        alone = f"{pair.primary.url('custody_app')}?target_session_attrs=read-write"
+        other = f"{pair.standby.url('custody_app')}?target_session_attrs=read-write"
+        old = await opened(pair.url())
+        await old.execute("BEGIN")
+        assert await pair.standby.value("SELECT pg_promote()")
+        assert await (await opened(alone)).fetchval("SHOW transaction_read_only") == "off"
+        assert not old.is_demoted
+        before = asyncio.get_running_loop().time()
+        assert not timelines.has_moved_since(before)
+        new = await opened(other)
+        assert old.is_demoted
+        assert timelines.has_moved_since(before)
+        with pytest.raises(Demoted):
+            await commit(old, asyncio.get_running_loop().time() + 5)
+        with pytest.raises(Unreachable, match="it is an old primary"):
+            await opened(alone)
+        port = "SELECT inet_server_port()"
+        assert await (await opened(pair.url())).fetchval(port) == await new.fetchval(port)
+        assert not new.is_demoted
+
+
+async def test_nothing_leaves_that_was_read_before_a_promotion_was_known(
+    database: Database, issuer: Issuer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The row is read over one connection, and recorded over another, to the new primary."""
+    record = GroupedRows.record
+    promotions = iter([True, False])
+
+    async def learn(self: GroupedRows, event: Event, deadline: Deadline) -> None:
+        await record(self, event, deadline)
+        if next(promotions):
+            timelines = timelines_of(self._records._engine)
+            monkeypatch.setattr(timelines, "_moved_at", asyncio.get_running_loop().time())
+
+    async with daemon_here(database, issuer, tmp_path) as daemon, client_session() as session:
+        alice = Client(daemon, session, "alice")
+        key = (await alice.init()).json["masterKey"]
+        monkeypatch.setattr(GroupedRows, "record", learn)
+        refused = await alice.key()
+        assert (refused.status, refused.code) == (503, "AUDIT_UNAVAILABLE")
+        assert key.encode() not in refused.body
+        assert (await alice.key()).json["masterKey"] == key
 
 
 @pytest.mark.prove

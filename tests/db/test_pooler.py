@@ -2,6 +2,7 @@
 
 import asyncio
 import json
+import os
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -10,6 +11,7 @@ from structlog.testing import capture_logs
 
 from custody.audit.events import event_id
 from custody.db import migrate as migrations
+from custody.db import pooler as pooler_module
 from custody.db.checkout import acquire
 from custody.db.engine import Dsn
 from custody.db.erase import erase_user
@@ -17,10 +19,12 @@ from custody.db.erasure_record import Erasure
 from custody.db.errors import DatabaseError
 from custody.db.migrate import migrate
 from custody.development.postgres import EmbeddedPostgres
+from tests.checker import check
 from tests.client import Client, client_session
 from tests.db.command import custody
 from tests.db.connecting import engine_of
 from tests.db.posture import problems_of
+from tests.ledger import ROUTES, going_on, ledger_of
 from tests.pgbouncer import UrlOf, keeps_statements, pgbouncer
 from tests.servers import Database, daemon_here, new_database, settings_for
 from tests.tokens import Issuer
@@ -31,6 +35,43 @@ def pooler(postgres: EmbeddedPostgres) -> Iterator[UrlOf]:
     """A PgBouncer in transaction mode that knows nothing of prepared statements."""
     with pgbouncer(postgres) as running:
         yield running
+
+
+@pytest.mark.prove
+@pytest.mark.timeout(900)
+@pytest.mark.parametrize("mode", ["transaction", "session"])
+async def test_mixed_requests_and_a_rewrap_beside_them(
+    database: Database, postgres: EmbeddedPostgres, issuer: Issuer, tmp_path: Path, mode: str
+) -> None:
+    """All routes, and all rows wrapped anew all the while; POOLER_REQUESTS of them."""
+    count = int(os.environ.get("POOLER_REQUESTS", "400"))
+    # In session mode each connection of a daemon has one of the server to itself.
+    with pgbouncer(postgres, pool_mode=mode, default_pool_size="40") as pooler:
+        urls = {
+            "DATABASE_URL": pooler(database, "custody_app"),
+            "REWRAP_DATABASE_URL": pooler(database, "custody_rewrap"),
+        }
+        async with (
+            daemon_here(database, issuer, tmp_path, **urls) as daemon,
+            ledger_of([daemon.base], issuer) as ledger,
+        ):
+            async with going_on(ledger, [f"user-{n}" for n in range(16)], devices=1, pause=0.01):
+                rewrapped = 0
+                while len(ledger.entries) < count or not rewrapped:
+                    run = ("rewrap", "run", "--all", "--rate", "8", "--json")
+                    done = await asyncio.to_thread(custody, daemon.settings, *run)
+                    assert done.code == 0, done.err
+                    rewrapped += json.loads(done.out)["done"]
+            assert ledger.errors() == {}
+            found = await check(
+                ledger,
+                database=database.url("postgres"),
+                environ=daemon.settings
+                | {"CUSTODY_OWNER_DATABASE_URL": pooler(database, "custody_owner")},
+                admins=[daemon.admin],
+            )
+    assert found == []
+    assert {entry.act for entry in ledger.entries} == set(ROUTES)
 
 
 async def prepared(url: str) -> int:
@@ -90,6 +131,22 @@ async def test_statement_mode_is_named(database: Database, postgres: EmbeddedPos
         pytest.raises(DatabaseError, match=said),
     ):
         await prepared(pooler(database, "custody_app"))
+
+
+async def test_pooler_with_too_few_connections_is_named(
+    database: Database, postgres: EmbeddedPostgres, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """In session mode: each connection to it keeps one of its own to the server."""
+    monkeypatch.setattr(pooler_module, "_PROBE_SECONDS", 0.2)
+    with pgbouncer(postgres, pool_mode="session", default_pool_size="1") as pooler:
+        url = pooler(database, "custody_app")
+        async with engine_of(url, 2) as engine, acquire(engine):
+            with pytest.raises(DatabaseError, match="default_pool_size"):
+                await prepared(url)
+            # And one that has seen before what stands in between.
+            with pytest.raises(DatabaseError, match="default_pool_size"):
+                async with acquire(engine):
+                    pass
 
 
 async def test_session_that_forgot_its_statements_is_thrown_away(database: Database) -> None:
