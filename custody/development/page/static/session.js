@@ -1,0 +1,92 @@
+// Who is signed in on this device, and what this tab knows. Keys are in memory alone.
+
+import { Vault } from "/page/custody-client.js";
+import * as notes from "/page/notes.js";
+import { shownFetch } from "/page/wire.js";
+
+const asked = new URLSearchParams(location.search).get("device") ?? "";
+
+/** A tab stands for a device: `/?device=2`. */
+export const device = /^[1-9]$/.test(asked) ? asked : "1";
+
+/**
+ * What this tab knows: `user`, `vault` (the client), `keys` (as of the last unlock), `code` (as long
+ * as the tab lives), `needsCode`; and as of the last look `row` (the server's) and `notes`.
+ */
+export const session = {
+  user: null, vault: null, keys: null, code: null, needsCode: false, row: null, notes: [], others: [],
+};
+
+const channel = new BroadcastChannel("custody-first-page");
+
+/** Tell the other devices of this user. */
+export function tell(what) {
+  channel.postMessage({ what, user: session.user, device });
+}
+
+/** Hear what they tell. */
+export function hear(listen) {
+  channel.onmessage = ({ data }) => data.user === session.user && listen(data);
+}
+
+/** Return the user who was signed in before this tab was reloaded, or null. */
+export const remembered = () => sessionStorage.getItem("user");
+
+/** Sign in. The token is the app's affair: this page asks the development issuer for it. */
+export async function signIn(user, fetch = shownFetch) {
+  await tokenOf(user, fetch);
+  sessionStorage.setItem("user", user);
+  const vault = new Vault({
+    address: location.origin,
+    // A fresh one for each call; an app keeps its own as long as that is good.
+    token: () => tokenOf(user, window.fetch.bind(window)),
+    pin: pinOf(user),
+    fetch: shownFetch,
+  });
+  Object.assign(session, { user, vault, keys: null, code: null, needsCode: false });
+}
+
+/** Sign out: the keys go with the page. */
+export function signOut() {
+  sessionStorage.removeItem("user");
+  location.reload();
+}
+
+/** Look again at the server's row, and at the notes. */
+export async function look() {
+  if (session.user === null) return;
+  session.row = (await post("/page/row", session.user)).row;
+  session.notes = await notes.all(session.user);
+  session.others = await notes.ofOthers(session.user);
+}
+
+/** Forget what this browser keeps of the user: the vault that it knew is no more. */
+export async function forget() {
+  await notes.forget(session.user);
+  Object.keys(localStorage).filter((key) => key.startsWith(pinKey(session.user)))
+    .forEach((key) => localStorage.removeItem(key));
+}
+
+const pinKey = (user) => `custody pin ${user} `;
+
+function pinOf(user) {
+  const key = pinKey(user) + device;
+  return {
+    load: () => (localStorage.getItem(key) === null ? null : Number(localStorage.getItem(key))),
+    save: (generation) => localStorage.setItem(key, String(generation)),
+  };
+}
+
+async function tokenOf(user, fetch) {
+  return (await post("/page/token", user, fetch)).token;
+}
+
+async function post(path, user, fetch = window.fetch) {
+  const response = await fetch.call(window, path, {
+    method: "POST",
+    headers: { "Content-Type": "application/json" },
+    body: JSON.stringify({ user }),
+  });
+  if (!response.ok) throw new TypeError(`${path} answered ${response.status}`);
+  return response.json();
+}
