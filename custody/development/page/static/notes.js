@@ -1,77 +1,63 @@
-// Where notes are kept: IndexedDB, which stands for an app's own server. It has ciphertext only.
-//
-// As such a server should, it takes no note under a key that is being given up: a device that has
-// not yet heard of the rotation would write what nobody can read afterwards.
+// Notes in records that are kept in this browser, as if an app had synced them to all its devices.
+// How a record is encrypted, and when one is kept, is that of the documents: records.js, store.js.
 
-/** The note is under an older key than the notes of this user now are. */
+import { open, seal } from "/page/records.js";
+import { openStore } from "/page/store.js";
+
+const stores = new Map();
+const utf8 = new TextEncoder();
+let last = 0;
+
+/** The note was not kept: another device has rotated, and this key is on its way out. */
 export class OldKey extends Error {}
 
-const opened = new Promise((resolve, reject) => {
-  const opening = indexedDB.open("custody-first-page", 1);
-  opening.onupgradeneeded = () => {
-    opening.result.createObjectStore("notes", { keyPath: ["user", "id"] });
-    opening.result.createObjectStore("oldest", { keyPath: "user" });
-  };
-  opening.onsuccess = () => resolve(opening.result);
-  opening.onerror = () => reject(opening.error);
-});
+/** Return the store of a user, who need not be the one who is signed in. */
+export function storeOf(user) {
+  if (!stores.has(user)) stores.set(user, openStore(user));
+  return stores.get(user);
+}
 
-/** Return a user's notes, the newest first. */
+/** Return a user's records, the newest first. */
 export async function all(user) {
-  const found = await asked((notes) => notes.getAll(of(user)));
-  return found.sort((one, other) => other.at - one.at);
+  return (await (await storeOf(user)).all()).reverse();
 }
 
-/** Return the notes of all others. */
-export async function ofOthers(user) {
-  return (await asked((notes) => notes.getAll())).filter((note) => note.user !== user);
+/** Encrypt texts as new notes of a user, and keep them, in their order. */
+export async function write(texts, user, keys) {
+  const store = await storeOf(user);
+  const sealed = texts.map((text) =>
+    seal(keys, user, { id: newId(), version: 1, content: utf8.encode(text) }));
+  const kept = await Promise.all((await Promise.all(sealed)).map((record) => store.put(record)));
+  if (!kept.every(Boolean)) throw new OldKey();
 }
 
-/** Keep notes, new ones or anew; they are on disk when this ends. */
-export async function put(some) {
-  return written((notes, oldest, refuse) => {
-    for (const note of some) {
-      oldest.get(note.user).onsuccess = ({ target }) => {
-        if (note.generation < (target.result?.generation ?? 0)) refuse(new OldKey());
-        else notes.put(note);
-      };
-    }
-  });
+/** Return the text of a note. */
+export async function read(record, user, keys) {
+  return new TextDecoder().decode(await open(keys, user, record));
 }
 
-/** From now on take no note of this user under a key before this generation. */
-export async function refuseBefore(user, generation) {
-  return written((_notes, oldest) => oldest.put({ user, generation }));
+/** Let go of a user's records; `pin`: and of what is known of the vault. */
+export async function forget(user, { pin = false } = {}) {
+  await storeOf(user);
+  const opening = indexedDB.open(`records of ${user}`);
+  const database = await ended(opening, "onsuccess", "onerror");
+  const names = pin ? ["records", "seen"] : ["records"];
+  const change = database.transaction(names, "readwrite");
+  names.forEach((name) => change.objectStore(name).clear());
+  await ended(change, "oncomplete", "onabort");
+  database.close();
 }
 
-/** Forget a user's notes. */
-export async function forget(user) {
-  return written((notes) => notes.delete(of(user)));
+/** By time; no two of several tabs are alike. */
+function newId() {
+  last = Math.max(last + 1, Date.now());
+  const random = crypto.getRandomValues(new Uint8Array(3));
+  return `${last}-${Array.from(random, (byte) => byte.toString(16).padStart(2, "0")).join("")}`;
 }
 
-const of = (user) => IDBKeyRange.bound([user], [user, []]);
-
-async function asked(ask) {
-  const database = await opened;
+function ended(request, well, badly) {
   return new Promise((resolve, reject) => {
-    const asking = ask(database.transaction("notes").objectStore("notes"));
-    asking.onsuccess = () => resolve(asking.result);
-    asking.onerror = () => reject(asking.error);
-  });
-}
-
-async function written(write) {
-  const database = await opened;
-  const stores = ["notes", "oldest"];
-  const transaction = database.transaction(stores, "readwrite", { durability: "strict" });
-  return new Promise((resolve, reject) => {
-    let refusal = null;
-    const refuse = (error) => {
-      refusal = error;
-      transaction.abort();
-    };
-    transaction.oncomplete = () => resolve();
-    transaction.onabort = () => reject(refusal ?? transaction.error);
-    write(...stores.map((name) => transaction.objectStore(name)), refuse);
+    request[well] = () => resolve(request.result);
+    request[badly] = () => reject(request.error);
   });
 }

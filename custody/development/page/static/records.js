@@ -1,61 +1,44 @@
-// How a note is encrypted: the envelope that docs/how-to/python-client.md describes.
-//
-// Each note has a random key of its own, wrapped under the master key. A rotation wraps that key
-// anew and leaves the note as it is. Both are AES-256-GCM with a fresh nonce, bound to the user, the
-// note, its version and what it is, so that none opens in another's place.
+// As docs/how-to/encrypt-records.md shows it, to the letter.
+const utf8 = new TextEncoder();
+const random = () => crypto.getRandomValues(new Uint8Array(12));
+const gcm = (iv, what, user, { id, version }) => ({
+  name: "AES-GCM",
+  iv,
+  additionalData: utf8.encode(["custody-record-v1", what, user, id, version].join("\0")),
+});
 
-const KEY = { name: "AES-GCM", length: 256 };
-const encoder = new TextEncoder();
+export async function seal(keys, user, { id, version, content }) {
+  const key = await crypto.subtle.generateKey({ name: "AES-GCM", length: 256 }, true, ["encrypt"]);
+  const iv = random();
+  const sealed = await crypto.subtle.encrypt(gcm(iv, "content", user, { id, version }), key, content);
+  const record = { id, version, iv, content: new Uint8Array(sealed) };
+  return wrap(keys, user, record, key);
+}
 
-/** No key of this device opens the note: another device has a newer one, or its key is gone. */
-export class NoKey extends Error {}
-
-/** Encrypt a text as a new note of a user. */
-export async function seal(text, user, keys) {
-  const note = { user, id: crypto.randomUUID(), version: 1, at: Date.now() };
-  const key = await crypto.subtle.generateKey(KEY, true, ["encrypt", "decrypt"]);
-  const nonce = fresh();
-  const record = await crypto.subtle.encrypt(
-    sealed(nonce, note, "record"), key, encoder.encode(text),
+export async function open(keys, user, record) {
+  const key = await unwrap(keys, user, record, false);
+  return new Uint8Array(
+    await crypto.subtle.decrypt(gcm(record.iv, "content", user, record), key, record.content),
   );
-  return {
-    ...note, ...(await wrap(key, note, keys)), nonce: encoded(nonce), record: encoded(record),
-  };
 }
 
-/** Return a note's text. */
-export async function open(note, keys) {
-  const key = await unwrap(note, keys, false);
-  const by = sealed(decoded(note.nonce), note, "record");
-  return new TextDecoder().decode(await crypto.subtle.decrypt(by, key, decoded(note.record)));
+// For a rotation: the content stays as it is.
+export async function rewrap(keys, user, record) {
+  if (record.generation === keys.generation) return record;
+  return wrap(keys, user, record, await unwrap(keys, user, record, true));
 }
 
-/** Return the note with its key wrapped under the live master key. */
-export async function rewrap(note, keys) {
-  return { ...note, ...(await wrap(await unwrap(note, keys, true), note, keys)) };
+async function wrap(keys, user, record, key) {
+  const keyIv = random();
+  const by = gcm(keyIv, "key", user, record);
+  const wrapped = await crypto.subtle.wrapKey("raw", key, keys.masterKey, by);
+  return { ...record, generation: keys.generation, keyIv, wrappedKey: new Uint8Array(wrapped) };
 }
 
-async function wrap(key, note, { masterKey, generation }) {
-  const nonce = fresh();
-  const wrapped = await crypto.subtle.wrapKey("raw", key, masterKey, sealed(nonce, note, "key"));
-  return { generation, keyNonce: encoded(nonce), wrappedKey: encoded(wrapped) };
-}
-
-function unwrap(note, { masterKey, previousMasterKey, generation }, extractable) {
-  // The generation beside the wrap says which of the two keys opens it.
-  const master = note.generation === generation ? masterKey : previousMasterKey;
-  if (note.generation > generation || master === null) throw new NoKey();
-  const by = sealed(decoded(note.keyNonce), note, "key");
-  const wrapped = decoded(note.wrappedKey);
+function unwrap(keys, user, record, extractable) {
+  const live = record.generation === keys.generation;
+  const master = live ? keys.masterKey : keys.previousMasterKey;
+  const by = gcm(record.keyIv, "key", user, record);
   const uses = ["encrypt", "decrypt"];
-  return crypto.subtle.unwrapKey("raw", wrapped, master, by, KEY, extractable, uses);
+  return crypto.subtle.unwrapKey("raw", record.wrappedKey, master, by, "AES-GCM", extractable, uses);
 }
-
-function sealed(iv, { user, id, version }, kind) {
-  const additionalData = encoder.encode(JSON.stringify([user, id, version, kind]));
-  return { name: "AES-GCM", iv, additionalData };
-}
-
-const fresh = () => crypto.getRandomValues(new Uint8Array(12));
-const encoded = (bytes) => btoa(String.fromCharCode(...new Uint8Array(bytes)));
-const decoded = (text) => Uint8Array.from(atob(text), (character) => character.charCodeAt(0));

@@ -39,7 +39,7 @@ function columns(row) {
   const plain = PLAIN.map(([name, what]) => make("tr", {},
     make("th", { scope: "row" }, make("code", {}, name)),
     make("td", {}, row[name] === null ? make("i", {}, "empty") : make("code", {}, String(row[name]))),
-    make("td", {}, what), make("td", {}, make("span", { class: "label" }, "Opened by: "), "in clear")));
+    make("td", {}, what), make("td", {}, "in clear")));
   return table("auth.encryption_vaults, your row", ["Column", "Stored", "What it is", "Who opens it"], body.concat(plain));
 }
 

@@ -32,6 +32,9 @@ export function hear(listen) {
 /** Return the user who was signed in before this tab was reloaded, or null. */
 export const remembered = () => sessionStorage.getItem("user");
 
+/** The two whom the development issuer knows here. */
+const USERS = ["alice", "bob"];
+
 /** Sign in. The token is the app's affair: this page asks the development issuer for it. */
 export async function signIn(user, fetch = shownFetch) {
   await tokenOf(user, fetch);
@@ -40,7 +43,7 @@ export async function signIn(user, fetch = shownFetch) {
     address: location.origin,
     // A fresh one for each call; an app keeps its own as long as that is good.
     token: () => tokenOf(user, window.fetch.bind(window)),
-    pin: pinOf(user),
+    pin: (await notes.storeOf(user)).pin,
     fetch: shownFetch,
   });
   Object.assign(session, { user, vault, keys: null, code: null, needsCode: false });
@@ -57,24 +60,15 @@ export async function look() {
   if (session.user === null) return;
   session.row = (await post("/page/row", session.user)).row;
   session.notes = await notes.all(session.user);
-  session.others = await notes.ofOthers(session.user);
+  session.others = [];
+  for (const user of USERS.filter((one) => one !== session.user)) {
+    session.others.push(...(await notes.all(user)).map((record) => ({ user, record })));
+  }
 }
 
 /** Forget what this browser keeps of the user: the vault that it knew is no more. */
 export async function forget() {
-  await notes.forget(session.user);
-  Object.keys(localStorage).filter((key) => key.startsWith(pinKey(session.user)))
-    .forEach((key) => localStorage.removeItem(key));
-}
-
-const pinKey = (user) => `custody pin ${user} `;
-
-function pinOf(user) {
-  const key = pinKey(user) + device;
-  return {
-    load: () => (localStorage.getItem(key) === null ? null : Number(localStorage.getItem(key))),
-    save: (generation) => localStorage.setItem(key, String(generation)),
-  };
+  await notes.forget(session.user, { pin: true });
 }
 
 async function tokenOf(user, fetch) {

@@ -40,7 +40,7 @@ async function page(before) {
   next = following;
   const rows = events.map(({ at, action, context, status }) => make("tr", {},
     make("td", {}, at === null ? "–" : make("time", { datetime: at }, new Date(at).toLocaleTimeString())),
-    make("td", {}, MEANING[action] ?? action),
+    make("td", {}, context === "zk-recovery-blob" ? "wrap under your code given" : MEANING[action] ?? action),
     make("td", {}, make("code", {}, context === null ? action : `${action}: ${context}`)),
     make("td", { class: status < 400 ? "n" : "n bad" }, String(status))));
   byId("events").replaceChildren(make("table", {},
@@ -55,7 +55,6 @@ async function begin() {
   session.code = null;
   session.needsCode = false;
   const lost = (await notes.all(session.user)).length;
-  await notes.refuseBefore(session.user, session.keys.generation);
   await notes.forget(session.user);
   byId("sure").checked = false;
   tell("rotated");

@@ -2,8 +2,7 @@
 
 import { act, view } from "/page/act.js";
 import { byId, count, make, short } from "/page/dom.js";
-import * as notes from "/page/notes.js";
-import { open, seal } from "/page/records.js";
+import { read, write } from "/page/notes.js";
 import { session, tell } from "/page/session.js";
 
 const SHOWN = 2;
@@ -13,7 +12,7 @@ export function start() {
   byId("note").querySelector("form").addEventListener("submit", (event) => {
     event.preventDefault();
     act("note", async () => {
-      await notes.put([await seal(byId("text").value, session.user, session.keys)]);
+      await write([byId("text").value], session.user, session.keys);
       byId("text").value = "";
       tell("notes");
       return "Encrypted and kept. custody was not asked.";
@@ -31,18 +30,20 @@ async function show({ keys, notes: kept }) {
 }
 
 async function article(note, keys, isFirst) {
-  const { text, opens } = await read(note, keys);
+  const { text, opens } = await reading(note, keys);
   return make("article", { class: "note" },
     make("p", { class: opens ? "text" : "text shut" }, text),
     make("details", { open: isFirst }, make("summary", {}, "What is kept of it"), make("dl", {},
-      line("record", note.record, "the note, under its own key"),
-      line("nonce", note.nonce, "12 bytes, fresh"),
-      line("wrappedKey", note.wrappedKey, "that key, under the vault’s"),
-      line("keyNonce", note.keyNonce, "12 bytes, fresh"),
+      line("content", base64(note.content), "the note, under its own key"),
+      line("iv", base64(note.iv), "12 bytes, fresh"),
+      line("wrappedKey", base64(note.wrappedKey), "that key, under the vault’s"),
+      line("keyIv", base64(note.keyIv), "12 bytes, fresh"),
       line("generation", String(note.generation), "which key of the vault"),
-      line("bound to", `${note.user}, ${note.id.slice(0, 8)}…, version ${note.version}`, "the associated data"),
+      line("id, version", `${note.id}, ${note.version}`, "both are bound to you, by associated data"),
     )));
 }
+
+const base64 = (bytes) => btoa(String.fromCharCode(...bytes));
 
 function line(name, value, what) {
   return make("div", {}, make("dt", {}, name), make("dd", {}, make("code", {}, short(value, 12)), " ",
@@ -50,10 +51,10 @@ function line(name, value, what) {
 }
 
 /** Return a note's text, or why there is none. */
-async function read(note, keys) {
+async function reading(note, keys) {
   if (keys === null) return { text: "Locked: this tab has no key.", opens: false };
   try {
-    return { text: await open(note, keys), opens: true };
+    return { text: await read(note, session.user, keys), opens: true };
   } catch {
     const newer = note.generation > keys.generation;
     return { text: newer ? "Another device has rotated the key: unlock again." : "No key opens this note.", opens: false };

@@ -3,7 +3,7 @@
 import { act, say, view } from "/page/act.js";
 import { byId, count } from "/page/dom.js";
 import * as notes from "/page/notes.js";
-import { open, rewrap, seal } from "/page/records.js";
+import { reencrypt } from "/page/reencrypt.js";
 import { session, tell } from "/page/session.js";
 
 const FILLED = 200;
@@ -23,10 +23,9 @@ export function start() {
 }
 
 async function fill() {
-  const made = Array.from({ length: FILLED }, (_, at) =>
-    seal(`Note ${at + 1} of ${FILLED}: nothing of this is to be lost.`, session.user, session.keys));
-  const inOrder = (await Promise.all(made)).map((note, at) => ({ ...note, at: note.at + at }));
-  await notes.put(inOrder);
+  const texts = Array.from({ length: FILLED }, (_, at) =>
+    `Note ${at + 1} of ${FILLED}: nothing of this is to be lost.`);
+  await notes.write(texts, session.user, session.keys);
   tell("notes");
   return `${FILLED} notes are encrypted, each under a key of its own.`;
 }
@@ -38,28 +37,33 @@ async function turnOff() {
 }
 
 async function rotate(crashes) {
-  session.keys = await session.vault.rotate((keys) => reencrypt(keys, crashes));
+  const { user, vault } = session;
+  session.keys = await vault.rotate(async (keys) => {
+    await reencrypt(await watched(await notes.storeOf(user), keys, crashes), user)(keys);
+  });
   tell("rotated");
-  const all = await notes.all(session.user);
-  await Promise.all(all.map((note) => open(note, session.keys)));
+  const all = await notes.all(user);
+  await Promise.all(all.map((note) => notes.read(note, user, session.keys)));
   return `${count(all.length, "note")} moved, and every one was opened with the new key. The key before is gone, and your recovery code with it: make another.`;
 }
 
-/**
- * Have every note under the new key; the client tells custody afterwards, and the old key goes.
- *
- * It may end anywhere: the next time it goes on with the notes that are left.
- */
-async function reencrypt(keys, crashes) {
-  await notes.refuseBefore(session.user, keys.generation);
-  const all = await notes.all(session.user);
-  const left = all.filter((note) => note.generation < keys.generation);
-  for (const [at, note] of left.entries()) {
-    if (crashes && at === Math.floor(left.length / 2)) await crash();
-    await notes.put([await rewrap(note, keys)]);
-    progress(all.length - left.length + at + 1, all.length);
-    await new Promise((resolve) => setTimeout(resolve, PAUSE));
-  }
+/** Return the store as one may watch it at work, and have it crash. */
+async function watched(store, { generation }, crashes) {
+  const all = await store.all();
+  let done = all.filter((note) => note.generation === generation).length;
+  const half = done + Math.floor((all.length - done) / 2);
+  return {
+    all: store.all,
+    async put(record) {
+      if (crashes && done === half) await crash();
+      const kept = await store.put(record);
+      if (kept) {
+        progress(done += 1, all.length);
+        await new Promise((resolve) => setTimeout(resolve, PAUSE));
+      }
+      return kept;
+    },
+  };
 }
 
 function crash() {
@@ -77,7 +81,7 @@ function progress(done, all) {
 function showPending(done, all) {
   progress(done, all);
   const left = count(all - done, "note");
-  say("rotate", `A rotation is under way. ${left} still under the key before, and the server gives both keys: nothing is lost.`, "note");
+  say("rotate", `A rotation is under way, with ${left} to go. The server gives both keys, so nothing is lost.`, "note");
 }
 
 function show({ keys, row, notes: kept }) {

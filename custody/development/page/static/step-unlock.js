@@ -3,7 +3,7 @@
 import { act, say, view } from "/page/act.js";
 import { RecoveryCodeNeeded } from "/page/custody-client.js";
 import { byId, count, named } from "/page/dom.js";
-import { open } from "/page/records.js";
+import { read } from "/page/notes.js";
 import { forget, session, signIn, signOut, tell } from "/page/session.js";
 
 /** Sign in as a user. */
@@ -79,7 +79,9 @@ async function tryOthers(others, keys) {
   const place = byId("others");
   place.hidden = keys === null || others.length === 0;
   if (place.hidden) return;
-  const tried = others.map((note) => open({ ...note, generation: keys.generation }, keys));
+  // As if it were under this very key.
+  const tried = others.map(({ user, record }) =>
+    read({ ...record, generation: keys.generation }, user, keys));
   const opened = (await Promise.allSettled(tried)).filter(({ status }) => status === "fulfilled");
   place.textContent = `${count(others.length, "note")} of another user in this browser: `
     + `your key was tried, and opens ${opened.length || "none"}.`;

@@ -20,7 +20,8 @@ export async function shownFetch(url, init = {}) {
   const response = await fetch(url, init);
   const took = Math.max(1, Math.round(performance.now() - began));
   const answer = await response.clone().json().catch(() => null);
-  into?.append(exchange(new URL(url, location).pathname, init, response, answer, took));
+  const { pathname, search } = new URL(url, location);
+  into?.append(exchange(pathname + search, init, response, answer, took));
   return response;
 }
 
