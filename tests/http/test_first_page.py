@@ -4,7 +4,6 @@ What it does in a browser: ``tests/e2e/test_first_page.py``.
 """
 
 from collections.abc import AsyncIterator
-from pathlib import Path
 
 import aiohttp
 import jwt

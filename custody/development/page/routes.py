@@ -38,7 +38,8 @@ _TYPES: Final = {
 # becomes HTML.
 _POLICY: Final = (
     "default-src 'none'; style-src 'self'; script-src 'self'; img-src 'self'; connect-src 'self'; "
-    "form-action 'none'; base-uri 'none'; frame-ancestors 'none'; require-trusted-types-for 'script'"
+    "form-action 'none'; base-uri 'none'; frame-ancestors 'none'; "
+    "require-trusted-types-for 'script'"
 )
 _SAFE_HEADERS: Final = {
     "Content-Security-Policy": _POLICY,
