@@ -17,6 +17,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from tempfile import TemporaryDirectory
+from typing import Any
 
 from playwright.async_api import Browser, Page
 
@@ -45,15 +46,15 @@ class Newcomer:
         """End a line."""
         now = time.perf_counter()
         self.lines.append((what, now - self._began, self._clicks, self._keys))
-        print(f"{what:40} {now - self._began:6.1f} s {self._clicks:3} {self._keys:3}")
+        _say(what, now - self._began, self._clicks, self._keys)
         self._began, self._clicks, self._keys = now, 0, 0
 
     async def click(self, page: Page, name: str) -> None:
         """Click what has this name: a button, a field or a link."""
         self._clicks += 1
-        named = page.get_by_role("button", name=name, exact=True)
-        named = named.or_(page.get_by_role("link", name=name)).or_(page.get_by_label(name))
-        await named.locator("visible=true").first.click()
+        kinds: tuple[Any, ...] = ("button", "link", "textbox")
+        named = [page.get_by_role(kind, name=name, exact=True) for kind in kinds]
+        await named[0].or_(named[1]).or_(named[2]).click()
 
     async def type(self, page: Page, text: str) -> None:
         """Type a text."""
@@ -64,6 +65,10 @@ class Newcomer:
         """Paste what was copied."""
         self._keys += 1
         await page.keyboard.press("Control+V")
+
+
+def _say(what: str, seconds: float, clicks: float, keys: float) -> None:
+    print(f"{what:40} {seconds:6.1f} s {clicks:3.0f} clicks {keys:3.0f} keys")  # noqa: T201
 
 
 @contextmanager
@@ -145,8 +150,6 @@ async def go_down(running: Browser, link: str, newcomer: Newcomer) -> None:
 async def bench(chosen: argparse.Namespace) -> None:
     """Measure it once."""
     with TemporaryDirectory(prefix="custody-newcomer-") as name:
-        # The private PostgreSQL runs as another user where root starts it.
-        Path(name).chmod(0o755)
         newcomer = Newcomer()
         clone = Path(name) / "custody"
         command = ["git", "clone", "--quiet", str(ROOT), str(clone)]
@@ -158,7 +161,7 @@ async def bench(chosen: argparse.Namespace) -> None:
                 newcomer.done("(start a browser)")
                 await go_down(running, link, newcomer)
         totals = [sum(line[at] for line in newcomer.lines) for at in (1, 2, 3)]
-        print(f"{'in all':40} {totals[0]:6.1f} s {totals[1]:3.0f} {totals[2]:3.0f}")
+        _say("in all", *totals)
         fields = ("what", "seconds", "clicks", "keystrokes")
         lines = [dict(zip(fields, line, strict=True)) for line in newcomer.lines]
         write_json(chosen.json, {"newcomer": lines})
