@@ -1,5 +1,6 @@
 // One action at a time: what it asked is shown, what came of it is said, and all is looked at anew.
 
+import { RecoveryCodeNeeded } from "/page/custody-client.js";
 import { byId } from "/page/dom.js";
 import { look, session } from "/page/session.js";
 import { changes } from "/page/server.js";
@@ -9,19 +10,21 @@ const views = [];
 let busy = false;
 
 /** Have something shown anew after each action. */
-export function view(show) {
-  views.push(show);
+export function view(one) {
+  views.push(one);
 }
 
 /** Look at everything, and show it. */
 export async function refresh() {
   await look();
-  for (const show of views) await show(session);
+  await show();
 }
 
-/**
- * Do the work of a step. It returns what is to be said, or null where it did not get to its end.
- */
+async function show() {
+  for (const one of views) await one(session);
+}
+
+/** Do the work of a step, which returns what is to be said. */
 export async function act(id, work) {
   if (busy) return;
   busy = true;
@@ -29,20 +32,24 @@ export async function act(id, work) {
   step.setAttribute("aria-busy", "true");
   say(id, "");
   const before = session.row;
-  try {
-    const said = await shownIn(step, work);
-    if (said !== null) {
-      say(id, said);
-      step.classList.add("done");
-    }
-  } catch (error) {
-    say(id, explained(error), "bad");
-  } finally {
-    busy = false;
-    step.removeAttribute("aria-busy");
-  }
-  await refresh().catch((error) => say(id, explained(error), "bad"));
+  let [said, level] = await outcome(() => shownIn(step, work));
+  const [problem] = await outcome(look);
+  if (problem !== undefined) [said, level] = [problem, "bad"];
+  busy = false;
+  step.removeAttribute("aria-busy");
+  await show();
+  // Last, so that what it speaks of is there.
+  say(id, said, level);
+  if (level === "good") step.classList.add("done");
   step.querySelector(".change")?.replaceChildren(...changes(before, session.row));
+}
+
+async function outcome(work) {
+  try {
+    return [await work(), "good"];
+  } catch (error) {
+    return [explained(error), error instanceof RecoveryCodeNeeded ? "note" : "bad"];
+  }
 }
 
 /** Say something in a step. */
@@ -56,7 +63,7 @@ const AGAIN = "Another device has rotated the key meanwhile: unlock again.";
 const EXPLAINED = {
   StaleGeneration: AGAIN,
   OldKey: AGAIN,
-  NoKey: AGAIN,
+  RecoveryCodeNeeded: "Zero-knowledge mode: the server gave the wrap that only your code opens.",
   WrongRecoveryCode: "This code does not open the key. Nothing was changed.",
   MalformedRecoveryCode: "A code has 16 groups of four, of the digits 0 to 9 and the letters A to F.",
   OperationError: "A note does not open: it was changed, or is under another key.",

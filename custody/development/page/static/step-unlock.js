@@ -23,10 +23,8 @@ export function unlock(code) {
       session.keys = await session.vault.unlock(code);
     } catch (error) {
       if (error.code === "VAULT_NOT_INITIALISED") byId("forget").hidden = false;
-      if (!(error instanceof RecoveryCodeNeeded)) throw error;
-      session.needsCode = true;
-      say("unlock", "Zero-knowledge mode: the server gave the wrap that only your code opens.", "note");
-      return null;
+      if (error instanceof RecoveryCodeNeeded) session.needsCode = true;
+      throw error;
     }
     session.needsCode = false;
     session.code = code ?? session.code;
