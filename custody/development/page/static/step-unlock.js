@@ -29,8 +29,7 @@ export function unlock(code) {
     session.needsCode = false;
     session.code = code ?? session.code;
     tell("unlocked");
-    const pending = session.keys.previousMasterKey === null ? "" : " A rotation is under way: the key before came, too.";
-    return `Unlocked, by an AES key of 256 bits that can’t be exported.${pending}`;
+    return "Unlocked, by an AES key of 256 bits that can’t be exported.";
   });
 }
 
