@@ -58,7 +58,7 @@ function readers(row) {
     ["You", true, zero ? "with your code" : "with your login"],
     ["The operator, who has database and KEK", !zero, zero ? "no wrap is left for the KEK" : "the KEK opens the wrap"],
     ["A thief of your login", !zero, zero ? "gets the wrap under your code" : "until the token ends"],
-    ["A thief of the database", false, "has wraps, and no KEK"],
+    ["A thief of the database", false, zero ? "has the wrap, and no code" : "has the wrap, and no KEK"],
     ["A thief of your code", zero ? "with a login" : coded ? "with a backup" : false,
       zero ? "or with a copy of this row" : coded ? "that has this row; a login alone does without it" : "there is none"],
   ];
