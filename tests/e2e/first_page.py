@@ -51,6 +51,21 @@ async def opened(context: BrowserContext, origin: str) -> Page:
     return page
 
 
+async def begin_anew(page: Page, user: str) -> None:
+    """Give a user a fresh vault, whatever another test has left, with nobody signed in."""
+    await page.evaluate(
+        """async (user) => {
+          const { session, signIn } = await import("/page/session.js");
+          await signIn(user);
+          await session.vault.reset();
+          sessionStorage.clear();
+        }""",
+        user,
+    )
+    await page.reload()
+    await is_ready(page)
+
+
 async def is_ready(page: Page) -> None:
     """Wait until the page's program has run."""
     await expect(page.locator("html[data-ready]")).to_have_count(1)
