@@ -160,8 +160,8 @@ async def bench(chosen: argparse.Namespace) -> None:
             async with browser() as running:
                 newcomer.done("(start a browser)")
                 await go_down(running, link, newcomer)
-        totals = [sum(line[at] for line in newcomer.lines) for at in (1, 2, 3)]
-        _say("in all", *totals)
+        _, seconds, clicks, keys = zip(*newcomer.lines, strict=True)
+        _say("in all", sum(seconds), sum(clicks), sum(keys))
         fields = ("what", "seconds", "clicks", "keystrokes")
         lines = [dict(zip(fields, line, strict=True)) for line in newcomer.lines]
         write_json(chosen.json, {"newcomer": lines})
