@@ -67,11 +67,11 @@ const EXPLAINED = {
   WrongRecoveryCode: "This code does not open the key. Nothing was changed.",
   MalformedRecoveryCode: "A code has 16 groups of four, of the digits 0 to 9 and the letters A to F.",
   OperationError: "A note does not open: it was changed, or is under another key.",
+  TypeError: "A note does not open: no key of this device is the one that it is under.",
   SignInAgain: "The token is not taken any more: sign in again.",
   StepUpRequired: "This needs a login of just now: sign in again.",
   Unavailable: "custody is busy, or waits for its key store. Try again in a moment.",
   Unreachable: "custody does not answer. Is make run still running?",
-  TypeError: "custody does not answer. Is make run still running?",
   RolledBack: "The server shows an older state than this device has seen: somebody put back an old database.",
 };
 const BY_CODE = {

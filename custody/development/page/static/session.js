@@ -1,6 +1,6 @@
 // Who is signed in on this device, and what this tab knows. Keys are in memory alone.
 
-import { Vault } from "/page/custody-client.js";
+import { Unreachable, Vault } from "/page/custody-client.js";
 import * as notes from "/page/notes.js";
 import { shownFetch } from "/page/wire.js";
 
@@ -76,11 +76,12 @@ async function tokenOf(user, fetch) {
 }
 
 async function post(path, user, fetch = window.fetch) {
-  const response = await fetch.call(window, path, {
+  const asking = fetch.call(window, path, {
     method: "POST",
     headers: { "Content-Type": "application/json" },
     body: JSON.stringify({ user }),
   });
-  if (!response.ok) throw new TypeError(`${path} answered ${response.status}`);
+  const response = await asking.catch(() => null);
+  if (!response?.ok) throw new Unreachable();
   return response.json();
 }
