@@ -7,7 +7,7 @@ PYTHON ?= $(or $(wildcard $(BIN)/python),python3)
 .PHONY: run test prove lint format man audit sbom docs lock clean
 .PHONY: install install-dev
 .PHONY: chaos chaos-callers chaos-failover chaos-kms-away prove-postgres prove-scope
-.PHONY: bench bench-audit bench-commands bench-envelope bench-growth bench-kek-faults bench-remote-kek bench-rewrap bench-rotation bench-scale bench-sealer bench-start bench-verify
+.PHONY: bench bench-audit bench-commands bench-envelope bench-growth bench-kek-faults bench-newcomer bench-remote-kek bench-rewrap bench-rotation bench-scale bench-sealer bench-start bench-verify
 .DEFAULT_GOAL := run
 
 INSTALL = command -v "$(PYTHON)" >/dev/null || { echo "custody needs Python 3.11 or newer, and\
@@ -77,6 +77,9 @@ bench-growth: install-dev
 
 bench-kek-faults: install-dev
 	@exec "$(BIN)/python" -m tests.bench.kek_faults $(ARGS)
+
+bench-newcomer: install-dev
+	@exec "$(BIN)/python" -m tests.bench.newcomer $(ARGS)
 
 bench-remote-kek: install-dev
 	@exec "$(BIN)/python" -m tests.bench.remote_kek $(ARGS)

@@ -32,6 +32,7 @@ from custody.http.client_address import TrustedProxies
 from custody.http.cors import Cors
 from custody.http.frontend import Frontend, vault_server
 from custody.http.rate import RateLimit
+from custody.http.router import Table
 from custody.http.server import HttpServer
 from custody.http.shares import Shares
 from custody.keks.keks import Keks, loaded_keks
@@ -99,6 +100,7 @@ async def serve(
     notifier: Notifier | None = None,
     rewraps: bool = True,
     started: Callable[[Addresses], None] | None = None,
+    more: Table | None = None,
 ) -> None:
     """Run the daemon until SIGTERM or SIGINT, then drain and close. SIGHUP makes it reload.
 
@@ -111,6 +113,7 @@ async def serve(
         notifier: to the service manager; None: there is none.
         rewraps: whether this process has a re-wrap worker, where there is a role for it.
         started: called when the daemon answers.
+        more: endpoints beside the vault's, on its listener: the page of ``custody dev``.
 
     Raises:
         ConfigurationError: an unsafe or incomplete configuration, or an unsafe database.
@@ -123,7 +126,7 @@ async def serve(
         loop.add_signal_handler(number, stop.set)
     loop.add_signal_handler(signal.SIGHUP, stop.set if settings.development else hangup.set)
     notifier = notifier or Notifier()
-    async with running(settings, environ, listeners, rewraps=rewraps) as daemon:
+    async with running(settings, environ, listeners, rewraps=rewraps, more=more) as daemon:
         log.info("serving", vault=daemon.addresses.vault, admin=daemon.addresses.admin)
         look_seldom()
         if started is not None:
@@ -148,6 +151,7 @@ async def running(
     listeners: Listeners | None = None,
     *,
     rewraps: bool = True,
+    more: Table | None = None,
 ) -> AsyncIterator[Running]:
     """Run the daemon inside the block, and drain it at its end.
 
@@ -156,6 +160,7 @@ async def running(
         environ: the variables that KEK backends may read.
         listeners: what to listen on; None: what the settings say.
         rewraps: as for :func:`serve`.
+        more: as there.
     """
     dsn, rules = preflight.database_dsn(settings), preflight.token_rules(settings)
     tls = tls_context(settings.tls_cert, settings.tls_key)
@@ -254,6 +259,7 @@ async def running(
                 development=settings.development,
                 tracer=tracer,
                 with_reset=settings.reset is Reset.ON,
+                more=more,
             )
         )
         await enter(gauges.shown(vault=vault.connections, admin=admin.connections))

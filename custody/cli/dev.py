@@ -17,8 +17,9 @@ from custody.cli.options import data_folder, examples
 def dev(data: Path, free_ports: bool) -> None:
     """Run the daemon for development, with nothing to configure.
 
-    Starts a PostgreSQL of its own, migrates it, and makes a token issuer. Other settings given
-    as variables are honoured. Never for real users' keys.
+    Starts a PostgreSQL of its own, migrates it, makes a token issuer, and serves a page to see
+    it all in a browser. Other settings given as variables are honoured. Never for real users'
+    keys.
     """
     from custody.cli.commands.dev import dev as run
 

@@ -181,6 +181,7 @@ def vault_server(
     development: bool = False,
     tracer: OpenTelemetry | None = None,
     with_reset: bool = False,
+    more: Table | None = None,
 ) -> AbstractAsyncContextManager[HttpServer]:
     """Return the vault's server: it serves inside ``async with``.
 
@@ -193,8 +194,10 @@ def vault_server(
         development: whether it serves the OpenAPI document, too.
         tracer: makes a span of each request; None: nobody asked for traces.
         with_reset: whether users may begin again.
+        more: endpoints that look after who is let in by themselves: the page of ``custody dev``.
     """
-    router = Router(_table(frontend, development=development, with_reset=with_reset))
+    routes = _table(frontend, development=development, with_reset=with_reset)
+    router = Router(routes | (more or {}))
     connections = connections_of_vault(frontend.is_proxy, metrics.connections.closed)
     options = router, cors, AccessLog(metrics)
     handler = TopHandler(*options)

@@ -70,6 +70,9 @@ def test_from_nothing_to_a_key_and_the_same_key_again(folder: Path) -> None:
         with urllib.request.urlopen(f"{dev.address('admin')}", timeout=5) as answer:
             assert json.load(answer)["ready"] is True
         origin = dev.address("vault").partition("/api/")[0]
+        assert dev.shown(r"  (\S+/)$") == f"{origin}/"
+        with urllib.request.urlopen(f"{origin}/", timeout=5) as answer:
+            assert "<h1>Five minutes with custody</h1>" in answer.read().decode()
         with urllib.request.urlopen(f"{origin}/openapi.json", timeout=5) as answer:
             document = json.load(answer)
         assert "/api/v1/me/encryption-vault/key" in document["paths"]

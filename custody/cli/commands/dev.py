@@ -4,6 +4,7 @@ import asyncio
 import os
 import shlex
 import sys
+from collections.abc import Callable, Mapping
 from pathlib import Path
 
 import click
@@ -12,11 +13,13 @@ import uvloop
 
 from custody import app
 from custody.cli.options import DATA_FOLDER
-from custody.db.engine import Dsn
+from custody.db.engine import Dsn, open_engine
 from custody.db.migrate import migrate
 from custody.development.issuer import ISSUER, DevelopmentIssuer
+from custody.development.page import FirstPage
 from custody.development.postgres import EmbeddedPostgres
 from custody.http.routes import BASE_PATH
+from custody.loopback import is_loopback
 from custody.ops.logging import configure
 from custody.ops.process import harden
 from custody.settings import Settings, load
@@ -24,6 +27,11 @@ from custody.sockets.addresses import ListenError
 
 _TOKEN_LIFETIME_SECONDS = 24 * 60 * 60
 _SUBJECT = "alice"
+_PAGE = """
+See it in a browser, the first five minutes:
+
+  {}/
+"""
 # Decided here and nowhere else: a shell that is set up for a real daemon must neither break the
 # printed tokens nor lead to its database.
 _OWN_VARIABLES = {
@@ -40,6 +48,8 @@ _OWN_VARIABLES = {
     for suffix in ("", "_FILE")
 }
 
+# Begin again (RESET) is what one wants to see, and to have, in development.
+_DEFAULTS = {"CUSTODY_ENV": "development", "CUSTODY_LOG_FORMAT": "text", "CUSTODY_RESET": "on"}
 _FREE_PORTS = {"CUSTODY_LISTEN": "127.0.0.1:0", "CUSTODY_ADMIN_LISTEN": "127.0.0.1:0"}
 
 log = structlog.get_logger()
@@ -48,12 +58,13 @@ log = structlog.get_logger()
 def dev(data: Path, *, free_ports: bool) -> None:
     """Run the daemon for development, with nothing to configure.
 
-    Starts a PostgreSQL of its own, migrates it, and makes a token issuer. Other settings given
-    as variables are honoured. Never for real users' keys.
+    Starts a PostgreSQL of its own, migrates it, makes a token issuer, and serves a page to see
+    it all in a browser. Other settings given as variables are honoured. Never for real users'
+    keys.
     """
     issuer = DevelopmentIssuer.create(data)
     replaced = sorted(_OWN_VARIABLES & os.environ.keys())
-    environ = {"CUSTODY_ENV": "development", "CUSTODY_LOG_FORMAT": "text"} | {
+    environ = _DEFAULTS | {
         name: value for name, value in os.environ.items() if name not in replaced
     }
     if free_ports:
@@ -78,9 +89,29 @@ def dev(data: Path, *, free_ports: bool) -> None:
             click.echo(_banner(addresses, postgres, settings, data, token))
 
         try:
-            uvloop.run(app.serve(settings, environ, started=show))
+            uvloop.run(_serve(settings, environ, issuer, show))
         except ListenError as error:
             raise ListenError(f"{error}, or take free ports: --free-ports") from None
+
+
+async def _serve(
+    settings: Settings,
+    environ: Mapping[str, str],
+    issuer: DevelopmentIssuer,
+    show: Callable[[app.Addresses], None],
+) -> None:
+    if not _has_page(settings.listen):
+        await app.serve(settings, environ, started=show)
+        return
+    dsn = Dsn(environ["CUSTODY_DATABASE_URL"])
+    async with open_engine(dsn, pool_size=1) as engine:
+        page = FirstPage(issuer, settings.jwt_audience, engine)
+        await app.serve(settings, environ, started=show, more=page.table())
+
+
+def _has_page(listen: str) -> bool:
+    """Say whether no network sees the vault: its page gives tokens to whoever opens it."""
+    return is_loopback(listen.rpartition(":")[0].strip("[]"))
 
 
 def _banner(
@@ -91,9 +122,10 @@ def _banner(
     token: str,
 ) -> str:
     curl = f"{_curl(addresses, settings)} -X POST -H 'Authorization: Bearer {token}'"
+    page = _PAGE.format(addresses.vault) if _has_page(settings.listen) else ""
     return f"""
 custody is running, for development only.
-
+{page}
   vault   {addresses.vault}{BASE_PATH}
   admin   {addresses.admin}/readyz
   KEK     {settings.kek}
