@@ -31,6 +31,11 @@ AREAS = {
             "tests/http/test_preconditions.py",
             "tests/http/test_failures.py",
             "tests/http/test_audit_route.py",
+            "tests/http/test_brake.py",
+            "tests/db/test_group_commit.py",
+            "tests/db/test_audit_row_seals.py",
+            "tests/rewrap/test_bringing_over.py",
+            "tests/e2e/test_vault_machine.py",
         ),
     ),
     "custody/auth": Area(
@@ -42,6 +47,7 @@ AREAS = {
             "tests/unit/test_token_diagnostics.py",
             "tests/unit/test_verified_tokens.py",
             "tests/unit/test_refused_tokens.py",
+            "tests/unit/test_wycheproof_tokens.py",
         ),
     ),
     "custody/rewrap": Area(
@@ -103,6 +109,7 @@ AREAS = {
             "tests/kek/test_env.py",
             "tests/kek/test_keyring.py",
             "tests/kek/test_systemd.py",
+            "tests/kek/test_wycheproof.py",
             "tests/unit/test_envelope.py",
         ),
     ),

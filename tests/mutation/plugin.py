@@ -14,7 +14,7 @@ import pytest
 from custody.development.postgres import EmbeddedPostgres, cluster
 from custody.development.postgres.binaries import find_binaries
 from custody.development.postgres.user import choose_user
-from tests import leaks, servers
+from tests import forked, leaks, servers
 
 FOLDER, PORT = "CUSTODY_MUTANTS_POSTGRES", "CUSTODY_MUTANTS_PORT"
 _chosen: set[str] = set()
@@ -29,11 +29,16 @@ def _server_that_runs(*, durable: bool = False) -> Iterator[EmbeddedPostgres]:
     yield server
 
 
+def _no_process(_process: forked.Forked) -> None:
+    pytest.skip("a process of its own would have no mutant in it")
+
+
 @pytest.hookimpl(tryfirst=True)
 def pytest_load_initial_conftests() -> None:
     """Before any conftest takes them by name; logs of mutants are not searched."""
     servers.postgres_server = _server_that_runs
     leaks.search = lambda: (0, 0, [])
+    forked.Forked.start = _no_process  # type: ignore[method-assign]
 
 
 def pytest_configure(config: pytest.Config) -> None:
