@@ -7,7 +7,7 @@ import json
 from collections.abc import Iterator
 from dataclasses import dataclass
 from importlib.resources import files
-from typing import Any
+from typing import Any, Self
 
 _FILES = {
     "ed25519": "Signature/wycheproof/ed25519_test.json",
@@ -58,12 +58,12 @@ def vectors(algorithm: str) -> Iterator[Vector]:
             yield Vector(shared, case)
 
 
-class AnyBytes(str):
+class AnyBytes(str):  # noqa: SLOT000 - a few of them
     """A text of any bytes, for what takes a text and encodes it: vectors hold no texts."""
 
-    __slots__ = ("_bytes",)
+    _bytes: bytes
 
-    def __new__(cls, raw: bytes) -> "AnyBytes":
+    def __new__(cls, raw: bytes) -> Self:
         made = super().__new__(cls, raw.hex())
         made._bytes = raw
         return made

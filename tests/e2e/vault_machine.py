@@ -131,16 +131,18 @@ class VaultMachine(RuleBasedStateMachine):
 
     @rule(kek=st.sampled_from("AB"), mode=st.sampled_from(("direct", "envelope")))
     def change_of_kek(self, kek: str, mode: str) -> None:
+        self.done["KEK changes"] += 1
         self._run(self.stage.start(kek, mode))
 
     @rule(wishes=st.lists(wishes, max_size=6), is_deep=st.booleans(), batch=st.integers(1, 3))
     def rewrap(self, wishes: list[Wish], batch: int, *, is_deep: bool) -> None:
-        self.done["deep rotations"] += is_deep
+        self.done["deep rotations" if is_deep else "re-wraps"] += 1
         self._run(self.stage.rewrap(lambda: self._do_all(wishes), deep=is_deep, batch=batch))
 
-    @rule(user=users)
-    def erasure(self, user: str) -> None:
-        self._run(self._erase(user))
+    @rule(user=users, is_meant=st.sampled_from((False, False, False, True)))
+    def erasure(self, user: str, *, is_meant: bool = True) -> None:
+        if is_meant:
+            self._run(self._erase(user))
 
     @precondition(lambda self: any(self.rows.values()))
     @rule(user=users)
@@ -171,6 +173,7 @@ class VaultMachine(RuleBasedStateMachine):
             await self._do(self._act(wish))
 
     async def _do_at_once(self, acts: list[Act]) -> None:
+        self.done["requests at once"] += len(acts)
         answers = await asyncio.gather(*map(self.stage.send, acts))
         for user in {act.user for act in acts}:
             own = [one for one in zip(acts, answers, strict=True) if one[0].user == user]

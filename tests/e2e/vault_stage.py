@@ -1,4 +1,4 @@
-"""Where the machine plays: a database, a daemon in this process, two KEKs, and what is done to them."""
+"""Where the machine plays: a database, a daemon in this process, two KEKs."""
 
 import asyncio
 from collections import Counter
@@ -35,8 +35,6 @@ from tests.servers import Daemon, Database, daemon_here, new_database
 from tests.tokens import Issuer
 
 KEKS = {name: remember(encode(f"the machine's KEK {name}".ljust(32).encode())) for name in "AB"}
-# A daemon's token of a login that is as fresh as /reset wants it.
-_LOGIN_SECONDS = 1_000_000_000.0
 _END_ALL = (
     "SELECT count(pg_terminate_backend(pid)) FROM pg_stat_activity"
     " WHERE datname = current_database() AND usename = 'custody_app'"
@@ -174,22 +172,15 @@ class Stage:
             await self.database.value(_END_ALL)
         elif how == "client":
             request.cancel()
+        elif how == "stop":
+            # It waits for its clients: this one is answered, or its connection ends.
+            await asyncio.gather(self._daemon_alone.aclose(), request, return_exceptions=True)
         answer = None
-        if how == "stop":
-            with suppress(aiohttp.ClientError):
-                _, answer = await asyncio.gather(self._daemon_stopped(request), request)
-        else:
-            with suppress(aiohttp.ClientError, asyncio.CancelledError):
-                answer = await request
+        with suppress(aiohttp.ClientError, asyncio.CancelledError):
+            answer = await request
         # Stopped, it has let go of all that was under way: nothing is committed from here on.
         await self.start(self.kek, self.mode)
         return answer
-
-    async def _daemon_stopped(self, request: "asyncio.Task[Answer]") -> None:
-        del request
-        daemon = self._daemon_alone.pop_all()
-        self._daemon_alone = AsyncExitStack()
-        await daemon.aclose()
 
     async def rewrap(
         self, beside: Callable[[], Awaitable[None]], *, deep: bool, batch: int

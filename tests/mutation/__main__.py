@@ -59,7 +59,7 @@ def main() -> int:
             # The first time it ends with its complaint that nothing of that name is there.
             said = _mutmut(folder, environ, _NONE_OF_THEM)
             if not any(_results(folder)):
-                print(said)
+                _say(said)
                 return 1
             names = [asked.only] if asked.only else _drawn(folder, asked.sample, asked.seed)
             _mutmut(folder, environ, *names)
@@ -112,17 +112,21 @@ def _report(folder: Path, names: list[str]) -> int:
     results = dict(_results(folder))
     judged = {name: code for name, code in results.items() if code is not None}
     if not judged:
-        print("nothing was judged: see", folder / "mutmut.log")
+        _say("nothing was judged: see", folder / "mutmut.log")
         return 1
     verdicts = Counter(map(_verdict, judged.values()))
     killed = verdicts["killed"] + verdicts["timeout"]
-    print(f"{len(results)} mutants, {len(judged)} judged: {dict(verdicts)}")
-    print(f"killed: {100 * killed / len(judged):.1f} %")
+    _say(f"{len(results)} mutants, {len(judged)} judged: {dict(verdicts)}")
+    _say(f"killed: {100 * killed / len(judged):.1f} %")
     for name, code in judged.items():
         if _verdict(code) not in {"killed", "timeout"}:
-            print(f"\n{_verdict(code)}: {name}")
-            print(_difference(folder, name))
+            _say(f"\n{_verdict(code)}: {name}")
+            _say(_difference(folder, name))
     return 0
+
+
+def _say(*words: object) -> None:
+    sys.stdout.write(" ".join(map(str, words)) + "\n")
 
 
 def _verdict(code: int | None) -> str:

@@ -68,6 +68,8 @@ AREAS = {
             "tests/unit/test_ring.py",
             "tests/unit/test_envelope.py",
             "tests/unit/test_making.py",
+            "tests/unit/test_promotion.py",
+            "tests/unit/test_data_key_diagnostics.py",
             "tests/unit/test_seals.py",
             "tests/unit/test_seal_encoding.py",
             "tests/db/test_first_data_key.py",

@@ -38,7 +38,7 @@ def pytest_load_initial_conftests() -> None:
     """Before any conftest takes them by name; logs of mutants are not searched."""
     servers.postgres_server = _server_that_runs
     leaks.search = lambda: (0, 0, [])
-    forked.Forked.start = _no_process  # type: ignore[method-assign]
+    setattr(forked.Forked, "start", _no_process)  # noqa: B010 - of mypy no method is assigned to
 
 
 def pytest_configure(config: pytest.Config) -> None:

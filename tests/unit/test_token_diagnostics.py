@@ -86,8 +86,10 @@ async def test_all_that_is_said_of_a_token(issuer: Issuer) -> None:
         "step-up auth_time: login 7 s ago; CUSTODY_STEP_UP_MAX_AGE is 300",
         "step-up acr: 'phr'; CUSTODY_STEP_UP_ACR is 'phr phrh'",
         # Of another issuer's key, which has the same name.
-        f"signature: {Reason.SIGNATURE.text}; the issuer has the keys: 'key-1', 'key-1-standby'"
-        " (SIGNATURE)",
+        (
+            f"signature: {Reason.SIGNATURE.text}; the issuer has the keys: 'key-1', 'key-1-standby'"
+            " (SIGNATURE)"
+        ),
     ]
     header = {"alg": "HS256", "kid": "gone", "typ": "secevent+jwt", "crit": ["b64"]}
     claims = {"iss": "x" * 90, "aud": ["a"], "exp": NOW + 90000, "cnf": {"jkt": "k"}}
@@ -104,18 +106,26 @@ async def test_all_that_is_said_of_a_token(issuer: Issuer) -> None:
         f"cnf: {{'jkt': 'k'}}: {Reason.BOUND.text} (BOUND)",
         "exp: 90000 s from now",
         "nbf, iat: valid for inf s",
-        "lifetime: 90000 s from now; CUSTODY_JWT_MAX_LIFETIME is 86400"
-        f": {Reason.LIFETIME.text} (LIFETIME)",
-        f"signature: {Reason.UNKNOWN_KEY.text}; the issuer has the keys: 'key-1', 'key-1-standby'"
-        " (UNKNOWN_KEY)",
+        (
+            "lifetime: 90000 s from now; CUSTODY_JWT_MAX_LIFETIME is 86400"
+            f": {Reason.LIFETIME.text} (LIFETIME)"
+        ),
+        (
+            f"signature: {Reason.UNKNOWN_KEY.text}; the issuer has the keys: 'key-1', 'key-1-standby'"
+            " (UNKNOWN_KEY)"
+        ),
     ]
     said = await said_of(issuer.token(iat="x", auth_time=None), step_up, issuer)
     assert said[8:] == [
         "times: exp, nbf and iat are seconds since 1970 (TIME)",
-        "step-up auth_time: login None; CUSTODY_STEP_UP_MAX_AGE is 300"
-        f": {Reason.NO_LOGIN.text} (NO_LOGIN)",
-        f"step-up acr: absent; CUSTODY_STEP_UP_ACR is 'phr phrh': {Reason.WEAK_LOGIN.text}"
-        " (WEAK_LOGIN)",
+        (
+            "step-up auth_time: login None; CUSTODY_STEP_UP_MAX_AGE is 300"
+            f": {Reason.NO_LOGIN.text} (NO_LOGIN)"
+        ),
+        (
+            "step-up acr: absent; CUSTODY_STEP_UP_ACR is 'phr phrh'"
+            f": {Reason.WEAK_LOGIN.text} (WEAK_LOGIN)"
+        ),
         "signature: good",
     ]
 
