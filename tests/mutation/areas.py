@@ -26,6 +26,9 @@ AREAS = {
             "tests/unit/test_seal_encoding.py",
             "tests/unit/test_row_seals.py",
             "tests/unit/test_brake.py",
+            "tests/unit/test_audited.py",
+            "tests/unit/test_master_keys.py",
+            "tests/http/test_lost_races.py",
             "tests/http/test_states.py",
             "tests/http/test_rotation.py",
             "tests/http/test_preconditions.py",
@@ -70,6 +73,7 @@ AREAS = {
             "tests/unit/test_making.py",
             "tests/unit/test_promotion.py",
             "tests/unit/test_data_key_diagnostics.py",
+            "tests/unit/test_data_key_parts.py",
             "tests/unit/test_seals.py",
             "tests/unit/test_seal_encoding.py",
             "tests/db/test_first_data_key.py",
@@ -79,7 +83,6 @@ AREAS = {
     "custody/audit": Area(
         ("custody/audit/*.py",),
         (
-            "tests/unit/test_audit.py",
             "tests/unit/test_merkle.py",
             "tests/unit/test_note.py",
             "tests/unit/test_ended_key.py",

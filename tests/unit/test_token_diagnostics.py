@@ -111,8 +111,8 @@ async def test_all_that_is_said_of_a_token(issuer: Issuer) -> None:
             f": {Reason.LIFETIME.text} (LIFETIME)"
         ),
         (
-            f"signature: {Reason.UNKNOWN_KEY.text}; the issuer has the keys: 'key-1', 'key-1-standby'"
-            " (UNKNOWN_KEY)"
+            f"signature: {Reason.UNKNOWN_KEY.text}; the issuer has the keys:"
+            " 'key-1', 'key-1-standby' (UNKNOWN_KEY)"
         ),
     ]
     said = await said_of(issuer.token(iat="x", auth_time=None), step_up, issuer)
