@@ -57,6 +57,7 @@ AREAS = {
         ("custody/rewrap/*.py",),
         (
             "tests/unit/test_rewrap_progress.py",
+            "tests/unit/test_rewrap_batches.py",
             "tests/rewrap/test_worker.py",
             "tests/rewrap/test_deep.py",
             "tests/rewrap/test_data_keys.py",
