@@ -106,15 +106,13 @@ def expect(state: State, act: Act, ledger: Ledger) -> Expected:
 
 def _hand_out(state: State, route: str) -> Expected:
     if state.generation is None and route == "key":
-        row = ("failed_fetch", "not-initialised", 404)
-        return Expected(404, "VAULT_NOT_INITIALISED", row, state)
+        failed = ("failed_fetch", "not-initialised", 404)
+        return Expected(404, "VAULT_NOT_INITIALISED", failed, state)
     if state.generation is None:
         return _made(state, ("init", "created", 200))
     zero_knowledge = state.zero_knowledge
-    if route == "key":
-        context = "zk-recovery-blob" if zero_knowledge else None
-        row = ("fetch", context, 200)
-    else:
+    row: AuditRow = ("fetch", "zk-recovery-blob" if zero_knowledge else None, 200)
+    if route == "init":
         row = ("init", "already-exists-zk" if zero_knowledge else "already-exists", 200)
     return Expected(200, None, row, state, "blob" if zero_knowledge else "key")
 
@@ -138,8 +136,8 @@ def _change(  # noqa: PLR0911, PLR0912 - a table, one case a cell
         return refused(412, "STALE_GENERATION", "stale-generation")
     if generation is None:
         if route in RENEWALS:
-            context = "created" if route == "reset" else "init-on-rotate"
-            return _made(state, (action, context, 200))
+            made = "created" if route == "reset" else "init-on-rotate"
+            return _made(state, (action, made, 200))
         return refused(404, "VAULT_NOT_INITIALISED", "no-vault")
     match route:
         case "rotate" | "begin_rotation" if state.zero_knowledge:
@@ -153,15 +151,18 @@ def _change(  # noqa: PLR0911, PLR0912 - a table, one case a cell
         case "rotate" | "reset":
             return done(State(generation + 1, floor=state.floor), shows="key")
         case "end_rotation":
-            context = "none-pending" if state.previous is None else None
-            return done(replace(state, previous=None), context)
+            return done(
+                replace(state, previous=None), "none-pending" if state.previous is None else None
+            )
         case "set_recovery":
             return done(replace(state, recovery=act.recovery))
         case "clear_recovery" if state.zero_knowledge:
             return refused(409, "ZK_ACTIVE", "zk-active")
         case "clear_recovery":
-            context = "no-recovery-wrap" if state.recovery is None else None
-            return done(replace(state, recovery=None), context)
+            return done(
+                replace(state, recovery=None),
+                "no-recovery-wrap" if state.recovery is None else None,
+            )
         case "enable_zk" if state.zero_knowledge:
             return done(state, "already-enabled", "mode")
         case "enable_zk" if state.previous is not None:
