@@ -20,7 +20,7 @@ from tests.e2e.vault_machine import (
     play,
 )
 
-PROVE_SECONDS = 15.0
+PROVE_SECONDS = 10.0
 
 
 @pytest.fixture

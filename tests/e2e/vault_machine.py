@@ -258,7 +258,7 @@ SHORT = (
     (health, "_RETRY_SECONDS", 0.05),
     (health, "_AGAIN_SECONDS", 0.2),
 )
-_EXAMPLES, _STEPS = 5, 30
+_EXAMPLES, _STEPS = 3, 20
 
 
 def machine_on(server: EmbeddedPostgres, folder: Path) -> type[VaultMachine]:
