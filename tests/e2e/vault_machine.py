@@ -232,6 +232,11 @@ class VaultMachine(RuleBasedStateMachine):
         shown = await self.stage.trail(user)
         says = [(one["action"], one["context"], one["status"]) for one in shown]
         assert Counter(says) == self.rows[user]
+        for one in shown:
+            # Of each request, by whichever way its row went to the database.
+            if one["action"] != "erase":
+                assert one["ipAddress"] == "127.0.0.1"
+                assert one["userAgent"].startswith("Python/")
 
     async def _is_left(self, user: str, after: State, rows: list[AuditRow]) -> None:
         """Hold the database against what must be there now."""

@@ -85,6 +85,7 @@ AREAS = {
         ("custody/audit/*.py",),
         (
             "tests/unit/test_merkle.py",
+            "tests/unit/test_ocsf.py",
             "tests/unit/test_note.py",
             "tests/unit/test_ended_key.py",
             "tests/unit/test_row_seals.py",
