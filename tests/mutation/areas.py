@@ -28,6 +28,7 @@ AREAS = {
             "tests/unit/test_brake.py",
             "tests/unit/test_audited.py",
             "tests/unit/test_master_keys.py",
+            "tests/http/test_alone.py",
             "tests/http/test_lost_races.py",
             "tests/http/test_states.py",
             "tests/http/test_rotation.py",
