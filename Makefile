@@ -6,7 +6,7 @@ PYTHON ?= $(or $(wildcard $(BIN)/python),python3)
 
 .PHONY: run test prove lint format man audit sbom docs lock clean
 .PHONY: install install-dev
-.PHONY: chaos chaos-callers chaos-failover chaos-kms-away prove-postgres prove-scope
+.PHONY: chaos chaos-callers chaos-failover chaos-kms-away mutate prove-machine prove-postgres prove-scope
 .PHONY: bench bench-audit bench-commands bench-envelope bench-growth bench-kek-faults bench-newcomer bench-remote-kek bench-rewrap bench-rotation bench-scale bench-sealer bench-start bench-verify
 .DEFAULT_GOAL := run
 
@@ -119,6 +119,14 @@ chaos: install-dev
 # The database's tests on older majors of PostgreSQL, for example: make prove-postgres ARGS="14 17"
 prove-postgres: install-dev
 	@exec "$(BIN)/python" -m tests.postgres_majors $(ARGS)
+
+# Faults put into the code, one at a time: does a test notice? For example: make mutate ARGS="custody/vault --sample 50"
+mutate: install-dev
+	@exec "$(BIN)/python" -m tests.mutation $(ARGS)
+
+# Any sequence of requests, re-wraps and faults against a model, for example: make prove-machine ARGS="--minutes 60"
+prove-machine: install-dev
+	@exec "$(BIN)/python" -m tests.e2e.vault_machine $(ARGS)
 
 prove-scope: install-dev
 	@exec "$(BIN)/python" -m tests.bench.prove_scope $(ARGS)

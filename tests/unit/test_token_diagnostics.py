@@ -49,6 +49,87 @@ async def test_all_that_is_wrong_is_said_at_once(issuer: Issuer) -> None:
     }
 
 
+async def said_of(token: str, step_up: StepUp, issuer: Issuer | None = None) -> list[str]:
+    """Return all that is said, a line for each thing that was looked at."""
+    world = ServedJwks(issuer or Issuer(now=lambda: NOW), clock=Clock(NOW))
+    await world.cache.refresh()
+    rules = world.verifier.rules
+    found = explain(token, rules, step_up, world.cache.keys)
+    return [
+        f"{one.what}: {one.detail}" + (f" ({one.reason.name})" if one.reason else "")
+        for one in found
+    ]
+
+
+OURS = "CUSTODY_JWT_ISSUER is 'https://auth.example'", "CUSTODY_JWT_AUDIENCE is 'mana'"
+
+
+async def test_all_that_is_said_of_a_token(issuer: Issuer) -> None:
+    """Word for word: an operator has nothing else, and a wrong name sends him elsewhere."""
+    step_up = StepUp(300, ("phr", "phrh"), now=Clock(NOW))
+    token = issuer.token(
+        iat=NOW - 60, exp=NOW + 120, nbf=NOW - 20, auth_time=NOW - 7, acr="phr", sub="alice"
+    )
+    said = await said_of(token, step_up)
+    assert said == [
+        "alg: 'EdDSA'",
+        "crit: absent",
+        "typ: absent",
+        "kid: 'key-1'",
+        f"iss: 'https://auth.example'; {OURS[0]}",
+        f"aud: 'mana'; {OURS[1]}",
+        "sub: present",
+        "cnf: absent",
+        "exp: 120 s from now",
+        "nbf, iat: valid for 20 s",
+        "lifetime: 180 s from iat; CUSTODY_JWT_MAX_LIFETIME is 86400",
+        "step-up auth_time: login 7 s ago; CUSTODY_STEP_UP_MAX_AGE is 300",
+        "step-up acr: 'phr'; CUSTODY_STEP_UP_ACR is 'phr phrh'",
+        # Of another issuer's key, which has the same name.
+        (
+            f"signature: {Reason.SIGNATURE.text}; the issuer has the keys: 'key-1', 'key-1-standby'"
+            " (SIGNATURE)"
+        ),
+    ]
+    header = {"alg": "HS256", "kid": "gone", "typ": "secevent+jwt", "crit": ["b64"]}
+    claims = {"iss": "x" * 90, "aud": ["a"], "exp": NOW + 90000, "cnf": {"jkt": "k"}}
+    said = await said_of(issuer.signed(header, claims), StepUp())
+    shown = "'" + "x" * 79
+    assert said == [
+        f"alg: 'HS256': {Reason.ALGORITHM.text} (ALGORITHM)",
+        f"crit: ['b64']: {Reason.EXTENSION.text} (EXTENSION)",
+        f"typ: 'secevent+jwt': {Reason.TYPE.text} (TYPE)",
+        "kid: 'gone'",
+        f"iss: {shown}; {OURS[0]}: {Reason.ISSUER.text} (ISSUER)",
+        f"aud: ['a']; {OURS[1]}: {Reason.AUDIENCE.text} (AUDIENCE)",
+        f"sub: absent: {Reason.SUBJECT.text} (SUBJECT)",
+        f"cnf: {{'jkt': 'k'}}: {Reason.BOUND.text} (BOUND)",
+        "exp: 90000 s from now",
+        "nbf, iat: valid for inf s",
+        (
+            "lifetime: 90000 s from now; CUSTODY_JWT_MAX_LIFETIME is 86400"
+            f": {Reason.LIFETIME.text} (LIFETIME)"
+        ),
+        (
+            f"signature: {Reason.UNKNOWN_KEY.text}; the issuer has the keys:"
+            " 'key-1', 'key-1-standby' (UNKNOWN_KEY)"
+        ),
+    ]
+    said = await said_of(issuer.token(iat="x", auth_time=None), step_up, issuer)
+    assert said[8:] == [
+        "times: exp, nbf and iat are seconds since 1970 (TIME)",
+        (
+            "step-up auth_time: login None; CUSTODY_STEP_UP_MAX_AGE is 300"
+            f": {Reason.NO_LOGIN.text} (NO_LOGIN)"
+        ),
+        (
+            "step-up acr: absent; CUSTODY_STEP_UP_ACR is 'phr phrh'"
+            f": {Reason.WEAK_LOGIN.text} (WEAK_LOGIN)"
+        ),
+        "signature: good",
+    ]
+
+
 @pytest.mark.parametrize("frame", ["{}", " {}\n", "Bearer {}", "authorization: bearer {}\r\n"])
 async def test_good_token(tmp_path: Path, frame: str) -> None:
     issuer = Issuer()
