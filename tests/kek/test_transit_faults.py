@@ -7,13 +7,12 @@ import socket
 import time
 from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import AbstractContextManager, asynccontextmanager, contextmanager
-from pathlib import Path
 
 import pytest
 
 from kek_backends import breaker, calls
 from kek_backends.base import Wrap
-from kek_backends.errors import Denied, KekError, Misconfigured, Tampered, Throttled, Transient
+from kek_backends.errors import Denied, KekError, Tampered, Throttled, Transient
 from kek_backends.loader import load
 from kek_backends.remote import CALL_SECONDS
 from kek_backends.transit.kek import TransitKek
@@ -260,15 +259,3 @@ async def test_another_server_at_the_address(limits: Limits) -> None:
             await backend.refresh()
         assert backend.problem is not None
         await backend.close()
-
-
-async def test_certificate_that_is_not_trusted(bao: Bao, tmp_path: Path) -> None:
-    environ = {
-        "VAULT_ADDR": bao.address.replace("http", "https"),
-        "VAULT_TOKEN": "x" * 20,
-        "VAULT_CACERT": str(tmp_path / "missing.pem"),
-    }
-    backend = load("vault:transit/key", environ=environ, development=False)
-    with pytest.raises(Misconfigured, match="VAULT_CACERT names a file that"):
-        await backend.refresh()
-    await backend.close()
