@@ -1,4 +1,4 @@
-"""A wrap that does not open is its row's fault, whatever is answered; a server that is ill is not."""
+"""A wrap that does not open is its row's fault, however it is said; a server that is ill is not."""
 
 import asyncio
 import base64
@@ -123,7 +123,7 @@ def damaged(wrap: Wrap) -> Iterator[Wrap]:
 
 @pytest.mark.parametrize("derived", [True, False], ids=["context", "associated-data"])
 async def test_who_writes_rows_shuts_the_kek_for_nobody(bao: Bao, derived: bool) -> None:
-    """On a real server: each kind of row more often than the breaker allows, in turn and at once."""
+    """On a real server: each kind of row more often than the breaker allows."""
     async with transit(bao, bao.make_key(derived=derived)) as kek:
         wrap = await kek.wrap(of("alice"), KEY)
         rows = [(of("alice"), row) for row in damaged(wrap)]

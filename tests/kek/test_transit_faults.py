@@ -6,7 +6,7 @@ import contextlib
 import socket
 import time
 from collections.abc import AsyncIterator, Callable, Iterator
-from contextlib import AbstractContextManager, asynccontextmanager, contextmanager
+from contextlib import AbstractContextManager, asynccontextmanager
 
 import pytest
 
@@ -26,6 +26,7 @@ from tests.kek.kit import (
     held_token,
     no_thread_waits,
     opens,
+    short_limits,
     transit,
     transit_kek,
 )
@@ -49,14 +50,7 @@ def limits(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> L
     monkeypatch.setattr(breaker, "OPEN_SECONDS", 0.2)
     monkeypatch.setattr(calls, "_PAUSE_SECONDS", 0.05)
 
-    @contextmanager
-    def short() -> Iterator[None]:
-        with pytest.MonkeyPatch.context() as patch:
-            patch.setattr(calls, "ATTEMPT_SECONDS", 0.4)
-            patch.setattr(calls, "CALL_SECONDS", 0.9)
-            yield
-
-    return short
+    return short_limits
 
 
 @asynccontextmanager
