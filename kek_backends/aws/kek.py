@@ -9,7 +9,7 @@ from typing import Any, Self
 
 from kek_backends.aws.client import AwsClient, endpoint_from, region_from
 from kek_backends.aws.diagnostics import good, tried
-from kek_backends.aws.key import check, context, missing, parse_wrap
+from kek_backends.aws.key import check, context, missing, parse_wrap, replicas
 from kek_backends.aws.names import KeyArn, KeyName
 from kek_backends.aws.sdk import open_session, translate
 from kek_backends.base import (
@@ -34,6 +34,9 @@ _PROBE = Binding("custody-proof-own")
 
 class AwsKmsKek(RemoteKek):
     """A key of AWS KMS; it never leaves it. Rows are stamped with its ARN, never with an alias.
+
+    A multi-Region key is one key: each region opens what another one wrapped. It has one stamp in
+    a database, whatever region is asked: the ARN of the replica that was put on record there.
 
     The least IAM policy, with the key's own ARN; the condition allows no call that is not bound.
     A decrypt-only key needs neither ``kms:Encrypt`` nor ``kms:ReEncryptTo``::
@@ -79,6 +82,8 @@ class AwsKmsKek(RemoteKek):
         # What an alias has meant: by KMS itself in this process, and by records that were judged.
         self._targets: set[str] = set()
         self._trusted: frozenset[str] = frozenset()
+        # The stamps that the key would have in each of its regions.
+        self._replicas: frozenset[str] = frozenset()
 
     @classmethod
     def from_uri(cls, uri: KekUri, *, environ: Mapping[str, str], development: bool) -> Self:  # noqa: ARG003 - nothing is made up for it
@@ -116,7 +121,7 @@ class AwsKmsKek(RemoteKek):
     @property
     def kek_id(self) -> str | None:
         """The stamp of new wraps, as last learnt."""
-        return None if self._arn is None else self._arn.stamp
+        return None if self._arn is None else self._stamp(self._arn)
 
     def fingerprint(self, kek_id: str) -> str:
         """Return the stamp itself: an ARN is never given to another key, and keeps its material."""
@@ -130,7 +135,10 @@ class AwsKmsKek(RemoteKek):
         arn = KeyArn.of_stamp(kek_id)
         if arn is None or not self._may_be(arn):
             return False
-        return self._name.key is not None or kek_id in self._targets or kek_id in self._trusted
+        if self._name.key is not None:
+            return True
+        names = {kek_id, self._here(arn).stamp}
+        return not names.isdisjoint(self._targets | self._trusted)
 
     def trust(self, kek_ids: frozenset[str]) -> None:
         """Be told which kek_ids are on record; see :meth:`KekBackend.trust`.
@@ -200,6 +208,7 @@ class AwsKmsKek(RemoteKek):
         except client.exceptions.NotFoundException:
             raise missing(self._uri, self._name, self._client.region) from None
         self._learn(metadata["Arn"])
+        self._replicas = replicas(metadata)
         check(self._uri, metadata)
 
     def _encrypt(self, binding: Binding, key: bytes) -> Wrap:
@@ -212,7 +221,7 @@ class AwsKmsKek(RemoteKek):
         blob, arn = parse_wrap(self._uri, wrap)
         answer = self._client.get().decrypt(
             CiphertextBlob=blob,
-            KeyId=arn.text,
+            KeyId=self._here(arn).text,
             EncryptionContext=context(binding, wrap.format_version),
         )
         self._see_same(arn, answer["KeyId"])
@@ -223,7 +232,7 @@ class AwsKmsKek(RemoteKek):
         blob, arn = parse_wrap(self._uri, item.wrap)
         answer = self._client.get().re_encrypt(
             CiphertextBlob=blob,
-            SourceKeyId=arn.text,
+            SourceKeyId=self._here(arn).text,
             SourceEncryptionContext=context(item.binding),
             DestinationKeyId=self._name.text,
             DestinationEncryptionContext=context(item.binding),
@@ -231,8 +240,18 @@ class AwsKmsKek(RemoteKek):
         self._see_same(arn, answer["SourceKeyId"])
         return self._wrap_of(answer)
 
+    def _here(self, arn: KeyArn) -> KeyArn:
+        """Return the ARN that a key has in the region that is asked."""
+        return arn.in_region(self._client.region)
+
+    def _stamp(self, arn: KeyArn) -> str:
+        """Return what rows carry: of the replicas the one on record, so that regions agree."""
+        known = self._replicas & self._trusted if arn.stamp in self._replicas else ()
+        # Two first boots at once may have put two of them on record: then all take the same one.
+        return min(known, default=arn.stamp)
+
     def _may_be(self, arn: KeyArn) -> bool:
-        known = self._arn
+        known, arn = self._arn, self._here(arn)
         return (
             self._name.may_mean(arn)
             and arn.region == self._client.region
@@ -264,7 +283,7 @@ class AwsKmsKek(RemoteKek):
         blob: bytes = answer["CiphertextBlob"]
         if not blob:
             raise Transient(f"{self._uri.text}: an answer without a ciphertext")
-        return Wrap(base64.b64encode(blob).decode(), "", FORMAT_CURRENT, arn.stamp)
+        return Wrap(base64.b64encode(blob).decode(), "", FORMAT_CURRENT, self._stamp(arn))
 
     def _learn(self, text: object) -> KeyArn:
         """Remember which key KMS says it used."""
@@ -278,7 +297,7 @@ class AwsKmsKek(RemoteKek):
         return arn
 
     def _see_same(self, asked: KeyArn, answered: object) -> None:
-        if answered != asked.text:
+        if answered != self._here(asked).text:
             raise self._other_key()
 
     def _other_key(self) -> Misconfigured:
