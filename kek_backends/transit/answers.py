@@ -9,8 +9,8 @@ from contextlib import contextmanager
 from typing import Any, TypeVar
 from urllib.parse import urlsplit
 
+import hvac.exceptions as of_hvac
 import requests
-from hvac import exceptions as of_hvac
 
 from kek_backends.errors import (
     Denied,

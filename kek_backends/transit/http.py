@@ -16,7 +16,7 @@ from kek_backends.errors import Misconfigured
 from kek_backends.remote import ATTEMPT_SECONDS, CONCURRENT_CALLS
 from kek_backends.transit.answers import Redirected
 from kek_backends.transit.tls import Tls
-from kek_backends.transit.unix_socket import pool_to
+from kek_backends.transit.unix_socket import lead_to
 from kek_backends.transit.variables import Variables
 
 _UNIX = "unix://"
@@ -78,7 +78,7 @@ class _Adapter(HTTPAdapter):
             named |= {"ssl_context": self._tls.context(), "server_hostname": self._tls.server_name}
         super().init_poolmanager(*args, **named)
         if self._address.socket is not None:
-            self.poolmanager.pool_classes_by_scheme = {"http": pool_to(self._address.socket)}
+            lead_to(self._address.socket, self.poolmanager)
         bounded_http.bind(self.poolmanager)
 
     def send(self, *args: Any, **named: Any) -> requests.Response:

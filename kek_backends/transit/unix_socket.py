@@ -3,31 +3,26 @@
 import socket
 from typing import Any
 
-from urllib3.connection import HTTPConnection
-from urllib3.connectionpool import HTTPConnectionPool
-from urllib3.exceptions import NewConnectionError
 
-
-def pool_to(path: str) -> type[HTTPConnectionPool]:
-    """Return the class of pools whose connections all lead to a socket.
+def lead_to(path: str, manager: Any) -> None:
+    """Have all connections of a pool manager lead to a socket.
 
     Args:
         path: of the socket.
+        manager: an ``urllib3.PoolManager``; what it says of hosts and ports counts no more.
     """
+    pool = manager.pool_classes_by_scheme["http"]
 
-    class Connection(HTTPConnection):
-        def _new_conn(self) -> socket.socket:
-            made = socket.socket(socket.AF_UNIX)
-            try:
-                timeout: Any = self.timeout
-                made.settimeout(timeout)
-                made.connect(path)
-            except OSError as error:
-                made.close()
-                raise NewConnectionError(self, "the socket can't be reached") from error
-            return made
+    def connect(connection: Any) -> socket.socket:
+        made = socket.socket(socket.AF_UNIX)
+        try:
+            made.settimeout(connection.timeout)
+            made.connect(path)
+        except OSError:
+            made.close()
+            raise
+        return made
 
-    class Pool(HTTPConnectionPool):
-        ConnectionCls = Connection
-
-    return Pool
+    connection = type("Connection", (pool.ConnectionCls,), {"_new_conn": connect})
+    there = type("Pool", (pool,), {"ConnectionCls": connection})
+    manager.pool_classes_by_scheme = {"http": there}
