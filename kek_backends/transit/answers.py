@@ -9,7 +9,7 @@ from contextlib import contextmanager
 from typing import Any, TypeVar
 from urllib.parse import urlsplit
 
-import hvac.exceptions as of_hvac
+import hvac
 import requests
 
 from kek_backends.errors import (
@@ -28,13 +28,17 @@ Cause = TypeVar("Cause", bound=BaseException)
 
 _REFUSALS: tuple[tuple[type[Exception], type[KekError], str], ...] = (
     (
-        of_hvac.Forbidden,
+        hvac.exceptions.Forbidden,
         Denied,
         "permission denied: the token is dead, its policy lacks the right, or there is no such key",
     ),
-    (of_hvac.Unauthorized, Denied, "the server knows no such token"),
-    (of_hvac.InvalidPath, KeyMissing, "there is no such key, mount or namespace: correct it"),
-    (of_hvac.RateLimitExceeded, Throttled, "the server's quota is used up"),
+    (hvac.exceptions.Unauthorized, Denied, "the server knows no such token"),
+    (
+        hvac.exceptions.InvalidPath,
+        KeyMissing,
+        "there is no such key, mount or namespace: correct it",
+    ),
+    (hvac.exceptions.RateLimitExceeded, Throttled, "the server's quota is used up"),
 )
 # All of the text: a server whose own storage is damaged says "decryption failed: cipher: …".
 _NOT_OPENED = re.compile(
@@ -73,7 +77,7 @@ def translate(uri: KekUri, error: Exception) -> KekError:
         uri: of the KEK, for the message.
         error: the exception.
     """
-    if isinstance(error, of_hvac.VaultError):
+    if isinstance(error, hvac.exceptions.VaultError):
         return _of_answer(uri, error)
     if isinstance(error, requests.exceptions.InvalidHeader | UnicodeEncodeError):
         return Misconfigured(f"{uri.text}: the token or namespace can't be sent in a header")
@@ -127,7 +131,7 @@ def opening(uri: KekUri) -> Iterator[None]:
     """
     try:
         yield
-    except of_hvac.InternalServerError as error:
+    except hvac.exceptions.InternalServerError as error:
         if not _NOT_OPENED.fullmatch(" ".join(error.errors or ())):
             raise
         raise Tampered(f"{uri.text}: {_DOES_NOT_OPEN}") from None
@@ -145,11 +149,11 @@ def data_of(uri: KekUri, answer: Any) -> Mapping[str, Any]:
     return data
 
 
-def _of_answer(uri: KekUri, error: of_hvac.VaultError) -> KekError:
+def _of_answer(uri: KekUri, error: hvac.exceptions.VaultError) -> KekError:
     text = " ".join(error.errors or ())
     if "high complexity" in text or "request body too large" in text:
         return TooLarge(f"{uri.text}: the server refuses a call of this size")
-    if isinstance(error, of_hvac.InvalidRequest):
+    if isinstance(error, hvac.exceptions.InvalidRequest):
         return of_item(uri, text)
     for kind, ours, meaning in _REFUSALS:
         if isinstance(error, kind):
