@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 from typing import Any
 
-from kek_backends.aws.key import replicas
+from kek_backends.aws.key import replicas_of
 from kek_backends.aws.names import KeyArn, KeyName
 from kek_backends.errors import Misconfigured, Transient
 from kek_backends.uri import KekUri
@@ -27,13 +27,22 @@ class Identity:
         # What an alias has meant: by KMS itself in this process, and by records that were judged.
         self._targets: set[str] = set()
         self._trusted: frozenset[str] = frozenset()
-        # The stamps that the key would have in each of its regions.
-        self._replicas: frozenset[str] = frozenset()
+        # The stamps that the key would have in each of its regions; None: KMS was not asked yet.
+        self._replicas: frozenset[str] | None = None
 
     @property
     def kek_id(self) -> str | None:
         """The stamp of new wraps, as last learnt."""
-        return None if self.arn is None else self.stamp(self.arn)
+        return self.stamp(self.arn) if self.arn and self.is_known else None
+
+    @property
+    def is_known(self) -> bool:
+        """Whether all is known that a stamp is made of.
+
+        Before KMS has said where the replicas of a key are, none of them is known to be the one on
+        record: a stamp of its own would be a second one for the same key.
+        """
+        return self.arn is not None and not (self.arn.is_multi_region and self._replicas is None)
 
     def holds(self, kek_id: str) -> bool:
         """Say whether a row's key is the one of this name, or one that an alias has meant.
@@ -77,11 +86,12 @@ class Identity:
         Args:
             metadata: of DescribeKey.
         """
-        self._replicas = replicas(metadata)
+        self._replicas = replicas_of(metadata)
 
     def stamp(self, arn: KeyArn) -> str:
         """Return what rows carry: of the replicas the one on record, so that regions agree."""
-        known = self._replicas & self._trusted if arn.stamp in self._replicas else ()
+        replicas = self._replicas or frozenset()
+        known = replicas & self._trusted if arn.stamp in replicas else ()
         # Two first boots at once may have put two of them on record: then all take the same one.
         return min(known, default=arn.stamp)
 

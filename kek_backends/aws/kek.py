@@ -251,6 +251,8 @@ class AwsKmsKek(RemoteKek):
 
     def _wrap_of(self, answer: Mapping[str, Any]) -> Wrap:
         arn = self._key.learn(answer["KeyId"])
+        if not self._key.is_known:
+            self._ask()
         blob: bytes = answer["CiphertextBlob"]
         if not blob:
             raise Transient(f"{self._uri.text}: an answer without a ciphertext")

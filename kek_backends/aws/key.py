@@ -76,7 +76,7 @@ def check(uri: KekUri, metadata: Mapping[str, Any]) -> None:
         raise KeyMissing(f"{uri.text}: the key can't be used: it is {state}{cure}")
 
 
-def replicas(metadata: Mapping[str, Any]) -> frozenset[str]:
+def replicas_of(metadata: Mapping[str, Any]) -> frozenset[str]:
     """Return the stamps of a multi-Region key in all its regions; of another key none.
 
     Args:

@@ -62,6 +62,11 @@ class KeyArn:
         """The kek_id of wraps under this key."""
         return f"{SCHEME}:{self.text}"
 
+    @property
+    def is_multi_region(self) -> bool:
+        """Whether the key may have replicas in other regions."""
+        return self.key.startswith(_MULTI_REGION)
+
     def in_region(self, region: str) -> Self:
         """Return the replica in a region of a multi-Region key; any other key is where it is.
 
@@ -70,7 +75,7 @@ class KeyArn:
         Args:
             region: of the replica, whether there is one or not.
         """
-        if not self.key.startswith(_MULTI_REGION):
+        if not self.is_multi_region:
             return self
         text = f"arn:{self.partition}:kms:{region}:{self.account}:key/{self.key}"
         return replace(self, text=text, region=region)

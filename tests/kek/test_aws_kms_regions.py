@@ -7,11 +7,13 @@ from collections.abc import Callable
 import pytest
 
 from kek_backends.aws.kek import AwsKmsKek
-from kek_backends.aws.key import replicas
+from kek_backends.aws.key import replicas_of
 from kek_backends.aws.names import KeyArn
 from kek_backends.base import OwnedWrap, Wrap
+from kek_backends.checks import damage
 from kek_backends.errors import KeyMissing, Tampered
 from kek_backends.keyring import Keyring
+from kek_backends.testing import CHECKS, Check, Subject
 from tests.bindings import of
 from tests.kek.kit import KEY, aws_kms_kek, failure
 from tests.moto_server import REGION, Moto
@@ -20,6 +22,8 @@ pytestmark = pytest.mark.usefixtures("known_backends", "patient_calls", "no_aws_
 
 OTHER = "us-east-1"
 Build = Callable[..., AwsKmsKek]
+# To garbage moto answers that access is denied; our stub, that it is garbage: test_aws_kms.py.
+OF_MOTO = [check for check in CHECKS if check is not damage.check_damaged_ciphertext_is_tampering]
 
 
 @pytest.fixture
@@ -51,6 +55,13 @@ async def test_replicas_open_each_others_wraps(build: Build, arns: tuple[str, st
         assert await one.unwrap(of("alice"), done) == KEY
 
 
+@pytest.mark.prove
+@pytest.mark.parametrize("check", OF_MOTO, ids=lambda check: check.__name__)
+async def test_conformance_of_a_replica(moto: Moto, arns: tuple[str, str], check: Check) -> None:
+    secret = moto.environ["AWS_SECRET_ACCESS_KEY"]
+    await check(Subject.named(f"aws-kms:{arns[1]}", environ=moto.environ, secrets=[secret]))
+
+
 @pytest.mark.parametrize("by", ["arn", "id", "alias"])
 async def test_the_replica_on_record_gives_the_kek_id(
     moto: Moto, build: Build, arns: tuple[str, str], by: str
@@ -62,6 +73,9 @@ async def test_the_replica_on_record_gives_the_kek_id(
     with moto.client(OTHER) as client:
         client.create_alias(AliasName=alias, TargetKeyId=arns[1])
     there = build(names[by], OTHER)
+    # Nor is its own name a stamp yet: it would be a second one.
+    there.trust(frozenset())
+    assert there.kek_id is None
     # Before the key is known here nothing can be said of it by an alias.
     assert there.holds(first) is (by != "alias")
     await there.refresh()
@@ -73,6 +87,15 @@ async def test_the_replica_on_record_gives_the_kek_id(
     assert wrap.kek_id == first
     assert await there.unwrap(of("alice"), wrap) == KEY
     assert await build(arns[0]).unwrap(of("alice"), wrap) == KEY
+
+
+async def test_a_wrap_asks_where_the_key_is_before_it_is_stamped(
+    build: Build, arns: tuple[str, str]
+) -> None:
+    """As a daemon does whose KMS was down when it started."""
+    there = build(arns[1])
+    there.trust(frozenset({f"aws-kms:{arns[0]}"}))
+    assert (await there.wrap(of("alice"), KEY)).kek_id == f"aws-kms:{arns[0]}"
 
 
 async def test_two_on_record_after_two_first_boots_and_all_agree(
@@ -127,8 +150,8 @@ def test_metadata_that_names_strangers_makes_no_replicas() -> None:
             "ReplicaKeys": [{"Arn": one} for one in named],
         },
     }
-    assert replicas(metadata) == {f"aws-kms:{one}" for one in named[:2]}
-    assert replicas({"Arn": own}) == frozenset()
+    assert replicas_of(metadata) == {f"aws-kms:{one}" for one in named[:2]}
+    assert replicas_of({"Arn": own}) == frozenset()
 
 
 def test_another_key_has_no_replicas() -> None:
