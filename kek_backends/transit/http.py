@@ -31,12 +31,10 @@ class Address:
     Args:
         url: of it, maybe with a path.
         socket: the path of its socket, where it has one.
-        is_agent: whether an agent is there, which may add a token of its own.
     """
 
     url: str
     socket: str | None
-    is_agent: bool
 
     @classmethod
     def of(cls, variables: Variables) -> Self:
@@ -49,19 +47,24 @@ class Address:
         address = variables.get(name) or ""
         socket = address.removeprefix(_UNIX)
         if address.startswith(_UNIX) and socket.startswith("/"):
-            return cls(address, socket, is_agent=True)
+            return cls(address, socket)
         if not _is_address(address):
             raise variables.refusal(
                 f"{variables.spelt(name)} must be set to the server, for example "
                 "https://vault.example.org:8200, or to the socket of an agent, for example "
                 "unix:///run/openbao/agent.sock"
             )
-        return cls(address.rstrip("/"), None, is_agent=name == "AGENT_ADDR")
+        return cls(address.rstrip("/"), None)
 
     @property
     def base(self) -> str:
         """What the URLs of requests begin with."""
         return "http://localhost" if self.socket else self.url
+
+
+def is_agent(variables: Variables) -> bool:
+    """Say whether an agent is asked, which may add a token of its own."""
+    return bool(variables.get("AGENT_ADDR")) or (variables.get("ADDR") or "").startswith(_UNIX)
 
 
 class _Adapter(HTTPAdapter):

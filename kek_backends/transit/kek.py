@@ -15,7 +15,7 @@ from kek_backends.remote import RemoteKek
 from kek_backends.transit.answers import TooLarge, data_of, opening, translate
 from kek_backends.transit.batches import MOST_ITEMS, Batches
 from kek_backends.transit.diagnostics import examine
-from kek_backends.transit.http import Address, connector
+from kek_backends.transit.http import Address, connector, is_agent
 from kek_backends.transit.key import KeyPath, TransitKey
 from kek_backends.transit.login import login_from
 from kek_backends.transit.state import KeyState
@@ -83,8 +83,8 @@ class TransitKek(RemoteKek):
                 "that the server used"
             )
         variables = Variables(uri, environ)
+        login = login_from(variables, through_agent=is_agent(variables))
         address = Address.of(variables)
-        login = login_from(variables, through_agent=address.is_agent)
         return cls(path, Tokens(uri, login, connector(variables, address)), address.url)
 
     @property
