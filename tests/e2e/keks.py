@@ -73,12 +73,9 @@ def make_place(
         return Place(token.uri(name), f"pkcs11:{token.serial}/0a", token.hsm.environ)
     if clouds and backend in {"gcp-kms", "azure-kv", RSA}:
         return _place_in(clouds, backend, name, folder)
-    if backend == "vault" and bao:
+    if backend in ("vault", MTLS) and bao:
         bao.make_key(name)
-        return Place(f"vault:transit/{name}", f"vault:transit/{name}:v1", bao.environ(name))
-    if backend == MTLS and bao:
-        bao.make_key(name)
-        environ = bao.environ(name) | bao.tls_environ(name)
+        environ = bao.environ(name) | (bao.tls_environ(name) if backend == MTLS else {})
         return Place(f"vault:transit/{name}", f"vault:transit/{name}:v1", environ)
     assert moto is not None
     arn = moto.make_key(f"alias/{name}")
