@@ -14,6 +14,7 @@ from requests.adapters import HTTPAdapter
 from kek_backends import bounded_http
 from kek_backends.errors import Misconfigured
 from kek_backends.remote import ATTEMPT_SECONDS, CONCURRENT_CALLS
+from kek_backends.transit.alerts import hear
 from kek_backends.transit.answers import Redirected
 from kek_backends.transit.tls import Tls
 from kek_backends.transit.unix_socket import lead_to
@@ -82,6 +83,8 @@ class _Adapter(HTTPAdapter):
         super().init_poolmanager(*args, **named)
         if self._address.socket is not None:
             lead_to(self._address.socket, self.poolmanager)
+        else:
+            hear(self.poolmanager)
         bounded_http.bind(self.poolmanager)
 
     def send(self, *args: Any, **named: Any) -> requests.Response:
