@@ -2,6 +2,7 @@
 
 import os
 import secrets
+import socket
 import subprocess
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -51,10 +52,10 @@ class Agent:
         return f"unix://{self.folder}/agent.sock"
 
     def start(self) -> None:
-        """Start it, and wait until it listens."""
-        config, socket = self.folder / "agent.hcl", self.folder / "agent.sock"
+        """Start it, and wait until it adds a token to what it is asked."""
+        config = self.folder / "agent.hcl"
         config.write_text(_CONFIG.format(address=self.bao.address, folder=self.folder))
-        socket.unlink(missing_ok=True)
+        (self.folder / "agent.sock").unlink(missing_ok=True)
         log = LOGS / f"bao-agent-{os.getpid()}-{secrets.token_hex(4)}.log"
         with log.open("ab") as stream:
             self.process = subprocess.Popen(
@@ -63,7 +64,18 @@ class Agent:
                 stderr=stream,
                 env={"HOME": str(self.folder), "PATH": os.environ["PATH"]},
             )
-        soon(lambda: socket.exists() and "authentication successful" in log.read_text())
+        soon(self._has_token)
+
+    def _has_token(self) -> bool:
+        asked = b"GET /v1/auth/token/lookup-self HTTP/1.0\r\nX-Vault-Request: true\r\n\r\n"
+        with socket.socket(socket.AF_UNIX) as client:
+            client.settimeout(5)
+            try:
+                client.connect(self.address.removeprefix("unix://"))
+                client.sendall(asked)
+                return b" 200 " in client.recv(64)
+            except OSError:
+                return False
 
     def kill(self) -> None:
         """End it at once."""
