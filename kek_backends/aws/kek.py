@@ -7,10 +7,16 @@ import secrets
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Self
 
-from kek_backends.aws.client import AwsClient, endpoint_from, region_from
+from kek_backends.aws.client import (
+    AwsClient,
+    choose_kind_of_endpoint,
+    endpoint_from,
+    region_from,
+)
 from kek_backends.aws.diagnostics import good, tried
+from kek_backends.aws.identity import Identity
 from kek_backends.aws.key import check, context, missing, parse_wrap
-from kek_backends.aws.names import KeyArn, KeyName
+from kek_backends.aws.names import KeyName
 from kek_backends.aws.sdk import open_session, translate
 from kek_backends.base import (
     FORMAT_CURRENT,
@@ -34,6 +40,9 @@ _PROBE = Binding("custody-proof-own")
 
 class AwsKmsKek(RemoteKek):
     """A key of AWS KMS; it never leaves it. Rows are stamped with its ARN, never with an alias.
+
+    A multi-Region key is one key: each region opens what another one wrapped. It has one stamp in
+    a database, whatever region is asked: the ARN of the replica that was put on record there.
 
     The least IAM policy, with the key's own ARN; the condition allows no call that is not bound.
     A decrypt-only key needs neither ``kms:Encrypt`` nor ``kms:ReEncryptTo``::
@@ -74,11 +83,7 @@ class AwsKmsKek(RemoteKek):
         super().__init__(uri)
         self._name = name
         self._client = client
-        # As last learnt. Two threads may learn at once: the last one counts, and both were true.
-        self._arn = KeyArn.parse(name.text)
-        # What an alias has meant: by KMS itself in this process, and by records that were judged.
-        self._targets: set[str] = set()
-        self._trusted: frozenset[str] = frozenset()
+        self._key = Identity(uri, name, client.region)
 
     @classmethod
     def from_uri(cls, uri: KekUri, *, environ: Mapping[str, str], development: bool) -> Self:  # noqa: ARG003 - nothing is made up for it
@@ -98,6 +103,7 @@ class AwsKmsKek(RemoteKek):
         region = name.region or region_from(uri, environ, session.get_config_variable("region"))
         session.set_config_variable("region", region)  # where credentials come from asks it too
         endpoint = endpoint_from(uri, environ, session)
+        choose_kind_of_endpoint(uri, environ, session, endpoint)
         client = AwsClient(
             uri, session, region=region, endpoint=endpoint, give_up_after=ATTEMPT_SECONDS
         )
@@ -116,28 +122,19 @@ class AwsKmsKek(RemoteKek):
     @property
     def kek_id(self) -> str | None:
         """The stamp of new wraps, as last learnt."""
-        return None if self._arn is None else self._arn.stamp
+        return self._key.kek_id
 
     def fingerprint(self, kek_id: str) -> str:
         """Return the stamp itself: an ARN is never given to another key, and keeps its material."""
         return kek_id
 
     def holds(self, kek_id: str) -> bool:
-        """Say whether a row's key is the one of this URI, or one that its alias has meant.
-
-        Which those are is never read from rows: whoever writes them has keys of his own.
-        """
-        arn = KeyArn.of_stamp(kek_id)
-        if arn is None or not self._may_be(arn):
-            return False
-        return self._name.key is not None or kek_id in self._targets or kek_id in self._trusted
+        """Say whether a row's key is the one of this URI, or one that its alias has meant."""
+        return self._key.holds(kek_id)
 
     def trust(self, kek_ids: frozenset[str]) -> None:
-        """Be told which kek_ids are on record; see :meth:`KekBackend.trust`.
-
-        What was trusted once stays so: else a record that is touched would lock users out.
-        """
-        self._trusted |= kek_ids
+        """Be told which kek_ids are on record; see :meth:`KekBackend.trust`."""
+        self._key.trust(kek_ids)
 
     def can_rewrap_from(self, source: KekBackend) -> bool:
         """Say whether KMS can re-wrap what ``source`` wrapped: within a region it can."""
@@ -199,7 +196,8 @@ class AwsKmsKek(RemoteKek):
             metadata = client.describe_key(KeyId=self._name.text)["KeyMetadata"]
         except client.exceptions.NotFoundException:
             raise missing(self._uri, self._name, self._client.region) from None
-        self._learn(metadata["Arn"])
+        self._key.learn(metadata["Arn"])
+        self._key.learn_replicas(metadata)
         check(self._uri, metadata)
 
     def _encrypt(self, binding: Binding, key: bytes) -> Wrap:
@@ -212,10 +210,10 @@ class AwsKmsKek(RemoteKek):
         blob, arn = parse_wrap(self._uri, wrap)
         answer = self._client.get().decrypt(
             CiphertextBlob=blob,
-            KeyId=arn.text,
+            KeyId=self._key.here(arn).text,
             EncryptionContext=context(binding, wrap.format_version),
         )
-        self._see_same(arn, answer["KeyId"])
+        self._key.see_same(arn, answer["KeyId"])
         plaintext: bytes = answer["Plaintext"]
         return plaintext
 
@@ -223,27 +221,19 @@ class AwsKmsKek(RemoteKek):
         blob, arn = parse_wrap(self._uri, item.wrap)
         answer = self._client.get().re_encrypt(
             CiphertextBlob=blob,
-            SourceKeyId=arn.text,
+            SourceKeyId=self._key.here(arn).text,
             SourceEncryptionContext=context(item.binding),
             DestinationKeyId=self._name.text,
             DestinationEncryptionContext=context(item.binding),
         )
-        self._see_same(arn, answer["SourceKeyId"])
+        self._key.see_same(arn, answer["SourceKeyId"])
         return self._wrap_of(answer)
-
-    def _may_be(self, arn: KeyArn) -> bool:
-        known = self._arn
-        return (
-            self._name.may_mean(arn)
-            and arn.region == self._client.region
-            and (known is None or (known.partition, known.account) == (arn.partition, arn.account))
-        )
 
     def _encrypt_twice(self, binding: Binding, key: bytes) -> Wrap:
         return self._reencrypt_one(OwnedWrap(binding, self._encrypt(binding, key)))
 
     def _dry_decrypt(self) -> None:
-        if self._arn is None:
+        if self._key.arn is None:
             raise Transient(f"{self._uri.text}: the key is not known yet")
         client = self._client.get()
         # Each of the two says that the right is there: KMS looks at the policy first.
@@ -253,39 +243,20 @@ class AwsKmsKek(RemoteKek):
         ):
             client.decrypt(
                 CiphertextBlob=b"no ciphertext",
-                KeyId=self._arn.text,
+                KeyId=self._key.arn.text,
                 EncryptionContext=context(_PROBE),
                 DryRun=True,
                 DryRunModifiers=["IGNORE_CIPHERTEXT"],
             )
 
     def _wrap_of(self, answer: Mapping[str, Any]) -> Wrap:
-        arn = self._learn(answer["KeyId"])
+        arn = self._key.learn(answer["KeyId"])
+        if not self._key.is_known:
+            self._ask()
         blob: bytes = answer["CiphertextBlob"]
         if not blob:
             raise Transient(f"{self._uri.text}: an answer without a ciphertext")
-        return Wrap(base64.b64encode(blob).decode(), "", FORMAT_CURRENT, arn.stamp)
-
-    def _learn(self, text: object) -> KeyArn:
-        """Remember which key KMS says it used."""
-        arn = KeyArn.parse(text)
-        if arn is None:
-            raise Transient(f"{self._uri.text}: an answer without the ARN of a key")
-        if not self._may_be(arn):
-            raise self._other_key()
-        self._targets.add(arn.stamp)
-        self._arn = arn
-        return arn
-
-    def _see_same(self, asked: KeyArn, answered: object) -> None:
-        if answered != asked.text:
-            raise self._other_key()
-
-    def _other_key(self) -> Misconfigured:
-        return Misconfigured(
-            f"KEK {self._uri.text}: another key answered than the one that was asked; is the "
-            "endpoint AWS KMS, and are the credentials those of the same account?"
-        )
+        return Wrap(base64.b64encode(blob).decode(), "", FORMAT_CURRENT, self._key.stamp(arn))
 
     def _translate(self, error: Exception) -> KekError:
         return translate(self._uri, error)

@@ -76,6 +76,22 @@ def check(uri: KekUri, metadata: Mapping[str, Any]) -> None:
         raise KeyMissing(f"{uri.text}: the key can't be used: it is {state}{cure}")
 
 
+def replicas_of(metadata: Mapping[str, Any]) -> frozenset[str]:
+    """Return the stamps of a multi-Region key in all its regions; of another key none.
+
+    Args:
+        metadata: of DescribeKey.
+    """
+    found = metadata.get("MultiRegionConfiguration") or {}
+    arns = [KeyArn.parse(one.get("Arn")) for one in _replicas(found)]
+    own = KeyArn.parse(metadata.get("Arn"))
+    return frozenset(arn.stamp for arn in arns if arn and own and arn == own.in_region(arn.region))
+
+
+def _replicas(found: Mapping[str, Any]) -> list[Mapping[str, Any]]:
+    return [found.get("PrimaryKey") or {}, *(found.get("ReplicaKeys") or ())]
+
+
 def missing(uri: KekUri, name: KeyName, region: str) -> KeyMissing:
     """Return the error for a name without a key.
 

@@ -1,14 +1,18 @@
 """The names of AWS KMS keys: what a URI may hold, and the ARN that rows are stamped with."""
 
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Self
 
 SCHEME = "aws-kms"
+# AWS gives ids that begin so to keys that may have replicas in other regions, and to no others.
+_MULTI_REGION = "mrk-"
 
 _PARTITION = r"(?P<partition>aws(?:-[a-z]+)*)"
 _REGION = r"[a-z]{2,4}(?:-[a-z]+)+-[0-9]{1,2}"
-_KEY = r"(?P<key>mrk-[0-9a-f]{32}|[0-9a-f]{8}(?:-[0-9a-f]{4}){3}-[0-9a-f]{12})"
+_KEY = (
+    rf"(?P<key>{_MULTI_REGION}[0-9a-f]{{32}}|[0-9a-f]{{8}}(?:-[0-9a-f]{{4}}){{3}}-[0-9a-f]{{12}})"
+)
 # AWS keeps the names below alias/aws/ for keys that only its own services can use.
 _ALIAS = r"alias/(?!aws/)[A-Za-z0-9/_-]{1,250}"
 _PREFIX = rf"arn:{_PARTITION}:kms:(?P<region>{_REGION}):(?P<account>[0-9]{{12}}):"
@@ -57,6 +61,24 @@ class KeyArn:
     def stamp(self) -> str:
         """The kek_id of wraps under this key."""
         return f"{SCHEME}:{self.text}"
+
+    @property
+    def is_multi_region(self) -> bool:
+        """Whether the key may have replicas in other regions."""
+        return self.key.startswith(_MULTI_REGION)
+
+    def in_region(self, region: str) -> Self:
+        """Return the replica in a region of a multi-Region key; any other key is where it is.
+
+        All replicas have the same key material and key id, and so open each other's wraps.
+
+        Args:
+            region: of the replica, whether there is one or not.
+        """
+        if not self.is_multi_region:
+            return self
+        text = f"arn:{self.partition}:kms:{region}:{self.account}:key/{self.key}"
+        return replace(self, text=text, region=region)
 
 
 @dataclass(frozen=True, slots=True)

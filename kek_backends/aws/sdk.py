@@ -34,6 +34,8 @@ _CONNECTION = (
     sdk.CredentialRetrievalError,
     sdk.MetadataRetrievalError,
 )
+# OpenSSL's words for a CA, and urllib3's for a name.
+_UNTRUSTED = ("CERTIFICATE_VERIFY_FAILED", "doesn't match")
 
 
 def open_session(uri: KekUri, environ: Mapping[str, str]) -> Any:
@@ -98,6 +100,11 @@ def translate(uri: KekUri, error: Exception) -> KekError:
         )
     if isinstance(error, _LOGIN):
         return CredentialsRefused(f"{uri.text}: the login has ended ({kind}); run: aws sso login")
+    if isinstance(error, sdk.SSLError) and any(text in str(error) for text in _UNTRUSTED):
+        return Misconfigured(
+            f"KEK {uri.text}: the endpoint's certificate is not trusted, or for another name; "
+            "check AWS_ENDPOINT_URL_KMS, and AWS_CA_BUNDLE for a CA of your own"
+        )
     if isinstance(error, _CONNECTION):
         return Transient(f"{uri.text}: AWS can't be reached ({kind})")
     return Transient(f"{uri.text}: an answer that makes no sense ({kind})")

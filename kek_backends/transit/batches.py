@@ -6,7 +6,7 @@ from typing import Any, TypeVar
 from hvac import exceptions as of_hvac
 
 from kek_backends.errors import KekError, Transient
-from kek_backends.transit.http import data_of, of_item, translate
+from kek_backends.transit.answers import data_of, of_item, translate
 from kek_backends.transit.tokens import Tokens
 from kek_backends.uri import KekUri
 

@@ -1,232 +1,147 @@
-"""Connections to a Vault or OpenBao server, and what its errors mean."""
+"""Connections to a Vault or OpenBao server, or to an agent before it."""
 
-import os
-import socket
-import ssl
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
-from typing import Any, TypeVar
+import math
+import threading
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, Self
 from urllib.parse import urlsplit
 
 import hvac
 import requests
-from hvac import exceptions as of_hvac
 from requests.adapters import HTTPAdapter
 
 from kek_backends import bounded_http
-from kek_backends.errors import (
-    Denied,
-    KekError,
-    KeyMissing,
-    Misconfigured,
-    Tampered,
-    Throttled,
-    Transient,
-    VersionRetired,
-)
+from kek_backends.errors import Misconfigured
 from kek_backends.remote import ATTEMPT_SECONDS, CONCURRENT_CALLS
-from kek_backends.uri import KekUri
+from kek_backends.transit.alerts import hear
+from kek_backends.transit.answers import Redirected
+from kek_backends.transit.tls import Tls
+from kek_backends.transit.unix_socket import lead_to
+from kek_backends.transit.variables import Variables
 
-Cause = TypeVar("Cause", bound=BaseException)
+_UNIX = "unix://"
+# One, to one server; a connection for each thread.
+_POOLS = 1, CONCURRENT_CALLS + 2
 
-_REFUSALS: tuple[tuple[type[Exception], type[KekError], str], ...] = (
-    (
-        of_hvac.Forbidden,
-        Denied,
-        "permission denied: the token is dead, its policy lacks the right, or there is no such key",
-    ),
-    (of_hvac.Unauthorized, Denied, "the server knows no such token"),
-    (of_hvac.InvalidPath, KeyMissing, "there is no such key, mount or namespace: correct it"),
-    (of_hvac.RateLimitExceeded, Throttled, "the server's quota is used up"),
-)
-_NOT_OPENED = "message authentication failed"
-# What Vault and OpenBao answer to a transit call, by a part of the text, and what it means.
-_MEANINGS: dict[str, tuple[type[KekError], str]] = {
-    _NOT_OPENED: (Tampered, "the wrap does not open for this binding"),
-    "version is too new": (VersionRetired, "the key has no such version (any more)"),
-    "disallowed by policy (too old)": (
-        VersionRetired,
-        "the key's min_decryption_version is above it",
-    ),
-    "invalid ciphertext": (Tampered, "the wrap is damaged"),
-    "encryption key not found": (KeyMissing, "there is no such key: restore it"),
-}
+
+@dataclass(frozen=True, slots=True)
+class Address:
+    """Where the server is, or an agent.
+
+    Args:
+        url: of it, maybe with a path.
+        socket: the path of its socket, where it has one.
+    """
+
+    url: str
+    socket: str | None
+
+    @classmethod
+    def of(cls, variables: Variables) -> Self:
+        """Return what ``AGENT_ADDR`` says, or else ``ADDR``.
+
+        Raises:
+            Misconfigured: both are missing, or it is none.
+        """
+        name = "AGENT_ADDR" if variables.get("AGENT_ADDR") else "ADDR"
+        address = variables.get(name) or ""
+        socket = address.removeprefix(_UNIX)
+        if address.startswith(_UNIX) and socket.startswith("/"):
+            return cls(address, socket)
+        if not _is_address(address):
+            raise variables.refusal(
+                f"{variables.spelt(name)} must be set to the server, for example "
+                "https://vault.example.org:8200, or to the socket of an agent, for example "
+                "unix:///run/openbao/agent.sock"
+            )
+        return cls(address.rstrip("/"), None)
+
+    @property
+    def base(self) -> str:
+        """What the URLs of requests begin with."""
+        return "http://localhost" if self.socket else self.url
+
+
+def is_agent(variables: Variables) -> bool:
+    """Say whether an agent is asked, which may add a token of its own."""
+    return bool(variables.get("AGENT_ADDR")) or (variables.get("ADDR") or "").startswith(_UNIX)
 
 
 class _Adapter(HTTPAdapter):
-    """Connections whose answers end."""
+    """Connections whose TLS is as configured, and whose answers end."""
+
+    def __init__(self, tls: Tls, address: Address) -> None:
+        self._tls = tls
+        self._address = address
+        self._renewing = threading.Lock()
+        super().__init__(*_POOLS)
 
     def init_poolmanager(self, *args: Any, **named: Any) -> None:
+        if self._address.url.startswith("https:"):
+            named |= {"ssl_context": self._tls.context(), "server_hostname": self._tls.server_name}
         super().init_poolmanager(*args, **named)
+        if self._address.socket is not None:
+            lead_to(self._address.socket, self.poolmanager)
+        else:
+            hear(self.poolmanager)
         bounded_http.bind(self.poolmanager)
 
+    def send(self, *args: Any, **named: Any) -> requests.Response:
+        """Send a request; over new connections where a certificate has changed."""
+        if self._tls.changed and self._renewing.acquire(blocking=False):
+            try:
+                self.init_poolmanager(*_POOLS)
+            except Misconfigured:
+                pass  # half written: what was read before is good for now
+            finally:
+                self._renewing.release()
+        return super().send(*args, **named)
 
-class Redirected(requests.RequestException):
-    """The server sends its clients elsewhere."""
+    def build_connection_pool_key_attributes(
+        self, request: Any, verify: Any, cert: Any = None
+    ) -> tuple[dict[str, Any], dict[str, Any]]:
+        """Leave all of TLS to the context: requests would trust public CAs beside ours."""
+        host, _ = super().build_connection_pool_key_attributes(request, verify, cert)
+        return host, {}
 
-
-class TooLarge(KekError):
-    """The server takes no batch of this size."""
-
-
-def address_from(uri: KekUri, environ: Mapping[str, str]) -> str:
-    """Return the URL of the server.
-
-    Args:
-        uri: of the KEK, for messages.
-        environ: ``VAULT_ADDR``.
-
-    Raises:
-        Misconfigured: it is missing, or is none.
-    """
-    address = environ.get("VAULT_ADDR") or ""
-    if not _is_address(address):
-        raise Misconfigured(
-            f"KEK {uri.text}: VAULT_ADDR must be set to the server, without a path, for example "
-            "https://vault.example.org:8200"
-        )
-    return address
+    def cert_verify(self, *_: Any, **__: Any) -> None:
+        """Change nothing: the context verifies."""
 
 
-def connector(uri: KekUri, environ: Mapping[str, str]) -> Callable[[str | None], Any]:
+def connector(variables: Variables, address: Address) -> Callable[[str | None], Any]:
     """Return what makes an ``hvac.Client`` for a token; all of them share one pool.
 
     Args:
-        uri: of the KEK, for messages.
-        environ: ``VAULT_ADDR``, ``VAULT_NAMESPACE``, ``VAULT_CACERT``, ``VAULT_CLIENT_TIMEOUT``.
+        variables: ``NAMESPACE``, ``CLIENT_TIMEOUT``, and those of :class:`Tls`.
+        address: of the server.
 
     Raises:
-        Misconfigured: the address is missing or is none, or the timeout is none.
+        Misconfigured: the timeout is none, or a file of certificates.
     """
-
-    address = address_from(uri, environ)
-    timeout = _timeout(uri, environ)
+    timeout = _timeout(variables)
+    namespace = (variables.get("NAMESPACE") or "").strip().strip("/") or None
     session = requests.Session()
     # Nothing of ~/.netrc or the proxy variables: tokens go to this server and nowhere else.
     session.trust_env = False
-    session.verify = environ.get("VAULT_CACERT") or True
     session.hooks["response"].append(_refuse_redirect)
+    adapter = _Adapter(Tls(variables), address)
     for scheme in ("https://", "http://"):
-        session.mount(scheme, _Adapter(pool_connections=1, pool_maxsize=CONCURRENT_CALLS + 2))
+        session.mount(scheme, adapter)
 
     def connect(token: str | None) -> Any:
         client = hvac.Client(
-            url=address.rstrip("/"),
+            url=address.base,
             token=token or "-",
             session=session,
             timeout=timeout,
-            namespace=(environ.get("VAULT_NAMESPACE") or "").strip() or None,
+            namespace=namespace,
             allow_redirects=False,
         )
         client.token = token
         return client
 
     return connect
-
-
-def translate(uri: KekUri, error: Exception) -> KekError:
-    """Return our error for one of hvac's or requests'.
-
-    Nothing of their text is kept: hvac's may hold plaintext.
-
-    Args:
-        uri: of the KEK, for the message.
-        error: the exception.
-    """
-    if isinstance(error, of_hvac.VaultError):
-        return _of_answer(uri, error)
-    if isinstance(error, requests.exceptions.InvalidHeader | UnicodeEncodeError):
-        return Misconfigured(f"{uri.text}: the token or namespace can't be sent in a header")
-    if isinstance(error, Redirected):
-        return Transient(
-            f"{uri.text}: VAULT_ADDR sends us elsewhere, and a token goes nowhere else: set it to "
-            "the active node, or have standbys forward requests"
-        )
-    if _has_cause(error, ssl.SSLCertVerificationError):
-        return Misconfigured(
-            f"{uri.text}: the server's certificate is not trusted; set VAULT_CACERT to its CA"
-        )
-    if isinstance(error, OSError) and "TLS CA" in str(error):
-        return Misconfigured(f"{uri.text}: VAULT_CACERT names a file that is not there")
-    if isinstance(error, requests.RequestException):
-        problem = f"reached ({_cause(error)})"
-    else:
-        problem = f"understood ({type(error).__name__})"
-    return Transient(f"{uri.text}: the server can't be {problem}")
-
-
-def _cause(error: requests.RequestException) -> str:
-    """Say where the call went, which is no secret, and in the system's words why it failed."""
-    url = getattr(error.request, "url", None) or ""
-    parts = urlsplit(url)
-    place = f"VAULT_ADDR, {parts.scheme}://{parts.netloc.rpartition('@')[2]}: " if url else ""
-    if _has_cause(error, ssl.SSLError):
-        return f"{place}the port speaks no TLS: is it http?"
-    if resolved := _find_cause(error, socket.gaierror):
-        return f"{place}{resolved.strerror}"
-    refused = _find_cause(error, ConnectionError)
-    if refused is not None and refused.errno:
-        return f"{place}{os.strerror(refused.errno)}"
-    return f"{place}{type(error).__name__}"
-
-
-def of_item(uri: KekUri, text: str) -> KekError:
-    """Return our error for what the server says of one item or call.
-
-    Args:
-        uri: of the KEK, for the message.
-        text: the server's; only known parts of it are used.
-    """
-    for part, (kind, meaning) in _MEANINGS.items():
-        if part in text:
-            return kind(f"{uri.text}: {meaning}")
-    return Misconfigured(f"{uri.text}: the server refuses the call; its log says why")
-
-
-@contextmanager
-def opening(uri: KekUri) -> Iterator[None]:
-    """Distinguish a wrap that does not open from a server that fails, in a call that opens wraps.
-
-    Some releases of Vault answer 500 to such a wrap (hashicorp/vault#10842). Nothing but the text
-    distinguishes it from an outage. In any other call the same text means the server's own storage.
-
-    Args:
-        uri: of the KEK, for the message.
-
-    Raises:
-        Tampered: it does not open, or one in a batch does not.
-    """
-    try:
-        yield
-    except of_hvac.InternalServerError as error:
-        if _NOT_OPENED not in " ".join(error.errors or ()):
-            raise
-        raise Tampered(f"{uri.text}: {_MEANINGS[_NOT_OPENED][1]}") from None
-
-
-def data_of(uri: KekUri, answer: Any) -> Mapping[str, Any]:
-    """Return the data of an answer; hvac returns other things for answers it can't parse.
-
-    Raises:
-        Transient: there is none.
-    """
-    data = answer.get("data") if isinstance(answer, dict) else None
-    if not isinstance(data, dict):
-        raise Transient(f"{uri.text}: VAULT_ADDR answers, but not like Vault or OpenBao")
-    return data
-
-
-def _of_answer(uri: KekUri, error: of_hvac.VaultError) -> KekError:
-    text = " ".join(error.errors or ())
-    if "high complexity" in text or "request body too large" in text:
-        return TooLarge(f"{uri.text}: the server refuses a call of this size")
-    if isinstance(error, of_hvac.InvalidRequest):
-        return of_item(uri, text)
-    for kind, ours, meaning in _REFUSALS:
-        if isinstance(error, kind):
-            return ours(f"{uri.text}: {meaning}")
-    # Also what hvac has no class for: 412, 472 and 473 come of a cluster that changes its leader.
-    return Transient(f"{uri.text}: the server can't answer now ({type(error).__name__})")
 
 
 def _refuse_redirect(answer: requests.Response, *_: object, **__: object) -> None:
@@ -243,40 +158,23 @@ def _is_address(text: str) -> bool:
     return (
         parts.scheme in ("http", "https")
         and bool(parts.hostname)
-        and not (parts.username or parts.path.strip("/") or parts.query or parts.fragment)
+        and not (parts.username or parts.query or parts.fragment)
+        and ".." not in parts.path.split("/")
     )
 
 
-def _timeout(uri: KekUri, environ: Mapping[str, str]) -> float:
+def _timeout(variables: Variables) -> float:
     """Return the seconds that a connection, and each read, may take."""
-    text = environ.get("VAULT_CLIENT_TIMEOUT") or ""
+    text = variables.get("CLIENT_TIMEOUT")
     if not text:
         return ATTEMPT_SECONDS
     try:
         seconds = float(text.removesuffix("s"))
     except ValueError:
         seconds = 0.0
-    if not seconds > 0:
-        raise Misconfigured(
-            f"KEK {uri.text}: VAULT_CLIENT_TIMEOUT is a number of seconds, for example 2"
+    if not 0 < seconds < math.inf:
+        raise variables.refusal(
+            f"{variables.spelt('CLIENT_TIMEOUT')} is a number of seconds, for example 2"
         )
     # A request of a user waits five seconds at most, and one try must leave time for another.
     return min(seconds, ATTEMPT_SECONDS)
-
-
-def _has_cause(error: BaseException, kind: type[BaseException]) -> bool:
-    return _find_cause(error, kind) is not None
-
-
-def _find_cause(error: BaseException, kind: type[Cause]) -> Cause | None:
-    """Return an error of this kind from anywhere below: requests nests them in arguments."""
-    below: list[object] = [error]
-    for _ in range(16):
-        if not below:
-            return None
-        one = below.pop()
-        if isinstance(one, kind):
-            return one
-        if isinstance(one, BaseException):
-            below += [*one.args, getattr(one, "reason", None), one.__cause__, one.__context__]
-    return None

@@ -12,13 +12,15 @@ from kek_backends.errors import KekError, KeyMissing, Misconfigured, Tampered, T
 from kek_backends.findings import Finding
 from kek_backends.plain import plain_address
 from kek_backends.remote import RemoteKek
+from kek_backends.transit.answers import TooLarge, data_of, opening, translate
 from kek_backends.transit.batches import MOST_ITEMS, Batches
 from kek_backends.transit.diagnostics import examine
-from kek_backends.transit.http import TooLarge, address_from, connector, data_of, opening, translate
+from kek_backends.transit.http import Address, connector, is_agent
 from kek_backends.transit.key import KeyPath, TransitKey
 from kek_backends.transit.login import login_from
 from kek_backends.transit.state import KeyState
 from kek_backends.transit.tokens import Tokens
+from kek_backends.transit.variables import Variables
 from kek_backends.uri import KekUri
 
 
@@ -80,8 +82,10 @@ class TransitKek(RemoteKek):
                 f"KEK {uri.text}: a transit key has no ?id=: its rows are stamped with the version "
                 "that the server used"
             )
-        tokens = Tokens(uri, login_from(uri, environ), connector(uri, environ))
-        return cls(path, tokens, address_from(uri, environ))
+        variables = Variables(uri, environ)
+        login = login_from(variables, through_agent=is_agent(variables))
+        address = Address.of(variables)
+        return cls(path, Tokens(uri, login, connector(variables, address)), address.url)
 
     @property
     def plain_address(self) -> str | None:

@@ -8,7 +8,7 @@ from typing import Any, Self
 
 from kek_backends.base import FORMAT_CURRENT, FORMAT_USER, Wrap
 from kek_backends.binding import Binding
-from kek_backends.errors import Misconfigured, Tampered, Transient
+from kek_backends.errors import KeyMissing, Misconfigured, Tampered, Transient
 from kek_backends.uri import KekUri
 
 _PATH = re.compile(r"(?P<mount>[A-Za-z0-9_.-]+(?:/[A-Za-z0-9_.-]+)*)/(?P<key>[A-Za-z0-9_.-]+)")
@@ -111,11 +111,17 @@ class KeyPath:
 
         Raises:
             Misconfigured: it can't wrap.
+            KeyMissing: it is not to be used for now.
         """
         if found["type"] not in _KEY_TYPES:
             raise Misconfigured(
                 f"KEK {self.uri.text}: a key of type {found['type']} can't wrap; make one with: "
                 f"bao write -f {self.mount}/keys/{self.key} derived=true"
+            )
+        if found.get("soft_deleted"):
+            raise KeyMissing(
+                f"{self.uri.text}: the key is soft-deleted; run: "
+                f"bao write -f {self.mount}/keys/{self.key}/soft-delete-restore"
             )
         return TransitKey(
             derived=bool(found["derived"]),

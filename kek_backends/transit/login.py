@@ -1,19 +1,17 @@
-"""The ways to a Vault token: given, in a file, by AppRole, by Kubernetes."""
+"""The ways to a Vault token: given, in a file, by AppRole, a JWT or a certificate."""
 
 import time
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any
 
 from hvac import exceptions as of_hvac
 
-from kek_backends.errors import Misconfigured, Transient
-from kek_backends.uri import KekUri
+from kek_backends.errors import Transient
+from kek_backends.transit.variables import Variables
 
 _SERVICE_ACCOUNT_TOKEN = "/var/run/secrets/kubernetes.io/serviceaccount/token"  # noqa: S105 - a path
-_MAX_FILE_SIZE = 64 * 1024
 # Renewed at two thirds of its life, a token survives an outage of a third.
 RENEW_AFTER = 2 / 3
 
@@ -93,8 +91,11 @@ class AppRole(Login):
         )
 
 
-class Kubernetes(Login):
-    """The pod's own service account; its projected token changes, so it is read each time."""
+class Jwt(Login):
+    """A token of another issuer: a pod's service account, say. It changes, so it is read each time.
+
+    The server's methods ``kubernetes`` and ``jwt`` (OIDC) are asked in the same way.
+    """
 
     def __init__(self, role: str, jwt: Callable[[], str], mount: str) -> None:
         self._role = role
@@ -102,49 +103,84 @@ class Kubernetes(Login):
         self._mount = mount
 
     def log_in(self, client: Any) -> Grant:
-        """Log in with the service account's token."""
-        return granted(
-            client.auth.kubernetes.login(
-                role=self._role, jwt=self._jwt(), mount_point=self._mount, use_token=False
-            )
-        )
+        """Log in with the token in the file."""
+        return _logged_in(client, self._mount, {"role": self._role, "jwt": self._jwt()})
 
 
-def login_from(uri: KekUri, environ: Mapping[str, str]) -> Login:
+class Certificate(Login):
+    """The certificate that the connection shows."""
+
+    def __init__(self, role: str, mount: str) -> None:
+        self._role = role
+        self._mount = mount
+
+    def log_in(self, client: Any) -> Grant:
+        """Log in with the certificate."""
+        return _logged_in(client, self._mount, {"name": self._role})
+
+
+class AgentToken(Login):
+    """None: an agent adds a token of its own to each request, and sees to it."""
+
+    def log_in(self, client: Any) -> Grant:  # noqa: ARG002 - nothing is asked
+        """Return no token, which needs no care."""
+        return Grant("", 0, renewable=False, since=time.monotonic())
+
+
+def login_from(variables: Variables, *, through_agent: bool) -> Login:
     """Return the one way to log in that the variables give.
 
     Args:
-        uri: of the KEK, for messages.
-        environ: ``VAULT_TOKEN`` or ``VAULT_TOKEN_FILE``; ``VAULT_ROLE_ID`` and
-            ``VAULT_SECRET_ID``, each also as ``…_FILE``; or ``VAULT_KUBERNETES_ROLE``.
+        variables: ``TOKEN`` or ``TOKEN_FILE``; ``ROLE_ID`` and ``SECRET_ID``, each also as
+            ``…_FILE``; ``KUBERNETES_ROLE``; ``JWT_ROLE`` and ``JWT_TOKEN_FILE``; or ``CERT_ROLE``.
+        through_agent: whether an agent is asked, which may have a token of its own.
 
     Raises:
         Misconfigured: none is given, or more than one.
     """
-    ways: list[Login] = []
-    if token := _source(uri, environ, "VAULT_TOKEN"):
-        ways.append(GivenToken(token, repeatable=bool(environ.get("VAULT_TOKEN_FILE"))))
-    role_id, secret_id = (
-        _source(uri, environ, name) for name in ("VAULT_ROLE_ID", "VAULT_SECRET_ID")
-    )
-    if role_id and secret_id:
-        mount = environ.get("VAULT_APPROLE_MOUNT") or "approle"
-        ways.append(AppRole(role_id, secret_id, mount))
-    elif role_id or secret_id:
-        raise Misconfigured(
-            f"KEK {uri.text}: VAULT_ROLE_ID and VAULT_SECRET_ID go together; set both"
-        )
-    if role := environ.get("VAULT_KUBERNETES_ROLE"):
-        path = environ.get("VAULT_KUBERNETES_TOKEN_FILE") or _SERVICE_ACCOUNT_TOKEN
-        mount = environ.get("VAULT_KUBERNETES_MOUNT") or "kubernetes"
-        ways.append(Kubernetes(role, _file(uri, "VAULT_KUBERNETES_TOKEN_FILE", path), mount))
+    ways = list(_ways(variables))
+    if not ways and through_agent:
+        return AgentToken()
     if len(ways) != 1:
         found = "more than one login is" if ways else "no login is"
-        raise Misconfigured(
-            f"KEK {uri.text}: {found} configured: set one of VAULT_TOKEN, VAULT_TOKEN_FILE, "
-            "VAULT_ROLE_ID with VAULT_SECRET_ID, or VAULT_KUBERNETES_ROLE"
+        raise variables.refusal(
+            f"{found} configured: set one of VAULT_TOKEN, VAULT_TOKEN_FILE, VAULT_ROLE_ID with "
+            "VAULT_SECRET_ID, VAULT_KUBERNETES_ROLE, VAULT_JWT_ROLE, or VAULT_CERT_ROLE"
         )
     return ways[0]
+
+
+def _ways(variables: Variables) -> Iterator[Login]:
+    def mount(kind: str) -> str:
+        return variables.get(f"{kind.upper()}_MOUNT") or kind
+
+    if token := variables.source("TOKEN"):
+        yield GivenToken(token, repeatable=variables.get("TOKEN_FILE") is not None)
+    role_id, secret_id = variables.source("ROLE_ID"), variables.source("SECRET_ID")
+    if role_id and secret_id:
+        yield AppRole(role_id, secret_id, mount("approle"))
+    elif role_id or secret_id:
+        raise variables.refusal("VAULT_ROLE_ID and VAULT_SECRET_ID go together; set both")
+    if role := variables.get("KUBERNETES_ROLE"):
+        path = variables.get("KUBERNETES_TOKEN_FILE") or _SERVICE_ACCOUNT_TOKEN
+        yield Jwt(role, variables.file("KUBERNETES_TOKEN_FILE", path), mount("kubernetes"))
+    role, path = variables.get("JWT_ROLE"), variables.get("JWT_TOKEN_FILE") or ""
+    if role and path:
+        yield Jwt(role, variables.file("JWT_TOKEN_FILE", path), mount("jwt"))
+    elif role or path:
+        raise variables.refusal("VAULT_JWT_ROLE and VAULT_JWT_TOKEN_FILE go together; set both")
+    if role := variables.get("CERT_ROLE"):
+        if not variables.get("CLIENT_CERT"):
+            raise variables.refusal(
+                "VAULT_CERT_ROLE logs in with a certificate: set VAULT_CLIENT_CERT and "
+                "VAULT_CLIENT_KEY"
+            )
+        yield Certificate(role, mount("cert"))
+
+
+def _logged_in(client: Any, mount: str, secrets: dict[str, str]) -> Grant:
+    path = f"/v1/auth/{mount.strip('/')}/login"
+    return granted(client.login(path, use_token=False, json=secrets))
 
 
 def granted(answer: Any) -> Grant:
@@ -159,28 +195,3 @@ def granted(answer: Any) -> Grant:
         renewable=auth["renewable"],
         since=time.monotonic(),
     )
-
-
-def _source(uri: KekUri, environ: Mapping[str, str], name: str) -> Callable[[], str] | None:
-    value, path = environ.get(name), environ.get(f"{name}_FILE")
-    if value and path:
-        raise Misconfigured(f"KEK {uri.text}: {name} and {name}_FILE are both set; unset one")
-    if path:
-        return _file(uri, f"{name}_FILE", path)
-    return value.strip if value else None
-
-
-def _file(uri: KekUri, variable: str, path: str) -> Callable[[], str]:
-    def read() -> str:
-        try:
-            with Path(path).open("rb") as stream:
-                text = stream.read(_MAX_FILE_SIZE).decode("ascii").strip()
-        except (OSError, UnicodeDecodeError) as error:
-            raise Misconfigured(
-                f"KEK {uri.text}: {variable} names {path}: {type(error).__name__}"
-            ) from None
-        if not text:
-            raise Misconfigured(f"KEK {uri.text}: {variable} names {path}, which is empty")
-        return text
-
-    return read

@@ -4,7 +4,7 @@ import threading
 
 from kek_backends.errors import Transient
 from kek_backends.remote import ATTEMPT_SECONDS
-from kek_backends.transit.http import data_of
+from kek_backends.transit.answers import data_of
 from kek_backends.transit.key import KeyPath, TransitKey
 from kek_backends.transit.tokens import Tokens
 

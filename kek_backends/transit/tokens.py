@@ -101,7 +101,7 @@ class Tokens:
         except (of_hvac.Forbidden, of_hvac.InvalidRequest):
             raise Denied(
                 f"{self._uri.text}: the login was refused: is its mount right, VAULT_ADDR https "
-                "where the server wants it, and the token or secret id still good?"
+                "where the server wants it, and the token, secret id or certificate still good?"
             ) from None
         if self._grant is None or grant.token != self._grant.token:
             self._end(self._client)

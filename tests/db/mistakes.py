@@ -454,7 +454,8 @@ REFUSED: dict[str, Mistake] = {
     "transit without an address": Mistake(
         setting(KEK="vault:transit/custody"),
         "KEK vault:transit/custody: no login is configured: set one of VAULT_TOKEN, "
-        "VAULT_TOKEN_FILE, VAULT_ROLE_ID with VAULT_SECRET_ID, or VAULT_KUBERNETES_ROLE",
+        "VAULT_TOKEN_FILE, VAULT_ROLE_ID with VAULT_SECRET_ID, VAULT_KUBERNETES_ROLE, "
+        "VAULT_JWT_ROLE, or VAULT_CERT_ROLE",
     ),
     "a transit key without its mount": Mistake(
         setting(KEK="vault:custody"),

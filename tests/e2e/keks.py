@@ -22,6 +22,8 @@ BACKENDS = ("env", "systemd", "vault", "aws-kms")
 # An RSA key, which wraps data keys alone.
 RSA = "azure-kv, RSA"
 PLACES = (*BACKENDS, "pkcs11", "gcp-kms", "azure-kv")
+# The same OpenBao, which wants a certificate.
+MTLS = "vault over mTLS"
 
 
 @dataclass(frozen=True)
@@ -49,7 +51,7 @@ def make_place(
     """Make a fresh KEK.
 
     Args:
-        backend: one of PLACES, or RSA.
+        backend: one of PLACES, RSA or MTLS.
         folder: for credentials, or a token of SoftHSM.
         bao: keeps transit keys.
         moto: keeps keys of AWS KMS.
@@ -71,9 +73,10 @@ def make_place(
         return Place(token.uri(name), f"pkcs11:{token.serial}/0a", token.hsm.environ)
     if clouds and backend in {"gcp-kms", "azure-kv", RSA}:
         return _place_in(clouds, backend, name, folder)
-    if backend == "vault" and bao:
+    if backend in ("vault", MTLS) and bao:
         bao.make_key(name)
-        return Place(f"vault:transit/{name}", f"vault:transit/{name}:v1", bao.environ(name))
+        environ = bao.environ(name) | (bao.tls_environ(name) if backend == MTLS else {})
+        return Place(f"vault:transit/{name}", f"vault:transit/{name}:v1", environ)
     assert moto is not None
     arn = moto.make_key(f"alias/{name}")
     return Place(f"aws-kms:alias/{name}", f"aws-kms:{arn}", moto.environ)

@@ -12,7 +12,7 @@ import pytest
 from custody.vault.key_check import key_check_value
 from tests.bao_server import Bao, least_policy
 from tests.client import Client, client_session
-from tests.e2e.keks import BACKENDS, PLACES, Place, make_place, overrides
+from tests.e2e.keks import BACKENDS, MTLS, PLACES, Place, make_place, overrides
 from tests.e2e.life import live
 from tests.kek.clouds import Clouds
 from tests.keks import kek_of
@@ -49,7 +49,7 @@ def place(request: pytest.FixtureRequest, make: Make) -> Place:
 # With a key in a variable it is lived in test_life.
 whole_life_of = pytest.mark.parametrize(
     "place",
-    some(PLACES, "systemd", "vault", "aws-kms"),
+    some((*PLACES, MTLS), "systemd", "vault", "aws-kms"),
     indirect=True,
 )
 

@@ -4,11 +4,12 @@ import base64
 import time
 import traceback
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Iterator, Mapping
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, contextmanager
 from typing import Any
 
 import pytest
 
+from kek_backends import calls
 from kek_backends.aws.kek import AwsKmsKek
 from kek_backends.base import KekBackend, Wrap
 from kek_backends.errors import KekError, Misconfigured, Transient
@@ -129,6 +130,15 @@ def no_thread_waits(kek: RemoteKek) -> bool:
     threads = kek._calls._threads
     idle: int = threads._idle_semaphore._value
     return idle == len(threads._threads) > 0 and threads._work_queue.empty()
+
+
+@contextmanager
+def short_limits() -> Iterator[None]:
+    """A try and a call end sooner than in custody: while something is broken, and only then."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(calls, "ATTEMPT_SECONDS", 0.4)
+        patch.setattr(calls, "CALL_SECONDS", 0.9)
+        yield
 
 
 async def opens(kek: KekBackend, wrap: Wrap, master_key: bytes = KEY) -> bool:

@@ -11,6 +11,7 @@ from collections.abc import Awaitable, Callable, Iterator
 from contextlib import AsyncExitStack
 from functools import partial
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
@@ -432,6 +433,9 @@ async def test_the_doctor_sees_what_is_down(stub: KmsStub, build: Build, operati
 async def test_nobody_waits_long_for_who_waits_for_credentials() -> None:
     class Session:
         def create_client(self) -> None: ...
+
+        def get_component(self, _name: str) -> SimpleNamespace:
+            return SimpleNamespace(providers=())
 
     client = AwsClient(
         KekUri.parse("aws-kms:alias/x"),

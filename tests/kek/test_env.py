@@ -110,7 +110,8 @@ def test_not_base64_of_32_bytes(tmp_path: Path, text: str, development: bool) ->
         ("0123456789abcdef" * 2, "32 printable characters are text, not a raw key"),
         (base64.b64encode(bytes(31)).decode(), "it is base64 of 31 bytes"),
         ("correct horse", "it is text of another kind"),
-        ("ключ", "it is 8 bytes that are no text"),
+        ("ключ", "it is text of another kind"),
+        ("kl\udcfcssel", "it is 7 bytes that are no text"),
         ("k" * 2000, "it is longer than 1024 bytes"),
     ],
 )

@@ -104,6 +104,8 @@ def test_anything_else(credential: Credential, content: bytes, development: bool
         " " * 31 + "x",
         "~" * 32,
         "\t" * 16 + "k" * 16,
+        "Grüße aus Köln am Rhein, Süd",  # as UTF-8 it has 32 bytes, too
+        "правильная лошад1",  # noqa: RUF001 - that is the point
     ],
 )
 @pytest.mark.parametrize("end", ["", "\n"])

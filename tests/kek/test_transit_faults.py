@@ -6,14 +6,13 @@ import contextlib
 import socket
 import time
 from collections.abc import AsyncIterator, Callable, Iterator
-from contextlib import AbstractContextManager, asynccontextmanager, contextmanager
-from pathlib import Path
+from contextlib import AbstractContextManager, asynccontextmanager
 
 import pytest
 
 from kek_backends import breaker, calls
 from kek_backends.base import Wrap
-from kek_backends.errors import Denied, KekError, Misconfigured, Tampered, Throttled, Transient
+from kek_backends.errors import Denied, KekError, Tampered, Throttled, Transient
 from kek_backends.loader import load
 from kek_backends.remote import CALL_SECONDS
 from kek_backends.transit.kek import TransitKek
@@ -27,6 +26,7 @@ from tests.kek.kit import (
     held_token,
     no_thread_waits,
     opens,
+    short_limits,
     transit,
     transit_kek,
 )
@@ -50,14 +50,7 @@ def limits(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> L
     monkeypatch.setattr(breaker, "OPEN_SECONDS", 0.2)
     monkeypatch.setattr(calls, "_PAUSE_SECONDS", 0.05)
 
-    @contextmanager
-    def short() -> Iterator[None]:
-        with pytest.MonkeyPatch.context() as patch:
-            patch.setattr(calls, "ATTEMPT_SECONDS", 0.4)
-            patch.setattr(calls, "CALL_SECONDS", 0.9)
-            yield
-
-    return short
+    return short_limits
 
 
 @asynccontextmanager
@@ -260,15 +253,3 @@ async def test_another_server_at_the_address(limits: Limits) -> None:
             await backend.refresh()
         assert backend.problem is not None
         await backend.close()
-
-
-async def test_certificate_that_is_not_trusted(bao: Bao, tmp_path: Path) -> None:
-    environ = {
-        "VAULT_ADDR": bao.address.replace("http", "https"),
-        "VAULT_TOKEN": "x" * 20,
-        "VAULT_CACERT": str(tmp_path / "missing.pem"),
-    }
-    backend = load("vault:transit/key", environ=environ, development=False)
-    with pytest.raises(Misconfigured, match="VAULT_CACERT names a file that"):
-        await backend.refresh()
-    await backend.close()

@@ -104,7 +104,7 @@ async def test_login_that_is_refused_names_the_cure(bao: Bao) -> None:
         await transit_kek("any", environ).refresh()
     assert str(caught.value) == (
         "vault:transit/any: the login was refused: is its mount right, VAULT_ADDR https where the "
-        "server wants it, and the token or secret id still good?"
+        "server wants it, and the token, secret id or certificate still good?"
     )
     assert caught.value.__context__ is None
 
@@ -328,7 +328,7 @@ async def test_a_token_that_is_replaced_is_revoked(bao: Bao, no_wait_between_log
 
 @pytest.mark.parametrize(
     "address",
-    ["https://[::1:8200", "http://127.0.0.1:99999", "http://127.0.0.1:8200/v1", "127.0.0.1:8200"],
+    ["https://[::1:8200", "http://127.0.0.1:99999", "http://127.0.0.1:8200/../x", "127.0.0.1:8200"],
 )
 def test_address_that_is_none(address: str) -> None:
     with pytest.raises(Misconfigured, match="VAULT_ADDR must be set to the server"):

@@ -14,7 +14,11 @@ _GROUP, _OTHERS = 0o070, 0o007
 # Of what the daemon's group may read, or change, its host has so decided.
 _WRITERS, _READERS = 0o002, 0o004
 # Those of KEKs are the loader's, too: it refuses one that all may use.
-_SECRET_FILES = ("VAULT_SECRET_ID_FILE", "VAULT_TOKEN_FILE", "BAO_TOKEN_FILE")
+_SECRET_FILES = {
+    f"{prefix}_{name}"
+    for prefix in ("BAO", "VAULT")
+    for name in ("SECRET_ID_FILE", "TOKEN_FILE", "CLIENT_KEY")
+}
 # A password in a TOML file: in the URL of a database, or the token itself.
 _SECRET = re.compile(r"://[^/\s'\"]*:[^/\s'\"]+@|password=|^\s*admin_token\s*=", re.MULTILINE)
 _MAX_SIZE = 64 * 1024
