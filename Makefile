@@ -4,7 +4,7 @@ BIN    := $(VENV)/bin
 # The Python that the environment has; for a new one, or another: make PYTHON=python3.12 run
 PYTHON ?= $(or $(wildcard $(BIN)/python),python3)
 
-.PHONY: run test prove lint format man audit sbom docs lock clean
+.PHONY: run test prove cover lint format man audit sbom docs lock clean
 .PHONY: install install-dev
 .PHONY: chaos chaos-callers chaos-failover chaos-kms-away mutate prove-machine prove-postgres prove-scope
 .PHONY: bench bench-audit bench-commands bench-envelope bench-growth bench-kek-faults bench-newcomer bench-remote-kek bench-rewrap bench-rotation bench-scale bench-sealer bench-start bench-verify
@@ -32,6 +32,10 @@ test: install-dev
 
 prove: install-dev
 	@exec "$(BIN)/python" -m tests prove $(ARGS)
+
+# Both, and what of the code they reach.
+cover: install-dev
+	@exec "$(BIN)/python" -m tests cover $(ARGS)
 
 lint: install-dev
 	"$(BIN)/ruff" format --check .

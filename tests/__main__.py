@@ -1,7 +1,8 @@
-"""``make test``: the tests, the fast ones first. ``make prove``: the long proofs too, measured.
+"""``make test``: the tests, the fast ones first. ``make prove``: the long proofs.
 
 A proof is a test with the mark ``prove``: many repetitions, long waits, faults of what it
 stands on. What it proves stands in ``make test`` in a small form, or rests on what is tested there.
+``make cover`` runs both, and measures what of the code they reach.
 """
 
 import contextlib
@@ -26,7 +27,7 @@ _NO_BYTECODE = "PYTHONDONTWRITEBYTECODE"
 
 
 def main() -> int:
-    """Run the tests; the first argument may be ``prove``, others go to pytest.
+    """Run the tests; the first argument may be ``prove`` or ``cover``, others go to pytest.
 
     Returns:
         The exit code of pytest, or of the coverage report.
@@ -34,17 +35,18 @@ def main() -> int:
     # A shell that runs us in the background ignores SIGINT, and our children would inherit that:
     # a Ctrl-C in a test would do nothing. A handler is not inherited.
     signal.signal(signal.SIGINT, signal.default_int_handler)
-    proves = sys.argv[1:2] == ["prove"]
-    arguments = sys.argv[2:] if proves else sys.argv[1:]
+    mode = next(iter(sys.argv[1:2]), "")
+    mode = mode if mode in {"prove", "cover"} else "test"
+    arguments = sys.argv[1:] if mode == "test" else sys.argv[2:]
     logs = tempfile.mkdtemp(prefix="custody-test-logs-")
     environ = environ_of_all(logs)
-    longest = LONGEST_PROOF_SECONDS if proves else LONGEST_SECONDS
+    longest = LONGEST_SECONDS if mode == "test" else LONGEST_PROOF_SECONDS
     try:
-        for options in _runs(proves=proves, arguments=arguments):
+        for options in _runs(mode, arguments):
             command = [sys.executable, "-m", "pytest", f"--durations={_SLOWEST_SHOWN}", *options]
             if failed := run(command, environ, longest):
                 return failed
-        if arguments or not proves:
+        if mode != "cover":
             return 0
         report = [sys.executable, "-m", "coverage", "report", f"--fail-under={_LEAST_COVERAGE}"]
         return subprocess.run(report, cwd=ROOT, check=False).returncode
@@ -52,21 +54,18 @@ def main() -> int:
         shutil.rmtree(logs, ignore_errors=True)
 
 
-def _runs(*, proves: bool, arguments: list[str]) -> list[list[str]]:
+def _runs(mode: str, arguments: list[str]) -> list[list[str]]:
     """Return what pytest is told, for each time that it is run."""
-    folders = [f"tests/{folder}" for folder in FOLDERS]
-    short = ["-n", str(workers(proves=False)), "-m", "not prove"]
-    long = ["-n", str(workers(proves=True))]
-    measured = ["--cov", "--cov-report="]
-    if not proves:
-        return [[*short, *(arguments or folders)]]
-    if arguments:
-        return [[*long, *measured, *arguments]]
+    asked = arguments or [f"tests/{folder}" for folder in FOLDERS]
+    short = ["-n", str(workers(proves=False)), "-m", "not prove", *asked]
+    long = ["-n", str(workers(proves=True)), *([] if arguments else ["-m", "prove"]), *asked]
+    if mode == "test":
+        return [short]
+    if mode == "prove":
+        return [long]
     # The short ones by themselves: so many at once would be too many for proofs.
-    return [
-        [*short, *measured, *folders],
-        [*long, "-m", "prove", *measured, "--cov-append", *folders],
-    ]
+    measured = ["--cov", "--cov-report="]
+    return [[*short, *measured], [*long, *measured, "--cov-append"]]
 
 
 def environ_of_all(logs: str) -> dict[str, str]:
