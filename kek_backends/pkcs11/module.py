@@ -116,6 +116,8 @@ class ModuleProcess:
                 if waiting is not None:
                     waiting.set_result(answer)
         self._ended = True
+        with contextlib.suppress(OSError, ValueError):
+            self._pipe_in.close()
         for waiting in list(self._waiting.values()):
             with contextlib.suppress(Exception):  # it has its answer already
                 waiting.set_exception(self._gone())

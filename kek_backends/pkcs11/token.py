@@ -16,6 +16,8 @@ from pkcs11 import Attribute, GCMParams, KeyType, Mechanism, ObjectClass, PKCS11
 # Sessions of a token are few; a small HSM has sixteen for all its callers.
 SESSIONS = 8
 IV_SIZE, TAG_BITS = 12, 128
+# Before a wrap is called tampered.
+_TRIES = 3
 _KEY_SIZE = 32
 # Of one message alone, always the same: the nonce is never that of another (they are random).
 _FINGERPRINT_IV = hashlib.sha256(b"custody pkcs11 fingerprint v1").digest()[:IV_SIZE]
@@ -102,12 +104,14 @@ class Token:
             Refused: it does not open, and another does.
             PKCS11Error: nothing opens now.
         """
-        try:
-            return self._decrypt(iv, made, aad)
-        except PKCS11Error:
-            # Modules have many names for it, SoftHSM the one for everything. What was made here
-            # and opens now says whose fault it was.
-            self._decrypt(*self._canary, b"canary")
+        # A module may fail one of many calls at once, and not the next.
+        for _ in range(_TRIES):
+            try:
+                return self._decrypt(iv, made, aad)
+            except PKCS11Error:
+                # Modules have many names for it, SoftHSM the one for everything. What was made
+                # here and opens now says whose fault it was.
+                self._decrypt(*self._canary, b"canary")
         raise Refused("Tampered")
 
     def _decrypt(self, iv: bytes, made: bytes, aad: bytes) -> bytes:

@@ -135,6 +135,11 @@ class TransitKek(RemoteKek):
         """The server re-wraps to its newest version what a derived key wrapped."""
         return source is self and self._is_derived
 
+    async def close(self) -> None:
+        """Give back threads and connections."""
+        await super().close()
+        self._tokens.close()
+
     async def examine(self, *, active: bool) -> list[Finding]:
         """Look at the key, its policy, the token and the address; see the docs of the doctor."""
         return await examine(self, self._path, self._tokens, lambda: self._key.last, active=active)

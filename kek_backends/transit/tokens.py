@@ -56,6 +56,10 @@ class Tokens:
                 raise
         return work(fresh)
 
+    def close(self) -> None:
+        """Close the connections that all clients share."""
+        self._connect(None).adapter.close()
+
     @property
     def repeatable(self) -> bool:
         """Whether another login can give another token."""
