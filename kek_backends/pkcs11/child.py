@@ -11,7 +11,6 @@ import resource
 import select
 import signal
 import sys
-import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any, BinaryIO
@@ -19,7 +18,7 @@ from typing import Any, BinaryIO
 from pkcs11 import PKCS11Error
 
 from kek_backends.pkcs11 import frames
-from kek_backends.pkcs11.token import SESSIONS, Refused, Token
+from kek_backends.pkcs11.token import Refused, Token
 
 _PR_SET_DUMPABLE = 4
 _MCL_CURRENT, _MCL_FUTURE, _MCL_ONFAULT = 1, 2, 4
@@ -38,13 +37,13 @@ class Server:
     def __init__(self, requests: BinaryIO, answers: BinaryIO) -> None:
         self._requests = requests
         self._answers = answers
-        self._writing = threading.Lock()
         self._token: Token | None = None
         self._identity = ""
 
     def serve(self) -> None:
         """Answer until nobody asks any more."""
-        threads = ThreadPoolExecutor(SESSIONS)
+        # One: a token takes one call after the other. This thread sees meanwhile who asks.
+        calls = ThreadPoolExecutor(1)
         armed = -_HUNG_SECONDS
         while True:
             now = time.monotonic()
@@ -57,7 +56,7 @@ class Server:
             request = frames.read(self._requests)
             if request is None:
                 return
-            threads.submit(self._answer, request)
+            calls.submit(self._answer, request)
 
     def _answer(self, request: dict[str, Any]) -> None:
         try:
@@ -67,8 +66,7 @@ class Server:
             answer = {"error": str(error) if isinstance(error, Refused) else type(error).__name__}
         except BaseException as error:  # noqa: BLE001 - whoever waits must hear of it
             answer = {"error": type(error).__name__}
-        with self._writing:
-            frames.write(self._answers, {**answer, "number": request["number"]})
+        frames.write(self._answers, {**answer, "number": request["number"]})
 
     def _do(self, request: dict[str, Any]) -> dict[str, Any]:
         if request["do"] == "open":

@@ -1,23 +1,19 @@
-"""A token, in the process of its module: logged in, its key found, calls on sessions of a pool."""
+"""A token, in the process of its module: logged in, its key found, one call after the other.
 
-import contextlib
+python-pkcs11 tells the module that no two threads call it (C_Initialize without arguments, PKCS #11
+section 5.4). Two that do damage its memory: SoftHSM then crashes, or refuses honest wraps.
+"""
+
 import fcntl
 import hashlib
 import os
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
-from queue import SimpleQueue
 from typing import Any
 
 import pkcs11
 from pkcs11 import Attribute, GCMParams, KeyType, Mechanism, ObjectClass, PKCS11Error, TokenFlag
 
-# Sessions of a token are few; a small HSM has sixteen for all its callers.
-SESSIONS = 8
 IV_SIZE, TAG_BITS = 12, 128
-# Before a wrap is called tampered.
-_TRIES = 3
 _KEY_SIZE = 32
 # Of one message alone, always the same: the nonce is never that of another (they are random).
 _FINGERPRINT_IV = hashlib.sha256(b"custody pkcs11 fingerprint v1").digest()[:IV_SIZE]
@@ -54,23 +50,19 @@ class Token:
         slot, self._token = _find(_loaded(module), token)
         if Mechanism.AES_GCM not in slot.get_mechanisms():
             raise Refused("NoGcm")
-        sessions = _opened(module, slot, self._token, pin)
-        self.key = self._find_key(sessions[0])
-        self._sessions: SimpleQueue[Any] = SimpleQueue()
-        for session in sessions:
-            self._sessions.put((session, self._find_key(session)))
+        self._session = _opened(module, slot, self._token, pin)
+        self._key = self._find_key()
         self._canary = self.encrypt(bytes(_KEY_SIZE), b"canary")
 
     def describe(self) -> dict[str, Any]:
         """Return what is to be known of token and key; asks for no cryptography."""
-        with self._session() as (session, _):
-            key = self._find_key(session)
-            return {
-                "serial": self._token.serial.decode("latin-1").strip(),
-                "key_id": key[Attribute.ID].hex(),
-                "extractable": bool(key[Attribute.EXTRACTABLE]),
-                "wrong_pins": TokenFlag.USER_PIN_COUNT_LOW in TokenFlag(self._token.flags),
-            }
+        key = self._find_key()
+        return {
+            "serial": self._token.serial.decode("latin-1").strip(),
+            "key_id": key[Attribute.ID].hex(),
+            "extractable": bool(key[Attribute.EXTRACTABLE]),
+            "wrong_pins": TokenFlag.USER_PIN_COUNT_LOW in TokenFlag(self._token.flags),
+        }
 
     def fingerprint(self) -> str | None:
         """Return what changes with the key's bytes; None of a token that makes its own IVs."""
@@ -93,8 +85,7 @@ class Token:
         # Bytes of its own, whoever made them: a token that makes its own IV writes it there.
         nonce = bytes(bytearray(iv or os.urandom(IV_SIZE)))
         parameters = GCMParams(nonce=nonce, aad=aad, tag_bits=TAG_BITS)
-        with self._session() as (_, key):
-            made = key.encrypt(text, mechanism=Mechanism.AES_GCM, mechanism_param=parameters)
+        made = self._key.encrypt(text, mechanism=Mechanism.AES_GCM, mechanism_param=parameters)
         return nonce, bytes(made)
 
     def decrypt(self, iv: bytes, made: bytes, aad: bytes) -> bytes:
@@ -104,32 +95,21 @@ class Token:
             Refused: it does not open, and another does.
             PKCS11Error: nothing opens now.
         """
-        # A module may fail one of many calls at once, and not the next.
-        for _ in range(_TRIES):
-            try:
-                return self._decrypt(iv, made, aad)
-            except PKCS11Error:
-                # Modules have many names for it, SoftHSM the one for everything. What was made
-                # here and opens now says whose fault it was.
-                self._decrypt(*self._canary, b"canary")
+        try:
+            return self._decrypt(iv, made, aad)
+        except PKCS11Error:
+            # Modules have many names for it, SoftHSM the one for everything. What was made here
+            # and opens now says whose fault it was.
+            self._decrypt(*self._canary, b"canary")
         raise Refused("Tampered")
 
     def _decrypt(self, iv: bytes, made: bytes, aad: bytes) -> bytes:
         parameters = GCMParams(nonce=iv, aad=aad, tag_bits=TAG_BITS)
-        with self._session() as (_, key):
-            return bytes(key.decrypt(made, mechanism=Mechanism.AES_GCM, mechanism_param=parameters))
+        opened = self._key.decrypt(made, mechanism=Mechanism.AES_GCM, mechanism_param=parameters)
+        return bytes(opened)
 
-    @contextmanager
-    def _session(self) -> Iterator[Any]:
-        """Have a session, and the key in it, for oneself."""
-        pair = self._sessions.get()
-        try:
-            yield pair
-        finally:
-            self._sessions.put(pair)
-
-    def _find_key(self, session: Any) -> Any:
-        found = list(session.get_objects(self._template))
+    def _find_key(self) -> Any:
+        found = list(self._session.get_objects(self._template))
         if len(found) != 1:
             raise Refused("NoSuchKey" if not found else "ManyKeys")
         key = found[0]
@@ -172,8 +152,8 @@ def _find(lib: Any, wanted: dict[str, str]) -> tuple[Any, Any]:
     return found[0]
 
 
-def _opened(module: str, slot: Any, token: Any, pin: str) -> list[Any]:
-    """Return sessions, logged in: a login counts for all of them.
+def _opened(module: str, slot: Any, token: Any, pin: str) -> Any:
+    """Return a session, logged in.
 
     One process of this host after the other: each sees whether those before have left it a try.
     """
@@ -184,9 +164,4 @@ def _opened(module: str, slot: Any, token: Any, pin: str) -> list[Any]:
             raise Refused("PinLocked")
         if TokenFlag.USER_PIN_FINAL_TRY in flags:
             raise Refused("FinalTry")
-        sessions = [token.open(user_pin=pin)]
-    # A token that has no more: calls wait for those there are.
-    with contextlib.suppress(pkcs11.SessionCount):
-        for _ in range(SESSIONS - 1):
-            sessions.append(token.open())  # noqa: PERF401 - those before one that fails count
-    return sessions
+        return token.open(user_pin=pin)

@@ -1,5 +1,6 @@
 """Keys in tokens of SoftHSM 2: the conformance suite, what is refused, and what the doctor says."""
 
+import asyncio
 from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -234,3 +235,16 @@ async def test_an_iv_of_another_size(token: SoftToken) -> None:
         assert kek.problem is None
         other = Wrap(wrap.wrapped_mk, wrap.wrap_iv, 3, "pkcs11:other/01")
         assert isinstance(await failure(kek.unwrap(of("alice"), other)), KeyMissing)
+
+
+async def test_calls_at_once_do_each_other_no_harm(token: SoftToken) -> None:
+    """The module is told that no two threads call it; where two did, honest wraps were refused."""
+    async with opened(token) as kek:
+        await kek.refresh()
+        wraps = [await kek.wrap(of(f"user-{number}"), KEY) for number in range(20)]
+        asked = [number % 20 for number in range(400)]
+        for _ in range(4):
+            got = await asyncio.gather(*(kek.unwrap(of(f"user-{n}"), wraps[n]) for n in asked))
+            assert set(got) == {KEY}
+            made = await asyncio.gather(*(kek.wrap(of("alice"), KEY) for _ in range(50)))
+            assert {await kek.unwrap(of("alice"), one) for one in made} == {KEY}
