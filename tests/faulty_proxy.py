@@ -11,7 +11,7 @@ from enum import Enum, auto
 
 from anyio.from_thread import BlockingPortal, start_blocking_portal
 
-from tests.ports import free_port
+from tests.ports import free_port, stop_listening
 
 _CHUNK = 64 * 1024
 _TICK = 0.05
@@ -55,7 +55,7 @@ class FaultyProxy:
         self.port = free_port()
         self._fault = Fault.NONE
         self._listener: asyncio.Server | None = None
-        self._connections: set[asyncio.Task[None]] = set()
+        self._connections: dict[asyncio.Task[None], StreamWriter] = {}
         self._passes = asyncio.Event()
 
     @property
@@ -76,19 +76,25 @@ class FaultyProxy:
         self._fault = fault
         (self._passes.clear if fault is Fault.BLACK_HOLE else self._passes.set)()
         if fault is Fault.REFUSE and self._listener is not None:
-            self._listener.close()
-            self._listener = None
-            for connection in self._connections:
+            listener, self._listener = self._listener, None
+            await stop_listening(listener)
+            for connection, to_client in self._connections.items():
                 connection.cancel()
+                to_client.transport.abort()
             await asyncio.gather(*self._connections, return_exceptions=True)
         elif fault is not Fault.REFUSE and self._listener is None:
-            self._listener = await asyncio.start_server(self._serve, "127.0.0.1", self.port)
+            self._listener = await asyncio.start_server(self._take, "127.0.0.1", self.port)
+
+    # Not the task itself: one that is cancelled before its first step would leave its connection.
+    def _take(self, client: StreamReader, to_client: StreamWriter) -> None:
+        if self._listener is None:
+            to_client.transport.abort()
+            return
+        connection = asyncio.get_running_loop().create_task(self._serve(client, to_client))
+        self._connections[connection] = to_client
+        connection.add_done_callback(self._connections.pop)
 
     async def _serve(self, client: StreamReader, to_client: StreamWriter) -> None:
-        connection = asyncio.current_task()
-        assert connection is not None
-        self._connections.add(connection)
-        connection.add_done_callback(self._connections.discard)
         with contextlib.closing(to_client):
             try:
                 server, to_server = await asyncio.open_connection("127.0.0.1", self._target)

@@ -1,5 +1,6 @@
 """Ports on loopback for servers that are told where to listen, and for where nobody does."""
 
+import asyncio
 import itertools
 import random
 import socket
@@ -44,3 +45,19 @@ def _binds(port: int, kind: socket.SocketKind, *, keep: bool = False) -> bool:
         if keep:
             probe.detach()
     return True
+
+
+async def stop_listening(server: asyncio.Server) -> None:
+    """Close a server, and leave no connection that it has just taken half made.
+
+    Before Python 3.12 one that was accepted, and whose transport is made after the server was
+    closed, is left open.
+
+    Args:
+        server: of this event loop; it has been started.
+    """
+    for one in server.sockets:
+        asyncio.get_running_loop().remove_reader(one.fileno())
+    for _ in range(3):
+        await asyncio.sleep(0)
+    server.close()

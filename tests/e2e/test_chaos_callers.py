@@ -18,6 +18,7 @@ from tests.bench.chaos.scene import attacking
 from tests.bench.chaos.verdict import Row, failures
 from tests.bench.load import Request
 from tests.eventually import eventually
+from tests.ports import stop_listening
 from tests.servers import ROOT
 
 SECONDS = 110
@@ -33,12 +34,6 @@ async def stub(most: int) -> AsyncIterator[Target]:
     writers: set[asyncio.StreamWriter] = set()
 
     async def answer(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        writers.add(writer)
-        # Those that were accepted before it gave in, and come here after, have no answer either.
-        if len(writers) > most or not server.is_serving():
-            server.close()
-            for one in writers:
-                one.transport.abort()
         try:
             while await reader.readuntil(b"\r\n\r\n"):
                 writer.write(ANSWER)
@@ -46,13 +41,24 @@ async def stub(most: int) -> AsyncIterator[Target]:
             writers.discard(writer)
             writer.transport.abort()
 
-    server = await asyncio.start_server(answer, "127.0.0.1", 0)
-    async with server:
-        port = server.sockets[0].getsockname()[1]
-        yield Target(os.getpid(), port, port, [ASK], ["token"], ["token"])
-        server.close()
+    async def give_in() -> None:
+        await stop_listening(server)
         for one in writers:
             one.transport.abort()
+
+    # Not the task itself: one that is cancelled before its first step would leave its connection.
+    def take(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        writers.add(writer)
+        answers.create_task(answer(reader, writer))
+        # Those that were accepted before it gave in, and come here after, have no answer either.
+        if len(writers) > most:
+            answers.create_task(give_in())
+
+    server = await asyncio.start_server(take, "127.0.0.1", 0)
+    async with server, asyncio.TaskGroup() as answers:
+        port = server.sockets[0].getsockname()[1]
+        yield Target(os.getpid(), port, port, [ASK], ["token"], ["token"])
+        await give_in()
         await eventually(lambda: not writers)
 
 
