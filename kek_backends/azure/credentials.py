@@ -1,6 +1,6 @@
 """Who asks Azure Key Vault: credentials of azure-identity, which keeps and renews the token."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 from azure.core.pipeline.transport import RequestsTransport
@@ -15,7 +15,50 @@ from kek_backends.errors import Misconfigured
 from kek_backends.uri import KekUri
 
 
-def open_credentials(uri: KekUri, environ: Mapping[str, str]) -> Any:
+class Credentials:
+    """Give a token, and another one after it was refused.
+
+    azure-identity keeps a token until it ends, which is an hour, and what was answered instead of
+    one for a minute; nothing tells it to ask again. So credentials are made anew then. Those before
+    are not closed: another thread may be asking them.
+
+    Args:
+        make: makes credentials of azure-identity; each keeps what it was given.
+    """
+
+    def __init__(self, make: Callable[[], Any]) -> None:
+        self._make = make
+        self._made = make()
+        self._given = ""
+
+    def token(self, scope: str) -> str:
+        """Return a token that is good for some minutes. Blocks.
+
+        Args:
+            scope: what it is for.
+
+        Raises:
+            Exception: of azure-identity.
+        """
+        try:
+            token: str = self._made.get_token(scope).token
+        except Exception:
+            self._made = self._make()
+            raise
+        self._given = token
+        return token
+
+    def drop(self, token: str) -> None:
+        """Ask for another one the next time: this one was refused."""
+        if token == self._given:
+            self._made = self._make()
+
+    def close(self) -> None:
+        """Give back connections."""
+        self._made.close()
+
+
+def open_credentials(uri: KekUri, environ: Mapping[str, str]) -> Credentials:
     """Return the credentials that the environment names; else the machine's managed identity.
 
     The first of: workload identity, a client's secret, managed identity. None is tried after
@@ -29,6 +72,10 @@ def open_credentials(uri: KekUri, environ: Mapping[str, str]) -> Any:
     Raises:
         Misconfigured: one of them is missing or wrong.
     """
+    return Credentials(lambda: _identity(uri, environ))
+
+
+def _identity(uri: KekUri, environ: Mapping[str, str]) -> Any:
     options: dict[str, Any] = {
         "transport": RequestsTransport(
             connection_timeout=ATTEMPT_SECONDS,

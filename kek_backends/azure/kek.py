@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from typing import Any, Self
 
 from kek_backends import rest
-from kek_backends.azure.credentials import open_credentials
+from kek_backends.azure.credentials import Credentials, open_credentials
 from kek_backends.azure.errors import is_disabled, of_answer, translate
 from kek_backends.azure.names import KeyName
 from kek_backends.base import FORMAT_CURRENT, MASTER_KEY_SIZE, Wrap
@@ -52,11 +52,11 @@ class AzureKek(RemoteKek):
     Args:
         uri: which key.
         name: its path, parsed.
-        credentials: of azure-identity.
+        credentials: give a token.
         session: makes the calls.
     """
 
-    def __init__(self, uri: KekUri, name: KeyName, credentials: Any, session: Any) -> None:
+    def __init__(self, uri: KekUri, name: KeyName, credentials: Credentials, session: Any) -> None:
         super().__init__(uri)
         self._name = name
         self._credentials = credentials
@@ -207,9 +207,12 @@ class AzureKek(RemoteKek):
         raise of_answer(self._uri, operation, answer)
 
     def _answer(self, method: str, path: str, body: Any = None) -> rest.Answer:
-        token = self._credentials.get_token(self._name.scope).token
+        token = self._credentials.token(self._name.scope)
         url = f"{self._name.text}{path}?{_API}"
-        return rest.call(self._session, method, url, body, token=token)
+        answer = rest.call(self._session, method, url, body, token=token)
+        if answer.status == 401:  # noqa: PLR2004 - of HTTP
+            self._credentials.drop(token)
+        return answer
 
     def _parse(self, wrap: Wrap) -> tuple[str, bytes]:
         """Return the version that made a wrap, and the ciphertext.

@@ -1,10 +1,12 @@
 """Faults of a KMS under a serving daemon, each with its cure."""
 
+import threading
 from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import asynccontextmanager, contextmanager
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
+from typing import Any, Protocol
 
 from moto.kms.models import Key
 
@@ -55,7 +57,14 @@ class Sick:
         self.bao.configure(self.key, min_decryption_version=2)
 
 
-def until_cured(stub: KmsStub) -> stubs.Fault:
+class HasFaults(Protocol):
+    """A stub whose faults are gone when it is cured."""
+
+    faults: dict[str, Any]
+    closing: threading.Event
+
+
+def until_cured(stub: HasFaults) -> Callable[..., None]:
     """Take the request and never answer it, as a peer does that is gone without a word."""
 
     def fault(*_: object) -> None:
@@ -118,15 +127,20 @@ OPENBAO_FAULTS, AWS_FAULTS, TOKEN_FAULTS = tuple(_OPENBAO), tuple(_AWS), tuple(_
 
 
 @contextmanager
-def sick_openbao(name: str, bao: Bao, folder: Path) -> Iterator[tuple[Case, Place]]:
+def sick_openbao(
+    name: str, bao: Bao, folder: Path, *, mtls: bool = False
+) -> Iterator[tuple[Case, Place]]:
     """Prepare a fault of a server, which the fault may kill."""
     key = bao.make_key(exportable=True, allow_plaintext_backup=True)
     backup = bao.ask("GET", f"transit/backup/{key}")["data"]["backup"]
     token_file = folder / "vault-token"
     token_file.write_text(bao.environ(key)["VAULT_TOKEN"])
     begin, cure, named = _OPENBAO[name]
-    with faulty_proxy(bao.port) as proxy:
+    with faulty_proxy(bao.tls_port if mtls else bao.port) as proxy:
         environ = {"VAULT_ADDR": proxy.address, "VAULT_TOKEN_FILE": str(token_file)}
+        if mtls:
+            address = proxy.address.replace("http:", "https:")
+            environ = bao.tls_environ(key) | environ | {"VAULT_ADDR": address}
         sick = Sick(bao, proxy, key, backup, token_file)
         case = Case(partial(begin, sick), partial(cure, sick), named)
         yield case, Place(f"vault:transit/{key}", f"vault:transit/{key}:v1", environ)
@@ -162,10 +176,15 @@ def sick_token(name: str, folder: Path) -> Iterator[tuple[Case, Place]]:
 
 @asynccontextmanager
 async def two_kinds_of_users(
-    database: Database, issuer: Issuer, folder: Path, sick: Place, **settings: str
+    database: Database,
+    issuer: Issuer,
+    folder: Path,
+    sick: Place,
+    healthy: Place | None = None,
+    **settings: str,
 ) -> AsyncIterator[tuple[Daemon, list[Client], list[Client]]]:
     """Run a daemon; some users' keys are under the KEK that will fail, some under another."""
-    healthy = make_place("env", folder)
+    healthy = healthy or make_place("env", folder)
     users = [f"healthy-{number}" for number in range(HEALTHY)]
     await make_vaults(database, issuer, folder, healthy, *users)
     settings |= overrides(sick, healthy)

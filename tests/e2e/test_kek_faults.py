@@ -13,6 +13,14 @@ import pytest
 from tests.bao_server import Bao
 from tests.client import Client, becomes, client_session
 from tests.e2e import quick
+from tests.e2e.cloud_faults import (
+    AZURE_FAULTS,
+    GCP_FAULTS,
+    REGION_FAULTS,
+    sick_azure_kv,
+    sick_gcp_kms,
+    sick_region,
+)
 from tests.e2e.kek_faults import (
     AWS_FAULTS,
     OPENBAO_FAULTS,
@@ -23,10 +31,11 @@ from tests.e2e.kek_faults import (
     sick_token,
     two_kinds_of_users,
 )
-from tests.e2e.keks import Place
+from tests.e2e.keks import Place, make_place, overrides
 from tests.eventually import eventually
 from tests.load import load
-from tests.servers import Daemon, Database
+from tests.moto_server import Moto
+from tests.servers import Daemon, Database, daemon_beside
 from tests.tokens import Issuer
 
 # What a request may take with a KEK that is down, and what a busy machine adds to it.
@@ -114,3 +123,49 @@ async def test_pkcs11(name: str, database: Database, issuer: Issuer, tmp_path: P
     with sick_token(name, tmp_path) as (case, place):
         async with two_kinds_of_users(database, issuer, tmp_path, place) as users:
             await goes_through(case, *users, place)
+
+
+@pytest.mark.prove
+@pytest.mark.parametrize("name", OPENBAO_FAULTS)
+async def test_openbao_over_mtls(
+    name: str, database: Database, issuer: Issuer, tmp_path: Path, own_bao: Bao
+) -> None:
+    with sick_openbao(name, own_bao, tmp_path, mtls=True) as (case, place):
+        async with two_kinds_of_users(database, issuer, tmp_path, place) as users:
+            await goes_through(case, *users, place)
+
+
+@pytest.mark.prove
+@pytest.mark.parametrize("name", GCP_FAULTS)
+async def test_gcp_kms(name: str, database: Database, issuer: Issuer, tmp_path: Path) -> None:
+    with sick_gcp_kms(name, tmp_path) as (case, place):
+        async with two_kinds_of_users(database, issuer, tmp_path, place) as users:
+            await goes_through(case, *users, place)
+
+
+@pytest.mark.prove
+@pytest.mark.parametrize("name", AZURE_FAULTS)
+async def test_azure_kv(name: str, database: Database, issuer: Issuer, tmp_path: Path) -> None:
+    with sick_azure_kv(name, tmp_path) as (case, place):
+        async with two_kinds_of_users(database, issuer, tmp_path, place) as users:
+            await goes_through(case, *users, place)
+
+
+@pytest.mark.prove
+@pytest.mark.parametrize("name", REGION_FAULTS)
+async def test_one_region_of_a_key_fails(
+    name: str, database: Database, issuer: Issuer, tmp_path: Path, moto: Moto
+) -> None:
+    """A daemon that asks another region serves the same users meanwhile, and none has an error."""
+    (tmp_path / "there").mkdir()
+    healthy = make_place("env", tmp_path)
+    with sick_region(name, moto, "us-east-1") as (case, here, there):
+        async with two_kinds_of_users(database, issuer, tmp_path, here, healthy) as users:
+            # Not the one whose trail is looked at.
+            victims = [client.user for client in users[1][2:]]
+            settings = overrides(there, healthy)
+            with daemon_beside(database, issuer, tmp_path / "there", **settings) as elsewhere:
+                async with load(elsewhere, victims, keep_alive=True) as seen:
+                    await goes_through(case, *users, here)
+            assert seen.lost() == []
+            assert seen.answered > 3 * len(victims)
