@@ -1,5 +1,6 @@
 """Faults of a KMS under a serving daemon, each with its cure."""
 
+import shutil
 import threading
 from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import asynccontextmanager, contextmanager
@@ -122,7 +123,21 @@ _TOKEN: dict[str, tuple[Callable[[SoftToken, OddModule], object], Callable[..., 
     ),
     "module hangs": (lambda _, odd: odd.do("hang"), lambda _, odd: odd.do("well")),
     "module crashes": (lambda _, odd: odd.do("crash"), lambda _, odd: odd.do("well")),
+    "device error": (lambda _, odd: odd.do("device-error"), lambda _, odd: odd.do("well")),
+    "key deleted": (lambda token, _: _delete_key(token), lambda token, _: _restore_key(token)),
 }
+
+
+def _delete_key(token: SoftToken) -> None:
+    shutil.copytree(token.hsm.tokens, token.hsm.folder / "kept")
+    token.delete_key()
+
+
+def _restore_key(token: SoftToken) -> None:
+    token.hsm.tokens.rename(token.hsm.folder / "without")
+    (token.hsm.folder / "kept").rename(token.hsm.tokens)
+
+
 OPENBAO_FAULTS, AWS_FAULTS, TOKEN_FAULTS = tuple(_OPENBAO), tuple(_AWS), tuple(_TOKEN)
 
 
