@@ -1,0 +1,116 @@
+"""What a walk through the audit says of a row, and of rows that are not those that were sealed."""
+
+import time
+from hashlib import sha256
+from typing import Any, cast
+from uuid import RFC_4122, UUID
+
+import pytest
+
+from custody.audit.checkpoint import Checkpoint
+from custody.audit.events import event_id
+from custody.audit.findings import Finding, Kind, Report
+from custody.audit.kept import KeptRows
+from custody.audit.keys import Keys, Word
+from custody.audit.merkle import Tree
+from custody.audit.pruned import Counted
+from custody.audit.walk import Walk
+
+LEAVES = [sha256(bytes([number])).digest() for number in range(4)]
+
+
+def tree_of(*numbers: int) -> Tree:
+    return Tree().extended(b"".join(LEAVES[number] for number in numbers))
+
+
+class NoSealHolds:
+    def judge(self, _row: Any) -> bool | None:
+        return False
+
+
+class OneCheckpoint:
+    """Data keys of which one has signed a checkpoint."""
+
+    def __init__(self, tree: Tree) -> None:
+        self.said = Checkpoint("log", tree.size, tree.root, tree.size)
+
+    def read(self, _note: str) -> tuple[Checkpoint | None, Word]:
+        return self.said, Word.OURS
+
+
+def test_a_row_that_was_forged_is_named() -> None:
+    report = Report()
+    walk = Walk(NoSealHolds(), cast("Keys", None), report)
+    walk.judge([{"number": 7, "id": "id-7", "user_id": "alice", "seal": "s"}])
+    message = "was edited or forged: its own seal does not hold"
+    assert report.findings == [
+        Finding(Kind.ROW, message, (7, 7), None, row_id="id-7", user_id="alice")
+    ]
+    assert report.rows == 1
+
+
+CASES = {
+    (0, 1): None,
+    (0,): (Kind.MISSING, "1 rows are missing"),
+    (0, 1, 2): (Kind.ADDED, "1 rows more than were sealed: some were put in"),
+    (1, 0): (
+        Kind.CHANGED,
+        "not the rows that were sealed: some were edited, moved or replaced",
+    ),
+}
+
+
+@pytest.mark.parametrize("there", CASES)
+def test_rows_held_against_a_checkpoint(there: tuple[int, ...]) -> None:
+    sealed, report = tree_of(0, 1), Report()
+    walk = Walk(NoSealHolds(), cast("Keys", OneCheckpoint(sealed)), report)
+    walk._tree = tree_of(*there)
+    walk.close({"number": 1, "note": "n", "size": 2, "last_row": 2, "hashes": sealed.hashes})
+    found = [(one.kind, one.message, one.rows, one.checkpoint) for one in report.findings]
+    said = CASES[there]
+    assert found == ([] if said is None else [(*said, (1, 2), 1)])
+    assert report.size == (2 if said is None else 0)
+    assert walk.last_row == 2
+
+
+KEPT = {
+    (0, 1): None,
+    (0,): (Kind.MISSING, "1 of the rows that the last prune kept are gone"),
+    (0, 1, 2): (Kind.ADDED, "1 rows more than the last prune has kept"),
+    (1, 0): (
+        Kind.CHANGED,
+        "not the rows that the last prune has kept: some were edited, moved or replaced",
+    ),
+}
+
+
+class Said:
+    """What a prune says: two rows kept up to number 9, and no others up to 12."""
+
+    kept = Counted(2, tree_of(0, 1).root)
+    whole = Counted(0, Tree().root)
+    up_to, last_row = 9, 12
+
+
+class Left:
+    said = Said()
+    passed = Tree()
+
+
+@pytest.mark.parametrize("there", KEPT)
+def test_rows_that_a_prune_has_kept(there: tuple[int, ...]) -> None:
+    rows = KeptRows(cast("Any", Left()))
+    rows.kept = tree_of(*there)
+    said = KEPT[there]
+    expected = [] if said is None else [Finding(*said, (1, 9))]
+    assert list(rows.findings()) == expected
+
+
+def test_an_event_has_an_id_of_its_time() -> None:
+    before = time.time_ns() // 1_000_000
+    ids = [UUID(event_id()) for _ in range(200)]
+    after = time.time_ns() // 1_000_000
+    assert len(set(ids)) == 200
+    for one in ids:
+        assert (one.version, one.variant) == (7, RFC_4122)
+        assert before <= one.int >> 80 <= after
