@@ -94,6 +94,7 @@ AREAS = {
             "tests/unit/test_place_file.py",
             "tests/unit/test_ended_key.py",
             "tests/unit/test_row_seals.py",
+            "tests/db/test_group_commit.py",
             "tests/db/test_audit_leaf.py",
             "tests/db/test_audit_keys.py",
             "tests/db/test_audit_sealer.py",
