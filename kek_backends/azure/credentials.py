@@ -1,5 +1,6 @@
 """Who asks Azure Key Vault: credentials of azure-identity, which keeps and renews the token."""
 
+import logging
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -76,6 +77,9 @@ def open_credentials(uri: KekUri, environ: Mapping[str, str]) -> Credentials:
 
 
 def _identity(uri: KekUri, environ: Mapping[str, str]) -> Any:
+    # They log what the server says, and a careless one repeats the secret that it was sent.
+    for name in ("azure", "msal"):
+        logging.getLogger(name).setLevel(logging.CRITICAL)
     options: dict[str, Any] = {
         "transport": RequestsTransport(
             connection_timeout=ATTEMPT_SECONDS,

@@ -247,6 +247,16 @@ async def test_a_server_that_says_nothing(
             await kek.close()
 
 
+async def test_what_a_careless_server_repeats_is_logged_nowhere(
+    stub: AzureStub, open_kek: Open, caplog: pytest.LogCaptureFixture
+) -> None:
+    stub.faults["token"] = refuse(401, "invalid_client")
+    with pytest.raises(Denied) as refused:
+        await open_kek(stub.make_key()).refresh()
+    assert stub.environ["AZURE_CLIENT_SECRET"] not in f"{caplog.text} {refused.value}"
+    assert not [one for one in caplog.records if one.name.startswith(("azure", "msal"))]
+
+
 async def test_a_secret_that_is_refused(stub: AzureStub, open_kek: Open) -> None:
     stub.faults["token"] = lambda asked: asked.say(
         b'{"error": "invalid_client", "error_description": "AADSTS7000215"}', 401
