@@ -58,6 +58,7 @@ async def stop_listening(server: asyncio.Server) -> None:
     """
     for one in server.sockets:
         asyncio.get_running_loop().remove_reader(one.fileno())
+    # The turns of the loop from a connection that is taken to its transport.
     for _ in range(3):
         await asyncio.sleep(0)
     server.close()

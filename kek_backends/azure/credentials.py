@@ -41,10 +41,13 @@ class Credentials:
         Raises:
             Exception: of azure-identity.
         """
+        made = self._made
         try:
-            token: str = self._made.get_token(scope).token
+            token: str = made.get_token(scope).token
         except Exception:
-            self._made = self._make()
+            # Another thread may have made others, that have a token by now.
+            if self._made is made:
+                self._made = self._make()
             raise
         self._given = token
         return token

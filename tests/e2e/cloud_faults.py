@@ -119,7 +119,6 @@ def sick_region(name: str, moto: Moto, other: str) -> Iterator[tuple[Case, Place
     arn = moto.make_key(MultiRegion=True)
     moto.replicate(arn, other)
     stamp = f"aws-kms:{arn}"
-
     port = int(moto.url.rpartition(":")[2])
     with faulty_proxy(port) as proxy:
         here = Place(stamp, stamp, moto.environ | {"AWS_ENDPOINT_URL_KMS": proxy.address})
