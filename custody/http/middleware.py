@@ -73,9 +73,11 @@ class TopHandler:
             self._cors.mark(request, response)
             if self._access_log is not None:
                 seconds = time.perf_counter() - began
-                self._access_log.record(
-                    _record(request, request_id, response.status, code, seconds)
-                )
+                # Without memory the line is lost. What was done is done, and answered.
+                with contextlib.suppress(MemoryError):
+                    self._access_log.record(
+                        _record(request, request_id, response.status, code, seconds)
+                    )
             return response
         finally:
             self._in_flight -= 1

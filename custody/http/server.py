@@ -155,8 +155,16 @@ class Connection(web.RequestHandler):
         exc: BaseException | None = None,
         message: str | None = None,
     ) -> web.StreamResponse:
-        """Respond to what never became a request, or to an error outside of the top handler."""
+        """Respond to what never became a request, or to an error outside of the top handler.
+
+        Raises:
+            ConnectionError: there can be no response; the connection is closed.
+        """
         del message  # it would quote the request
+        if isinstance(exc, MemoryError):
+            # What was asked for may have been done. No answer says so; a 500 or 503 would not.
+            log.error("out_of_memory")
+            raise ConnectionError("no memory for a response") from None
         ours = status >= HTTPStatus.INTERNAL_SERVER_ERROR
         if ours:
             log.error("unreadable_request", status=status, error=type(exc).__name__)

@@ -10,12 +10,14 @@ from collections.abc import Awaitable, Callable
 from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
 from typing import Any
-from unittest.mock import AsyncMock
+from unittest.mock import AsyncMock, Mock
 
 import pytest
 
 from custody.db.connect import Session
+from custody.http.cors import Cors
 from custody.http.routes import BASE_PATH, ROUTES
+from custody.ops.access_log import AccessLog
 from custody.vault.keys import MasterKeys
 from custody.vault.rows import VaultRows
 from tests import leaks
@@ -493,6 +495,22 @@ class TestInternalError:
             ("rotate", None, 200),
         ]
         assert (await alice.key()).status == 200
+
+    async def test_without_memory_for_a_response_there_is_none(
+        self, daemon: Daemon, device: Device, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """What was done is not denied: who hears nothing asks first."""
+        await device("alice").init()
+        sent = request(
+            "POST", f"{BASE_PATH}/rotate", {"Authorization": daemon.issuer.bearer("alice")}
+        )
+        with monkeypatch.context() as patch:
+            patch.setattr(AccessLog, "record", Mock(side_effect=MemoryError))
+            assert [one.status for one in parse(await exchange(daemon.base, sent))] == [200]
+            patch.setattr(Cors, "mark", Mock(side_effect=MemoryError))
+            assert await exchange(daemon.base, sent) == b""
+        assert (await daemon.database.audit("alice"))[1:] == [("rotate", None, 200)] * 2
+        assert (await device("alice").key()).status == 200
 
     async def test_before_any_action(self, device: Device, monkeypatch: pytest.MonkeyPatch) -> None:
         async def broken(*_args: Any) -> Any:
