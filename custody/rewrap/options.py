@@ -28,7 +28,7 @@ class Options:
         give_up_after: seconds without a success, after which the rest is left for another time.
     """
 
-    batch: int = 500
+    batch: int = 1000
     rate: int = 0
     everything: bool = False
     deep: bool = False

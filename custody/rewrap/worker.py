@@ -35,8 +35,8 @@ from custody.rewrap.target import Blocked, Target
 from kek_backends.errors import KekError
 from kek_backends.keyring import Keyring
 
-# One waits for the database while another waits for a KEK.
-_AT_ONCE = 2
+# One is read and one is stored while another is wrapped.
+_AT_ONCE = 3
 _TOUCH_SECONDS = 4.0
 _IDLE_SECONDS = 0.5
 # A KMS that hangs must not hold up the end of a process that is to stop.
@@ -82,7 +82,7 @@ class RewrapRun:
         # One for each task: who has lost a claim must not store beside its new owner.
         self._owners = tuple(f"{self._owner}:{number}" for number in range(_AT_ONCE))
         self._stop = asyncio.Event()
-        # Set when one of our claims is done: what the other task waits for may be there now.
+        # Set when one of our claims is done: what another task waits for may be there now.
         self._freed = asyncio.Event()
         self._deep = DeepRotation(engine, keyring.keks, ring, self._stop)
         self._announces = options.deep
@@ -227,7 +227,7 @@ class RewrapRun:
             now = await self._retried(lambda: runs.read(self._engine, run.id))
             if now.state is not State.RUNNING:
                 return now
-            if not await self._is_any_left(run) and not await self._end_data_key(run):
+            if await self._is_over(run):
                 left = await self._retried(lambda: self.left(run))
                 state = State.FAILED if left else State.DONE
                 now = await self._end(run, state)
@@ -241,16 +241,25 @@ class RewrapRun:
             await backoff.pause("rows are left that others hold, or change again and again")
             await self._retried(lambda: claims.rewind(self._engine, run))
 
-    async def _is_any_left(self, run: Run) -> bool:
-        return await self._retried(lambda: rows.any_left(self._engine, run, self._can_read))
+    async def _is_over(self, run: Run) -> bool:
+        """Say whether no row is left that can be done here; then the data key before is ended, too.
 
-    async def _end_data_key(self, run: Run) -> bool:
-        """End the data key before, where nothing carries it; say whether rows do, to be done."""
-        if run.data_key is None:
+        Whether a row is sealed with it, only a look through all of them shows. The database takes
+        that look before it ends one, so it is asked to first.
+        """
+        if await self._is_any_left(run, sealed_before=False):
             return False
+        if run.data_key is None:
+            return True
         problem = await self._retried(self._deep.finish)
         self._unended = () if problem is None else (problem,)
-        return problem is not None and await self._is_any_left(run)
+        return problem is None or not await self._is_any_left(run, sealed_before=True)
+
+    async def _is_any_left(self, run: Run, *, sealed_before: bool) -> bool:
+        def is_ours(kind: WrapKind) -> bool:
+            return self._can_read(kind) and (sealed_before or kind != SEALED_BEFORE)
+
+        return await self._retried(lambda: rows.any_left(self._engine, run, is_ours))
 
     async def _give_up(self, run: Run, state: State) -> None:
         await self._end(run, state, even_at_work=True)

@@ -59,6 +59,9 @@ AREAS = {
         (
             "tests/unit/test_rewrap_progress.py",
             "tests/unit/test_rewrap_batches.py",
+            "tests/rewrap/test_background.py",
+            "tests/rewrap/test_daemon.py",
+            "tests/rewrap/test_second_root.py",
             "tests/rewrap/test_worker.py",
             "tests/rewrap/test_deep.py",
             "tests/rewrap/test_data_keys.py",
@@ -92,6 +95,7 @@ AREAS = {
             "tests/unit/test_audit_walk.py",
             "tests/unit/test_export_file.py",
             "tests/unit/test_place_file.py",
+            "tests/unit/test_syslog_message.py",
             "tests/unit/test_ended_key.py",
             "tests/unit/test_row_seals.py",
             "tests/db/test_group_commit.py",

@@ -2,12 +2,14 @@
 
 import asyncio
 import json
+from dataclasses import replace
 from typing import Any
 
 import pytest
 
 from custody.datakeys.records import open_record, read_records
 from custody.datakeys.ring import Ring
+from custody.db.errors import OnlyThisRequest
 from custody.keks import instances
 from custody.keks.instances import Instance
 from custody.ops.metrics import Metrics
@@ -45,6 +47,7 @@ from tests.rewrap.kit import (
     rows_of,
     worker_of,
 )
+from tests.sealed_rows import past_triggers
 from tests.servers import Database
 
 pytestmark = pytest.mark.usefixtures("short_waits")
@@ -190,6 +193,24 @@ async def test_a_wrap_of_another_key_is_not_stored(database: Database) -> None:
         await rewrap(database, Keyring(Cheating(Purpose.DATA_KEY), [old_kek()]))
     assert await database.fetch(WRAPS) == before
     assert await database.value("SELECT state FROM auth.rewrap_runs") == "failed"
+
+
+async def test_one_that_is_gone_meanwhile_gets_no_wrap(database: Database) -> None:
+    await fill(database, 1)
+    keks = keyring()
+    async with rewrap_engine(database) as engine:
+        ring = Ring(engine, keks, ttl=3600, max_age=86_400)
+        await ring.load()
+        (record,) = await read_records(engine)
+        source = ring.source(record.id)
+        assert source is not None
+        async with past_triggers(database) as superuser:
+            await superuser.execute("DELETE FROM auth.encryption_data_keys")
+        moves = DataKeyMove(engine, keks, ring)
+        record = replace(record, wraps=(Wrap("not", "there", 3, "env-v2"),))
+        with pytest.raises(OnlyThisRequest):
+            await moves._give_wrap(keks, record, *source, target="env-v2", anew=False)
+    assert await under(database) == []
 
 
 async def test_all_wraps_it_anew(database: Database) -> None:

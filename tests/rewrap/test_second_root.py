@@ -4,6 +4,7 @@ import asyncio
 import json
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from unittest.mock import AsyncMock
 
 import pytest
 from structlog.testing import capture_logs
@@ -13,6 +14,7 @@ from custody.datakeys.sealer import Sealer
 from custody.keks.second import SecondRoot
 from custody.ops.metrics import Metrics
 from custody.rewrap.background import BackgroundRewrap
+from custody.rewrap.data_keys import DataKeyMove
 from custody.rewrap.options import Options
 from custody.rewrap.worker import RewrapRun
 from kek_backends.base import KekBackend, Purpose
@@ -204,6 +206,26 @@ async def test_rows_do_not_wait_for_one_that_hangs(
     assert await opened(database, Keyring(new_kek())) == ledger
     monkeypatch.setattr(second, "refresh", hangs)
     assert (await brought(database, second))[1] == [f"{PREFIX}{second.uri.text}: no answer in time"]
+
+
+@pytest.mark.parametrize(("words", "said"), [("KMS away", "KMS away"), ("", "Transient")])
+async def test_why_it_was_not_looked_at_is_said(database: Database, words: str, said: str) -> None:
+    await fill(database, 1)
+    root = AsyncMock(spec=SecondRoot)
+    root.look.side_effect = Transient(words)
+    keks = keyring()
+    async with rewrap_engine(database) as engine:
+        ring = Ring(engine, keks, ttl=3600, max_age=86_400)
+        await ring.load()
+        moves = DataKeyMove(engine, keks, ring, root)
+        with capture_logs() as logs:
+            assert await moves.stale("env-v2") == (KEY_ID,)
+        assert await moves.problems() == (f"{PREFIX}{said}",)
+        assert [(one["event"], one["reason"]) for one in logs] == [("second_root_failed", said)]
+        root.look.side_effect = None
+        root.look.return_value = None
+        await moves.stale("env-v2")
+        assert await moves.problems() == ()
 
 
 async def hangs(*_: object) -> None:

@@ -114,3 +114,16 @@ def test_an_event_has_an_id_of_its_time() -> None:
     for one in ids:
         assert (one.version, one.variant) == (7, RFC_4122)
         assert before <= one.int >> 80 <= after
+
+
+def test_checkpoints_that_nobody_here_can_judge_are_named_from_the_first() -> None:
+    """Where a walk begins behind one of them, that is the first."""
+    sealed, report = tree_of(0, 1), Report()
+    keys = OneCheckpoint(sealed)
+    keys.read = lambda _note: (keys.said, Word.UNKNOWN)  # type: ignore[method-assign]
+    walk = Walk(NoSealHolds(), cast("Keys", keys), report)
+    stored = {"note": "n", "size": 2, "last_row": 2, "hashes": sealed.hashes}
+    assert walk.begin_behind({"number": 5, **stored})
+    assert (walk.number, walk.last_row, report.size) == (5, 2, 2)
+    walk.end()
+    assert "checkpoints 5 to 5 are signed by a key" in report.unseen[0]
