@@ -210,7 +210,7 @@ async def test_one_that_is_gone_meanwhile_gets_no_wrap(database: Database) -> No
         record = replace(record, wraps=(Wrap("not", "there", 3, "env-v2"),))
         with pytest.raises(OnlyThisRequest):
             await moves._give_wrap(keks, record, *source, target="env-v2", anew=False)
-    assert await under(database) == []
+    assert await under(database) == [(KEY_ID, "env-v1")]
 
 
 async def test_all_wraps_it_anew(database: Database) -> None:
