@@ -223,15 +223,31 @@ async def _name(page: Page) -> str:
     return str(told)
 
 
-async def test_a_vault_that_is_gone_is_said(chromium: Browser, origin: str) -> None:
-    """This browser has seen one, as with another data folder: it makes no other unasked."""
+async def sees_less_than_before(page: Page) -> None:
+    """Sign in as Bob where this browser has seen a later state of the vault."""
+    await page.evaluate(
+        """async () => {
+          const { storeOf } = await import("/page/notes.js");
+          await (await storeOf("bob")).pin.save(4102444800000);
+        }"""
+    )
+    await sign_in(page, "Bob")
+
+
+async def test_an_older_state_is_said(chromium: Browser, origin: str) -> None:
     async with person(chromium, origin) as stranger:
         page = await opened(stranger, origin)
-        await page.evaluate(
-            """async () => {
-              const { storeOf } = await import("/page/notes.js");
-              await (await storeOf("alice")).pin.save(4102444800000);
-            }"""
-        )
-        await sign_in(page)
+        await begin_anew(page, "bob")
+        await sees_less_than_before(page)
         await says(page, "unlock", "The server shows an older state")
+
+
+async def test_a_vault_that_is_gone_is_said(chromium: Browser, origin: str) -> None:
+    """This browser has seen one, as with another data folder: it makes no other unasked."""
+    answer = {"error": "There is none.", "code": "VAULT_NOT_INITIALISED"}
+    async with person(chromium, origin) as stranger:
+        page = await opened(stranger, origin)
+        await page.route("**/key", lambda route: route.fulfill(status=404, json=answer))
+        await sees_less_than_before(page)
+        await says(page, "unlock", "This browser has seen a vault that is not there now")
+        assert "init" not in await page.locator("#unlock .wire").inner_text()
