@@ -1,8 +1,10 @@
 """The sealer: every row of the audit comes under a checkpoint, whoever writes, and in any order."""
 
 import asyncio
+import time
 from pathlib import Path
 from typing import Any
+from unittest.mock import Mock, call
 
 import asyncpg
 import pytest
@@ -104,6 +106,39 @@ async def test_many_pages(audit: Log, monkeypatch: pytest.MonkeyPatch) -> None:
     heads = await audit.heads()
     assert [one.tree.size for one in heads] == [10, 20, 25, 26]
     assert heads[-1].checkpoint.last_row == 101
+
+
+async def test_pages_follow_one_another_at_once(
+    audit: Log, engine: AsyncEngine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """That there is a checkpoint of just now holds up none but the first page."""
+    monkeypatch.setattr(module, "_PAGE", 10)
+    await audit.add(25)
+    assert await AuditSealer(engine, audit.ring, 3600, audit.rings).seal() == 25
+
+
+async def test_how_far_it_is_is_shown(audit: Log, engine: AsyncEngine) -> None:
+    metrics = Mock()
+    sealer = AuditSealer(engine, audit.ring, 0, audit.rings, metrics)
+    await audit.add(3)
+    begun = time.time()
+    assert await sealer.seal() == 3
+    (until,) = metrics.sealed_until.call_args.args
+    assert begun <= until <= time.time()
+    assert metrics.mock_calls == [call.sealed(3), call.waiting(0), call.sealed_until(until)]
+
+
+async def test_who_has_not_looked_to_the_end_shows_nothing(audit: Log, engine: AsyncEngine) -> None:
+    metrics = Mock()
+    sealer = AuditSealer(engine, audit.ring, 30, audit.rings, metrics)
+    await audit.add(1)
+    await audit.sealer.seal()
+    await audit.add(1)
+    assert await sealer.seal() == 0
+    assert metrics.mock_calls == []
+    sealer._behind = 2
+    sealer._show(1, 0.0)
+    assert metrics.mock_calls == [call.sealed(1), call.waiting(2)]
 
 
 async def test_a_row_that_is_written_late_is_waited_for(audit: Log) -> None:

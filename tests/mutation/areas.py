@@ -92,6 +92,8 @@ AREAS = {
             "tests/unit/test_ocsf.py",
             "tests/unit/test_note.py",
             "tests/unit/test_audit_history.py",
+            "tests/unit/test_audit_stream.py",
+            "tests/unit/test_audit_tail.py",
             "tests/unit/test_audit_walk.py",
             "tests/unit/test_export_file.py",
             "tests/unit/test_place_file.py",

@@ -1,11 +1,13 @@
 """The file of an export: when its name is on disk, and what is cut off it."""
 
+import json
+import os
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
-from custody.audit import export_file
+from custody.audit import export, export_file
 from custody.audit.export import FORMATS, Place
 from custody.audit.export_file import ExportFile, FileLost, UnfitFile
 
@@ -95,3 +97,32 @@ def test_a_file_that_is_none_of_ours_stays_as_it_is(path: Path) -> None:
     with pytest.raises(UnfitFile, match="is no export of this format; name another file"):
         ExportFile.open(path, JSONL)
     assert path.read_text() == "something else"
+
+
+def test_a_file_that_is_no_export_is_named(path: Path) -> None:
+    path.write_text("something else\n")
+    with pytest.raises(UnfitFile, match=f"^{path} is no export of this format; name another file"):
+        ExportFile.open(path, JSONL)
+    assert path.read_text() == "something else\n"
+
+
+@pytest.mark.parametrize("does", ["write", "take_back"])
+def test_why_a_file_was_lost_is_said(
+    path: Path, does: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fails(*_: object) -> None:
+        raise OSError(5, "Input/output error")
+
+    with export_file.export_file(path, JSONL) as file:
+        file.write(LINE)
+        monkeypatch.setattr(os, "write" if does == "write" else "ftruncate", fails)
+        with pytest.raises(FileLost) as raised:
+            getattr(file, does)(LINE)
+    assert str(raised.value) == f"{path} could not be written: Input/output error"
+
+
+def test_a_checkpoint_as_a_line() -> None:
+    stored = {"number": 3, "size": 5, "last_row": 7, "note": "n", "hashes": b""}
+    line = export._checkpoint(stored)
+    assert json.loads(line) == {"checkpoint": 3, "size": 5, "lastRow": 7, "note": "n"}
+    assert line.encode().startswith(export.CHECKPOINT_HEAD)
