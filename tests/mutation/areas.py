@@ -92,6 +92,7 @@ AREAS = {
             "tests/unit/test_ocsf.py",
             "tests/unit/test_note.py",
             "tests/unit/test_audit_history.py",
+            "tests/unit/test_audit_datagrams.py",
             "tests/unit/test_audit_stream.py",
             "tests/unit/test_audit_tail.py",
             "tests/unit/test_audit_walk.py",
