@@ -95,7 +95,7 @@ async def rewind(engine: AsyncEngine, run: Run) -> None:
     async with transaction(engine) as connection:
         await connection.fetch(query("lock_rewrap_cursor"), run.id)
         if not await connection.fetchval(query("count_rewrap_claims"), run.id):
-            await connection.execute(query("move_rewrap_cursor"), run.id, "", 0, "")
+            await connection.execute(query("rewind_rewrap_cursor"), run.id)
 
 
 async def _reclaim(
@@ -136,5 +136,4 @@ async def _claim_in(
         return None
     bounds = kind.kek_id, kind.format_version, above, rows[-1].user_id
     claim_id = await connection.fetchval(query("insert_rewrap_claim"), run.id, owner, *bounds)
-    await connection.execute(query("move_rewrap_cursor"), run.id, bounds[0], bounds[1], bounds[3])
     return Claim(claim_id, rows)

@@ -117,9 +117,9 @@ async def store(
         stored = await _store_wraps(connection, run, done.wrapped)
         stored += await _store_sealed(connection, run, done.sealed)
         failed = await _set_aside(connection, done.set_aside, seals)
-        resealed = await _store_resealed(connection, run, done.resealed, seals)
-        stored += resealed.done
-        failed += resealed.failed
+        resealed, aside = await _store_resealed(connection, run, done.resealed, seals)
+        stored += resealed
+        failed += aside
         made = map(len, (done.wrapped, done.sealed, done.set_aside, done.resealed))
         counts = Counts(done=stored, moved=sum(made) - stored - failed, failed=failed)
         # Last, for whoever claims or stores waits here; and it says whether the run goes on.
@@ -178,9 +178,10 @@ async def _store_sealed(connection: Connection, run: Run, sealed: Sequence[Seale
 
 async def _store_resealed(
     connection: Connection, run: Run, resealed: Sequence[Resealed], seals: RowSeals | None
-) -> Counts:
+) -> tuple[int, int]:
+    """Return how many are done, and how many were set aside."""
     if not resealed:
-        return Counts(0, 0, 0)
+        return 0, 0
     (found,) = await connection.fetch(
         query("reseal_rows"),
         run.data_key,
@@ -198,8 +199,7 @@ async def _store_resealed(
         if one.row.user_id in aside:
             context = "unwrap-failed" if one.seal else "row-tampered"
             await write(connection, _event(one.row.user_id, context), seals)
-    done = found["stored"] - len(aside)
-    return Counts(done=done, moved=len(resealed) - found["stored"], failed=len(aside))
+    return found["stored"] - len(aside), len(aside)
 
 
 async def _set_aside(

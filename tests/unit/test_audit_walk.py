@@ -127,3 +127,58 @@ def test_checkpoints_that_nobody_here_can_judge_are_named_from_the_first() -> No
     assert (walk.number, walk.last_row, report.size) == (5, 2, 2)
     walk.end()
     assert "checkpoints 5 to 5 are signed by a key" in report.unseen[0]
+
+
+OURS = tree_of(0, 1)
+STORED = {"number": 1, "note": "n", "size": 2, "last_row": 2, "hashes": OURS.hashes}
+NOT_OURS = (
+    "was edited, or is not ours: its note is none, its signature does not hold, or it is by no "
+    "data key of ours"
+)
+EDITED = "was edited: size, last row or hashes are not what its note says"
+# What is wrong with the first checkpoint: its row, what its note says, and what is found.
+CHECKPOINTS: dict[str, tuple[dict[str, Any], Checkpoint | None, Word, list[tuple[Kind, str]]]] = {
+    "nothing": ({}, Checkpoint("log", 2, OURS.root, 2), Word.OURS, []),
+    "no note": ({}, None, Word.NOBODY, [(Kind.CHECKPOINT, NOT_OURS)]),
+    "a stranger's": (
+        {},
+        Checkpoint("log", 2, OURS.root, 2),
+        Word.NOBODY,
+        [(Kind.CHECKPOINT, NOT_OURS)],
+    ),
+    "edited": (
+        {"size": 3},
+        Checkpoint("log", 2, OURS.root, 2),
+        Word.OURS,
+        [(Kind.CHECKPOINT, EDITED)],
+    ),
+    "its number": (
+        {"number": 2},
+        Checkpoint("log", 2, OURS.root, 2),
+        Word.OURS,
+        [(Kind.GAP, "stands where 1 should be: some are missing")],
+    ),
+}
+
+
+@pytest.mark.parametrize("wrong", CHECKPOINTS)
+def test_what_is_wrong_with_a_checkpoint_is_said(wrong: str) -> None:
+    changed, said, word, findings = CHECKPOINTS[wrong]
+    keys: Any = OneCheckpoint(OURS)
+    keys.read = lambda _note: (said, word)
+    report = Report()
+    walk = Walk(NoSealHolds(), keys, report)
+    walk._tree = OURS
+    walk.close(STORED | changed)
+    assert [(one.kind, one.message) for one in report.findings] == findings
+
+
+def test_an_older_checkpoint_in_the_place_of_the_next_is_named() -> None:
+    report = Report()
+    walk = Walk(NoSealHolds(), cast("Keys", OneCheckpoint(OURS)), report)
+    walk._tree = OURS
+    walk.close(STORED)
+    walk.close(STORED | {"number": 2})
+    (finding,) = report.findings
+    assert (finding.kind, finding.checkpoint) == (Kind.BACK, 2)
+    assert finding.message == "goes back, from 2 rows to 2: an older one in its place"
