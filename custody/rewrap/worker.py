@@ -35,9 +35,9 @@ from custody.rewrap.target import Blocked, Target
 from kek_backends.errors import KekError
 from kek_backends.keyring import Keyring
 
-# One waits for the database while another waits for a KEK. More would take users' turns at a KMS
-# (RemoteKek.concurrency); where none is asked, the database has one more to do meanwhile.
-_AT_ONCE, _AT_ONCE_IN_PROCESS = 2, 3
+# One waits for the database while another waits for a KEK. More would take users' turns at a KMS:
+# see RemoteKek.concurrency.
+_AT_ONCE = 2
 _TOUCH_SECONDS = 4.0
 _IDLE_SECONDS = 0.5
 # A KMS that hangs must not hold up the end of a process that is to stop.
@@ -81,11 +81,9 @@ class RewrapRun:
         self.moved_data_keys: tuple[str, ...] = ()
         self._owner = f"{socket.gethostname()}:{os.getpid()}:{secrets.token_hex(4)}"
         # One for each task: who has lost a claim must not store beside its new owner.
-        in_process = all(kek.in_process for kek in keyring)
-        at_once = _AT_ONCE_IN_PROCESS if in_process else _AT_ONCE
-        self._owners = tuple(f"{self._owner}:{number}" for number in range(at_once))
+        self._owners = tuple(f"{self._owner}:{number}" for number in range(_AT_ONCE))
         self._stop = asyncio.Event()
-        # Set when one of our claims is done: what another task waits for may be there now.
+        # Set when one of our claims is done: what the other task waits for may be there now.
         self._freed = asyncio.Event()
         self._deep = DeepRotation(engine, keyring.keks, ring, self._stop)
         self._announces = options.deep

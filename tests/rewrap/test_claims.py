@@ -259,6 +259,18 @@ async def test_a_dead_run_with_another_aim_makes_way(work: Work) -> None:
     assert await work.database.value("SELECT count(*) FROM auth.rewrap_claims") == 0
 
 
+async def test_a_dead_run_over_other_rows_makes_way(work: Work) -> None:
+    before = work.run
+    for everything in (True, False):
+        await work.database.execute(
+            "UPDATE auth.rewrap_runs SET heartbeat_at = now() - interval '2 minutes'"
+        )
+        run = await join(work.engine, "env-v2", everything=everything)
+        assert (run.everything, run.state) == (everything, "running")
+        assert (await runs.read(work.engine, before.id)).state is State.STOPPED
+        before = run
+
+
 async def test_a_run_over_all_rows_is_not_taken_up_after_days(database: Database) -> None:
     """The key may have been rotated again: what it did before is not done."""
     async with rewrap_engine(database) as engine:

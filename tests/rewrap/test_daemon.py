@@ -91,7 +91,7 @@ async def test_role_is_not_judged_where_there_is_no_worker(
 
 # ── what is seen of a run ─────────────────────────────────────────────────────
 
-ROWS, BATCH = 60, 10
+ROWS, BATCH = 40, 10
 
 
 @dataclass(frozen=True)

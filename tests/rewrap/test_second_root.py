@@ -15,6 +15,7 @@ from custody.keks.second import SecondRoot
 from custody.ops.metrics import Metrics
 from custody.rewrap.background import BackgroundRewrap
 from custody.rewrap.data_keys import DataKeyMove
+from custody.rewrap.deep import DeepRotation
 from custody.rewrap.options import Options
 from custody.rewrap.worker import RewrapRun
 from kek_backends.base import KekBackend, Purpose
@@ -117,6 +118,25 @@ async def test_a_new_data_key_is_under_both_before_anything_is_sealed_with_it(
     steps = [(one["event"], one.get("kek_id")) for one in logged if one.get("data_key") == made]
     assert steps.index(("data_key_rewrapped", "second")) < steps.index(("data_key_promoted", None))
     assert (await command(environ, "kek", "drill")).code == 0
+
+
+async def test_a_successor_is_given_both_before_it_is_promoted(database: Database) -> None:
+    await fill(database, 1)
+    keks = keyring()
+    async with rewrap_engine(database) as engine:
+        ring = Ring(engine, keks, ttl=3600, max_age=86_400)
+        await DeepRotation(engine, keks, ring, asyncio.Event()).announce()
+        (successor,) = ring.successors
+        root = AsyncMock(spec=SecondRoot)
+        root.admit.return_value = "second"
+        root.keyring = lambda: Keyring(Second(), list(keks))
+        moves = DataKeyMove(engine, keks, ring, root)
+        assert await moves.give_wraps("env-v2", anew=False) == ()  # it was made under that
+        assert await moves.give_second_wraps("env-v2", anew=False) == (successor.id,)
+    assert {kek_id for key_id, kek_id in await under(database) if key_id == successor.id} == {
+        "env-v2",
+        "second",
+    }
 
 
 async def test_each_data_key_is_under_both(database: Database) -> None:

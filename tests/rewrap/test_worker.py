@@ -3,9 +3,13 @@
 import asyncio
 import itertools
 import time
+from dataclasses import replace
 
 import pytest
 
+from custody.db.errors import DatabaseError
+from custody.keks import instances
+from custody.keks.instances import Instance
 from custody.rewrap.backoff import NotFinished
 from custody.rewrap.batch import WrongWrap
 from custody.rewrap.options import Options, Verify
@@ -15,6 +19,7 @@ from custody.vault.key_check import key_check_value
 from kek_backends.binding import Purpose
 from kek_backends.errors import Misconfigured
 from kek_backends.keyring import Keyring
+from tests.db.connecting import engine_of
 from tests.db.kek_registry import register
 from tests.eventually import eventually
 from tests.kek.fakes import FakeRemote, SdkBusy, SdkError, raising
@@ -542,3 +547,46 @@ async def test_the_target_is_retired_meanwhile(database: Database) -> None:
     with pytest.raises(Blocked, match="retired meanwhile: set CUSTODY_KEK"):
         await rewrap(database, Keyring(new_kek(retire), [old_kek()]), verify=Verify.NONE)
     assert await stamps(database) == {("env-v1", 3): 4}
+
+
+async def test_a_daemon_in_the_way_is_named(database: Database) -> None:
+    """Each message says which process it is, and the cure."""
+    async with engine_of(database.url("custody_app")) as app:
+        said = Instance(
+            id="i1",
+            host="far",
+            process=7,
+            writes_uri="env:OLD",
+            writes_kek_id="env-v1",
+            active_kek_id="env-v1",
+            reads=("env:OLD", "env-v1"),
+        )
+        await instances.record(app, said)
+        cure = r"list it there in CUSTODY_KEK or CUSTODY_OLD_KEKS and restart it$"
+        with pytest.raises(
+            Blocked, match=rf"^the daemon on far \(process 7\) can't read .*: {cure}"
+        ):
+            await rewrap(database, keyring())
+        reads = (*said.reads, "env:ENV-V2?id=env-v2", "env-v2")
+        await instances.record(app, replace(said, reads=reads))
+        cure = r"set CUSTODY_KEK to env:ENV-V2\?id=env-v2 there and restart it$"
+        told = rf"^the daemon on far \(process 7\) still writes under env:OLD: {cure}"
+        with pytest.raises(Blocked, match=told):
+            await rewrap(database, keyring())
+
+
+async def test_a_stop_ends_what_is_tried_again(database: Database) -> None:
+    async with rewrap_engine(database) as engine:
+        worker = worker_of(engine, keyring(), Options())
+        tried = asyncio.Event()
+
+        async def down() -> None:
+            tried.set()
+            raise DatabaseError("down")
+
+        trying = asyncio.create_task(worker._retried(down))
+        await tried.wait()
+        worker.stop()
+        with pytest.raises(NotFinished, match=r"^stopped before the end, run it again"):
+            async with asyncio.timeout(5):
+                await trying
