@@ -210,13 +210,12 @@ async def nothing(*_: object) -> tuple[str, ...]:
     return ()
 
 
-async def test_it_waits_while_the_kms_has_not_said_its_key(database: Database) -> None:
-    class Unknown(CountingKek):
-        kek_id = None  # type: ignore[assignment]
-
+async def test_it_waits_while_the_kms_has_not_said_its_key(
+    database: Database, monkeypatch: pytest.MonkeyPatch
+) -> None:
     await fill(database, 1)
     async with worker_on(database) as (worker, shown):
-        worker._keyring = Keyring(Unknown("env-v2", NEW_KEY), [old_kek()])
+        monkeypatch.setattr(CountingKek, "kek_id", None)
         await worker._look()
     assert await runs_of(database) == []
     assert shown.rows == {}
@@ -266,7 +265,7 @@ async def test_it_goes_on_however_a_look_ends(
 ) -> None:
     monkeypatch.setattr(background, "_FIRST_SECONDS", 0.0)
     async with worker_on(database, interval=0.001) as (worker, shown):
-        worker._look = Looks(worker, [*ENDS, None])  # type: ignore[method-assign]
+        monkeypatch.setattr(worker, "_look", Looks(worker, [*ENDS, None]))
         with capture_logs() as logs:
             async with asyncio.timeout(10):
                 await worker.work()
@@ -280,7 +279,8 @@ async def test_the_first_look_comes_soon_and_the_others_by_the_interval(
 ) -> None:
     monkeypatch.setattr(background, "_FIRST_SECONDS", 0.05)
     async with worker_on(database, interval=0.6) as (worker, _):
-        worker._look = looks = Looks(worker, [None, None])  # type: ignore[method-assign]
+        looks = Looks(worker, [None, None])
+        monkeypatch.setattr(worker, "_look", looks)
         begun = asyncio.get_running_loop().time()
         async with asyncio.timeout(10):
             await worker.work()
@@ -289,10 +289,11 @@ async def test_the_first_look_comes_soon_and_the_others_by_the_interval(
 
 
 async def test_an_interval_that_is_shorter_is_waited_for_first(
-    database: Database,
+    database: Database, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     async with worker_on(database, interval=0.01) as (worker, _):
-        worker._look = looks = Looks(worker, [None])  # type: ignore[method-assign]
+        looks = Looks(worker, [None])
+        monkeypatch.setattr(worker, "_look", looks)
         async with asyncio.timeout(10):
             await worker.work()
     assert len(looks.at) == 1
@@ -323,7 +324,7 @@ async def test_a_look_that_does_not_end_is_cancelled(
             raise
 
     async with worker_on(database) as (worker, _):
-        worker._look = hang  # type: ignore[method-assign]
+        monkeypatch.setattr(worker, "_look", hang)
         async with asyncio.timeout(5), worker.working():
             await eventually(hangs.is_set)
         assert cancelled.is_set()

@@ -119,9 +119,9 @@ def test_an_event_has_an_id_of_its_time() -> None:
 def test_checkpoints_that_nobody_here_can_judge_are_named_from_the_first() -> None:
     """Where a walk begins behind one of them, that is the first."""
     sealed, report = tree_of(0, 1), Report()
-    keys = OneCheckpoint(sealed)
-    keys.read = lambda _note: (keys.said, Word.UNKNOWN)  # type: ignore[method-assign]
-    walk = Walk(NoSealHolds(), cast("Keys", keys), report)
+    keys: Any = OneCheckpoint(sealed)
+    keys.read = lambda _note: (keys.said, Word.UNKNOWN)
+    walk = Walk(NoSealHolds(), keys, report)
     stored = {"note": "n", "size": 2, "last_row": 2, "hashes": sealed.hashes}
     assert walk.begin_behind({"number": 5, **stored})
     assert (walk.number, walk.last_row, report.size) == (5, 2, 2)
