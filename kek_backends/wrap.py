@@ -1,7 +1,6 @@
 """A wrap: a key encrypted under a KEK, as its row has it."""
 
 from collections.abc import Callable
-from dataclasses import dataclass, field
 from typing import NamedTuple, TypeAlias
 
 from kek_backends.binding import Binding
@@ -35,8 +34,7 @@ class Wrap(NamedTuple):
         return f"Wrap(format_version={self.format_version!r}, kek_id={self.kek_id!r})"
 
 
-@dataclass(frozen=True, slots=True)
-class OwnedWrap:
+class OwnedWrap(NamedTuple):
     """A wrap and what it is bound to: one item of a re-wrap.
 
     Args:
@@ -49,7 +47,7 @@ class OwnedWrap:
 
     binding: Binding
     wrap: Wrap
-    is_right: Callable[[bytes], bool] | None = field(default=None, repr=False)
+    is_right: Callable[[bytes], bool] | None = None
 
 
 # What became of one item of a re-wrap: the new wrap, or why there is none.

@@ -43,15 +43,15 @@ class FixedRing(Ring):
 
     def take(self, record: Record) -> None:
         """Have read one more record."""
-        self._unopened.take((*(self._unopened.records or ()), record))
+        self._unopened.take((*(self._unopened.records or {}).values(), record))
 
     def forget(self, key_id: str) -> None:
         """Have one data key less open."""
         self._drop(key_id)
 
-    def close(self) -> None:
-        """Be a ring that could open none of its data keys."""
-        for key_id in list(self._held):
+    def close(self, *key_ids: str) -> None:
+        """Be a ring that could not open these data keys; without any, none of its own."""
+        for key_id in key_ids or tuple(self._held):
             self._drop(key_id)
             self._unopened.unavailable[key_id] = f"the data key {key_id}: closed by a test"
 

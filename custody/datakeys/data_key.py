@@ -6,6 +6,7 @@ import os
 import re
 import time
 from dataclasses import dataclass, field
+from functools import lru_cache
 from typing import Self
 
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
@@ -140,6 +141,7 @@ def made_at(key_id: str) -> int:
     return int(key_id[3:15], 16)
 
 
+@lru_cache(maxsize=64)  # asked of each wrap, and there are but a few data keys
 def is_id(text: str) -> bool:
     """Say whether a text is the id of a data key."""
     return _ID.fullmatch(text) is not None

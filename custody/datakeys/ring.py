@@ -151,7 +151,7 @@ class Ring:
         Args:
             key_id: of which data key.
         """
-        return next((one for one in self._unopened.records or () if one.id == key_id), None)
+        return self._unopened.record(key_id)
 
     @property
     def open_ids(self) -> tuple[str, ...]:
@@ -442,7 +442,7 @@ class Ring:
         current = self.current
         return [
             record
-            for record in self._unopened.records or ()
+            for record in (self._unopened.records or {}).values()
             if current is not None
             and record.id not in self._gone
             and not self._unopened.is_refused(record)

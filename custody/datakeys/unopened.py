@@ -16,8 +16,8 @@ class Unopened:
     """What is known of the records beside the keys that are open."""
 
     def __init__(self) -> None:
-        # None before they were read for the first time.
-        self.records: tuple[Record, ...] | None = None
+        # By id, the oldest first; None before they were read for the first time.
+        self.records: dict[str, Record] | None = None
         # Not asked again while the same bytes are there: what is no data key of ours, and what
         # vouches for itself beside another one.
         self.bad: set[Record] = set()
@@ -35,16 +35,23 @@ class Unopened:
         Returns:
             The records by their ids.
         """
-        self.records = records
         self.bad &= set(records)
         self._told &= set(records)
         self.unvouched.clear()
         if not self.rivals <= set(records):
             self.rivals.clear()
-        there = {record.id: record for record in records}
+        there = self.records = {record.id: record for record in records}
         for key_id in self.unavailable.keys() - there.keys():
             del self.unavailable[key_id]
         return there
+
+    def record(self, key_id: str) -> Record | None:
+        """Return a record as it was read last; None where there was none.
+
+        Args:
+            key_id: of which data key.
+        """
+        return None if self.records is None else self.records.get(key_id)
 
     def forget_refusals(self) -> None:
         """Have all of them tried again: other KEKs are configured now."""
@@ -83,32 +90,32 @@ class Unopened:
         """Say whether a record may be that of the current data key, though it is not open."""
         return any(
             vouches_for_itself(record) and not record.is_lost and not self._is_bad(record)
-            for record in self.records or ()
+            for record in (self.records or {}).values()
         )
 
     def is_settled(self, key_id: str) -> bool:
         """Say whether the records read last say all there is to say of a data key."""
-        return key_id in self.unavailable or any(
-            self.is_refused(record) for record in self.records or () if record.id == key_id
-        )
+        record = self.record(key_id)
+        return key_id in self.unavailable or (record is not None and self.is_refused(record))
 
     def is_lost(self, key_id: str) -> bool:
         """Say whether a data key is one that the owner has called lost."""
-        return any(record.is_lost for record in self.records or () if record.id == key_id)
+        record = self.record(key_id)
+        return record is not None and record.is_lost
 
     def reason(self, key_id: str) -> str | None:
         """Return why a data key is not open; None where there is none of ours."""
         if key_id in self.unavailable:
             return self.unavailable[key_id]
-        for record in self.records or ():
-            if record.id == key_id and not self._is_bad(record):
-                return f"the data key {key_id} is lost" if record.is_lost else self.doubled([])
-        return None
+        record = self.record(key_id)
+        if record is None or self._is_bad(record):
+            return None
+        return f"the data key {key_id} is lost" if record.is_lost else self.doubled([])
 
     def is_empty(self) -> bool:
         """Say whether the records are known, and none of them can be that of a data key."""
         return self.records is not None and all(
-            record.is_lost or self._is_bad(record) for record in self.records
+            record.is_lost or self._is_bad(record) for record in self.records.values()
         )
 
     def _is_bad(self, record: Record) -> bool:
@@ -137,7 +144,7 @@ class Unopened:
         odd = (
             f"the record {record.id} "
             + ("is marked as lost" if record.is_lost else "holds no data key of ours")
-            for record in self.records or ()
+            for record in (self.records or {}).values()
             if record.id not in held and (record.is_lost or self._is_bad(record))
         )
         return (*self.unavailable.values(), *odd)

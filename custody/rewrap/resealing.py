@@ -47,7 +47,9 @@ async def reseal(
     wrapping, reason = await batch.rewrap(keyring, stale, run.target, verify)
     wraps = {row.user_id: wrap for row, wrap in wrapping.wrapped}
     damaged = {row.user_id: why for row, why in wrapping.set_aside}
-    left = {row.user_id for row in stale} - wraps.keys() - damaged.keys()
+    left: set[str] = set()
+    if wrapping.left:
+        left = {row.user_id for row in stale} - wraps.keys() - damaged.keys()
     sealed = [
         Resealed(row, wraps.get(row.user_id), seal, damaged.get(row.user_id))
         for row, seal in good
@@ -83,9 +85,9 @@ def _judge(
         key = ring.find(seal[:PREFIX_SIZE])
         if key is None and ring.reason(seal[2 : PREFIX_SIZE - 1]) is not None:
             continue
-        mac = seal[PREFIX_SIZE:]
-        if key is not None and key.row_seal.is_mac(mac, state.message(user_id)):
-            good.append((row, state.seal_next(current, user_id)))
+        sealed, next_sealed = state.message_and_next(user_id)
+        if key is not None and key.row_seal.is_mac(seal[PREFIX_SIZE:], sealed):
+            good.append((row, current.prefix + current.row_seal.of(next_sealed)))
         else:
             bad.append(Resealed(row, None, None, _TAMPERED))
     return good, bad

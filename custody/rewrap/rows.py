@@ -3,7 +3,7 @@
 Rows that are not sealed have kinds of their own, done only while the door for them is open.
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple, TypeAlias
 
@@ -202,15 +202,11 @@ def _unsealed_row(row: Mapping[str, Any]) -> UnsealedRow:
     return UnsealedRow(row["user_id"], SealedState.of(row), _wrap(row), row["row_version"])
 
 
-def _sealed_row(row: Mapping[str, Any]) -> SealedRow:
-    return SealedRow(
-        row["user_id"],
-        row["seal"],
-        SealedState.of(row),
-        _wrap(row),
-        row["row_version"],
-        row["is_set_aside"],
-    )
+def _sealed_row(row: Iterable[Any]) -> SealedRow:
+    # By place, in the order of the query: to look up each by its name takes four times as long.
+    user_id, seal, row_version, is_set_aside, wrapped_mk, iv, format_version, kek_id, *state = row
+    wrap = None if wrapped_mk is None else Wrap(wrapped_mk, iv, format_version, kek_id)
+    return SealedRow(user_id, seal, SealedState(*state), wrap, row_version, is_set_aside)
 
 
 def _wrap(row: Mapping[str, Any]) -> Wrap | None:

@@ -75,36 +75,42 @@ class SealedState(NamedTuple):
         """
         return key.prefix + key.row_seal.of(self.message(user_id))
 
-    def seal_next(self, key: DataKey, user_id: str) -> str:
-        """Return the seal of a row that is in this state, but that its seal is made anew.
+    def message(self, user_id: str) -> bytes:
+        """Return what is sealed of a row in this state, in one encoding (docs/adr, 17).
+
+        The label and the data key's id, which come first, have been absorbed by the key's MAC.
+
+        Args:
+            user_id: whose row it is: by the verified token, or the primary key.
+        """
+        before, after = self._around_serial(user_id)
+        return _with_serial(before, self.serial, after)
+
+    def message_and_next(self, user_id: str) -> tuple[bytes, bytes]:
+        """Return the same, and what is sealed of it once its seal was made anew.
 
         The database counts that change, too.
 
         Args:
-            key: the data key to seal with.
             user_id: whose row it is.
         """
-        return key.prefix + key.row_seal.of(self.message(user_id, more=1))
+        before, after = self._around_serial(user_id)
+        return _with_serial(before, self.serial, after), _with_serial(
+            before, self.serial + 1, after
+        )
 
-    def message(self, user_id: str, more: int = 0) -> bytes:
-        """Return what is sealed of a row in this state.
-
-        Args:
-            user_id: whose row it is.
-            more: so many changes later that have left it as it is.
-        """
-        return sealed_message(
-            user_id,
-            generation=self.generation,
-            serial=self.serial + more,
-            zero_knowledge=self.zero_knowledge,
-            key_check=self.key_check,
-            recovery_digest=self.recovery_digest,
-            recovery_format_version=self.recovery_format_version,
-            recovery_set_at=self.recovery_set_at,
-            has_wrap=self.has_wrap,
-            previous_generation=self.previous_generation,
-            previous_digest=self.previous_digest,
+    def _around_serial(self, user_id: str) -> tuple[str, str]:
+        """Return what is sealed before the serial, and after it."""
+        # On the way of each request for a key: nothing is called for what is not there.
+        generation, _, is_zk, check, digest, version, set_at, has_wrap, number, old_digest = self
+        its_generation, its_version = str(generation), str(version)
+        previous = _NO_PREVIOUS
+        if number is not None or old_digest is not None:
+            previous = field(None if number is None else str(number)) + field(old_digest)
+        return f"{field(user_id)}{len(its_generation)}:{its_generation}", (
+            f"{_YES if is_zk else _NO}{_NULL if check is None else field(check)}"
+            f"{_NULL if digest is None else field(digest)}{len(its_version)}:{its_version}"
+            f"{_NULL if set_at is None else field(set_at)}{previous}{_YES if has_wrap else _NO}"
         )
 
 
@@ -121,48 +127,14 @@ def state_digest(user_id: str, state: SealedState) -> str:
     return sha256(fields("custody vault state v1") + message).hexdigest()
 
 
-def sealed_message(
-    user_id: str,
-    *,
-    generation: int,
-    serial: int,
-    zero_knowledge: bool,
-    key_check: str | None,
-    recovery_digest: str | None,
-    recovery_format_version: int,
-    recovery_set_at: str | None,
-    has_wrap: bool,
-    previous_generation: int | None,
-    previous_digest: str | None,
-) -> bytes:
-    """Return what is sealed of a row, in one encoding for one state (docs/adr, 17).
-
-    The label and the data key's id, which come first, have been absorbed by the key's MAC.
-
-    Args:
-        user_id: whose row it is: by the verified token, or the primary key.
-        generation, serial, zero_knowledge, key_check, recovery_digest, recovery_format_version,
-            recovery_set_at, has_wrap, previous_generation, previous_digest: as in
-            :class:`SealedState`.
-    """
-    # On the way of each request for a key: one f-string, and nothing called for what is not there.
-    number, count, version = str(generation), str(serial), str(recovery_format_version)
-    previous = _NO_PREVIOUS
-    if previous_generation is not None or previous_digest is not None:
-        before = None if previous_generation is None else str(previous_generation)
-        previous = field(before) + field(previous_digest)
-    return (
-        f"{field(user_id)}{len(number)}:{number}{len(count)}:{count}"
-        f"{_YES if zero_knowledge else _NO}{_NULL if key_check is None else field(key_check)}"
-        f"{_NULL if recovery_digest is None else field(recovery_digest)}{len(version)}:{version}"
-        f"{_NULL if recovery_set_at is None else field(recovery_set_at)}"
-        f"{previous}{_YES if has_wrap else _NO}"
-    ).encode()
-
-
 def digest_of(wrapped_mk: str, iv: str) -> str:
     """Return the SHA-256 of a wrap and its nonce, as they are stored, in hexadecimal.
 
     ``auth.custody_load_sealed_before`` computes the same.
     """
     return sha256(fields(wrapped_mk, iv)).hexdigest()
+
+
+def _with_serial(before: str, serial: int, after: str) -> bytes:
+    count = str(serial)
+    return f"{before}{len(count)}:{count}{after}".encode()

@@ -12,7 +12,7 @@ from custody.datakeys.ring import Ring
 from custody.vault.errors import KekUnavailable, LegacyRow, RowTampered
 from custody.vault.kek_timeout import kek_timeout
 from custody.vault.model import Caller, PreviousKey, RecoveryWrap, Trust, Vault, moment
-from custody.vault.sealed_state import SealedState, digest_of, sealed_message
+from custody.vault.sealed_state import SealedState, digest_of
 from kek_backends.base import Wrap
 from kek_backends.wrap import FORMAT_CURRENT
 
@@ -63,26 +63,13 @@ class Seals:
         if key is None and (key := await self._get(caller, seal)) is None:
             return self._take_unverified(user_id, row)
         vault = self._vault(user_id, row, _SEALED)
-        wrap, previous = vault.wrap, vault.previous
-        message = sealed_message(
-            user_id,
-            generation=vault.generation,
-            serial=vault.seal_serial,
-            zero_knowledge=vault.zero_knowledge,
-            key_check=vault.key_check,
-            recovery_digest=_digest(vault.recovery),
-            recovery_format_version=row["recovery_format_version"],
-            recovery_set_at=vault.recovery_set_at,
-            has_wrap=wrap is not None,
-            previous_generation=None if previous is None else previous.generation,
-            previous_digest=_digest(previous),
-        )
-        if not key.row_seal.is_mac(seal[PREFIX_SIZE:], message):
+        state = _state(vault, row["recovery_format_version"])
+        if not key.row_seal.is_mac(seal[PREFIX_SIZE:], state.message(user_id)):
             self.refuse(user_id, "seal")
-        if wrap is not None:
+        if vault.wrap is not None:
             # The wrap is not sealed. A format of before is bound to less, and is never stored in a
             # sealed row; without a key check value any key that comes out would do.
-            if wrap.format_version < FORMAT_CURRENT:
+            if vault.wrap.format_version < FORMAT_CURRENT:
                 self.refuse(user_id, "format")
             if vault.key_check is None:
                 self.refuse(user_id, "key-check")
@@ -197,13 +184,17 @@ class Seals:
 
 def state_of(vault: Vault) -> SealedState:
     """Return what is sealed of a vault."""
+    return _state(vault, recovery_format(vault))
+
+
+def _state(vault: Vault, recovery_format_version: int) -> SealedState:
     return SealedState(
         vault.generation,
         vault.seal_serial,
         vault.zero_knowledge,
         vault.key_check,
         _digest(vault.recovery),
-        recovery_format(vault),
+        recovery_format_version,
         vault.recovery_set_at,
         vault.wrap is not None,
         None if vault.previous is None else vault.previous.generation,

@@ -5,7 +5,6 @@ import base64
 import json
 from collections.abc import AsyncIterator, Iterator
 from contextlib import contextmanager
-from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -98,7 +97,7 @@ async def test_rewrap_of_a_batch(bao: Bao) -> None:
             wraps = [OwnedWrap(owner, await backend.wrap(owner, KEY)) for owner in owners]
             bao.rotate(key)
             await backend.refresh()
-            wraps[1] = replace(wraps[1], binding=of("mallory"))
+            wraps[1] = wraps[1]._replace(binding=of("mallory"))
             done = await backend.rewrap(wraps)
     assert [type(one) for one in done] == [Wrap, Tampered, Wrap, Wrap]
     assert {one.kek_id for one in done if isinstance(one, Wrap)} == {f"vault:transit/{key}:v2"}

@@ -84,6 +84,19 @@ class CountingKek(EnvKek):
         return await super()._wrap(binding, key)
 
 
+class Counted(CountingKek):
+    """Counts for each user what is opened, too."""
+
+    def __init__(self) -> None:
+        super().__init__("env-v2", NEW_KEY)
+        self.unwrapped = Counter[str]()
+
+    async def _unwrap(self, binding: Binding, wrap: Wrap) -> bytes:
+        if binding.purpose is Purpose.MASTER_KEY:
+            self.unwrapped[binding.subject] += 1
+        return await super()._unwrap(binding, wrap)
+
+
 class Cheating(CountingKek):
     """Wraps another key than it was given, for some; its probes are right.
 

@@ -5,7 +5,6 @@ import base64
 import json
 import secrets
 import signal
-from collections import Counter
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -30,6 +29,7 @@ from tests.rewrap.kit import (
     NEW,
     NEW_KEY,
     Cheating,
+    Counted,
     CountingKek,
     Inside,
     environ_of,
@@ -305,19 +305,6 @@ async def test_rows_of_a_kek_that_is_not_there_are_left(database: Database) -> N
 
 
 # ── what is verified ──────────────────────────────────────────────────────────
-
-
-class Counted(CountingKek):
-    """Counts what is opened, too."""
-
-    def __init__(self) -> None:
-        super().__init__("env-v2", NEW_KEY)
-        self.unwrapped = Counter[str]()
-
-    async def _unwrap(self, binding: Any, wrap: Any) -> bytes:
-        if binding.purpose is Purpose.MASTER_KEY:
-            self.unwrapped[binding.subject] += 1
-        return await super()._unwrap(binding, wrap)
 
 
 @pytest.mark.parametrize(

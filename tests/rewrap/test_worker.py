@@ -27,6 +27,7 @@ from tests.rewrap.kit import (
     DAMAGE,
     NEW_KEY,
     Cheating,
+    Counted,
     CountingKek,
     Inside,
     fill,
@@ -298,6 +299,26 @@ async def test_a_wrong_old_key_sets_nothing_aside(database: Database) -> None:
 # ── users at the same time ────────────────────────────────────────────────────
 
 
+async def test_progress_is_told_of_each_batch_whatever_came_of_it(database: Database) -> None:
+    await fill(database, 3)
+    await database.execute(DAMAGE, ["user-000001"])
+    told: list[tuple[int, int, int]] = []
+
+    async def quicker(user: str) -> None:
+        if user == "user-000002":
+            await rotate(database, user)
+
+    keks = Keyring(new_kek(quicker), [old_kek()])
+    await rewrap(
+        database,
+        keks,
+        lambda _run, counts: told.append((counts.done, counts.moved, counts.failed)),
+        batch=1,
+        verify=Verify.NONE,
+    )
+    assert sorted(told) == [(0, 0, 1), (0, 1, 0), (1, 0, 0)]
+
+
 async def test_a_users_rotate_wins(database: Database) -> None:
     ledger = await fill(database, 6)
 
@@ -475,6 +496,19 @@ async def test_a_wrap_of_another_key_is_not_stored(
     assert await database.audit("") == [("rewrap_run", "run-failed", 500)]
     # The next run, with a KEK that is right, is not held up by what was left of it.
     assert (await rewrap(database, keyring())).state is State.DONE
+
+
+@pytest.mark.parametrize(
+    ("verify", "some"), [(None, 3), (Verify.SAMPLE, 3), (Verify.ALL, 100), (Verify.NONE, 0)]
+)
+async def test_so_many_wraps_are_opened_again(
+    database: Database, verify: Verify | None, some: int
+) -> None:
+    await fill(database, 100)
+    kek = Counted()
+    run = await rewrap(database, Keyring(kek, [old_kek()]), verify=verify)
+    assert (run.state, run.done) == ("done", 100)
+    assert (len(kek.unwrapped), kek.unwrapped.total()) == (some, some)
 
 
 async def test_a_kms_that_is_down_pauses_the_run(database: Database) -> None:

@@ -40,6 +40,16 @@ class Untold(CountingKek):
         ]
 
 
+class Torn(CountingKek):
+    """A KMS whose wraps do not open."""
+
+    def __init__(self) -> None:
+        super().__init__("env-v2", NEW_KEY)
+
+    async def _wrap(self, binding: Binding, key: bytes) -> Wrap:
+        return damaged(await super()._wrap(binding, key))
+
+
 async def row(user: str, *, check: bool = True, key: bytes | None = None) -> Row:
     wrap = await old_kek().wrap(Binding(user, 3), key or KEYS[user])
     return Row(user, 3, wrap, key_check_value(user, KEYS[user]) if check else None, 1)
@@ -165,3 +175,12 @@ async def test_a_kms_that_shows_no_key_is_looked_at_each_time() -> None:
     assert [(one.user_id, why) for one, why in done.set_aside] == [
         ("bob", "the wrap opens to another key than this user's")
     ]
+
+
+@pytest.mark.parametrize("verify", [Verify.ALL, Verify.SAMPLE])
+async def test_a_kms_whose_wraps_do_not_open_is_not_believed(verify: Verify) -> None:
+    keks, unwrapped = Keyring(Torn(), [old_kek()]), [await unsealed("alice")]
+    with pytest.raises(WrongWrap):
+        await rewrap(keks, [await row("alice")], "env-v2", verify)
+    with pytest.raises(WrongWrap):
+        await bring_over(keks, FixedRing.of(), unwrapped, "env-v2", verify)

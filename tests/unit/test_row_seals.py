@@ -9,7 +9,7 @@ import pytest
 
 from custody.datakeys.data_key import DataKey
 from custody.datakeys.encoding import fields
-from custody.vault.sealed_state import SealedState, digest_of, sealed_message
+from custody.vault.sealed_state import SealedState, digest_of
 from tests.datakeys import KEY, KEY_ID
 from tests.row_seals import row_message, row_seal
 from tests.sealed_rows import seal_of, state_of
@@ -62,7 +62,7 @@ def test_vectors_are_of_all_kinds() -> None:
 def test_no_two_states_are_one_message() -> None:
     seen: dict[bytes, SealedState] = {}
     for state in itertools.starmap(SealedState, STATES):
-        assert seen.setdefault(sealed_message("alice", **state._asdict()), state) == state
+        assert seen.setdefault(state.message("alice"), state) == state
 
 
 def test_neither_are_two_users() -> None:
@@ -74,7 +74,7 @@ def test_neither_are_two_users() -> None:
         )
         one = user, dice.randrange(200), check
         state = SealedState(one[1], 0, zero_knowledge=False, key_check=check, **REST)
-        assert seen.setdefault(sealed_message(user, **state._asdict()), one) == one
+        assert seen.setdefault(state.message(user), one) == one
 
 
 def test_no_two_recovery_wraps_are_one_digest() -> None:
