@@ -47,9 +47,7 @@ async def reseal(
     wrapping, reason = await batch.rewrap(keyring, stale, run.target, verify)
     wraps = {row.user_id: wrap for row, wrap in wrapping.wrapped}
     damaged = {row.user_id: why for row, why in wrapping.set_aside}
-    left: set[str] = set()
-    if wrapping.left:
-        left = {row.user_id for row in stale} - wraps.keys() - damaged.keys()
+    left = {row.user_id for row in stale} - wraps.keys() - damaged.keys()
     sealed = [
         Resealed(row, wraps.get(row.user_id), seal, damaged.get(row.user_id))
         for row, seal in good

@@ -95,9 +95,8 @@ class SealedState(NamedTuple):
             user_id: whose row it is.
         """
         before, after = self._around_serial(user_id)
-        return _with_serial(before, self.serial, after), _with_serial(
-            before, self.serial + 1, after
-        )
+        sealed = _with_serial(before, self.serial, after)
+        return sealed, _with_serial(before, self.serial + 1, after)
 
     def _around_serial(self, user_id: str) -> tuple[str, str]:
         """Return what is sealed before the serial, and after it."""

@@ -3,6 +3,7 @@
 import itertools
 import json
 import random
+from collections.abc import Iterator
 from typing import Any
 
 import pytest
@@ -20,7 +21,7 @@ VECTORS: list[dict[str, Any]] = json.loads(
 )
 # Whatever an attacker may store; "1:0" and the like are what fields look like themselves.
 TEXTS = ("", "-", "0", "1", "1:0", "1:01:1", "é", "🙂")
-STATES = itertools.product(
+VALUES: tuple[tuple[Any, ...], ...] = (
     (0, 1, 11, 2**63 - 1),  # generation
     (0, 1, 11),  # serial
     (False, True),  # zero-knowledge mode
@@ -42,6 +43,10 @@ PENDING = {"previous_generation", "previous_wrapped_mk", "previous_wrap_iv"}
 OTHER_ID = "dk-" + "0" * 32
 
 
+def states() -> Iterator[SealedState]:
+    return itertools.starmap(SealedState, itertools.product(*VALUES))
+
+
 @pytest.mark.parametrize("vector", VECTORS, ids=lambda one: one["state"])
 def test_vectors(vector: dict[str, Any]) -> None:
     key, key_id, row = bytes.fromhex(vector["key"]), vector["key_id"], vector["row"]
@@ -61,8 +66,16 @@ def test_vectors_are_of_all_kinds() -> None:
 
 def test_no_two_states_are_one_message() -> None:
     seen: dict[bytes, SealedState] = {}
-    for state in itertools.starmap(SealedState, STATES):
+    for state in states():
         assert seen.setdefault(state.message("alice"), state) == state
+
+
+@pytest.mark.parametrize("serial", [0, 1, 9, 99, 2**63 - 2])
+def test_a_seal_that_is_made_anew_is_of_the_next_serial(serial: int) -> None:
+    for state in itertools.islice(states(), 0, None, 97):
+        before, after = state._replace(serial=serial), state._replace(serial=serial + 1)
+        sealed = before.message("żółw"), after.message("żółw")
+        assert before.message_and_next("żółw") == sealed
 
 
 def test_neither_are_two_users() -> None:
