@@ -5,7 +5,7 @@ from typing import Any, Self
 from custody.datakeys.data_key import DataKey
 from custody.datakeys.records import Opened, Record
 from custody.datakeys.ring import Ring
-from kek_backends.base import KekBackend
+from kek_backends.base import KekBackend, Wrap
 from kek_backends.binding import Binding
 from kek_backends.env import EnvKek
 from kek_backends.keyring import Keyring
@@ -40,6 +40,15 @@ class FixedRing(Ring):
         self._held[key.id] = self._held_now(Opened(key, "r"), record)
         self._open[key.prefix] = key
         self._current = self._floor = max(self._held)
+
+    def vouch(self, key: DataKey, wrap: Wrap) -> None:
+        """Have one more data key open that the current one vouches for, out of this wrap."""
+        assert self.current is not None
+        seal = str(self.current.vouch(key.id, key.own))
+        record = Record(key.id, seal, is_lost=False, wraps=(wrap,))
+        self.take(record)
+        self._held[key.id] = self._held_now(Opened(key, wrap.kek_id), record)
+        self._open[key.prefix] = key
 
     def take(self, record: Record) -> None:
         """Have read one more record."""

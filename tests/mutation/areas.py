@@ -60,6 +60,7 @@ AREAS = {
             "tests/unit/test_rewrap_progress.py",
             "tests/unit/test_rewrap_batches.py",
             "tests/unit/test_resealing.py",
+            "tests/unit/test_deep_rotation.py",
             "tests/rewrap/test_background.py",
             "tests/rewrap/test_daemon.py",
             "tests/rewrap/test_second_root.py",
