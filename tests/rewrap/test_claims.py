@@ -1,6 +1,7 @@
 """Claims: who has one may store once; who lost one, or whose run has ended, stores nothing."""
 
 import asyncio
+import contextlib
 from collections.abc import AsyncIterator
 from dataclasses import dataclass
 
@@ -9,7 +10,7 @@ from sqlalchemy.ext.asyncio import AsyncEngine
 
 from custody.db.errors import DatabaseError
 from custody.db.scope import transaction
-from custody.rewrap import batch, claims, rows, runs, storing
+from custody.rewrap import batch, claims, rows, runs, storing, worker
 from custody.rewrap.claims import Claim
 from custody.rewrap.options import Options, Verify
 from custody.rewrap.rows import UNSEALED, Row, WrapKind
@@ -17,11 +18,13 @@ from custody.rewrap.runs import AnotherRun, Run, State
 from custody.rewrap.storing import Counts, Done, LostClaim
 from kek_backends.keyring import Keyring
 from tests.db.kek_registry import register
+from tests.eventually import eventually
 from tests.rewrap.kit import (
     AGE_CLAIMS,
     fill,
     keyring,
     new_kek,
+    old_kek,
     opened,
     rewrap,
     rewrap_engine,
@@ -229,6 +232,23 @@ async def test_a_frozen_worker_holds_up_nobody_for_long(work: Work) -> None:
 
 async def join(engine: AsyncEngine, target: str, *, everything: bool = False) -> Run:
     return await runs.join(engine, target, everything=everything, started_by="another")
+
+
+async def test_a_claim_is_renewed_while_a_kek_takes_its_time(
+    database: Database, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(worker, "_TOUCH_SECONDS", 0.02)
+    await fill(database, 2)
+    renewed: list[bool] = []
+
+    async def slow(_user: str) -> None:
+        made = await database.value("SELECT max(heartbeat_at) FROM auth.rewrap_claims")
+        later = "SELECT bool_or(heartbeat_at > $1) FROM auth.rewrap_claims"
+        with contextlib.suppress(AssertionError):
+            renewed.append(await eventually(lambda: database.value(later, made), 2))
+
+    run = await rewrap(database, Keyring(new_kek(slow), [old_kek()]))
+    assert (run.state, run.done, renewed) == ("done", 2, [True, True])
 
 
 async def test_one_run_at_a_time(work: Work) -> None:

@@ -48,6 +48,7 @@ from tests.rewrap.kit import (
     fill,
     go_zk,
     keyring,
+    make_format_1,
     new_kek,
     old_kek,
     opened,
@@ -120,6 +121,16 @@ async def test_every_row_comes_to_a_new_data_key(database: Database) -> None:
     after = await only_key(database)
     assert after.id > key.id
     assert await sealed_with(database, after) == {after.id: 30}
+
+
+async def test_rows_that_were_never_sealed_come_along(database: Database) -> None:
+    ledger = await fill(database, 6)
+    await make_format_1(database, {user: ledger[user] for user in list(ledger)[2:4]})
+    run, left = await deep(database, legacy=True)
+    assert (run.state, run.done, run.failed, bool(left)) == ("done", 6, 0, False)
+    key = await only_key(database)
+    assert await sealed_with(database, key) == {key.id: 6}
+    assert await opened(database, Keyring(new_kek())) == ledger
 
 
 async def ring_of(engine: AsyncEngine, keks: Keyring | None = None) -> Ring:
