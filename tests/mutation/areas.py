@@ -57,6 +57,7 @@ AREAS = {
     "custody/rewrap": Area(
         ("custody/rewrap/*.py",),
         (
+            "tests/unit/test_backoff.py",
             "tests/unit/test_rewrap_progress.py",
             "tests/unit/test_rewrap_batches.py",
             "tests/unit/test_resealing.py",

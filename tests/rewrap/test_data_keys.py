@@ -60,7 +60,28 @@ PLANT = (
     "INSERT INTO auth.encryption_data_key_wraps"
     " (data_key_id, kek_id, wrapped_key, wrap_iv, format_version) VALUES ($1, $2, $3, '', 3)"
 )
+PUT = "INSERT INTO auth.encryption_data_key_wraps VALUES ($1, $2, $3, $4, 3)"
 OTHER_ID = "dk-01932e00000070008000000000000009"
+
+
+class Overtaken(CountingKek):
+    """Another process is quicker with the first wrap of the data key."""
+
+    def __init__(self, database: Database) -> None:
+        super().__init__("env-v2", NEW_KEY)
+        self._database = database
+        self.made = 0
+        self.by_the_other = ""
+
+    async def _wrap(self, binding: Binding, key: bytes) -> Wrap:
+        if binding.purpose is Purpose.DATA_KEY:
+            self.made += 1
+            if not self.by_the_other:
+                other = await super()._wrap(binding, key)
+                self.by_the_other = other.wrapped_mk
+                columns = binding.subject, "env-v2", other.wrapped_mk, other.wrap_iv
+                await self._database.execute(PUT, *columns)
+        return await super()._wrap(binding, key)
 
 
 async def under(database: Database) -> list[tuple[str, str]]:
@@ -176,6 +197,17 @@ async def test_nothing_is_dropped_that_a_live_daemon_needs(database: Database) -
     await live(database)
     await rewrap(database, keyring())
     assert await under(database) == [(KEY_ID, "env-v2")]
+
+
+async def test_who_was_slower_leaves_what_the_other_has_made(database: Database) -> None:
+    await fill(database, 1)
+    kek = Overtaken(database)
+    async with rewrap_engine(database) as engine:
+        worker = worker_of(engine, Keyring(kek, [old_kek()]), Options())
+        assert (await worker.run()).state == "done"
+    assert (kek.made, worker.moved_data_keys) == (1, ())
+    assert [row["wrapped_key"] for row in await database.fetch(WRAPS)] == [kek.by_the_other]
+    assert await opens(database, new_kek())
 
 
 async def test_two_at_once(database: Database) -> None:
