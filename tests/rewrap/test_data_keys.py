@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 
+from custody.datakeys.envelope import UserKeyring
 from custody.datakeys.records import open_record, read_records
 from custody.datakeys.ring import Ring
 from custody.db.errors import OnlyThisRequest
@@ -19,10 +20,12 @@ from custody.rewrap.batch import WrongWrap
 from custody.rewrap.data_keys import DataKeyMove
 from custody.rewrap.options import Options
 from custody.rewrap.target import Blocked
+from custody.rewrap.worker import RewrapRun
 from kek_backends.base import Wrap
 from kek_backends.binding import Binding, Purpose
 from kek_backends.keyring import Keyring
 from kek_backends.loader import load_keyring
+from kek_backends.uri import KekUri
 from tests.bao_server import Bao
 from tests.datakeys import KEY, KEY_ID
 from tests.db.command import custody
@@ -62,6 +65,17 @@ PLANT = (
 )
 PUT = "INSERT INTO auth.encryption_data_key_wraps VALUES ($1, $2, $3, $4, 3)"
 OTHER_ID = "dk-01932e00000070008000000000000009"
+
+
+class Enveloped(CountingKek):
+    """It wraps data keys alone; they wrap users' keys."""
+
+    @property
+    def uri(self) -> KekUri:
+        return KekUri.parse(f"{NEW}&mode=envelope")
+
+    def __init__(self) -> None:
+        super().__init__("env-v2", NEW_KEY)
 
 
 class Overtaken(CountingKek):
@@ -145,6 +159,13 @@ async def test_it_moves_where_there_is_no_row(database: Database) -> None:
     assert await under(database) == [(KEY_ID, "env-v2")]
 
 
+async def test_a_run_makes_the_first_one(database: Database) -> None:
+    run = await rewrap(database, keyring())
+    assert (run.state, run.total) == ("done", 0)
+    ((_, kek_id),) = await under(database)
+    assert kek_id == "env-v2"
+
+
 async def test_junk_under_the_target_is_replaced(database: Database) -> None:
     await fill(database, 1)
     await database.execute(PLANT, KEY_ID, "env-v2", "junk")
@@ -208,6 +229,25 @@ async def test_who_was_slower_leaves_what_the_other_has_made(database: Database)
     assert (kek.made, worker.moved_data_keys) == (1, ())
     assert [row["wrapped_key"] for row in await database.fetch(WRAPS)] == [kek.by_the_other]
     assert await opens(database, new_kek())
+
+
+async def test_no_row_is_wrapped_under_one_that_a_live_daemon_has_not_opened(
+    database: Database,
+) -> None:
+    await fill(database, 2)
+    before, kek = await rows_of(database), Enveloped()
+    said = {"writes_uri": kek.uri.text, "writes_kek_id": KEY_ID, "reads": (NEW, "env-v2", OLD)}
+    await live(database, **said)
+    cure = "its /readyz says why, or it is of a release before envelope mode: upgrade it first$"
+    async with rewrap_engine(database) as engine:
+        ring = Ring(engine, keks := Keyring(kek, [old_kek()]), ttl=3600, max_age=86_400)
+        worker = RewrapRun(engine, UserKeyring(keks, ring), ring, Options())
+        with pytest.raises(Blocked, match=rf"has not opened the data key {KEY_ID}: .*{cure}"):
+            await worker.run()
+        assert await rows_of(database) == before
+        await live(database, **said | {"reads": (NEW, "env-v2", OLD, KEY_ID)})
+        assert (await worker.run()).done == 2
+    assert {row["kek_id"] for row in (await rows_of(database)).values()} == {KEY_ID}
 
 
 async def test_two_at_once(database: Database) -> None:

@@ -383,7 +383,9 @@ async def test_no_promotion_before_every_daemon_has_it_open(
     monkeypatch.setattr(deep_module, "_WAIT_SECONDS", 0.0)
     await fill(database, 2)
     await live(database, reads=(NEW, "env-v2", OLD, "env-v1", KEY_ID), seals_with=KEY_ID)
-    with pytest.raises(Blocked, match=r"far \(process 7\) has not opened the data key dk-"):
+    cure = "see its /readyz, or restart it, then run this again$"
+    told = rf"far \(process 7\) has not opened the data key dk-[0-9a-f]+: {cure}"
+    with pytest.raises(Blocked, match=told):
         await deep(database)
     assert await sealed_with(database, BEFORE) == {KEY_ID: 2}
     _, successor = [row["id"] for row in await database.fetch(KEYS)]
