@@ -4,6 +4,7 @@ import json
 
 import pytest
 
+from tests.eventually import soon
 from tests.leaks import remember
 from tests.systemd.howto import sections
 from tests.systemd.neighbours import ISSUER, start_openbao
@@ -68,10 +69,13 @@ def test_the_afternoon_of_an_operator(fresh: System, issuer: Issuer) -> None:
     follow(fresh, PAGE, ["Replay, and serve"])
     assert _ask(fresh, "alice", "/key")[1]["masterKey"] == made["alice"]["masterKey"]
     assert _ask(fresh, "bob", "/key")[0] == 404
-    (up,) = json.loads(fresh.run("curl", "--silent", f"{PROMETHEUS}/query?query=up").stdout)[
-        "data"
-    ]["result"]
-    assert up["value"][1] == "1"
+
+    def up() -> bool:
+        said = fresh.run("curl", "--silent", f"{PROMETHEUS}/query?query=up").stdout
+        (one,) = json.loads(said)["data"]["result"]
+        return bool(one["value"][1] == "1")
+
+    soon(up, 40)  # it was down a moment ago, and is asked every few seconds
     # The keys and passwords are nowhere but where the page has put them.
     assert "kek-" not in fresh.run("ls", "/run").stdout
 
