@@ -70,7 +70,7 @@ _CHECKS = (
 )
 _ROWS = (
     "SELECT user_id, action, status, coalesce(user_agent, '') AS agent"
-    " FROM auth.encryption_vault_audit WHERE user_id = ANY($1::text[])"
+    " FROM auth.encryption_vault_audit WHERE user_id = ANY($1::text[]) ORDER BY number"
 )
 # A session that was left in a transaction, or one that waits for it.
 _LEFT = (
@@ -81,8 +81,6 @@ _LEFT = (
 _IN_USE = re.compile(r'(?m)^custody_database_connections\{[^}]*state="in-use"[^}]*\} (\S+)$')
 
 _SECONDS_TO_COME_BACK = 5.0
-# A request that nobody heard of may be done for as long: its deadline is ten seconds.
-_UNKNOWN_SECONDS = 15.0
 
 
 class Kind(StrEnum):
@@ -214,7 +212,7 @@ def judge(
 
     Args:
         entries: with the looks at key and status that come last.
-        rows: of the audit, all of these users.
+        rows: of the audit, all of these users, in the order in which they were written.
         agent: how the User-Agent of each entry begins.
         refusals: status and code that are right besides those of the state table.
     """
@@ -224,14 +222,20 @@ def judge(
         if one.status not in {None, 200, 503} and (one.status, one.code) not in _REFUSALS | refusals
     ]
     found += _foreign(entries)
+    places = {row.agent: place for place, row in enumerate(rows) if row.status == 200}
+    # A change and its row are one transaction, and those of one user wait for each other: the rows
+    # say which were made, and in which order, of those too that were made after their client left.
+    made = {
+        one.number: places[f"{agent}{one.number}"]
+        for one in entries
+        if f"{agent}{one.number}" in places
+    }
     users: dict[str, list[Entry]] = defaultdict(list)
     for one in entries:
         users[one.user].append(one)
     for user, theirs in users.items():
-        found += [
-            Finding(kind, f"{user}: {about}")
-            for kind, about in chain(_of_keys(theirs), _of_order(theirs), _of_changes(theirs))
-        ]
+        told = chain(_of_keys(theirs, made), _of_order(theirs), _of_changes(theirs, made))
+        found += [Finding(kind, f"{user}: {about}") for kind, about in told]
     return found + list(_of_rows(entries, rows, agent))
 
 
@@ -243,7 +247,7 @@ def _foreign(entries: Sequence[Entry]) -> Iterator[Finding]:
                 yield Finding(Kind.FOREIGN, f"{one.user} saw a key of {owner}")
 
 
-def _of_keys(entries: Sequence[Entry]) -> Iterator[tuple[Kind, str]]:
+def _of_keys(entries: Sequence[Entry], made: Mapping[int, int]) -> Iterator[tuple[Kind, str]]:
     """One generation is one key; and there are no more generations than were asked for."""
     keys: dict[int, str] = {}
     for one in entries:
@@ -255,11 +259,14 @@ def _of_keys(entries: Sequence[Entry]) -> Iterator[tuple[Kind, str]]:
     seen = {one.generation for one in entries if one.generation is not None}
     if not seen:
         return
-    made = {one.generation for one in entries if one.act in RENEWALS and one.status == 200}
-    perhaps = sum(one.act in RENEWALS and one.is_unknown for one in entries)
+    named = {one.generation for one in entries if one.act in RENEWALS and one.status == 200}
+    unheard = sum(one.act in RENEWALS and one.is_unknown and one.number in made for one in entries)
     new = max(seen) - min(seen)
-    if new > len(made - {min(seen)}) + perhaps:
-        yield Kind.UNASKED, f"{new} new keys, {len(made)} and at most {perhaps} more were asked for"
+    if new > len(named - {min(seen)}) + unheard:
+        yield (
+            Kind.UNASKED,
+            f"{new} new keys; {len(named)} were answered, {unheard} more have their row",
+        )
 
 
 def _of_order(entries: Sequence[Entry]) -> Iterator[tuple[Kind, str]]:
@@ -282,11 +289,11 @@ def _of_order(entries: Sequence[Entry]) -> Iterator[tuple[Kind, str]]:
             )
 
 
-def _of_changes(entries: Sequence[Entry]) -> Iterator[tuple[Kind, str]]:
+def _of_changes(entries: Sequence[Entry], made: Mapping[int, int]) -> Iterator[tuple[Kind, str]]:
     """What was acknowledged, and that nobody may have undone since, is so in the end."""
     keys = [one for one in entries if one.generation is not None]
     states = [one for one in entries if one.says("vaultExists") is not None]
-    if keys and _stands(entries, "begin_rotation", {"end_rotation"}):
+    if keys and _stands(entries, made, "begin_rotation", {"end_rotation"}):
         last = max(keys, key=lambda one: one.begun)
         if not last.previous:
             yield Kind.LOST, "the key before is gone, and nobody has ended the rotation"
@@ -299,21 +306,25 @@ def _of_changes(entries: Sequence[Entry]) -> Iterator[tuple[Kind, str]]:
         ("enable_zk", {"disable_zk"}, "zeroKnowledge", True),
         ("disable_zk", {"enable_zk"}, "zeroKnowledge", False),
     ):
-        if _stands(entries, act, undone_by) and state.says(name) is not wanted:
+        if _stands(entries, made, act, undone_by) and state.says(name) is not wanted:
             yield Kind.LOST, f"{act} was acknowledged, and {name} is {state.says(name)}"
 
 
-def _stands(entries: Sequence[Entry], act: str, undone_by: set[str]) -> bool:
-    """Whether a change was acknowledged that no other request may have undone since."""
+def _stands(
+    entries: Sequence[Entry], made: Mapping[int, int], act: str, undone_by: set[str]
+) -> bool:
+    """Whether a change was acknowledged that no other request has, or may have, undone since."""
     done = [one for one in entries if one.act == act and one.status == 200 and _has_changed(one)]
     if not done:
         return False
     last = max(done, key=lambda one: one.ended)
+    its_place = made.get(last.number, -1)
     return not any(
-        one.act in undone_by
-        and (one.status == 200 or one.is_unknown)
-        and max(one.ended, one.begun + _UNKNOWN_SECONDS * one.is_unknown) > last.begun
+        made.get(one.number, -1) > its_place
+        if one.is_unknown
+        else one.status == 200 and one.ended > last.begun
         for one in entries
+        if one.act in undone_by
     )
 
 

@@ -78,9 +78,16 @@ def test_nothing_is_found_where_nothing_is_wrong() -> None:
 
 def test_what_is_unknown_may_have_no_row() -> None:
     book = good()
-    unknown = {f"{AGENT}{one.number}" for one in book.entries if one.status in {None, 503}}
-    assert len(unknown) == 3
-    assert kinds(book, [row for row in book.rows() if row.agent not in unknown]) == set()
+    refused = {f"{AGENT}{one.number}" for one in book.entries if one.status == 503}
+    assert len(refused) == 2
+    assert kinds(book, [row for row in book.rows() if row.agent not in refused]) == set()
+
+
+def test_a_new_key_without_a_row_is_told() -> None:
+    book = good()
+    (unheard,) = (f"{AGENT}{one.number}" for one in book.entries if one.status is None)
+    found = kinds(book, [row for row in book.rows() if row.agent != unheard])
+    assert found == {Kind.UNASKED}
 
 
 def last(**changes: object) -> Callable[[Book], None]:
@@ -146,9 +153,34 @@ def test_a_wrong_audit_is_told(plant: Callable[[list[Row]], list[Row]]) -> None:
     assert kinds(book, plant(book.rows())) == {Kind.AUDIT}
 
 
-def test_what_may_have_been_undone_is_not_lost() -> None:
+def undone_unheard(place: int | None) -> tuple[Book, list[Row]]:
+    """Return a ledger where a rotation seems lost, and who asked to end it has left long ago.
+
+    Args:
+        place: of that request's row among those of the others; None: it has none.
+    """
     book = good()
-    # Nobody knows whether it was done.
-    book.entries.insert(8, Entry(90, "alice", "end_rotation", begun=8.6, ended=8.7))
     last(previous="")(book)
-    assert kinds(book) == set()
+    rows = book.rows()
+    gone = Entry(90, "alice", "end_rotation", begun=-900.0, ended=-885.0, code="TimeoutError")
+    book.entries.insert(0, gone)
+    if place is not None:
+        rows.insert(place, Row("alice", "rotation_end", 200, f"{AGENT}90"))
+    return book, rows
+
+
+def test_what_was_undone_for_somebody_who_had_left_is_not_lost() -> None:
+    book, rows = undone_unheard(8)
+    assert rows[7].action == "rotation_begin"
+    assert kinds(book, rows) == set()
+
+
+@pytest.mark.parametrize("place", [None, 7])
+def test_what_was_undone_by_nobody_since_is_lost(place: int | None) -> None:
+    assert kinds(*undone_unheard(place)) == {Kind.LOST}
+
+
+def test_a_request_that_was_refused_has_undone_nothing() -> None:
+    book, rows = undone_unheard(8)
+    rows[8] = replace(rows[8], status=409)
+    assert kinds(book, rows) == {Kind.LOST}
