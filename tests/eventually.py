@@ -3,13 +3,15 @@
 import asyncio
 import inspect
 import time
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Iterator
 from contextlib import suppress
 from typing import TypeVar, overload
 
 # Room for a busy machine: who waits in vain waits this long, and nobody else does.
-SECONDS = 20.0
+SECONDS = 30.0
 _PAUSE_SECONDS = 0.02
+# A machine that stood still, or is so slow, has given what is waited for no more time than this.
+_LONGEST_TURN_SECONDS = 1.0
 
 T = TypeVar("T")
 
@@ -28,8 +30,7 @@ async def eventually(look: Callable[[], T | Awaitable[T]], seconds: float = SECO
     Raises:
         AssertionError: it never came true; that of ``look``, where it has one.
     """
-    end = time.monotonic() + seconds
-    while time.monotonic() < end:
+    for _ in _turns(seconds):
         with suppress(AssertionError):
             if found := await _found(look):
                 return found
@@ -37,6 +38,16 @@ async def eventually(look: Callable[[], T | Awaitable[T]], seconds: float = SECO
     found = await _found(look)
     assert found, f"it did not come true within {seconds} s"
     return found
+
+
+def _turns(seconds: float) -> Iterator[None]:
+    """Give one turn after the other, until they took so many seconds."""
+    begun = time.monotonic()
+    while seconds > 0:
+        yield
+        ended = time.monotonic()
+        seconds -= min(ended - begun, _LONGEST_TURN_SECONDS)
+        begun = ended
 
 
 async def _found(look: Callable[[], T | Awaitable[T]]) -> T:
@@ -47,8 +58,7 @@ async def _found(look: Callable[[], T | Awaitable[T]]) -> T:
 
 def soon(look: Callable[[], T], seconds: float = SECONDS, pause: float = _PAUSE_SECONDS) -> T:
     """Do as :func:`eventually` where no event loop runs, with so many seconds between two looks."""
-    end = time.monotonic() + seconds
-    while time.monotonic() < end:
+    for _ in _turns(seconds):
         with suppress(AssertionError):
             if found := look():
                 return found

@@ -110,6 +110,7 @@ def test_the_command_prints_its_table_and_its_exit_code_is_the_verdict(tmp_path:
         check=False,
     )
     assert "eyJ" not in done.stdout + done.stderr, "a token was printed"
+    assert path.exists(), done.stderr
     rows = json.loads(path.read_text("utf-8"))["rows"]
     assert [row["attack"] for row in rows] == ["half-open", "stalled handshakes"], done.stderr
     assert done.returncode == int(any(row["failures"] for row in rows))
