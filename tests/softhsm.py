@@ -115,6 +115,23 @@ class SoftHsm:
         return done.stdout
 
 
+class Mirror:
+    """What is in the files of the tokens below a folder now, for when a process was killed.
+
+    SoftHSM writes the file of a token anew at each login, and not all at once: whoever is killed
+    then leaves it empty, and the token is gone. An HSM keeps its state itself.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self._kept = {path: path.read_bytes() for path in folder.rglob("token.object")}
+
+    def mend(self) -> None:
+        """Write anew what is shorter than it was; nobody may use the tokens meanwhile."""
+        for path, data in self._kept.items():
+            if path.stat().st_size < len(data):
+                path.write_bytes(data)
+
+
 def soft_hsm(folder: Path) -> SoftHsm:
     """Prepare a folder for tokens."""
     module()

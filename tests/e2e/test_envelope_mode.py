@@ -30,6 +30,7 @@ from tests.kek.clouds import Clouds
 from tests.kek.kms_stub import KmsStub, kms_stub
 from tests.moto_server import Moto
 from tests.servers import Database, daemon_beside, daemon_here, settings_for
+from tests.softhsm import Mirror
 from tests.tokens import Issuer
 
 ROWS = "SELECT kek_id, count(*) FROM auth.encryption_vaults WHERE wrapped_mk IS NOT NULL GROUP BY 1"
@@ -566,6 +567,7 @@ async def test_chain_of_moves(
     chain = [make("env")]
     for backend, is_enveloped in order(chance, moves):
         chain.append(enveloped(make(backend)) if is_enveloped else make(backend))
+    tokens = Mirror(tmp_path)
     keys: dict[str, str] = {}
     async with (
         daemon_here(database, issuer, tmp_path, **overrides(chain[0])) as daemon,
@@ -583,6 +585,7 @@ async def test_chain_of_moves(
             await asyncio.sleep(chance.uniform(0.3, 1.5))
             command.process.kill()
             await asyncio.to_thread(command.end)
+            tokens.mend()
             killed += 1
         async with daemon_here(database, issuer, tmp_path, **overrides(new, old)) as daemon:
             await becomes(daemon, 200)

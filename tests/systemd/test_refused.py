@@ -83,20 +83,20 @@ async def test_what_is_wrong_is_one_clear_line_and_no_restart_loop(name: str, de
 
     debian.start("custody.socket")
     port = urlsplit(debian.daemon.base).port or 0
-    # These wait at the socket, and would have the daemon started again and again.
-    waiting = [socket.create_connection(("127.0.0.1", port)) for _ in range(3)]
-    soon(lambda: debian.property("ActiveState") == "failed")
     refused = 0
-    until = time.monotonic() + _LONG_ENOUGH
-    while time.monotonic() < until:
-        with contextlib.suppress(ConnectionResetError):
-            try:
-                socket.create_connection(("127.0.0.1", port), timeout=5).close()
-            except ConnectionRefusedError:
-                refused += 1
-        await asyncio.sleep(0.05)
-    for one in waiting:
-        one.close()
+    with contextlib.ExitStack() as waiting:
+        # These wait at the socket, and would have the daemon started again and again.
+        for _ in range(3):
+            waiting.enter_context(socket.create_connection(("127.0.0.1", port)))
+        soon(lambda: debian.property("ActiveState") == "failed")
+        until = time.monotonic() + _LONG_ENOUGH
+        while time.monotonic() < until:
+            with contextlib.suppress(ConnectionResetError):
+                try:
+                    socket.create_connection(("127.0.0.1", port), timeout=5).close()
+                except ConnectionRefusedError:
+                    refused += 1
+            await asyncio.sleep(0.05)
 
     assert refused > 50
     assert debian.show("ActiveState", "Result", "NRestarts") == ["failed", "exit-code", "0"]
