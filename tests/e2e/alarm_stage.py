@@ -110,7 +110,8 @@ class Stage:
     async def rings(self, *wanted: Alert) -> AsyncIterator[None]:
         """Make a cause in the block: at its end each of these alerts fires, and none had before."""
         assert set(wanted) <= ALL
-        assert not set(wanted) & await self.fired()
+        early = set(wanted) & await self.fired()
+        assert not early, early
         yield
         await self.becomes(lambda firing: set(wanted) <= firing)
 
