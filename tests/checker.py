@@ -226,9 +226,9 @@ def judge(
     # A change and its row are one transaction, and those of one user wait for each other: the rows
     # say which were made, and in which order, of those too that were made after their client left.
     made = {
-        one.number: places[f"{agent}{one.number}"]
+        one.number: place
         for one in entries
-        if f"{agent}{one.number}" in places
+        if (place := places.get(f"{agent}{one.number}")) is not None
     }
     users: dict[str, list[Entry]] = defaultdict(list)
     for one in entries:
