@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 
+from custody.datakeys import records
 from custody.datakeys.ring import Ring
 from custody.db.engine import Dsn, open_engine
 from kek_backends.loader import load_keyring
@@ -20,6 +21,7 @@ from tests.forked import Forked
 from tests.http.wire import assert_problem
 from tests.kek import kms_stub as stubs
 from tests.kek.kms_stub import KmsStub, kms_stub
+from tests.kek.patience import CALL_SECONDS, be_patient
 from tests.servers import Daemon, Database, daemon_here, log_file, settings_for
 from tests.states import IV, WRAPPED
 from tests.tokens import Issuer
@@ -34,6 +36,13 @@ def stub() -> Iterator[KmsStub]:
     with kms_stub() as running:
         running.make_key("alias/custody")
         yield running
+
+
+@pytest.fixture
+def patient(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where calls are counted: one that is given up, and made again, would be two."""
+    be_patient(monkeypatch.setattr)
+    monkeypatch.setattr(records, "_UNWRAP_SECONDS", CALL_SECONDS)
 
 
 def place_of(stub: KmsStub) -> Place:
@@ -82,6 +91,7 @@ async def test_requests_make_no_calls_for_it(
 
 @pytest.mark.prove
 @pytest.mark.parametrize("rings", [100])
+@pytest.mark.usefixtures("patient")
 async def test_each_process_opens_it_once(
     database: Database, issuer: Issuer, tmp_path: Path, stub: KmsStub, rings: int
 ) -> None:

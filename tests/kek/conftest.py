@@ -13,15 +13,10 @@ import pytest
 from botocore.loaders import create_loader
 
 from kek_backends import calls, loader
-from kek_backends.aws import kek as aws_kms
-from kek_backends.aws import sdk as aws_sdk
 from kek_backends.aws.kek import AwsKmsKek
-from kek_backends.pkcs11 import opened as pkcs11_opened
-from kek_backends.transit import http as transit_http
-from kek_backends.transit import state as transit_state
-from kek_backends.transit import tokens as transit_tokens
 from tests.kek.fakes import FakeRemote
 from tests.kek.kit import aws_kms_kek
+from tests.kek.patience import be_patient
 
 
 @pytest.fixture(scope="module")
@@ -36,19 +31,7 @@ def known_backends() -> Iterator[None]:
 def patient_calls() -> Iterator[None]:
     """A call may take long, on a busy machine: for tests that are not about time."""
     with pytest.MonkeyPatch.context() as patch:
-        remote = (
-            calls,
-            aws_kms,
-            aws_sdk,
-            transit_http,
-            transit_tokens,
-            transit_state,
-            pkcs11_opened,
-        )
-        for module in remote:
-            patch.setattr(module, "ATTEMPT_SECONDS", 20.0)
-        patch.setattr(aws_sdk, "_CONNECT_SECONDS", 20.0)
-        patch.setattr(calls, "CALL_SECONDS", 60.0)
+        be_patient(patch.setattr)
         yield
 
 
