@@ -22,6 +22,7 @@ from tests.client import Client, client_session
 from tests.datakeys import FixedRing
 from tests.db.command import custody
 from tests.db.connecting import engine_of
+from tests.proofs import FULL
 from tests.pruning import prune, without_accounts
 from tests.servers import Database, daemon_beside, daemon_here
 from tests.tokens import Issuer
@@ -98,7 +99,12 @@ async def clone(database: Database, name: str) -> Database:
 
 @pytest.mark.timeout(600)
 @pytest.mark.parametrize(
-    "runs", [4, *(pytest.param(runs, marks=pytest.mark.prove) for runs in (99, 101))]
+    "runs",
+    [
+        4,
+        pytest.param(49, marks=pytest.mark.prove),
+        *(pytest.param(runs, marks=FULL) for runs in (99, 101)),
+    ],
 )
 async def test_no_false_alarm(
     database: Database, runs: int, monkeypatch: pytest.MonkeyPatch, tmp_path: Path

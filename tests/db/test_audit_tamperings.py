@@ -11,6 +11,7 @@ from custody.audit.findings import Kind, Report
 from custody.audit.history import Known
 from custody.audit.note import parse
 from tests.audit_log import AuditLog
+from tests.proofs import FULL
 from tests.pruning import prune, without_accounts
 from tests.servers import Database
 
@@ -235,8 +236,11 @@ async def numbers(database: Database, table: str) -> list[int]:
     [
         (13, 0, ()),
         (13, 0, (4, 8)),
-        *(pytest.param(250, seed, (), marks=pytest.mark.prove) for seed in range(1, 5)),
-        *(pytest.param(250, seed, (4, 8), marks=pytest.mark.prove) for seed in range(1, 5)),
+        *(
+            pytest.param(250, seed, prunes, marks=pytest.mark.prove if seed == 1 else FULL)
+            for prunes in ((), (4, 8))
+            for seed in range(1, 5)
+        ),
     ],
 )
 async def test_each_is_found_and_named(

@@ -26,6 +26,7 @@ from tests.db.breaking import forget_keks
 from tests.eventually import eventually
 from tests.failing_kek import FailingKek
 from tests.forked import Forked
+from tests.proofs import FULL
 from tests.servers import Database, daemon_here, log_file, new_database, settings_for
 from tests.tokens import Issuer
 
@@ -213,7 +214,10 @@ async def look_beside(environ: dict[str, str], kill_at: int = 0) -> tuple[int, s
 
 
 @pytest.mark.timeout(300)
-@pytest.mark.parametrize("kills", [5, pytest.param(100, marks=pytest.mark.prove)])
+@pytest.mark.parametrize(
+    "kills",
+    [5, pytest.param(40, marks=pytest.mark.prove), pytest.param(100, marks=FULL)],
+)
 async def test_killed_between_every_two_steps(
     database: Database, issuer: Issuer, tmp_path: Path, kills: int
 ) -> None:

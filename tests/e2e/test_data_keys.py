@@ -22,6 +22,7 @@ from tests.http.wire import assert_problem
 from tests.kek import kms_stub as stubs
 from tests.kek.kms_stub import KmsStub, kms_stub
 from tests.kek.patience import CALL_SECONDS, be_patient
+from tests.proofs import FULL
 from tests.servers import Daemon, Database, daemon_here, log_file, settings_for
 from tests.states import IV, WRAPPED
 from tests.tokens import Issuer
@@ -107,7 +108,7 @@ async def test_each_process_opens_it_once(
                 ring = Ring(engine, keyring, 3600, 86_400)
                 await asyncio.gather(*(ring.load() for _ in range(20)))
                 assert ring.current is not None
-                found = await asyncio.gather(*(ring.get(ring.current.prefix) for _ in range(3000)))
+                found = await asyncio.gather(*(ring.get(ring.current.prefix) for _ in range(30)))
                 assert set(map(id, found)) == {id(ring.current)}
             finally:
                 await keyring.close()
@@ -115,7 +116,10 @@ async def test_each_process_opens_it_once(
 
 
 @pytest.mark.timeout(300)
-@pytest.mark.parametrize("processes", [4, pytest.param(100, marks=pytest.mark.prove)])
+@pytest.mark.parametrize(
+    "processes",
+    [4, pytest.param(30, marks=pytest.mark.prove), pytest.param(100, marks=FULL)],
+)
 async def test_processes_that_start_at_once_make_a_call_each(
     database: Database, issuer: Issuer, tmp_path: Path, stub: KmsStub, processes: int
 ) -> None:

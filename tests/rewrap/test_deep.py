@@ -36,7 +36,7 @@ from tests.db.connecting import engine_of
 from tests.db.data_keys import FORGET, ask
 from tests.db.kek_registry import retire
 from tests.many_rows import first_state
-from tests.proofs import some
+from tests.proofs import FULL, some
 from tests.rewrap.kit import (
     AGE_CLAIMS,
     DAMAGE,
@@ -537,7 +537,12 @@ async def test_a_record_of_a_kek_that_was_touched_is_not_sealed_anew(database: D
 
 @pytest.mark.timeout(300)
 @pytest.mark.parametrize(
-    ("kills", "rows"), [(4, 200), pytest.param(60, 2000, marks=pytest.mark.prove)]
+    ("kills", "rows"),
+    [
+        (4, 200),
+        pytest.param(20, 700, marks=pytest.mark.prove),
+        pytest.param(60, 2000, marks=FULL),
+    ],
 )
 async def test_processes_are_killed(database: Database, kills: int, rows: int) -> None:
     """kill -9 at random moments: nothing is lost, and whoever comes next goes on."""

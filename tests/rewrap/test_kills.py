@@ -16,6 +16,7 @@ from custody.rewrap.options import Options
 from custody.rewrap.runs import LEASE_SECONDS
 from tests.db.breaking import killed
 from tests.db.command import Command
+from tests.proofs import FULL
 from tests.rewrap.kit import (
     AGE_CLAIMS,
     environ_of,
@@ -72,7 +73,12 @@ async def assert_whole(database: Database, ledger: dict[str, bytes], seed: int) 
 
 @pytest.mark.timeout(300)
 @pytest.mark.parametrize(
-    ("kills", "rows", "age"), [(4, 600, LEASE), pytest.param(100, 3000, 0, marks=pytest.mark.prove)]
+    ("kills", "rows", "age"),
+    [
+        (4, 600, LEASE),
+        pytest.param(30, 1500, 0, marks=pytest.mark.prove),
+        pytest.param(100, 3000, 0, marks=FULL),
+    ],
 )
 async def test_workers_are_killed(database: Database, kills: int, rows: int, age: float) -> None:
     seed = secrets.randbits(32)

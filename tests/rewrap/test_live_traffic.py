@@ -103,10 +103,8 @@ DEEP = Move("to a new data key", ENVELOPE, is_enveloped=True, options=("--deep",
 # The small one as slow as this, so that users and the worker meet.
 SMALL = Scale(1_600, 200, 0, ("--batch", "50", "--rate", "1000"))
 LARGE = Scale(100_000, 1000, 500)
-CASES = [
-    *((move, SMALL) for move in (DIRECT, INTO, OUT, SHALLOW, DEEP)),
-    *((move, LARGE) for move in (DIRECT, SHALLOW, DEEP)),
-]
+CASES = [(move, SMALL) for move in (DIRECT, INTO, OUT, SHALLOW, DEEP)]
+AT_FULL_COUNT = [(move, LARGE) for move in (DIRECT, SHALLOW, DEEP)]
 QUICK = ((INTO, SMALL),)
 
 
@@ -234,7 +232,13 @@ def name(number: int) -> str:
 
 @pytest.mark.timeout(LONGEST_SECONDS + 120)
 @pytest.mark.parametrize(
-    "case", some(CASES, *QUICK, ids=lambda case: f"{case[0].name}, {case[1].users}")
+    "case",
+    some(
+        [*CASES, *AT_FULL_COUNT],
+        *QUICK,
+        full=AT_FULL_COUNT,
+        ids=lambda case: f"{case[0].name}, {case[1].users}",
+    ),
 )
 async def test_no_key_is_lost_under_live_traffic(
     database: Database,

@@ -104,7 +104,7 @@ async def data_key_of(database: Database) -> str:
 
 @pytest.mark.prove
 @pytest.mark.timeout(300)
-@pytest.mark.parametrize("count", [20_000])
+@pytest.mark.parametrize("count", [2_000, pytest.param(20_000, marks=pytest.mark.full)])
 async def test_no_key_enters_this_process(
     audited: tuple[Bao, Path], database: Database, count: int
 ) -> None:
