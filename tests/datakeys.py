@@ -37,9 +37,8 @@ class FixedRing(Ring):
         """Have one more data key open."""
         record = Record(key.id, key.own_seal, is_lost=False, wraps=())
         self.take(record)
-        self._held[key.id] = self._held_now(Opened(key, "r"), record)
-        self._open[key.prefix] = key
-        self._current = self._floor = max(self._held)
+        self._open.hold(record, Opened(key, "r"))
+        self._current = self._floor = max(self.open_ids)
 
     def vouch(self, key: DataKey, wrap: Wrap) -> None:
         """Have one more data key open that the current one vouches for, out of this wrap."""
@@ -47,8 +46,7 @@ class FixedRing(Ring):
         seal = str(self.current.vouch(key.id, key.own))
         record = Record(key.id, seal, is_lost=False, wraps=(wrap,))
         self.take(record)
-        self._held[key.id] = self._held_now(Opened(key, wrap.kek_id), record)
-        self._open[key.prefix] = key
+        self._open.hold(record, Opened(key, wrap.kek_id))
 
     def take(self, record: Record) -> None:
         """Have read one more record."""
@@ -56,12 +54,14 @@ class FixedRing(Ring):
 
     def forget(self, key_id: str) -> None:
         """Have one data key less open."""
-        self._drop(key_id)
+        self._open.drop(key_id)
+        if key_id == self._current:
+            self._current = None
 
     def close(self, *key_ids: str) -> None:
         """Be a ring that could not open these data keys; without any, none of its own."""
-        for key_id in key_ids or tuple(self._held):
-            self._drop(key_id)
+        for key_id in key_ids or self.open_ids:
+            self.forget(key_id)
             self._unopened.unavailable[key_id] = f"the data key {key_id}: closed by a test"
 
     async def _load(self) -> None:

@@ -2,10 +2,8 @@
 
 import asyncio
 import contextlib
-import random
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
-from dataclasses import dataclass
 
 import structlog
 from sqlalchemy.ext.asyncio import AsyncEngine
@@ -13,6 +11,7 @@ from sqlalchemy.ext.asyncio import AsyncEngine
 from custody.datakeys.clock import boot_time
 from custody.datakeys.data_key import DataKey, id_of
 from custody.datakeys.errors import DataKeyLost, DataKeyUnavailable, NoSuchDataKey
+from custody.datakeys.open_keys import OpenKey, OpenKeys, pause
 from custody.datakeys.records import Opened, Record, open_record, read_records
 from custody.datakeys.standing import is_promoted, stands, vouches_for_itself
 from custody.datakeys.unopened import NOT_READ, Unopened
@@ -20,11 +19,7 @@ from custody.db.errors import NO_ANSWER, DatabaseError
 from kek_backends.keyring import Keyring
 from kek_backends.wrap import Wrap
 
-# A data key is opened again when so much of its TTL is over, in each process at another moment.
-_AHEAD = 0.8
-_SPREAD = 0.1
 _LOOK_SECONDS = 0.5
-_RETRY_SECONDS = 2.0
 # Rows may name data keys that nobody has: the database is not asked for each of them.
 _AGAIN_SECONDS = 5.0
 
@@ -34,27 +29,6 @@ _TOUCHED = f"its record has the seal of another key now, or none: {RESTORE}"
 _LOST = "its record is marked as lost"
 
 log = structlog.get_logger()
-
-
-@dataclass(slots=True)
-class _Held:
-    """A data key that is open.
-
-    Args:
-        opened: the key, and under which KEK.
-        record: which it was opened from.
-        opened_at: when that was last.
-        due_at: when it is to be opened again.
-        failure: why that failed; None: it did not.
-        is_half_gone: it was said that half of its time is over.
-    """
-
-    opened: Opened
-    record: Record
-    opened_at: float
-    due_at: float
-    failure: str | None = None
-    is_half_gone: bool = False
 
 
 class Ring:
@@ -83,18 +57,12 @@ class Ring:
     ) -> None:
         self._engine = engine
         self._keyring = keyring
-        self._ttl = ttl
-        self._max_age = max_age
         self._clock = clock
-        # By prefix: what requests look at. By id: the same keys, with what is known beside.
-        self._open: dict[str, DataKey] = {}
-        self._held: dict[str, _Held] = {}
+        self._open = OpenKeys(ttl, max_age, clock)
         self._unopened = Unopened()
         # Id of the current one; and of the latest that was.
         self._current: str | None = None
         self._floor = ""
-        # What each came out of last, while it is open and after that.
-        self._opened_from: dict[str, Record] = {}
         # Those that had no record any more: never opened again in this process.
         self._gone: set[str] = set()
         # Why the records could not be read, the last time.
@@ -108,7 +76,7 @@ class Ring:
         Args:
             prefix: the first 38 characters of the seal.
         """
-        return self._open.get(prefix)
+        return self._open.find(prefix)
 
     def find_by_hint(self, hint: str) -> DataKey | None:
         """Return the data key that the seal of an audit row names, if it is open.
@@ -116,7 +84,7 @@ class Ring:
         Args:
             hint: 8 hexadecimal digits.
         """
-        return next((key for key in self._open.values() if key.audit_hint == hint), None)
+        return self._open.find_by_hint(hint)
 
     def source(self, key_id: str) -> tuple[DataKey, Wrap] | None:
         """Return a data key and the wrap that it came out of; None where it is not open.
@@ -124,16 +92,16 @@ class Ring:
         Args:
             key_id: which.
         """
-        if (held := self._held.get(key_id)) is None:
+        if (held := self._open.get(key_id)) is None:
             return None
         by_kek = {wrap.kek_id: wrap for wrap in held.record.wraps}
-        return held.opened.key, by_kek[held.opened.kek_id]
+        return held.key, by_kek[held.opened.kek_id]
 
     @property
     def current(self) -> DataKey | None:
         """The data key that new seals are made with, or None where it is not open."""
-        held = None if self._current is None else self._held.get(self._current)
-        return None if held is None else held.opened.key
+        held = self._open.get(self._current)
+        return None if held is None else held.key
 
     @property
     def successors(self) -> tuple[Record, ...]:
@@ -156,12 +124,12 @@ class Ring:
     @property
     def open_ids(self) -> tuple[str, ...]:
         """The ids of the data keys that are open, the oldest first."""
-        return tuple(sorted(self._held))
+        return self._open.ids
 
     @property
     def open_keys(self) -> tuple[DataKey, ...]:
         """The data keys that are open, the oldest first."""
-        return tuple(self._held[key_id].opened.key for key_id in self.open_ids)
+        return tuple(held.key for held in self._open)
 
     @property
     def is_on_record(self) -> bool:
@@ -185,12 +153,12 @@ class Ring:
         key_id = id_of(prefix)
         if key_id is None:
             raise NoSuchDataKey("it is no seal")
-        if prefix not in self._open and not self._unopened.is_settled(key_id) and self._may_read():
+        if self.find(prefix) is None and not self._unopened.is_settled(key_id) and self._may_read():
             try:
                 await self.load()
             except DatabaseError as error:
                 raise DataKeyUnavailable(str(error) or NO_ANSWER) from None
-        if (key := self._open.get(prefix)) is not None:
+        if (key := self.find(prefix)) is not None:
             return key
         if self._unopened.is_lost(key_id):
             raise DataKeyLost(f"the data key {key_id} is lost")
@@ -224,8 +192,7 @@ class Ring:
         """See anew what the configured KEKs open: others are configured now."""
         self._unopened.forget_refusals()
         self._retry_at = float("-inf")
-        for held in self._held.values():
-            held.due_at = float("-inf")
+        self._open.make_due()
         self._begin()
 
     @asynccontextmanager
@@ -245,22 +212,12 @@ class Ring:
 
         Nothing is waited for: a KEK that hangs must not keep an old key alive.
         """
-        now = self._clock()
-        for key_id, held in list(self._held.items()):
-            age = now - held.opened_at
-            if age > self._max_age:
-                reason = held.failure or "it was not opened again in time"
-                self._drop(key_id)
-                self._unopened.unavailable[key_id] = f"the data key {key_id}: {reason}"
-                self._retry_at = now
-                log.error("data_key_dropped", data_key=key_id, reason=reason)
-            elif held.failure is not None and age > self._max_age / 2 and not held.is_half_gone:
-                held.is_half_gone = True
-                left = round(self._max_age - age)
-                log.error(
-                    "data_key_half_gone", data_key=key_id, seconds_left=left, reason=held.failure
-                )
-        if self._is_due(now):
+        for key_id, reason in self._open.drop_old().items():
+            if key_id == self._current:
+                self._current = None
+            self._unopened.unavailable[key_id] = f"the data key {key_id}: {reason}"
+            self._retry_at = self._clock()
+        if self._is_due():
             self._begin()
 
     @property
@@ -282,30 +239,24 @@ class Ring:
     @property
     def degraded(self) -> str | None:
         """What is not as it should be while requests are answered all the same."""
-        if not self._held:
+        if not (ids := self._open.ids):
             return None
-        coasting = (
-            f"the data key {key_id} could not be opened again: {held.failure}"
-            for key_id, held in self._held.items()
-            if held.failure is not None
-        )
-        return "; ".join((*coasting, *self._unopened.remarks(self._held))) or None
+        return "; ".join((*self._open.failures(), *self._unopened.remarks(ids))) or None
 
     @property
     def seconds_left(self) -> float:
         """How long the data key of new seals is kept without being opened again; 0 without one."""
-        return 0.0 if (age := self.age) is None else max(0.0, self._max_age - age)
+        return self._open.seconds_left(self._current)
 
     @property
     def age(self) -> float | None:
         """How many seconds ago the data key of new seals was opened; None where it is not."""
-        held = None if self._current is None else self._held.get(self._current)
-        return None if held is None else self._clock() - held.opened_at
+        return self._open.age(self._current)
 
     @property
     def is_coasting(self) -> bool:
         """Whether a data key is open that could not be opened again."""
-        return any(held.failure is not None for held in self._held.values())
+        return bool(self._open.failures())
 
     @property
     def bad(self) -> tuple[Record, ...]:
@@ -316,7 +267,7 @@ class Ring:
     @property
     def is_empty(self) -> bool:
         """Whether no data key is open, and none of the records can be that of one."""
-        return not self._held and self._unopened.is_empty()
+        return not self._open.ids and self._unopened.is_empty()
 
     @property
     def is_doubled(self) -> bool:
@@ -348,10 +299,10 @@ class Ring:
             records = await read_records(self._engine)
         except DatabaseError as error:
             self._failure = str(error) or NO_ANSWER
-            self._retry_at = now + _pause()
-            for held in self._held.values():
+            self._retry_at = now + pause()
+            for held in self._open:
                 if held.due_at <= now:
-                    self._coast(held, self._failure)
+                    self._open.coast(held, self._failure)
             raise
         self._failure, self._read_at = None, now
         there = self._unopened.take(records)
@@ -363,25 +314,26 @@ class Ring:
             self._see(there, now)
         others = [record for record in records if self._is_vouched(record)]
         for record, opened in await self._open_fresh(others, now, retry=retry):
-            self._hold(record, opened)
+            self._open.hold(record, opened)
         if retry:
-            self._retry_at = self._clock() + _pause()
+            self._retry_at = self._clock() + pause()
 
     def _promote(self, there: dict[str, Record]) -> bool:
         """Take a successor for the current one where the records do; say whether it was done."""
         current = self.current
         if current is None:
             return False
-        for key_id in sorted(self._held):
-            if is_promoted(current, self._held[key_id].opened.key, there):
-                self._current = self._floor = key_id
-                log.info("data_key_promoted", data_key=key_id, before=current.id)
+        for key in self.open_keys:
+            if is_promoted(current, key, there):
+                self._current = self._floor = key.id
+                log.info("data_key_promoted", data_key=key.id, before=current.id)
                 return True
         return False
 
     def _see(self, there: dict[str, Record], now: float) -> None:
         """See whether the records of the keys that are open are still what they were."""
-        for key_id, held in list(self._held.items()):
+        for held in self._open:
+            key_id = held.key.id
             record = there.get(key_id)
             if record is None:
                 self._miss(held)
@@ -389,12 +341,12 @@ class Ring:
             if key_id != self._current and self.current and vouches_for_itself(record):
                 self._unopened.rivals.add(record)
             if self._unopened.is_refused(record):
-                self._coast(held, _LOST if record.is_lost else held.failure or _TOUCHED)
-            elif not stands(held.opened.key, record, self.current):
+                self._open.coast(held, _LOST if record.is_lost else held.failure or _TOUCHED)
+            elif not stands(held.key, record, self.current):
                 # That of the current one may name its successor, which is not open here yet.
                 if key_id != self._current or vouches_for_itself(record):
                     self._unopened.refuse(record)
-                self._coast(held, _TOUCHED)
+                self._open.coast(held, _TOUCHED)
             elif record.wraps != held.record.wraps:
                 if held.failure is None:
                     held.due_at = now
@@ -404,13 +356,13 @@ class Ring:
                 if held.failure == _TOUCHED:
                     held.failure = None
 
-    def _miss(self, held: _Held) -> None:
+    def _miss(self, held: OpenKey) -> None:
         """Do without a record: the current data key goes on, any other one was ended."""
-        key_id = held.opened.key.id
+        key_id = held.key.id
         if key_id == self._current or self.current is None:
-            self._coast(held, _GONE)
+            self._open.coast(held, _GONE)
             return
-        self._drop(key_id)
+        self._open.drop(key_id)
         self._gone.add(key_id)
         log.info("data_key_ended", data_key=key_id)
 
@@ -428,7 +380,7 @@ class Ring:
             return False
         current = self.current
         if current is None and self._unopened.may_have_current():
-            if record.id not in self._held:
+            if self._open.get(record.id) is None:
                 self._unopened.wait(record)
             return False
         self._unopened.wait_no_more(record)
@@ -462,7 +414,7 @@ class Ring:
     def _is_to_open(self, record: Record, now: float, *, retry: bool) -> bool:
         if self._unopened.is_refused(record):
             return False
-        if (held := self._held.get(record.id)) is not None:
+        if (held := self._open.get(record.id)) is not None:
             return held.due_at <= now
         return retry or record.id not in self._unopened.unavailable
 
@@ -475,30 +427,27 @@ class Ring:
             return None
         self._unopened.unavailable.pop(record.id, None)
         # Only now: meanwhile it may have become too old.
-        held = self._held.get(record.id)
+        held = self._open.get(record.id)
         if held is None:
             return opened
-        if not opened.key.is_of(held.opened.key.own_seal):
+        if not opened.key.is_of(held.key.own_seal):
             # Whoever may encrypt under the KEK has made it. Nobody's seals are judged by it.
             self._unopened.bad.add(record)
-            self._coast(held, _TOUCHED)
+            self._open.coast(held, _TOUCHED)
             return None
-        if held.failure is not None:
-            log.info("data_key_available", data_key=record.id)
-        self._held[record.id] = self._held_now(opened, record)
+        self._open.hold(record, opened)
         return None
 
     def _note_failure(self, record: Record, error: DataKeyUnavailable | NoSuchDataKey) -> None:
-        unavailable, held = self._unopened.unavailable, self._held.get(record.id)
+        unavailable, held = self._unopened.unavailable, self._open.get(record.id)
         # What has opened before does not now: the KEK is at fault, and may be right in a moment.
-        before = self._opened_from.get(record.id)
-        is_known = before is not None and before.is_of_same_key(record)
+        is_known = self._open.has_opened(record)
         if isinstance(error, NoSuchDataKey) and not is_known:
             self._unopened.bad.add(record)
             unavailable.pop(record.id, None)
             log.error("data_key_record_bad", data_key=record.id)
         if held is not None:
-            self._coast(held, str(error))
+            self._open.coast(held, str(error))
         elif isinstance(error, DataKeyUnavailable) or is_known:
             if record.id not in unavailable:
                 log.warning("data_key_unavailable", data_key=record.id, reason=str(error))
@@ -512,7 +461,7 @@ class Ring:
         else:
             taken = fresh if len(fresh) == 1 else []
         for record, opened in taken:
-            self._hold(record, opened)
+            self._open.hold(record, opened)
             if current is None:
                 self._current = self._floor = record.id
         if rivals := {record for record, _ in fresh} - {record for record, _ in taken}:
@@ -520,41 +469,14 @@ class Ring:
             named = sorted({record.id for record in rivals}.union([current.id] if current else []))
             log.error("data_keys_doubled", data_keys=named)
 
-    def _hold(self, record: Record, opened: Opened) -> None:
-        self._held[record.id] = self._held_now(opened, record)
-        self._open[opened.key.prefix] = opened.key
-        log.info("data_key_opened", data_key=record.id, kek_id=opened.kek_id)
-
-    def _drop(self, key_id: str) -> None:
-        del self._open[self._held.pop(key_id).opened.key.prefix]
-        if key_id == self._current:
-            self._current = None
-
-    def _held_now(self, opened: Opened, record: Record) -> _Held:
-        now = self._clock()
-        self._opened_from[record.id] = record
-        ahead = self._ttl * _AHEAD * random.uniform(1 - _SPREAD, 1 + _SPREAD)  # noqa: S311
-        return _Held(opened, record, opened_at=now, due_at=now + ahead)
-
-    def _coast(self, held: _Held, reason: str) -> None:
-        """Keep a data key that could not be opened again, and try again soon."""
-        if held.failure is None:
-            log.warning("data_key_coasting", data_key=held.opened.key.id, reason=reason)
-        held.failure = reason
-        held.due_at = self._clock() + _pause()
-
     def _may_read(self) -> bool:
         """Say whether a request may have the records read, or wait for it: not again and again."""
         if self._unopened.records is None:
             return self._failure is None
         return self._loading is not None or self._clock() - self._read_at >= _AGAIN_SECONDS
 
-    def _is_due(self, now: float) -> bool:
-        if any(held.due_at <= now for held in self._held.values()):
+    def _is_due(self) -> bool:
+        if self._open.is_any_due():
             return True
         waits = self._failure is not None or bool(self._unopened.unavailable)
-        return waits and self._retry_at <= now
-
-
-def _pause() -> float:
-    return _RETRY_SECONDS * random.uniform(0.75, 1.25)  # noqa: S311
+        return waits and self._retry_at <= self._clock()
