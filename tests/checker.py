@@ -152,7 +152,7 @@ async def check(
     ]
     connection = await asyncpg.connect(database)
     try:
-        rows = [Row(*row) for row in await connection.fetch(_ROWS, ledger.users)]
+        rows = await read_rows(connection, ledger.users)
         found += judge(ledger.entries, rows, ledger.agent, refusals)
         broken = await connection.fetch(f"{BROKEN_ROWS} UNION ALL {_CHECKS}")
         found += [Finding(Kind.ROW, f"{row[0]}: a CHECK does not hold") for row in broken]
@@ -160,6 +160,16 @@ async def check(
     finally:
         await connection.close()
     return found if environ is None else found + await asyncio.to_thread(verify, environ)
+
+
+async def read_rows(connection: "asyncpg.Connection[Any]", users: Sequence[str]) -> list[Row]:
+    """Return the rows of the audit of users, in the order in which they were written.
+
+    Args:
+        connection: of a role that sees all rows.
+        users: whose.
+    """
+    return [Row(*row) for row in await connection.fetch(_ROWS, users)]
 
 
 async def _left(connection: "asyncpg.Connection[Any]", admins: Sequence[str]) -> list[Finding]:
