@@ -251,3 +251,29 @@ async def test_a_vault_that_is_gone_is_said(chromium: Browser, origin: str) -> N
         await sees_less_than_before(page)
         await says(page, "unlock", "This browser has seen a vault that is not there now")
         assert "init" not in await page.locator("#unlock .wire").inner_text()
+
+
+async def test_what_is_kept_of_a_vault_that_is_gone_may_be_forgotten(
+    chromium: Browser, origin: str
+) -> None:
+    answer = {"error": "There is none.", "code": "VAULT_NOT_INITIALISED"}
+    async with person(chromium, origin) as bob:
+        page = await opened(bob, origin)
+        await begin_anew(page, "bob")
+        await sign_in(page, "Bob")
+        await says(page, "unlock", "Unlocked")
+        await write(page)
+        await expect(page.get_by_role("button", name="Forget what")).to_be_hidden()
+        await press(page, "Sign out")
+        await is_ready(page)
+        await page.route("**/key", lambda route: route.fulfill(status=404, json=answer))
+        await sign_in(page, "Bob")
+        await says(page, "unlock", "This browser has seen a vault that is not there now")
+        await expect(page.locator("#notes article")).to_have_count(1)
+        # Another vault, whose key opens nothing of before.
+        await page.unroute("**/key")
+        await press(page, "Forget what this browser keeps")
+        await says(page, "unlock", "Unlocked")
+        await expect(page.get_by_role("button", name="Forget what")).to_be_hidden()
+        await expect(page.locator("#notes article")).to_have_count(0)
+        await write(page, "Begun anew.")
