@@ -213,9 +213,10 @@ class Supervisor:
                 daemon.signal(signal.SIGHUP)
             for line in message.splitlines():
                 name, _, value = line.partition("=")
-                if name == "WATCHDOG":
+                # From when it is ready on, as for a service manager: it may never come to ping.
+                if name in {"WATCHDOG", "READY"}:
                     daemon.alive_until = asyncio.get_running_loop().time() + _LIFE_SECONDS
-                elif name == "STATUS":
+                if name == "STATUS":
                     daemon.status = value
                 elif name == "READY":
                     daemon.ready, daemon.reloading = True, False

@@ -166,6 +166,23 @@ async def test_what_gives_no_sign_of_life_is_killed(
             await process.wait()
 
 
+@pytest.mark.parametrize("sign", ["READY=1", "WATCHDOG=1"])
+async def test_from_its_first_sign_of_life_more_are_awaited(sign: str) -> None:
+    """One that freezes before its first ping has not the time of a start left."""
+    keeper = supervisor.Supervisor(1, {}, Listeners((), ()), Notifier())
+    loop = asyncio.get_running_loop()
+    nobody: Any = None
+    worker = supervisor._Daemon(nobody, alive_until=loop.time() + supervisor._START_SECONDS)
+    ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_DGRAM)
+    with ours, theirs:
+        theirs.send(b"STATUS=starting\nEXTEND_TIMEOUT_USEC=90000000")
+        keeper._hear(worker, ours)
+        assert worker.alive_until > loop.time() + supervisor._LIFE_SECONDS + 1
+        theirs.send(sign.encode())
+        keeper._hear(worker, ours)
+    assert worker.alive_until <= loop.time() + supervisor._LIFE_SECONDS
+
+
 @pytest.mark.prove
 async def test_each_of_them_serves_the_vault_and_the_operators(
     database: Database, issuer: Issuer, tmp_path: Path
@@ -247,7 +264,14 @@ async def test_one_that_is_frozen_is_killed_and_replaced(
     database: Database, issuer: Issuer, tmp_path: Path
 ) -> None:
     module = "tests.e2e.quick_supervisor"
-    with three(database, issuer, tmp_path, module=module) as daemon:
+    with (
+        service_manager() as manager,
+        three(
+            database, issuer, tmp_path, module=module, raw_NOTIFY_SOCKET=manager.address
+        ) as daemon,
+    ):
+        # Until it has said that it is ready, it has the time of a start.
+        await eventually(lambda: manager.status.startswith(f"{COUNT} of {COUNT} processes"))
         before = workers_of(daemon)
         os.kill(before[1], signal.SIGSTOP)
         async with load(daemon, ["alice"] * 4, "/status") as seen:
