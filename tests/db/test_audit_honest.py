@@ -102,7 +102,7 @@ async def clone(database: Database, name: str) -> Database:
     "runs",
     [
         4,
-        pytest.param(49, marks=pytest.mark.prove),
+        pytest.param(25, marks=pytest.mark.prove),
         *(pytest.param(runs, marks=FULL) for runs in (99, 101)),
     ],
 )

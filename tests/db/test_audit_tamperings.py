@@ -236,8 +236,9 @@ async def numbers(database: Database, table: str) -> list[int]:
     [
         (13, 0, ()),
         (13, 0, (4, 8)),
+        pytest.param(60, 5, (4, 8), marks=pytest.mark.prove),
         *(
-            pytest.param(250, seed, prunes, marks=pytest.mark.prove if seed == 1 else FULL)
+            pytest.param(250, seed, prunes, marks=FULL)
             for prunes in ((), (4, 8))
             for seed in range(1, 5)
         ),

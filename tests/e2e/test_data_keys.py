@@ -91,7 +91,7 @@ async def test_requests_make_no_calls_for_it(
 
 
 @pytest.mark.prove
-@pytest.mark.parametrize("rings", [100])
+@pytest.mark.parametrize("rings", [30, pytest.param(100, marks=pytest.mark.full)])
 @pytest.mark.usefixtures("patient")
 async def test_each_process_opens_it_once(
     database: Database, issuer: Issuer, tmp_path: Path, stub: KmsStub, rings: int

@@ -556,7 +556,7 @@ def order(chance: random.Random, moves: int) -> list[tuple[str, bool]]:
 @pytest.mark.timeout(1200)
 @pytest.mark.parametrize(
     "scale",
-    [(3, 40, 2), (10, 200, 12), pytest.param((10, 1000, 50), marks=pytest.mark.full)],
+    [(3, 40, 2), (10, 100, 8), pytest.param((10, 1000, 50), marks=pytest.mark.full)],
 )
 async def test_chain_of_moves(
     database: Database, issuer: Issuer, tmp_path: Path, make: Make, scale: tuple[int, int, int]

@@ -24,11 +24,11 @@ from tests.db.command import Command
 from tests.eventually import eventually
 from tests.forked import Forked
 from tests.ports import free_port
+from tests.proofs import FULL
 from tests.servers import Daemon, Database, daemon_beside, wait_for
 from tests.tokens import Issuer
 
 DOWN_SECONDS = float(os.environ.get("CUSTODY_TEST_DOWN_SECONDS", "10"))
-KILLS = 20
 USERS = [f"user-{number}" for number in range(6)]
 ROWS = "SELECT number, user_id FROM auth.encryption_vault_audit ORDER BY number"
 
@@ -135,12 +135,15 @@ async def use(client: Client, stop: asyncio.Event) -> list[str]:
     return answered
 
 
+@pytest.mark.parametrize("kills", [6, pytest.param(20, marks=FULL)])
 @pytest.mark.parametrize("target", [file, tcp, datagrams], ids=lambda target: target.__name__)
 async def test_every_row_and_none_out_of_order(
-    target: Any,
     database: Database,
     issuer: Issuer,
     tmp_path: Path,
+    *,
+    target: Any,
+    kills: int,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
     dice = Random(17)  # noqa: S311 - can be repeated
@@ -167,12 +170,12 @@ async def test_every_row_and_none_out_of_order(
             for client in clients:
                 assert (await client.init()).status == 200
             using = [asyncio.create_task(use(client, stop)) for client in clients]
-            for _ in range(KILLS // 2):
+            for _ in range(kills // 2):
                 await asyncio.sleep(dice.uniform(0.3, 2.5))
                 await asyncio.gather(follower.kill(), serving.kill())
             taken.down()
             went = monotonic()
-            for left in reversed(range(KILLS - KILLS // 2)):
+            for left in reversed(range(kills - kills // 2)):
                 await follower.kill()
                 await serving.kill()
                 await asyncio.sleep(max(0, went + DOWN_SECONDS - monotonic()) / (left + 1))
@@ -199,11 +202,11 @@ async def test_every_row_and_none_out_of_order(
     for user in USERS:
         order = [int(agent.split()[1]) for agent in agents if agent.split()[0] == user]
         assert order == sorted(set(order))
-    assert (follower.kills, serving.kills) == (KILLS, KILLS)
+    assert (follower.kills, serving.kills) == (kills, kills)
     repeated = sum("number" in one for one in found) - len(first)
     with capsys.disabled():
         figures = (
-            f"{len(rows)} rows, {repeated} came again; follower and daemon killed {KILLS} times "
+            f"{len(rows)} rows, {repeated} came again; follower and daemon killed {kills} times "
             f"each; target away {DOWN_SECONDS:.0f} s; caught up in {caught_up:.1f} s"
         )
         print(f"\n{target.__name__}: {figures}")  # noqa: T201

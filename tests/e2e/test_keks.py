@@ -17,7 +17,7 @@ from tests.e2e.life import live
 from tests.kek.clouds import Clouds
 from tests.keks import kek_of
 from tests.moto_server import Moto
-from tests.proofs import some
+from tests.proofs import FULL, some
 from tests.sealed_rows import READ, data_key_of, past_triggers, seal_of
 from tests.servers import Daemon, Database, daemon_beside, daemon_here
 from tests.tokens import Issuer
@@ -85,7 +85,7 @@ def any_place(request: pytest.FixtureRequest, tmp_path: Path, bao: Bao, moto: Mo
 
 @pytest.mark.prove
 @pytest.mark.timeout(300)
-@pytest.mark.parametrize("count", [20])
+@pytest.mark.parametrize("count", [8, pytest.param(20, marks=FULL)])
 async def test_copied_wraps_never_open(
     any_place: Place, database: Database, issuer: Issuer, tmp_path: Path, count: int
 ) -> None:

@@ -23,6 +23,7 @@ from schemathesis.specs.openapi.checks import (
 
 from custody.http.openapi import document
 from custody.http.routes import BASE_PATH, ROUTES, Route
+from tests.proofs import FULL
 from tests.servers import Daemon
 
 WRAPPED = base64.b64encode(secrets.token_bytes(48)).decode()
@@ -35,7 +36,7 @@ STEPS: tuple[tuple[str, dict[str, Any] | None], ...] = (
     ("/zero-knowledge", {"enable": True}),
 )
 # Of each route and mode: 2,100 in all.
-CASES = [25, pytest.param(150, marks=pytest.mark.prove)]
+CASES = [25, pytest.param(150, marks=FULL)]
 CHECKS = [
     not_a_server_error,
     status_code_conformance,

@@ -23,6 +23,7 @@ from tests.bindings import of
 from tests.db import format2_database, old_service
 from tests.db.command import Command, Done, custody
 from tests.db.kek_registry import retire
+from tests.proofs import FULL
 from tests.rewrap.kit import (
     AGE_CLAIMS,
     DAMAGE,
@@ -375,7 +376,9 @@ async def test_workers_share_it_whatever_each_may_do(database: Database) -> None
 
 
 @pytest.mark.timeout(300)
-@pytest.mark.parametrize("kills", [3, pytest.param(40, marks=pytest.mark.prove)])
+@pytest.mark.parametrize(
+    "kills", [3, pytest.param(12, marks=pytest.mark.prove), pytest.param(40, marks=FULL)]
+)
 async def test_workers_are_killed(database: Database, kills: int) -> None:
     ledger = await fill(database, 400)
     old = dict(list(ledger.items())[:300])
