@@ -14,6 +14,7 @@ import pytest
 from custody.datakeys import ring
 from custody.datakeys.records import open_record
 from custody.rewrap.deep import DeepRotation
+from custody.rewrap.runs import LEASE_SECONDS
 from kek_backends.keyring import Keyring
 from kek_backends.loader import load
 from tests.bao_server import Bao
@@ -29,6 +30,7 @@ from tests.kek import kms_stub as stubs
 from tests.kek.clouds import Clouds
 from tests.kek.kms_stub import KmsStub, kms_stub
 from tests.moto_server import Moto
+from tests.rewrap.kit import AGE_CLAIMS
 from tests.servers import Database, daemon_beside, daemon_here, settings_for
 from tests.softhsm import Mirror
 from tests.tokens import Issuer
@@ -587,6 +589,8 @@ async def test_chain_of_moves(
             await asyncio.to_thread(command.end)
             tokens.mend()
             killed += 1
+        # Those that were killed hold their rows for a while; nobody waits for that here.
+        await database.execute(AGE_CLAIMS, LEASE_SECONDS + 1)
         async with daemon_here(database, issuer, tmp_path, **overrides(new, old)) as daemon:
             await becomes(daemon, 200)
             done = await asyncio.to_thread(custody, environ, "rewrap", "run")
