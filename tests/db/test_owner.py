@@ -162,6 +162,8 @@ SETTINGS = (
 
 @pytest.mark.parametrize("setting", some(SETTINGS, *SETTINGS[1:6]))
 async def test_settings_that_change_nothing(owner: Owner, setting: str) -> None:
+    if setting.startswith("transaction_timeout") and MAJOR < 17:
+        pytest.skip("PostgreSQL 17: there is a transaction_timeout")
     await owner.database.execute(f"ALTER ROLE {owner.role} SET {setting}")
     assert list(await migrate(owner.dsn)) == NAMES
     assert await problems_of(owner.database.url("custody_app")) == ()
