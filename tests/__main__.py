@@ -58,9 +58,7 @@ def _runs(mode: str, arguments: list[str]) -> list[list[str]]:
     """Return what pytest is told, for each time that it is run."""
     asked = arguments or [f"tests/{folder}" for folder in FOLDERS]
     short = ["-n", str(workers(proves=False)), "-m", "not prove", *asked]
-    # One by one: of two long ones none waits for the other in the end, while a worker is idle.
-    shared = ["-n", str(workers(proves=True)), "--maxschedchunk=1"]
-    long = [*shared, *([] if arguments else ["-m", "prove"]), *asked]
+    long = ["-n", str(workers(proves=True)), *([] if arguments else ["-m", "prove"]), *asked]
     if mode == "test":
         return [short]
     if mode == "prove":

@@ -137,21 +137,23 @@ async def check(
         admins: bases of the daemons' admin listeners.
         refusals: status and code that are right here besides those of the state table.
     """
-    looks = await asyncio.gather(
-        *(
-            ledger.ask(user, act, base)
-            for user in ledger.users
-            for base in ledger.bases
-            for act in ("key", "status")
-        )
-    )
-    found = [
-        Finding(Kind.LOST, f"{one.user}: {one.act} is answered {one.status} {one.code} afterwards")
-        for one in looks
-        if one.is_failure
-    ]
-    connection = await asyncpg.connect(database)
+    connection = await _connect(database)
     try:
+        looks = await asyncio.gather(
+            *(
+                ledger.ask(user, act, base)
+                for user in ledger.users
+                for base in ledger.bases
+                for act in ("key", "status")
+            )
+        )
+        found = [
+            Finding(
+                Kind.LOST, f"{one.user}: {one.act} is answered {one.status} {one.code} afterwards"
+            )
+            for one in looks
+            if one.is_failure
+        ]
         rows = await read_rows(connection, ledger.users)
         found += judge(ledger.entries, rows, ledger.agent, refusals)
         broken = await connection.fetch(f"{BROKEN_ROWS} UNION ALL {_CHECKS}")
@@ -160,6 +162,19 @@ async def check(
     finally:
         await connection.close()
     return found if environ is None else found + await asyncio.to_thread(verify, environ)
+
+
+async def _connect(database: str) -> "asyncpg.Connection[Any]":
+    """Connect, once the server is there: it may have crashed in the last moment of a fault."""
+
+    async def connected() -> list["asyncpg.Connection[Any]"]:
+        try:
+            return [await asyncpg.connect(database)]
+        except (OSError, asyncpg.CannotConnectNowError):
+            return []
+
+    (made,) = await eventually(connected)
+    return made
 
 
 async def read_rows(connection: "asyncpg.Connection[Any]", users: Sequence[str]) -> list[Row]:
