@@ -173,8 +173,8 @@ async def _connect(database: str) -> "asyncpg.Connection[Any]":
         except (OSError, asyncpg.CannotConnectNowError):
             return []
 
-    (made,) = await eventually(connected)
-    return made
+    found: list[asyncpg.Connection[Any]] = await eventually(connected)
+    return found[0]
 
 
 async def read_rows(connection: "asyncpg.Connection[Any]", users: Sequence[str]) -> list[Row]:
