@@ -59,6 +59,7 @@ async def test_one_route_is_measured(
 
 
 @pytest.mark.prove
+@pytest.mark.full
 def test_the_routes_are_measured_beside_their_ceilings(tmp_path: Path) -> None:
     text, found = bench("tests.bench", tmp_path, *SHORT, "--users", "5")
     rows = {row["name"]: row for row in found["rows"]}
@@ -72,6 +73,7 @@ def test_the_routes_are_measured_beside_their_ceilings(tmp_path: Path) -> None:
 
 
 @pytest.mark.prove
+@pytest.mark.full
 def test_growth_is_measured_against_the_least_size(tmp_path: Path) -> None:
     options = ("--sizes", "5", "20", "--callers", "5", "--many-callers", "10", "--audit", "100")
     _, found = bench("tests.bench.growth", tmp_path, *SHORT, *options)
@@ -87,6 +89,7 @@ def test_growth_is_measured_against_the_least_size(tmp_path: Path) -> None:
 
 
 @pytest.mark.prove
+@pytest.mark.full
 def test_the_shapes_of_the_audit_table_are_compared(tmp_path: Path) -> None:
     _, found = bench("tests.bench.audit", tmp_path, *SHORT, "--rows", "1200", "--users", "10")
     assert [row["name"] for row in found["rows"]] == ["empty table", "one table", "partitioned"]
@@ -95,6 +98,7 @@ def test_the_shapes_of_the_audit_table_are_compared(tmp_path: Path) -> None:
 
 
 @pytest.mark.prove
+@pytest.mark.full
 def test_commands_are_measured_beside_another_checkout(tmp_path: Path) -> None:
     names = ("python", "Tab in a shell", "custody --version", "custody kek list")
     options = ("--rounds", "1", "--beside", str(ROOT), "--only", *names)
@@ -106,6 +110,7 @@ def test_commands_are_measured_beside_another_checkout(tmp_path: Path) -> None:
 
 
 @pytest.mark.prove
+@pytest.mark.full
 def test_starts_and_idle_connections_are_measured(tmp_path: Path) -> None:
     options = ("--starts", "1", "--idle", "60", "--users", "5")
     _, found = bench("tests.bench.start", tmp_path, *options)
@@ -114,6 +119,7 @@ def test_starts_and_idle_connections_are_measured(tmp_path: Path) -> None:
 
 
 @pytest.mark.prove
+@pytest.mark.full
 def test_a_remote_kek_is_measured_beside_its_server(tmp_path: Path) -> None:
     _, found = bench("tests.bench.remote_kek", tmp_path, *SHORT, "--users", "5")
     rows = {row["name"]: row for row in found["rows"]}
@@ -123,6 +129,7 @@ def test_a_remote_kek_is_measured_beside_its_server(tmp_path: Path) -> None:
 
 
 @pytest.mark.prove
+@pytest.mark.full
 def test_envelope_mode_is_measured_beside_a_kek_in_memory(tmp_path: Path) -> None:
     text, found = bench("tests.bench.envelope", tmp_path, *SHORT, "--users", "5")
     rows = {row["name"]: row for row in found["rows"]}
@@ -133,6 +140,7 @@ def test_envelope_mode_is_measured_beside_a_kek_in_memory(tmp_path: Path) -> Non
 
 
 @pytest.mark.prove
+@pytest.mark.full
 def test_a_kms_that_is_away_is_seen() -> None:
     # Back within five seconds where it has the machine for itself; here other proofs run beside it.
     options = ("--ttl", "2", "--age", "8", "--away", "12", "--users", "2", "--back", "10")
@@ -148,6 +156,7 @@ def test_a_kms_that_is_away_is_seen() -> None:
 
 
 @pytest.mark.prove
+@pytest.mark.full
 def test_ways_to_another_kek_are_measured(tmp_path: Path) -> None:
     _, found = bench(
         "tests.bench.rotation", tmp_path, "--rounds", "1", "--few", "5", "--many", "20"
@@ -162,6 +171,7 @@ def test_ways_to_another_kek_are_measured(tmp_path: Path) -> None:
 
 
 @pytest.mark.prove
+@pytest.mark.full
 def test_the_audit_is_verified_beside_reading_it(tmp_path: Path) -> None:
     text, found = bench("tests.bench.verify", tmp_path, "--rows", "300", "--users", "20")
     assert "300 rows, 1 checkpoints, 20 vaults: no finding" in text
@@ -170,6 +180,7 @@ def test_the_audit_is_verified_beside_reading_it(tmp_path: Path) -> None:
 
 
 @pytest.mark.prove
+@pytest.mark.full
 def test_the_sealer_is_measured_on_and_off(tmp_path: Path) -> None:
     text, found = bench("tests.bench.sealer", tmp_path, *SHORT, "--users", "5", "--rows", "50")
     assert [row["name"] for row in found["rows"]] == [BARE, "sealer off", "sealer on"]
@@ -177,6 +188,7 @@ def test_the_sealer_is_measured_on_and_off(tmp_path: Path) -> None:
 
 
 @pytest.mark.prove
+@pytest.mark.full
 def test_what_a_user_takes_and_a_login_writes(tmp_path: Path) -> None:
     options = ("--users", "200", "--seconds", "0.3")
     text, found = bench("tests.bench.scale", tmp_path, *options)
