@@ -7,7 +7,7 @@ import pytest
 
 T = TypeVar("T")
 
-# The count of a claim, in full, where a proof with a smaller one stands beside it: minutes of the
+# The count of a claim, in full, where a test with a smaller one stands beside it: minutes of the
 # same. ``make prove`` has it; .ci/run, which has an end, has not.
 FULL = (pytest.mark.prove, pytest.mark.full)
 
