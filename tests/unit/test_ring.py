@@ -6,6 +6,7 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 import pytest
+from structlog.testing import capture_logs
 
 from custody.datakeys import ring as ring_module
 from custody.datakeys.errors import DataKeyUnavailable, NoSuchDataKey
@@ -155,6 +156,27 @@ async def test_the_active_kek_opens_it_then_one_in_this_process(
 
 
 # ── coasting ──────────────────────────────────────────────────────────────────
+
+
+async def test_each_change_is_logged_once(opened: Place) -> None:
+    with capture_logs() as logged:
+        opened.kek.failure = Transient("k: down")
+        await opened.turn(TTL)
+        for _ in range(3):
+            await opened.turn(MAX_AGE / 5)
+        opened.kek.failure = None
+        await opened.turn(3)
+        await opened.turn(TTL)
+    assert opened.ring.degraded is None
+    events = [one["event"] for one in logged if one["event"].startswith("data_key_")]
+    assert events == ["data_key_coasting", "data_key_half_gone", "data_key_available"]
+
+
+async def test_other_keks_open_it_again_at_once(opened: Place) -> None:
+    """After a reload the same records may open under others, or under none."""
+    opened.ring.follow()
+    await opened.turn(0)
+    assert opened.kek.unwraps == 2
 
 
 @pytest.mark.parametrize("failure", [Transient("k: down"), Denied("k: no"), DatabaseError("gone")])
