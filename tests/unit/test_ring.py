@@ -239,15 +239,18 @@ async def test_a_kek_that_hangs_keeps_no_old_key(opened: Place) -> None:
 
 async def test_a_kek_that_is_down_at_first(place: Place) -> None:
     place.kek.failure = Transient("k: down")
-    await place.ring.load()
-    assert "k: down" in (place.ring.problem or "")
-    assert place.ring.seconds_left == 0
-    tries = place.kek.unwraps
-    for _ in range(20):  # the looks of the daemon in between
+    with capture_logs() as logged:
         await place.ring.load()
-    assert place.kek.unwraps == tries
-    await place.turn(3)
-    assert place.kek.unwraps == tries + 1
+        assert [one["event"] for one in logged] == ["data_key_unavailable"]
+        assert "k: down" in (place.ring.problem or "")
+        assert place.ring.seconds_left == 0
+        tries = place.kek.unwraps
+        for _ in range(20):  # the looks of the daemon in between
+            await place.ring.load()
+        assert place.kek.unwraps == tries
+        await place.turn(3)
+        assert place.kek.unwraps == tries + 1
+    assert len(logged) == 1
     place.kek.failure = None
     await place.turn(3)
     assert place.is_open
