@@ -1,7 +1,8 @@
 """``make test``: the tests, the fast ones first. ``make prove``: the long proofs.
 
 A proof is a test with the mark ``prove``: many repetitions, long waits, faults of what it
-stands on. What it proves stands in ``make test`` in a small form, or rests on what is tested there.
+stands on, and most of what takes half a second and more. What it proves stands in ``make test`` in
+a small form, or rests on what is tested there.
 ``make cover`` runs both, and measures what of the code they reach.
 """
 

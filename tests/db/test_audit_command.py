@@ -47,6 +47,7 @@ async def keep(daemon: Daemon) -> None:
     await daemon.database.execute("CREATE TABLE kept AS TABLE auth.encryption_vaults")
 
 
+@pytest.mark.prove
 async def test_a_life_of_a_vault(daemon: Daemon, device: Devices) -> None:
     alice, bob = device("alice"), device("bob")
     await alice.init()
@@ -67,6 +68,7 @@ FROM kept AS old WHERE new.user_id = 'alice' AND old.user_id = 'alice'
 """
 
 
+@pytest.mark.prove
 @pytest.mark.parametrize(
     "tampering",
     [
@@ -90,6 +92,7 @@ async def test_a_vault_that_is_not_what_was_left(
     assert await findings(daemon) == [("vault", "alice")]
 
 
+@pytest.mark.prove
 async def test_an_erased_vault_that_was_put_back(daemon: Daemon, device: Devices) -> None:
     await device("alice").init()
     await keep(daemon)
@@ -102,6 +105,7 @@ async def test_an_erased_vault_that_was_put_back(daemon: Daemon, device: Devices
     assert await findings(daemon) == [("vault", "alice")]
 
 
+@pytest.mark.prove
 async def test_a_state_that_somebody_made_up(daemon: Daemon, device: Devices) -> None:
     """He leaves the vault as he likes it, and an audit row that says the same: it has no seal."""
     await device("alice").init()
@@ -113,6 +117,7 @@ async def test_a_state_that_somebody_made_up(daemon: Daemon, device: Devices) ->
     assert found == {"vault": "alice"} | ({"no_seal": "alice"} if "no_seal" in found else {})
 
 
+@pytest.mark.prove
 async def test_the_role_that_only_reads(daemon: Daemon, device: Devices) -> None:
     await device("alice").init()
     url = daemon.database.url("custody_app")
@@ -121,6 +126,7 @@ async def test_the_role_that_only_reads(daemon: Daemon, device: Devices) -> None
     assert "this role does not see the whole audit" in done.complaint
 
 
+@pytest.mark.prove
 async def test_nothing_is_said_without_the_data_key(daemon: Daemon, device: Devices) -> None:
     await device("alice").init()
     other = "b3RoZXIga2V5IG1hdGVyaWFsIHRoYW4gaXQgd2FzISE="
@@ -129,6 +135,7 @@ async def test_nothing_is_said_without_the_data_key(daemon: Daemon, device: Devi
     assert "not seen: seals and signatures" in done.out
 
 
+@pytest.mark.prove
 async def test_a_checkpoint_that_was_kept(daemon: Daemon, device: Devices, tmp_path: Path) -> None:
     await device("alice").init()
     log = AuditLog(daemon.database)
@@ -143,6 +150,7 @@ async def test_a_checkpoint_that_was_kept(daemon: Daemon, device: Devices, tmp_p
     assert (done.code, "is no checkpoint" in done.err) == (2, True)
 
 
+@pytest.mark.prove
 async def test_the_login_that_only_reads(daemon: Daemon, device: Devices) -> None:
     """A member of custody_audit sees all of it, and can change nothing."""
     await device("alice").init()
@@ -166,6 +174,7 @@ async def test_the_login_that_only_reads(daemon: Daemon, device: Devices) -> Non
         await daemon.database.execute(f"DROP ROLE {login}")
 
 
+@pytest.mark.prove
 async def test_the_key_that_others_verify_with(
     database: Database, issuer: Issuer, tmp_path: Path
 ) -> None:

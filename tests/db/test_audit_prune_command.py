@@ -120,6 +120,7 @@ async def test_a_life_of_an_audit(sealing: Daemon, tmp_path: Path) -> None:
         await good(sealing)
 
 
+@pytest.mark.prove
 async def test_what_is_refused(sealing: Daemon, tmp_path: Path) -> None:
     file = tmp_path / "audit.jsonl"
     async with client_session() as session:

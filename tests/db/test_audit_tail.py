@@ -69,6 +69,7 @@ def at_once(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(settled, "LOOK_SECONDS", 0.01)
 
 
+@pytest.mark.prove
 async def test_the_newest_rows(database: Database) -> None:
     log = AuditLog(database)
     for number in range(6):
@@ -127,6 +128,7 @@ async def test_what_stands_out_on_a_terminal(database: Database) -> None:
     assert failed in lines[2]
 
 
+@pytest.mark.prove
 async def test_each_row_once_and_in_order_whoever_writes(database: Database) -> None:
     """Among many that commit at once one that drew its number first commits last."""
 
@@ -198,6 +200,7 @@ async def test_a_log_that_has_become_shorter(
         await eventually(lambda: follower.numbers == [1, 2, 3, 2])
 
 
+@pytest.mark.prove
 async def test_ctrl_c_ends_it(database: Database) -> None:
     log = AuditLog(database)
     await log.write(log.event())

@@ -56,6 +56,7 @@ async def test_a_daemon_boots_past_a_host_that_never_answers(
         assert (await Client(daemon, session, "alice").init()).status == 200
 
 
+@pytest.mark.prove
 async def test_an_address_that_never_answers_keeps_no_other_of_the_name_from_being_tried(
     database: Database, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -251,6 +252,7 @@ async def test_what_can_never_work_ends_every_command_with_its_cure(  # noqa: PL
     assert database.url("postgres").split(":")[2].split("@")[0] not in done.out + done.err
 
 
+@pytest.mark.prove
 async def test_what_is_down_is_named_once(
     database: Database, issuer: Issuer, tmp_path: Path
 ) -> None:

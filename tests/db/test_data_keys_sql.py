@@ -83,6 +83,7 @@ async def test_rows_under_a_lost_key_are_in_nobodys_way(database: Database) -> N
     assert await ask(database, "custody_app", ADD, new_id(), "env-v1", [second]) is None
 
 
+@pytest.mark.prove
 async def test_16_records_at_most(database: Database) -> None:
     made: list[str] = []
     for _ in range(16):
@@ -132,6 +133,7 @@ async def test_the_last_wrap_is_never_dropped(database: Database) -> None:
     assert await wraps(database) == {"k2": "good"}
 
 
+@pytest.mark.prove
 async def test_two_that_drop_each_others_leave_one(database: Database) -> None:
     for _ in range(5):
         await database.execute("DELETE FROM auth.encryption_data_keys")
@@ -201,6 +203,7 @@ async def test_the_wrap_that_is_kept_can_not_go_at_the_same_moment(database: Dat
     assert await wraps(database) == {"k2": "w"}
 
 
+@pytest.mark.prove
 async def test_a_retirement_waits_for_whoever_wraps_a_data_key(database: Database) -> None:
     """Either it sees the wrap, or the writer sees that the KEK is retired."""
     await register(database, "old")

@@ -77,6 +77,7 @@ async def look_at_health(environ: dict[str, str], role: str) -> None:
     assert f"ok      backup: pg_dump can read all rows as {role}" in done.out
 
 
+@pytest.mark.prove
 @pytest.mark.parametrize(
     "lacking", ["BYPASSRLS", "LOGIN", "pg_read_all_data", "a sequence", "no superuser"]
 )
@@ -113,6 +114,7 @@ async def test_a_data_key_that_is_old_or_seals_too_much(
     assert found[1].startswith("about 0 rows are under the data key dk-")
 
 
+@pytest.mark.prove
 async def test_each_wrap_of_a_data_key_is_tried(
     environ: dict[str, str], database: Database
 ) -> None:
@@ -134,6 +136,7 @@ async def test_each_wrap_of_a_data_key_is_tried(
     assert " under old does not open" in shut.message
 
 
+@pytest.mark.prove
 async def test_findings_come_first(database: Database, issuer: Issuer, tmp_path: Path) -> None:
     """Then what is down, what could not be seen, and what is right; as JSON as it was examined."""
     environ = settings_for(database, issuer, tmp_path) | {
@@ -175,6 +178,7 @@ async def test_colours(changes: dict[str, str], coloured: bool) -> None:
     assert "\x1b" not in custody(environ, "doctor").out
 
 
+@pytest.mark.prove
 async def test_changes_nothing(database: Database, issuer: Issuer, tmp_path: Path) -> None:
     """Before the first boot: no fingerprint is recorded by looking."""
     environ = settings_for(database, issuer, tmp_path)
@@ -187,6 +191,7 @@ async def test_changes_nothing(database: Database, issuer: Issuer, tmp_path: Pat
     assert (await asyncio.to_thread(custody, environ, "doctor")).code == 0
 
 
+@pytest.mark.prove
 async def test_finding_of_the_database(environ: dict[str, str], database: Database) -> None:
     await database.execute("ALTER TABLE auth.encryption_vaults NO FORCE ROW LEVEL SECURITY")
     done = await asyncio.to_thread(custody, environ, "doctor", "--json")
@@ -207,6 +212,7 @@ async def test_finding_of_the_database(environ: dict[str, str], database: Databa
     ]
 
 
+@pytest.mark.prove
 async def test_database_that_is_down(environ: dict[str, str]) -> None:
     url = f"postgresql://custody_app:secretsecret@127.0.0.1:{free_port()}/custody"
     environ["CUSTODY_DATABASE_URL"] = url
@@ -224,6 +230,7 @@ async def test_role_of_another_duty(environ: dict[str, str], database: Database)
     assert "the role custody_rewrap is not custody_app nor a member of it" in message
 
 
+@pytest.mark.prove
 async def test_other_key_than_recorded(environ: dict[str, str]) -> None:
     environ["MANA_AUTH_KEK"] = OTHER
     part, verdict, message = (await findings(environ))[-1]
@@ -231,6 +238,7 @@ async def test_other_key_than_recorded(environ: dict[str, str]) -> None:
     assert "stands for other key material" in message
 
 
+@pytest.mark.prove
 async def test_kek_that_is_not_configured(environ: dict[str, str]) -> None:
     del environ["MANA_AUTH_KEK"]
     found = await findings(environ)
@@ -257,6 +265,7 @@ async def test_settings_that_cannot_be_read() -> None:
     assert found[0][:2] == ("settings", Verdict.FINDING)
 
 
+@pytest.mark.prove
 async def test_hygiene_of_settings(environ: dict[str, str], tmp_path: Path) -> None:
     kek = tmp_path / "kek"
     kek.write_text(environ.pop("MANA_AUTH_KEK"))
@@ -277,6 +286,7 @@ async def test_hygiene_of_settings(environ: dict[str, str], tmp_path: Path) -> N
     ]
 
 
+@pytest.mark.prove
 async def test_issuer(environ: dict[str, str], tmp_path: Path) -> None:
     del environ["CUSTODY_JWKS_FILE"]
     url = f"http://127.0.0.1:{free_port()}/jwks"
@@ -292,6 +302,7 @@ async def test_issuer(environ: dict[str, str], tmp_path: Path) -> None:
     assert [verdict for part, verdict, _ in found if part == "jwks"] == [Verdict.FINDING]
 
 
+@pytest.mark.prove
 @pytest.mark.parametrize(("ahead", "verdict"), [(0, Verdict.OK), (3600, Verdict.FINDING)])
 async def test_the_clock_of_an_issuer(
     environ: dict[str, str], issuer: Issuer, ahead: int, verdict: Verdict
@@ -317,6 +328,7 @@ async def test_the_clock_of_the_database(database: Database) -> None:
             assert f"{behind} s behind the database's" in found.message or not behind
 
 
+@pytest.mark.prove
 async def test_two_keys_under_one_kid_beside_a_good_one(
     environ: dict[str, str], tmp_path: Path
 ) -> None:

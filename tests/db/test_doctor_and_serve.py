@@ -90,6 +90,7 @@ async def test_database_that_is_refused_by_both(place: Place, issuer: Issuer) ->
     assert refused is not None
 
 
+@pytest.mark.prove
 async def test_kek_that_is_not_the_recorded_one(place: Place, issuer: Issuer) -> None:
     environ = wrong(place, issuer, setting())
     assert (await serve(environ))[0] is None
@@ -101,6 +102,7 @@ async def test_kek_that_is_not_the_recorded_one(place: Place, issuer: Issuer) ->
     assert "does not open under the KEK of env-v1: configure the key that wrapped it" in of_data_key
 
 
+@pytest.mark.prove
 @pytest.mark.parametrize(
     "change",
     [
@@ -123,6 +125,7 @@ async def test_down_to_both_with_one_line(place: Place, issuer: Issuer, change: 
 # ── one database ──────────────────────────────────────────────────────────────
 
 
+@pytest.mark.prove
 async def test_rewrap_url_of_another_database(
     place: Place, issuer: Issuer, database: Database
 ) -> None:
@@ -140,6 +143,7 @@ async def test_rewrap_url_of_another_database(
 # ── advice ────────────────────────────────────────────────────────────────────
 
 
+@pytest.mark.prove
 async def test_advice_that_the_role_may_not_ask_for_keeps_nobody_from_serving(
     place: Place, issuer: Issuer
 ) -> None:

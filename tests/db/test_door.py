@@ -46,6 +46,7 @@ async def of_rows(settings: dict[str, str]) -> list[tuple[Verdict, str]]:
     return [(one.verdict, one.message) for one in found if one.part == "rows"]
 
 
+@pytest.mark.prove
 async def test_shut(old: Database, issuer: Issuer, tmp_path: Path) -> None:
     async with daemon_here(old, issuer, tmp_path, raw_MANA_AUTH_KEK=KEK) as daemon:
         status, parts = await readiness(daemon)
@@ -62,6 +63,7 @@ async def test_shut(old: Database, issuer: Issuer, tmp_path: Path) -> None:
         assert (await asked(daemon, "/readyz"))[1]["parts"]["rows"] == "ok"
 
 
+@pytest.mark.prove
 async def test_open(old: Database, issuer: Issuer, tmp_path: Path) -> None:
     settings = {"raw_MANA_AUTH_KEK": KEK, "LEGACY_ROWS": "accept"}
     async with daemon_here(old, issuer, tmp_path, **settings) as daemon:
@@ -75,6 +77,7 @@ async def test_open(old: Database, issuer: Issuer, tmp_path: Path) -> None:
         assert (body["ready"], body["degraded"]) == (True, {"rows": USELESS})
 
 
+@pytest.mark.prove
 async def test_they_are_listed_by_kek(old: Database, issuer: Issuer, tmp_path: Path) -> None:
     async with daemon_here(old, issuer, tmp_path, raw_MANA_AUTH_KEK=KEK) as daemon:
         environ = daemon.settings | {"CUSTODY_REWRAP_DATABASE_URL": old.url("custody_rewrap")}

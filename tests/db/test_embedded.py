@@ -20,6 +20,7 @@ def server() -> Iterator[EmbeddedPostgres]:
         yield running
 
 
+@pytest.mark.prove
 @pytest.mark.parametrize(
     ("role", "attributes"),
     [
@@ -98,6 +99,7 @@ def test_passwords_lie_in_one_private_file(server: EmbeddedPostgres) -> None:
     assert holders == ["pgpass"]
 
 
+@pytest.mark.prove
 @needs_proc
 def test_no_password_and_no_variable_of_ours_reaches_the_processes(
     monkeypatch: pytest.MonkeyPatch,

@@ -23,6 +23,7 @@ from tests.ports import free_port
 from tests.servers import ROOT
 
 
+@pytest.mark.prove
 def test_the_second_start_finds_the_data_and_the_passwords(folder: Path) -> None:
     server = EmbeddedPostgres(folder / "a" / "pg")
     with pytest.raises(EmbeddedError, match=r"call start\(\) first"):
@@ -43,6 +44,7 @@ def test_the_second_start_finds_the_data_and_the_passwords(folder: Path) -> None
         assert query(again, "SHOW fsync") == query(again, "SHOW synchronous_commit") == "off"
 
 
+@pytest.mark.prove
 def test_a_first_start_that_was_interrupted_begins_again(folder: Path) -> None:
     place = folder / "pg"
     (place / "data.new" / "base").mkdir(parents=True)
@@ -54,6 +56,7 @@ def test_a_first_start_that_was_interrupted_begins_again(folder: Path) -> None:
     assert not (place / "pwfile").exists()
 
 
+@pytest.mark.prove
 def test_a_sigkill_of_the_postmaster_does_not_stop_the_next_start(folder: Path) -> None:
     server = EmbeddedPostgres(folder / "pg")
     server.start()
@@ -67,6 +70,7 @@ def test_a_sigkill_of_the_postmaster_does_not_stop_the_next_start(folder: Path) 
         server.stop()
 
 
+@pytest.mark.prove
 @needs_proc
 def test_a_stale_pid_that_is_another_process_by_now_does_not_stop_the_start(folder: Path) -> None:
     with EmbeddedPostgres(folder / "pg", durable=False) as server:
@@ -84,6 +88,7 @@ def test_a_stale_pid_that_is_another_process_by_now_does_not_stop_the_start(fold
         other.wait()
 
 
+@pytest.mark.prove
 def test_a_live_server_on_the_folder_is_refused_and_unharmed(
     folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -98,6 +103,7 @@ def test_a_live_server_on_the_folder_is_refused_and_unharmed(
         assert query(server, "SELECT 1") == "1"
 
 
+@pytest.mark.prove
 @needs_proc
 def test_a_server_started_by_hand_is_refused_too(folder: Path) -> None:
     with EmbeddedPostgres(folder / "pg", durable=False) as server:
@@ -118,6 +124,7 @@ def test_a_server_started_by_hand_is_refused_too(folder: Path) -> None:
         by_hand.wait(30)
 
 
+@pytest.mark.prove
 def test_a_port_lost_to_somebody_else_is_replaced(
     folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -133,6 +140,7 @@ def test_a_port_lost_to_somebody_else_is_replaced(
             server.start()
 
 
+@pytest.mark.prove
 def test_it_outlives_the_thread_that_started_it(folder: Path) -> None:
     server = EmbeddedPostgres(folder / "pg", durable=False)
     thread = threading.Thread(target=server.start)
@@ -145,6 +153,7 @@ def test_it_outlives_the_thread_that_started_it(folder: Path) -> None:
         server.stop()
 
 
+@pytest.mark.prove
 async def test_it_starts_and_stops_beside_a_running_loop(folder: Path) -> None:
     server = EmbeddedPostgres(folder / "pg", durable=False)
     await asyncio.to_thread(server.start)
@@ -169,6 +178,7 @@ def test_a_server_that_does_not_stop_is_killed(
     assert not alive(pid)
 
 
+@pytest.mark.prove
 def test_logins_that_cannot_be_granted_are_explained_without_a_secret(folder: Path) -> None:
     with EmbeddedPostgres(folder / "pg", durable=False) as server:
         query(server, "ALTER SYSTEM SET default_transaction_read_only = on")
@@ -211,6 +221,7 @@ def daemon(folder: Path) -> Iterator["tuple[subprocess.Popen[str], int]"]:
         yield process, int(next(line for line in process.stdout if line.strip().isdecimal()))
 
 
+@pytest.mark.prove
 def test_it_dies_with_a_daemon_that_was_killed(
     folder: Path, daemon: "tuple[subprocess.Popen[str], int]"
 ) -> None:
@@ -224,6 +235,7 @@ def test_it_dies_with_a_daemon_that_was_killed(
         assert not alive(pid)
 
 
+@pytest.mark.prove
 def test_a_ctrl_c_ends_the_daemon_first(daemon: "tuple[subprocess.Popen[str], int]") -> None:
     process, pid = daemon
     os.killpg(process.pid, signal.SIGINT)  # what a terminal does

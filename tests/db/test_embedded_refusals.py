@@ -14,6 +14,7 @@ from tests.db.embedded_server import needs_root, query
 from tests.servers import ROOT
 
 
+@pytest.mark.prove
 def test_a_server_that_dies_at_start_is_explained_from_its_log(folder: Path) -> None:
     with EmbeddedPostgres(folder / "pg", durable=False) as server:
         control = server.folder / "data" / "global" / "pg_control"
@@ -24,6 +25,7 @@ def test_a_server_that_dies_at_start_is_explained_from_its_log(folder: Path) -> 
     assert server._server is server._watch is None
 
 
+@pytest.mark.prove
 def test_passwords_that_others_can_read_are_refused(folder: Path) -> None:
     with EmbeddedPostgres(folder / "pg", durable=False) as server:
         pass
@@ -80,6 +82,7 @@ def test_without_the_extra_the_error_names_the_cure(
         EmbeddedPostgres(folder / "pg").start()
 
 
+@pytest.mark.prove
 def test_the_wheels_python_is_never_run(folder: Path) -> None:
     script = (
         "import sys; from pathlib import Path; "
@@ -91,6 +94,7 @@ def test_the_wheels_python_is_never_run(folder: Path) -> None:
     subprocess.run(command, check=True, cwd=ROOT, stdout=subprocess.DEVNULL)
 
 
+@pytest.mark.prove
 @needs_root
 def test_a_folder_closed_to_the_server_is_replaced(
     folder: Path, monkeypatch: pytest.MonkeyPatch
@@ -116,6 +120,7 @@ def test_a_folder_closed_to_the_server_is_replaced(
         EmbeddedPostgres(closed / "pg").start()
 
 
+@pytest.mark.prove
 @needs_root
 def test_binaries_closed_to_the_server_are_copied_once(
     folder: Path, monkeypatch: pytest.MonkeyPatch
@@ -156,6 +161,7 @@ def test_without_a_user_to_become_the_error_says_what_to_do(
         EmbeddedPostgres(folder / "pg").start()
 
 
+@pytest.mark.prove
 @needs_root
 def test_an_ordinary_user_needs_nothing_special(folder: Path) -> None:
     nobody = ServerUser("nobody", 65534, 65534)

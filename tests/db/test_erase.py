@@ -20,6 +20,7 @@ async def erase(database: Database, *arguments: str, role: str = "custody_owner"
     return await asyncio.to_thread(custody, environ, "users", "erase", *arguments)
 
 
+@pytest.mark.prove
 async def test_from_a_table_of_our_own(daemon: Daemon) -> None:
     database = daemon.database
     async with client_session() as session:
@@ -50,6 +51,7 @@ async def test_from_a_table_of_our_own(daemon: Daemon) -> None:
         assert (await Client(daemon, session, "alice").init()).status == 200
 
 
+@pytest.mark.prove
 async def test_from_someone_elses_table(empty: Database) -> None:
     await move(empty)
     before = await empty.value(USERS)

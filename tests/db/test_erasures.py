@@ -153,6 +153,7 @@ def refused(answer: Answer) -> bool:
     return True
 
 
+@pytest.mark.prove
 @NEW_CLIENTS
 async def test_restored_from_before(
     daemon: Daemon, empty: Database, tmp_path: Path, record: Path
@@ -213,6 +214,7 @@ async def test_restored_from_before(
             assert await empty.value(ERASURES) == 1
 
 
+@pytest.mark.prove
 @NEW_CLIENTS
 async def test_an_erasure_that_a_thief_made_up_is_found(
     daemon: Daemon, empty: Database, tmp_path: Path, record: Path
@@ -235,6 +237,7 @@ async def test_an_erasure_that_a_thief_made_up_is_found(
     assert (done.code, "there is a vault that was erased" in done.out) == (1, True)
 
 
+@pytest.mark.prove
 @NEW_CLIENTS
 async def test_who_came_back_is_not_erased_again(
     daemon: Daemon, empty: Database, tmp_path: Path, record: Path
@@ -268,6 +271,7 @@ async def swap(one: Database, other: Database) -> None:
     await admin.execute(f"ALTER DATABASE {other.name} ALLOW_CONNECTIONS true")
 
 
+@pytest.mark.prove
 @NEW_CLIENTS
 async def test_database_is_swapped_under_a_daemon(
     daemon: Daemon, empty: Database, tmp_path: Path, held: list[Erasures]
@@ -298,6 +302,7 @@ async def test_database_is_swapped_under_a_daemon(
         assert (await bob.key()).json == key
 
 
+@pytest.mark.prove
 async def test_rows_are_from_before_and_nothing_shows_it(
     database: Database,
     issuer: Issuer,
@@ -335,6 +340,7 @@ async def test_rows_are_from_before_and_nothing_shows_it(
         assert (await bob.key()).json == key
 
 
+@pytest.mark.prove
 async def test_erasure_under_way_shuts_nobody_out_and_a_killed_one_does(
     daemon: Daemon, database: Database, record: Path
 ) -> None:
@@ -372,6 +378,7 @@ async def test_erasure_under_way_shuts_nobody_out_and_a_killed_one_does(
         assert (await bob.key()).json == key
 
 
+@pytest.mark.prove
 @NEW_CLIENTS
 async def test_replay_is_killed_and_run_again(
     daemon: Daemon, empty: Database, tmp_path: Path
@@ -398,6 +405,7 @@ async def test_replay_is_killed_and_run_again(
     assert (await empty.value(VAULTS), await empty.value(ERASURES)) == ([], len(users))
 
 
+@pytest.mark.prove
 async def test_erasures_at_once(daemon: Daemon, record: Path) -> None:
     users = [f"user-{number}" for number in range(4)]
     async with client_session() as session:
@@ -414,6 +422,7 @@ async def test_needs_to_be_meant(words: tuple[str, ...]) -> None:
     assert (done.code, "--yes" in done.err) == (2, True)
 
 
+@pytest.mark.prove
 async def test_what_can_not_be_recorded_is_not_erased(
     daemon: Daemon, database: Database, record: Path
 ) -> None:
@@ -461,6 +470,7 @@ async def test_disk_is_full_or_another_command_stuck(
         assert (await alice.key()).json == key
 
 
+@pytest.mark.prove
 async def test_another_audit_row_under_the_id_is_no_erasure(
     daemon: Daemon, database: Database, record: Path
 ) -> None:
@@ -476,6 +486,7 @@ async def test_another_audit_row_under_the_id_is_no_erasure(
     assert await database.value(VAULTS) == ["alice"]
 
 
+@pytest.mark.prove
 async def test_lines_of_an_export_are_a_record(daemon: Daemon, record: Path) -> None:
     async with client_session() as session:
         await Client(daemon, session, "alice").init()
@@ -528,6 +539,7 @@ async def test_record_that_is_not_to_be_relied_on(
         assert (await alice.key()).json == key
 
 
+@pytest.mark.prove
 async def test_torn_last_line(daemon: Daemon, record: Path) -> None:
     """Its erasure was never made: said, and taken away by the next one."""
     async with client_session() as session:

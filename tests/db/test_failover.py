@@ -121,6 +121,7 @@ class Device:
                     assert known == answer.json["masterKey"]
 
 
+@pytest.mark.prove
 async def test_failover_while_users_are_served(pair: Pair, issuer: Issuer, tmp_path: Path) -> None:
     async with (
         daemon_here(pair.primary, issuer, tmp_path, DATABASE_URL=pair.url()) as daemon,
@@ -209,6 +210,7 @@ async def server_of(engine: AsyncEngine) -> int:
         return int(await held.fetchval("SELECT inet_server_port()"))
 
 
+@pytest.mark.prove
 async def test_nothing_that_a_demoted_server_tells_is_believed(
     pair: Pair, engine: AsyncEngine
 ) -> None:
@@ -220,6 +222,7 @@ async def test_nothing_that_a_demoted_server_tells_is_believed(
     assert await server_of(engine) == pair.standby.server.port
 
 
+@pytest.mark.prove
 async def test_a_change_that_was_begun_before_is_not_made_on_a_demoted_server(
     pair: Pair, engine: AsyncEngine
 ) -> None:
@@ -240,6 +243,7 @@ async def test_a_change_that_was_begun_before_is_not_made_on_a_demoted_server(
     assert await server_of(engine) == pair.primary.server.port
 
 
+@pytest.mark.prove
 async def test_status_alone_finds_the_new_primary(
     pair: Pair, issuer: Issuer, tmp_path: Path
 ) -> None:

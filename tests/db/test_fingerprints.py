@@ -58,6 +58,7 @@ async def test_first_boot_records_and_another_key_is_refused(
         await boot(database, issuer, tmp_path, OTHER, **swapped)
 
 
+@pytest.mark.prove
 async def test_command_refuses_another_key(
     database: Database, issuer: Issuer, tmp_path: Path
 ) -> None:
@@ -69,6 +70,7 @@ async def test_command_refuses_another_key(
     assert OTHER not in done.err
 
 
+@pytest.mark.prove
 async def test_wrong_key_at_the_first_boot_locks_nobody_out(
     empty: Database, issuer: Issuer, tmp_path: Path
 ) -> None:
@@ -81,6 +83,7 @@ async def test_wrong_key_at_the_first_boot_locks_nobody_out(
     assert list(await recorded(empty)) == ["env-v1"]
 
 
+@pytest.mark.prove
 async def test_key_for_another_kek_id_needs_no_row(
     empty: Database, issuer: Issuer, tmp_path: Path
 ) -> None:
@@ -99,6 +102,7 @@ async def test_zero_knowledge_rows_prove_nothing(
     assert list(await recorded(empty)) == ["env-v1"]
 
 
+@pytest.mark.prove
 async def test_tampered_rows_among_good_ones_do_not_block(
     empty: Database, issuer: Issuer, tmp_path: Path
 ) -> None:
@@ -124,6 +128,7 @@ async def test_format_2_rows_prove_a_key_too(
         assert (await Client(daemon, session, "alice").key()).json == key
 
 
+@pytest.mark.prove
 async def test_two_instances_with_different_keys(
     database: Database, issuer: Issuer, tmp_path: Path
 ) -> None:

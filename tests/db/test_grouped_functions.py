@@ -39,6 +39,7 @@ async def trail(database: Database) -> list[tuple[str, str]]:
     return [tuple(row) for row in await database.fetch(TRAIL)]
 
 
+@pytest.mark.prove
 async def test_each_place_has_its_own_users_row(filled: Database) -> None:
     asked = ["bob", "nobody", "alice", "bob", "", "carol"]
     async with filled.connect("custody_app") as app:
@@ -48,6 +49,7 @@ async def test_each_place_has_its_own_users_row(filled: Database) -> None:
         assert await app.fetch(READ, []) == []
 
 
+@pytest.mark.prove
 async def test_the_policy_judges_and_not_the_condition(filled: Database) -> None:
     """Without its WHERE the function reads the table: still each place sees its own user alone."""
     source = await filled.value("SELECT pg_get_functiondef('auth.custody_load_vaults'::regproc)")
@@ -67,6 +69,7 @@ async def test_the_policy_judges_and_not_the_condition(filled: Database) -> None
         assert len(await app.fetch(READ, ["bob"])) == 3
 
 
+@pytest.mark.prove
 async def test_scope_ends_with_the_call(filled: Database) -> None:
     scope = "SELECT current_setting('app.current_user_id', true)"
     count = "SELECT count(*) FROM auth.encryption_vaults"
@@ -98,6 +101,7 @@ async def test_nobody_else_may_run_them(filled: Database, function: str) -> None
         await filled.execute("DROP OWNED BY bystander; DROP ROLE bystander")
 
 
+@pytest.mark.prove
 async def test_rewrap_role_reads_and_writes_in_nobodys_name(filled: Database) -> None:
     read = "SELECT * FROM auth.custody_load_vaults(ARRAY['alice'])"
     assert DENIED in psql(filled, "custody_rewrap", read)
@@ -166,6 +170,7 @@ async def test_after_the_deadline_nothing_is_committed(filled: Database) -> None
     assert await trail(filled) == [("3", "carol")]
 
 
+@pytest.mark.prove
 async def test_deadline_that_passes_while_it_waits_for_a_lock(filled: Database) -> None:
     async with filled.connect("custody_app") as app, filled.connect() as other:
         transaction = other.transaction()

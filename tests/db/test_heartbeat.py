@@ -52,6 +52,7 @@ async def test_database_answers(heart: Heartbeat, engine: AsyncEngine, database:
     assert await database.value(CONNECTIONS) == 1
 
 
+@pytest.mark.prove
 async def test_connections_that_nobody_gives_back(
     heart: Heartbeat, engine: AsyncEngine, database: Database
 ) -> None:
@@ -65,6 +66,7 @@ async def test_connections_that_nobody_gives_back(
     assert await heart.beat()
 
 
+@pytest.mark.prove
 async def test_busy_connections_that_come_and_go(heart: Heartbeat, engine: AsyncEngine) -> None:
     """Those who wait are many, and this one comes last: a load, and nothing that is stuck."""
     async with AsyncExitStack() as held:
@@ -97,6 +99,7 @@ async def test_connection_that_nobody_answers_on(heart: Heartbeat, engine: Async
         os.kill(backend, signal.SIGCONT)
 
 
+@pytest.mark.prove
 async def test_database_that_is_killed(
     heart: Heartbeat, engine: AsyncEngine, own_server: EmbeddedPostgres
 ) -> None:

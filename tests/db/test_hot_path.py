@@ -72,6 +72,7 @@ async def test_everyone_gets_the_own_key_and_one_row_for_each_answer(
     assert await fetched(database) == asked
 
 
+@pytest.mark.prove
 async def test_commit_that_fails_for_one_fails_for_no_other(
     device: Device, database: Database, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -98,6 +99,7 @@ async def test_commit_that_fails_for_one_fails_for_no_other(
     assert await fetched(database) == dict.fromkeys(keys, 4)
 
 
+@pytest.mark.prove
 async def test_row_that_is_swallowed_holds_back_one_key(
     device: Device, database: Database, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -119,6 +121,7 @@ async def test_row_that_is_swallowed_holds_back_one_key(
     assert set(await fetched(database)) == set(users) - {"user-3"}
 
 
+@pytest.mark.prove
 @pytest.mark.parametrize(
     ("genuine", "doctored"),
     [
@@ -152,6 +155,7 @@ async def test_another_users_row_is_nobodys(
     assert {answer.status for answer in answers} & {503}
 
 
+@pytest.mark.prove
 async def test_client_that_goes_away_hurts_nobody(device: Device, database: Database) -> None:
     users = [f"user-{number}" for number in range(30)]
     keys = await init(device, users)
@@ -167,6 +171,7 @@ async def test_client_that_goes_away_hurts_nobody(device: Device, database: Data
         assert sum(isinstance(answer, Answer) for answer in done) >= 20
 
 
+@pytest.mark.prove
 async def test_sessions_that_end_under_load(device: Device, database: Database) -> None:
     users = [f"user-{number}" for number in range(16)]
     keys = await init(device, users)

@@ -69,6 +69,7 @@ def lines_of(done: Done) -> list[list[str]]:
 # ── list ──────────────────────────────────────────────────────────────────────
 
 
+@pytest.mark.prove
 async def test_table(environ: dict[str, str]) -> None:
     done = await run(environ, "list")
     assert (done.code, done.err) == (0, "")
@@ -91,6 +92,7 @@ LONG_IDS = (
 )
 
 
+@pytest.mark.prove
 @pytest.mark.parametrize("columns", ["", "80", "60"])
 async def test_table_fits_a_terminal(database: Database, columns: str) -> None:
     """With ids as long as those of a KMS are; and as long ones as a row can have."""
@@ -117,6 +119,7 @@ async def test_table_fits_a_terminal(database: Database, columns: str) -> None:
     assert [one["kek_id"] for one in listed] == [*LONG_IDS, endless]
 
 
+@pytest.mark.prove
 async def test_json(environ: dict[str, str]) -> None:
     done = await run(environ, "list", "--json")
     listed: list[dict[str, Any]] = json.loads(done.out)
@@ -143,6 +146,7 @@ async def test_json(environ: dict[str, str]) -> None:
     }
 
 
+@pytest.mark.prove
 async def test_without_the_rewrap_role_rows_are_not_counted(
     environ: dict[str, str], database: Database
 ) -> None:
@@ -157,6 +161,7 @@ async def test_without_the_rewrap_role_rows_are_not_counted(
     assert {one["rows"] for one in listed} == {None}
 
 
+@pytest.mark.prove
 @pytest.mark.parametrize(
     ("name", "value"),
     [("NOW", ""), ("CUSTODY_KEK", "pgp:KEY"), ("CUSTODY_OLD_KEKS", "env:NOWHERE?id=old")],
@@ -170,6 +175,7 @@ async def test_list_comes_without_the_keks(environ: dict[str, str], name: str, v
     assert {one["configured"] for one in listed} == {None}
 
 
+@pytest.mark.prove
 async def test_list_comes_while_a_kms_is_down(environ: dict[str, str]) -> None:
     kms = {
         "CUSTODY_OLD_KEKS": "env:OLD?id=old vault:transit/mana",
@@ -195,6 +201,7 @@ async def test_list_of_a_kms_that_hangs(environ: dict[str, str]) -> None:
     assert "vault:transit/mana" in done.complaint
 
 
+@pytest.mark.prove
 async def test_rows_of_the_old_service(empty: Database) -> None:
     await move(empty)
     url = {"CUSTODY_REWRAP_DATABASE_URL": empty.url("custody_rewrap")}
@@ -203,6 +210,7 @@ async def test_rows_of_the_old_service(empty: Database) -> None:
     assert lines_of(done)[1:] == [["env-v1", "unregistered", "18", "18", "0", "0", "-", "yes"]]
 
 
+@pytest.mark.prove
 async def test_data_keys_are_listed(environ: dict[str, str], database: Database) -> None:
     key = await add_data_key(database, "now")
     lines = (await run(environ, "list")).out.splitlines()
@@ -226,12 +234,14 @@ async def test_data_keys_are_listed(environ: dict[str, str], database: Database)
     ]
 
 
+@pytest.mark.prove
 async def test_empty_list(database: Database) -> None:
     url = {"CUSTODY_REWRAP_DATABASE_URL": database.url("custody_rewrap"), "MANA_AUTH_KEK": KEK}
     assert len(lines_of(await run(url, "list"))) == 1
     assert json.loads((await run(url, "list", "--json")).out) == []
 
 
+@pytest.mark.prove
 async def test_what_a_row_says_does_not_steer_the_terminal(
     environ: dict[str, str], database: Database
 ) -> None:
@@ -248,6 +258,7 @@ def on_a_full_disk(environ: Mapping[str, str], *arguments: str) -> tuple[int, st
     return done.returncode, done.stderr
 
 
+@pytest.mark.prove
 @pytest.mark.parametrize("options", [(), ("--json",)])
 async def test_list_on_a_full_disk(environ: dict[str, str], options: tuple[str, ...]) -> None:
     code, said = await asyncio.to_thread(on_a_full_disk, environ, "kek", "list", *options)
@@ -280,6 +291,7 @@ REFUSALS = {
 }
 
 
+@pytest.mark.prove
 async def test_retire_refuses_a_kek_of_data_keys(
     environ: dict[str, str], database: Database
 ) -> None:
@@ -290,6 +302,7 @@ async def test_retire_refuses_a_kek_of_data_keys(
     assert done.complaint == "data keys are still wrapped under idle: custody rewrap run"
 
 
+@pytest.mark.prove
 @pytest.mark.parametrize("kek_id", REFUSALS)
 async def test_retire_refuses(environ: dict[str, str], database: Database, kek_id: str) -> None:
     outcome, rows, message = REFUSALS[kek_id]
@@ -304,6 +317,7 @@ async def test_retire_refuses(environ: dict[str, str], database: Database, kek_i
     assert await states(database) == before
 
 
+@pytest.mark.prove
 async def test_retire(environ: dict[str, str], database: Database) -> None:
     await register(database, "idle", "f3")
     before = await states(database)
@@ -329,6 +343,7 @@ async def test_retire(environ: dict[str, str], database: Database) -> None:
     assert json.loads(again.out) == said | {"retirement": report}
 
 
+@pytest.mark.prove
 async def test_what_is_stamped_here_is_not_retired(
     environ: dict[str, str], database: Database
 ) -> None:
@@ -343,6 +358,7 @@ async def test_what_is_stamped_here_is_not_retired(
     assert (await states(database))["next"] == "decrypt-only"
 
 
+@pytest.mark.prove
 async def test_retire_where_no_kek_is_configured(
     environ: dict[str, str], database: Database
 ) -> None:
@@ -354,6 +370,7 @@ async def test_retire_where_no_kek_is_configured(
     assert done.complaint.startswith("what is configured here could not be seen: ")
 
 
+@pytest.mark.prove
 async def test_retire_while_something_is_being_written(
     environ: dict[str, str], database: Database
 ) -> None:
@@ -378,6 +395,7 @@ def owned(environ: dict[str, str], database: Database) -> dict[str, str]:
     return environ | {"CUSTODY_OWNER_DATABASE_URL": database.url("custody_owner")}
 
 
+@pytest.mark.prove
 async def test_forget(owned: dict[str, str], database: Database) -> None:
     await register(database, "planted", "f3")
     before = await states(database)
@@ -397,6 +415,7 @@ async def test_forget(owned: dict[str, str], database: Database) -> None:
     assert (done.code, json.loads(done.out)) == (0, {"id": key, "outcome": "forgotten"})
 
 
+@pytest.mark.prove
 async def test_forget_refuses(owned: dict[str, str], database: Database) -> None:
     key = await add_data_key(database, "next")
     await register(database, "next", "f3")
@@ -411,6 +430,7 @@ async def test_forget_refuses(owned: dict[str, str], database: Database) -> None
         assert done.complaint == f"{record} was not removed: {message}"
 
 
+@pytest.mark.prove
 async def test_forget_needs_the_owner(owned: dict[str, str], database: Database) -> None:
     variable = "CUSTODY_OWNER_DATABASE_URL"
     done = await run(owned | {variable: ""}, "forget", "old", "--yes")
@@ -449,6 +469,7 @@ async def test_forget_while_something_is_being_written(
 # ── what can't be asked ───────────────────────────────────────────────────────
 
 
+@pytest.mark.prove
 @pytest.mark.parametrize("command", [("list",), ("retire", "old")])
 async def test_refused(environ: dict[str, str], database: Database, command: Any) -> None:
     good = environ["CUSTODY_REWRAP_DATABASE_URL"]
@@ -470,6 +491,7 @@ async def test_refused(environ: dict[str, str], database: Database, command: Any
         assert good.split(":")[2].split("@")[0] not in done.err
 
 
+@pytest.mark.prove
 async def test_unsafe_database_is_refused(environ: dict[str, str], database: Database) -> None:
     await database.execute("DROP POLICY encryption_vaults_kek_sample ON auth.encryption_vaults")
     for command in (("list",), ("retire", "old")):

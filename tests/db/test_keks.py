@@ -301,6 +301,7 @@ async def test_keks_in_use_probe_the_index_once_a_kek(database: Database) -> Non
 # ── older databases ───────────────────────────────────────────────────────────
 
 
+@pytest.mark.prove
 async def test_rows_of_the_old_service_are_counted(empty: Database) -> None:
     await move(empty)
     async with engine_of(empty.url("custody_rewrap")) as engine:

@@ -31,6 +31,7 @@ async def first_key(database: Database, issuer: Issuer, folder: Path) -> int:
         return (await Client(daemon, session, f"new-{secrets.token_hex(4)}").init()).status
 
 
+@pytest.mark.prove
 @pytest.mark.parametrize("comment", COMMENTS)
 async def test_comment_means_nothing(
     database: Database, issuer: Issuer, tmp_path: Path, comment: str
@@ -47,6 +48,7 @@ async def test_mark_comes_from_the_comment_of_before(empty: Database, tmp_path: 
     assert await empty.value(OURS)
 
 
+@pytest.mark.prove
 @pytest.mark.parametrize("comment", COMMENTS)
 async def test_mark_comes_without_the_comment(
     empty: Database, issuer: Issuer, tmp_path: Path, comment: str
@@ -59,6 +61,7 @@ async def test_mark_comes_without_the_comment(
     assert await first_key(empty, issuer, tmp_path) == 200
 
 
+@pytest.mark.prove
 async def test_what_was_there_before_is_never_ours(empty: Database) -> None:
     await old_service.build(empty, "custody_owner")
     await migrate(owner(empty))
@@ -71,6 +74,7 @@ async def test_what_was_there_before_is_never_ours(empty: Database) -> None:
     assert await problems_of(empty.url("custody_app")) == ()
 
 
+@pytest.mark.prove
 async def test_comment_of_somebody_else_that_looks_like_the_mark(empty: Database) -> None:
     await old_service.build(empty, "custody_owner")
     await empty.execute("COMMENT ON TABLE auth.users IS 'custody: the children of each parent'")
@@ -83,6 +87,7 @@ async def test_comment_of_somebody_else_that_looks_like_the_mark(empty: Database
     assert await empty.value(OURS) is False
 
 
+@pytest.mark.prove
 async def test_what_keeps_it_safe_comes_back_by_the_mark_alone(database: Database) -> None:
     await database.execute(
         "COMMENT ON TABLE auth.users IS NULL; DROP POLICY users_own_row ON auth.users;"

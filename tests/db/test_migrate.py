@@ -39,6 +39,7 @@ async def test_two_at_once_share_the_work(empty: Database) -> None:
     assert await empty.value(HISTORY) == NAMES
 
 
+@pytest.mark.prove
 async def test_waits_for_another_and_says_so_in_the_end(
     empty: Database, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -50,6 +51,7 @@ async def test_waits_for_another_and_says_so_in_the_end(
     assert await empty.value("SELECT to_regnamespace('auth')") is None
 
 
+@pytest.mark.prove
 async def test_lock_of_a_table_in_use_times_out(
     empty: Database, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -105,6 +107,7 @@ async def test_message_of_a_failure_shows_no_row(empty: Database, tmp_path: Path
     assert "a wrapped key" not in str(caught.value)
 
 
+@pytest.mark.prove
 async def test_files_run_by_psql_alone_and_again(
     empty: Database, issuer: Issuer, tmp_path: Path
 ) -> None:
@@ -119,6 +122,7 @@ async def test_files_run_by_psql_alone_and_again(
         assert (await Client(daemon, session, "alice").key()).json == first.json
 
 
+@pytest.mark.prove
 async def test_same_schema_by_psql_and_by_migrate(empty: Database, database: Database) -> None:
     migrate_by_psql(empty)
     assert shape(empty) == shape(database)
@@ -155,6 +159,7 @@ async def test_without_the_right_to_make_roles(empty: Database, tmp_path: Path) 
         await empty.execute(f"ALTER DATABASE {empty.name} OWNER TO postgres")
 
 
+@pytest.mark.prove
 def test_command_without_roles_nor_the_right_to_make_them(folder: Path) -> None:
     """On a server where nobody has made the runtime roles."""
     with EmbeddedPostgres(folder / "pg", durable=False) as server:
@@ -170,6 +175,7 @@ def test_command_without_roles_nor_the_right_to_make_them(folder: Path) -> None:
         assert custody(environ, "migrate").code == 0
 
 
+@pytest.mark.prove
 def test_command(empty: Database) -> None:
     environ = {"CUSTODY_OWNER_DATABASE_URL": empty.url("custody_owner")}
     first = custody(environ, "migrate", "--json")

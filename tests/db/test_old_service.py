@@ -62,6 +62,7 @@ async def test_every_key_opens(old: Database, audit: list[Any], device: Device) 
     assert await old.value(changed) == 0
 
 
+@pytest.mark.prove
 async def test_every_recovery_wrap_is_as_it_was(old: Database, device: Device) -> None:
     assert len(WITH_CODE) == 12
     for row in WITH_CODE:
@@ -80,6 +81,7 @@ async def test_every_recovery_wrap_is_as_it_was(old: Database, device: Device) -
         assert status["recoverySetAt"] == "2025-02-03T04:05:06Z"
 
 
+@pytest.mark.prove
 async def test_zero_knowledge_rows_answer_the_blob(old: Database, device: Device) -> None:
     assert len(ZK) == 6
     for row in ZK:
@@ -93,6 +95,7 @@ async def test_zero_knowledge_rows_answer_the_blob(old: Database, device: Device
         assert open_by_code(row, answer.json) == row["master_key"]
 
 
+@pytest.mark.prove
 async def test_zero_knowledge_off_takes_the_clients_word_once(
     old: Database, device: Device
 ) -> None:
@@ -111,6 +114,7 @@ async def test_zero_knowledge_off_takes_the_clients_word_once(
     assert (await client.disable_zk(other)).code == "MASTER_KEY_MISMATCH"
 
 
+@pytest.mark.prove
 async def test_zero_knowledge_on_keeps_the_check_of_an_old_key(
     old: Database, device: Device
 ) -> None:
@@ -123,6 +127,7 @@ async def test_zero_knowledge_on_keeps_the_check_of_an_old_key(
     assert (await client.key()).json["masterKey"] == row["master_key"]
 
 
+@pytest.mark.prove
 async def test_rotate_writes_format_3(old: Database, device: Device) -> None:
     row = next(row for row in OPEN if row["recovery_code"])
     client = device(row["user_id"])
@@ -166,6 +171,7 @@ async def test_user_without_a_vault_gets_one(old: Database, device: Device) -> N
     ]
 
 
+@pytest.mark.prove
 async def test_unknown_user_is_unknown_and_leaves_nothing(old: Database, device: Device) -> None:
     client = device("stranger")
     wrapped, iv = WITH_CODE[0]["recovery_wrapped_mk"], WITH_CODE[0]["recovery_iv"]
@@ -227,6 +233,7 @@ async def test_stricter_pair_check_holds_for_old_tables(old: Database) -> None:
     assert 'violates check constraint "encryption_vaults_wrap_iv_pair"' in done.stderr
 
 
+@pytest.mark.prove
 async def test_form_from_before_recovery_wraps(
     empty: Database, issuer: Issuer, tmp_path: Path
 ) -> None:
@@ -250,6 +257,7 @@ async def test_form_from_before_recovery_wraps(
         assert await empty.fetch(AUDIT) == audit
 
 
+@pytest.mark.prove
 async def test_swapped_wraps_are_told_once_rows_are_sealed(old: Database, device: Device) -> None:
     """Format 1 is not bound to its user; from the first change on all of it is."""
     first, second = [row["user_id"] for row in OPEN if row["recovery_code"]][:2]

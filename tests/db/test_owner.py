@@ -46,6 +46,7 @@ async def owner(empty: Database) -> AsyncIterator[Owner]:
         yield Owner(empty, role, Dsn(url))
 
 
+@pytest.mark.prove
 @pytest.mark.parametrize("rights", ["USAGE, CREATE", "USAGE"])
 async def test_schema_of_another_role(owner: Owner, rights: str) -> None:
     """PostgreSQL only warns of a GRANT that does nothing."""
@@ -113,6 +114,7 @@ async def test_ids_that_are_not_there(owner: Owner) -> None:
     assert (await owner.refusal()).startswith("auth.users has no column id, and a user is named")
 
 
+@pytest.mark.prove
 async def test_ids_of_limited_length_are_text(owner: Owner) -> None:
     await owner.database.execute(
         f"CREATE SCHEMA auth AUTHORIZATION {owner.role};"

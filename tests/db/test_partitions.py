@@ -22,6 +22,7 @@ async def parts(database: Database) -> Database:
     return database
 
 
+@pytest.mark.prove
 async def test_life(daemon: Daemon, tmp_path: Path) -> None:
     database = daemon.database
     async with client_session() as session:
@@ -44,6 +45,7 @@ async def test_run(parts: Database) -> None:
     assert await opened(parts, keyring()) == ledger
 
 
+@pytest.mark.prove
 async def test_migrations_again(parts: Database) -> None:
     """An upgrade runs over partitions as over one table."""
     migrate_by_psql(parts)

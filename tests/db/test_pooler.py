@@ -80,6 +80,7 @@ async def prepared(url: str) -> int:
         return int(await held.fetchval("SELECT count(*) FROM pg_prepared_statements"))
 
 
+@pytest.mark.prove
 async def test_daemon(database: Database, pooler: UrlOf, issuer: Issuer, tmp_path: Path) -> None:
     """Two daemons with many users at once share the pooler's sessions."""
     url = pooler(database, "custody_app")
@@ -133,6 +134,7 @@ async def test_statement_mode_is_named(database: Database, postgres: EmbeddedPos
         await prepared(pooler(database, "custody_app"))
 
 
+@pytest.mark.prove
 async def test_pooler_with_too_few_connections_is_named(
     database: Database, postgres: EmbeddedPostgres, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -162,6 +164,7 @@ async def test_session_that_forgot_its_statements_is_thrown_away(database: Datab
             assert await held.fetchval("SELECT pg_backend_pid()") != before
 
 
+@pytest.mark.prove
 async def test_migrations_leave_no_lock(
     postgres: EmbeddedPostgres, pooler: UrlOf, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -180,6 +183,7 @@ async def test_migrations_leave_no_lock(
     assert not erased.vault
 
 
+@pytest.mark.prove
 async def test_doctor_says_it_beside_its_findings(
     database: Database, pooler: UrlOf, issuer: Issuer, tmp_path: Path
 ) -> None:

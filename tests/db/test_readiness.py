@@ -79,6 +79,7 @@ async def test_database_that_fails_a_request(
     assert (await alice.key()).json == key
 
 
+@pytest.mark.prove
 async def test_audit_that_fails_a_request(
     database: Database, daemon: Daemon, alice: Client
 ) -> None:
@@ -92,6 +93,7 @@ async def test_audit_that_fails_a_request(
     assert (await alice.key()).status == 200
 
 
+@pytest.mark.prove
 async def test_full_disk_is_named(database: Database, daemon: Daemon, alice: Client) -> None:
     """As PostgreSQL answers to whatever needs another page: the daemon's own rows, too."""
     tables = ["custody_instances", "encryption_vault_audit"]
@@ -114,6 +116,7 @@ async def test_full_disk_is_named(database: Database, daemon: Daemon, alice: Cli
     assert (await alice.key()).status == 200
 
 
+@pytest.mark.prove
 @pytest.mark.parametrize("failure", [Transient("failing: down"), Denied("failing: no"), None])
 async def test_kek_that_fails_a_request(
     kek: FailingKek, daemon: Daemon, alice: Client, failure: KekError | None
@@ -130,6 +133,7 @@ async def test_kek_that_fails_a_request(
     assert (await alice.key()).status == 200
 
 
+@pytest.mark.prove
 async def test_row_of_a_kek_that_is_not_configured(
     database: Database, daemon: Daemon, alice: Client
 ) -> None:

@@ -125,6 +125,7 @@ CONFIGURATION: dict[str, tuple[dict[str, str], str]] = {
 SECRETS = ("correct horse", "c2hvcnQgc2VjcmV0", "hunter2", KEK, ZERO)
 
 
+@pytest.mark.prove
 @pytest.mark.parametrize("name", CONFIGURATION)
 async def test_configuration(database: Database, issuer: Issuer, tmp_path: Path, name: str) -> None:
     overrides, message = CONFIGURATION[name]
@@ -145,6 +146,7 @@ def quick(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(health, "_RETRY_SECONDS", 0.1)
 
 
+@pytest.mark.prove
 async def test_database_that_turns_unsafe_shuts_the_routes(
     quick: None, database: Database, daemon: Daemon, device: Callable[[str], Client]
 ) -> None:
@@ -176,6 +178,7 @@ async def test_database_that_turns_unsafe_shuts_the_routes(
         assert (await alice.key()).json == key
 
 
+@pytest.mark.prove
 async def test_role_that_is_refused_while_serving(
     database: Database, issuer: Issuer, tmp_path: Path, quick: None
 ) -> None:
@@ -199,6 +202,7 @@ async def test_role_that_is_refused_while_serving(
         assert (await alice.key()).json == key
 
 
+@pytest.mark.prove
 async def test_refusal_is_seen_past_connections_that_have_ended(
     database: Database, tmp_path: Path
 ) -> None:
@@ -235,6 +239,7 @@ async def test_refusal_is_seen_past_connections_that_have_ended(
     await jwks.close()
 
 
+@pytest.mark.prove
 async def test_database_that_is_down_at_boot(
     own_database: Database, issuer: Issuer, tmp_path: Path, quick: None
 ) -> None:
@@ -276,6 +281,7 @@ async def test_database_that_comes_up_unsafe(
     assert "row-level security is not enabled and forced on auth.encryption_vaults" in complaints[0]
 
 
+@pytest.mark.prove
 async def test_wrong_key_on_a_database_that_was_down(
     own_database: Database, issuer: Issuer, tmp_path: Path, quick: None
 ) -> None:

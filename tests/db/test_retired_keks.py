@@ -271,6 +271,7 @@ async def test_retirement_by_hand_waits_for_writers(database: Database) -> None:
         await by_hand
 
 
+@pytest.mark.prove
 async def test_retirement_gives_up_rather_than_hold_writers_up(database: Database) -> None:
     await register(database, "old")
     await add_row(database, "alice", "now")
@@ -294,6 +295,7 @@ async def test_a_retirement_in_vain_waits_for_nobody(database: Database) -> None
             assert await retire(database, "k2") == "in-use"
 
 
+@pytest.mark.prove
 async def test_many_writers_and_retirements_at_once(database: Database) -> None:
     """Whatever the interleaving: no row is ever under a retired KEK."""
     users = [f"user-{n}" for n in range(8)]

@@ -226,6 +226,7 @@ async def test_rows_are_never_resealed_under_a_kek_that_may_not_be_written(
     assert await promoted.value(KEK_OF, "alice") == "env-v2"
 
 
+@pytest.mark.prove
 async def test_a_retirement_waits_for_rows_that_are_being_resealed(promoted: Database) -> None:
     await register(promoted, "old", "f0")
     await add_sealed_row(promoted, "alice", f"1.{FIRST}.00")

@@ -62,6 +62,7 @@ async def sleep_in(engine: AsyncEngine, deadline: float, statement: str) -> None
         await held.execute(statement)
 
 
+@pytest.mark.prove
 async def test_cancelled_at_any_moment(engine: AsyncEngine, database: Database) -> None:
     for number in range(40):
         task = asyncio.create_task(sleep_in(engine, 4, "SELECT pg_sleep(0.02)"))
@@ -201,6 +202,7 @@ async def test_frozen_in_the_middle(
     assert (await device("new").init()).status == 200
 
 
+@pytest.mark.prove
 async def test_frozen_just_before_commit(
     database: Database,
     engines: list[AsyncEngine],
@@ -229,6 +231,7 @@ async def test_frozen_just_before_commit(
     assert ("rotate", None, 200) not in await database.audit("alice")
 
 
+@pytest.mark.prove
 async def test_killed_and_started_again(
     database: Database,
     engines: list[AsyncEngine],
@@ -251,6 +254,7 @@ async def test_killed_and_started_again(
     await clean(database, engines[0])
 
 
+@pytest.mark.prove
 async def test_terminated_backends(
     database: Database, engines: list[AsyncEngine], device: Device
 ) -> None:
@@ -297,6 +301,7 @@ async def test_locked_row_of_one_user(
     await clean(database, engines[0])
 
 
+@pytest.mark.prove
 async def test_clients_that_go_away(
     database: Database, engines: list[AsyncEngine], device: Device
 ) -> None:
@@ -315,6 +320,7 @@ async def test_clients_that_go_away(
     assert (await device("alice").key()).status == 200
 
 
+@pytest.mark.prove
 async def test_a_slow_start_does_not_move_the_deadline_of_the_commit(
     engine: AsyncEngine, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -54,6 +54,7 @@ FALLS = ("format_version = 2", "format_version = 1", "format_version = 0", "form
 TAKEN = ("key_check = NULL", "seal = NULL")
 
 
+@pytest.mark.prove
 @pytest.mark.parametrize("change", [*FALLS, *TAKEN])
 async def test_what_nobody_may_take(owned: Database, change: str) -> None:
     refusals = asyncpg.RestrictViolationError, asyncpg.InsufficientPrivilegeError
@@ -67,6 +68,7 @@ async def test_what_nobody_may_take(owned: Database, change: str) -> None:
     assert await owned.fetch(ROW, "sealed") == before
 
 
+@pytest.mark.prove
 @pytest.mark.parametrize("change", ["format_version = 1", "key_check = NULL"])
 async def test_an_old_row_keeps_what_it_has_too(owned: Database, change: str) -> None:
     with pytest.raises(asyncpg.RestrictViolationError):
@@ -135,6 +137,7 @@ async def test_the_daemons_role_inserts_sealed_rows_alone(
     assert await owned.value(SERIAL, "new") == 0
 
 
+@pytest.mark.prove
 async def test_the_serial_counts_every_change_and_never_goes_back(owned: Database) -> None:
     steps = (
         ("generation = 7, seal = 's7'", 1),
@@ -159,6 +162,7 @@ async def test_the_serial_counts_every_change_and_never_goes_back(owned: Databas
     assert await owned.value(SERIAL, "sealed") == 0
 
 
+@pytest.mark.prove
 async def test_a_daemon_of_before_changes_no_sealed_row(owned: Database) -> None:
     """Its statements, as they were: refused, not stored under a seal that does not fit."""
     rotate = (
@@ -184,6 +188,7 @@ async def test_a_daemon_of_before_changes_no_sealed_row(owned: Database) -> None
     assert await owned.fetch(ROW, "sealed") == before
 
 
+@pytest.mark.prove
 async def test_a_planted_format_locks_nobody_out(owned: Database) -> None:
     await as_app(owned, "sealed", f"{UPDATE} format_version = 32767")
     heal = (
@@ -192,6 +197,7 @@ async def test_a_planted_format_locks_nobody_out(owned: Database) -> None:
     assert await as_app(owned, "sealed", heal, begin=DEADLINE) == "UPDATE 1"
 
 
+@pytest.mark.prove
 async def test_what_the_daemon_writes(owned: Database) -> None:
     """The two statements of this release."""
     insert, change = query("add_vault"), query("change_vault")
@@ -222,6 +228,7 @@ async def test_what_the_daemon_writes(owned: Database) -> None:
     assert row["quarantined_at"] is not None
 
 
+@pytest.mark.prove
 async def test_a_row_is_restored_by_the_owner_as_the_guide_says(owned: Database) -> None:
     """DELETE and INSERT, serial and all: an UPDATE of its own would count."""
     before = await owned.fetch(ROW, "sealed")
@@ -240,6 +247,7 @@ async def test_a_row_is_restored_by_the_owner_as_the_guide_says(owned: Database)
     assert await owned.fetch(ROW, "sealed") == before
 
 
+@pytest.mark.prove
 async def test_the_functions_that_bring_over_pass(owned: Database) -> None:
     async with owned.connect("custody_rewrap") as rewrap:
         (old,) = await rewrap.fetch(query("read_unsealed"), "env-v1", 2, "", None, 9)
@@ -265,6 +273,7 @@ PENDING = (
 )
 
 
+@pytest.mark.prove
 @pytest.mark.parametrize(
     "change",
     [

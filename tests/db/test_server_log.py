@@ -1,5 +1,7 @@
 """auto_explain as docs/self-hosting.md would have it: no wrap reaches the server's log."""
 
+import pytest
+
 from tests.client import Client, client_session
 from tests.majors import since
 from tests.servers import Daemon
@@ -14,6 +16,7 @@ SETTINGS = {
 }
 
 
+@pytest.mark.prove
 @since(16, "auto_explain keeps parameters out of the log")
 async def test_auto_explain_shows_no_wrap(daemon: Daemon) -> None:
     database = daemon.database

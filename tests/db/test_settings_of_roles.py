@@ -102,6 +102,7 @@ async def test_settings_that_are_named(database: Database, setting: str, place: 
             assert await problems_of(url, duty) == ()
 
 
+@pytest.mark.prove
 async def test_nearest_place_is_named_first(database: Database) -> None:
     async with login(database, "custody_app") as (role, url):
         places = (
@@ -141,6 +142,7 @@ async def test_what_is_stored_is_on_disk_whatever_the_role_says(database: Databa
 
 
 # A millisecond may be too little for what a session begins with: make chaos has that.
+@pytest.mark.prove
 @pytest.mark.parametrize("setting", ["statement_timeout = 90", "row_security = off"])
 async def test_what_is_taken_back_does_not_live_on_in_a_pool(
     database: Database, setting: str

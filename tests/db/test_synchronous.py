@@ -158,6 +158,7 @@ async def test_no_key_leaves_whose_audit_row_no_standby_confirms(
         assert (await device(user).key()).status == 200
 
 
+@pytest.mark.prove
 @pytest.mark.parametrize("end", ["pg_cancel_backend", "pg_terminate_backend"])
 async def test_wait_that_an_administrator_cuts_short_is_no_success(
     database: Database, device: Device, end: str
@@ -182,6 +183,7 @@ async def test_wait_that_an_administrator_cuts_short_is_no_success(
     assert [row for row in audit if row[0] == "rotate"] == [("rotate", None, 200)]
 
 
+@pytest.mark.prove
 async def test_change_whose_connection_is_lost_in_commit_and_that_was_not_made(
     database: Database, device: Device, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -205,6 +207,7 @@ async def test_change_whose_connection_is_lost_in_commit_and_that_was_not_made(
     assert ("rotate", None, 200) not in await database.audit("alice")
 
 
+@pytest.mark.prove
 async def test_doctor_knows_that_no_standby_is_there(
     database: Database, issuer: Issuer, tmp_path: Path
 ) -> None:
@@ -219,6 +222,7 @@ async def test_doctor_knows_that_no_standby_is_there(
         assert "replication" not in {finding.part for finding in await examine(environ)}
 
 
+@pytest.mark.prove
 async def test_owner_is_told_that_it_may_have_been_done(
     database: Database, device: Device, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -236,6 +240,7 @@ async def test_owner_is_told_that_it_may_have_been_done(
     assert (again.vault, again.user) == (False, False)
 
 
+@pytest.mark.prove
 async def test_kek_that_no_standby_has_seen_retired_or_registered(
     database: Database, monkeypatch: pytest.MonkeyPatch
 ) -> None:

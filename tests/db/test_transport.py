@@ -107,6 +107,7 @@ async def test_loopback_is_no_network(plain: Plain) -> None:
     assert "in clear" not in str(findings)
 
 
+@pytest.mark.prove
 @pytest.mark.parametrize("name", SAID)
 async def test_refused_in_production(plain: Plain, name: str) -> None:
     others = {"CUSTODY_ALLOW_PLAIN": " ".join({*SAID, "listen"} - {name})}
@@ -146,6 +147,7 @@ async def test_allowed_by_name_or_in_development(plain: Plain, name: str, env: s
     assert not [one for one in findings if one.verdict is Verdict.DOWN]
 
 
+@pytest.mark.prove
 async def test_all_of_them_are_said_one_by_one(plain: Plain) -> None:
     environ = plain.elsewhere(*SAID)
     allowed: list[str] = []
@@ -203,6 +205,7 @@ async def test_one_url_of_two_is_enough(database: Database, issuer: Issuer, tmp_
     assert done.complaint.startswith(f"{APP}: what goes to 0.0.0.0:")
 
 
+@pytest.mark.prove
 async def test_commands_that_use_a_kms(plain: Plain, database: Database) -> None:
     environ = plain.elsewhere("kms", CUSTODY_REWRAP_DATABASE_URL=database.url("custody_rewrap"))
     for words in (("rewrap", "run"), ("rewrap", "run", "--dry-run")):
@@ -232,6 +235,7 @@ async def test_a_token_is_held_against_no_keys_that_came_in_clear(
 # ── reload ────────────────────────────────────────────────────────────────────
 
 
+@pytest.mark.prove
 async def test_reload_to_what_is_in_clear(
     plain: Plain, database: Database, issuer: Issuer, tmp_path: Path
 ) -> None:

@@ -64,6 +64,7 @@ async def rows(request: pytest.FixtureRequest, empty: Database) -> Database:
     return empty
 
 
+@pytest.mark.prove
 async def test_each_kind_has_its_page(rows: Database) -> None:
     assert [row["user_id"] for row in await read(rows, "env-v1", 1)] == ["one"]
     (two,) = await read(rows, "env-v1", 2)
@@ -81,6 +82,7 @@ async def test_each_kind_has_its_page(rows: Database) -> None:
     assert await read(rows, "", 0) == []
 
 
+@pytest.mark.prove
 async def test_rows_are_sealed(rows: Database) -> None:
     before = {row["user_id"]: row for row in await rows.fetch(COLUMNS)}
     (two,), (_, zoe) = await read(rows, "env-v1", 2), await read(rows, "", 0)
@@ -108,6 +110,7 @@ async def test_rows_are_sealed(rows: Database) -> None:
     assert (await rows.vault("one"))["key_check"] == "c1"
 
 
+@pytest.mark.prove
 async def test_what_is_left_as_it_is(rows: Database) -> None:
     """A row that was changed meanwhile, one that is sealed, and one whose wrap came or went."""
     before = await rows.fetch(COLUMNS)
@@ -134,6 +137,7 @@ async def test_what_is_left_as_it_is(rows: Database) -> None:
         assert await seal(rows, ("two", two["row_version"], "new", "iv", "now", "c", "s")) == 0
 
 
+@pytest.mark.prove
 async def test_a_row_is_sealed_once(rows: Database) -> None:
     (two,) = await read(rows, "env-v1", 2)
     done = await asyncio.gather(
@@ -145,6 +149,7 @@ async def test_a_row_is_sealed_once(rows: Database) -> None:
     assert sum(done) == 1
 
 
+@pytest.mark.prove
 async def test_nothing_stays_open_and_sealed_rows_are_never_shown(rows: Database) -> None:
     calls = (
         "SELECT user_id FROM auth.custody_read_unsealed('env-v1', 2::smallint, '', NULL, 9)",
@@ -163,6 +168,7 @@ async def test_nothing_stays_open_and_sealed_rows_are_never_shown(rows: Database
         assert await read(rows, kek_id, kind) == []
 
 
+@pytest.mark.prove
 @pytest.mark.parametrize("role", ["custody_app", "custody_rewrap"])
 async def test_unsealed_rows_are_counted(rows: Database, role: str) -> None:
     async with engine_of(rows.url(role)) as engine:

@@ -88,6 +88,7 @@ async def damage(database: Database) -> dict[str, str]:
     return kinds | {"user-000917": "key_check", "user-000999": "recovery"}
 
 
+@pytest.mark.prove
 async def test_each_kind_of_damage_is_named_and_nothing_else(database: Database) -> None:
     await fill(database, 1000)
     await fill(database, 20, kek=new_kek(), prefix="new")
@@ -106,6 +107,7 @@ async def test_each_kind_of_damage_is_named_and_nothing_else(database: Database)
     assert "a row names the KEK env-gone" in done.out
 
 
+@pytest.mark.prove
 async def test_a_kek_is_missing(database: Database) -> None:
     """One finding for all of its rows."""
     await data_key_of(database, new_kek())
@@ -129,6 +131,7 @@ async def test_the_kek_of_the_data_key_is_missing(database: Database) -> None:
     assert "list the KEK of env-v1 in CUSTODY_OLD_KEKS" in finding["message"]
 
 
+@pytest.mark.prove
 async def test_half_a_backup(database: Database) -> None:
     """The data keys were left out."""
     await fill(database, 10)
@@ -138,6 +141,7 @@ async def test_half_a_backup(database: Database) -> None:
     assert "restore auth.encryption_data_keys" in finding["message"]
 
 
+@pytest.mark.prove
 @pytest.mark.parametrize("on_record", [True, False], ids=["on record", "never recorded"])
 async def test_another_key_under_the_same_name(database: Database, on_record: bool) -> None:
     await fill(database, 10)
@@ -162,6 +166,7 @@ async def test_no_kek_is_configured(database: Database) -> None:
     assert "MANA_AUTH_KEK" in done.complaint
 
 
+@pytest.mark.prove
 async def test_rows_that_were_never_sealed(database: Database) -> None:
     ledger = await fill(database, 10)
     await make_format_1(database, ledger)
@@ -172,6 +177,7 @@ async def test_rows_that_were_never_sealed(database: Database) -> None:
     assert "10 rows were never sealed" in said["notices"][0]
 
 
+@pytest.mark.prove
 async def test_a_kms_is_away(database: Database) -> None:
     """69: nothing is known to be wrong; and it is not asked for each row."""
     await fill(database, 100)
@@ -271,6 +277,7 @@ async def log(database: Database) -> AuditLog:
     return made
 
 
+@pytest.mark.prove
 async def test_an_audit_that_was_cut_off(log: AuditLog, tmp_path: Path) -> None:
     """With its checkpoints: one that was kept beside the backup shows it."""
     database, kept = log.database, tmp_path / "checkpoint"
@@ -287,6 +294,7 @@ async def test_an_audit_that_was_cut_off(log: AuditLog, tmp_path: Path) -> None:
     assert (await verify(database, "--no-audit")).code == 0
 
 
+@pytest.mark.prove
 async def test_audit_rows_that_were_deleted(log: AuditLog) -> None:
     await log.database.execute("DELETE FROM auth.encryption_vault_audit WHERE number = 6")
     done = await verify(log.database)
@@ -296,6 +304,7 @@ async def test_audit_rows_that_were_deleted(log: AuditLog) -> None:
     assert lines[-1].endswith("all of them open; but the audit is not as it was written")
 
 
+@pytest.mark.prove
 @pytest.mark.parametrize(("spread", "code"), [(0, 0), (1, 1)])
 async def test_the_last_rows_of_a_copy(log: AuditLog, spread: int, code: int) -> None:
     """A copy has a tail that nobody seals: that is as it must be, unless it was one before."""
@@ -315,6 +324,7 @@ async def test_the_last_rows_of_a_copy(log: AuditLog, spread: int, code: int) ->
         )
 
 
+@pytest.mark.prove
 async def test_a_sample(database: Database) -> None:
     await fill(database, 60)
     await fill(database, 5, kek=new_kek(), prefix="new")
@@ -327,6 +337,7 @@ async def test_a_sample(database: Database) -> None:
     assert "65 of 65 rows looked at, chosen by --seed " in done.out
 
 
+@pytest.mark.prove
 async def test_each_row_is_as_likely_as_another(database: Database) -> None:
     await fill(database, 50)
     async with engine_of(database.url("custody_owner")) as engine:

@@ -26,6 +26,7 @@ from tests.standby import standby_of
 from tests.tokens import Issuer
 
 
+@pytest.mark.prove
 async def test_a_data_key_that_came_meanwhile(database: Database) -> None:
     """Rows are sealed with one that was not there when the data keys were read."""
     await fill(database, 20)
@@ -68,6 +69,7 @@ async def test_a_row_that_was_damaged_and_goes_meanwhile(
     assert (report.findings, report.looked_at, report.good) == ([], 2, 2)
 
 
+@pytest.mark.prove
 async def test_users_change_their_rows_meanwhile(
     database: Database, issuer: Issuer, tmp_path: Path
 ) -> None:

@@ -39,6 +39,7 @@ async def run(url: str, *words: str) -> Done:
     return await asyncio.to_thread(custody, environ, *words)
 
 
+@pytest.mark.prove
 async def test_a_login_of_custody_verify(database: Database, logins: dict[str, str]) -> None:
     await fill(database, 10)
     done = await run(logins["custody_verify"], "verify", "--all", "--json")
@@ -46,6 +47,7 @@ async def test_a_login_of_custody_verify(database: Database, logins: dict[str, s
     assert (await run(logins["custody_verify"], "audit", "verify")).code == 0
 
 
+@pytest.mark.prove
 async def test_who_reads_the_audit_reads_no_wrap(
     database: Database, logins: dict[str, str]
 ) -> None:
@@ -73,6 +75,7 @@ async def test_nothing_is_left_open(database: Database) -> None:
         assert psql(database, "custody_owner", f"BEGIN; {sql}; {VAULTS}; COMMIT").split()[-1] == "0"
 
 
+@pytest.mark.prove
 async def test_custody_verify_sees_no_recovery_wrap_and_no_table(
     daemon: Daemon, logins: dict[str, str]
 ) -> None:

@@ -28,6 +28,8 @@ from tests.unit.test_monitoring import RULES
 # An alert with its severity.
 Alert: TypeAlias = tuple[str, str]
 ALL = {(rule["alert"], rule["labels"]["severity"]) for rule in RULES}
+# This one has causes that are none of the test's: the machine's own work.
+_ANY_TIME = {("CustodySlow", "warning")}
 _DESCRIPTORS = 128
 
 
@@ -110,8 +112,9 @@ class Stage:
     async def rings(self, *wanted: Alert) -> AsyncIterator[None]:
         """Make a cause in the block: at its end each of these alerts fires, and none had before."""
         assert set(wanted) <= ALL
-        early = set(wanted) & await self.fired()
+        early = (set(wanted) - _ANY_TIME) & await self.fired()
         assert not early, early
+        await self.becomes(lambda firing: not set(wanted) & firing)
         yield
         await self.becomes(lambda firing: set(wanted) <= firing)
 

@@ -8,6 +8,7 @@ import pytest_asyncio
 
 from tests.e2e import quick
 from tests.e2e.front import SETTINGS, Front, front
+from tests.proofs import FULL
 from tests.proxies import KINDS
 from tests.servers import Daemon, Database, daemon_beside
 from tests.tokens import Issuer
@@ -22,7 +23,7 @@ async def served(database: Database, issuer: Issuer, tmp_path: Path) -> AsyncIte
         yield running
 
 
-@pytest.fixture(params=["quick", pytest.param("real", marks=pytest.mark.prove)])
+@pytest.fixture(params=["quick", pytest.param("real", marks=FULL)])
 def pace(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
     """With custody's own pauses, and with short ones for whatever waits for nothing else.
 

@@ -74,6 +74,7 @@ async def test_without_its_audit_row_nothing_happens(
     assert len(await database.contents()) == len(before) + len(users)
 
 
+@pytest.mark.prove
 async def test_every_answer_is_the_one_that_its_row_says(
     served: Daemon, users: dict[str, tuple[Client, str | None]]
 ) -> None:
@@ -99,6 +100,7 @@ async def test_every_answer_is_the_one_that_its_row_says(
         assert await served.database.audit(name) == sent
 
 
+@pytest.mark.prove
 @pytest.mark.parametrize(
     ("proxies", "forwarded", "expected"),
     [
@@ -147,6 +149,7 @@ async def test_rows_say_who_it_was(
     assert {(row["ip_address"], row["user_agent"]) for row in rows} == {(expected, agent[:512])}
 
 
+@pytest.mark.prove
 async def test_no_key_leaves_when_the_commit_fails(
     database: Database, issuer: Issuer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

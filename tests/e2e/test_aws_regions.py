@@ -2,6 +2,8 @@
 
 from pathlib import Path
 
+import pytest
+
 from tests.client import Client, client_session
 from tests.db.kek_registry import retire
 from tests.e2e.keks import Place, overrides
@@ -21,6 +23,7 @@ async def keys_of(daemon: Daemon, *users: str) -> list[str]:
     return [answer.json["masterKey"] for answer in answers]
 
 
+@pytest.mark.prove
 async def test_one_key_in_two_regions(
     database: Database, issuer: Issuer, tmp_path: Path, moto: Moto
 ) -> None:

@@ -39,6 +39,7 @@ def bench(module: str, folder: Path, *options: str) -> tuple[str, Any]:
     return done.stdout, json.loads(path.read_text("utf-8"))
 
 
+@pytest.mark.prove
 async def test_one_route_is_measured(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:

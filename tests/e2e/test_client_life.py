@@ -39,6 +39,7 @@ def told(keys: Keys) -> Keys:
     return keys
 
 
+@pytest.mark.prove
 async def test_each_client_opens_what_the_other_made(
     database: Database, issuer: Issuer, tmp_path: Path
 ) -> None:
@@ -83,6 +84,7 @@ def crash(_keys: Keys) -> None:
     raise RuntimeError("crash")
 
 
+@pytest.mark.prove
 async def test_the_page_shows_what_runs(database: Database, issuer: Issuer, tmp_path: Path) -> None:
     page = (ROOT / "docs/how-to/python-client.md").read_text("utf-8")
     shown = page.partition("```python\n")[2].partition("```")[0]
@@ -110,6 +112,7 @@ class Overtaken(HttpTransport):
         return super().send(request)
 
 
+@pytest.mark.prove
 async def test_zero_knowledge_is_undone_where_the_code_does_not_open_what_is_stored(
     database: Database, issuer: Issuer, tmp_path: Path
 ) -> None:

@@ -65,6 +65,7 @@ def proxy(daemon: Daemon) -> Iterator[FaultyProxy]:
         yield running
 
 
+@pytest.mark.prove
 async def test_the_whole_life_over_tls(database: Database, issuer: Issuer, tmp_path: Path) -> None:
     cert, key = make_certificate(tmp_path / "own")
     other, _ = make_certificate(tmp_path / "other")
@@ -134,6 +135,7 @@ class Losing(HttpTransport):
             self.proxy.fault = Fault.NONE
 
 
+@pytest.mark.prove
 async def test_an_answer_that_is_lost_costs_nothing(daemon: Daemon, proxy: FaultyProxy) -> None:
     transport = Losing(proxy.address)
     transport.proxy = proxy
@@ -296,6 +298,7 @@ async def test_a_token_that_expires_in_mid_rotation(daemon: Daemon) -> None:
     assert await vault.unlock() == keys
 
 
+@pytest.mark.prove
 async def test_a_login_made_just_now_is_asked_for(
     database: Database, issuer: Issuer, tmp_path: Path
 ) -> None:

@@ -223,6 +223,7 @@ async def take_part(storm: Storm, client: Client) -> None:
                 storm.begun[generation] = max(ends, storm.begun.get(generation, 0))
 
 
+@pytest.mark.prove
 async def test_storm(pair: tuple[Daemon, Daemon]) -> None:
     before = load_keyring("env:MANA_AUTH_KEK", (), environ=pair[0].settings, development=False)
     await weather(pair, SEED, 500, before)

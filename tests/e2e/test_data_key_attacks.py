@@ -169,6 +169,7 @@ async def test_a_daemon_that_runs_goes_on(
         assert [answer.json for answer in await users.read()] == [one.json for one in good]
 
 
+@pytest.mark.prove
 @pytest.mark.usefixtures("pace")
 @some_attacks
 async def test_one_that_is_started_believes_nothing(
@@ -270,6 +271,7 @@ async def test_the_runtime_roles_add_none_beside_it(
         assert len(await database.fetch(f"SELECT id FROM {KEYS}")) == 1
 
 
+@pytest.mark.prove
 @pytest.mark.usefixtures("pace")
 async def test_whoever_has_the_workers_password_breaks_the_record_and_gets_nothing(
     database: Database, issuer: Issuer, tmp_path: Path
@@ -287,6 +289,7 @@ async def test_whoever_has_the_workers_password_breaks_the_record_and_gets_nothi
         await restore(database)
 
 
+@pytest.mark.prove
 @pytest.mark.usefixtures("pace")
 async def test_all_keks_are_lost(database: Database, issuer: Issuer, tmp_path: Path) -> None:
     """Standard users get nothing, ZK users their blobs; nothing is changed, and nobody begins."""

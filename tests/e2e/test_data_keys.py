@@ -71,6 +71,7 @@ async def seconds_left(daemon: Daemon) -> float:
     return float(line.split()[1])
 
 
+@pytest.mark.prove
 async def test_requests_make_no_calls_for_it(
     database: Database, issuer: Issuer, tmp_path: Path, stub: KmsStub
 ) -> None:
@@ -224,6 +225,7 @@ async def test_kms_that_is_down_at_boot(
         assert await database.value("SELECT count(*) FROM auth.encryption_data_keys") == 1
 
 
+@pytest.mark.prove
 async def test_reload_brings_the_kek_of_the_data_key(
     database: Database, issuer: Issuer, tmp_path: Path
 ) -> None:

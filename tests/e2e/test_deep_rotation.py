@@ -41,6 +41,7 @@ async def the_key(database: Database, kek: KekBackend) -> DataKey:
     return (await open_record(Keyring(kek), record)).key
 
 
+@pytest.mark.prove
 async def test_users_notice_nothing(database: Database, issuer: Issuer, tmp_path: Path) -> None:
     async with served(database, issuer, tmp_path) as users:
         await users.make()
@@ -82,6 +83,7 @@ def environ_of(users: Users) -> dict[str, str]:
     return {"MANA_AUTH_KEK": users.daemon.settings["MANA_AUTH_KEK"]}
 
 
+@pytest.mark.prove
 async def test_whoever_knows_the_old_data_key_has_nothing_of_it(
     database: Database, issuer: Issuer, tmp_path: Path
 ) -> None:

@@ -59,6 +59,7 @@ def assert_one_clear_line(done: Done, *words: str) -> None:
     assert done.out == ""
 
 
+@pytest.mark.prove
 def test_from_nothing_to_a_key_and_the_same_key_again(folder: Path) -> None:
     data = folder / "my data"
     with running(data, *MODULE) as dev:
@@ -115,6 +116,7 @@ def test_the_installed_command_shows_itself(folder: Path) -> None:
         assert dev.stop() == 0
 
 
+@pytest.mark.prove
 def test_settings_from_elsewhere_do_not_break_it(folder: Path) -> None:
     """A shell that is set up for a real daemon: dev keeps its own issuer and database."""
     elsewhere = {
@@ -150,6 +152,7 @@ def test_kill_9_leaves_no_postgres_and_no_damage(folder: Path) -> None:
         assert again.stop() == 0
 
 
+@pytest.mark.prove
 def test_a_taken_port_is_explained(folder: Path) -> None:
     with socket.socket() as taken:
         taken.bind(("127.0.0.1", 0))
@@ -190,6 +193,7 @@ def test_another_kek_than_the_data_was_made_with_is_refused(folder: Path) -> Non
         assert again.stop() == 0
 
 
+@pytest.mark.prove
 @pytest.mark.parametrize(
     ("extra", "word"),
     [
@@ -219,6 +223,7 @@ def test_a_data_folder_that_cannot_be_made_is_one_clear_line(folder: Path) -> No
     assert_one_clear_line(done, str(folder / "file"))
 
 
+@pytest.mark.prove
 def test_ctrl_c_while_it_starts_leaves_nothing_behind(folder: Path) -> None:
     data = folder / "data"
     log = log_file("dev")

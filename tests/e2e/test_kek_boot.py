@@ -31,6 +31,7 @@ async def refusal(database: Database, issuer: Issuer, folder: Path, *places: Pla
     return done.complaint
 
 
+@pytest.mark.prove
 async def test_changed_credential_under_a_known_kek_id_refuses_the_boot(
     database: Database, issuer: Issuer, tmp_path: Path
 ) -> None:
@@ -43,6 +44,7 @@ async def test_changed_credential_under_a_known_kek_id_refuses_the_boot(
     assert f"KEK {place.uri}: the kek_id {place.stamp} stands for other key material" in line
 
 
+@pytest.mark.prove
 async def test_transit_key_made_again_refuses_the_boot(
     database: Database, issuer: Issuer, tmp_path: Path, bao: Bao, moto: Moto
 ) -> None:
@@ -58,6 +60,7 @@ async def test_transit_key_made_again_refuses_the_boot(
     assert f"KEK {place.uri}: the kek_id {place.stamp} stands for other key material" in line
 
 
+@pytest.mark.prove
 @pytest.mark.usefixtures("pace")
 async def test_transit_key_made_again_under_a_serving_daemon_is_never_written_to(
     database: Database, issuer: Issuer, tmp_path: Path, bao: Bao, moto: Moto
@@ -82,6 +85,7 @@ async def test_transit_key_made_again_under_a_serving_daemon_is_never_written_to
     assert await database.value("SELECT count(*) FROM auth.encryption_vaults") == 1
 
 
+@pytest.mark.prove
 @pytest.mark.usefixtures("pace")
 async def test_kms_that_is_down_at_boot_comes_up_later(
     database: Database, issuer: Issuer, tmp_path: Path, bao: Bao, moto: Moto
@@ -138,6 +142,7 @@ async def test_bad_configuration_stops_the_boot_with_one_line(
     assert expected in line
 
 
+@pytest.mark.prove
 async def test_kms_that_refuses_stops_the_boot(
     database: Database, issuer: Issuer, tmp_path: Path, bao: Bao, moto: Moto
 ) -> None:
@@ -150,6 +155,7 @@ async def test_kms_that_refuses_stops_the_boot(
     assert "is listed twice" in await refusal(database, issuer, tmp_path, twice, twice)
 
 
+@pytest.mark.prove
 async def test_row_of_an_unknown_kek_is_named(
     pace: str, database: Database, issuer: Issuer, tmp_path: Path
 ) -> None:
@@ -173,6 +179,7 @@ async def test_row_of_an_unknown_kek_is_named(
     assert ("failed_fetch", "kek-not-configured", 503) in await database.audit("alice")
 
 
+@pytest.mark.prove
 async def test_retired_kek_is_never_written_again(
     database: Database, issuer: Issuer, tmp_path: Path
 ) -> None:
@@ -235,6 +242,7 @@ async def test_doctor_finds_what_is_wrong_with_a_transit_key(
     assert "the key is not derived" in found
 
 
+@pytest.mark.prove
 async def test_doctor_finds_what_is_wrong_with_a_kms_key(
     database: Database, issuer: Issuer, tmp_path: Path
 ) -> None:
@@ -253,6 +261,7 @@ async def test_doctor_finds_what_is_wrong_with_a_kms_key(
         assert not {"finding", "down"} & set(seen)
 
 
+@pytest.mark.prove
 async def test_doctor_is_content_with_what_is_well(
     database: Database, issuer: Issuer, tmp_path: Path, bao: Bao, moto: Moto
 ) -> None:
@@ -266,6 +275,7 @@ async def test_doctor_is_content_with_what_is_well(
         assert any(f"wraps and unwraps; kek_id {place.stamp}" in one for one in seen["ok"])
 
 
+@pytest.mark.prove
 async def test_doctor_says_that_the_active_kek_is_retired(
     database: Database, issuer: Issuer, tmp_path: Path
 ) -> None:
@@ -280,6 +290,7 @@ async def test_doctor_says_that_the_active_kek_is_retired(
     assert any(f"the kek_id {first.stamp} is retired" in one for one in seen["finding"])
 
 
+@pytest.mark.prove
 @pytest.mark.usefixtures("pace")
 async def test_retirement_under_a_serving_daemon_is_named(
     database: Database, issuer: Issuer, tmp_path: Path
@@ -296,6 +307,7 @@ async def test_retirement_under_a_serving_daemon_is_named(
         await becomes(daemon, 503, kek=f"the kek_id {first.stamp} is retired")
 
 
+@pytest.mark.prove
 async def test_alias_that_moves_back_is_active_again(
     database: Database, issuer: Issuer, tmp_path: Path
 ) -> None:

@@ -58,6 +58,7 @@ async def stamps(database: Database) -> dict[str, str]:
     return {row["user_id"]: row["kek_id"] for row in await database.fetch(STAMPS)}
 
 
+@pytest.mark.prove
 @whole_life_of
 async def test_the_whole_life_of_a_vault(
     place: Place, database: Database, issuer: Issuer, tmp_path: Path
@@ -210,6 +211,7 @@ async def test_a_key_that_moves_is_followed_without_a_restart(
                 assert (await Client(daemon, session, f"{user}-{place.uri}").key()).status == 200
 
 
+@pytest.mark.prove
 async def test_decrypt_only_keks_need_no_right_to_encrypt(
     database: Database, issuer: Issuer, tmp_path: Path, bao: Bao, moto: Moto
 ) -> None:

@@ -23,6 +23,7 @@ async def found(ledger: Ledger, daemons: tuple[Daemon, ...]) -> list[Finding]:
     )
 
 
+@pytest.mark.prove
 async def test_nothing_is_found_until_it_is_planted(
     pair: tuple[Daemon, Daemon], monkeypatch: pytest.MonkeyPatch
 ) -> None:

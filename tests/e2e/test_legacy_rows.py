@@ -61,6 +61,7 @@ async def row(daemon: Daemon) -> dict[str, Any]:
     return await daemon.database.vault("alice")
 
 
+@pytest.mark.prove
 async def test_they_are_refused_by_default(daemon: Daemon, device: Callable[[str], Client]) -> None:
     alice = device("alice")
     await alice.init()
@@ -82,6 +83,7 @@ async def test_they_are_refused_by_default(daemon: Daemon, device: Callable[[str
     assert await row(daemon) == before
 
 
+@pytest.mark.prove
 async def test_accepted_they_are_read_and_stay_as_they_are(
     accepting: Daemon, alice: Client
 ) -> None:
@@ -107,6 +109,7 @@ async def test_a_key_check_value_that_does_not_fit_is_refused(
     assert (await accepting.database.audit("alice"))[-1] == ("failed_fetch", "unwrap-failed", 500)
 
 
+@pytest.mark.prove
 @pytest.mark.parametrize("check", [True, False])
 @pytest.mark.parametrize("change", ["set_recovery", "clear_recovery", "enable_zk"])
 async def test_a_change_brings_one_over(
@@ -138,6 +141,7 @@ async def test_a_rotate_brings_one_over(accepting: Daemon, alice: Client) -> Non
     assert (await alice.key()).json == fresh
 
 
+@pytest.mark.prove
 async def test_zero_knowledge_mode_goes_on_and_ends(accepting: Daemon, alice: Client) -> None:
     key = (await alice.init()).json["masterKey"]
     await alice.set_recovery(WRAPPED, IV)
@@ -155,6 +159,7 @@ async def test_zero_knowledge_mode_goes_on_and_ends(accepting: Daemon, alice: Cl
     assert (await alice.key()).json["masterKey"] == key
 
 
+@pytest.mark.prove
 @pytest.mark.parametrize(
     ("broken", "code", "context"),
     [
@@ -182,6 +187,7 @@ async def test_no_change_is_built_on_one_that_does_not_open(
     assert await row(accepting) == before
 
 
+@pytest.mark.prove
 @pytest.mark.parametrize("moment", ["'infinity'", "'-infinity'", "'200000-01-01'"])
 async def test_a_time_that_is_none(accepting: Daemon, alice: Client, moment: str) -> None:
     await alice.init()
@@ -205,6 +211,7 @@ async def test_a_sealed_row_is_none_of_them(accepting: Daemon, alice: Client) ->
     assert (await accepting.database.audit("alice"))[-1] == ("failed_fetch", "row-tampered", 500)
 
 
+@pytest.mark.prove
 @pytest.mark.parametrize("role", ["custody_app", "custody_rewrap"])
 async def test_the_runtime_roles_can_plant_none(
     accepting: Daemon, alice: Client, role: str

@@ -90,6 +90,7 @@ async def shown(daemon: Daemon) -> dict[str, float]:
     return {name: float(value) for name, value in series}
 
 
+@pytest.mark.prove
 async def test_metrics_of_a_daemon_whose_kms_fails_and_is_back(
     database: Database, issuer: Issuer, tmp_path: Path, stub: KmsStub
 ) -> None:

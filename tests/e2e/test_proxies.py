@@ -57,12 +57,14 @@ def upload(at: Front, user: str, body: bytes, length: int = len(BODY)) -> bytes:
     return request("POST", f"{BASE_PATH}/zero-knowledge", head, body, close=False)
 
 
+@pytest.mark.prove
 async def test_the_whole_life_of_a_vault(at: Front) -> None:
     async with visiting(at.proxy, at.address()) as session:
         await live(at.daemon, new_user(), session)
         await live(at.daemon, f"auth0|{secrets.token_hex(6)}@example.org/ü", session)
 
 
+@pytest.mark.prove
 async def test_every_cell_of_the_state_table(at: Front) -> None:
     database = at.behind.database
     for route, cells in TABLE.items():
@@ -162,6 +164,7 @@ async def test_addresses_in_the_audit(at: Front, forged: dict[str, str]) -> None
         assert await address_of(at, user) == address
 
 
+@pytest.mark.prove
 async def test_kept_connections_are_nobodys(at: Front) -> None:
     """Many users at once over few connections to the daemon: each gets his own key each time."""
     made = at.tap.made
@@ -184,6 +187,7 @@ async def test_kept_connections_are_nobodys(at: Front) -> None:
     assert at.tap.made - made <= 2 * len(clients)
 
 
+@pytest.mark.prove
 async def test_aborted_uploads(at: Front) -> None:
     """Fifty clients break off in the middle of a body; the daemon never hears of them."""
     users = [new_user() for _ in range(50)]

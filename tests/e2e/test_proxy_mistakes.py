@@ -9,6 +9,7 @@ from tests.servers import Daemon, Database, daemon_here
 from tests.tokens import Issuer
 
 
+@pytest.mark.prove
 @SHARED
 @pytest.mark.parametrize("kind", KINDS)
 async def test_no_trusted_proxies(
@@ -28,6 +29,7 @@ async def test_no_trusted_proxies(
     assert await addresses_of(module_database, f"untrusted-{kind}") == ["127.0.0.1"]
 
 
+@pytest.mark.prove
 @SHARED
 async def test_a_slash_behind_the_name(behind: Daemon) -> None:
     changes = {"proxy_pass http://custody;": "proxy_pass http://custody/;"}
@@ -37,6 +39,7 @@ async def test_a_slash_behind_the_name(behind: Daemon) -> None:
         assert answer.headers["Server"] == "custody"
 
 
+@pytest.mark.prove
 @SHARED
 async def test_gzip(behind: Daemon) -> None:
     changes = {"gzip off;": "gzip on; gzip_types application/json;"}

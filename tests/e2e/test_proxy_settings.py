@@ -26,6 +26,7 @@ _CONNECTIONS = 50
 _BALANCER = "127.0.0.10"
 
 
+@pytest.mark.prove
 async def test_one_address_has_so_many_requests(kind: str, behind: Daemon) -> None:
     async with front(kind, behind) as at, at.client("many", address := at.address()) as client:
         async with visiting(at.proxy, address) as session:
@@ -96,6 +97,7 @@ async def test_nothing_that_changes_a_key_is_sent_twice(kind: str, behind: Daemo
         server.close()
 
 
+@pytest.mark.prove
 async def test_daemon_that_is_away(kind: str, behind: Daemon) -> None:
     with proxy(kind, "127.0.0.1:1") as at:
         async with (

@@ -91,6 +91,7 @@ async def test_the_next_kek_id_is_taken_before_its_kek_is_there(
     assert "custody kek forget" not in str(refused.value)
 
 
+@pytest.mark.prove
 @pytest.mark.parametrize("seal", [None, "1.junk"])
 async def test_the_next_kek_id_is_retired_before_its_kek_is_there(
     database: Database, issuer: Issuer, tmp_path: Path, seal: str | None
@@ -111,6 +112,7 @@ async def test_the_next_kek_id_is_retired_before_its_kek_is_there(
         assert await init(daemon, "alice") == first
 
 
+@pytest.mark.prove
 async def test_the_record_in_use_is_neither_changed_nor_forgotten(
     database: Database, issuer: Issuer, tmp_path: Path
 ) -> None:
@@ -185,6 +187,7 @@ async def test_an_alias_opens_no_key_that_a_row_names(
     assert [one for name, one in stub.requests if one.get("KeyId") == arn] == []
 
 
+@pytest.mark.prove
 async def test_an_alias_opens_what_it_has_meant_before(
     database: Database, issuer: Issuer, tmp_path: Path, stub: KmsStub
 ) -> None:

@@ -38,6 +38,7 @@ from tests.tokens import Issuer
 ORIGIN, SECOND = "https://app.example", "https://other.example"
 
 
+@pytest.mark.prove
 async def test_new_key_of_the_issuer(database: Database, issuer: Issuer, tmp_path: Path) -> None:
     later = Issuer(kid="key-2")
     with configured(database, issuer, tmp_path, {}) as at:
@@ -47,6 +48,7 @@ async def test_new_key_of_the_issuer(database: Database, issuer: Issuer, tmp_pat
         assert (await status_of(at.daemon), await status_of(at.daemon, later)) == (401, 200)
 
 
+@pytest.mark.prove
 async def test_jwks_in_another_file(database: Database, issuer: Issuer, tmp_path: Path) -> None:
     later, file = Issuer(kid="key-2"), tmp_path / "second.json"
     file.write_bytes(later.jwks())
@@ -129,6 +131,7 @@ async def test_certificate_that_was_renewed(
                 assert (await old.status(), await new.status()) == (401, 401)
 
 
+@pytest.mark.prove
 async def test_half_of_a_renewed_certificate_changes_nothing(
     database: Database, issuer: Issuer, tmp_path: Path
 ) -> None:
@@ -146,6 +149,7 @@ async def test_half_of_a_renewed_certificate_changes_nothing(
             assert new.certificate == der(new_cert)
 
 
+@pytest.mark.prove
 async def test_tls_begins_and_ends_with_a_restart(
     database: Database, issuer: Issuer, tmp_path: Path
 ) -> None:
@@ -170,6 +174,7 @@ async def allowed(at: Configured) -> list[str]:
     ]
 
 
+@pytest.mark.prove
 async def test_origins_are_added_and_removed(
     database: Database, issuer: Issuer, tmp_path: Path
 ) -> None:
@@ -179,6 +184,7 @@ async def test_origins_are_added_and_removed(
             assert await allowed(at) == origins
 
 
+@pytest.mark.prove
 async def test_trusted_proxies(database: Database, issuer: Issuer, tmp_path: Path) -> None:
     seen = "SELECT ip_address FROM auth.encryption_vault_audit ORDER BY created_at DESC, id LIMIT 1"
     with configured(database, issuer, tmp_path, {"trusted_proxies": []}) as at:
@@ -196,6 +202,7 @@ async def test_trusted_proxies(database: Database, issuer: Issuer, tmp_path: Pat
                 assert await database.value(seen) == address
 
 
+@pytest.mark.prove
 async def test_rate_limit(database: Database, issuer: Issuer, tmp_path: Path) -> None:
     with configured(database, issuer, tmp_path, {"rate_limit": 0}) as at:
         async with client_session() as session:
@@ -213,6 +220,7 @@ async def test_rate_limit(database: Database, issuer: Issuer, tmp_path: Path) ->
             assert await answers() == {200}
 
 
+@pytest.mark.prove
 async def test_unwrap_limit_and_canaries(
     database: Database, issuer: Issuer, tmp_path: Path
 ) -> None:
@@ -241,6 +249,7 @@ async def test_unwrap_limit_and_canaries(
             assert len(at.daemon.events("canary_touched")) == 2
 
 
+@pytest.mark.prove
 async def test_log_level(database: Database, issuer: Issuer, tmp_path: Path) -> None:
     with configured(database, issuer, tmp_path, {"log_level": "info"}) as at:
         assert await status_of(at.daemon) == 200
@@ -278,6 +287,7 @@ async def with_two_keks(database: Database, issuer: Issuer, folder: Path) -> dic
     return {f"raw_{name}": value for name, value in environ.items()}
 
 
+@pytest.mark.prove
 async def test_old_kek_is_added_and_removed(
     pace: str, database: Database, issuer: Issuer, tmp_path: Path
 ) -> None:
@@ -313,6 +323,7 @@ async def test_old_kek_is_added_and_removed(
             assert (await alice.key()).json == answer.json
 
 
+@pytest.mark.prove
 async def test_kek_that_is_active_elsewhere_already_stays_readable(
     database: Database, issuer: Issuer, tmp_path: Path
 ) -> None:
@@ -332,6 +343,7 @@ async def test_kek_that_is_active_elsewhere_already_stays_readable(
     assert needed == [["CUSTODY_KEK"]] * 2
 
 
+@pytest.mark.prove
 async def test_kek_that_is_dropped_is_closed_after_the_last_call_to_it(
     database: Database, issuer: Issuer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -435,6 +447,7 @@ async def test_what_is_wrong_changes_nothing(
             assert (await Client(at.daemon, session, "alice").key()).status == 200
 
 
+@pytest.mark.prove
 async def test_old_kek_while_the_database_is_down(
     database: Database, issuer: Issuer, tmp_path: Path
 ) -> None:
@@ -462,6 +475,7 @@ async def test_old_kek_while_the_database_is_down(
             await becomes(at.daemon, 200, kek="ok")
 
 
+@pytest.mark.prove
 async def test_what_needs_a_restart_is_named_without_its_value(
     database: Database, issuer: Issuer, tmp_path: Path
 ) -> None:
@@ -487,6 +501,7 @@ async def test_what_needs_a_restart_is_named_without_its_value(
             assert (answer.status, answer.json["kekId"]) == (200, "first")
 
 
+@pytest.mark.prove
 async def test_addresses_need_a_restart(database: Database, issuer: Issuer, tmp_path: Path) -> None:
     first, second = (f"127.0.0.1:{free_port()}" for _ in range(2))
     values = {"listen": first}
@@ -503,6 +518,7 @@ async def test_addresses_need_a_restart(database: Database, issuer: Issuer, tmp_
                 writer.close()
 
 
+@pytest.mark.prove
 async def test_signals_that_come_at_once_end_with_what_is_there_now(
     database: Database, issuer: Issuer, tmp_path: Path
 ) -> None:

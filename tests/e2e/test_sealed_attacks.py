@@ -139,6 +139,7 @@ async def assert_nothing(client: Client, *secret: str, context: str = "row-tampe
 # ── five attacks, which all succeeded before rows were sealed ─────────────────────────────────────
 
 
+@pytest.mark.prove
 async def test_an_old_wrap_of_another_user_in_ones_own_row(daemon: Daemon, device: Device) -> None:
     alice, mallory = device("alice"), device("mallory")
     victims = (await alice.init()).json["masterKey"]
@@ -196,6 +197,7 @@ async def test_the_key_check_value_of_a_key_of_ones_own(daemon: Daemon, device: 
     assert (await alice.disable_zk(encode(mine))).code == "MASTER_KEY_MISMATCH"
 
 
+@pytest.mark.prove
 @pytest.mark.parametrize("seal", [None, "junk", "1.dk-" + "0" * 32 + "." + "0" * 64])
 async def test_a_kek_id_registered_before_its_kek_is_there(
     database: Database, issuer: Issuer, tmp_path: Path, seal: str | None
@@ -398,6 +400,7 @@ async def test_a_sealed_row_without_a_key_check_value(daemon: Daemon, device: De
 # ── the next KEK ──────────────────────────────────────────────────────────────────────────────────
 
 
+@pytest.mark.prove
 async def test_the_next_kek_retired_before_its_first_use(
     database: Database, issuer: Issuer, tmp_path: Path
 ) -> None:
@@ -488,6 +491,7 @@ async def test_a_row_that_is_taken_away_remains(daemon: Daemon, device: Device) 
 # ── all at once ───────────────────────────────────────────────────────────────────────────────────
 
 
+@pytest.mark.prove
 async def test_one_tampered_row_spoils_no_others_answer(daemon: Daemon, device: Device) -> None:
     """Rows are read together: the one is refused, whatever it holds."""
     users = [device(f"user-{number}") for number in range(8)]

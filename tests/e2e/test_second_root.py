@@ -188,6 +188,7 @@ async def save(database: Database, kek_id: str) -> None:
     await database.execute(statements.replace("systemd-kek_2026", kek_id))
 
 
+@pytest.mark.prove
 async def test_daemons_never_ask_it(
     database: Database, issuer: Issuer, tmp_path: Path, fleet: Fleet
 ) -> None:

@@ -43,6 +43,7 @@ def variables(manager: ServiceManager, **others: str) -> dict[str, str]:
     return {"raw_NOTIFY_SOCKET": manager.address, **others}
 
 
+@pytest.mark.prove
 async def test_ready_with_a_status(
     pace: str, database: Database, issuer: Issuer, tmp_path: Path
 ) -> None:
@@ -60,6 +61,7 @@ async def test_ready_with_a_status(
         assert [one.fields for one in manager.messages if one.at > ready.at] == []
 
 
+@pytest.mark.prove
 async def test_database_that_is_down_at_boot(
     pace: str, database: Database, issuer: Issuer, tmp_path: Path
 ) -> None:
@@ -104,6 +106,7 @@ async def test_configuration_that_is_refused_is_never_ready(
         assert manager.said("READY") == []
 
 
+@pytest.mark.prove
 async def test_status_counts_the_rows_that_are_left(
     pace: str, database: Database, issuer: Issuer, tmp_path: Path
 ) -> None:
@@ -132,6 +135,7 @@ def watchdog(process: int | None = None, *, seconds: float = WATCHDOG_SECONDS) -
     return found if process is None else found | {"raw_WATCHDOG_PID": str(process)}
 
 
+@pytest.mark.prove
 async def test_signs_of_life_in_short(database: Database, issuer: Issuer, tmp_path: Path) -> None:
     """They come while the database is well, gone, or silent."""
     with service_manager() as manager, faulty_proxy(database.server.port) as proxy:
@@ -191,6 +195,7 @@ async def test_no_sign_of_life_while_it_is_frozen(
         await eventually(lambda: len(manager.said("WATCHDOG")) > count)
 
 
+@pytest.mark.prove
 @some_seconds
 async def test_watchdog_of_another_process_is_not_ours(
     database: Database, issuer: Issuer, tmp_path: Path, seconds: float
@@ -205,6 +210,7 @@ async def test_watchdog_of_another_process_is_not_ours(
         assert manager.said("WATCHDOG") == []
 
 
+@pytest.mark.prove
 async def test_reload_is_told_of_with_its_outcome(
     database: Database, issuer: Issuer, tmp_path: Path
 ) -> None:
@@ -229,6 +235,7 @@ async def test_reload_is_told_of_with_its_outcome(
         assert "reload failed" not in manager.said("READY")[3].fields["STATUS"]
 
 
+@pytest.mark.prove
 async def test_reload_before_it_is_ready(
     database: Database, issuer: Issuer, tmp_path: Path
 ) -> None:
@@ -246,6 +253,7 @@ async def test_reload_before_it_is_ready(
             await eventually(lambda: manager.said("READY"))
 
 
+@pytest.mark.prove
 async def test_a_stop_is_told_of_when_it_begins(
     database: Database, issuer: Issuer, tmp_path: Path
 ) -> None:
@@ -270,6 +278,7 @@ async def test_a_stop_is_told_of_when_it_begins(
         assert next(iter(told[-1].fields)) == "STOPPING"
 
 
+@pytest.mark.prove
 @some_seconds
 async def test_nobody_listens(
     database: Database, issuer: Issuer, tmp_path: Path, seconds: float

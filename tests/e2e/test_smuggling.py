@@ -199,6 +199,7 @@ async def test_http_1(at: Front) -> None:
     await withstand(at, "one", tried)
 
 
+@pytest.mark.prove
 async def test_http_2(at: Front) -> None:
     tried = {name: in_http_2(at, *fields, body=body) for name, (fields, body) in HTTP_2.items()}
     await withstand(at, "two", tried)

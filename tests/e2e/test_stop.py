@@ -61,6 +61,7 @@ async def test_a_stop_under_load_cuts_nobody_off(
         await asyncio.open_connection(place.hostname, place.port)
 
 
+@pytest.mark.prove
 async def test_while_it_drains_it_says_so_and_finishes(served: Daemon) -> None:
     """A rotation that waits for a lock when the stop comes is carried out and answered."""
     async with client_session() as session:
@@ -110,6 +111,7 @@ async def test_a_body_that_still_arrives_at_the_stop_is_read(served: Daemon) -> 
     writer.close()
 
 
+@pytest.mark.prove
 async def test_idle_and_stalled_connections_do_not_hold_a_stop_up(served: Daemon) -> None:
     place = urlsplit(served.base)
     idle = [await asyncio.open_connection(place.hostname, place.port) for _ in range(8)]
@@ -128,6 +130,7 @@ async def test_idle_and_stalled_connections_do_not_hold_a_stop_up(served: Daemon
             await writer.wait_closed()
 
 
+@pytest.mark.prove
 async def test_two_signals_are_no_worse_than_one(served: Daemon) -> None:
     async with client_session() as session:
         alice = Client(served, session, "alice")
@@ -142,6 +145,7 @@ async def test_two_signals_are_no_worse_than_one(served: Daemon) -> None:
         assert await served.ended() == 0
 
 
+@pytest.mark.prove
 async def test_kill_9_loses_nothing_that_was_answered(
     database: Database, issuer: Issuer, tmp_path: Path
 ) -> None:
@@ -184,6 +188,7 @@ async def test_kill_9_loses_nothing_that_was_answered(
     assert rotations == now - min(seen) + 1
 
 
+@pytest.mark.prove
 @needs_proc
 def test_its_memory_is_its_own(database: Database, issuer: Issuer, tmp_path: Path) -> None:
     """No core, and /proc/PID belongs to root, as it does where PR_SET_DUMPABLE is off.

@@ -97,6 +97,7 @@ def alone(workers: Mapping[int, int], number: int | None) -> Iterator[None]:
                 os.kill(process, signal.SIGCONT)
 
 
+@pytest.mark.prove
 async def test_two_of_them_are_one_service(
     database: Database, issuer: Issuer, tmp_path: Path
 ) -> None:

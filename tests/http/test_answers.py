@@ -55,6 +55,7 @@ def log_since(position: int) -> str:
 
 
 class TestHeaders:
+    @pytest.mark.prove
     async def test_on_every_kind_of_answer(self, daemon: Daemon, device: Device) -> None:
         alice, body = device("alice"), {"enable": True}
         token = daemon.issuer.bearer("alice")
@@ -178,6 +179,7 @@ class TestPathsAndMethods:
 
 
 class TestFields:
+    @pytest.mark.prove
     async def test_of_every_answer(self, device: Device) -> None:
         alice, began = device("alice"), datetime.now(UTC)
         status = {
@@ -219,6 +221,7 @@ class TestFields:
         assert (await alice.clear_recovery()).json == {"ok": True}
         assert (await alice.status()).json == status | {"vaultExists": True}
 
+    @pytest.mark.prove
     async def test_every_success_is_a_json_object(self, device: Device) -> None:
         """The browser client parses every 2xx, and sends Content-Type on every call."""
         alice = device("alice")
@@ -447,6 +450,7 @@ def no_memory_for_commit(execute: Callable[..., Awaitable[str]]) -> Callable[...
 class TestInternalError:
     NEEDLE = "needle-of-the-exception"
 
+    @pytest.mark.prove
     async def test_is_opaque_and_audited(
         self, daemon: Daemon, device: Device, monkeypatch: pytest.MonkeyPatch
     ) -> None:
@@ -478,6 +482,7 @@ class TestInternalError:
         ]
         assert (await alice.key()).status == 200
 
+    @pytest.mark.prove
     async def test_without_memory_it_is_to_be_tried_again(
         self, daemon: Daemon, device: Device, monkeypatch: pytest.MonkeyPatch
     ) -> None:
@@ -496,6 +501,7 @@ class TestInternalError:
         ]
         assert (await alice.key()).status == 200
 
+    @pytest.mark.prove
     async def test_without_memory_for_a_response_there_is_none(
         self, daemon: Daemon, device: Device, monkeypatch: pytest.MonkeyPatch
     ) -> None:
@@ -512,6 +518,7 @@ class TestInternalError:
         assert (await daemon.database.audit("alice"))[1:] == [("rotate", None, 200)] * 2
         assert (await device("alice").key()).status == 200
 
+    @pytest.mark.prove
     async def test_before_any_action(self, device: Device, monkeypatch: pytest.MonkeyPatch) -> None:
         async def broken(*_args: Any) -> Any:
             raise RuntimeError(self.NEEDLE)

@@ -170,6 +170,7 @@ TABLES = {"/recovery-wrap": RECOVERY, "/zero-knowledge": ZERO_KNOWLEDGE}
 GOOD = {"/recovery-wrap": recovery(), "/zero-knowledge": document(enable=True)}
 
 
+@pytest.mark.prove
 @pytest.mark.parametrize("path", TABLES)
 async def test_bad_bodies(daemon: Daemon, device: Device, path: str) -> None:
     assert len(TABLES[path]) >= 40
@@ -190,6 +191,7 @@ async def test_bad_bodies(daemon: Daemon, device: Device, path: str) -> None:
     assert await daemon.database.contents() != before
 
 
+@pytest.mark.prove
 async def test_bad_key_in_zero_knowledge_mode(daemon: Daemon, device: Device) -> None:
     alice = device("alice")
     await alice.init()
@@ -203,6 +205,7 @@ async def test_bad_key_in_zero_knowledge_mode(daemon: Daemon, device: Device) ->
     assert await daemon.database.contents() == before
 
 
+@pytest.mark.prove
 @pytest.mark.parametrize("path", TABLES)
 async def test_spellings_of_a_good_body(device: Device, path: str) -> None:
     alice = device("alice")
@@ -230,6 +233,7 @@ async def test_spellings_of_a_good_body(device: Device, path: str) -> None:
         assert (await alice.call("POST", path, data=good, headers=headers)).status == 200
 
 
+@pytest.mark.prove
 @pytest.mark.parametrize("path", TABLES)
 async def test_too_large(daemon: Daemon, device: Device, path: str) -> None:
     alice = device("alice")
@@ -297,6 +301,7 @@ ENCODINGS = (
 )
 
 
+@pytest.mark.prove
 @pytest.mark.parametrize("path", TABLES)
 async def test_unsupported_media_type(daemon: Daemon, device: Device, path: str) -> None:
     alice = device("alice")
@@ -338,6 +343,7 @@ IGNORED: dict[str, tuple[dict[str, str], bytes]] = {
 }
 
 
+@pytest.mark.prove
 @pytest.mark.parametrize(("method", "path"), BODYLESS)
 async def test_body_where_none_is_read(
     daemon: Daemon, device: Device, method: str, path: str

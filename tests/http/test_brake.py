@@ -24,6 +24,7 @@ from tests.bench.users import Users, fill, master_key
 from tests.client import Answer, Client, client_session
 from tests.clock import Clock
 from tests.logs import logging_to_memory
+from tests.proofs import FULL
 from tests.sealed_rows import data_key_of, reseal
 from tests.servers import Daemon, Database, daemon_here
 from tests.tokens import Issuer
@@ -117,7 +118,7 @@ async def staged(
         yield Stage(daemon, session)
 
 
-@pytest.mark.parametrize("size", [(300, 20), pytest.param((10_000, 100), marks=pytest.mark.prove)])
+@pytest.mark.parametrize("size", [(300, 20), pytest.param((10_000, 100), marks=FULL)])
 async def test_a_thief_with_the_issuers_key(
     database: Database, issuer: Issuer, tmp_path: Path, clock: Clock, size: tuple[int, int]
 ) -> None:

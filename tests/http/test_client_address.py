@@ -247,6 +247,7 @@ async def test_user_agent_with_nul_is_no_request(daemon: Daemon) -> None:
     assert await audited(daemon.database) == []
 
 
+@pytest.mark.prove
 @pytest.mark.parametrize("trusted", ["", "unix"])
 async def test_who_is_gone_before_it_was_known_gets_nothing_done(
     database: Database, issuer: Issuer, tmp_path: Path, trusted: str

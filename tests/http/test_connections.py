@@ -368,6 +368,7 @@ async def test_handshakes_that_stall_make_room(
             writer.close()
 
 
+@pytest.mark.prove
 @pytest.mark.usefixtures("few")
 async def test_what_has_ended_makes_room(daemon: Daemon) -> None:
     """Of an idle connection with a good token the request is over; a closed one takes no place."""
@@ -418,6 +419,7 @@ def looks_often(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 # A unix socket holds less than the network does: it is full soon.
+@pytest.mark.prove
 @pytest.mark.usefixtures("looks_often")
 async def test_the_connection_of_who_reads_nothing_ends(
     database: Database, issuer: Issuer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
@@ -429,6 +431,7 @@ async def test_the_connection_of_who_reads_nothing_ends(
             await eventually(lambda: closed_as(daemon, "unread", 1))
 
 
+@pytest.mark.prove
 @pytest.mark.usefixtures("looks_often")
 async def test_a_connection_that_can_not_be_closed_ends(
     database: Database, issuer: Issuer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch

@@ -68,6 +68,7 @@ async def log_in(
     return answer
 
 
+@pytest.mark.prove
 @SHARED
 async def test_the_way_in_and_out(guarded: Daemon, browser: aiohttp.ClientSession) -> None:
     asked = await browser.get(f"{guarded.admin}/")
@@ -252,6 +253,7 @@ async def test_a_stream_has_an_end(
         assert b"retry: 3000" in await answer.read()
 
 
+@pytest.mark.prove
 async def test_open_streams_hold_up_no_stop(
     database: Database, issuer: Issuer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -267,6 +269,7 @@ async def test_open_streams_hold_up_no_stop(
             assert one.content.exception() is None
 
 
+@pytest.mark.prove
 async def test_a_name_of_a_stranger_leads_to_nothing(daemon: Daemon) -> None:
     async with aiohttp.ClientSession(headers=HTML) as session:
         for host, status in (
@@ -287,6 +290,7 @@ async def test_a_name_of_a_stranger_leads_to_nothing(daemon: Daemon) -> None:
         assert without.status == 404
 
 
+@pytest.mark.prove
 async def test_no_key_no_user_and_no_token_is_shown(
     database: Database, issuer: Issuer, tmp_path: Path
 ) -> None:

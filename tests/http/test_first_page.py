@@ -164,6 +164,7 @@ async def test_the_daemon_has_no_page(shared: Daemon, session: aiohttp.ClientSes
         assert (answer.status, (await answer.json())["code"]) == (404, "NOT_FOUND")
 
 
+@pytest.mark.prove
 def test_nobody_but_custody_dev_has_it() -> None:
     room = "custody.development.page"
     assert offenders((room,), but=(room, "custody.cli.commands.dev")) == []

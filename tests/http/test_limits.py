@@ -164,6 +164,7 @@ async def test_stalled_body(
     assert await daemon.database.audit("alice") == before
 
 
+@pytest.mark.prove
 async def test_trickled_body(
     daemon: Daemon, device: Device, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -182,6 +183,7 @@ async def test_trickled_body(
     writer.close()
 
 
+@pytest.mark.prove
 async def test_body_that_comes_late_but_in_time(daemon: Daemon, device: Device) -> None:
     await device("alice").init()
     reader, writer = await connect(daemon.base)
@@ -193,6 +195,7 @@ async def test_body_that_comes_late_but_in_time(daemon: Daemon, device: Device) 
     writer.close()
 
 
+@pytest.mark.prove
 async def test_overloaded(daemon: Daemon, device: Device, monkeypatch: pytest.MonkeyPatch) -> None:
     alice = device("alice")
     await alice.init()
@@ -220,6 +223,7 @@ async def test_overloaded(daemon: Daemon, device: Device, monkeypatch: pytest.Mo
     assert (await alice.key()).status == 200
 
 
+@pytest.mark.prove
 async def test_rate_limit(database: Database, issuer: Issuer, tmp_path: Path) -> None:
     async with (
         daemon_here(database, issuer, tmp_path, RATE_LIMIT="5") as daemon,
@@ -250,6 +254,7 @@ async def test_rate_limit(database: Database, issuer: Issuer, tmp_path: Path) ->
         assert (await alice.key()).status == 200
 
 
+@pytest.mark.prove
 async def test_the_default_shares_are_more_than_devices_of_one_user_take(
     database: Database, issuer: Issuer, tmp_path: Path
 ) -> None:
@@ -263,6 +268,7 @@ async def test_the_default_shares_are_more_than_devices_of_one_user_take(
             assert {answer.status for answer in answers} == {200}
 
 
+@pytest.mark.prove
 async def test_share_of_a_user(database: Database, issuer: Issuer, tmp_path: Path) -> None:
     """Slow bodies of one user take that user's places, and nobody else's."""
     async with (
@@ -299,6 +305,7 @@ async def test_share_of_a_user(database: Database, issuer: Issuer, tmp_path: Pat
             writer.close()
 
 
+@pytest.mark.prove
 async def test_a_share_is_given_back_when_the_client_breaks_off(
     database: Database, issuer: Issuer, tmp_path: Path
 ) -> None:

@@ -187,6 +187,7 @@ class TestAdmin:
         assert await count() == before
 
 
+@pytest.mark.prove
 async def test_openapi_in_development(database: Database, issuer: Issuer, tmp_path: Path) -> None:
     async with daemon_here(database, issuer, tmp_path, ENV="development") as daemon:
         for target in ("/openapi.json", "/openapi.json?x", "/openapi%2Ejson"):

@@ -104,6 +104,7 @@ def test_each_route_is_one_or_the_other() -> None:
     assert {*DESTRUCTIVE, *HARMLESS} == TABLE.keys() | {"status"}
 
 
+@pytest.mark.prove
 @SHARED
 @pytest.mark.parametrize("route", DESTRUCTIVE)
 async def test_refused(strict: Daemon, transactions: list[str], route: str) -> None:
@@ -182,6 +183,7 @@ async def test_each_setting_alone(
                 assert answer.status == 200, login
 
 
+@pytest.mark.prove
 @SHARED
 @pytest.mark.parametrize("route", [route for route in DESTRUCTIVE if route != "reset"])
 async def test_off_by_default(shared: Daemon, route: str) -> None:

@@ -82,6 +82,7 @@ def said(span: Span) -> dict[str, object]:
     return {one.key: one.value.int_value or one.value.string_value for one in span.attributes}
 
 
+@pytest.mark.prove
 async def test_each_route_has_its_spans_and_tells_nothing(
     database: Database, issuer: Issuer, tmp_path: Path, collector: Collector
 ) -> None:
@@ -184,6 +185,7 @@ async def test_who_is_not_sampled_by_a_proxy_is_not_traced(
 
 
 # By itself the SDK would wait for half a minute.
+@pytest.mark.prove
 @pytest.mark.timeout(20)
 async def test_a_collector_that_hangs_delays_no_request_and_hardly_the_stop(
     database: Database,
@@ -225,6 +227,7 @@ async def test_lines_of_the_log_name_their_trace(
     assert line["request_id"] == answer.headers["X-Request-Id"]
 
 
+@pytest.mark.prove
 def test_off_imports_nothing() -> None:
     code = "import custody.app, sys; print([m for m in sys.modules if 'opentelemetry' in m])"
     done = subprocess.run(
@@ -264,6 +267,7 @@ def test_a_collector_in_clear_is_refused(
     assert not [one for one in found if "secret" in one.message]
 
 
+@pytest.mark.prove
 def test_a_host_without_the_extra_is_told() -> None:
     code = (
         "import asyncio, sys; sys.modules['opentelemetry'] = None\n"

@@ -273,6 +273,7 @@ def test_what_holds() -> None:
     assert held("alias/x", told=False) == [False] * 10
 
 
+@pytest.mark.prove
 async def test_an_alias_holds_what_kms_or_a_record_says_and_no_row(
     build: Build, moto: Moto
 ) -> None:
@@ -303,6 +304,7 @@ async def test_a_key_named_by_its_arn_comes_before_an_alias() -> None:
     await keyring.close()
 
 
+@pytest.mark.prove
 async def test_stamps_are_arns(build: Build, moto: Moto) -> None:
     name = alias()
     arn = moto.make_key(name)
@@ -427,6 +429,7 @@ async def test_what_is_no_wrap_is_not_asked_for(fields: dict[str, Any]) -> None:
 # An alias that moves, and re-wrapping
 
 
+@pytest.mark.prove
 async def test_an_alias_that_moves_is_noticed(build: Build, moto: Moto) -> None:
     name = alias()
     first = moto.make_key(name)
@@ -444,6 +447,7 @@ async def test_an_alias_that_moves_is_noticed(build: Build, moto: Moto) -> None:
         assert await one.unwrap(of("alice"), wrap) == key
 
 
+@pytest.mark.prove
 async def test_rewrapping_inside_kms(build: Build, moto: Moto) -> None:
     source, target = build(moto.make_key()), build(moto.make_key())
     keys = {f"user-{number}": master_key() for number in range(8)}
@@ -492,6 +496,7 @@ async def test_the_doctor_finds_nothing(build: Build, moto: Moto) -> None:
         assert (seen.verdict, seen.message) == (Verdict.OK, f"{use}; kek_id aws-kms:{arn}")
 
 
+@pytest.mark.prove
 @pytest.mark.parametrize("active", [True, False])
 async def test_the_doctor_names_what_is_wrong(build: Build, moto: Moto, active: bool) -> None:
     nowhere, disabled, deleted = alias(), alias(), alias()

@@ -142,6 +142,7 @@ async def test_a_fault_has_its_type_and_shows_nothing(
     assert not [form for form in secret if form in sdk_log.text]
 
 
+@pytest.mark.prove
 @pytest.mark.usefixtures("quick")
 async def test_no_answer_names_another_key_or_another_size(stub: KmsStub, build: Build) -> None:
     backend, key = build(stub, stub.make_key().id), secrets.token_bytes(32)
@@ -292,6 +293,7 @@ async def test_threads_and_connections_end_with_the_backend(stub: KmsStub, build
         await backend.refresh()
 
 
+@pytest.mark.prove
 async def test_service_is_back_soon_after_the_cure(stub: KmsStub, build: Build) -> None:
     backend = build(stub)
     await backend.refresh()
@@ -326,6 +328,7 @@ async def test_a_broken_row_says_nothing_of_the_kms(stub: KmsStub, build: Build)
     assert backend._calls._breaker._failures == 2
 
 
+@pytest.mark.prove
 @pytest.mark.usefixtures("quick")
 async def test_each_item_of_a_rewrap_fails_alone(stub: KmsStub, build: Build) -> None:
     target, source = build(stub), build(stub, stub.make_key().arn)

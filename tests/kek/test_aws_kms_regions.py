@@ -40,6 +40,7 @@ def arns(moto: Moto) -> tuple[str, str]:
     return arn, arn.replace(REGION, OTHER)
 
 
+@pytest.mark.prove
 async def test_replicas_open_each_others_wraps(build: Build, arns: tuple[str, str]) -> None:
     here, there = build(arns[0]), build(arns[1])
     for one, other in ((here, there), (there, here)):
@@ -121,6 +122,7 @@ async def test_a_region_that_kms_does_not_name_gives_no_kek_id(
     assert await here.unwrap(of("alice"), wrap._replace(kek_id=invented)) == KEY
 
 
+@pytest.mark.prove
 async def test_what_is_no_replica(build: Build, arns: tuple[str, str], moto: Moto) -> None:
     here = build(arns[0])
     await here.refresh()
@@ -162,6 +164,7 @@ def test_another_key_has_no_replicas() -> None:
     assert arn.in_region(OTHER) == arn
 
 
+@pytest.mark.prove
 async def test_both_in_one_keyring_are_one(build: Build, arns: tuple[str, str]) -> None:
     keyring = Keyring(build(arns[1]), [build(arns[0])])
     wraps = await asyncio.gather(*(one.wrap(of("alice"), KEY) for one in keyring))

@@ -130,6 +130,7 @@ def test_an_answer_up_to_the_size_passes(get: Get, bounded: bool) -> None:
         get(server.url)
 
 
+@pytest.mark.prove
 def test_a_connection_is_used_again_under_each_new_deadline(get: Get) -> None:
     with serving(raw_server(ANSWERS)) as server:
         for _ in range(3):
@@ -140,6 +141,7 @@ def test_a_connection_is_used_again_under_each_new_deadline(get: Get) -> None:
         assert len(server.connections) == 1
 
 
+@pytest.mark.prove
 def test_a_deadline_of_before_does_not_bound_a_later_answer(get: Get) -> None:
     """The socket still has the timeout that was left then."""
 

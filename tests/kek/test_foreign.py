@@ -139,6 +139,7 @@ async def test_a_task_of_its_own_that_ends_the_loop_ends_nothing() -> None:
             assert await kek.unwrap(of("alice"), wrap) == KEY
 
 
+@pytest.mark.prove
 async def test_one_that_blocks_its_loop_blocks_nobody_else() -> None:
     gate = threading.Event()
     async with rude() as kek:
@@ -234,6 +235,7 @@ def test_one_that_fails_when_it_is_built(ending: type[BaseException]) -> None:
     assert_silent([SECRET], caught.value)
 
 
+@pytest.mark.prove
 @pytest.mark.parametrize(
     ("text", "says"),
     [

@@ -237,6 +237,7 @@ async def test_an_iv_of_another_size(token: SoftToken) -> None:
         assert isinstance(await failure(kek.unwrap(of("alice"), other)), KeyMissing)
 
 
+@pytest.mark.prove
 async def test_calls_at_once_do_each_other_no_harm(token: SoftToken) -> None:
     """The module is told that no two threads call it; where two did, honest wraps were refused."""
     async with opened(token) as kek:

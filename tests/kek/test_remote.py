@@ -59,6 +59,7 @@ async def test_a_caller_that_gave_up_keeps_its_turn_until_its_thread_ends(
     assert len(many) == 40
 
 
+@pytest.mark.prove
 async def test_a_caller_that_gives_up_while_it_waits_takes_no_turn(
     kms: FakeRemote, gate: threading.Event
 ) -> None:

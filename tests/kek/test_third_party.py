@@ -50,6 +50,7 @@ def suite(source: Path, target: Path) -> Done:
     return run("pytest", *options.split(), TEST, folder=source, path=target)
 
 
+@pytest.mark.prove
 def test_it_installs_and_passes(package: tuple[Path, Path]) -> None:
     done = suite(*package)
     assert done.returncode == 0, done.stdout

@@ -191,6 +191,7 @@ async def test_context_on_a_key_that_is_not_derived_would_bind_nothing(
         assert "it is not bound" in (kek.problem or "")
 
 
+@pytest.mark.prove
 async def test_key_that_is_replaced_is_noticed_by_the_wrap_itself(bao: Bao) -> None:
     """Deleted and made again, not derived: what the old key's state says would bind nothing."""
     key = bao.make_key()
@@ -208,6 +209,7 @@ async def test_key_that_is_replaced_is_noticed_by_the_wrap_itself(bao: Bao) -> N
         assert type(await failure(kek.unwrap(of("bob"), wrap))) is Tampered
 
 
+@pytest.mark.prove
 async def test_replaced_key_sets_no_row_aside(bao: Bao) -> None:
     """Its rows do not open, and that is not their fault."""
     key = bao.make_key()

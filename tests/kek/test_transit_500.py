@@ -120,6 +120,7 @@ def damaged(wrap: Wrap) -> Iterator[Wrap]:
     yield wrap._replace(format_version=2)
 
 
+@pytest.mark.prove
 @pytest.mark.parametrize("derived", [True, False], ids=["context", "associated-data"])
 async def test_who_writes_rows_shuts_the_kek_for_nobody(bao: Bao, derived: bool) -> None:
     """On a real server: each kind of row more often than the breaker allows."""

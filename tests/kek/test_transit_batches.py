@@ -45,6 +45,7 @@ async def opened(kek: TransitKek, asked: Sequence[tuple[str, Wrap]]) -> list[byt
     return found  # type: ignore[return-value]
 
 
+@pytest.mark.prove
 async def test_concurrent_unwraps_share_calls(bao: Bao) -> None:
     users = [f"user-{n}-{'x' * 240}" for n in range(500)]
     async with transit(bao, bao.make_key()) as kek:
@@ -60,6 +61,7 @@ async def test_concurrent_unwraps_share_calls(bao: Bao) -> None:
         assert sizes == [1, 1, 1]
 
 
+@pytest.mark.prove
 async def test_concurrent_wraps_share_calls(bao: Bao) -> None:
     users = [f"user-{n}" for n in range(300)]
     async with transit(bao, bao.make_key()) as kek:
@@ -201,6 +203,7 @@ async def test_what_holds_for_all_is_told_to_each(bao: Bao) -> None:
         assert {type(one) for one in missing} == {KeyMissing}
 
 
+@pytest.mark.prove
 async def test_a_token_that_dies_between_calls_costs_nobody_an_answer(
     bao: Bao, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -218,6 +221,7 @@ async def test_a_token_that_dies_between_calls_costs_nobody_an_answer(
         assert held_token(kek) != first
 
 
+@pytest.mark.prove
 async def test_answers_that_make_no_sense(bao: Bao) -> None:
     """Each item is looked at; one that can't be read fails alone, and shows nothing."""
     async with transit(bao, bao.make_key()) as kek:

@@ -97,6 +97,7 @@ async def test_killed_and_started_again(own_bao: Bao, sdk_log: pytest.LogCapture
         await back(backend, wrap)
 
 
+@pytest.mark.prove
 async def test_frozen_and_thawed(
     own_bao: Bao, limits: Limits, sdk_log: pytest.LogCaptureFixture
 ) -> None:
@@ -134,6 +135,7 @@ async def test_who_gives_up_while_it_is_frozen_takes_no_other_along(own_bao: Bao
         assert results[1::2] == [KEY] * 30
 
 
+@pytest.mark.prove
 async def test_killed_under_load(own_bao: Bao, sdk_log: pytest.LogCaptureFixture) -> None:
     """Each of many concurrent calls ends in time, with the key or with a reason."""
     async with prepared(own_bao) as (backend, wrap):
@@ -162,6 +164,7 @@ async def test_killed_under_load(own_bao: Bao, sdk_log: pytest.LogCaptureFixture
         await back(backend, wrap)
 
 
+@pytest.mark.prove
 async def test_sealed_and_unsealed(own_bao: Bao) -> None:
     async with prepared(own_bao) as (backend, wrap):
         own_bao.ask("PUT", "sys/seal")
@@ -219,6 +222,7 @@ async def test_broken_network(
         await back(backend, wrap)
 
 
+@pytest.mark.prove
 async def test_no_thread_is_left_hanging(bao: Bao, proxy: FaultyProxy, limits: Limits) -> None:
     """The fault stays, and yet every thread comes back: the answer is cut off, not waited for."""
     async with prepared(bao, proxy.address) as (backend, wrap):

@@ -109,6 +109,7 @@ def test_each_is_of_one_kind_and_each_is_tested() -> None:
     assert set(SEEN) | set(FILES) | {"CLIENT_KEY"} == set(HONOURED)
 
 
+@pytest.mark.prove
 def test_all_that_the_command_line_speaks_of_are_known() -> None:
     known = {*HONOURED, *REFUSED, *IGNORED}
     for command in ("read", "login", "server"):

@@ -111,6 +111,7 @@ async def test_rows_that_are_set_aside(database: Database) -> None:
     assert await stamps(database) == {NEW_STAMP: 10}
 
 
+@pytest.mark.prove
 async def test_a_users_rotate_lifts_the_quarantine(
     database: Database, issuer: Issuer, tmp_path: Path
 ) -> None:
@@ -130,6 +131,7 @@ async def test_a_users_rotate_lifts_the_quarantine(
     assert (row["quarantined_at"], row["quarantine_reason"]) == (None, None)
 
 
+@pytest.mark.prove
 async def test_rows_of_a_kek_that_is_not_configured(database: Database) -> None:
     await fill(database, 3)
     await fill(database, 2, kek=CountingKek("gone", NEW_KEY), prefix="lost")
@@ -142,6 +144,7 @@ async def test_rows_of_a_kek_that_is_not_configured(database: Database) -> None:
     assert await stamps(database) == {NEW_STAMP: 3, ("gone", 3): 2}
 
 
+@pytest.mark.prove
 async def test_dry_run_changes_nothing(database: Database) -> None:
     await fill(database, 8)
     await fill(database, 1, kek=CountingKek("gone", NEW_KEY), prefix="lost")
@@ -168,6 +171,7 @@ async def test_dry_run_changes_nothing(database: Database) -> None:
         assert await database.value(f"SELECT count(*) FROM auth.{table}") == 0  # noqa: S608
 
 
+@pytest.mark.prove
 async def test_dry_run_over_all(database: Database) -> None:
     await fill(database, 3, kek=new_kek())
     done = await run(environ_of(database), "run", "--dry-run", "--all")
@@ -177,6 +181,7 @@ async def test_dry_run_over_all(database: Database) -> None:
     assert done.out == f"0 rows to bring to env-v2; in {named(database)}\n"
 
 
+@pytest.mark.prove
 async def test_all(database: Database) -> None:
     ledger = await fill(database, 5, kek=new_kek())
     before = await rows_of(database)
@@ -208,6 +213,7 @@ async def test_sigterm_and_on(database: Database) -> None:
     assert await opened(database, keyring()) == ledger
 
 
+@pytest.mark.prove
 async def test_a_command_and_two_workers_share_a_run(database: Database) -> None:
     ledger = await fill(database, 300)
     limits = ("--batch", "5", "--rate", "100", "--verify", "none")
@@ -227,6 +233,7 @@ async def test_a_command_and_two_workers_share_a_run(database: Database) -> None
     assert await opened(database, keyring()) == ledger
 
 
+@pytest.mark.prove
 @pytest.mark.parametrize(
     ("changes", "complaint"),
     [
@@ -262,12 +269,14 @@ async def test_a_live_daemon_blocks_it(
     assert (await run(environ_of(database), "run")).code == 0
 
 
+@pytest.mark.prove
 async def test_a_converged_daemon_blocks_nothing(database: Database) -> None:
     await fill(database, 2)
     await instance(database)
     assert (await run(environ_of(database), "run")).code == 0
 
 
+@pytest.mark.prove
 async def test_another_run(database: Database) -> None:
     await fill(database, 2)
     await database.execute(
@@ -284,6 +293,7 @@ async def test_another_run(database: Database) -> None:
 # ── what it needs ─────────────────────────────────────────────────────────────
 
 
+@pytest.mark.prove
 @pytest.mark.parametrize("command", [("run",), ("run", "--dry-run"), ("status",)])
 async def test_what_it_needs(database: Database, command: tuple[str, ...]) -> None:
     environ = environ_of(database)
@@ -312,6 +322,7 @@ async def test_keks_that_cannot_be_used(database: Database) -> None:
         assert part in done.complaint
 
 
+@pytest.mark.prove
 async def test_a_wrong_old_key(database: Database) -> None:
     await fill(database, 3)
     done = await run({**environ_of(database), "OLD": NEW_KEY}, "run")
@@ -320,6 +331,7 @@ async def test_a_wrong_old_key(database: Database) -> None:
     assert [row["quarantined_at"] for row in (await rows_of(database)).values()] == [None] * 3
 
 
+@pytest.mark.prove
 async def test_a_kms_that_is_down_at_the_beginning(database: Database) -> None:
     environ = environ_of(database) | {
         "CUSTODY_KEK": "vault:transit/key",
@@ -339,6 +351,7 @@ def test_usage() -> None:
 # ── status ────────────────────────────────────────────────────────────────────
 
 
+@pytest.mark.prove
 async def test_status(database: Database) -> None:
     assert (await run(environ_of(database), "status")).out == "no run yet, and no row\n"
     await fill(database, 20)
@@ -395,6 +408,7 @@ async def test_status(database: Database) -> None:
     assert said["legacy_rows"] == {"wraps": 0, "zero_knowledge": 0}
 
 
+@pytest.mark.prove
 async def test_a_run_that_was_stopped_is_said_to_be(database: Database) -> None:
     """At once, by Ctrl-C too; and whoever begins with another aim need not wait."""
     await fill(database, 200)
@@ -412,6 +426,7 @@ async def test_a_run_that_was_stopped_is_said_to_be(database: Database) -> None:
     assert (await stamps(database)).keys() == {OLD_STAMP}
 
 
+@pytest.mark.prove
 async def test_a_run_that_others_work_on_goes_on(database: Database) -> None:
     await fill(database, 400)
     limits = ("--batch", "10", "--rate", "100")
@@ -427,6 +442,7 @@ async def test_a_run_that_others_work_on_goes_on(database: Database) -> None:
     assert (await run(environ_of(database), "status")).out.startswith("run 1 stopped: ")
 
 
+@pytest.mark.prove
 async def test_a_run_whose_process_was_killed_is_stopped(database: Database) -> None:
     """Its record says that it goes on: what decides is whether somebody looks after a claim."""
     await database.execute(
@@ -448,6 +464,7 @@ async def test_a_run_whose_process_was_killed_is_stopped(database: Database) -> 
     assert (await run(environ_of(database), "status")).out.startswith("run 1 stopped: ")
 
 
+@pytest.mark.prove
 async def test_nights_without_work_do_not_fill_the_list(database: Database) -> None:
     await fill(database, 3)
     await rewrap(database, keyring())
@@ -457,6 +474,7 @@ async def test_nights_without_work_do_not_fill_the_list(database: Database) -> N
     assert [(one["id"], one["done"]) for one in said["runs"]] == [(13, 0), (1, 3)]
 
 
+@pytest.mark.prove
 async def test_times_are_to_the_second(database: Database) -> None:
     await fill(database, 1)
     await rewrap(database, keyring())
@@ -470,6 +488,7 @@ async def test_times_are_to_the_second(database: Database) -> None:
 # ── retire ────────────────────────────────────────────────────────────────────
 
 
+@pytest.mark.prove
 async def test_retire_after_a_clean_run(database: Database) -> None:
     await fill(database, 5)
     environ = environ_of(database)
@@ -508,6 +527,7 @@ async def test_retire_after_a_clean_run(database: Database) -> None:
     assert found["env-v1"]["last_run"]["done"] == 5
 
 
+@pytest.mark.prove
 async def test_a_deep_run_by_the_command(database: Database) -> None:
     await fill(database, 5)
     environ = environ_of(database)

@@ -143,6 +143,7 @@ async def test_no_key_enters_this_process(
     await keks.close()
 
 
+@pytest.mark.prove
 async def test_a_sample_is_verified(audited: tuple[Bao, Path], database: Database) -> None:
     bao, log = audited
     key = bao.make_key()
@@ -161,6 +162,7 @@ async def test_a_sample_is_verified(audited: tuple[Bao, Path], database: Databas
     await keks.close()
 
 
+@pytest.mark.prove
 async def test_a_version_that_is_made_meanwhile(bao: Bao, database: Database) -> None:
     key = bao.make_key()
     ledger = await fill(bao, key, database, 100)

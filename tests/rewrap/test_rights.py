@@ -102,6 +102,7 @@ async def test_its_own_audit_rows(own: Database) -> None:
     assert await own.audit("user-000000") == [("rewrap_failed", None, 200)]
 
 
+@pytest.mark.prove
 async def test_zero_knowledge_rows_and_missing_wraps(own: Database) -> None:
     before = await rows_of(own)
     for sql, part in (

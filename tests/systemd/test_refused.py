@@ -119,6 +119,7 @@ def test_what_a_new_start_cannot_cure_is_not_started_again(name: str, debian: Ho
     assert debian.show("ActiveState", "NRestarts") == ["failed", "0"]
 
 
+@pytest.mark.prove
 def test_a_start_by_hand_fails_and_says_so_too(debian: Host) -> None:
     REFUSED["damaged"][0](debian)
     assert debian.systemctl("start", "custody").returncode == 1
@@ -129,6 +130,7 @@ def test_a_start_by_hand_fails_and_says_so_too(debian: Host) -> None:
     assert "custody: a credential in /etc/credstore.encrypted" in status
 
 
+@pytest.mark.prove
 @pytest.mark.parametrize("name", ["no_program", "no_folder_of_the_program"])
 def test_no_client_waits_for_a_program_that_is_not_there(name: str, debian: Host) -> None:
     spoil, code, named = REFUSED[name]

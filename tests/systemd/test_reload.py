@@ -12,6 +12,7 @@ def events(host: Host, event: str) -> int:
     return host.journal("custody").count(f'"event": "{event}"')
 
 
+@pytest.mark.prove
 def test_a_reload_reads_the_configuration_again_in_the_same_process(debian: Host) -> None:
     debian.start()
     before = debian.show("MainPID", "NRestarts")

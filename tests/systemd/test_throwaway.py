@@ -33,6 +33,7 @@ def our_cgroups() -> set[str]:
     return {str(path) for place in places for path in Path(place).rglob("custody-tests-*")}
 
 
+@pytest.mark.prove
 def test_pid_1_is_a_systemd_of_its_own_with_none_of_our_units() -> None:
     with throwaway() as system:
         assert system.run("cat", "/proc/1/comm").stdout == "systemd\n"
@@ -64,6 +65,7 @@ def test_what_it_writes_is_thrown_away_but_for_what_is_shared(tmp_path: Path) ->
     assert (shared / name).exists()
 
 
+@pytest.mark.prove
 def test_a_unit_runs_fails_and_logs() -> None:
     with throwaway() as system:
         system.write(

@@ -113,6 +113,7 @@ def test_pgbench_without_a_rate_is_an_error() -> None:
         parse(iter(["0 1 1500 0 1700000000 5"]), "", 0.1)
 
 
+@pytest.mark.prove
 def test_the_cpu_of_children_counts_whether_they_live_or_not() -> None:
     waits = "import sys; print(flush=True); sys.stdin.read()"
     code = (

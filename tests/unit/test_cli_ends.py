@@ -1,5 +1,6 @@
 """How commands end when nobody wants them any more: Ctrl-C, a full disk, a reader that has gone."""
 
+import asyncio
 import os
 import signal
 import socket
@@ -9,7 +10,9 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from structlog.testing import capture_logs
 
+from custody.cli.commands import event_loop
 from custody.development.issuer import DevelopmentIssuer
 from tests.proofs import some
 from tests.servers import ROOT
@@ -65,6 +68,7 @@ def test_interrupted_in_what_others_wrote(module: str) -> None:
     assert (done.returncode, done.stderr.strip()) == (130, "")
 
 
+@pytest.mark.prove
 def test_interrupted_at_work() -> None:
     """Here a database that takes the connection and says nothing."""
     with socket.create_server(("127.0.0.1", 0)) as silent:
@@ -82,6 +86,23 @@ def test_interrupted_at_work() -> None:
             process.send_signal(signal.SIGINT)
             _, said = process.communicate(timeout=30)
     assert (process.returncode, said.strip()) == (130, "")
+
+
+def test_interrupted_just_when_what_it_waits_for_is_there() -> None:
+    async def work() -> None:
+        loop = asyncio.get_running_loop()
+        awaited = loop.create_future()
+
+        def done() -> None:
+            signal.raise_signal(signal.SIGINT)
+            awaited.set_result(None)
+
+        loop.call_soon(done)
+        await awaited
+
+    with capture_logs() as logged, pytest.raises(KeyboardInterrupt):
+        event_loop.run(work())
+    assert not logged
 
 
 # ── standard output ───────────────────────────────────────────────────────────

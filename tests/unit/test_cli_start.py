@@ -77,6 +77,7 @@ def test_a_shell_is_answered_without_them(shell: str, typed: str, offered: set[s
     assert offered <= set(re.split(r"[\s,]+", out))
 
 
+@pytest.mark.prove
 def test_ids_that_cannot_be_had_are_no_error_at_the_prompt() -> None:
     _, out = loaded(
         _CUSTODY_COMPLETE="bash_complete", COMP_WORDS="custody kek retire ", COMP_CWORD="3"
@@ -96,11 +97,13 @@ def test_generate_loads_no_database_client() -> None:
     assert not heavy & {"aiohttp", "asyncpg", "boto3", "hvac", "sqlalchemy"}
 
 
+@pytest.mark.prove
 def test_kek_list_loads_no_web_server_and_no_kms() -> None:
     heavy, _ = loaded("kek", "list", code=78)  # it says which variable must be set
     assert heavy == {"asyncpg", "cryptography", "pydantic", "rich", "sqlalchemy", "structlog"}
 
 
+@pytest.mark.prove
 def test_doctor_loads_an_http_client_only_for_a_url(tmp_path: Path) -> None:
     jwks = tmp_path / "jwks.json"
     jwks.write_bytes(Issuer().jwks())

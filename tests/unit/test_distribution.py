@@ -80,6 +80,7 @@ def names(words: list[str]) -> list[str]:
     return found or ([] if sources else ["nothing"])
 
 
+@pytest.mark.prove
 def test_nothing_is_installed_by_a_name() -> None:
     assert len(PAGES) > 30
     found = [

@@ -163,6 +163,7 @@ def test_every_audit_context_is_described(context: str) -> None:
     assert f"`{context}`" in _read("docs/security.md")
 
 
+@pytest.mark.prove
 def test_the_audit_table_names_what_the_code_has() -> None:
     for action, context, _status in re.findall(_AUDIT_ROW, _read("docs/security.md")):
         assert set(re.findall(r"`([a-z_]+)`", action)) <= set(Action)
@@ -227,6 +228,7 @@ def _tests_named_in(page: str) -> list[str]:
     return re.findall(r"`((?:db|e2e|http|kek|rewrap|unit)/test_\w+)`", page)
 
 
+@pytest.mark.prove
 def test_the_reference_has_every_log_event_with_its_levels() -> None:
     described: dict[str, set[str]] = {}
     for names, levels in re.findall(_EVENT_ROW, _read("docs/reference/logs.md")):

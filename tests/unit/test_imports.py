@@ -174,6 +174,7 @@ def sdk_of(folder: str) -> set[str]:
     }
 
 
+@pytest.mark.prove
 @pytest.mark.parametrize("module", sorted(BACKENDS))
 def test_a_backend_is_loaded_by_name(module: str) -> None:
     """Its folder, and so its SDK, comes by entry point alone: a host without it boots."""
@@ -200,6 +201,7 @@ def test_every_folder_of_a_kms_has_an_entry_point() -> None:
     assert folders - {"__pycache__", "checks"} == of_kms
 
 
+@pytest.mark.prove
 def test_a_host_without_the_sdks_boots() -> None:
     code = (
         "import sys; sdks = 'hvac', 'requests', 'boto3', 'botocore', 'pkcs11'\n"

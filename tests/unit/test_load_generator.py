@@ -64,6 +64,7 @@ def test_a_run_without_answers_has_no_rate() -> None:
     assert Load([], 0.0, 0.0, {}).rate == 0.0
 
 
+@pytest.mark.prove
 def test_every_answer_is_counted(generator: Generator) -> None:
     seen: Counter[str] = Counter()
 

@@ -88,6 +88,7 @@ def checked(environment: Path, folder: Path, text: str) -> tuple[str, int]:
     return done.stdout, done.returncode
 
 
+@pytest.mark.prove
 @pytest.mark.parametrize("package", ["custody", "kek_backends"])
 def test_the_wheel_says_that_a_package_is_typed(environment: Path, package: str) -> None:
     assert list(environment.glob(f"lib/*/site-packages/{package}/py.typed"))
@@ -101,6 +102,7 @@ def test_a_strangers_backend_type_checks_in_strict_mode(environment: Path, tmp_p
     )
 
 
+@pytest.mark.prove
 def test_a_backend_that_breaks_the_contract_does_not(environment: Path, tmp_path: Path) -> None:
     broken = BACKEND.replace(
         "binding: Binding, wrap: Wrap) -> bytes", "binding: int, wrap: Wrap) -> str"

@@ -25,7 +25,7 @@ def run(work: Coroutine[Any, Any, T], waiting_for: "str | Waiting | None" = None
     """
 
     async def worked() -> T:
-        asyncio.get_running_loop().set_exception_handler(log_stray_error)
+        asyncio.get_running_loop().set_exception_handler(_log_stray_error)
         if waiting_for is None:
             return await work
         # Not before: rich takes a while to import, and this is most commands' way.
@@ -36,3 +36,10 @@ def run(work: Coroutine[Any, Any, T], waiting_for: "str | Waiting | None" = None
             return await work
 
     return asyncio.run(worked())
+
+
+def _log_stray_error(loop: asyncio.AbstractEventLoop, context: dict[str, Any]) -> None:
+    # At a Ctrl-C asyncio cancels in the midst of whatever callback runs, as that of a connection
+    # that was just made: it then finds that nobody waits for it.
+    if not isinstance(context.get("exception"), asyncio.InvalidStateError):
+        log_stray_error(loop, context)
