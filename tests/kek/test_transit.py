@@ -351,7 +351,9 @@ async def test_a_wrap_never_makes_a_key(bao: Bao) -> None:
     async with transit(bao, "never-made", environ) as kek:
         assert type(await failure(kek.refresh())) is KeyMissing
         assert isinstance(await failure(kek.wrap(of("alice"), KEY)), KeyMissing | Denied)
+    other = bao.make_key()
     keys = bao.ask("GET", "transit/keys?list=true")["data"]["keys"]
+    assert other in keys
     assert "never-made" not in keys
 
 
