@@ -10,13 +10,14 @@ import threading
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from custody.development.postgres import EmbeddedError, EmbeddedPostgres
 from custody.development.postgres import server as server_module
 from custody.development.postgres.lock import pid_file
-from custody.development.postgres.user import choose_user
+from custody.development.postgres.user import ServerUser, choose_user
 from tests.db.embedded_server import alive, needs_proc, pid_of, query
 from tests.eventually import soon
 from tests.ports import free_port
@@ -233,6 +234,31 @@ def test_it_dies_with_a_daemon_that_was_killed(
     with EmbeddedPostgres(folder / "pg", durable=False) as server:
         assert query(server, "SELECT 1", "custody_app") == "1"
         assert not alive(pid)
+
+
+@pytest.mark.prove
+def test_a_ctrl_c_before_its_process_is_known_leaves_no_server(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    place = folder / "pg"
+    spawn, spawned = ServerUser.spawn, []
+
+    def interrupted(user: ServerUser, command: list[str], **options: Any) -> Any:
+        process = spawn(user, command, **options)
+        if process.stdin is not None:  # the watch
+            return process
+        spawned.append(process)
+        soon((place / "data" / "postmaster.pid").exists)
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(ServerUser, "spawn", interrupted)
+        with pytest.raises(KeyboardInterrupt):
+            EmbeddedPostgres(place, durable=False).start()
+    (server,) = spawned
+    assert server.wait(30) == 0
+    with EmbeddedPostgres(place, durable=False) as again:
+        assert query(again, "SELECT 1") == "1"
 
 
 @pytest.mark.prove

@@ -13,7 +13,7 @@ import time
 from contextlib import ExitStack, suppress
 from pathlib import Path
 from types import TracebackType
-from typing import Final, Self
+from typing import IO, Final, Self, cast
 
 import structlog
 
@@ -27,6 +27,7 @@ log = structlog.get_logger()
 _START_SECONDS: Final = 60
 _STOP_SECONDS: Final = 30
 _QUIT_SECONDS: Final = 10
+_WATCH_SECONDS: Final = 70  # somewhat more than the watch takes at most
 _PORT_TRIES: Final = 5
 _POLL_SECONDS: Final = 0.02
 _SQL_SECONDS: Final = 60
@@ -46,6 +47,9 @@ while read -r first <"$1/postmaster.pid" && [ "$first" = "$pid" ] && kill -0 "$p
     sleep 1
 done
 """
+# Tells the watch the pid, and becomes the server: whatever ends or interrupts the daemon in between
+# leaves no server behind that nobody knows.
+_BECOME: Final = 'echo $$ >&0; exec "$@" </dev/null'
 
 
 class EmbeddedPostgres:
@@ -155,8 +159,11 @@ class EmbeddedPostgres:
                 with suppress(subprocess.TimeoutExpired):
                     server.wait(seconds)
                     break
-        if watch is not None:
+        if watch is not None and server is not None:
             watch.communicate(b"\n", timeout=_QUIT_SECONDS)
+        elif watch is not None:
+            # A Ctrl-C came before the server's process was known here; it is known to the watch.
+            watch.communicate(timeout=_WATCH_SECONDS)
         self._server = self._watch = self._port = None
 
     def grant_logins(self) -> None:
@@ -205,17 +212,16 @@ class EmbeddedPostgres:
 
     def _spawn(self, user: ServerUser, port: int, lock: int) -> None:
         settings = cluster.settings(self.folder, port, durable=self._durable)
-        command = [str(self.bin / "postgres"), "-D", str(self.folder / "data"), *settings]
+        server = [str(self.bin / "postgres"), "-D", str(self.folder / "data"), *settings]
+        command = ["/bin/sh", "-c", _BECOME, "sh", *server]
         watch = ["/bin/sh", "-c", _WATCH, "sh", str(self.folder / "data")]
         self._watch = user.spawn(watch, stdin=subprocess.PIPE, output=subprocess.DEVNULL)
         cluster.write_private(self._log_file, "")
+        told = cast("IO[bytes]", self._watch.stdin).fileno()
         with self._log_file.open("ab") as output:
             self._server = user.spawn(
-                command, stdin=subprocess.DEVNULL, output=output.fileno(), inherited=(lock,)
+                command, stdin=told, output=output.fileno(), inherited=(lock,)
             )
-        if self._watch.stdin is not None:
-            self._watch.stdin.write(b"%d\n" % self._server.pid)
-            self._watch.stdin.flush()
 
     def _answers(self) -> bool:
         """Wait until the server accepts connections; False when it ends instead."""
