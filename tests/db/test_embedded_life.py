@@ -236,6 +236,36 @@ def test_it_dies_with_a_daemon_that_was_killed(
         assert not alive(pid)
 
 
+# It is killed once the server's process is made, and before it knows of it.
+KILLED = """
+import os, signal, sys
+from pathlib import Path
+from custody.development.postgres import EmbeddedPostgres
+from custody.development.postgres.user import ServerUser
+spawn = ServerUser.spawn
+def killed(user, command, **options):
+    process = spawn(user, command, **options)
+    if process.stdin is None:
+        print(process.pid, flush=True)
+        os.kill(os.getpid(), signal.SIGKILL)
+    return process
+ServerUser.spawn = killed
+EmbeddedPostgres(Path(sys.argv[1]), durable=False).start()
+"""
+
+
+@pytest.mark.prove
+def test_a_kill_before_its_process_is_known_leaves_no_server(folder: Path) -> None:
+    command = [sys.executable, "-c", KILLED, str(folder / "pg")]
+    done = subprocess.run(
+        command, cwd=ROOT, stdout=subprocess.PIPE, text=True, check=False, timeout=60
+    )
+    assert done.returncode == -signal.SIGKILL
+    soon(lambda: not alive(int(done.stdout)), 30)
+    with EmbeddedPostgres(folder / "pg", durable=False) as again:
+        assert query(again, "SELECT 1") == "1"
+
+
 @pytest.mark.prove
 def test_a_ctrl_c_before_its_process_is_known_leaves_no_server(
     folder: Path, monkeypatch: pytest.MonkeyPatch
